@@ -1,0 +1,199 @@
+"""The vocabulary: every recorded quantity, in which table it lives, its unit and its meaning.
+
+The store takes its columns and types from here, the pages their labels. Nothing here may import more than the
+standard library: the training side and the dashboard side both start from it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column of one table."""
+
+    name: str
+    unit: str
+    meaning: str
+    dtype: str = "float64"  # "int64", "float32", "float64", "string" or "list" (of float64)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a run.
+
+    `key` names the column that tells the rows of one step apart ("layer", "feature"); `None` where a step has one row.
+    """
+
+    name: str
+    row: str
+    columns: tuple[Metric, ...]
+    key: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+STEP = Metric("step", "updates", "number of the optimizer update, from 1", "int64")
+LAYER = Metric("layer", "", "name of the parameter tensor or of the activation call", "string")
+
+
+def _f32(name: str, unit: str, meaning: str) -> Metric:
+    return Metric(name, unit, meaning, "float32")
+
+
+_TABLES = (
+    Table(
+        "scalars",
+        "update",
+        (
+            STEP,
+            Metric("time", "s", "Unix time of the update"),
+            Metric("loss", "", "training loss of the batch, before the update"),
+            Metric("lr", "", "learning rate of the first parameter group, of the update just made"),
+            Metric("grad_norm", "", "Euclidean norm of the gradient the optimizer received"),
+            Metric("update_norm", "", "Euclidean norm of the change of the weights (measured updates only)"),
+            Metric("weight_norm", "", "Euclidean norm of the weights after the update (measured updates only)"),
+            Metric("grad_norm_unclipped", "", "norm of the gradient before clipping, where it can be observed"),
+            Metric("micro_batches", "", "backward passes that went into this update"),
+            Metric("carried_grad_norm", "", "norm of the old gradient a sentinel parameter still held when this update's first backward began"),
+            Metric("overshoot", "", "r = -u'Hu/(2 g'u) of the actual update u, from two losses on the same batch: 1/2 is the minimum along u, 1 equal loss"),
+            Metric("gradient_cosine", "", "cosine of the gradients of this update and the one before it"),
+            Metric("update_cosine", "", "cosine of the changes of the weights of this update and the one before it"),
+            Metric("top_projection", "", "weights after the update, relative to a fixed origin, along the last measured top eigenvector"),
+            Metric("top_origin", "updates", "step of the curvature estimate whose eigenvector top_projection uses"),
+        ),
+    ),
+    Table(
+        "layers",
+        "measured update, parameter tensor",
+        (
+            STEP,
+            LAYER,
+            _f32("grad_norm", "", "norm of the tensor's gradient; NaN where it got none"),
+            _f32("weight_norm", "", "norm of the tensor after the update"),
+            _f32("update_norm", "", "norm of the tensor's change in this update"),
+            _f32("silent_fraction", "", "share of the gradient's rows (output units) that are exactly zero"),
+            _f32("grad_missing", "", "1 where the trainable tensor got no gradient at all (None), else 0"),
+        ),
+        "layer",
+    ),
+    Table(
+        "units",
+        "measured update, activation call",
+        (
+            STEP,
+            LAYER,
+            Metric("activation", "", "the activation function", "string"),
+            Metric("units", "units", "number of units", "int64"),
+            _f32("dead_fraction", "", "share of units inactive on every input of the last >= 300 inputs per unit"),
+            _f32("saturated_fraction", "", "share of units whose derivative is below 5 % of its maximum on 95 % of those inputs"),
+            _f32("mean", "", "mean of the activation's output"),
+            _f32("std", "", "standard deviation of the activation's output"),
+            _f32("zero_fraction", "", "share of output entries that are exactly zero"),
+            _f32("derivative", "", "mean of the activation's derivative over its maximum"),
+            _f32("input_mean", "", "mean of the activation's input"),
+            _f32("input_std", "", "standard deviation of the activation's input"),
+        ),
+        "layer",
+    ),
+    Table(
+        "curvature",
+        "estimate",
+        (
+            STEP,
+            Metric("eigenvalues", "", "largest eigenvalues of the Hessian, descending", "list"),
+            Metric("residuals", "", "their residuals ||Hv - theta v||", "list"),
+            Metric("smallest", "", "smallest eigenvalue of the Hessian"),
+            Metric("smallest_residual", "", "its residual"),
+            Metric("preconditioned", "", "largest eigenvalue of P^-1/2 H P^-1/2 (of H for SGD)"),
+            Metric("preconditioned_residual", "", "its residual"),
+            Metric("limit", "", "value of `preconditioned` at which this optimizer becomes unstable (s = 1)"),
+            Metric("stability", "", "stability ratio s; unstable above 1"),
+            Metric("oscillation_limit", "", "value of s at which oscillation along the steepest direction starts"),
+            Metric("trace", "", "trace of the Hessian; cold random starts only, else NaN"),
+            Metric("gradient_alignment", "", "share of the squared gradient in the span of the listed eigenvectors"),
+            Metric("products", "", "Hessian-vector products spent"),
+            Metric("seconds", "s", "time spent"),
+            Metric("trace_error", "", "standard error of the trace"),
+            Metric("frobenius", "", "Frobenius norm of the Hessian (cold starts only)"),
+            Metric("stable_rank", "", "||H||_F^2 / lambda_max^2 (cold starts only)"),
+            Metric("density_nodes", "", "nodes of the spectral density (Ritz values of the random start)", "list"),
+            Metric("density_weights", "", "their weights, summing to 1", "list"),
+            Metric("condition", "", "kappa = lambda_max |u|^2 / (u'Hu) along the recent displacement u, preconditioned for adaptive optimizers; inf where u'Hu <= 0"),
+            Metric("flat_gradient_share", "", "share of the squared gradient along curvature below lambda_max / 100, preconditioned for adaptive optimizers"),
+            Metric("symmetry_defect", "", "|u'Hv - v'Hu| / (|Hv| |u|) of the operator's self-test; NaN if not run at this estimate"),
+            Metric("method", "", "'double backward' or 'differences'", "string"),
+            Metric("start", "", "'cold' or 'warm'", "string"),
+            Metric("dimension", "", "number of parameters", "int64"),
+            Metric("loss_spread", "", "relative spread of the closure's loss called twice on the same weights; 0 for a deterministic closure"),
+            Metric("gain_dc", "", "F(1): the optimizer's gain for a constant gradient (1/(1-mu) for heavy ball)"),
+            Metric("progress", "", "largest eta F(1) lambda / P: contraction per step of the steepest direction at constant gradient"),
+            Metric("missed", "", "probability bound that a larger eigenvalue (beyond tolerance) was missed by the random start"),
+        ),
+    ),
+    Table(
+        "batches",
+        "bracket of an estimate on the independent batches that followed it",
+        (
+            STEP,
+            Metric("origin", "updates", "step of the curvature estimate whose vectors are tested", "int64"),
+            Metric("batches", "", "number of independent batches", "int64"),
+            Metric("largest", "", "mean Rayleigh quotient of the top eigenvector on them: biased down"),
+            Metric("largest_error", "", "its standard error"),
+            Metric("smallest", "", "mean Rayleigh quotient of the bottom eigenvector on them: biased up"),
+            Metric("smallest_error", "", "its standard error"),
+            Metric("curvature_term", "", "curvature term of the two-term stability budget"),
+            Metric("curvature_term_error", "", "its standard error"),
+            Metric("noise_term", "", "noise term of the two-term stability budget"),
+            Metric("noise_term_error", "", "its standard error"),
+            Metric("gradient_square", "", "unbiased |G|^2 from products of independent batch gradients"),
+            Metric("gradient_square_error", "", "its standard error"),
+            Metric("gradient_noise", "", "mean squared norm of a batch gradient, noise included"),
+        ),
+    ),
+    Table(
+        "symmetry",
+        "measured update, layer",
+        (
+            STEP,
+            LAYER,
+            Metric("units", "units", "number of hidden units", "int64"),
+            Metric("distinct_units", "units", "classes of (incoming, bias, outgoing) weights equal up to sign within 1e-4 relative", "int64"),
+        ),
+        "layer",
+    ),
+    Table(
+        "inputs",
+        "measured update, input feature",
+        (
+            STEP,
+            Metric("feature", "", "index of the input feature, or channel", "string"),
+            _f32("mean", "", "mean of the feature over the inputs seen since the start, float32"),
+            _f32("std", "", "standard deviation of the feature over the inputs seen since the start"),
+            _f32("condition", "", "condition number of the features' correlation matrix (the same in every row; up to 256 features, else NaN)"),
+            _f32("nonfinite", "", "share of this update's entries that are NaN or Inf"),
+        ),
+        "feature",
+    ),
+    Table(
+        "events",
+        "event",
+        (
+            STEP,
+            Metric("kind", "", "kind of event", "string"),
+            Metric("message", "", "one sentence for a person", "string"),
+            Metric("subject", "", "the tensor, layer or function the event is about, if any", "string"),
+        ),
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
+
+
+def describe(table: str, column: str) -> Metric:
+    """The metric of a column; numbers given to `monitor.log` are described as such."""
+    for metric in TABLES[table].columns:
+        if metric.name == column:
+            return metric
+    return Metric(column, "", "logged by the training script")
