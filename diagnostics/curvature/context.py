@@ -1,0 +1,127 @@
+"""Run extra forwards and backwards of a model under training without leaving a trace, and so that they can be
+differentiated twice.
+
+Restored: random state (torch on every device in use, NumPy, Python), buffers, hooks on parameters. Never touched:
+`.grad`, `requires_grad`, the training mode (batch norm in evaluation mode has another Hessian than the one trained on).
+"""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
+
+
+class CurvatureError(RuntimeError):
+    """Curvature could not be measured; the text names the reason and the next step."""
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Whatever runs inside leaves the training of `model` bitwise as it was.
+
+    Compiled parts run eagerly (a compiled backward cannot be differentiated), attention under the math kernel (the
+    fused ones have no double backward), recurrent nets without cuDNN (same reason), distributed wrappers are bypassed
+    (their reducer and buffer broadcasts belong to the training step; reducing is the caller's business).
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_random_state(model))
+        stack.enter_context(_buffers(model))
+        stack.enter_context(_no_parameter_hooks(model))
+        stack.enter_context(_unwrapped(model))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it would cost seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # Under an autocast that is still open, casts made here must not be found by the training's next forward.
+        torch.clear_autocast_cache()
+        stack.callback(torch.clear_autocast_cache)
+        yield
+
+
+@contextmanager
+def _random_state(model: nn.Module) -> Iterator[None]:
+    """The closure starts from the current random state, and the training goes on from it as well."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
+    kinds = sorted({device.type for device in devices})
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind in kinds:
+            indices = [device.index or 0 for device in devices if device.type == kind]
+            stack.enter_context(torch.random.fork_rng(devices=indices, device_type=kind))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def _buffers(model: nn.Module) -> Iterator[None]:
+    """Running statistics and the like, put back in place; also buffers that a forward replaces by new tensors."""
+    saved = [
+        (module._buffers, name, buffer, buffer.detach().clone(), buffer._version)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for owner, name, buffer, value, version in saved:
+            owner[name] = buffer
+            if buffer._version != version:
+                # The value is what a graph of the training may have saved, so its version may stay valid too.
+                with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(buffer):
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _no_parameter_hooks(model: nn.Module) -> Iterator[None]:
+    """Hooks registered on parameters would see each of our backwards; their (shared) tables are emptied meanwhile."""
+    tables = [hooks for p in model.parameters() if (hooks := p._backward_hooks)]
+    saved = [dict(hooks) for hooks in tables]
+    for hooks in tables:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, entries in zip(tables, saved, strict=True):
+            hooks.update(entries)
+
+
+@contextmanager
+def _unwrapped(model: nn.Module) -> Iterator[None]:
+    """Calls to a `DistributedDataParallel` wrapper go straight to the module inside."""
+    wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    for wrapper in wrappers:
+        wrapper.__dict__["forward"] = wrapper.module.__call__
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            del wrapper.__dict__["forward"]
+
+
+def scalar(loss: object) -> Tensor:
+    """The loss a closure returned, checked."""
+    if not isinstance(loss, Tensor):
+        raise CurvatureError(
+            f"the closure returned {type(loss).__name__}; return the loss as a scalar tensor, without calling backward or item"
+        )
+    if loss.numel() != 1:
+        raise CurvatureError(
+            f"the closure returned a tensor of shape {tuple(loss.shape)}; return the mean or sum, a scalar"
+        )
+    if not torch.isfinite(loss.detach()).all():
+        raise CurvatureError(
+            f"the closure's loss is {float(loss.detach())}; curvature is measured again when it is finite"
+        )
+    return loss.reshape(())
