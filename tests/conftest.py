@@ -1,0 +1,32 @@
+"""Set-up shared by all tests: checked shapes, one thread a process, and no silent skip where skipping is a failure."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pytest workers share two cores
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every shape in a signature of the numerical code is checked at each call while the tests run.
+install_import_hook(["diagnostics.stats", "diagnostics.curvature"], "beartype.beartype")
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _charts_of_any_size():
+    """Outside Streamlit, altair refuses charts with more than 5,000 rows."""
+    import altair
+
+    altair.data_transformers.disable_max_rows()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """In CI a skipped test is a failure: there, whatever a test needs is installed. Only accelerators may be absent."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail") and not item.get_closest_marker("device"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where everything a test needs must be installed: {reason}"
+    return report
