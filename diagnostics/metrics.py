@@ -229,6 +229,7 @@ _TABLES = (
         ),
         "feature",
     ),
+    Table("logged", "call of monitor.log", (STEP,)),  # the numbers are further columns here and of `scalars`
     Table(
         "events",
         "event",

@@ -1,0 +1,59 @@
+"""Opening runs: one by its directory, or all in a folder."""
+
+import os
+
+from diagnostics.run.errors import RunError
+from diagnostics.run.files import Files
+from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, read_meta, read_summary
+from diagnostics.run.reader import Frames, Run
+from diagnostics.run.storage import Storage, storage
+from diagnostics.run.streams import parse_name
+
+
+def load(run_dir: str | os.PathLike) -> Run:
+    """Open a run, also one that is still being written or whose process was killed."""
+    return _open(storage(run_dir))
+
+
+def runs(root: str | os.PathLike) -> list[Run]:
+    """The runs in a folder, newest first. What cannot be read has the status `broken` and says why in `error`."""
+    try:
+        places = storage(root).directories()
+    except (OSError, ValueError):
+        return []
+    found = [run for place in places if (run := _listed(place))]
+    return sorted(found, key=lambda run: run.meta["created"], reverse=True)
+
+
+def _listed(place: Storage) -> Run | None:
+    try:
+        return _open(place) if _looks_like_run(place) else None
+    except (RunError, OSError) as error:
+        meta = checked({"status": "broken", "error": str(error)}, place.name)
+        return Run(str(place), meta, Frames({}))
+
+
+def _looks_like_run(place: Storage) -> bool:
+    return any(name == RUN or parse_name(name) for name in place.files())
+
+
+def _open(place: Storage) -> Run:
+    try:
+        names = place.files()
+    except OSError as error:
+        reason = "is not a directory" if isinstance(error, NotADirectoryError) else "cannot be opened"
+        raise RunError(f"{place} {reason} ({error}). Next: check the path; a run is a folder with a {RUN}.") from error
+    if not _looks_like_run(place):
+        raise RunError(f"{place} holds no run: there is no {RUN}. Next: give a folder that diagnostics.watch wrote.")
+    try:
+        meta = read_meta(place)
+    except (OSError, ValueError) as error:
+        if not any(parse_name(name) for name in names):
+            raise RunError(
+                f"{place}: {RUN} cannot be read ({error}) and there is no recorded stream. Next: delete the folder."
+            ) from error
+        meta = checked({"error": f"{RUN} cannot be read: {error}"}, place.name)
+    if meta["status"] == "running" and not is_alive(meta):
+        meta["status"] = "interrupted"
+    summary = read_summary(place) if SUMMARY in names else None
+    return Run(str(place), meta, Files(place, live=meta["status"] == "running"), summary)

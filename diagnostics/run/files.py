@@ -1,0 +1,205 @@
+"""The tables of a run on disk: streams, in the order they were written, less what a resumed run abandoned."""
+
+import bisect
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from diagnostics.metrics import TABLES
+from diagnostics.run.errors import RunError
+from diagnostics.run.layout import MISSING, NUMPY, column_dtype
+from diagnostics.run.reader import fill, matrix_dtype
+from diagnostics.run.storage import Storage
+from diagnostics.run.streams import Column, Damage, Stream, open_stream, parse_name, plain
+
+_VALUES_MAX = 1 << 28  # of a matrix: many streams with names of their own could claim far more than they hold
+
+
+@dataclass
+class Part:
+    """Visible records of one stream: steps (T,), and column -> values (T,) or (T, L)."""
+
+    stream: Stream
+    steps: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+class Files:
+    """Streams of a snapshot. `live`: its writer may be in the middle of a record, which is no damage."""
+
+    def __init__(self, place: Storage, live: bool, previous: "Files | None" = None):
+        sizes = place.files()
+        opened = [open_stream(place, name, size) for name, size in sizes.items() if parse_name(name)]
+        self.place = place
+        self.live = live
+        self.streams = sorted((s for s in opened if isinstance(s, Stream)), key=_written_order)
+        self.unreadable = [damage for damage in opened if isinstance(damage, Damage)]
+        self._cache: dict[tuple[str, str], Column] = dict(previous._cache) if previous else {}
+        self._lock = threading.RLock()  # pages of several browsers share one run
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        own = [name for stream in self._of(table) for name in (*stream.layout.columns, *dict(stream.layout.text))]
+        if table == "scalars":
+            own += [_logged_name(name) for name in self.columns("logged")]
+        return tuple(dict.fromkeys(own))
+
+    def last_step(self) -> int:
+        tables = ["scalars"] if self._of("scalars") else TABLES
+        return max((int(part.steps.max()) for table in tables for part in self._parts(table, ())), default=0)
+
+    def frame(self, table: str, columns: Sequence[str]) -> pd.DataFrame:
+        parts = self._parts(table, columns)
+        unfold = _flat if TABLES[table].key is None else _unfolded
+        data, rows = unfold(table, parts, columns)
+        if table == "scalars":
+            data |= self._logged(data["step"], set(columns))
+        frame = fill(table, data, columns, rows)
+        if table == "events":
+            frame = pd.concat([frame, fill(table, self._damage_events(), columns, len(self.damage()))])
+        return frame.sort_values("step", kind="stable", ignore_index=True)
+
+    def damage(self) -> list[Damage]:
+        """What could not be read, over all streams; finding it means to verify every record."""
+        for table in TABLES:
+            self._parts(table, ())
+        found = [damage for stream in self.streams for damage in stream.damage.values()]
+        newest = max((stream.origin.session for stream in self.streams), default=0)
+        growing = {stream.name for stream in self.streams if self.live and stream.origin.session == newest}
+        return [*self.unreadable, *(d for d in found if not (d.torn and d.file in growing))]
+
+    def _damage_events(self) -> dict[str, list]:
+        found = self.damage()
+        return {
+            "step": [self._step_before(damage) for damage in found],
+            "kind": ["damaged"] * len(found),
+            "message": [f"{d.file}: {d.bytes} bytes from offset {d.offset} cannot be read: {d.reason}" for d in found],
+            "subject": [damage.file for damage in found],
+        }
+
+    def _step_before(self, damage: Damage) -> int:
+        steps = self._cache.get((damage.file, "step"))
+        blocks = steps.blocks[: bisect.bisect_right(steps.ends, damage.offset)] if steps else []
+        return int(blocks[-1][-1]) if blocks else 0
+
+    def _logged(self, steps: np.ndarray, columns: set[str]) -> dict[str, np.ndarray]:
+        """Numbers of `monitor.log` as columns of `scalars`: the last one given at each step."""
+        wanted = [name for name in self.columns("logged") if _logged_name(name) in columns]
+        parts = self._parts("logged", wanted) if wanted else []
+        data, _ = _flat("logged", parts, ["step", *wanted]) if parts else ({}, 0)
+        return {_logged_name(name): _last_given(data["step"], data[name], steps) for name in wanted if data}
+
+    def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        parts = self._parts(table, (column,))
+        names = list(dict.fromkeys(name for part in parts for name in part.stream.layout.names or ()))
+        place = {name: index for index, name in enumerate(names)}
+        steps = np.unique(np.concatenate([part.steps for part in parts])) if parts else np.empty(0, np.int64)
+        if len(steps) * len(names) > max(_VALUES_MAX, 2 * sum(part.values[column].size for part in parts)):
+            raise RunError(f"{self.place}: {column!r} of table {table!r} would be {len(steps)} x {len(names)} values")
+        values = np.full((len(steps), len(names)), np.nan, matrix_dtype(table, column))
+        for part in parts:
+            if column in part.values:
+                rows = np.searchsorted(steps, part.steps)
+                values[rows[:, None], [place[name] for name in part.stream.layout.names or ()]] = part.values[column]
+        return steps, np.array(names, object), values
+
+    def _of(self, table: str) -> list[Stream]:
+        return [stream for stream in self.streams if stream.layout.table == table]
+
+    def _parts(self, table: str, columns: Sequence[str]) -> list[Part]:
+        """Visible records, stream after stream."""
+        with self._lock:
+            parts = [self._part(stream, columns) for stream in self._of(table)]
+        return [part for part in parts if len(part.steps)]
+
+    def _part(self, stream: Stream, columns: Sequence[str]) -> Part:
+        stored = ["step", *(name for name in columns if name in stream.layout.columns)]
+        steps, *values = self._read(stream, stored)
+        visible = steps < self._hidden_from(stream)
+        if not visible.all():
+            steps, values = steps[visible], [value[visible] for value in values]
+        return Part(stream, steps, dict(zip(stored[1:], values, strict=True)))
+
+    def _hidden_from(self, stream: Stream) -> int:
+        """The first step that a later session wrote anew: from there on this stream is an abandoned branch."""
+        later = (s.origin.first_step for s in self.streams if s.origin.session > stream.origin.session)
+        return min(later, default=np.iinfo(np.int64).max)
+
+    def _read(self, stream: Stream, columns: Sequence[str]) -> list[np.ndarray]:
+        known = [self._cache.get((stream.name, name)) for name in columns]
+        stale = [
+            name for name, column in zip(columns, known, strict=True) if column is None or column.size < stream.size
+        ]
+        if stale:
+            fresh = stream.read(stale, [self._cache.get((stream.name, name)) for name in stale])
+            self._cache |= {(stream.name, name): column for name, column in zip(stale, fresh, strict=True)}
+        return [_joined(self._cache[stream.name, name], stream, name) for name in columns]
+
+
+def _written_order(stream: Stream) -> tuple[int, int]:
+    return stream.origin.session, parse_name(stream.name)[1]
+
+
+def _flat(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+    rows = sum(len(part.steps) for part in parts)
+    data = {name: _concatenated(table, name, [(p.values.get(name), len(p.steps)) for p in parts]) for name in columns}
+    data["step"] = np.concatenate([part.steps for part in parts]) if parts else np.empty(0, np.int64)
+    return data, rows
+
+
+def _unfolded(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+    """One row a step and name. This is what `matrix` avoids."""
+    pieces = [_unfold(table, part, columns) for part in parts]
+    counts = [len(part.steps) * len(part.stream.layout.names or ()) for part in parts]
+    data = {
+        name: _concatenated(table, name, [(piece.get(name), rows) for piece, rows in zip(pieces, counts, strict=True)])
+        for name in columns
+    }
+    return data, sum(counts)
+
+
+def _unfold(table: str, part: Part, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    names, texts = part.stream.layout.names or (), dict(part.stream.layout.text)
+    piece = {"step": np.repeat(part.steps, len(names))}
+    for name in columns:
+        if name == TABLES[table].key or name in texts:
+            piece[name] = np.tile(np.array(texts.get(name, names), object), len(part.steps))
+        elif name in part.values:
+            piece[name] = part.values[name].reshape(-1)
+    return piece
+
+
+def _concatenated(table: str, column: str, pieces: list[tuple[np.ndarray | None, int]]) -> np.ndarray:
+    missing, dtype = MISSING[column_dtype(table, column)], NUMPY.get(column_dtype(table, column), object)
+    filled = [_constant(missing, rows, dtype) if values is None else values for values, rows in pieces]
+    return np.concatenate(filled) if filled else np.empty(0, dtype)
+
+
+def _constant(value: Any, rows: int, dtype: Any) -> np.ndarray:
+    result = np.empty(rows, dtype)
+    for_lists = isinstance(value, tuple)
+    result[:] = [value] * rows if for_lists and rows else value
+    return result
+
+
+def _joined(column: Column, stream: Stream, name: str) -> np.ndarray:
+    if len(column.blocks) == 1:
+        return column.blocks[0]
+    if not column.blocks:
+        return plain(pa.chunked_array([], stream.schema.field(name).type))
+    return np.concatenate(column.blocks)
+
+
+def _logged_name(name: str) -> str:
+    """What the script logs never passes for what was measured."""
+    return f"{name} (logged)" if name in TABLES["scalars"].names else name
+
+
+def _last_given(steps: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """For each step of `at` the last value given at exactly that step, else NaN."""
+    given = {int(step): value for step, value in zip(steps, values, strict=True) if value == value}
+    return np.array([given.get(int(step), np.nan) for step in at])

@@ -1,0 +1,151 @@
+"""run.json and summary.json: what a run says about itself, and whether its writer still lives.
+
+Both may come from somebody else or be half rotten: sizes are bounded before they are read, and every key the package
+relies on has the type it expects after `checked`.
+"""
+
+import json
+import math
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from diagnostics.run.errors import RunError
+from diagnostics.run.layout import FORMAT
+from diagnostics.run.storage import JSON_BYTES_MAX, Storage
+
+RUN, SUMMARY = "run.json", "summary.json"
+STATUSES = ("running", "finished", "failed", "interrupted", "broken")
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 30.0  # six missed heartbeats: a writer that this machine cannot look up counts as dead
+
+_DEFAULTS: dict[str, Any] = {
+    "name": "",
+    "status": "interrupted",
+    "created": 0.0,
+    "updated": 0.0,
+    "optimizer": "",
+    "hyperparameters": [],
+    "config": {},
+    "layers": [],
+    "modules": [],
+    "parameters": 0,
+    "versions": {},
+    "every": 1,
+    "curvature_every": None,
+    "budget": 0.0,
+    "closure": None,
+    "loss_path": "",
+    "linear_model": False,
+    "observed": [],
+    "writer": {},
+}
+_LAYER = {"name": "", "shape": [], "parameters": 0, "frozen": False, "tied": [], "module": "", "optimized": True}
+
+
+def this_process() -> dict[str, Any]:
+    """Who writes: host and process for people, `machine` and `started` to tell a reused process number."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "started": _started(os.getpid())}
+
+
+def is_alive(meta: dict[str, Any], now: float | None = None) -> bool:
+    """Whether the writer of a run that says `running` still lives: looked up on its own machine, else by its heartbeat."""
+    writer = meta["writer"]
+    if writer.get("machine") == _machine() and isinstance(writer.get("pid"), int):
+        return _started(writer["pid"]) == writer.get("started") is not None
+    age = (time.time() if now is None else now) - meta["updated"]
+    return age < STALE_SECONDS
+
+
+def read_meta(place: Storage) -> dict[str, Any]:
+    """The checked metadata. Raises `ValueError` for what is not JSON, `RunError` for a newer format."""
+    meta = _read_json(place, RUN)
+    versions = meta.get("versions")
+    written = versions.get("format", FORMAT) if isinstance(versions, dict) else FORMAT
+    if not isinstance(written, int) or written > FORMAT:
+        raise RunError(
+            f"{place} was written by a newer version of diagnostics (format {written}, this one reads {FORMAT}). "
+            f"Next: pip install --upgrade diagnostics"
+        )
+    return checked(meta, place.name)
+
+
+def read_summary(place: Storage) -> dict[str, Any] | None:
+    """summary.json, `None` where there is none or it cannot be read: it can be made again from the run."""
+    try:
+        return _read_json(place, SUMMARY)
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(place: Storage, name: str, value: dict[str, Any]) -> None:
+    place.replace(name, json.dumps(value, default=str).encode())
+
+
+def checked(meta: dict[str, Any], name: str) -> dict[str, Any]:
+    """Every key of the contract, with its type; a value of another type gives way to the default."""
+    result = dict(meta)
+    for key, default in _DEFAULTS.items():
+        if not _fits(meta.get(key), default):
+            result[key] = type(default)(default) if isinstance(default, list | dict) else default
+    result["name"] = result["name"] or name
+    if result["status"] not in STATUSES:
+        result["status"] = "interrupted"
+    result["layers"] = [_LAYER | layer for layer in result["layers"] if isinstance(layer, dict)]
+    result["modules"] = [module for module in result["modules"] if isinstance(module, dict)]
+    result["hyperparameters"] = [group for group in result["hyperparameters"] if isinstance(group, dict)]
+    return result
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if default is None or isinstance(default, bool):
+        return value is None or isinstance(value, bool | int | float)
+    if isinstance(default, float | int):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, type(default))
+
+
+def _read_json(place: Storage, name: str) -> dict[str, Any]:
+    data = place.read(name, 0, JSON_BYTES_MAX + 1)
+    if len(data) > JSON_BYTES_MAX:
+        raise ValueError(f"{name} is larger than {JSON_BYTES_MAX >> 20} MiB")
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} does not hold a JSON object")
+    return value
+
+
+def _machine() -> str:
+    """The kernel that knows this process by its number: host names and process numbers repeat across containers."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        return socket.gethostname()
+    return f"{boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, by its kernel's clock; `None` if there is no such process."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return _exists(pid)
+    state, *rest = line.rpartition(")")[2].split()
+    return None if state in "ZX" else rest[18]
+
+
+def _exists(pid: int) -> str | None:
+    """Where there is no /proc, that a process has the number is all there is to know."""
+    if Path("/proc/self").exists() or pid <= 0:
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "exists"

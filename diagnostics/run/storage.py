@@ -1,0 +1,165 @@
+"""Where a run's files lie: a local directory, or any URL that fsspec opens.
+
+A run directory may come from somebody else: only regular files directly inside it are read, links are not followed.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+JSON_BYTES_MAX = 1 << 26
+
+
+class Local:
+    """A directory of the local file system. Files grow by appending; a file that is being written is never mapped."""
+
+    appends = True
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def exists(self) -> bool:
+        return self.path.is_dir()
+
+    def files(self) -> dict[str, int]:
+        """Regular files and their sizes."""
+        with os.scandir(self.path) as entries:
+            return {e.name: e.stat(follow_symlinks=False).st_size for e in entries if e.is_file(follow_symlinks=False)}
+
+    def directories(self) -> list["Local"]:
+        with os.scandir(self.path) as entries:
+            return [Local(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+    def read(self, name: str, start: int, end: int) -> bytearray:
+        """Bytes `start` to `end`, fewer where the file is shorter. Never follows a link or waits on a pipe."""
+        handle = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{self.path / name} is not a regular file")
+            data = bytearray(max(0, min(end, status.st_size) - start))
+            view = memoryview(data)
+            filled = 0
+            while filled < len(data) and (count := os.preadv(handle, [view[filled:]], start + filled)):
+                filled += count
+            view.release()
+            del data[filled:]
+            return data
+        finally:
+            os.close(handle)
+
+    def make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a new file; `FileExistsError` if there is one."""
+        self._write(name, data, os.O_CREAT | os.O_EXCL)
+
+    def append(self, name: str, data: bytes) -> None:
+        """Opens the file anew, so that a directory that vanished is noticed."""
+        self._write(name, data, os.O_APPEND)
+
+    def _write(self, name: str, data: bytes, flags: int) -> None:
+        handle = os.open(self.path / name, os.O_WRONLY | os.O_NOFOLLOW | flags, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+        finally:
+            os.close(handle)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Atomically: a reader sees the old file or the new one."""
+        temporary = self.path / f".{name}.{os.getpid()}"
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, self.path / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+
+class Remote:
+    """A URL. Objects there cannot grow, so every flush writes whole, immutable ones."""
+
+    appends = False
+
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self.system, self.path = fsspec.core.url_to_fs(self.url)
+        self.path = self.path.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+    def exists(self) -> bool:
+        return self._call(self.system.isdir, self.path)
+
+    def files(self) -> dict[str, int]:
+        return {_leaf(entry): entry["size"] or 0 for entry in self._entries() if entry["type"] == "file"}
+
+    def directories(self) -> list["Remote"]:
+        return [Remote(f"{self.url}/{_leaf(entry)}") for entry in self._entries() if entry["type"] == "directory"]
+
+    def read(self, name: str, start: int, end: int) -> bytearray:
+        return bytearray(self._call(self.system.cat_file, f"{self.path}/{name}", start, end))
+
+    def make(self) -> None:
+        self._call(self.system.makedirs, self.path, True)
+
+    def create(self, name: str, data: bytes) -> None:
+        if self._call(self.system.exists, f"{self.path}/{name}"):
+            raise FileExistsError(f"{self.url}/{name}")
+        self.replace(name, data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._call(self.system.pipe_file, f"{self.path}/{name}", data)
+
+    def remove(self, name: str) -> None:
+        if self._call(self.system.exists, f"{self.path}/{name}"):
+            self._call(self.system.rm_file, f"{self.path}/{name}")
+
+    def _entries(self) -> list[dict[str, Any]]:
+        self._call(self.system.invalidate_cache, self.path)
+        return self._call(self.system.ls, self.path, True)
+
+    def _call(self, function: Callable, *arguments: Any) -> Any:
+        """Back ends raise what their libraries raise; the store handles one family of errors."""
+        try:
+            return function(*arguments)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{self.url}: {type(error).__name__}: {error}") from error
+
+
+def _leaf(entry: dict[str, Any]) -> str:
+    return entry["name"].rstrip("/").rsplit("/", 1)[-1]
+
+
+Storage = Local | Remote
+
+
+def storage(location: str | os.PathLike) -> Storage:
+    text = os.fspath(location)
+    return Remote(text) if "://" in text else Local(text)

@@ -1,0 +1,158 @@
+"""Reading one stream file: its schema once, then the columns asked for, every record batch verified on the way."""
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from diagnostics.run.frames import FRAME_BYTES_MAX, HEADER_BYTES_MAX, Damaged, next_frame, schema_end, whole_frames
+from diagnostics.run.layout import Foreign, Layout, Origin, read_schema
+from diagnostics.run.storage import Storage
+
+_NAME = re.compile(r"([a-z]+)-(\d{4,9})\.arrows")
+_BLOCK_BYTES = 1 << 25  # read at a time, so that memory is bounded by what is kept, not by the file
+_SEARCH_BYTES = 2 * FRAME_BYTES_MAX  # how far behind damage the next whole record is looked for
+
+
+def stream_name(table: str, number: int) -> str:
+    return f"{table}-{number:04d}.arrows"
+
+
+def parse_name(name: str) -> tuple[str, int] | None:
+    match = _NAME.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Bytes that hold no whole record. `torn`: the file merely stops within one, as it does while it grows or after a
+    kill."""
+
+    file: str
+    offset: int
+    bytes: int
+    reason: str
+    torn: bool = False
+
+
+@dataclass
+class Column:
+    """What has been read of one column of a file that was `size` long: blocks of values, and the offset behind each."""
+
+    blocks: list[np.ndarray]
+    ends: list[int]
+    size: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(block.nbytes for block in self.blocks)
+
+
+@dataclass
+class Stream:
+    """A stream file as it was when the run was opened: the first `size` bytes of it."""
+
+    place: Storage
+    name: str
+    size: int
+    layout: Layout
+    origin: Origin
+    schema: pa.Schema
+    header: bytes
+    damage: dict[int, Damage] = field(default_factory=dict)
+
+    def read(self, columns: Sequence[str], known: Sequence[Column | None]) -> list[Column]:
+        """These columns up to `size`: what is `known` of them, and only what is new read from the file."""
+        starts = {column.ends[-1] if column and column.ends else len(self.header) for column in known}
+        if len(starts) > 1:
+            known, starts = [None] * len(columns), {len(self.header)}
+        start = starts.pop()
+        blocks: list[list[np.ndarray]] = [list(column.blocks) if column else [] for column in known]
+        ends = list(known[0].ends) if known[0] else []
+        for table, end in self._tables(columns, start):
+            ends.append(end)
+            for column, values in zip(blocks, table, strict=True):
+                column.append(values)
+        return [Column(values, ends, self.size) for values in blocks]
+
+    def _tables(self, columns: Sequence[str], start: int) -> Iterator[tuple[list[np.ndarray], int]]:
+        """Values of the columns and the offset behind them, a block of the file at a time."""
+        options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
+        for offset, block in self._whole_blocks(start):
+            try:
+                table = pa.ipc.open_stream(pa.py_buffer(self.header + block), options=options).read_all()
+                table.validate(full=True)
+                values = [plain(table.column(name)) for name in columns]
+            except (pa.ArrowInvalid, ValueError) as error:  # whoever wrote this also wrote its checksum
+                self.damage[offset] = Damage(self.name, offset, len(block), str(error))
+                continue
+            yield values, offset + len(block)
+
+    def _whole_blocks(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """Runs of verified record batches, each with its offset."""
+        seed, window = zlib.crc32(self.header), _BLOCK_BYTES
+        while start < self.size:
+            data = self._read(start, window)
+            used, problem = whole_frames(data, seed)
+            if used:
+                yield start, data[:used]
+            elif problem is None:  # the file is shorter than it was when the run was opened
+                return
+            cut_by_window = problem is not None and problem.torn and start + len(data) < self.size
+            start += used
+            if cut_by_window and (used or window < FRAME_BYTES_MAX):
+                window = _BLOCK_BYTES if used else FRAME_BYTES_MAX
+            elif problem:
+                start += self._skip(start, seed, problem)
+
+    def _skip(self, start: int, seed: int, problem: Damaged) -> int:
+        """Note the damage at `start`; the distance to the next whole record, or to the end."""
+        frame = next_frame(self._read(start, _SEARCH_BYTES), 1, seed)
+        length = frame.start if frame else self.size - start
+        self.damage[start] = Damage(self.name, start, length, str(problem), problem.torn and frame is None)
+        return length
+
+    def _read(self, start: int, length: int) -> bytes:
+        return bytes(self.place.read(self.name, start, min(self.size, start + length)))
+
+
+def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
+    """A stream by its schema alone; `Damage` for a file that is none of ours."""
+    try:
+        data = bytes(place.read(name, 0, min(size, HEADER_BYTES_MAX)))
+        header = data[: schema_end(memoryview(data))]
+        schema = pa.ipc.read_schema(pa.py_buffer(header))
+        layout, origin = read_schema(schema)
+        if parse_name(name) is None or layout.table != parse_name(name)[0]:
+            raise Foreign(f"a stream of table {layout.table!r} under another name")
+    except Damaged as damaged:
+        return Damage(name, 0, size, "the file is empty" if size == 0 else str(damaged), damaged.torn or size == 0)
+    except (Foreign, OSError, pa.ArrowInvalid) as error:
+        return Damage(name, 0, size, str(error))
+    return Stream(place, name, size, layout, origin, schema, header)
+
+
+def plain(column: pa.ChunkedArray) -> np.ndarray:
+    """Values as NumPy holds them: (T,), or (T, L) of fixed-size lists. This format has no nulls."""
+    if column.null_count:
+        raise ValueError("a record with nulls, which this format has none of")
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind):
+        parts = [_values(chunk) for chunk in column.chunks]
+        flat = np.concatenate(parts) if parts else np.empty(0, kind.value_type.to_pandas_dtype())
+        return flat.reshape(len(column), kind.list_size)
+    if pa.types.is_list(kind):
+        lists = np.empty(len(column), object)
+        lists[:] = [np.asarray(value, float) for value in column.to_pylist()]
+        return lists
+    return column.to_numpy()
+
+
+def _values(chunk: pa.FixedSizeListArray) -> np.ndarray:
+    values = chunk.flatten()
+    if values.null_count:
+        raise ValueError("a record with nulls, which this format has none of")
+    return values.to_numpy(zero_copy_only=False)
