@@ -1,0 +1,91 @@
+"""The catalogue of rules, one file a kind of finding: discovered here, never listed anywhere else.
+
+A rule's module docstring is its explanation; `RANK` is its place in the precedence (design, section 3) and `check(run)`
+yields findings or raises `Missing`. One fault gives one alarm: `explains(finding, other)` of a rule says which other
+findings are consequences of its own, and those become evidence.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+from diagnostics.rules._finding import Chart, Diagnosis, Finding
+from diagnostics.rules._signals import Missing
+from diagnostics.run import Run
+
+__all__ = ["Chart", "Diagnosis", "Finding", "Missing", "catalogue", "diagnose", "explain", "title"]
+
+VERSION = 1  # of the rules together; stored in summary.json, so that an old summary is known to be old
+_SEVERITY = {"critical": 0, "warning": 1, "info": 2}
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> dict[str, ModuleType]:
+    """Kind -> rule module, in order of precedence."""
+    names = [entry.name for entry in iter_modules(__path__) if not entry.name.startswith("_")]
+    modules = [import_module(f"{__name__}.{name}") for name in names]
+    return {module.KIND: module for module in sorted(modules, key=lambda module: module.RANK)}
+
+
+def diagnose(run: Run) -> Diagnosis:
+    """What is wrong with the run, worst first, and what was looked at in vain.
+
+    Never raises: a rule that lacks a measurement is `skipped` with the reason, one that fails is `crashed`.
+    """
+    found: list[Finding] = []
+    clean: list[str] = []
+    skipped: dict[str, str] = {}
+    crashed: dict[str, str] = {}
+    for kind, module in catalogue().items():
+        try:
+            findings = list(module.check(run))
+        except Missing as missing:
+            skipped[kind] = str(missing)
+        except Exception as error:  # a broken rule must not hide what the others see
+            crashed[kind] = f"{type(error).__name__}: {error}"
+        else:
+            found += findings
+            if not findings:
+                clean.append(kind)
+    kept = _one_alarm_a_fault(found)
+    order = {kind: rank for rank, kind in enumerate(catalogue())}
+    kept.sort(key=lambda each: (_SEVERITY[each.severity], order[each.kind], each.first_step))
+    return Diagnosis(tuple(kept), tuple(clean), skipped, crashed)
+
+
+def _one_alarm_a_fault(found: list[Finding]) -> list[Finding]:
+    """Findings that another one explains become its evidence."""
+    kept = list(found)
+    for finding in found:
+        if finding not in kept:
+            continue
+        explains = getattr(catalogue()[finding.kind], "explains", None)
+        if explains is None:
+            continue
+        absorbed = [other for other in kept if other is not finding and explains(finding, other)]
+        if absorbed:
+            kept = [other for other in kept if other not in absorbed]
+            evidence = dict(finding.evidence) | {
+                f"explains {other.kind} since step": float(other.first_step) for other in absorbed
+            }
+            kept[kept.index(finding)] = replace(finding, evidence=evidence)
+    return kept
+
+
+def explain(kind: str) -> dict[str, str]:
+    """The rule's explanation: heading -> Markdown with LaTeX. `KeyError` for an unknown kind."""
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in (catalogue()[kind].__doc__ or "").splitlines()[1:]:
+        if line.startswith("## "):
+            lines = sections.setdefault(line[3:].strip(), [])
+        else:
+            lines.append(line)
+    return {heading: "\n".join(text).strip() for heading, text in sections.items()}
+
+
+def title(kind: str) -> str:
+    """The rule's name for people: the first line of its explanation, without the final stop."""
+    return (catalogue()[kind].__doc__ or kind).splitlines()[0].rstrip(".")

@@ -1,0 +1,69 @@
+"""This optimizer's own limits in words, formulas and remedies: the arithmetic that findings share.
+
+Sources: lecture, "Ill-conditioned curvature: gradient descent dynamics", "Momentum"; Cohen et al. 2021 and 2022 for
+momentum and Adam; the two-term budget for small batches.
+"""
+
+import math
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._signals import number, tex
+from diagnostics.run import Run
+
+SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, but grows while training
+
+
+def stable_rate(run: Run, stability: float) -> float:
+    """The learning rate that would bring the stability ratio, noise included, to `SAFETY`."""
+    return SAFETY * signals.last_rate(run) / (stability + signals.noise_term(run))
+
+
+def stability_formula(run: Run, stability: float, rate: float) -> str:
+    """The stability ratio with this run's numbers in place of the symbols."""
+    top = 2 * stability / rate if rate else math.nan
+    if signals.adaptive(run):
+        return (
+            rf"s = {tex(stability)} \quad (s = 1 \text{{ is the stability limit of "
+            rf"{run.meta.get('optimizer', 'this optimizer')}}})"
+        )
+    mu = signals.momentum(run)
+    if mu == 0:
+        return (
+            rf"\eta \lambda_{{\max}} = {tex(rate)} \cdot {tex(top)} = {tex(2 * stability)} "
+            rf"\;{'>' if stability > 1 else '<'}\; 2, \quad s = \tfrac{{1}}{{2}}\eta\lambda_{{\max}} = "
+            rf"{tex(stability)}"
+        )
+    if signals.hyperparameter(run, "nesterov", False):
+        limit = 2 * (1 + mu) / (1 + 2 * mu)
+        law = r"\frac{2(1+\mu)}{1+2\mu}"
+    else:
+        limit = 2 * (1 + mu)
+        law = r"2(1+\mu)"
+    return (
+        rf"\eta \lambda_{{\max}} = {tex(stability * limit)} \;{'>' if stability > 1 else '<'}\; {law} = "
+        rf"{tex(limit)}, \quad s = {tex(stability)}"
+    )
+
+
+def heavy_ball(condition: float) -> tuple[float, float]:
+    """Best momentum for a condition number, and its contraction per step (Polyak 1964)."""
+    root = math.sqrt(condition)
+    rho = (root - 1) / (root + 1)
+    return rho**2, rho
+
+
+def steps_for_tenfold(contraction: float) -> float:
+    """Steps in which a coordinate that is multiplied by `contraction` a step shrinks to a tenth."""
+    if contraction <= 0:
+        return 1.0
+    return math.inf if contraction >= 1 else math.log(10) / -math.log(contraction)
+
+
+def momentum_remedy(condition: float) -> str:
+    mu, rho = heavy_ball(condition)
+    return (
+        f"use momentum: torch.optim.SGD(..., momentum={min(mu, 0.99):.2g}); for a condition number of "
+        f"{number(condition)} heavy ball needs about "
+        f"{number(steps_for_tenfold(rho))} steps for a tenfold shrink where gradient descent needs "
+        f"{number(steps_for_tenfold((condition - 1) / (condition + 1)))}"
+    )

@@ -1,0 +1,374 @@
+"""What several rules ask of a run: its loss against its own noise, its stability ratio, its layers.
+
+Every quantity is free of scale: levels are compared with the noise of the run itself, lengths with the length of the
+run. Nothing here decides; rules do.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diagnostics.run import Run
+
+MAD_TO_SD = 1.4826  # of a normal distribution
+
+
+class Missing(Exception):
+    """A measurement that a rule needs and the run lacks; its text says which and how to record it."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a noisy series moved over a window: second half against first half.
+
+    `drop`: decrease of the level; `error`: its standard error from the series' own step-to-step noise;
+    `relative`: drop over the size of the first level.
+    """
+
+    drop: float
+    error: float
+    relative: float
+
+    @property
+    def z(self) -> float:
+        if self.drop == 0:
+            return 0.0
+        return self.drop / self.error if self.error > 0 else float(np.sign(self.drop)) * np.inf
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The recorded loss. `start`: its first value; `end`: median of the last twentieth (inf if not finite there);
+    `best`: lowest level of a window of that length; `noise`: standard deviation from step to step."""
+
+    steps: np.ndarray
+    values: np.ndarray
+    window: int
+    start: float
+    end: float
+    best: float
+    noise: float
+
+    @property
+    def count(self) -> int:
+        return len(self.steps)
+
+    def after(self, step: int) -> np.ndarray:
+        return self.values[self.steps >= step]
+
+
+def level(values: np.ndarray) -> float:
+    """Median, with NaN read as the worst that can happen."""
+    return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else np.nan
+
+
+def step_noise(values: np.ndarray) -> float:
+    """Standard deviation of the step-to-step noise: spread of the differences of neighbours over the root of two."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < 3:
+        return 0.0
+    change = np.diff(finite)
+    return float(MAD_TO_SD * np.median(np.abs(change - np.median(change))) / np.sqrt(2))
+
+
+def trend(values: np.ndarray) -> Trend:
+    """Decrease of the median from the first half to the second, in units of its own standard error."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < 4:
+        return Trend(0.0, np.inf, 0.0)
+    half = len(finite) // 2
+    first, second = np.median(finite[:half]), np.median(finite[half:])
+    error = 1.2533 * step_noise(finite) * np.sqrt(1 / half + 1 / (len(finite) - half))  # of a difference of two medians
+    return Trend(float(first - second), float(error), float((first - second) / max(abs(first), np.finfo(float).tiny)))
+
+
+@lru_cache(maxsize=16)
+def loss(run: Run) -> Loss:
+    """The loss of the run; raises `Missing` where none was recorded."""
+    table = run.table("scalars", ["step", "loss"])
+    if table.empty:
+        raise Missing("scalars: no update was recorded; call monitor.step(loss) after optimizer.step()")
+    steps, values = table["step"].to_numpy(), table["loss"].to_numpy(dtype=float)
+    if np.isnan(values).all() and not nonfinite_events(run):
+        raise Missing("loss: none was given to monitor.step")
+    window = max(3, len(values) // 20)
+    smooth = pd.Series(values).rolling(min(window, len(values))).median().to_numpy()
+    finite = smooth[np.isfinite(smooth)]
+    return Loss(
+        steps=steps,
+        values=values,
+        window=window,
+        start=float(values[0]),
+        end=level(values[-window:]),
+        best=float(finite.min()) if len(finite) else np.nan,
+        noise=step_noise(values),
+    )
+
+
+def column(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a column of `scalars`, where it was measured (NaN left out, Inf kept)."""
+    table = run.table("scalars", ["step", name])
+    values = table[name].to_numpy(dtype=float)
+    kept = ~np.isnan(values)
+    return table["step"].to_numpy()[kept], values[kept]
+
+
+def measured(run: Run, name: str, at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = column(run, name)
+    if len(steps) < at_least:
+        raise Missing(f"scalars.{name}: measured {len(steps)} times, {at_least} needed; give monitor.step a closure")
+    return steps, values
+
+
+@lru_cache(maxsize=16)
+def curvature(run: Run) -> pd.DataFrame:
+    """Estimates of the Hessian's spectrum, oldest first; raises `Missing` where none was made."""
+    table = run.table("curvature")
+    if table.empty:
+        raise Missing("curvature: none was measured; give monitor.step a closure that recomputes the loss")
+    return table
+
+
+def stability(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and stability ratios s of the estimates that have one."""
+    table = curvature(run)
+    kept = table["stability"].notna()
+    if not kept.any():
+        raise Missing("curvature.stability: no stability ratio is known for this optimizer")
+    return table["step"].to_numpy()[kept], table["stability"].to_numpy(dtype=float)[kept]
+
+
+def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
+    """The last measured value of a column, up to and including `before`; NaN if there is none."""
+    frame = run.table(table, ["step", name])
+    frame = frame[frame[name].notna()]
+    if before is not None:
+        frame = frame[frame["step"] <= before]
+    return float(frame[name].iloc[-1]) if len(frame) else np.nan
+
+
+def noise_term(run: Run) -> float:
+    """Noise term of the stability budget at the last bracket; 0 where it was not measured."""
+    value = latest(run, "batches", "noise_term")
+    return value if np.isfinite(value) else 0.0
+
+
+def learning_rates(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    return column(run, "lr")
+
+
+def last_rate(run: Run) -> float:
+    return latest(run, "scalars", "lr")
+
+
+def hyperparameter(run: Run, name: str, default: Any = None) -> Any:
+    """Of the first parameter group."""
+    groups = run.meta.get("hyperparameters") or [{}]
+    return groups[0].get(name, default)
+
+
+def momentum(run: Run) -> float:
+    """The factor by which the optimizer's running mean of gradients decays: momentum of SGD and RMSprop, "
+    "beta1 of Adam."""
+    betas = hyperparameter(run, "betas")
+    return float(betas[0]) if betas else float(hyperparameter(run, "momentum", 0.0) or 0.0)
+
+
+def adaptive(run: Run) -> bool:
+    """Whether the optimizer rescales coordinates by their own gradients, and so settles at s = 1 by itself."""
+    name = str(run.meta.get("optimizer", ""))
+    return any(word in name for word in ("Adam", "RMSprop", "Adagrad", "Adadelta", "Rprop"))
+
+
+def events(run: Run, *kinds: str) -> pd.DataFrame:
+    table = run.table("events")
+    return table[table["kind"].isin(kinds)]
+
+
+def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
+    """(step, subject, message) of the first non-finite values that the monitor saw, oldest first."""
+    table = events(run, "non-finite")
+    return [
+        (int(step), str(subject), str(text))
+        for step, subject, text in zip(table["step"], table["subject"], table["message"], strict=True)
+    ]
+
+
+def first_nonfinite(run: Run) -> int | None:
+    """Step at which the loss, or the gradient of an update that was made, was first not finite."""
+    table = run.table("scalars", ["step", "loss", "grad_norm"])
+    skipped = set(events(run, "skipped-step")["step"])
+    bad = ~np.isfinite(table["loss"].to_numpy(dtype=float))
+    bad_gradient = ~np.isfinite(table["grad_norm"].to_numpy(dtype=float))
+    steps = table["step"].to_numpy()
+    counted = (bad | bad_gradient) & ~np.isin(steps, list(skipped))
+    if np.isnan(table["grad_norm"].to_numpy(dtype=float)).all():  # never observed
+        counted = bad & ~np.isin(steps, list(skipped))
+    found = [int(steps[counted][0])] if counted.any() else []
+    found += [step for step, subject, _ in nonfinite_events(run) if not subject.startswith("input")]
+    return min(found) if found else None
+
+
+def layer_matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Steps (T,), layer names and values (T, L); raises `Missing` where nothing was recorded."""
+    steps, names, values = run.matrix(table, name)
+    if len(steps) == 0 or len(names) == 0:
+        raise Missing(f"{table}: nothing was recorded")
+    return steps, [str(each) for each in names], values
+
+
+@lru_cache(maxsize=16)
+def activations(run: Run) -> dict[str, tuple[str, int]]:
+    """Activation call -> (function, number of units), in the order of the forward pass."""
+    steps, names, _ = run.matrix("units", "dead_fraction")
+    if len(steps) == 0:
+        return {}
+    table = run.until(int(steps[0])).table("units", ["layer", "activation", "units"])
+    table = (
+        table if set(table["layer"]) == set(map(str, names)) else run.table("units", ["layer", "activation", "units"])
+    )
+    rows = table.drop_duplicates("layer")
+    return {str(a): (str(b), int(c)) for a, b, c in zip(rows["layer"], rows["activation"], rows["units"], strict=True)}
+
+
+def total(run: Run) -> int:
+    return len(run.table("scalars", ["step"]))
+
+
+def hidden_weights(run: Run) -> list[str]:
+    """Weight matrices (two or more dimensions) in the order of the model, trainable ones only."""
+    layers = run.meta.get("layers") or []
+    return [each["name"] for each in layers if len(each.get("shape", ())) >= 2 and not each.get("frozen")]
+
+
+def number(value: float) -> str:
+    """Three significant digits, as people write them."""
+    if not np.isfinite(value):
+        return "NaN" if np.isnan(value) else "infinite"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def tex(value: float) -> str:
+    """The same for LaTeX."""
+    text = number(value)
+    if "e" in text and text not in ("infinite",):
+        mantissa, exponent = text.split("e")
+        return rf"{mantissa}\cdot 10^{{{int(exponent)}}}"
+    return {"NaN": r"\text{NaN}", "infinite": r"\infty"}.get(text, text.replace(",", r"\,"))
+
+
+def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
+    """'a, b and 4 more', for sentences."""
+    shown = [str(each) for each in layers[:most]]
+    more = len(layers) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A stretch of the run in which the loss did not move. `share`: of the run; `escaped`: it fell clearly "
+    "afterwards."""
+
+    first_step: int
+    last_step: int
+    level: float
+    share: float
+    escaped: bool
+
+
+@lru_cache(maxsize=16)
+def flat(run: Run, blocks: int = 20, still: float = 0.02) -> Flat | None:
+    """The longest stretch in which the medians of blocks of the loss agree.
+
+    Medians agree within three of their standard errors, or within `still` of the loss's whole fall (of its size where
+    it never fell): a fiftieth is what an eye sees as level on a plot.
+    """
+    history = loss(run)
+    kept = np.isfinite(history.values)
+    values, steps = history.values[kept], history.steps[kept]
+    size = max(3, len(values) // blocks)
+    count = len(values) // size
+    if count < 4:
+        return None
+    grid = values[: count * size].reshape(count, size)
+    medians = np.median(grid, axis=1)
+    error = 1.2533 * history.noise / np.sqrt(size)
+    fall = history.start - history.best
+    tolerance = max(3 * error, still * (fall if fall > 0.05 * abs(history.start) else abs(history.start)))
+    best, first = 0, 0
+    begin = 0
+    for end in range(count):
+        while medians[begin : end + 1].max() - medians[begin : end + 1].min() > tolerance:
+            begin += 1
+        if end + 1 - begin > best:
+            best, first = end + 1 - begin, begin
+    if best < 3:
+        return None
+    last = first + best
+    after = medians[last:]
+    where = float(np.median(medians[first:last]))
+    escaped = bool(len(after) and where - after.min() > max(5 * error, 0.1 * abs(where - history.best), tolerance))
+    return Flat(int(steps[first * size]), int(steps[min(last * size, len(steps)) - 1]), where, best / count, escaped)
+
+
+def inside(run: Run, name: str, first: int, last: int) -> np.ndarray:
+    """Measured values of a column of `scalars` between two steps."""
+    steps, values = column(run, name)
+    return values[(steps >= first) & (steps <= last)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Which property of the inputs makes the Hessian of the first layer ill-conditioned, as condition numbers.
+
+    For a linear layer the Hessian is the matrix of the inputs' second moments: with deviations S, correlations C and
+    means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + largest squared
+    mean over variance; `correlation`: condition number of C.
+    """
+
+    scale: float
+    offset: float
+    correlation: float
+
+    @property
+    def cause(self) -> str:
+        size = {"feature-scale": self.scale, "uncentered-inputs": self.offset, "correlated-inputs": self.correlation}
+        return max(size, key=lambda name: size[name])
+
+    @property
+    def largest(self) -> float:
+        return max(self.scale, self.offset, self.correlation)
+
+
+def inputs(run: Run) -> pd.DataFrame:
+    """Mean and deviation of each input feature at the last record; empty if the inputs were not observed."""
+    table = run.table("inputs")
+    return table[table["step"] == table["step"].max()] if len(table) else table
+
+
+def spread(run: Run) -> Spread | None:
+    """`None` where the inputs were not observed, or never vary."""
+    table = inputs(run)
+    if table.empty:
+        return None
+    mean, deviation = table["mean"].to_numpy(dtype=float), table["std"].to_numpy(dtype=float)
+    varies = deviation > 1e-6 * np.abs(mean).max(initial=0) + np.finfo(np.float32).tiny
+    if not varies.any():
+        return None
+    mean, deviation = mean[varies], deviation[varies]
+    square = mean**2 + deviation**2
+    condition = table["condition"].to_numpy(dtype=float)
+    finite = condition[np.isfinite(condition)]
+    # pixels that are almost always zero vary little and weigh little: compare the bulk, not the extremes
+    low, high = (square.min(), square.max()) if len(square) < 16 else np.quantile(square, [0.05, 0.95])
+    offset = (mean / deviation) ** 2
+    typical = offset.max() if len(offset) < 16 else np.quantile(offset, 0.5)
+    return Spread(float(high / low), float(1 + typical), float(finite[-1]) if len(finite) and len(square) < 16 else 1.0)

@@ -1,0 +1,130 @@
+r"""A cliff: the gradient jumps by orders of magnitude.
+
+## What it is
+The loss surface has an almost vertical wall. One step from the flat part lands on it, the gradient there is
+hundreds of times larger than anything before, and one update along it throws the weights far away.
+
+## What we look at
+The gradient norm before clipping. A cliff is a jump by two orders of magnitude within one or two updates, over
+the largest norm of the updates before it, while the learning rate fitted the curvature measured there ($s \le
+1$), and the damage lasts or the jumps come back.
+
+## Why it happens
+Where many factors are multiplied - a recurrent net over many time steps, a deep product of weights - the output
+behaves like $w^T$ and its derivative like $T w^{T-1}$: nearly zero for $|w| < 1$, and enormous just above it.
+Gradient descent assumes the second-order picture of one point, which says nothing about a wall a step away.
+
+## What to try
+Clip the gradient's norm, which keeps the direction and bounds the step. Then gated or residual architectures, or
+orthogonal initial weights, which keep the product near 1.
+
+## When this is wrong
+One outlier batch makes one jump without lasting damage and is not reported. An unstable learning rate grows over
+several updates and has $s > 1$ before; that is reported as such.
+
+## In the lecture
+Named in *Features of the Optimization Landscape*, which leaves it to a later lecture. Source: Pascanu, Mikolov and
+Bengio, "On the difficulty of training recurrent neural networks" (2013), section 2.3.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number
+from diagnostics.run import Run
+
+KIND = "cliff"
+RANK = 3
+
+
+def check(
+    run: Run,
+    *,
+    jump: float = 100.0,  # over the largest norm before it; heavy-tailed batch noise stays within ten
+    before: int = 5,  # updates that must have been recorded before, to know what was usual
+    recurrences: int = 3,  # jumps that make a wall out of what one or two odd batches could do
+) -> Iterator[Finding]:
+    steps, norms = signals.column(run, "grad_norm_unclipped")
+    if not len(steps):
+        steps, norms = signals.column(run, "grad_norm")
+    if len(steps) < before + 1:
+        raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
+    found = _jumps(norms, jump, before)
+    found = [at for at in found if _fitted(run, int(steps[at]))]
+    if not found:
+        return
+    first = found[0]
+    harm = _lasting_harm(run, int(steps[first]))
+    if not harm and len(found) < recurrences:
+        return
+    usual = float(np.nanmedian(norms[max(0, first - 50) : first]))
+    peak = float(norms[first])
+    yield Finding(
+        kind=KIND,
+        cause=None,
+        severity="critical" if harm else "warning",
+        first_step=int(steps[first]),
+        last_step=None if harm else int(steps[found[-1]]),
+        layers=(),
+        summary=(
+            f"At step {int(steps[first])} the gradient norm jumped from {number(usual)} to {number(peak)} "
+            "in at most two updates, "
+            f"though the learning rate fitted the curvature before it ({len(found)} such "
+            f"jump{'s' if len(found) > 1 else ''})."
+        ),
+        evidence={"usual gradient norm": usual, "gradient norm at the jump": peak, "jumps": float(len(found))},
+        remedies=(
+            (
+                "clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), "
+                f"{number(2 * usual)})"
+            ),
+            "keep the product of factors near 1: orthogonal initial weights, gates (LSTM, GRU) or residual connections",
+        ),
+        charts=(
+            Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm", log=True),
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+        ),
+    )
+
+
+def _jumps(norms: np.ndarray, jump: float, before: int) -> list[int]:
+    """Indices where the norm exceeds `jump` times the largest of the updates before the last two."""
+    found: list[int] = []
+    finite = np.where(np.isfinite(norms), norms, np.nan)
+    for at in range(before, len(norms)):
+        value = norms[at] if np.isfinite(norms[at]) else np.inf
+        usual = finite[max(0, at - 50) : at - 1]
+        usual = usual[np.isfinite(usual)]
+        if not len(usual) or (found and at - found[-1] < 3):
+            continue
+        largest = np.median(usual) if found else usual.max()
+        if value > jump * max(largest, np.finfo(float).tiny) and largest > 0:
+            found.append(at)
+    return found
+
+
+def _fitted(run: Run, step: int) -> bool:
+    """Whether the last stability ratio before the step was within the limit, or none is known."""
+    table = run.table("curvature", ["step", "stability"])
+    earlier = table[(table["step"] < step) & table["stability"].notna()]
+    return earlier.empty or float(earlier["stability"].iloc[-1]) <= 1
+
+
+def _lasting_harm(run: Run, step: int) -> bool:
+    """The loss after the jump stays above what it was before, by more than its noise."""
+    history = signals.loss(run)
+    before, after = history.values[history.steps < step], history.after(step)
+    if len(before) < 3 or len(after) < 2:
+        return False
+    usual = before[-20:]
+    tail = after[-max(2, len(after) // 4) :]
+    return signals.level(tail) > float(np.median(usual)) + 5 * signals.step_noise(before) + 0.1 * abs(
+        float(np.median(usual))
+    )
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    return other.first_step >= finding.first_step and other.kind not in {"wiring", "symmetry", "lr-unstable"}

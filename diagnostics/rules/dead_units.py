@@ -1,0 +1,169 @@
+r"""Dead units.
+
+## What it is
+A rectified unit whose input is negative on all data. Its output is always zero, so its weights get exactly no
+gradient and it cannot come back by itself.
+
+## What we look at
+For each ReLU-like activation the share of *units* that were inactive on every one of the last 300 or more inputs
+- not the share of zero entries, which is high in any sparse, healthy layer. When the units died, and whether
+their inputs were pushed down by the bias or by the weights, gives the cause.
+
+## Why it happens
+From $\bar z_i = \bar h_i\,\phi'(z_i)$ and $\bar w_{ij} = \bar z_i x_j$: where $z_i < 0$ always, $\phi'(z_i) = 0$
+always and the derivative of every incoming weight is exactly 0. One step that is too long can push a unit there
+in a single update; so can a strongly negative bias, or weights of one sign on inputs of one sign.
+
+## What to try
+After a large step: a smaller learning rate or warm-up, and re-initialize the dead units. After a bad start:
+biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the negative side.
+
+## When this is wrong
+A few dead units in a run that trains well are normal and not reported. A unit that answers to one rare input in a
+thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
+
+## In the lecture
+*Plateaux* ("we call this a dead unit").
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import names_of, number
+from diagnostics.run import Run
+
+KIND = "dead-units"
+RANK = 7
+
+
+def check(
+    run: Run,
+    *,
+    most: float = 0.5,  # of a layer's units: more inactive than active
+    sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
+    learned: float = 0.1,  # of the starting loss: a run this far down is not held back by its dead units
+) -> Iterator[Finding]:
+    steps, names, dead = signals.layer_matrix(run, "units", "dead_fraction")
+    known = ~np.isnan(dead)
+    if not known.any():
+        raise signals.Missing("units.dead_fraction: no rectified activation was seen with 300 inputs a unit")
+    now = np.array([dead[known[:, at], at][-1] if known[:, at].any() else 0.0 for at in range(len(names))])
+    jumped = np.array([_jump(dead[known[:, at], at]) for at in range(len(names))])
+    bad = [at for at in range(len(names)) if now[at] >= most or (jumped[at] >= sudden and now[at] >= sudden)]
+    if not bad:
+        return
+    worst = max(bad, key=lambda at: now[at])
+    history = signals.loss(run)
+    trains = history.end <= learned * history.start and now[worst] < 1
+    first_at = _first(dead[:, worst], min(most, now[worst]))
+    cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
+    layers = tuple(names[at] for at in bad)
+    units = signals.activations(run).get(names[worst], ("", 0))[1]
+    yield Finding(
+        kind=KIND,
+        cause=cause,
+        severity="info" if trains else "critical" if now[worst] >= 0.9 else "warning",
+        first_step=int(steps[first_at]),
+        last_step=None,
+        layers=layers,
+        summary=(
+            f"{number(100 * now[worst])} % of the {units} units of {names[worst]} are dead since step "
+            f"{int(steps[first_at])}: inactive on every input, with gradient exactly 0"
+        )
+        + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
+        evidence={
+            "dead fraction": float(now[worst]),
+            "dead fraction at first": float(dead[known[:, worst], worst][0]),
+            "layers": float(len(bad)),
+            "loss at end over start": history.end / history.start if history.start else np.nan,
+        },
+        remedies=_remedies(run, cause, names[worst], int(steps[first_at])),
+        charts=(
+            Chart("line", "units", ("dead_fraction",), "Share of dead units", layers=layers),
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+        ),
+        formula=(
+            rf"z_i < 0 \text{{ on all data}} \Rightarrow \phi'(z_i) = 0 \Rightarrow \bar{{w}}_{{ij}} = "
+            rf"\bar{{h}}_i\,\phi'(z_i)\,x_j = 0 \quad\text{{for }} {number(100 * now[worst])}\,\% \text{{ "
+            r"of the units}}"
+        ),
+    )
+
+
+def _jump(dead: np.ndarray) -> float:
+    """Largest rise between two successive records."""
+    return float(np.diff(dead).max()) if len(dead) > 1 else 0.0
+
+
+def _first(dead: np.ndarray, at_least: float) -> int:
+    """Index since which the share has stayed at or above the level."""
+    below = np.flatnonzero(~(dead >= at_least))
+    known = np.flatnonzero(~np.isnan(dead))
+    below = below[np.isin(below, known)]
+    start = int(below[-1]) + 1 if len(below) else int(known[0])
+    return min(start, len(dead) - 1)
+
+
+def _cause(run: Run, layer: str, steps: np.ndarray, dead: np.ndarray, jumped: float, sudden: float) -> str:
+    known = dead[~np.isnan(dead)]
+    if known[0] < known[-1] - sudden or (jumped >= sudden and known[0] < 0.5):
+        return "large-step"
+    return "bias" if _pushed_by_bias(run, layer) else "initialization"
+
+
+def _pushed_by_bias(run: Run, activation: str) -> bool:
+    """Whether the bias before the activation is of the size of its mean input, rather than the weights' doing."""
+    _, names, means = run.matrix("units", "input_mean")
+    names = [str(each) for each in names]
+    if activation not in names:
+        return False
+    means_here = means[:, names.index(activation)]
+    means_here = means_here[~np.isnan(means_here)]
+    bias = _bias_before(run, activation)
+    if not len(means_here) or bias is None:
+        return False
+    return bool(means_here[0] < 0 and bias >= 0.5 * abs(means_here[0]))
+
+
+def _bias_before(run: Run, activation: str) -> float | None:
+    """Root mean square of the bias of the last parametric module before the activation, at the first record."""
+    order = [each["name"] for each in run.meta.get("modules") or []]
+    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    base = activation.split("#")[0]
+    position = order.index(base) if base in order else len(order)
+    before = [name for name in order[:position] if f"{name}.bias" in layers]
+    if not before:
+        return None
+    _, names, norms = run.matrix("layers", "weight_norm")
+    name = f"{before[-1]}.bias"
+    if name not in [str(each) for each in names]:
+        return None
+    at = [str(each) for each in names].index(name)
+    return float(norms[0, at]) / float(np.sqrt(np.prod(layers[name]["shape"])))
+
+
+def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
+    rate = signals.last_rate(run)
+    leaky = "use nn.LeakyReLU(0.01) or nn.GELU there, which keep a gradient on the negative side"
+    if cause == "large-step":
+        return (
+            f"lower the learning rate around step {step} (now {number(rate)}; try {number(rate / 10)}), or warm it up",
+            "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+            f"re-initialize the dead units of {layer}; they will not come back",
+        )
+    if cause == "bias":
+        return (f"start the biases before {layer} at 0: torch.nn.init.zeros_(layer.bias)", leaky)
+    return (
+        f"initialize the layer before {layer} with torch.nn.init.kaiming_normal_",
+        "centre its inputs to zero mean",
+        leaky,
+    )
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    """All units dead explain a flat loss; a tenth of them does not."""
+    flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
+    return other.kind in flat and finding.evidence["dead fraction"] >= 0.5

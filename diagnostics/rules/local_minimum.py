@@ -1,0 +1,117 @@
+r"""At a local minimum, as far as can be seen.
+
+## What it is
+The gradient is zero within its noise and no direction curves clearly downwards: nearby, nothing is better.
+
+## What we look at
+The last part of the run: a loss that does not move; a gradient that cannot be told from its own noise, or has
+shrunk to a thousandth of what it was; a smallest eigenvalue that is not clearly negative.
+
+## Why it happens
+If $\nabla\mathcal J(\theta_*) = 0$ and $\mathbf H(\theta_*)$ is positive definite, then $\theta_*$ is a local
+minimum: all directions curve upwards. For a linear model with a convex loss there are no others than global ones.
+A network with hidden units has permutation symmetries and cannot be convex: whether the minimum is global cannot
+be known.
+
+## What to try
+If the loss is good enough, stop. If not, the model is too small, the data too noisy, or another start finds a lower
+minimum: train again with another seed and compare.
+
+## When this is wrong
+Zero eigenvalues are common, and along them the loss may still fall at higher order. Curvature is measured on
+batches.
+
+## In the lecture
+*Local Minima*, *Convex Functions*, and the review of the Hessian (positive definite at a critical point).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number, tex
+from diagnostics.run import Run
+
+KIND = "local-minimum"
+RANK = 15
+
+
+def check(
+    run: Run,
+    *,
+    gone: float = 1e-3,  # of the largest gradient norm: what is left to gain is a millionth in the quadratic picture
+    slightly: float = 0.05,  # of the largest eigenvalue, the same as for saddle points
+) -> Iterator[Finding]:
+    history = signals.loss(run)
+    table = signals.curvature(run)
+    table = table[table["smallest"].notna()]
+    if history.count < 20 or table.empty:
+        return
+    late = history.values[-max(10, history.count // 5) :]
+    settled = signals.trend(late)
+    if not np.isfinite(late).all() or (settled.z > 3 and settled.relative > 0.01):
+        return
+    gradient = _gradient(run, gone)
+    if gradient is None:
+        return
+    last = table.iloc[-1]
+    top = float(last["eigenvalues"][0]) if len(last["eigenvalues"]) else 0.0
+    smallest = float(last["smallest"])
+    if top <= 0 or smallest + 2 * float(last["smallest_residual"]) < -slightly * top:
+        return
+    linear = bool(run.meta.get("linear_model"))
+    known = (
+        "The model is linear in its parameters: with a convex loss this minimum is the global one."
+        if linear
+        else "Whether it is the global one cannot be known for a network with hidden units."
+    )
+    yield Finding(
+        kind=KIND,
+        cause=None,
+        severity="info",
+        first_step=int(history.steps[-len(late)]),
+        last_step=None,
+        layers=(),
+        summary=(
+            f"The loss has settled at {number(history.end)}, the gradient is zero within its noise "
+            f"({number(gradient)}) and the smallest eigenvalue is {number(smallest)} against a largest of "
+            f"{number(top)}: a local minimum. {known}"
+        ),
+        evidence={
+            "loss": history.end,
+            "gradient norm": gradient,
+            "smallest eigenvalue": smallest,
+            "largest eigenvalue": top,
+        },
+        remedies=(
+            "stop here if the loss is good enough",
+            "else train again from another seed, or with a larger model, and compare",
+        ),
+        charts=(
+            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues"),
+        ),
+        formula=(
+            rf"\nabla\mathcal{{J}} \approx 0, \quad \lambda_{{\min}} = {tex(smallest)}, \quad "
+            rf"\lambda_{{\max}} = {tex(top)}"
+        ),
+    )
+
+
+def _gradient(run: Run, gone: float) -> float | None:
+    """The gradient norm if it is zero within its noise (independent batches) or shrunk to nothing, else `None`."""
+    _, norms = signals.column(run, "grad_norm")
+    norms = norms[np.isfinite(norms)]
+    if not len(norms):
+        return None
+    now = float(np.median(norms[-max(3, len(norms) // 20) :]))
+    if now <= gone * norms.max():
+        return now
+    square, error = (
+        signals.latest(run, "batches", "gradient_square"),
+        signals.latest(run, "batches", "gradient_square_error"),
+    )
+    within = np.isfinite(square) and np.isfinite(error) and error > 0 and square < 2 * error
+    return now if within else None

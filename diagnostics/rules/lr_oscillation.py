@@ -1,0 +1,226 @@
+r"""Bouncing that holds the loss up.
+
+## What it is
+The step is stable but too long: along the steepest direction the weights jump from wall to wall of the valley and
+the loss stays at the height of the walls. Or the momentum is so high that the weights ring back and forth for the
+whole run.
+
+## What we look at
+The weights projected on the top eigenvector: whether successive updates are anti-correlated there, and how much
+of the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}(x)$. Bouncing alone is no
+fault - at $\alpha\lambda = 1.5$ the loss still falls fourfold a step. For momentum: a memory of $2/(1-\mu)$
+updates that is not small against the run, with a loss that swings up and down.
+
+## Why it happens
+For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
+step, and near 2 it hardly shrinks. Mini-batch noise keeps it from ever settling. With momentum $\mu$ oscillations
+decay like $\mu^{k/2}$ only; at $\mu = 1$ energy is conserved and it never settles.
+
+## What to try
+Lower the learning rate to $1/\lambda_{\max}$ (the finding says the number), where that coordinate is gone in one
+step, or decay it towards the end. For momentum: lower $\mu$; the terminal velocity $\eta/(1-\mu)$ tells the rate
+to go with it.
+
+## When this is wrong
+Full-batch training at the edge of stability bounces while the loss falls; that is reported as information. The
+variance is taken over a window of updates after each curvature estimate; slow ringing is longer than the window.
+
+## In the lecture
+*Learning Rate* ("α too large: oscillations") and *Momentum* ("if μ = 1 ... it will never settle down").
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number, tex
+from diagnostics.run import Run
+
+KIND = "lr-oscillation"
+RANK = 12
+
+
+@dataclass(frozen=True)
+class Bounce:
+    """The weights along the top eigenvector in the window after one estimate.
+
+    `share`: bouncing's part of the loss; `flip`: lag-one correlation of successive updates.
+    """
+
+    step: int
+    share: float
+    flip: float
+    eigenvalue: float
+    ratio: float
+
+
+def check(
+    run: Run,
+    *,
+    windows: int = 2,  # in a row, the last ones: one window may catch a spike
+    held: float = 0.3,  # share of the loss made by bouncing, where the loss has stopped falling
+    held_falling: float = 0.7,  # where it still falls: nearly all of what is left
+    memory: float = 0.1,  # of the run: 2/(1-mu) updates, within which nothing settles
+    swing: float = 0.5,  # of the level, from crest to trough in the last third
+    reached: float = 1e-3,  # of the starting loss: below, nothing worth having is held up
+) -> Iterator[Finding]:
+    history = signals.loss(run)
+    if history.count < 20 or history.end <= reached * history.start:
+        return
+    ringing = _ringing(run, history, memory, swing)
+    if ringing is not None:
+        yield ringing
+        return
+    bounces = _bounces(run, history)
+    if len(bounces) < windows:
+        raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
+    falling = signals.trend(history.values[2 * history.count // 3 :])
+    needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
+    last = bounces[-windows:]
+    if not all(each.share >= needed and each.flip < 0 and each.ratio > 0.5 for each in last):
+        return
+    yield _across(run, history, bounces, needed)
+
+
+def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
+    table = run.table("scalars", ["step", "top_projection", "top_origin"]).dropna()
+    curvature = run.table("curvature", ["step", "eigenvalues", "stability"])
+    tops = {
+        int(step): (values[0], ratio)
+        for step, values, ratio in zip(curvature["step"], curvature["eigenvalues"], curvature["stability"], strict=True)
+        if len(values)
+    }
+    found = []
+    for origin, window in table.groupby("top_origin"):
+        if len(window) < 5 or int(origin) not in tops:
+            continue
+        eigenvalue, ratio = tops[int(origin)]
+        x = window["top_projection"].to_numpy(dtype=float)
+        inside = (history.steps >= window["step"].min()) & (history.steps <= window["step"].max())
+        height = abs(signals.level(history.values[inside]))
+        u = np.diff(x)
+        power = float(np.mean(u[:-1] ** 2) * np.mean(u[1:] ** 2)) ** 0.5
+        flip = float(np.mean(u[:-1] * u[1:]) / power) if power > 0 else 0.0
+        share = (
+            0.5 * eigenvalue * float(np.mean(u**2)) / 4 / height if height > 0 else 0.0
+        )  # a bounce of amplitude a has u = 2a
+        found.append(Bounce(int(origin), share, flip, float(eigenvalue), float(ratio)))
+    return found
+
+
+def _across(run: Run, history: signals.Loss, bounces: list[Bounce], needed: float) -> Finding:
+    last = bounces[-1]
+    first = last.step
+    for each in reversed(bounces):
+        if each.share < needed or each.flip >= 0:
+            break
+        first = each.step
+    rate = signals.last_rate(run)
+    target = 0.5 * rate / last.ratio
+    return Finding(
+        kind=KIND,
+        cause="learning-rate",
+        severity="warning",
+        first_step=first,
+        last_step=None,
+        layers=(),
+        summary=(
+            f"Since step {first} the weights bounce across the steepest direction (successive updates "
+            f"correlate at {number(last.flip)}, s = {number(last.ratio)}), and "
+            f"{number(100 * min(1.0, last.share))} % of the loss of {number(history.end)} is that "
+            "bouncing."
+        ),
+        evidence={
+            "stability ratio": last.ratio,
+            "share of the loss": last.share,
+            "correlation of successive updates": last.flip,
+            "largest eigenvalue": last.eigenvalue,
+            "learning rate": rate,
+        },
+        remedies=(
+            (
+                f"lower the learning rate from {number(rate)} to {number(target)}, where the steepest direction "
+                "is settled in one step"
+            ),
+            f"or decay it: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={history.count})",
+        ),
+        charts=(
+            Chart("line", "scalars", ("top_projection",), "Weights along the top eigenvector"),
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
+        ),
+        formula=limits.stability_formula(run, last.ratio, rate),
+    )
+
+
+def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Finding | None:
+    mu = signals.momentum(run)
+    if mu <= 0 or (mu >= 1 and signals.adaptive(run)):
+        return None
+    lasts = 2 / (1 - mu) if mu < 1 else np.inf
+    if lasts < memory * history.count:
+        return None
+    crests = _swings(history)
+    if len(crests) < 1 or max(crests) < swing:
+        return None
+    rate = signals.last_rate(run)
+    calm = max(0.0, 1 - 2 / (0.02 * history.count)) if history.count > 200 else 0.9
+    return Finding(
+        kind=KIND,
+        cause="momentum",
+        severity="warning",
+        first_step=int(history.steps[0]),
+        last_step=None,
+        layers=(),
+        summary=(
+            f"With momentum {mu:.6g} the updates remember {number(lasts)} steps in a run of "
+            f"{history.count}: the loss swings by {number(100 * max(crests))} % of its level and does not "
+            "settle."
+        ),
+        evidence={"momentum": mu, "memory in updates": lasts, "largest swing": max(crests), "loss at end": history.end},
+        remedies=(
+            (
+                f"lower the momentum to {number(min(0.9, calm))} and keep the terminal velocity by a learning "
+                f"rate of {number(rate * (1 - min(0.9, calm)) / max(1 - mu, 1e-6))} at most; start with "
+                f"{number(rate)}"
+            ),
+            "or raise the momentum from 0.5 as training goes on",
+        ),
+        charts=(
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            Chart("line", "scalars", ("weight_norm",), "Norm of the weights"),
+        ),
+        formula=(
+            rf"\frac{{2}}{{1-\mu}} = {tex(lasts)} \text{{ updates of memory}}, \qquad \text{{terminal "
+            rf"velocity }} \frac{{\alpha}}{{1-\mu}} = {tex(rate / (1 - mu) if mu < 1 else np.inf)}"
+        ),
+    )
+
+
+def _swings(history: signals.Loss, blocks: int = 40) -> list[float]:
+    """Rises of the smoothed loss in the second half that exceed its noise, over the level they start from."""
+    late = history.values[history.count // 2 :]
+    late = late[np.isfinite(late)]
+    size = max(1, len(late) // blocks)
+    medians = np.median(late[: len(late) // size * size].reshape(-1, size), axis=1)
+    error = 1.2533 * history.noise / np.sqrt(size)
+    rises, low = [], medians[0] if len(medians) else 0.0
+    crest = low
+    for value in medians[1:]:
+        if value > crest:
+            crest = value
+        elif value < low or crest - value > 0.5 * (crest - low):
+            if crest - low > 5 * error and low > 0:
+                rises.append(float((crest - low) / low))
+            low = crest = value
+    if crest - low > 5 * error and low > 0:
+        rises.append(float((crest - low) / low))
+    return rises
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    return other.kind in {"edge-of-stability", "local-minimum"}

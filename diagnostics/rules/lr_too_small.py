@@ -1,0 +1,155 @@
+r"""Learning rate too small.
+
+## What it is
+Each step goes a small part of the way that curvature and noise would allow. Training works, only at a crawl.
+
+## What we look at
+Whether a rate ten times higher would still be well inside the stability limit ($s$ and its noise term below 0.05)
+*and* still lower the loss along the update itself (overshoot ratio $r$ below 0.05, where $r = 1/2$ is the minimum
+along the step); and whether the run is held up by it: the loss has come down little, and still falls as steadily
+as before.
+
+## Why it happens
+A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
+$1/(\alpha\lambda_i)$ steps to decay. If even the steepest direction has $\alpha\lambda_{\max} \ll 1$, every
+direction is slow for no gain in stability. A schedule that decays too early does the same from then on.
+
+## What to try
+Raise the learning rate tenfold, watching $s$; gradient descent does best near $1/\lambda_{\max}$. If a schedule
+lowered it, start the decay later.
+
+## When this is wrong
+Warm-up, the tail of a decay after convergence and converged runs are silent. With very noisy gradients a small
+rate can be right although one batch allows more: the noise term is what knows, and it is measured for SGD and
+momentum only.
+
+## In the lecture
+*Learning Rate* ("α too small: slow progress").
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number
+from diagnostics.run import Run
+
+KIND = "lr-too-small"
+RANK = 13
+
+
+def check(
+    run: Run,
+    *,
+    slack: float = 0.05,  # of the limit, and overshoot: ten times as much is still at most half way
+    learned: float = 0.5,  # of the starting loss gone: the run was not held up
+    steady: float = 0.5,  # slope of the second half over that of the first: progress has not run out
+    decayed: float = 0.1,  # of the highest rate
+) -> Iterator[Finding]:
+    history = signals.loss(run)
+    table = signals.curvature(run)
+    steps, ratios = signals.stability(run)
+    if history.count < 20:
+        return
+    late = steps >= history.steps[history.count // 2]
+    ratio = float(np.nanmax(ratios[late] if late.any() else ratios[-1:])) + signals.noise_term(run)
+    overshoot = _overshoot(run, int(history.steps[history.count // 2]))
+    if ratio >= slack or not overshoot < slack:
+        return
+    rate_steps, rates = signals.learning_rates(run)
+    if len(rates) and rates[-1] > 1.05 * np.median(rates):
+        return  # warming up
+    by_schedule = bool(len(rates)) and rates[-1] < decayed * rates.max()
+    first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
+    if not (_cut_short(run, history, first) if by_schedule else _crawls(history, learned, steady)):
+        return
+    rate = float(rates[-1]) if len(rates) else np.nan
+    factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
+    raised = rate * factor
+    progress = float(np.nanmedian(table["progress"])) if table["progress"].notna().any() else np.nan
+    slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
+    yield Finding(
+        kind=KIND,
+        cause="schedule" if by_schedule else "learning-rate",
+        severity="warning",
+        first_step=first,
+        last_step=None,
+        layers=(),
+        summary=f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one and "
+        f"each update goes {number(200 * max(overshoot, 0))} % of the way to the minimum along it; "
+        f"the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates"
+        + (
+            f", hardly moving since the rate was lowered at step {first}."
+            if by_schedule
+            else " and still falls steadily."
+        ),
+        evidence={
+            "stability ratio with noise": ratio,
+            "overshoot": overshoot,
+            "learning rate": rate,
+            "loss at start": history.start,
+            "loss at end": history.end,
+            "updates for a tenfold shrink now": slow,
+            "updates for a tenfold shrink then": fast,
+        },
+        remedies=(
+            f"lower the rate later: keep {number(float(rates.max()))} until the loss stops falling"
+            if by_schedule
+            else (
+                f"raise the learning rate to {number(raised)} ({number(factor)} times; the stability ratio "
+                f"becomes {number(ratio * factor)})"
+            ),
+            f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
+            if np.isfinite(slow) and not by_schedule
+            else "use a schedule that follows the loss: torch.optim.lr_scheduler.ReduceLROnPlateau",
+        ),
+        charts=(
+            Chart(
+                "stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True
+            ),
+            Chart("line", "scalars", ("loss",), "Loss"),
+            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
+        ),
+        formula=limits.stability_formula(run, ratio, rate),
+    )
+
+
+def _overshoot(run: Run, since: int) -> float:
+    steps, values = signals.measured(run, "overshoot")
+    values = values[np.isfinite(values) & (steps >= since)] if (steps >= since).any() else values[np.isfinite(values)]
+    return float(np.median(np.abs(values))) if len(values) else np.nan
+
+
+def _crawls(history: signals.Loss, learned: float, steady: float) -> bool:
+    """Little of the loss is gone, and what goes, goes as fast at the end as before."""
+    if history.end < (1 - learned) * history.start or not history.start > 0:
+        return False
+    half = history.count // 2
+    first, second = signals.trend(history.values[:half]), signals.trend(history.values[half:])
+    return second.z > 3 and second.drop >= steady * first.drop
+
+
+def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:
+    """First update from which the rate stays below the share of its highest."""
+    high = np.flatnonzero(rates >= decayed * rates.max())
+    return int(steps[min(high[-1] + 1, len(steps) - 1)])
+
+
+def _cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5) -> bool:
+    """Lowered in the first half, while the loss was falling and the gradient far from gone."""
+    before, after = history.values[history.steps < first], history.after(first)
+    if len(before) < 6 or len(before) > early * history.count:
+        return False
+    falling = signals.trend(before[len(before) // 2 :] if len(before) >= 12 else before)
+    norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))
+    was = signals.inside(run, "grad_norm", int(history.steps[0]), first)
+    alive = len(norms) and len(was) and np.median(norms[-history.window :]) > 0.2 * np.median(was[-history.window :])
+    slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
+    return bool(falling.z > 3 and alive and slower)
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    return other.kind in {"local-minimum", "plateau"} and not other.alarm

@@ -1,0 +1,230 @@
+r"""Learning rate past the stability limit.
+
+## What it is
+The step is too long for the curvature. Along the steepest direction every update lands farther from the valley's
+floor than it started, on the other side, so the error grows instead of shrinking: the loss climbs, and often ends
+in `NaN`.
+
+## What we look at
+The stability ratio $s$ of the optimizer in use: the top eigenvalue of the Hessian, rescaled by learning rate,
+momentum and preconditioner so that $s = 1$ is exactly the limit. A finding needs both: $s > 1$ (or, where
+curvature was not measured, growth over several updates), and harm - the loss stands above where it began, or has
+lost most of what it had gained, or is no longer finite. With small batches the noise term of the stability budget
+is added to $s$.
+
+## Why it happens
+On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
+$$\theta_k = (1 - \alpha\lambda)^k\,\theta_0.$$
+For $\alpha\lambda > 2$ that factor is below $-1$: the iterates flip sign and grow. So $\alpha < 2/\lambda_{\max}$
+is needed. Momentum $\mu$ raises the limit to $2(1+\mu)/\alpha$, Nesterov's variant has
+$2(1+\mu)/((1+2\mu)\alpha)$, and Adam at $\beta_1 = 0.9$ has $38/\alpha$ on its own rescaled Hessian. A warm-up or
+schedule that raises $\alpha$ too far, or curvature that grows while training, crosses the limit later in a run.
+
+## What to try
+Set the learning rate to $0.9\,\eta/s$ (the finding says the number). If the curvature is largest in the first
+updates only, warm the rate up over those. If noise is the larger term, use a larger batch or a smaller momentum.
+
+## When this is wrong
+A *catapult* - a short spike after which the loss falls below where it was - is no fault and is not reported once
+it has recovered. Adaptive optimizers hover at $s \approx 1$ by themselves, which is reported as edge of
+stability. Between two curvature estimates a blow-up can begin unseen; then it is told from a cliff by its gradual
+growth only.
+
+## In the lecture
+*Learning Rate* ("α much too large: instability") and *Ill-conditioned curvature: gradient descent dynamics*.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number
+from diagnostics.run import Run
+
+KIND = "lr-unstable"
+RANK = 1
+
+CHARTS = (
+    Chart("line", "scalars", ("loss",), "Loss", log=True),
+    Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True),
+)
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """The stretch in which the loss left the level it had reached. `factor`: gradient norm after over before."""
+
+    onset: int
+    steps: int
+    factor: float
+
+
+def check(
+    run: Run,
+    *,
+    sigmas: float = 5.0,  # of the step-to-step noise: one chance in millions a step if it is normal
+    lost: float = 0.5,  # of what was gained; less is a spike within the usual play of a noisy run
+    gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
+) -> Iterator[Finding]:
+    history = signals.loss(run)
+    if history.count < 3:
+        return
+    harmed = _harmed(history, sigmas, lost)
+    if not harmed:
+        return
+    growth = _growth(run, history)
+    ratio, since = _ratio_at(run, growth)
+    if _no_instability(run, ratio, growth, gradual):
+        return
+    yield _finding(run, history, growth, ratio, min(since, growth.onset))
+
+
+def _harmed(history: signals.Loss, sigmas: float, lost: float) -> bool:
+    """Not finite, above the start, or most of the gain lost - and still so at the end."""
+    recent = history.values[-min(3, history.count) :]
+    if not np.isfinite(history.end) or not np.isfinite(recent).all():
+        return True
+    quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
+    above = min(history.end, float(recent.min())) - history.start
+    if above > max(sigmas * min(quiet, abs(history.start)), 0.1 * abs(history.start)):
+        return True
+    gain = history.start - history.best
+    return (
+        gain > sigmas * quiet
+        and history.end - history.best > lost * gain
+        and history.end - history.best > sigmas * quiet
+    )
+
+
+def _growth(run: Run, history: signals.Loss) -> _Growth:
+    """From the last update at or below the best level reached before the worst, to the worst (or the first "
+    "non-finite)."""
+    values = np.where(np.isfinite(history.values), history.values, np.inf)
+    worst = int(np.argmax(values))
+    if worst == 0:
+        return _Growth(int(history.steps[0]), 0, 1.0)
+    before = values[:worst]
+    onset = int(np.flatnonzero(before <= before.min() + history.noise)[-1])
+    steps, norms = signals.column(run, "grad_norm")
+    inside = (steps >= history.steps[onset]) & (steps <= history.steps[worst]) & np.isfinite(norms)
+    factor = float(norms[inside][-1] / norms[inside][0]) if inside.sum() >= 2 and norms[inside][0] > 0 else np.nan
+    return _Growth(int(history.steps[onset]), worst - onset, factor)
+
+
+def _ratio_at(run: Run, growth: _Growth) -> tuple[float, int]:
+    """Largest stability ratio from the last estimate before the growth to its end, and the step it was "
+    "first above 1."""
+    try:
+        steps, ratios = signals.stability(run)
+    except signals.Missing:
+        return np.nan, growth.onset
+    ratios = ratios + signals.noise_term(run)
+    before = steps[steps <= growth.onset]
+    first = before[-1] if len(before) else steps[0]
+    inside = (steps >= first) & (steps <= growth.onset + growth.steps) & np.isfinite(ratios)
+    if not inside.any():
+        return np.nan, growth.onset
+    above = steps[inside & (ratios > 1)]
+    return float(ratios[inside].max()), int(above[0]) if len(above) else growth.onset
+
+
+def _no_instability(run: Run, ratio: float, growth: _Growth, gradual: int) -> bool:
+    """Whether the harm has another reason than a step past the limit."""
+    if ratio > 1:
+        return False
+    steps, overshoot = signals.column(run, "overshoot")
+    inside = (steps >= growth.onset) & (steps <= growth.onset + growth.steps)
+    overshot = bool((overshoot[inside] > 1).any())  # the update itself raised the loss of its own batch
+    if np.isfinite(ratio):
+        return not (overshot and ratio > 0.5 and growth.steps >= gradual)
+    grows = growth.factor > 10 or not np.isfinite(growth.factor)
+    return not (growth.steps >= gradual and (overshot or grows))
+
+
+def _cause(run: Run, growth: _Growth) -> str:
+    rate_steps, rates = signals.learning_rates(run)
+    before = rates[rate_steps <= max(growth.onset, rate_steps[0])] if len(rates) else rates
+    if len(before) and before[-1] > 1.5 * before[0] > 0:
+        return "schedule"
+    curvature_term = signals.latest(run, "batches", "curvature_term")
+    if signals.momentum(run) > 0 and not signals.adaptive(run) and signals.noise_term(run) > curvature_term:
+        return "momentum"
+    return "learning-rate"
+
+
+def _finding(run: Run, history: signals.Loss, growth: _Growth, ratio: float, since: int) -> Finding:
+    steps, rates = signals.learning_rates(run)
+    rate = float(rates[steps <= max(since, steps[0])][-1]) if len(rates) else np.nan
+    nonfinite = signals.first_nonfinite(run)
+    evidence = {
+        "learning rate": rate,
+        "loss at start": history.start,
+        "loss at end": history.end,
+        "growth steps": float(growth.steps),
+    }
+    if np.isfinite(ratio):
+        evidence["stability ratio"] = ratio
+    if np.isfinite(growth.factor):
+        evidence["gradient growth"] = growth.factor
+    if signals.noise_term(run):
+        evidence["noise term"] = signals.noise_term(run)
+    if nonfinite is not None:
+        evidence["first non-finite step"] = float(nonfinite)
+    ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
+    if ratio > 1:
+        seen = f"The learning rate {number(rate)} is {number(ratio)} times the largest stable one"
+    else:
+        seen = f"The loss grew over {growth.steps} updates at a learning rate of {number(rate)}"
+    cause = _cause(run, growth)
+    return Finding(
+        kind=KIND,
+        cause=cause,
+        severity="critical",
+        first_step=since,
+        last_step=None,
+        layers=(),
+        summary=f"{seen} since step {since}: the loss started at {number(history.start)} and {ended}"
+        + (f" at step {nonfinite}." if nonfinite is not None and not np.isfinite(history.end) else "."),
+        evidence=evidence,
+        remedies=_remedies(run, cause, ratio, rate),
+        charts=CHARTS,
+        formula=limits.stability_formula(run, ratio - signals.noise_term(run), rate) if ratio > 1 else "",
+    )
+
+
+def _remedies(run: Run, cause: str, ratio: float, rate: float) -> tuple[str, ...]:
+    target = limits.SAFETY * rate / ratio if ratio > 1 else rate / 10
+    first = f"set the learning rate to {number(target)}" + (
+        "" if ratio > 1 else " (a tenth), and record curvature with closure= to learn the limit"
+    )
+    if cause == "schedule":
+        return (
+            f"cap the schedule's highest learning rate at {number(target)}",
+            "stretch the warm-up, so that the curvature can fall before the rate rises",
+        )
+    if cause == "momentum":
+        mu = signals.momentum(run)
+        return (
+            (
+                f"lower the momentum from {number(mu)} to "
+                f"{number(1 - min(1.0, (1 - mu) * ratio / limits.SAFETY))}, or use a batch "
+                f"{number(np.ceil(ratio * 2))} times as large"
+            ),
+            first,
+        )
+    return (
+        first,
+        f"or warm up: start at {number(target / 10)} and raise it over the first updates",
+        "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+    )
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    """Whatever is found in a run that has diverged is found in its ruins, except what was wired or planted before."""
+    return (
+        other.kind not in {"wiring", "symmetry", "zero-gradient"} and other.first_step >= finding.first_step - 1
+    ) or other.kind in {"cliff", "lr-oscillation", "edge-of-stability"}

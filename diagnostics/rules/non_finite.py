@@ -1,0 +1,138 @@
+r"""NaN or Inf from another source than the learning rate.
+
+## What it is
+The loss, a gradient or a weight became `NaN` or `Inf` although the step size fitted the curvature. Everything
+computed from it afterwards is lost, so the *first* such value is the one that matters.
+
+## What we look at
+The order in which things went bad: the inputs, the output of each activation and function, the loss, the gradient
+of each tensor, the weights. The first one is named, with its step. If the loss or the gradients had been growing
+before, it is an unstable learning rate instead.
+
+## Why it happens
+A function was asked outside its domain ($\log 0$, $0/0$, $\sqrt{-1}$, whose derivative is infinite at $0$ too), a
+number left the range of its type ($e^{89}$ in float32, $65{,}504$ in float16), or the data held such a value
+already.
+
+## What to try
+Keep the argument inside the domain (`clamp_min`, `log1p`, an `eps`), use the fused loss on logits
+(`cross_entropy`, `binary_cross_entropy_with_logits`), or clean the batch that is named.
+
+## When this is wrong
+Steps that a gradient scaler skipped are its normal work and are not counted. A loss that is set to Inf on
+purpose, as a mask, looks the same as an overflow.
+
+## In the lecture
+Not treated there. Source: IEEE 754 arithmetic, and the domains of the functions used.
+"""
+
+from collections.abc import Iterator
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.run import Run
+
+KIND = "non-finite"
+RANK = 2
+
+_DOMAIN = (
+    "op:log",
+    "op:div",
+    "op:true_divide",
+    "op:sqrt",
+    "op:rsqrt",
+    "op:pow",
+    "op:reciprocal",
+    "op:acos",
+    "op:asin",
+    "op:atanh",
+    "op:norm",
+    "op:__",
+    "domain",
+)
+
+
+def check(run: Run) -> Iterator[Finding]:
+    first = signals.first_nonfinite(run)
+    bad_inputs = [event for event in signals.nonfinite_events(run) if event[1].startswith("input")]
+    if first is None and not bad_inputs:
+        return
+    step, subject, message = _first_seen(run, first)
+    cause = _cause(run, step, subject, message)
+    history = signals.loss(run)
+    lost = int((~(abs(history.values) < float("inf"))).sum())
+    yield Finding(
+        kind=KIND,
+        cause=cause,
+        severity="critical" if lost > 1 or first is not None else "warning",
+        first_step=step,
+        last_step=None if lost and not abs(history.values[-1]) < float("inf") else step,
+        layers=(subject.split(":", 1)[1],) if ":" in subject and not subject.startswith("op:") else (),
+        summary=f"{message.rstrip('.')} (step {step}); {lost} of {history.count} recorded losses are not finite.",
+        evidence={"first step": float(step), "losses lost": float(lost)},
+        remedies=_REMEDIES[cause](subject),
+        charts=(
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+        ),
+    )
+
+
+def _first_seen(run: Run, first: int | None) -> tuple[int, str, str]:
+    seen = signals.nonfinite_events(run)
+    if seen and (first is None or seen[0][0] <= first):
+        return seen[0]
+    step = first if first is not None else 0
+    return step, "loss", "The loss or its gradient became non-finite"
+
+
+def _cause(run: Run, step: int, subject: str, message: str) -> str | None:
+    if subject.startswith("input"):
+        return "data"
+    inputs = run.table("inputs", ["step", "nonfinite"])
+    if (inputs["nonfinite"][inputs["step"] <= step] > 0).any():
+        return "data"
+    if subject.startswith("overflow"):
+        return "overflow"
+    if subject.startswith(_DOMAIN):
+        return "domain-error"
+    return None
+
+
+def _data(subject: str) -> tuple[str, ...]:
+    return (
+        "drop or repair rows that are not finite: x = x[torch.isfinite(x).all(dim=1)]",
+        "check the step that makes the features (division by a zero deviation, log of a count)",
+    )
+
+
+def _domain(subject: str) -> tuple[str, ...]:
+    function = subject.split(":", 1)[-1]
+    return (
+        f"keep the argument of {function} inside its domain, for instance x.clamp_min(1e-8)",
+        "compute the loss from logits: F.cross_entropy, F.binary_cross_entropy_with_logits",
+        "find the line with torch.autograd.set_detect_anomaly(True)",
+    )
+
+
+def _overflow(subject: str) -> tuple[str, ...]:
+    return (
+        "use a fused, shifted form: torch.logsumexp, log_softmax, F.cross_entropy on logits",
+        "compute this part in float32 or bfloat16",
+        "scale the inputs to unit variance",
+    )
+
+
+def _unknown(subject: str) -> tuple[str, ...]:
+    return (
+        "find the line with torch.autograd.set_detect_anomaly(True)",
+        "give monitor.step a closure, so that the first non-finite function can be named",
+    )
+
+
+_REMEDIES = {"data": _data, "domain-error": _domain, "overflow": _overflow, None: _unknown}
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    """What is seen from the first non-finite value on follows from it."""
+    return other.first_step >= finding.first_step and other.kind not in {"wiring", "symmetry"}

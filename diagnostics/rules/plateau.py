@@ -1,0 +1,208 @@
+r"""A plateau: no progress, for a known reason.
+
+## What it is
+The loss surface is flat where the weights are: the gradient is tiny although the predictions are still wrong, so
+nothing moves.
+
+## What we look at
+A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
+output whose derivative has vanished; a softmax applied twice; gradients that shrink from layer to layer towards
+the input. A flat loss without such a mechanism is reported as information, not as a fault.
+
+## Why it happens
+For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
+for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the smaller the gradient. With
+cross-entropy it is $y - t$. In a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the
+first layer gets about $4^{-L}$ of the gradient. A second softmax sees inputs between 0 and 1 only, so its outputs
+stay close to uniform.
+
+## What to try
+Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`; ReLU
+or tanh with normalization or residual connections instead of stacked logistic units.
+
+## When this is wrong
+A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these
+mechanisms. Some runs learn after a long flat stretch: the finding ends there.
+
+## In the lecture
+*Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number, tex
+from diagnostics.run import Run
+
+KIND = "plateau"
+RANK = 10
+
+_LOSS = (
+    Chart("line", "scalars", ("loss",), "Loss"),
+    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+)
+
+
+def check(
+    run: Run,
+    *,
+    longest: float = 0.25,  # of the run without progress
+    slope: float = 0.2,  # of the logistic's largest derivative: outputs beyond 0.05 and 0.95
+    depth: int = 4,  # weight layers: fewer factors of 1/4 make no plateau
+    vanished: float = 1e-3,  # of the last layer's relative gradient: the early layers are frozen for a thousand updates
+) -> Iterator[Finding]:
+    history = signals.loss(run)
+    twice = _softmax_twice(run, history)
+    if twice is not None:
+        yield twice
+        return
+    stretch = signals.flat(run)
+    if history.count < 20 or stretch is None or stretch.share < longest:
+        return
+    if not stretch.escaped and _learned(history, stretch):
+        return
+    yield _logistic(run, stretch, slope) or _vanishing(run, stretch, depth, vanished) or _unexplained(run, stretch)
+
+
+def _learned(history: signals.Loss, stretch: signals.Flat, *, most: float = 0.5) -> bool:
+    """Level after the larger part of the starting loss is gone: a floor, as far as the run shows."""
+    return history.start - stretch.level > most * abs(history.start)
+
+
+def _softmax_twice(run: Run, history: signals.Loss) -> Finding | None:
+    path = str(run.meta.get("loss_path") or "")
+    calls = [each.strip() for each in path.split("->")]
+    if "cross_entropy" not in calls or not any(each == "softmax" for each in calls[: calls.index("cross_entropy")]):
+        return None
+    return Finding(
+        KIND,
+        "double-softmax",
+        "warning",
+        int(history.steps[0]),
+        None,
+        (),
+        (
+            f"The loss applies softmax twice ({path}): cross_entropy expects logits, but its inputs lie between 0 "
+            f"and 1, so the loss cannot come near 0 (it ended at {number(history.end)})."
+        ),
+        {"loss at end": history.end},
+        (
+            "remove the softmax before cross_entropy: return logits from the model",
+            "use softmax only to read off probabilities after training",
+        ),
+        _LOSS,
+        (
+            r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le "
+            r"\mathrm{softmax}(z)_c \le 1"
+        ),
+    )
+
+
+def _logistic(run: Run, stretch: signals.Flat, slope: float) -> Finding | None:
+    path = str(run.meta.get("loss_path") or "")
+    if not ("sigmoid" in path and "mse" in path):
+        return None
+    derivative = _output_slope(run, stretch)
+    if not derivative < slope:
+        return None
+    return Finding(
+        KIND,
+        "logistic-least-squares",
+        "critical" if not stretch.escaped else "warning",
+        stretch.first_step,
+        stretch.last_step if stretch.escaped else None,
+        (),
+        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
+        f"the logistic outputs' derivative is {number(100 * derivative)} % of its maximum, "
+        "and least squares multiplies every error by it.",
+        {"output derivative over maximum": derivative, "loss": stretch.level, "share of the run": stretch.share},
+        (
+            "use F.binary_cross_entropy_with_logits on the logits: its gradient is y - t, whatever the saturation",
+            "start the output's bias at 0, so that no output begins saturated",
+        ),
+        _LOSS,
+        (
+            rf"\frac{{\partial\mathcal{{L}}}}{{\partial z}} = (y - t)\,y\,(1 - y), \quad \overline{{y(1-y)}} "
+            rf"\approx {tex(derivative / 4)}"
+        ),
+    )
+
+
+def _output_slope(run: Run, stretch: signals.Flat) -> float:
+    """Mean derivative of the last logistic activation over its maximum, within the stretch."""
+    steps, names, values = run.matrix("units", "derivative")
+    functions = signals.activations(run)
+    logistic = [at for at, name in enumerate(names) if functions.get(str(name), ("",))[0] == "sigmoid"]
+    if not logistic:
+        return np.nan
+    here = values[(steps >= stretch.first_step) & (steps <= stretch.last_step), logistic[-1]]
+    return float(np.nanmedian(here)) if np.isfinite(here).any() else np.nan
+
+
+def _vanishing(run: Run, stretch: signals.Flat, depth: int, vanished: float) -> Finding | None:
+    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input."""
+    names = signals.hidden_weights(run)
+    steps, columns, gradients = signals.layer_matrix(run, "layers", "grad_norm")
+    _, _, weights = signals.layer_matrix(run, "layers", "weight_norm")
+    at = [columns.index(name) for name in names if name in columns]
+    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
+    if len(at) < depth or not inside.any():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.nanmedian(gradients[inside][:, at] / weights[inside][:, at], axis=0)
+    if not (np.isfinite(relative).all() and (relative > 0).all()) or relative[0] > vanished * relative[-1]:
+        return None
+    factor = float((relative[0] / relative[-1]) ** (1 / (len(at) - 1)))
+    layers = tuple(columns[each] for each in at[: max(1, len(at) // 2)])
+    return Finding(
+        KIND,
+        "vanishing-gradient",
+        "critical" if not stretch.escaped else "warning",
+        stretch.first_step,
+        stretch.last_step if stretch.escaped else None,
+        layers,
+        f"The gradient shrinks by a factor of {number(1 / factor)} a layer towards the input: {layers[0]} "
+        f"gets {number(relative[0] / relative[-1])} of what the last layer gets, and the loss stood at "
+        f"{number(stretch.level)} "
+        f"from step {stretch.first_step} to {stretch.last_step}.",
+        {
+            "factor a layer": factor,
+            "first over last": float(relative[0] / relative[-1]),
+            "loss": stretch.level,
+            "layers": float(len(at)),
+        },
+        (
+            "replace the logistic units by ReLU with Kaiming initialization, or by tanh with Xavier",
+            "put nn.BatchNorm1d before each activation, or add residual connections",
+        ),
+        (Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True), _LOSS[0]),
+        (
+            rf"\|\nabla_1\| / \|\nabla_{{{len(at)}}}\| \approx {tex(factor)}^{{{len(at) - 1}}} = "
+            rf"{tex(float(relative[0] / relative[-1]))}"
+        ),
+    )
+
+
+def _unexplained(run: Run, stretch: signals.Flat) -> Finding:
+    return Finding(
+        KIND,
+        None,
+        "info",
+        stretch.first_step,
+        stretch.last_step if stretch.escaped else None,
+        (),
+        (
+            f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "
+            "nothing this tool measures explains it. It may be the floor that the data allow."
+        ),
+        {"loss": stretch.level, "share of the run": stretch.share},
+        ("overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the floor",),
+        _LOSS,
+    )
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    return finding.alarm and other.kind in {"ravine", "lr-too-small", "local-minimum", "saturated-units"}

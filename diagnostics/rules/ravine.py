@@ -1,0 +1,202 @@
+r"""A ravine: ill-conditioned curvature.
+
+## What it is
+A long, narrow valley. Across it the loss curves steeply, along it hardly at all. The steep walls dictate a small
+step, and with that step progress along the floor is slow.
+
+## What we look at
+Whether the learning rate is pinned by the steepest direction ($s$ not small), how much flatter the direction is
+in which the weights really move, $\kappa = \lambda_{\max}\,\|u\|^2/(u^\top\mathbf H u)$ for the recent
+displacement $u$, how much of the gradient lies along curvature below $\lambda_{\max}/100$, and whether at this
+rate a tenfold shrink along the floor takes longer than the run. For Adam and RMSprop all of it is measured on the
+Hessian they see. The cause comes from the inputs and activations.
+
+## Why it happens
+In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. Stability needs $\alpha <
+2/\lambda_{\max}$, so $\alpha\lambda_i < 2\lambda_i/\lambda_{\max}$: the condition number $\kappa =
+\lambda_{\max}/\lambda_{\min}$ sets the speed. For a linear layer $\bar w_j = \bar y\,x_j$, so features of unequal
+size, or far from zero mean, make the Hessian ill-conditioned: its eigenvalues are those of the inputs' second
+moments.
+
+## What to try
+Centre and scale the inputs, $\tilde x_j = (x_j - \mu_j)/\sigma_j$; batch normalization or tanh instead of
+logistic units inside the net; momentum, which needs about $\sqrt\kappa$ steps where gradient descent needs
+$\kappa$; Adam.
+
+## When this is wrong
+Networks have many near-zero eigenvalues that do not matter; they are silent unless the gradient lies there and
+the rate is pinned. Momentum or Adam may cross a ravine well: silent too. The displacement shows the direction
+being moved in, not the flattest one, so $\kappa$ is a lower bound.
+
+## In the lecture
+*Ill-conditioned curvature* (all four parts), *Momentum*, *Ravines*, *RMSprop and Adam*.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import number, tex
+from diagnostics.run import Run
+
+KIND = "ravine"
+RANK = 11
+
+
+def check(
+    run: Run,
+    *,
+    pinned: float = 0.3,  # stability ratio: three times the rate would be unstable
+    narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
+    floor: float = 0.5,  # share of the squared gradient along curvature below a hundredth of the largest
+    reached: float = 0.05,  # of the starting loss: what is left to gain is little
+    wide: float = 10.0,  # condition number of the inputs that counts as a cause
+) -> Iterator[Finding]:
+    table = signals.curvature(run)
+    history = signals.loss(run)
+    signals.stability(run)
+    if history.count < 20:
+        return
+    late = table[table["step"] >= history.steps[0] + history.count // 3]
+    late = late if len(late) else table.tail(1)
+    ratio = float(np.nanmedian(late["stability"]))
+    condition = _condition(late)
+    share = float(np.nanmedian(late["flat_gradient_share"])) if late["flat_gradient_share"].notna().any() else np.nan
+    if not np.isfinite(condition) and not np.isfinite(share):
+        raise signals.Missing("curvature.condition: no displacement was measured between estimates")
+    slow = _slow_steps(late, condition)
+    steep = ratio >= pinned and (condition > narrow or share > floor)
+    if not steep or slow < history.count or history.end <= reached * history.start or not _unfinished(run, history):
+        return
+    cause = _cause(run, wide)
+    condition = condition if np.isfinite(condition) else narrow
+    first = int(table["step"][(table["stability"] >= pinned)].min())
+    rate = signals.last_rate(run)
+    top = _top(late)
+    yield Finding(
+        kind=KIND,
+        cause=cause,
+        severity="warning",
+        first_step=first,
+        last_step=None,
+        layers=(),
+        summary=f"The loss curves {number(condition)} times more steeply across the valley than along it, "
+        f"where the weights move: stability pins the learning rate at {number(rate)} (s = "
+        f"{number(ratio)}), "
+        f"and a tenfold shrink along the floor takes {number(slow)} updates in a run of {history.count}.",
+        evidence={
+            "condition number": condition,
+            "stability ratio": ratio,
+            "share of gradient along flat directions": share,
+            "updates for a tenfold shrink": slow,
+            "largest eigenvalue": top,
+        },
+        remedies=_remedies(run, cause, condition),
+        charts=_charts(cause),
+        formula=(
+            rf"\kappa = \frac{{\lambda_{{\max}}\,\|u\|^2}}{{u^\top \mathbf{{H}} u}} = {tex(condition)}, "
+            rf"\qquad \alpha\lambda_{{\text{{along}}}} < \frac{{2}}{{\kappa}} = {tex(2 / condition)}"
+        ),
+    )
+
+
+def _condition(table) -> float:
+    values = table["condition"].to_numpy(dtype=float)
+    values = values[np.isfinite(values) & (values > 0)]
+    return float(np.median(values)) if len(values) else np.nan
+
+
+def _top(table) -> float:
+    values = table["eigenvalues"].map(lambda each: each[0] if len(each) else np.nan).to_numpy(dtype=float)
+    return float(np.nanmedian(values))
+
+
+def _slow_steps(table, condition: float) -> float:
+    """Updates for a tenfold shrink along the displacement: contraction of the steepest direction over the "
+    "condition number."""
+    progress = table["progress"].to_numpy(dtype=float)
+    progress = progress[np.isfinite(progress)]
+    if not len(progress) or not np.isfinite(condition):
+        return np.inf
+    return limits.steps_for_tenfold(1 - min(1.0, float(np.median(progress)) / condition))
+
+
+def _unfinished(run: Run, history: signals.Loss) -> bool:
+    """Still moving down, or stopped above the start's half: otherwise there is nothing left to be slowed."""
+    late = history.values[history.count // 2 :]
+    return signals.trend(late).z > 3 or history.end > 0.5 * history.start
+
+
+def _cause(run: Run, wide: float) -> str:
+    spread = signals.spread(run)
+    if spread is not None and spread.largest > wide:
+        return spread.cause
+    return "uncentered-activations" if _uncentered(run) else "intrinsic"
+
+
+def _uncentered(run: Run) -> bool:
+    """A logistic layer whose outputs' mean exceeds their deviation: the next layer sees mostly the mean."""
+    functions = signals.activations(run)
+    logistic = [
+        name for name, (function, _) in functions.items() if function == "sigmoid" and not name.startswith("loss.")
+    ]
+    if len(logistic) < 1:
+        return False
+    _, names, means = run.matrix("units", "mean")
+    _, _, deviations = run.matrix("units", "std")
+    names = [str(each) for each in names]
+    at = [names.index(name) for name in logistic]
+    return bool((np.abs(np.nanmedian(means[:, at], axis=0)) > np.nanmedian(deviations[:, at], axis=0)).any())
+
+
+def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
+    standardize = _standardize(run)
+    momentum = limits.momentum_remedy(condition)
+    adam = "or use torch.optim.Adam, which rescales each coordinate by its own gradients"
+    if cause in {"feature-scale", "uncentered-inputs"}:
+        return (standardize, momentum, adam)
+    if cause == "correlated-inputs":
+        return (
+            (
+                "whiten the inputs: project them on the eigenvectors of their covariance and divide by the "
+                "deviations (sklearn.decomposition.PCA(whiten=True)); standardizing alone leaves the correlation"
+            ),
+            momentum,
+        )
+    if cause == "uncentered-activations":
+        return (
+            "replace nn.Sigmoid by nn.Tanh, whose outputs are centred",
+            "put nn.BatchNorm1d before the activation",
+            momentum,
+        )
+    already = signals.momentum(run) > 0
+    return (adam, "put normalization layers between the layers") if already else (momentum, adam)
+
+
+def _standardize(run: Run) -> str:
+    table = signals.inputs(run).head(3)
+    shown = "; ".join(
+        f"x[{feature}]: mean {number(mean)}, deviation {number(std)}"
+        for feature, mean, std in zip(table["feature"], table["mean"], table["std"], strict=True)
+    )
+    return f"centre and scale each input feature, x = (x - mean) / std ({shown})"
+
+
+def _charts(cause: str) -> tuple[Chart, ...]:
+    charts = (
+        Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues", log=True),
+        Chart("line", "scalars", ("loss",), "Loss", log=True),
+    )
+    if cause in {"feature-scale", "uncentered-inputs", "correlated-inputs"}:
+        return (Chart("inputs", "inputs", ("mean", "std"), "Mean and deviation of each input feature"), *charts)
+    return charts
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    return other.kind in {"lr-too-small", "lr-oscillation", "local-minimum", "plateau"} and other.cause not in {
+        "double-softmax",
+        "momentum",
+    }

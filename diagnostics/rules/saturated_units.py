@@ -1,0 +1,179 @@
+r"""Saturated units.
+
+## What it is
+Hidden units stuck in the flat part of their activation function. Their derivative is close to zero on nearly all
+data, so almost no gradient passes, and the weights before them move very slowly.
+
+## What we look at
+For each sigmoid or tanh layer with weights behind it, the share of units whose derivative is below 5 % of its
+maximum on 95 % of the inputs. It counts as a fault when it holds back learning: early in the run, or while the
+loss is still high. Whether the inputs of the network or the weights make the arguments large gives the cause.
+
+## Why it happens
+In $\bar z_i = \bar h_i\,\phi'(z_i)$ the factor $\phi'(z_i)$ is at most $1/4$ for the logistic function and falls
+like $e^{-|z|}$. With raw inputs of hundreds, or weights a hundred times too large, $|z|$ is far out in the flat
+region for every example.
+
+## What to try
+Standardize the inputs, $\tilde x_j = (x_j - \mu_j)/\sigma_j$; initialize with Xavier's scale; or put batch
+normalization before the activation.
+
+## When this is wrong
+Gates, attention weights and outputs that are confident because they are right saturate in good networks. Outputs
+and softmax are left out here, and so is saturation that comes while the loss reaches its floor.
+
+## In the lecture
+*Plateaux* ("saturated unit").
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import names_of, number
+from diagnostics.run import Run
+
+KIND = "saturated-units"
+RANK = 8
+
+_SQUASHING = frozenset({"sigmoid", "tanh", "logsigmoid", "softsign", "hardsigmoid", "hardtanh"})
+
+
+def check(
+    run: Run,
+    *,
+    most: float = 0.5,  # of a layer's units
+    early: float = 0.2,  # of the run: saturation that is there before anything was learned
+    learned: float = 0.1,  # of the starting loss: a run this far down is not held back
+) -> Iterator[Finding]:
+    steps, names, saturated = signals.layer_matrix(run, "units", "saturated_fraction")
+    hidden = _hidden(run, names)
+    known = ~np.isnan(saturated)
+    if not known[:, hidden].any():
+        raise signals.Missing(
+            "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
+        )
+    now = {at: float(saturated[known[:, at], at][-1]) for at in hidden if known[:, at].any()}
+    bad = [at for at, share in now.items() if share >= most]
+    if not bad:
+        return
+    history = signals.loss(run)
+    if history.end <= learned * history.start:
+        return
+    worst = max(bad, key=lambda at: now[at])
+    held = np.flatnonzero(saturated[:, worst] >= most)
+    first = int(steps[held[0]])
+    lived = (first - history.steps[0]) / max(1, history.count)
+    reached = signals.level(history.values[(history.steps <= first) & (history.steps > first - history.window)])
+    if lived > early and history.start - reached > 0.5 * (history.start - history.best):
+        return  # came with learning, after most of it
+    cause = _cause(run, names[worst], steps, saturated[:, worst], most)
+    layers = tuple(names[at] for at in bad)
+    function, units = signals.activations(run)[names[worst]]
+    slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
+    yield Finding(
+        kind=KIND,
+        cause=cause,
+        severity="critical" if now[worst] >= 0.9 else "warning",
+        first_step=first,
+        last_step=None,
+        layers=layers,
+        summary=(
+            f"{number(100 * now[worst])} % of the {units} {function} units of {names[worst]} are "
+            f"saturated since step {first}: their derivative is below 5 % of its maximum on nearly all "
+            "data"
+        )
+        + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
+        evidence={"saturated fraction": now[worst], "mean derivative over maximum": slope, "layers": float(len(bad))},
+        remedies=_remedies(run, cause, names[worst]),
+        charts=(
+            Chart("line", "units", ("saturated_fraction",), "Share of saturated units", layers=layers),
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+        ),
+        formula=(
+            rf"\bar{{z}}_i = \bar{{h}}_i\,\phi'(z_i), \quad \overline{{\phi'(z)}} \approx "
+            rf"{number(slope)}\,\phi'_{{\max}}"
+        ),
+    )
+
+
+def _hidden(run: Run, names: list[str]) -> list[int]:
+    """Squashing activations with a weight matrix behind them; the loss's own and attention's are not hidden units."""
+    functions = signals.activations(run)
+    order = [each["name"] for each in run.meta.get("modules") or []]
+    weights = {
+        each["name"].rsplit(".", 1)[0] for each in run.meta.get("layers") or [] if len(each.get("shape", ())) >= 2
+    }
+    last = max((order.index(name) for name in weights if name in order), default=-1)
+    hidden = []
+    squashing = [
+        at
+        for at, name in enumerate(names)
+        if functions.get(name, ("", 0))[0] in _SQUASHING and not name.startswith("loss.")
+    ]
+    for at in squashing:
+        base = names[at].split("#")[0]
+        placed = order.index(base) if base in order else None
+        behind = placed < last if placed is not None else at != squashing[-1] or len(squashing) == 1
+        if behind and not any(word in names[at].lower() for word in ("gate", "attention", "attn")):
+            hidden.append(at)
+    return hidden
+
+
+def _derivative(run: Run, at: int) -> float:
+    _, _, values = run.matrix("units", "derivative")
+    here = values[:, at][~np.isnan(values[:, at])]
+    return float(here[-1]) if len(here) else np.nan
+
+
+def _cause(run: Run, layer: str, steps: np.ndarray, saturated: np.ndarray, most: float) -> str:
+    known = saturated[~np.isnan(saturated)]
+    if known[0] < most:
+        return "large-step"
+    return "input-scale" if _raw_inputs(run) and _is_first(run, layer) else "initialization"
+
+
+def _is_first(run: Run, layer: str) -> bool:
+    names = [name for name in signals.activations(run) if not name.startswith("loss.")]
+    return not names or names[0] == layer
+
+
+def _raw_inputs(run: Run, *, size: float = 5.0) -> bool:
+    """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at "
+    "Xavier's scale)."""
+    table = run.table("inputs", ["mean", "std"])
+    if table.empty:
+        return False
+    square = table["mean"].to_numpy(dtype=float) ** 2 + table["std"].to_numpy(dtype=float) ** 2
+    return bool(np.sqrt(np.nanmean(square)) > size)
+
+
+def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
+    xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"
+    normalize = f"put nn.BatchNorm1d or nn.LayerNorm before {layer}"
+    if cause == "input-scale":
+        table = run.table("inputs", ["mean", "std"])
+        return (
+            (
+                "standardize the inputs: x = (x - mean) / std (means up to "
+                f"{number(float(table['mean'].abs().max()))}, deviations up to "
+                f"{number(float(table['std'].max()))})"
+            ),
+            normalize,
+        )
+    if cause == "large-step":
+        return (
+            (
+                f"lower the learning rate (now {number(signals.last_rate(run))}; try "
+                f"{number(signals.last_rate(run) / 10)}) or warm it up"
+            ),
+            normalize,
+        )
+    return (xavier, normalize)
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    flat = {"saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
+    return other.kind in flat and finding.evidence["saturated fraction"] >= 0.5

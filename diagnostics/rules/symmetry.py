@@ -1,0 +1,124 @@
+r"""Identical hidden units that stay identical.
+
+## What it is
+Two or more hidden units of a layer have the same incoming *and* the same outgoing weights. They compute the same
+thing, get the same gradient, and after every update they are still the same: the layer has fewer units than it
+was given.
+
+## What we look at
+For each hidden layer, the number of distinct units: classes of (incoming weights, bias, outgoing weights) that
+agree up to sign within one part in ten thousand. Units that agree in only one of the two separate by themselves
+and are not reported.
+
+## Why it happens
+If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
+J/\partial\mathbf w_j$ and $\partial\mathcal J/\partial v_i = \partial\mathcal J/\partial v_j$, so
+$$\mathbf w_i - \alpha\,\nabla_{\mathbf w_i}\mathcal J = \mathbf w_j - \alpha\,\nabla_{\mathbf w_j}\mathcal J,$$
+and by induction they remain equal. The symmetric point is a saddle: perturbed slightly, the units move apart, but
+exact gradients never leave it. All weights zero is the special case everybody meets.
+
+## What to try
+Break the symmetry with small random values: the default initialization of the layer, or Kaiming or Xavier. For
+cloned units, add noise to one of each pair.
+
+## When this is wrong
+Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of
+the unit differs. Units that agree to a part in a thousand but not in ten thousand are left out; they separate,
+slowly.
+
+## In the lecture
+*Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.run import Run
+
+KIND = "symmetry"
+RANK = 5
+
+
+def check(
+    run: Run,
+    *,
+    records: int = 2,  # identical again after an update: chance does not repeat itself to a part in ten thousand
+) -> Iterator[Finding]:
+    steps, names, distinct = signals.layer_matrix(run, "symmetry", "distinct_units")
+    _, _, units = signals.layer_matrix(run, "symmetry", "units")
+    if len(steps) < records:
+        raise signals.Missing(f"symmetry: {len(steps)} records, {records} needed")
+    same = (distinct < units) & (units >= 2)
+    stuck = [at for at in range(len(names)) if same[-records:, at].all()]
+    if not stuck:
+        return
+    by_cause: dict[str, list[int]] = {}
+    for at in stuck:
+        by_cause.setdefault(_cause(run, names[at], float(distinct[-1, at])), []).append(at)
+    # one fault, one alarm: the cause that holds the most units speaks for all
+    cause = max(by_cause, key=lambda each: sum(units[-1, at] - distinct[-1, at] for at in by_cause[each]))
+    worst = max(stuck, key=lambda at: (units[-1, at] - distinct[-1, at]) / units[-1, at])
+    first = int(steps[np.flatnonzero(same[:, stuck].any(axis=1))[0]])
+    count, kept = int(units[-1, worst]), int(distinct[-1, worst])
+    layers = tuple(names[at] for at in stuck)
+    yield Finding(
+        kind=KIND,
+        cause=cause,
+        severity="critical" if kept <= max(1, count // 4) else "warning",
+        first_step=first,
+        last_step=None,
+        layers=layers,
+        summary=(
+            f"In {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
+            "distinct: the others have identical incoming and outgoing weights and stay identical."
+        ),
+        evidence={"units": float(count), "distinct units": float(kept), "layers": float(len(stuck))},
+        remedies=_remedies(cause, names[worst]),
+        charts=(Chart("line", "symmetry", ("distinct_units", "units"), "Distinct units of the layer", layers=layers),),
+        formula=r"\mathbf{w}_i = \mathbf{w}_j,\; v_i = v_j \;\Rightarrow\; \nabla_{\mathbf{w}_i}\mathcal{J} = "
+        r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
+        rf"\text{{so }} {count} \text{{ units act as }} {kept}",
+    )
+
+
+def _cause(run: Run, layer: str, distinct: float) -> str:
+    """Zero if the first update made all there is of the weights; constant if all units are one."""
+    if distinct > 1:
+        return "cloned-units"
+    _, names, weights = signals.layer_matrix(run, "layers", "weight_norm")
+    _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
+    own = [at for at, name in enumerate(names) if name == layer or (name.startswith(f"{layer}.") and "weight" in name)]
+    started = all(weights[0, at] <= 1.001 * updates[0, at] or weights[0, at] == 0 for at in own)
+    return "zero-initialization" if own and started else "constant-initialization"
+
+
+def _remedies(cause: str, layer: str) -> tuple[str, ...]:
+    if cause == "cloned-units":
+        return (
+            f"re-initialize the copies in {layer}: torch.nn.init.kaiming_normal_ on their rows",
+            "or add noise of a hundredth of the weights' deviation to one unit of each pair",
+        )
+    return (
+        f"initialize {layer} with small random values: torch.nn.init.kaiming_normal_(layer.weight)",
+        "or leave out the line that sets the weights: PyTorch's default initialization breaks the symmetry",
+    )
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    """A layer of one unit makes dead, flat and slow runs; one cloned pair does not."""
+    if finding.evidence["distinct units"] > 0.25 * finding.evidence["units"]:
+        return False
+    return other.kind in {
+        "zero-gradient",
+        "dead-units",
+        "saturated-units",
+        "saddle-point",
+        "plateau",
+        "ravine",
+        "lr-too-small",
+        "local-minimum",
+        "lr-oscillation",
+    }

@@ -1,0 +1,199 @@
+r"""The training loop does not do what it looks like.
+
+## What it is
+The model is fine and so is the data, but a line of the loop is missing or in the wrong place: gradients are never
+zeroed, the optimizer holds other tensors than the model uses, a layer was left out of it, or the graph was cut.
+
+## What we look at
+Facts, not statistics. Whether a parameter still held the old gradient when a new backward pass began (right after
+an update, so that deliberate accumulation within one update does not count); whether the optimizer's tensors are
+the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
+holds gets no gradient at all while others do.
+
+## Why it happens
+`loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
+instead of $\nabla\mathcal J(\theta_k)$, which is momentum with $\mu = 1$: as the lecture says, such a puck
+conserves its energy and never settles. An optimizer made before the model was moved, copied or re-created updates
+tensors nobody reads.
+
+## What to try
+The finding names the line: `optimizer.zero_grad()` before `backward()`, the optimizer made after the model is in
+its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.data` between the layer and the loss.
+
+## When this is wrong
+A layer that is kept out of the optimizer on purpose should be frozen with `requires_grad_(False)`: then it is
+silent. A loop that really wants sums of all past gradients looks like a missing `zero_grad`.
+
+## In the lecture
+Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
+`backward` accumulates."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import names_of, number
+from diagnostics.run import Run
+
+KIND = "wiring"
+RANK = 4
+
+
+def check(
+    run: Run,
+    *,
+    always: float = 0.9,  # share of the updates: a loop forgets every time or never
+) -> Iterator[Finding]:
+    if signals.total(run) == 0:
+        raise signals.Missing("scalars: no update was recorded")
+    yield from _accumulating(run, always)
+    yield from _stale(run)
+    yield from _left_out(run)
+    yield from _detached(run)
+
+
+def _accumulating(run: Run, always: float) -> Iterator[Finding]:
+    steps, carried = signals.column(run, "carried_grad_norm")
+    steps, carried = steps[1:], carried[1:]  # before the first update there was nothing to carry
+    if len(steps) < 3 or (carried > 0).mean() < always:
+        return
+    first = int(steps[carried > 0][0])
+    yield _finding(
+        "gradients-accumulate",
+        first,
+        (),
+        (
+            f"Since step {first} every backward pass added to the gradient of the update before it "
+            f"({number(100 * float((carried > 0).mean()))} % of the updates): the loop never zeroes gradients."
+        ),
+        {"share of updates": float((carried > 0).mean()), "carried gradient norm": float(carried[-1])},
+        ("call optimizer.zero_grad() before loss.backward() in every update",),
+        formula=(
+            r"g_k = \sum_{j \le k} \nabla\mathcal{J}(\theta_j) \quad\text{instead of}\quad "
+            r"\nabla\mathcal{J}(\theta_k): \; \mu = 1"
+        ),
+    )
+
+
+def _stale(run: Run) -> Iterator[Finding]:
+    found = signals.events(run, "stale-parameters")
+    if found.empty:
+        return
+    yield _finding(
+        "stale-parameters",
+        int(found["step"].iloc[0]),
+        tuple(sorted({str(each) for each in found["subject"] if each})),
+        f"{str(found['message'].iloc[0]).rstrip('.')}.",
+        {"events": float(len(found))},
+        (
+            (
+                "make the optimizer after the model is in its final form: optimizer = "
+                "torch.optim.SGD(model.parameters(), lr=...)"
+            ),
+        ),
+    )
+
+
+def _left_out(run: Run) -> Iterator[Finding]:
+    """Trainable tensors outside the optimizer whose values stay as they are although they receive gradients."""
+    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    outside = [name for name, each in layers.items() if each.get("optimized") is False and not each.get("frozen")]
+    if not outside or len(outside) == len(layers):
+        return
+    steps, names, norms = signals.layer_matrix(run, "layers", "weight_norm")
+    _, _, gradients = signals.layer_matrix(run, "layers", "grad_norm")
+    if len(steps) < 3:
+        return
+    stuck = []
+    for name in outside:
+        if name in names:
+            at = names.index(name)
+            values, received = norms[:, at], gradients[:, at]
+            if np.nanmax(received, initial=0) > 0 and np.nanmax(values) == np.nanmin(values):
+                stuck.append(name)
+    if not stuck:
+        return
+    yield _finding(
+        "not-in-optimizer",
+        int(steps[0]),
+        tuple(stuck),
+        (
+            f"{names_of(stuck)} receive gradients but are not in the optimizer and never change ({len(stuck)} of "
+            f"{len(layers)} tensors)."
+        ),
+        {"tensors": float(len(stuck))},
+        (
+            "give the optimizer all parameters: torch.optim.SGD(model.parameters(), lr=...)",
+            f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
+        ),
+    )
+
+
+def _detached(run: Run) -> Iterator[Finding]:
+    """Tensors of modules that ran, held by the optimizer, that never got a gradient while others did."""
+    found = signals.events(run, "detached")
+    if found.empty:
+        return
+    names = tuple(dict.fromkeys(str(each) for each in found["subject"] if each))
+    hard = [function for function, _ in signals.activations(run).values() if function in HARD_THRESHOLDS]
+    if hard:  # a threshold cuts the graph too; zero-gradient names it
+        return
+    yield _finding(
+        "detached",
+        int(found["step"].iloc[0]),
+        names,
+        (
+            f"{names_of(names)} take part in the forward pass but get no gradient: the graph is cut between them "
+            "and the loss."
+        ),
+        {"tensors": float(len(names))},
+        (
+            "remove .detach(), .data, .item(), .numpy() or torch.no_grad() between these layers and the loss",
+            "or freeze them on purpose with requires_grad_(False)",
+        ),
+    )
+
+
+HARD_THRESHOLDS = frozenset(
+    {
+        "sign",
+        "heaviside",
+        "step",
+        "threshold",
+        "round",
+        "floor",
+        "ceil",
+        "trunc",
+        "gt",
+        "ge",
+        "lt",
+        "le",
+        "argmax",
+        "hard_threshold",
+    }
+)
+
+
+def _finding(
+    cause: str,
+    step: int,
+    layers: tuple[str, ...],
+    summary: str,
+    evidence: dict[str, float],
+    remedies: tuple[str, ...],
+    formula: str = "",
+) -> Finding:
+    charts = (
+        Chart("line", "scalars", ("loss",), "Loss"),
+        Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True),
+    )
+    return Finding(KIND, cause, "critical", step, None, layers, summary, evidence, remedies, charts, formula)
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    """A loop that sums its gradients, or trains something else, makes every later symptom."""
+    if finding.cause in {"gradients-accumulate", "stale-parameters"}:
+        return other.kind not in {"symmetry", "non-finite"} or other.cause is None
+    return other.kind in {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}

@@ -1,0 +1,142 @@
+r"""Weights that get exactly no gradient.
+
+## What it is
+Trainable weights receive a gradient of exactly zero, or none at all, update after update. No learning rate moves
+them.
+
+## What we look at
+The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one. The
+cause is read from the activation functions the model calls and from whether the loss has a gradient at all.
+
+## Why it happens
+Backpropagation multiplies by the derivative of every function on the way: $\bar z_i = \bar h_i\,\phi'(z_i)$. A
+hard threshold is flat on both sides of its jump, $\phi'(z) = 0$, and so is the 0-1 loss, which counts errors: a
+small change of the weights changes no prediction, so the loss does not change either. The landscape is a plateau
+everywhere.
+
+## What to try
+Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
+0-1 loss by a surrogate that is smooth in the outputs, such as cross-entropy, and keep counting errors as a
+metric.
+
+## When this is wrong
+Experts that no input is routed to, and parameters frozen by `requires_grad_(False)`, get no gradient and are
+fine. Dead ReLU units give exact zeros too; they are reported as dead units.
+
+## In the lecture
+*Plateaux*: "0-1 loss", "hard threshold activations".
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._signals import names_of
+from diagnostics.rules.wiring import HARD_THRESHOLDS
+from diagnostics.run import Run
+
+KIND = "zero-gradient"
+RANK = 6
+
+
+def check(
+    run: Run,
+    *,
+    records: int = 3,  # measured updates in a row without any gradient
+    inactive: float = 0.9,  # share of dead units that by itself zeroes what lies before the layer
+) -> Iterator[Finding]:
+    cut = signals.events(run, "no-graph")
+    if len(cut):
+        yield _zero_one(run, int(cut["step"].iloc[0]))
+        return
+    steps, names, norms = signals.layer_matrix(run, "layers", "grad_norm")
+    if len(steps) < records:
+        raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
+    trainable = _trainable(run, names)
+    silent = [at for at in trainable if (np.nan_to_num(norms[:, at]) == 0).all()]
+    if not silent:
+        return
+    hard = [name for name, (function, _) in signals.activations(run).items() if function in HARD_THRESHOLDS]
+    if len(silent) == len(trainable) and not hard and np.isnan(norms[:, silent]).all():
+        yield _zero_one(run, int(steps[0]))
+        return
+    if not hard and (_dead(run, inactive) or _unrouted(norms, silent)):
+        return
+    layers = tuple(names[at] for at in silent)
+    where = f"behind the hard threshold in {names_of(hard)}" if hard else "for a reason the record does not show"
+    yield Finding(
+        kind=KIND,
+        cause="hard-threshold" if hard else None,
+        severity="critical",
+        first_step=int(steps[0]),
+        last_step=None,
+        layers=layers,
+        summary=(
+            f"{len(silent)} of {len(trainable)} trainable tensors ({names_of(layers)}) got exactly no "
+            f"gradient in all {len(steps)} measured updates, {where}."
+        ),
+        evidence={
+            "silent tensors": float(len(silent)),
+            "trainable tensors": float(len(trainable)),
+            "records": float(len(steps)),
+        },
+        remedies=(
+            "replace the hard threshold by torch.sigmoid, torch.tanh or torch.relu",
+            "or pass gradients through it: z + (hard(z) - z).detach()",
+        )
+        if hard
+        else ("print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero",),
+        charts=(Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),),
+        formula=r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0 \text{ for all } z_i \neq 0" if hard else "",
+    )
+
+
+def _trainable(run: Run, names: list[str]) -> list[int]:
+    frozen = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen")}
+    return [at for at, name in enumerate(names) if name not in frozen]
+
+
+def _dead(run: Run, inactive: float) -> bool:
+    steps, _, dead = run.matrix("units", "dead_fraction")
+    return bool(len(steps) and np.nanmax(np.nan_to_num(dead[-1]), initial=0) >= inactive)
+
+
+def _unrouted(norms: np.ndarray, silent: list[int]) -> bool:
+    """No gradient (None) rather than a zero one: the tensors took no part, as an expert that gets no input."""
+    return bool(np.isnan(norms[:, silent]).all())
+
+
+def _zero_one(run: Run, step: int) -> Finding:
+    return Finding(
+        kind=KIND,
+        cause="zero-one-loss",
+        severity="critical",
+        first_step=step,
+        last_step=None,
+        layers=(),
+        summary=(
+            "The loss has no gradient with respect to any weight: it is piecewise constant (counts "
+            "errors, or was cut from the graph)."
+        ),
+        evidence={"updates": float(signals.total(run))},
+        remedies=(
+            "train on a smooth surrogate: F.cross_entropy(logits, y), and log the error rate with monitor.log",
+            "check that the loss is computed from logits, not from argmax, round or a comparison",
+        ),
+        charts=(Chart("line", "scalars", ("loss",), "Loss"),),
+        formula=r"\frac{\partial \mathcal{L}_{0-1}}{\partial z} = 0 \text{ wherever it is defined}",
+    )
+
+
+def explains(finding: Finding, other: Finding) -> bool:
+    return other.kind in {
+        "dead-units",
+        "saturated-units",
+        "saddle-point",
+        "plateau",
+        "ravine",
+        "lr-too-small",
+        "local-minimum",
+    }
