@@ -65,6 +65,12 @@ def level(values: np.ndarray) -> float:
     return float(np.median(np.where(np.isnan(values), np.inf, values))) if len(values) else np.nan
 
 
+def median(values: np.ndarray) -> float:
+    """Median of the finite values; NaN if there are none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else np.nan
+
+
 def step_noise(values: np.ndarray) -> float:
     """Standard deviation of the step-to-step noise: spread of the differences of neighbours over the root of two."""
     finite = values[np.isfinite(values)]
@@ -123,6 +129,16 @@ def measured(run: Run, name: str, at_least: int = 1) -> tuple[np.ndarray, np.nda
     return steps, values
 
 
+def array(table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as float64."""
+    return table[name].to_numpy(dtype=float)
+
+
+def tops(table: pd.DataFrame) -> np.ndarray:
+    """The largest eigenvalue of each estimate, NaN where there is none."""
+    return np.array([values[0] if len(values) else np.nan for values in table["eigenvalues"]], dtype=float)
+
+
 @lru_cache(maxsize=16)
 def curvature(run: Run) -> pd.DataFrame:
     """Estimates of the Hessian's spectrum, oldest first; raises `Missing` where none was made."""
@@ -135,19 +151,19 @@ def curvature(run: Run) -> pd.DataFrame:
 def stability(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Steps and stability ratios s of the estimates that have one."""
     table = curvature(run)
-    kept = table["stability"].notna()
+    ratios = array(table, "stability")
+    kept = ~np.isnan(ratios)
     if not kept.any():
         raise Missing("curvature.stability: no stability ratio is known for this optimizer")
-    return table["step"].to_numpy()[kept], table["stability"].to_numpy(dtype=float)[kept]
+    return table["step"].to_numpy()[kept], ratios[kept]
 
 
 def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
     """The last measured value of a column, up to and including `before`; NaN if there is none."""
     frame = run.table(table, ["step", name])
-    frame = frame[frame[name].notna()]
-    if before is not None:
-        frame = frame[frame["step"] <= before]
-    return float(frame[name].iloc[-1]) if len(frame) else np.nan
+    values = array(frame, name)
+    values = values[~np.isnan(values) & (before is None or frame["step"].to_numpy() <= before)]
+    return float(values[-1]) if len(values) else np.nan
 
 
 def noise_term(run: Run) -> float:
@@ -171,8 +187,8 @@ def hyperparameter(run: Run, name: str, default: Any = None) -> Any:
 
 
 def momentum(run: Run) -> float:
-    """The factor by which the optimizer's running mean of gradients decays: momentum of SGD and RMSprop, "
-    "beta1 of Adam."""
+    """The factor by which the optimizer's running mean of gradients decays: momentum of SGD and RMSprop,
+    beta1 of Adam."""
     betas = hyperparameter(run, "betas")
     return float(betas[0]) if betas else float(hyperparameter(run, "momentum", 0.0) or 0.0)
 
@@ -185,7 +201,7 @@ def adaptive(run: Run) -> bool:
 
 def events(run: Run, *kinds: str) -> pd.DataFrame:
     table = run.table("events")
-    return table[table["kind"].isin(kinds)]
+    return table.loc[table["kind"].isin(kinds)]
 
 
 def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
@@ -274,8 +290,8 @@ def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Flat:
-    """A stretch of the run in which the loss did not move. `share`: of the run; `escaped`: it fell clearly "
-    "afterwards."""
+    """A stretch of the run in which the loss did not move. `share`: of the run; `escaped`: it fell clearly
+    afterwards."""
 
     first_step: int
     last_step: int
@@ -351,7 +367,7 @@ class Spread:
 def inputs(run: Run) -> pd.DataFrame:
     """Mean and deviation of each input feature at the last record; empty if the inputs were not observed."""
     table = run.table("inputs")
-    return table[table["step"] == table["step"].max()] if len(table) else table
+    return table.loc[table["step"] == table["step"].max()] if len(table) else table
 
 
 def spread(run: Run) -> Spread | None:

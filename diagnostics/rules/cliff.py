@@ -109,8 +109,9 @@ def _jumps(norms: np.ndarray, jump: float, before: int) -> list[int]:
 def _fitted(run: Run, step: int) -> bool:
     """Whether the last stability ratio before the step was within the limit, or none is known."""
     table = run.table("curvature", ["step", "stability"])
-    earlier = table[(table["step"] < step) & table["stability"].notna()]
-    return earlier.empty or float(earlier["stability"].iloc[-1]) <= 1
+    ratios = signals.array(table, "stability")
+    earlier = ratios[(table["step"].to_numpy() < step) & ~np.isnan(ratios)]
+    return not len(earlier) or earlier[-1] <= 1
 
 
 def _lasting_harm(run: Run, step: int) -> bool:

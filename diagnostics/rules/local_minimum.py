@@ -46,7 +46,7 @@ def check(
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     table = signals.curvature(run)
-    table = table[table["smallest"].notna()]
+    table = table.loc[table["smallest"].notna()]
     if history.count < 20 or table.empty:
         return
     late = history.values[-max(10, history.count // 5) :]

@@ -95,10 +95,11 @@ def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
         if len(values)
     }
     found = []
-    for origin, window in table.groupby("top_origin"):
-        if len(window) < 5 or int(origin) not in tops:
+    for _, window in table.groupby("top_origin"):
+        at = int(window["top_origin"].iloc[0])
+        if len(window) < 5 or at not in tops:
             continue
-        eigenvalue, ratio = tops[int(origin)]
+        eigenvalue, ratio = tops[at]
         x = window["top_projection"].to_numpy(dtype=float)
         inside = (history.steps >= window["step"].min()) & (history.steps <= window["step"].max())
         height = abs(signals.level(history.values[inside]))
@@ -108,7 +109,7 @@ def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
         share = (
             0.5 * eigenvalue * float(np.mean(u**2)) / 4 / height if height > 0 else 0.0
         )  # a bounce of amplitude a has u = 2a
-        found.append(Bounce(int(origin), share, flip, float(eigenvalue), float(ratio)))
+        found.append(Bounce(at, share, flip, float(eigenvalue), float(ratio)))
     return found
 
 

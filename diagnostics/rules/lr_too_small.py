@@ -69,7 +69,7 @@ def check(
     rate = float(rates[-1]) if len(rates) else np.nan
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     raised = rate * factor
-    progress = float(np.nanmedian(table["progress"])) if table["progress"].notna().any() else np.nan
+    progress = signals.median(signals.array(table, "progress"))
     slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
     yield Finding(
         kind=KIND,

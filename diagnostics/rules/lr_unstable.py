@@ -101,8 +101,8 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float) -> bool:
 
 
 def _growth(run: Run, history: signals.Loss) -> _Growth:
-    """From the last update at or below the best level reached before the worst, to the worst (or the first "
-    "non-finite)."""
+    """From the last update at or below the best level reached before the worst, to the worst (or the first
+    non-finite)."""
     values = np.where(np.isfinite(history.values), history.values, np.inf)
     worst = int(np.argmax(values))
     if worst == 0:
@@ -116,8 +116,8 @@ def _growth(run: Run, history: signals.Loss) -> _Growth:
 
 
 def _ratio_at(run: Run, growth: _Growth) -> tuple[float, int]:
-    """Largest stability ratio from the last estimate before the growth to its end, and the step it was "
-    "first above 1."""
+    """Largest stability ratio from the last estimate before the growth to its end, and the step it was
+    first above 1."""
     try:
         steps, ratios = signals.stability(run)
     except signals.Missing:

@@ -90,7 +90,7 @@ def _cause(run: Run, step: int, subject: str, message: str) -> str | None:
     if subject.startswith("input"):
         return "data"
     inputs = run.table("inputs", ["step", "nonfinite"])
-    if (inputs["nonfinite"][inputs["step"] <= step] > 0).any():
+    if (signals.array(inputs, "nonfinite")[inputs["step"].to_numpy() <= step] > 0).any():
         return "data"
     if subject.startswith("overflow"):
         return "overflow"

@@ -35,6 +35,7 @@ being moved in, not the flattest one, so $\kappa$ is a lower bound.
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
@@ -60,11 +61,11 @@ def check(
     signals.stability(run)
     if history.count < 20:
         return
-    late = table[table["step"] >= history.steps[0] + history.count // 3]
+    late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     late = late if len(late) else table.tail(1)
-    ratio = float(np.nanmedian(late["stability"]))
+    ratio = signals.median(signals.array(late, "stability"))
     condition = _condition(late)
-    share = float(np.nanmedian(late["flat_gradient_share"])) if late["flat_gradient_share"].notna().any() else np.nan
+    share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
     slow = _slow_steps(late, condition)
@@ -73,9 +74,9 @@ def check(
         return
     cause = _cause(run, wide)
     condition = condition if np.isfinite(condition) else narrow
-    first = int(table["step"][(table["stability"] >= pinned)].min())
+    first = int(table["step"].to_numpy()[signals.array(table, "stability") >= pinned].min())
     rate = signals.last_rate(run)
-    top = _top(late)
+    top = signals.median(signals.tops(late))
     yield Finding(
         kind=KIND,
         cause=cause,
@@ -103,25 +104,18 @@ def check(
     )
 
 
-def _condition(table) -> float:
-    values = table["condition"].to_numpy(dtype=float)
-    values = values[np.isfinite(values) & (values > 0)]
-    return float(np.median(values)) if len(values) else np.nan
+def _condition(table: pd.DataFrame) -> float:
+    values = signals.array(table, "condition")
+    return signals.median(values[np.isfinite(values) & (values > 0)])
 
 
-def _top(table) -> float:
-    values = table["eigenvalues"].map(lambda each: each[0] if len(each) else np.nan).to_numpy(dtype=float)
-    return float(np.nanmedian(values))
-
-
-def _slow_steps(table, condition: float) -> float:
-    """Updates for a tenfold shrink along the displacement: contraction of the steepest direction over the "
-    "condition number."""
-    progress = table["progress"].to_numpy(dtype=float)
-    progress = progress[np.isfinite(progress)]
-    if not len(progress) or not np.isfinite(condition):
+def _slow_steps(table: pd.DataFrame, condition: float) -> float:
+    """Updates for a tenfold shrink along the displacement: contraction of the steepest direction over the
+    condition number."""
+    progress = signals.median(signals.array(table, "progress"))
+    if not np.isfinite(progress) or not np.isfinite(condition):
         return np.inf
-    return limits.steps_for_tenfold(1 - min(1.0, float(np.median(progress)) / condition))
+    return limits.steps_for_tenfold(1 - min(1.0, progress / condition))
 
 
 def _unfinished(run: Run, history: signals.Loss) -> bool:

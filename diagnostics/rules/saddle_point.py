@@ -109,8 +109,8 @@ def check(
 
 
 def _at_floor(history: signals.Loss, stretch: signals.Flat) -> bool:
-    """Level at the lowest the run reached, after most of the fall from its start: converged, as far as the "
-    "run shows."""
+    """Level at the lowest the run reached, after most of the fall from its start: converged, as far as the run
+    shows."""
     fell = history.start - history.best
     return not stretch.escaped and fell > 0.5 * abs(history.start) and stretch.level - history.best <= 0.1 * fell
 
@@ -118,14 +118,12 @@ def _at_floor(history: signals.Loss, stretch: signals.Flat) -> bool:
 def _negative(run: Run, stretch: signals.Flat, clearly: float) -> tuple[int, float, float, float] | None:
     """Step, smallest eigenvalue, its residual and the largest, at the clearest estimate of the stretch."""
     table = signals.curvature(run)
-    table = table[
-        (table["step"] >= stretch.first_step) & (table["step"] <= stretch.last_step) & table["smallest"].notna()
-    ]
+    table = table.loc[table["step"].between(stretch.first_step, stretch.last_step) & table["smallest"].notna()]
     if table.empty:
         return None
-    top = table["eigenvalues"].map(lambda values: values[0] if len(values) else 0.0).to_numpy(dtype=float)
-    smallest, residual = table["smallest"].to_numpy(dtype=float), table["smallest_residual"].to_numpy(dtype=float)
-    sure = (smallest + 2 * residual < 0) & (np.abs(smallest) >= clearly * np.maximum(top, 0)) & _confirmed(run, table)
+    top, smallest = signals.tops(table), signals.array(table, "smallest")
+    residual = signals.array(table, "smallest_residual")
+    sure = (smallest + 2 * residual < 0) & (np.abs(smallest) >= clearly * np.fmax(top, 0)) & _confirmed(run, table)
     if not sure.any():
         return None
     at = int(np.flatnonzero(sure)[np.argmin(smallest[sure])])
@@ -153,8 +151,7 @@ def _escape_steps(run: Run, smallest: float) -> float:
     For adaptive optimizers the gain is read off the steepest direction's `progress`, which includes the preconditioner.
     """
     table = signals.curvature(run)
-    top = table["eigenvalues"].map(lambda values: values[0] if len(values) else np.nan).to_numpy(dtype=float)
-    gain = table["progress"].to_numpy(dtype=float) / top  # eta F(1) / P
+    gain = signals.array(table, "progress") / signals.tops(table)  # eta F(1) / P
     gain = gain[np.isfinite(gain) & (gain > 0)]
     per_step = (float(np.median(gain)) if len(gain) else signals.last_rate(run)) * abs(smallest)
     return 1 / np.log1p(per_step) if per_step > 0 else np.inf

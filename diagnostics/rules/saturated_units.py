@@ -141,8 +141,8 @@ def _is_first(run: Run, layer: str) -> bool:
 
 
 def _raw_inputs(run: Run, *, size: float = 5.0) -> bool:
-    """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at "
-    "Xavier's scale)."""
+    """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at
+    Xavier's scale)."""
     table = run.table("inputs", ["mean", "std"])
     if table.empty:
         return False
@@ -158,8 +158,8 @@ def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
         return (
             (
                 "standardize the inputs: x = (x - mean) / std (means up to "
-                f"{number(float(table['mean'].abs().max()))}, deviations up to "
-                f"{number(float(table['std'].max()))})"
+                f"{number(np.abs(signals.array(table, 'mean')).max())}, deviations up to "
+                f"{number(signals.array(table, 'std').max())})"
             ),
             normalize,
         )
