@@ -1,8 +1,22 @@
 """The store: append to a run, load a run."""
 
+from diagnostics.run.buckets import BUCKETS, Buckets, bucketed, buckets
 from diagnostics.run.catalog import load, runs
 from diagnostics.run.errors import RunError
 from diagnostics.run.reader import Run
+from diagnostics.run.summary import cached_summary, summarize
 from diagnostics.run.writer import RunWriter
 
-__all__ = ["Run", "RunError", "RunWriter", "load", "runs"]
+__all__ = [
+    "BUCKETS",
+    "Buckets",
+    "Run",
+    "RunError",
+    "RunWriter",
+    "bucketed",
+    "buckets",
+    "cached_summary",
+    "load",
+    "runs",
+    "summarize",
+]

@@ -2,15 +2,15 @@
 
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from diagnostics.metrics import TABLES
 from diagnostics.run.frames import PLACEHOLDER, seal
 from diagnostics.run.layout import Layout, Record, column_dtype
-from diagnostics.run.storage import Storage
-from diagnostics.run.streams import parse_name, stream_name
+from diagnostics.run.storage import Remote, Storage
+from diagnostics.run.streams import stream_name, stream_number
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Appender:
     def _write_group(self, key: tuple, records: list[Record]) -> None:
         stream = self._streams.get(key)
         layout = _layout(key, records, stream.layout.columns if stream else ())
-        if stream is None or stream.layout != layout or not self._place.appends:
+        if stream is None or stream.layout != layout or isinstance(self._place, Remote):
             schema = layout.schema(self._session, self._first_step)
             header = schema.serialize().to_pybytes()
             stream = OpenStream(self._next_name(layout.table), layout, schema, zlib.crc32(header))
@@ -50,7 +50,7 @@ class Appender:
             self._place.append(stream.name, _encoded(stream, records))
 
     def _next_name(self, table: str) -> str:
-        numbers = [parsed[1] for name in self._place.files() if (parsed := parse_name(name)) and parsed[0] == table]
+        numbers = [stream_number(name) for name in self._place.files() if name.startswith(f"{table}-")]
         return stream_name(table, max(numbers, default=-1) + 1)
 
 

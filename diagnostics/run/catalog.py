@@ -7,7 +7,7 @@ from diagnostics.run.files import Files
 from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, read_meta, read_summary
 from diagnostics.run.reader import Frames, Run
 from diagnostics.run.storage import Storage, storage
-from diagnostics.run.streams import parse_name
+from diagnostics.run.streams import is_stream
 
 
 def load(run_dir: str | os.PathLike) -> Run:
@@ -34,10 +34,10 @@ def _listed(place: Storage) -> Run | None:
 
 
 def _looks_like_run(place: Storage) -> bool:
-    return any(name == RUN or parse_name(name) for name in place.files())
+    return any(name == RUN or is_stream(name) for name in place.files())
 
 
-def _open(place: Storage) -> Run:
+def _open(place: Storage, previous: Files | None = None) -> Run:
     try:
         names = place.files()
     except OSError as error:
@@ -48,7 +48,7 @@ def _open(place: Storage) -> Run:
     try:
         meta = read_meta(place)
     except (OSError, ValueError) as error:
-        if not any(parse_name(name) for name in names):
+        if not any(is_stream(name) for name in names):
             raise RunError(
                 f"{place}: {RUN} cannot be read ({error}) and there is no recorded stream. Next: delete the folder."
             ) from error
@@ -56,4 +56,5 @@ def _open(place: Storage) -> Run:
     if meta["status"] == "running" and not is_alive(meta):
         meta["status"] = "interrupted"
     summary = read_summary(place) if SUMMARY in names else None
-    return Run(str(place), meta, Files(place, live=meta["status"] == "running"), summary)
+    files = Files(place, meta["status"] == "running", previous)
+    return Run(str(place), meta, files, summary, reload=lambda: _open(place, files))

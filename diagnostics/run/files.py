@@ -15,7 +15,7 @@ from diagnostics.run.errors import RunError
 from diagnostics.run.layout import MISSING, NUMPY, column_dtype
 from diagnostics.run.reader import fill, matrix_dtype
 from diagnostics.run.storage import Storage
-from diagnostics.run.streams import Column, Damage, Stream, open_stream, parse_name, plain
+from diagnostics.run.streams import Column, Damage, Stream, is_stream, open_stream, plain, stream_number
 
 _VALUES_MAX = 1 << 28  # of a matrix: many streams with names of their own could claim far more than they hold
 
@@ -34,13 +34,16 @@ class Files:
 
     def __init__(self, place: Storage, live: bool, previous: "Files | None" = None):
         sizes = place.files()
-        opened = [open_stream(place, name, size) for name, size in sizes.items() if parse_name(name)]
+        opened = [open_stream(place, name, size) for name, size in sizes.items() if is_stream(name)]
         self.place = place
         self.live = live
         self.streams = sorted((s for s in opened if isinstance(s, Stream)), key=_written_order)
         self.unreadable = [damage for damage in opened if isinstance(damage, Damage)]
-        self._cache: dict[tuple[str, str], Column] = dict(previous._cache) if previous else {}
+        self._cache: dict[tuple[str, bytes, str], Column] = dict(previous._cache) if previous else {}
         self._lock = threading.RLock()  # pages of several browsers share one run
+
+    def fingerprint(self) -> list:
+        return [[stream.name, stream.size] for stream in self.streams]
 
     def columns(self, table: str) -> tuple[str, ...]:
         own = [name for stream in self._of(table) for name in (*stream.layout.columns, *dict(stream.layout.text))]
@@ -82,7 +85,8 @@ class Files:
         }
 
     def _step_before(self, damage: Damage) -> int:
-        steps = self._cache.get((damage.file, "step"))
+        stream = next((stream for stream in self.streams if stream.name == damage.file), None)
+        steps = self._known(stream, "step") if stream else None
         blocks = steps.blocks[: bisect.bisect_right(steps.ends, damage.offset)] if steps else []
         return int(blocks[-1][-1]) if blocks else 0
 
@@ -130,18 +134,25 @@ class Files:
         return min(later, default=np.iinfo(np.int64).max)
 
     def _read(self, stream: Stream, columns: Sequence[str]) -> list[np.ndarray]:
-        known = [self._cache.get((stream.name, name)) for name in columns]
-        stale = [
-            name for name, column in zip(columns, known, strict=True) if column is None or column.size < stream.size
-        ]
+        stale = [name for name in columns if (known := self._known(stream, name)) is None or known.size < stream.size]
         if stale:
-            fresh = stream.read(stale, [self._cache.get((stream.name, name)) for name in stale])
-            self._cache |= {(stream.name, name): column for name, column in zip(stale, fresh, strict=True)}
-        return [_joined(self._cache[stream.name, name], stream, name) for name in columns]
+            fresh = stream.read(stale, [self._known(stream, name) for name in stale])
+            self._cache |= {_key(stream, name): column for name, column in zip(stale, fresh, strict=True)}
+        return [_joined(self._cache[_key(stream, name)], stream, name) for name in columns]
+
+    def _known(self, stream: Stream, column: str) -> Column | None:
+        """What an earlier snapshot read of this very file, unless the file has shrunk since."""
+        known = self._cache.get(_key(stream, column))
+        return known if known and known.size <= stream.size else None
+
+
+def _key(stream: Stream, column: str) -> tuple[str, bytes, str]:
+    """The header holds a random number: another file under an old name is another stream."""
+    return stream.name, stream.header, column
 
 
 def _written_order(stream: Stream) -> tuple[int, int]:
-    return stream.origin.session, parse_name(stream.name)[1]
+    return stream.origin.session, stream_number(stream.name)
 
 
 def _flat(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:

@@ -6,6 +6,7 @@ Text that belongs to a name and does not change, such as the activation function
 """
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Layout:
-    """What all records of one stream have in common. `columns`: without step and key; `text`: column -> one per name."""
+    """What all records of a stream have in common. `columns`: without step and key; `text`: column -> one per name."""
 
     table: str
     columns: tuple[str, ...]
@@ -58,8 +59,9 @@ class Layout:
 
     def schema(self, session: int, first_step: int) -> pa.Schema:
         """`session` counts the processes that wrote this run; records of earlier ones from `first_step` on are
-        the abandoned branch of a resumed run."""
-        description = {"format": FORMAT, "table": self.table, "session": session, "first_step": first_step}
+        the abandoned branch of a resumed run. The random `id` makes every stream's checksums its own."""
+        origin = {"session": session, "first_step": first_step, "id": secrets.token_hex(8)}
+        description = {"format": FORMAT, "table": self.table, **origin}
         if self.names is not None:
             description |= {"names": self.names, "text": dict(self.text)}
         fields = [("step", pa.int64()), *((name, self._arrow(name)) for name in self.columns)]

@@ -51,7 +51,7 @@ def this_process() -> dict[str, Any]:
 
 
 def is_alive(meta: dict[str, Any], now: float | None = None) -> bool:
-    """Whether the writer of a run that says `running` still lives: looked up on its own machine, else by its heartbeat."""
+    """Whether the writer of a run that says `running` lives: looked up on its own machine, else by heartbeat."""
     writer = meta["writer"]
     if writer.get("machine") == _machine() and isinstance(writer.get("pid"), int):
         return _started(writer["pid"]) == writer.get("started") is not None

@@ -1,6 +1,6 @@
 """A recorded run, as tables. A `Run` is a snapshot; its tables are read when they are first asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ _PANDAS = {"int64": np.int64, "float32": np.float32, "float64": np.float64, "str
 class Source(Protocol):
     """Where a run's tables come from: files, or frames in memory."""
 
+    def fingerprint(self) -> list: ...
+
     def columns(self, table: str) -> tuple[str, ...]: ...
 
     def last_step(self) -> int: ...
@@ -29,13 +31,20 @@ class Run:
     """`meta`: what the run says about itself; `summary`: what was written at its close, if anything."""
 
     def __init__(
-        self, path: str, meta: dict[str, Any], source: Source, summary: dict | None = None, limit: int | None = None
+        self,
+        path: str,
+        meta: dict[str, Any],
+        source: Source,
+        summary: dict[str, Any] | None = None,
+        limit: int | None = None,
+        reload: "Callable[[], Run] | None" = None,
     ):
         self.path = path
         self.meta = meta
         self.summary = summary
         self._source = source
         self._limit = limit
+        self._reload = reload
 
     @classmethod
     def from_frames(cls, meta: dict[str, Any], frames: Mapping[str, pd.DataFrame]) -> "Run":
@@ -45,10 +54,18 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.path!r}, {self.meta['status']}, {self.last_step} steps)"
 
+    def refresh(self) -> "Run":
+        """The run as it is on disk now; only what is new is read."""
+        return self if self._reload is None else self._reload()
+
     @property
     def last_step(self) -> int:
         last = self._source.last_step()
         return last if self._limit is None else min(last, self._limit)
+
+    def fingerprint(self) -> list:
+        """Changes when records are added: what a cache may go by."""
+        return [self._source.fingerprint(), self._limit, self.meta["status"]]
 
     def columns(self, table: str) -> tuple[str, ...]:
         """Vocabulary first, then what the script logged."""
@@ -68,7 +85,7 @@ class Run:
         frame = self._source.frame(name, needed)
         if self._limit is not None:
             frame = frame[frame["step"] <= self._limit].reset_index(drop=True)
-        return frame[wanted]
+        return frame.loc[:, wanted]
 
     def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A statistic of a keyed table: steps (T,), names (L,), values (T, L); NaN where a name was not measured."""
@@ -129,15 +146,18 @@ class Frames:
     def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.sort_values("step", kind="stable").reset_index(drop=True)
 
+    def fingerprint(self) -> list:
+        return [id(self)]
+
     def columns(self, table: str) -> tuple[str, ...]:
         return tuple(self._frames[table].columns) if table in self._frames else ()
 
     def last_step(self) -> int:
-        return max((int(frame["step"].max()) for frame in self._frames.values() if len(frame)), default=0)
+        return max((int(frame["step"].to_numpy().max()) for frame in self._frames.values() if len(frame)), default=0)
 
     def frame(self, table: str, columns: Sequence[str]) -> pd.DataFrame:
         frame = self._frames.get(table, pd.DataFrame())
-        return fill(table, frame, columns, len(frame))
+        return fill(table, {str(name): frame[name] for name in frame}, columns, len(frame))
 
     def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         key = TABLES[table].key

@@ -15,8 +15,6 @@ JSON_BYTES_MAX = 1 << 26
 class Local:
     """A directory of the local file system. Files grow by appending; a file that is being written is never mapped."""
 
-    appends = True
-
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
 
@@ -95,8 +93,6 @@ class Local:
 
 class Remote:
     """A URL. Objects there cannot grow, so every flush writes whole, immutable ones."""
-
-    appends = False
 
     def __init__(self, url: str):
         import fsspec

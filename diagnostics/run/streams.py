@@ -13,6 +13,7 @@ from diagnostics.run.layout import Foreign, Layout, Origin, read_schema
 from diagnostics.run.storage import Storage
 
 _NAME = re.compile(r"([a-z]+)-(\d{4,9})\.arrows")
+_HEADER_BYTES = 1 << 16  # enough for the schema of most streams in one read
 _BLOCK_BYTES = 1 << 25  # read at a time, so that memory is bounded by what is kept, not by the file
 _SEARCH_BYTES = 2 * FRAME_BYTES_MAX  # how far behind damage the next whole record is looked for
 
@@ -21,9 +22,13 @@ def stream_name(table: str, number: int) -> str:
     return f"{table}-{number:04d}.arrows"
 
 
-def parse_name(name: str) -> tuple[str, int] | None:
+def is_stream(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def stream_number(name: str) -> int:
     match = _NAME.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
+    return int(match[2]) if match else -1
 
 
 @dataclass(frozen=True)
@@ -122,17 +127,27 @@ class Stream:
 def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
     """A stream by its schema alone; `Damage` for a file that is none of ours."""
     try:
-        data = bytes(place.read(name, 0, min(size, HEADER_BYTES_MAX)))
-        header = data[: schema_end(memoryview(data))]
+        header = _read_header(place, name, size)
         schema = pa.ipc.read_schema(pa.py_buffer(header))
         layout, origin = read_schema(schema)
-        if parse_name(name) is None or layout.table != parse_name(name)[0]:
+        if not name.startswith(f"{layout.table}-"):
             raise Foreign(f"a stream of table {layout.table!r} under another name")
     except Damaged as damaged:
-        return Damage(name, 0, size, "the file is empty" if size == 0 else str(damaged), damaged.torn or size == 0)
+        return Damage(name, 0, size, str(damaged) if size else "the file is empty", damaged.torn or size == 0)
     except (Foreign, OSError, pa.ArrowInvalid) as error:
         return Damage(name, 0, size, str(error))
     return Stream(place, name, size, layout, origin, schema, header)
+
+
+def _read_header(place: Storage, name: str, size: int) -> bytes:
+    for length in (_HEADER_BYTES, HEADER_BYTES_MAX):
+        data = bytes(place.read(name, 0, min(size, length)))
+        try:
+            return data[: schema_end(memoryview(data))]
+        except Damaged as damaged:
+            if not damaged.torn or len(data) == size:
+                raise
+    raise Damaged(f"its schema is longer than {HEADER_BYTES_MAX} bytes")
 
 
 def plain(column: pa.ChunkedArray) -> np.ndarray:

@@ -5,7 +5,6 @@ to the run's streams at least every half second, so that a process that is kille
 here may stop a training run: what cannot be written is kept, then written when that is possible again.
 """
 
-import math
 import os
 import threading
 import time

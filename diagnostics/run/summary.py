@@ -1,0 +1,70 @@
+"""What a list of runs shows without opening a stream: made once at close, or once by the reader for a killed run."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnostics.run.buckets import bucketed
+from diagnostics.run.reader import Run
+
+SPARKLINE_POINTS = 60
+
+
+def summarize(run: Run, diagnosis: Any = None, rules_version: str = "") -> dict[str, Any]:
+    """Counts, worst finding, rule version and a sparkline of the loss, as JSON. `diagnosis`: a `rules.Diagnosis`."""
+    scalars = run.table("scalars", ["step", "loss", "lr"])
+    loss = scalars["loss"].to_numpy()
+    line = bucketed(scalars["step"].to_numpy(), loss, count=SPARKLINE_POINTS).last
+    findings = diagnosis.findings if diagnosis else ()
+    return {
+        "steps": run.last_step,
+        "loss": _number(loss[-1]) if len(loss) else None,
+        "lr": _number(scalars["lr"].iloc[-1]) if len(loss) else None,
+        "sparkline": [_number(value) for value in line],
+        "nonfinite_losses": int(np.count_nonzero(~np.isfinite(loss))),
+        "events": dict(Counter(run.table("events")["kind"])),
+        "counts": dict(Counter(finding.severity for finding in findings)),
+        "worst": _worst(findings[0]) if findings else None,
+        "rules_version": rules_version,
+        "diagnosed": diagnosis is not None,
+    }
+
+
+def cached_summary(run: Run, diagnose: Callable[[Run], Any] | None = None, rules_version: str = "") -> dict[str, Any]:
+    """The run's own summary, or one made here and kept in a cache outside the runs folder until the run changes."""
+    if run.summary is not None:
+        return run.summary
+    file = _cache_folder() / f"{_fingerprint(run, rules_version, diagnose is not None)}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    summary = summarize(run, diagnose(run) if diagnose else None, rules_version)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(summary))
+    temporary.replace(file)
+    return summary
+
+
+def _worst(finding: Any) -> dict[str, Any]:
+    return {name: getattr(finding, name) for name in ("kind", "cause", "severity", "first_step", "summary")}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN; the sparkline has a gap there."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "diagnostics" / "summaries"
+
+
+def _fingerprint(run: Run, rules_version: str, diagnosed: bool) -> str:
+    key = json.dumps([run.path, run.fingerprint(), rules_version, diagnosed])
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
