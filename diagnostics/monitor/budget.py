@@ -1,0 +1,60 @@
+"""What measuring may cost, and when the next measurement is due.
+
+The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
+seconds are spent in proportion to the square root of the time, so that a run of any length is measured from its first
+updates on and still has something left for its end.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FLOOR_SECONDS = 5.0
+FIRST_SECONDS = 1.0  # may be spent at once: a run of a few seconds is measured as densely as it was asked to be
+SHARES = {"measured": 0.5, "curvature": 0.5}  # of the allowance, so that neither starves the other
+
+
+class Budget:
+    """Seconds spent so far by kind of measurement, and the latest cost of one of each."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0}
+        self.latest = {"measured": 0.0, "curvature": 0.0}
+        self._began = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        return sum(self.spent.values())
+
+    @property
+    def unwatched(self) -> float:
+        return max(0.0, time.perf_counter() - self._began - self.total)
+
+    def allowance(self) -> float:
+        """Seconds that may have been spent by now."""
+        earned = self.share * self.unwatched
+        if earned >= FLOOR_SECONDS:
+            return earned
+        return min(FLOOR_SECONDS, max(FIRST_SECONDS, (FLOOR_SECONDS * earned) ** 0.5))
+
+    def affords(self, kind: str, cost: float | None = None) -> bool:
+        """Whether one more measurement of this kind, at its latest cost, stays within its share."""
+        spent = self.spent[kind] + (self.spent["always"] if kind == "measured" else 0.0)
+        return spent + (self.latest[kind] if cost is None else cost) <= SHARES[kind] * self.allowance()
+
+    @contextmanager
+    def charge(self, kind: str) -> Iterator[None]:
+        """Charge the time inside to a kind; what is charged further inside is not charged twice."""
+        began, inside = time.perf_counter(), self.total
+        try:
+            yield
+        finally:
+            self.add(kind, time.perf_counter() - began - (self.total - inside))
+
+    def add(self, kind: str, seconds: float) -> None:
+        self.spent[kind] += seconds
+
+    def cost_of(self, kind: str, seconds: float) -> None:
+        """Note what one whole measurement cost: the forecast for the next."""
+        self.latest[kind] = seconds

@@ -1,0 +1,89 @@
+"""What a run says about its model and optimizer: the entries of `run.json` that are known before training."""
+
+import math
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import diagnostics
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module itself, out of a compiled or distributed wrapper; its names are the run's names."""
+    inner = getattr(model, "_orig_mod", None)  # torch.compile
+    if isinstance(inner, nn.Module):
+        return unwrap(inner)
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return unwrap(model.module)
+    return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether any part of the model runs compiled: then its training step must not carry a hook."""
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+
+
+def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Every parameter of the model once, then those that only the optimizer has."""
+    named = {_plain(name): parameter for name, parameter in model.named_parameters()}
+    known = {id(parameter) for parameter in named.values()}
+    for g, group in enumerate(optimizer.param_groups):
+        for i, parameter in enumerate(group["params"]):
+            if id(parameter) not in known:
+                named[f"optimizer.{g}.{i}"] = parameter
+    return named
+
+
+def _plain(name: str) -> str:
+    """Without the marks that wrappers of inner modules leave."""
+    return (
+        name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "").replace("_fsdp_wrapped_module.", "")
+    )
+
+
+def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    aliases: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), []).append(_plain(name))
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    modules = {_plain(name): type(module).__name__ for name, module in model.named_modules()}
+    return [
+        {
+            "name": name,
+            "shape": list(parameter.shape),
+            "parameters": parameter.numel(),
+            "frozen": not parameter.requires_grad,
+            "tied": [alias for alias in aliases.get(id(parameter), []) if alias != name],
+            "module": modules.get(name.rpartition(".")[0], ""),
+            "optimized": id(parameter) in optimized,
+        }
+        for name, parameter in named_tensors(model, optimizer).items()
+    ]
+
+
+def modules(model: nn.Module) -> list[dict[str, str]]:
+    return [{"name": _plain(name), "type": type(module).__name__} for name, module in model.named_modules() if name]
+
+
+def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [{k: plain(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it; what it cannot hold becomes its text."""
+    if isinstance(value, Tensor):
+        return value.tolist() if value.numel() <= 16 else f"tensor of shape {tuple(value.shape)}"
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "diagnostics": diagnostics.__version__}

@@ -1,0 +1,59 @@
+"""Norms over processes: sharded tensors (FSDP2's DTensor) hold a part each, and a local norm is silently too small.
+
+One reduction of one small vector a call, in which every process takes part.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from diagnostics import stats
+
+
+def squared_norms(tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
+    """Squared norm of each whole tensor, zero for `None`. `like`: the sharded tensors that plain local parts belong to."""
+    local = [_dense(_local(t)) for t in tensors if t is not None]
+    if not local:
+        return torch.zeros(len(tensors))
+    device = local[0].device
+    if all(t.device == device and t.dtype == local[0].dtype for t in local):
+        found = stats.squared_norms(local)
+    else:
+        found = torch.cat([stats.squared_norms([t]).to(device, torch.float32) for t in local])
+    if len(local) < len(tensors):
+        pieces = iter(found.unbind())
+        zero = torch.zeros_like(found[0])
+        found = torch.stack([zero if t is None else next(pieces) for t in tensors])
+    return _reduced(found, list(like if like is not None else tensors))
+
+
+def _reduced(squares: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+    sharded = tuple(map(_is_sharded, tensors))
+    if not any(sharded):
+        return squares
+    mask = constant(sharded, squares.device)
+    parts = torch.where(mask, squares, 0)
+    dist.all_reduce(parts)
+    return torch.where(mask, parts, squares)
+
+
+@lru_cache(maxsize=64)
+def constant(values: tuple[bool, ...], device: torch.device) -> Tensor:
+    """A mask on the device, made once: making it anew would wait for the device at every step."""
+    return torch.tensor(values, device=device)
+
+
+def _is_sharded(tensor: Tensor | None) -> bool:
+    return tensor is not None and hasattr(tensor, "placements") and any(p.is_shard() for p in tensor.placements)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """A sparse embedding gradient's values, summed where a row came twice: they have the gradient's norm."""
+    return tensor.coalesce().values() if tensor.is_sparse else tensor

@@ -1,0 +1,173 @@
+"""Where a tensor's units come from and where they go, followed through one forward.
+
+A hidden unit is a row of one layer's weight, kept in its place by activations, norms, dropout, pooling and flattening
+until other layers multiply it by their columns. The graph of these layers is what the symmetry check needs (incoming
+and outgoing weights of each unit); it also tells a hidden activation from an output, a gate from an activation, and
+which tensor the first layer reads. Followed by tensor identity, so that functional code is understood as modules are.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from diagnostics.monitor import functions
+
+
+@dataclass
+class Layer:
+    """One weight that makes units, and the weights that read them. `escaped`: something else reads them as well.
+
+    `readers`: (weight, entries per unit) of each layer that reads the units. `scales`: per-unit parameters on the way.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    transposed: bool
+    groups: int
+    scales: list[Tensor] = field(default_factory=list)
+    readers: list[tuple[Tensor, int]] = field(default_factory=list)
+    escaped: bool = False
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What is known of one tensor: whose units it holds (`None`: mixed), entries per unit, activations it carries."""
+
+    layer: Layer | None = None
+    entries: int = 1
+    channels_first: bool = False
+    carries: frozenset[int] = frozenset()
+    fresh: int | None = None
+    parameter: bool = False
+
+
+NOTHING = Flow()
+PARAMETER = Flow(parameter=True)
+
+
+class Graph:
+    """The layers met so far. `hidden`: activations that a later layer reads; `gates`: those that multiply something."""
+
+    def __init__(self, parameters: set[int]) -> None:
+        self.layers: list[Layer] = []
+        self.hidden: set[int] = set()
+        self.gates: set[int] = set()
+        self.first_input: Tensor | None = None
+        self._parameters = parameters
+        self._flows = WeakTensorKeyDictionary()
+
+    def flow(self, tensor: Tensor) -> Flow:
+        if id(tensor) in self._parameters:
+            return PARAMETER
+        return self._flows.get(tensor, NOTHING)
+
+    def follow(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Any, activation: int | None) -> None:
+        """Note one call: `activation` is the index of the activation record it made, if any."""
+        results = list(_tensors((out,)))
+        if not results:
+            return
+        tensors = list(_tensors((*args, *kwargs.values())))
+        flows = [self.flow(tensor) for tensor in tensors]
+        flow = self._result(function, args, kwargs, tensors, flows, results[0])
+        if activation is not None:
+            flow = replace(flow, carries=flow.carries | {activation}, fresh=activation)
+        if flow is not NOTHING:
+            for result in results:
+                self._flows[result] = flow
+
+    def _result(
+        self,
+        function: Callable,
+        args: tuple,
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        flows: list[Flow],
+        out: Tensor,
+    ) -> Flow:
+        data = [flow for flow in flows if not flow.parameter]
+        if not data:
+            return PARAMETER if flows else NOTHING
+        parametric = len(data) < len(flows)
+        if parametric:
+            self._read(data, tensors, flows)
+        if parametric and function in functions.LINEAR | functions.CONVOLUTIONS | functions.TRANSPOSED:
+            return self._layer(function, args, kwargs, out)
+        if function in functions.KEEPS_UNITS and (flows[0].layer or parametric or not any(data[1:])):
+            return self._keep(function, tensors, flows, out)
+        if function in functions.FLATTEN:
+            return self._reshape(tensors[0], flows[0], out)
+        return self._mix(function, tensors, data, out)
+
+    def _read(self, data: list[Flow], tensors: list[Tensor], flows: list[Flow]) -> None:
+        for flow in data:
+            self.hidden |= flow.carries
+        raw = [t for t, f in zip(tensors, flows, strict=True) if f is NOTHING and t.is_floating_point() and t.dim() > 1]
+        if self.first_input is None and not self.layers:
+            self.first_input = raw[0].detach() if raw else torch.empty(0)
+
+    def _layer(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Flow:
+        x, weight = (*args, kwargs.get("input"), kwargs.get("weight"))[:2]
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        flow = self.flow(x)
+        groups = kwargs.get("groups", args[6] if len(args) > 6 and function in functions.CONVOLUTIONS else 1)
+        if flow.layer is not None:
+            self._connect(flow, weight, function, groups)
+        layer = Layer(weight, bias, function in functions.TRANSPOSED, groups)
+        self.layers.append(layer)
+        return Flow(layer, channels_first=function not in functions.LINEAR and out.dim() > 2)
+
+    def _connect(self, flow: Flow, weight: Tensor, function: Callable, groups: int) -> None:
+        layer = flow.layer
+        assert layer is not None
+        readable = function in functions.LINEAR | functions.CONVOLUTIONS and groups == 1
+        # a linear layer reads the last dimension: the units only if they are there
+        aligned = (function in functions.LINEAR) != flow.channels_first
+        if readable and aligned:
+            layer.readers.append((weight, flow.entries))
+        else:
+            layer.escaped = True
+
+    def _keep(self, function: Callable, tensors: list[Tensor], flows: list[Flow], out: Tensor) -> Flow:
+        flow = flows[0]
+        if flow.layer and function in functions.NORMS:
+            flow.layer.scales += [t for t, f in zip(tensors, flows, strict=True) if f.parameter]
+        channels_first = flow.channels_first or (function in functions.PER_CHANNEL and out.dim() > 2)
+        return replace(flow, channels_first=channels_first, fresh=None)
+
+    def _reshape(self, x: Tensor, flow: Flow, out: Tensor) -> Flow:
+        if x.shape == out.shape:
+            return flow
+        batch_kept = out.dim() == 2 and x.shape[0] == out.shape[0]
+        if flow.channels_first and batch_kept and x.dim() > 2:
+            return replace(flow, entries=flow.entries * prod(x.shape[2:]), channels_first=False)
+        if not flow.channels_first and x.shape[-1] == out.shape[-1]:
+            return flow
+        return self._mix(None, [x], [flow], out)
+
+    def _mix(self, function: Callable | None, tensors: list[Tensor], data: list[Flow], out: Tensor) -> Flow:
+        if function in functions.GATING and len(tensors) > 1:
+            self.gates |= {flow.fresh for flow in data if flow.fresh is not None}
+        for flow in data:
+            if flow.layer:
+                flow.layer.escaped = True
+        channels_first = function not in functions.PERMUTING and any(
+            f.channels_first and t.dim() == out.dim() and t.shape[1] == out.shape[1]
+            for t, f in zip(tensors, map(self.flow, tensors), strict=True)
+        )
+        carries = frozenset().union(*(flow.carries for flow in data))
+        fresh = data[0].fresh if len(tensors) == 1 else None
+        return Flow(None, channels_first=channels_first, carries=carries, fresh=fresh)
+
+
+def _tensors(values: tuple) -> Iterator[Tensor]:
+    """Tensors among the arguments, one level of lists and tuples deep."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, Tensor))

@@ -1,0 +1,169 @@
+"""The training forward as the monitor sees it, and extra forwards of its own.
+
+With a closure, activations are observed in one extra forward after the update, and nothing but the random state is
+noted during training. Without one, the training forward itself is observed on measured steps - never that of a
+compiled model, which a hook would break or slow down.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.curvature import undisturbed
+from diagnostics.monitor.observe import Observer
+
+_here = threading.local()
+
+
+def is_quiet() -> bool:
+    """Whether a forward or backward of ours is running: no monitor's hook counts it."""
+    return getattr(_here, "depth", 0) > 0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Work of ours: no hook counts it."""
+    _here.depth = getattr(_here, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _here.depth -= 1
+
+
+@contextmanager
+def ours(model: nn.Module) -> Iterator[None]:
+    """Work of ours on the model: training is left bitwise as it was, and no hook counts it."""
+    with quiet(), undisturbed(model):
+        yield
+
+
+class Entrance:
+    """A hook on the model's forward, there only for measured steps. Copies and pickles as nothing at all.
+
+    Notes the random state at the start of the last training forward, and opens an observer if there is no closure.
+    """
+
+    def __init__(self, model: nn.Module, guarded: Callable[[str], Any]) -> None:
+        self._model, self._guarded = model, guarded
+        self._hooks: list[Any] = []
+        self._open: Observer | None = None
+        self.random_state: list[Tensor] | None = None
+        self.observers: list[Observer] = []
+        self.observing = False
+
+    def arm(self, observing: bool) -> None:
+        self.disarm()
+        self.observing, self.observers, self.random_state = observing, [], None
+        self._hooks = [self._model.register_forward_pre_hook(_Enter(self))]
+        if observing:
+            self._hooks.append(self._model.register_forward_hook(_Leave(self), always_call=True))
+
+    def disarm(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def entered(self, module: nn.Module) -> None:
+        training = torch.is_grad_enabled() and module is self._model and not is_quiet()
+        if not training or self._open is not None:
+            return
+        with self._guarded("activations"):
+            self.random_state = random_state(module)
+            if self.observing:
+                self._open = Observer(module)
+                self._open.__enter__()
+
+    def left(self) -> None:
+        if self._open is not None and not is_quiet():
+            observer, self._open = self._open, None
+            observer.__exit__(None, None, None)
+            self.observers.append(observer)
+
+
+class _Enter:
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        self._entrance.entered(module)
+
+    def __reduce__(self) -> tuple:
+        return _Nothing, ()
+
+
+class _Leave(_Enter):
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._entrance.left()
+
+
+class _Nothing:
+    """What our hooks become in a pickled or copied model."""
+
+    def __call__(self, *args: Any) -> None:
+        return None
+
+
+def random_state(model: nn.Module) -> list[Tensor]:
+    """The state of the CPU generator, and of the model's device."""
+    states = [torch.get_rng_state()]
+    device = _device(model)
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def _set_random_state(model: nn.Module, states: Sequence[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], _device(model))
+
+
+def _device(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def observe(
+    closure: Callable[[], Any], model: nn.Module, states: Sequence[Tensor] | None
+) -> tuple[Observer, Any, bool]:
+    """One extra forward without gradients. Returns the observer, the loss, and whether random numbers were drawn."""
+    observer = Observer(model)
+    with ours(model), torch.no_grad():
+        if states is not None:
+            _set_random_state(model, states)
+        before = random_state(model)
+        with observer:
+            loss = closure()
+        drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
+    return observer, loss, drew
+
+
+def loss_at(
+    weights: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    closure: Callable[[], Any],
+    model: nn.Module,
+    states: Sequence[Tensor] | None,
+) -> Any:
+    """The closure's loss at other weights, in an extra forward without gradients."""
+    with ours(model), torch.no_grad(), standing_in(weights, parameters):
+        if states is not None:
+            _set_random_state(model, states)
+        return closure()
+
+
+@contextmanager
+def standing_in(weights: Sequence[Tensor], parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Other weights in the parameters' places; the storages are exchanged, so that nothing is rounded or copied."""
+    held = [parameter.data for parameter in parameters]
+    try:
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.data = weight
+        yield
+    finally:
+        for parameter, data in zip(parameters, held, strict=True):
+            parameter.data = data

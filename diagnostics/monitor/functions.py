@@ -1,0 +1,126 @@
+"""Which torch function is which activation, and which leaves a tensor's units in their places.
+
+The tables are keyed by the function objects that a `TorchFunctionMode` receives: `F.relu(x)`, `torch.relu(x)` and
+`x.relu_()` are three of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diagnostics.stats import KINDS, Kind
+
+
+def _functions(*names: str) -> set[Callable]:
+    """Every function of these names, in torch, torch.nn.functional and as a method; in place too."""
+    homes = (torch, F, Tensor)
+    spelled = [form for name in names for form in (name, name + "_")]
+    return {getattr(home, name) for home in homes for name in spelled if hasattr(home, name)}
+
+
+_SIMPLE = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "prelu": "leaky_relu",
+    "rrelu": "leaky_relu",
+    "selu": "elu",
+    "celu": "elu",
+    "elu": "elu",
+    "softplus": "softplus",
+    "gelu": "gelu",
+    "silu": "silu",
+    "mish": "mish",
+    "hardswish": "hardswish",
+    "sigmoid": "sigmoid",
+    "special_expit": "sigmoid",
+    "tanh": "tanh",
+    "softsign": "softsign",
+    "hardsigmoid": "hardsigmoid",
+    "sign": "threshold",
+    "sgn": "threshold",
+    "heaviside": "threshold",
+    "softmax": "softmax",
+}
+_KIND_OF: dict[Callable, Kind] = {f: KINDS[kind] for name, kind in _SIMPLE.items() for f in _functions(name)}
+_KIND_OF |= {f: KINDS["sigmoid"] for f in (torch.special.expit,)}
+_KIND_OF |= {f: KINDS["softmax"] for f in (torch.special.softmax,)}
+_CLAMP = _functions("clamp", "clip", "hardtanh")
+_CLAMP_MIN = _functions("clamp_min")
+_THRESHOLD = _functions("threshold")
+_LEAKY = _functions("leaky_relu")
+
+LINEAR = {F.linear}
+CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
+TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+PER_CHANNEL = _functions("batch_norm", "instance_norm", "group_norm")
+_LAST_NORMS = _functions("layer_norm", "rms_norm")
+NORMS = PER_CHANNEL | _LAST_NORMS
+ATTENTION = {F.scaled_dot_product_attention}
+MULTI_HEAD = {F.multi_head_attention_forward}
+FLATTEN = _functions("flatten", "view", "reshape")
+GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+PERMUTING = _functions("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t") | {
+    Tensor.T.__get__,
+    Tensor.mT.__get__,
+}
+_POOLS = {
+    f
+    for size in "123"
+    for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
+    for f in _functions(f"{kind}{size}d", f"{kind}{size}d_with_indices")
+}
+_DROPOUTS = _functions("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")
+_CASTS = _functions("float", "half", "bfloat16", "double", "to", "contiguous", "type_as", "clone", "detach", "identity")
+_SCALINGS = _functions("abs", "square", "exp", "neg", "log_softmax")
+KEEPS_UNITS = (
+    set(_KIND_OF) | _CLAMP | _CLAMP_MIN | _THRESHOLD | _LEAKY | NORMS | _POOLS | _DROPOUTS | _CASTS | _SCALINGS
+) - _functions("softmax", "log_softmax")
+
+
+def activation(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Kind | None:
+    """The kind of activation that this call is, or `None`."""
+    kind = _KIND_OF.get(function)
+    if kind is not None:
+        return kind
+    if function in _CLAMP:
+        return _clamp(function, args, kwargs)
+    if function in _CLAMP_MIN:
+        return _bounded(_argument(args, kwargs, 1, "min"), None)
+    if function in _THRESHOLD:
+        return KINDS["threshold relu"] if _argument(args, kwargs, 1, "threshold") == 0 else None
+    if function in _LEAKY:
+        return _leaky(_argument(args, kwargs, 1, "negative_slope", 0.01))
+    return None
+
+
+def _clamp(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Kind | None:
+    if function.__name__.startswith("hardtanh"):
+        low, high = _argument(args, kwargs, 1, "min_val", -1.0), _argument(args, kwargs, 2, "max_val", 1.0)
+        return KINDS["relu6"] if (low, high) == (0.0, 6.0) else _bounded(low, high)
+    return _bounded(_argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max"))
+
+
+def _bounded(low: Any, high: Any) -> Kind | None:
+    """A clamp at zero from below is a ReLU; between two numbers it is a hard tanh; bounds by tensors are no activation."""
+    if high is None:
+        return KINDS["relu"] if isinstance(low, int | float) and low == 0 else None
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        return None
+    return Kind("hardtanh", lambda x: ((x > low) & (x < high)).to(x.dtype), saturates=True)
+
+
+def _leaky(slope: Any) -> Kind:
+    return Kind("leaky_relu", lambda x: torch.where(x > 0, 1.0, float(slope)))
+
+
+def _argument(args: tuple, kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def in_place(function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether the call may overwrite its input, so that statistics of the input must be taken from a copy."""
+    name = getattr(function, "__name__", "")
+    return name.endswith("_") or bool(kwargs.get("inplace")) or any(argument is True for argument in args[1:])

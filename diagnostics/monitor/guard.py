@@ -1,0 +1,38 @@
+"""Nothing that goes wrong in a measurement reaches the training loop.
+
+An error becomes an event and, the first time, a warning; a measurement that failed three times is switched off.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LIMIT = 3
+
+
+class Guard:
+    def __init__(self, event: Callable[[str, str, str], None]) -> None:
+        self._event = event
+        self.failures: Counter[str] = Counter()
+
+    def off(self, measurement: str) -> bool:
+        return self.failures[measurement] >= LIMIT
+
+    @contextmanager
+    def __call__(self, measurement: str) -> Iterator[None]:
+        """What raises inside is recorded as a failure of `measurement`."""
+        try:
+            yield
+        except Exception as error:
+            self._failed(measurement, error)
+
+    def _failed(self, measurement: str, error: Exception) -> None:
+        self.failures[measurement] += 1
+        text = f"{type(error).__name__}: {error}"
+        self._event("measurement-failed", f"{measurement} could not be measured: {text}", measurement)
+        if self.failures[measurement] == 1:
+            warnings.warn(f"diagnostics: {measurement} could not be measured: {text}", RuntimeWarning, stacklevel=4)
+        if self.off(measurement):
+            message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {text}"
+            self._event("measurement-off", message, measurement)

@@ -1,0 +1,60 @@
+"""Means, deviations and correlations of the features the first layer reads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics import stats
+
+MOST = 1024  # features recorded one by one; wider inputs by channel
+CROSSED = 256  # features whose correlation matrix is kept
+GROWTH = 1.2  # its condition number is computed anew when this much more has been seen
+
+
+class Inputs:
+    """Moments of all inputs seen on measured updates."""
+
+    def __init__(self) -> None:
+        self._moments: stats.Moments | None = None
+        self._condition: Tensor | None = None
+        self._rows = self._computed_at = 0
+
+    def rows(self, x: Tensor) -> tuple[list[str], dict[str, Any]]:
+        """Names and columns of table `inputs` after the batch `x`."""
+        features = _features(x)
+        width = features.shape[1]
+        batch = stats.moments(features, crossed=width <= CROSSED)
+        if self._moments is None or self._moments.mean.shape != batch.mean.shape:
+            self._moments, self._rows, self._computed_at = batch, 0, 0
+        else:
+            self._moments = stats.merge(self._moments, batch)
+        self._rows += len(features)
+        columns = {
+            "mean": self._moments.mean,
+            "std": stats.deviations(self._moments),
+            "condition": self._conditions(width).expand(width),
+            "nonfinite": stats.nonfinite_share(features),
+        }
+        return [str(i) for i in range(width)], columns
+
+    def _conditions(self, width: int) -> Tensor:
+        assert self._moments is not None
+        if width > CROSSED or self._rows <= 2:
+            return torch.full((1,), torch.nan, device=self._moments.mean.device)
+        if self._condition is None or self._rows >= GROWTH * self._computed_at:
+            eigenvalues = torch.linalg.eigvalsh(stats.correlation(self._moments))
+            # below rounding an eigenvalue is zero: exactly dependent features have an infinite condition number
+            floor = eigenvalues[-1] * width * torch.finfo(eigenvalues.dtype).eps
+            smallest = torch.where(eigenvalues[0] > floor, eigenvalues[0], 0)
+            self._condition, self._computed_at = (eigenvalues[-1] / smallest).reshape(1), self._rows
+        return self._condition
+
+
+def _features(x: Tensor) -> Tensor:
+    """(rows, features): the last dimension, an image's entries where they are few, else its channels."""
+    if x.dim() <= 3:
+        return x.reshape(-1, x.shape[-1])
+    if x[0].numel() <= MOST:
+        return x.reshape(len(x), -1)
+    return x.movedim(1, -1).reshape(-1, x.shape[1])

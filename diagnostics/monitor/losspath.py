@@ -1,0 +1,95 @@
+"""From the loss back to the last layer, along the graph that autograd built: which functions lie between.
+
+The graph's nodes name the functions ("SoftmaxBackward0"); they are walked, never called, and nothing is kept.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+_SHAPES = {
+    "view", "unsafeview", "reshape", "squeeze", "unsqueeze", "t", "transpose", "permute", "expand", "select", "slice",
+    "clone", "tocopy", "alias", "gather", "index", "cat", "stack", "ddpsink", "asstrided", "detach", "contiguous",
+}  # fmt: skip
+_NAMES = {
+    "nllloss": "nll_loss",
+    "nllloss2d": "nll_loss",
+    "mseloss": "mse_loss",
+    "l1loss": "l1_loss",
+    "smoothl1loss": "smooth_l1_loss",
+    "huberloss": "huber_loss",
+    "logsoftmax": "log_softmax",
+    "binarycrossentropy": "binary_cross_entropy",
+    "binarycrossentropywithlogits": "binary_cross_entropy_with_logits",
+    "kldiv": "kl_div",
+    "softmarginloss": "soft_margin_loss",
+}
+_LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
+LONGEST = 200  # nodes walked: the part of interest is at the end of the model
+
+
+def describe(loss: Tensor) -> str:
+    """Functions between the last layer with parameters and the loss, in order: "softmax -> cross_entropy"."""
+    names: list[str] = []
+    for node in _chain(loss.grad_fn):
+        name = _name(node)
+        if name in _LAYERS or _holds_parameter(node):
+            break
+        if name not in _SHAPES:
+            names.append(_NAMES.get(name, name))
+    names.reverse()
+    return " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
+
+
+def is_linear_model(loss: Tensor) -> bool:
+    """Whether the loss sees the parameters through one layer only, so that the output is linear in them.
+
+    A bias may be added to it; nothing that leads to a layer's own input may lead to a parameter.
+    """
+    holders = [node for node in _reach(loss.grad_fn) if _holds_parameter(node) and _name(node) not in ("add", "sub")]
+    distinct = {id(node) for node in holders}
+    return bool(holders) and not any(_feeds(node, distinct) for node in holders)
+
+
+def _feeds(node: Any, holders: set[int]) -> bool:
+    return any(id(below) in holders for start in _next(node) for below in _reach(start))
+
+
+def _chain(node: Any) -> Iterator[Any]:
+    """The first differentiable input of each node: the way the model's output takes through the loss."""
+    for _ in range(LONGEST):
+        if node is None:
+            return
+        yield node
+        following = _next(node)
+        node = next((n for n in following if not _is_parameter(n)), None)
+
+
+def _reach(node: Any) -> Iterator[Any]:
+    """Nodes that can be reached, each once, up to ten times `LONGEST`."""
+    waiting, seen = [node] if node is not None else [], set()
+    while waiting and len(seen) < 10 * LONGEST:
+        current = waiting.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting += [n for n in _next(current) if not _is_parameter(n)]
+
+
+def _next(node: Any) -> list[Any]:
+    return [following for following, _ in node.next_functions if following is not None]
+
+
+def _is_parameter(node: Any) -> bool:
+    return node.name().endswith("AccumulateGrad")
+
+
+def _holds_parameter(node: Any) -> bool:
+    """A parameter goes into this function directly, or transposed as `F.linear` does it."""
+    return any(_is_parameter(n) or (_name(n) == "t" and any(map(_is_parameter, _next(n)))) for n in _next(node))
+
+
+def _name(node: Any) -> str:
+    return re.sub(r"(Backward\d*|Backward)$", "", node.name().rpartition("::")[2]).lower().lstrip("_")

@@ -1,0 +1,186 @@
+"""Sees every activation of a forward, by module or by function, and counts its units.
+
+A `TorchFunctionMode` receives each torch function that Python calls; module hooks keep a stack of who is calling. Both
+exist only inside `with observer:`. Statistics are taken at once and no activation is kept, so that in-place functions
+and memory are safe. Nothing here synchronizes.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from diagnostics import stats
+from diagnostics.monitor import attention, functions
+from diagnostics.monitor.flow import Graph
+
+
+@dataclass(frozen=True)
+class Call:
+    """One activation call: its name in the run, the function, and what it did to its units."""
+
+    name: str
+    kind: stats.Kind
+    counts: stats.UnitCounts
+    hidden: bool = False
+
+    @property
+    def activation(self) -> str:
+        return self.kind.name
+
+
+GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate may be shut and be right
+
+
+class Observer(TorchFunctionMode):
+    """`with observer: closure()`, then `observer.calls()` and `observer.graph`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.graph = Graph({id(parameter) for parameter in model.parameters()})
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self.autocast = False
+        self._stack: list[str | None] = []
+        self._owner_is_activation: list[bool] = []
+        self._seen: list[Call] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> "Observer":
+        self._hooks = [
+            register_module_forward_pre_hook(self._enter_module),
+            register_module_forward_hook(self._leave_module, always_call=True),
+        ]
+        _active.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        _active.remove(self)
+        for hook in self._hooks:
+            hook.remove()
+
+    def calls(self) -> list[Call]:
+        """Every call, once its place is known; a name that came more than once is numbered."""
+        times = Counter(call.name for call in self._seen)
+        numbers: Counter[str] = Counter()
+        named = []
+        for index, call in enumerate(self._seen):
+            name = f"{call.name}#{numbers[call.name]}" if times[call.name] > 1 else call.name
+            numbers[call.name] += 1
+            gated = index in self.graph.gates and call.kind.name == "sigmoid"
+            named.append(replace(call, name=name, kind=GATE if gated else call.kind, hidden=index in self.graph.hidden))
+        return named
+
+    # -- who is calling --------------------------------------------------------------------------------------------
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        self._stack.append(self._names.get(id(module)))
+        self._owner_is_activation.append(_is_activation(module))
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._stack.pop()
+        self._owner_is_activation.pop()
+
+    def _name(self, function: str) -> str:
+        known = [name for name in self._stack if name is not None]
+        if not known:
+            return f"loss.{function}"
+        if self._owner_is_activation[-1] and self._stack[-1] is not None:
+            return known[-1] or function
+        return f"{known[-1]}.{function}".removeprefix(".")
+
+    # -- what is called ----------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        self.autocast = self.autocast or torch._C._is_any_autocast_enabled()
+        if func in functions.MULTI_HEAD:
+            with attention.inside_multi_head(self._attention):
+                out = func(*args, **kwargs)
+        else:
+            out = self._call(func, args, kwargs)
+        return out
+
+    def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        kind = functions.activation(func, args, kwargs)
+        if kind is None:
+            out = func(*args, **kwargs)
+            if func in functions.ATTENTION:
+                with torch.no_grad():
+                    self._attention(attention.count(*args, **kwargs))
+            self.graph.follow(func, args, kwargs, out, None)
+            return out
+        x = args[0] if args else kwargs["input"]
+        before = x.detach().clone() if functions.in_place(func, args, kwargs) else x
+        channels_first = self.graph.flow(x).channels_first
+        out = func(*args, **kwargs)
+        self._count(_spelled(func), kind, before, out, _dimension(kind, args, kwargs, x), channels_first)
+        self.graph.follow(func, args, kwargs, out, len(self._seen) - 1)
+        return out
+
+    @torch.no_grad()
+    def _count(self, name: str, kind: stats.Kind, x: Tensor, y: Tensor, dim: int, channels_first: bool) -> None:
+        if x.numel() == 0 or not x.is_floating_point():
+            x, y = x.float().reshape(1, -1), y.float().reshape(1, -1)
+        if kind.name == "softmax":
+            counts = stats.count_softmax(stats.softmax_rows(x, dim), stats.softmax_rows(y, dim))
+        else:
+            counts = stats.count_units(kind, x, y, channels_first)
+        self._seen.append(Call(self._name(name), kind, counts))
+
+    def _attention(self, counts: stats.UnitCounts | None) -> None:
+        if counts is not None:
+            self._seen.append(Call(self._name("attention"), stats.KINDS["softmax"], counts))
+
+    @torch.no_grad()
+    def probe(self, name: str, x: Tensor, kind: stats.Kind) -> None:
+        """A hand-written activation, marked by `diagnostics.probe` where its input is at hand."""
+        channels_first = self.graph.flow(x).channels_first
+        y = stats.OUTPUTS[kind.name](x)
+        owner = [known for known in self._stack if known]
+        label = f"{owner[-1]}.{name}" if owner else name
+        if kind.name == "softmax":
+            counts = stats.count_softmax(stats.softmax_rows(x, -1), stats.softmax_rows(y, -1))
+        else:
+            counts = stats.count_units(kind, x, y, channels_first)
+        self._seen.append(Call(label, kind, counts))
+
+
+_active: list[Observer] = []
+
+
+def probe(name: str, tensor: Tensor, kind: str) -> Tensor:
+    """Mark a hand-written activation inside a forward: `tensor` is its input, `kind` a name such as "relu" or "tanh".
+
+    Returns the tensor unchanged, and is free when nothing watches:
+    `gate = diagnostics.probe("gate", x, "relu"); return gate * (gate > 0)`.
+    """
+    if _active:
+        known = stats.KINDS.get(kind)
+        if known is None:
+            raise ValueError(f"probe {name!r}: unknown kind {kind!r}; one of {', '.join(stats.KINDS)}")
+        for observer in _active:
+            observer.probe(name, tensor, known)
+    return tensor
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """A module that is nothing but one activation function, so that the call is known by the module's name."""
+    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
+
+
+def _spelled(function: Callable) -> str:
+    return getattr(function, "__name__", "activation").rstrip("_")
+
+
+def _dimension(kind: stats.Kind, args: tuple, kwargs: dict[str, Any], x: Tensor) -> int:
+    """The dimension a softmax normalizes; `F.softmax` without one takes the first for 0, 1 and 3 dimensions."""
+    if kind.name != "softmax":
+        return -1
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return dim if isinstance(dim, int) else (0 if x.dim() in (0, 1, 3) else 1)

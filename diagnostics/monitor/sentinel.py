@@ -1,0 +1,75 @@
+"""Notices backward passes, through one parameter that stands for all.
+
+Parameter hooks see local gradients under DDP, scaled ones under AMP and one micro-batch at a time; this file therefore
+only counts passes, looks at what the parameter still holds when the first one begins, and asks the autograd engine to
+call back when a pass is over, which is where the gradient can be seen before clipping.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_queue = getattr(torch.autograd.Variable._execution_engine, "queue_callback", None)  # private; DDP and FSDP use it too
+
+
+class Sentinel:
+    """`passes` counts backward passes since `reset`; `carried` is the old gradient's norm when the first began.
+
+    `finished()` is called once after every pass. `reduced` says that DDP works: its own callback, which averages the
+    gradients, is queued after ours, so ours queues itself once more.
+    """
+
+    def __init__(self, finished: Callable[[], None], quiet: Callable[[], bool], reduced: bool) -> None:
+        self.passes = 0
+        self.carried: Tensor | float = float("nan")
+        self._finished, self._quiet, self._reduced = finished, quiet, reduced
+        self._task = -1
+        self._parameter: Tensor | None = None
+        self._node: Any = None
+        self._hooks: list[Any] = []
+
+    def attach(self, parameter: Tensor) -> None:
+        if parameter is self._parameter:
+            return
+        self.detach()
+        self._parameter = parameter
+        self._node = torch.autograd.graph.get_gradient_edge(parameter).node  # held: the engine keeps only a weak one
+        self._hooks = [
+            self._node.register_prehook(self._begins),
+            parameter.register_post_accumulate_grad_hook(self._accumulated),
+        ]
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._parameter, self._node = [], None, None
+
+    def reset(self) -> None:
+        self.passes, self.carried = 0, float("nan")
+
+    def _begins(self, incoming: Any) -> None:
+        if self._quiet() or self.passes or self._parameter is None:
+            return
+        old = self._parameter.grad
+        self.carried = 0.0 if old is None else torch.linalg.vector_norm(_local(old.detach()).float())
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        task = torch._C._current_graph_task_id()
+        if self._quiet() or task == self._task:  # a second accumulation within the same pass
+            return
+        self._task = task
+        self.passes += 1
+        if _queue is not None:
+            _queue(self._requeue if self._reduced else self._end)
+
+    def _requeue(self) -> None:
+        _queue(self._end)
+
+    def _end(self) -> None:
+        self._finished()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

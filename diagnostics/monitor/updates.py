@@ -1,0 +1,253 @@
+"""What the optimizer is given and what it does, seen from its own step hooks.
+
+The pre-hook is the one place where gradients are complete: reduced over processes, accumulated, clipped, unscaled (but
+for fused optimizers under AMP, which carry their scale with them). No number is read here: everything stays a tensor
+until the monitor sends it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from diagnostics import stats
+from diagnostics.monitor import distributed
+from diagnostics.monitor.schedule import Plan
+from diagnostics.monitor.sentinel import Sentinel
+
+SAMPLE = 1 << 22  # entries of gradient and update kept to make a cosine: all of them, or every k-th
+
+
+@dataclass
+class Update:
+    """One optimizer update. Filled by the hooks; tensors stay on the device."""
+
+    plan: Plan
+    learning_rates: list[Any] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)  # columns of `scalars`, tensors or floats
+    layers: dict[str, Tensor] = field(default_factory=dict)  # columns of `layers`, one entry a parameter
+    before: list[Tensor] | None = None  # weights before the update; after it, the change
+    slope: Tensor | None = None  # g'u of the update
+    finished: bool = False
+
+
+class Updates:
+    """Hooks of one optimizer. `plan()` tells what the next update is measured for; `guarded` swallows our own errors."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        tensors: Callable[[], dict[str, Tensor]],
+        plan: Callable[[], Plan],
+        guarded: Callable[[str], Any],
+        flush: Callable[[], None],
+        quiet: Callable[[], bool],
+        scale: Callable[[], Tensor | None],
+        reduced: bool,
+    ) -> None:
+        self.current: Update | None = None
+        self.sentinel = Sentinel(self._backward_finished, quiet, reduced)
+        self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
+        self._guarded, self._flush, self._scale = guarded, flush, scale
+        self._whole: tuple[tuple[Any, ...], Tensor] | None = None  # gradient versions after the backward, their norms
+        self._pair: tuple[int, list[Tensor], list[Tensor]] | None = None
+        self._expected = 1  # backward passes of an update, as seen at the last one
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+        self._choose_sentinel()
+
+    def close(self) -> None:
+        self.sentinel.detach()
+        for hook in self._hooks:
+            hook.remove()
+        self._pair = self._whole = None
+
+    def take(self) -> tuple[Update | None, int]:
+        """The update finished since the last call, if any, and the number of backward passes seen."""
+        update, passes = self.current, self.sentinel.passes
+        self.current = None
+        self.sentinel.reset()
+        return update, passes
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
+
+    def _before(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+        with self._guarded("gradients"):
+            if self.current is not None:
+                self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
+            self.current = update = Update(self._plan())
+            update.learning_rates = [_rate(group["lr"]) for group in optimizer.param_groups]
+            if update.plan.measured or update.plan.partner:
+                update.before = [_local(tensor).detach().clone() for tensor in self._tensors().values()]
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if closure is None:
+                self._gradients(update)
+                return None
+            return (optimizer,), {**kwargs, "closure": self._first_evaluation(update, closure)}
+        return None
+
+    def _first_evaluation(self, update: Update, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """LBFGS computes its gradients inside `step`: the first evaluation is the gradient at the old weights."""
+        evaluated = False
+
+        def wrapped() -> Any:
+            nonlocal evaluated
+            loss = closure()
+            if not evaluated:
+                evaluated = True
+                with self._guarded("gradients"):
+                    self._gradients(update)
+            return loss
+
+        return wrapped
+
+    @torch.no_grad()
+    def _gradients(self, update: Update) -> None:
+        names = self._tensors()
+        gradients = [None if t.grad is None else t.grad.detach() for t in names.values()]
+        squares = self._squares(gradients)
+        scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer unscales within its step
+        if scale is not None:
+            squares = squares / scale.to(squares.device, squares.dtype).square()
+            update.values["found_inf"] = getattr(self._optimizer, "found_inf", None)
+        optimized = self._optimized(names)
+        update.values["grad_norm"] = _total(squares, optimized)
+        update.values |= self._backward_values(squares, optimized)
+        if update.plan.measured:
+            update.layers |= _layer_columns(names, gradients, squares)
+        if update.plan.measured or update.plan.partner:
+            self._pair_gradients(update, gradients, scale)
+        if self.sentinel.passes == 0:
+            self._choose_sentinel()
+
+    def _optimized(self, names: dict[str, Tensor]) -> tuple[bool, ...]:
+        inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        return tuple(id(tensor) in inside for tensor in names.values())
+
+    def _backward_values(self, squares: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
+        passes = self.sentinel.passes
+        self._expected = max(1, passes)
+        values: dict[str, Any] = {"micro_batches": float(passes), "carried_grad_norm": self.sentinel.carried}
+        if self._whole is not None:
+            norm, scale = _total(self._whole[1], optimized), self._scale()
+            values["grad_norm_unclipped"] = norm if scale is None else norm / scale.to(norm.device, norm.dtype)
+        self._whole = None
+        return values
+
+    @torch.no_grad()
+    def _backward_finished(self) -> None:
+        """After a backward pass, before clipping; only the last of an accumulation is worth its norms."""
+        if self.sentinel.passes < self._expected:
+            return
+        with self._guarded("unclipped gradient"):
+            tensors = self._tensors().values()
+            gradients = [None if t.grad is None else t.grad.detach() for t in tensors]
+            self._whole = (_versions(tensors), self._squares(gradients))
+
+    def _squares(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Squared norm of each gradient, zero where there is none; reused if nothing changed since the backward."""
+        if self._whole is not None and self._whole[0] == _versions(self._tensors().values()):
+            return self._whole[1]
+        return distributed.squared_norms(gradients)
+
+    @torch.no_grad()
+    def _after(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
+        update = self.current
+        if update is None:
+            return
+        with self._guarded("updates"):
+            update.finished = True
+            if update.before is not None:
+                self._changes(update)
+
+    def _changes(self, update: Update) -> None:
+        tensors = self._tensors()
+        after = [_local(tensor).detach() for tensor in tensors.values()]
+        change = update.before
+        assert change is not None
+        torch._foreach_neg_(change)
+        torch._foreach_add_(change, after)  # in place: one copy of the weights is all that is held
+        moved = distributed.squared_norms(change, like=list(tensors.values()))
+        weights = distributed.squared_norms(after, like=list(tensors.values()))
+        update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
+        if update.plan.measured:
+            update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
+        self._pair_updates(update, change)
+
+    # -- pairs of consecutive updates ----------------------------------------------------------------------------------
+
+    def _pair_gradients(self, update: Update, gradients: list[Tensor | None], scale: Tensor | None) -> None:
+        tensors = list(self._tensors().values())
+        kept = [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)]
+        sample = _sample(kept, scale)
+        if self._pair is not None and self._pair[0] == update.plan.step - 1:
+            update.values["gradient_cosine"] = stats.cosine(self._pair[1], sample)
+            previous = self._pair[2]
+        else:
+            previous = []
+        self._pair = (update.plan.step, sample, previous)
+
+    def _pair_updates(self, update: Update, change: list[Tensor]) -> None:
+        if self._pair is None or self._pair[0] != update.plan.step:
+            return
+        step, gradient, previous = self._pair
+        sample = _sample(change, None)
+        if previous:
+            update.values["update_cosine"] = stats.cosine(previous, sample)
+        if all(g.numel() == c.numel() for g, c in zip(gradient, change, strict=True)):
+            update.slope = stats.inner(gradient, change)
+        self._pair = (step, gradient, sample) if update.plan.measured else None
+
+    # -- sentinel ------------------------------------------------------------------------------------------------------
+
+    def _choose_sentinel(self) -> None:
+        """The last parameter that gets gradients: the output layer's takes part in every backward pass."""
+        trained = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
+        with_gradient = [p for p in trained if p.grad is not None]
+        for parameter in (with_gradient or trained)[-1:]:
+            self.sentinel.attach(parameter)
+
+
+def _layer_columns(names: dict[str, Tensor], gradients: list[Tensor | None], squares: Tensor) -> dict[str, Tensor]:
+    missing = distributed.constant(tuple(g is None for g in gradients), squares.device)
+    trained = distributed.constant(tuple(t.requires_grad for t in names.values()), squares.device)
+    nan = torch.full((), torch.nan, device=squares.device)
+    silent = [
+        nan if g is None or g.dim() < 2 or g.is_sparse else stats.silent_rows(_local(g)).to(squares.device)
+        for g in gradients
+    ]
+    return {
+        "grad_norm": torch.where(missing, nan, squares.sqrt()),
+        "silent_fraction": torch.stack(silent),
+        "grad_missing": (missing & trained).float(),
+    }
+
+
+def _total(squares: Tensor, optimized: tuple[bool, ...]) -> Tensor:
+    """Norm over the optimizer's parameters; another optimizer's have gradients too."""
+    counted = squares if all(optimized) else torch.where(distributed.constant(optimized, squares.device), squares, 0)
+    return counted.sum().sqrt()
+
+
+def _sample(tensors: list[Tensor], scale: Tensor | None) -> list[Tensor]:
+    """A copy of every k-th entry, flat, so that at most `SAMPLE` entries are kept."""
+    stride = max(1, sum(t.numel() for t in tensors) // SAMPLE)
+    flat = [_local(t).detach().reshape(-1)[::stride] for t in tensors]
+    return [f.clone() if scale is None else f / scale.to(f.device, f.dtype) for f in flat]
+
+
+def _rate(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else float(value)
+
+
+def _versions(tensors: Any) -> tuple[Any, ...]:
+    return tuple((id(t.grad), t.grad._version) if t.grad is not None else None for t in tensors)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

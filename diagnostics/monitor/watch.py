@@ -1,0 +1,76 @@
+"""`diagnostics.watch`: checks what it is given, says what is watched, and hands both to a Monitor."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from diagnostics.monitor import describe
+from diagnostics.monitor.monitor import Monitor
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    run_dir: str | os.PathLike,
+    *,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    every: int = 10,
+    curvature_every: int | None = None,
+    eigenvalues: int = 5,
+    budget: float = 0.05,
+    first_step: int | None = None,
+    scaler: Any = None,
+    on_finding: Callable[[Any], None] | None = None,
+    forward_to: Any = None,
+) -> Monitor:
+    """Record the training of `model` by `optimizer` in `run_dir`, without changing it in a single bit.
+
+    Call `monitor.step(loss, closure)` once per update. `every`: closest spacing of per-layer measurements;
+    `curvature_every`: of curvature estimates (`None` adapts); `budget`: all measuring costs at most
+    max(5 s, budget x unwatched time). Raises for what is no module or optimizer, and for a directory that cannot be
+    written or has a live writer; everything later becomes an event of the run.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"watch: model must be a torch.nn.Module, not {type(model).__name__}")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    from diagnostics import rules  # the monitor itself knows no rule
+
+    settings = {"every": every, "curvature_every": curvature_every, "budget": budget}
+    return Monitor(
+        model,
+        optimizer,
+        os.fspath(run_dir),
+        {**_meta(model, optimizer), "name": name or os.path.basename(os.path.normpath(run_dir)), **settings}
+        | {"config": describe.plain(dict(config or {}))},
+        every=every,
+        curvature_every=curvature_every,
+        eigenvalues=eigenvalues,
+        budget=budget,
+        first_step=first_step,
+        scaler=scaler,
+        on_finding=on_finding,
+        forward_to=forward_to,
+        diagnose=rules.diagnose,
+        rules_version=str(rules.VERSION),
+    )
+
+
+def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    inner = describe.unwrap(model)
+    return {
+        "optimizer": type(optimizer).__name__,
+        "hyperparameters": describe.hyperparameters(optimizer),
+        "layers": describe.layers(inner, optimizer),
+        "modules": describe.modules(inner),
+        "parameters": sum(parameter.numel() for parameter in inner.parameters()),
+        "versions": describe.versions(),
+        "closure": None,
+        "loss_path": "",
+        "linear_model": False,
+        "observed": [],
+    }

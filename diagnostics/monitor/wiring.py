@@ -1,0 +1,64 @@
+"""Does the loop train what it looks like it trains? Evidence from a few updates, never from names alone.
+
+A parameter outside the optimizer may belong to another optimizer, and an optimizer may hold parameters of another
+model: only those that get gradients and do not move, or move nothing, are reported.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+UPDATES = 3  # that the evidence must last
+
+
+class Wiring:
+    """`look` is called after each update until the question is settled; only versions and presence are read."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, event: Callable[[str, str, str], None]) -> None:
+        self._model, self._optimizer, self._event = model, optimizer, event
+        self._versions: dict[str, int] = {}
+        self._still: dict[str, int] = {}
+        self._idle: dict[str, int] = {}
+        self.settled = False
+
+    def look(self, tensors: dict[str, Tensor]) -> None:
+        inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        members = {id(p) for p in self._model.parameters()}
+        for name, tensor in tensors.items():
+            if id(tensor) not in inside and tensor.requires_grad:
+                self._outside(name, tensor)
+            if id(tensor) not in members:
+                self._foreign(name, tensor)
+        if any(count >= UPDATES for count in (*self._still.values(), *self._idle.values())):
+            self._report()
+        self.settled = self.settled or (not self._still and not self._idle)
+
+    def _outside(self, name: str, tensor: Tensor) -> None:
+        """A trainable parameter of the model that the optimizer does not have: has a gradient, and stays."""
+        stayed = self._versions.get(name) == tensor._version
+        self._versions[name] = tensor._version
+        self._still[name] = self._still.get(name, 0) + 1 if stayed and tensor.grad is not None else 0
+
+    def _foreign(self, name: str, tensor: Tensor) -> None:
+        """A parameter of the optimizer that the model does not have: never gets a gradient."""
+        self._idle[name] = self._idle.get(name, 0) + 1 if tensor.grad is None else 0
+
+    def _report(self) -> None:
+        self.settled = True
+        still = [name for name, count in self._still.items() if count >= UPDATES]
+        idle = [name for name, count in self._idle.items() if count >= UPDATES]
+        if idle:
+            trained = ", ".join(still) if still else "the model's parameters"
+            message = (
+                f"{len(idle)} of the optimizer's tensors are not parameters of the watched model and never got a "
+                f"gradient, while the optimizer does not move {trained}: was a layer replaced, or the model copied, "
+                f"after the optimizer was made? Make the optimizer after the model has its final parameters."
+            )
+            self._event("stale-parameters", message, ", ".join(still))
+        for name in [] if idle else still:
+            message = (
+                f"{name} gets a gradient but is in no optimizer and does not change: "
+                f"add it to the optimizer, or freeze it with requires_grad_(False)."
+            )
+            self._event("not-in-optimizer", message, name)
