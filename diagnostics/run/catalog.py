@@ -4,8 +4,9 @@ import os
 
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
+from diagnostics.run.memory import Frames
 from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, read_meta, read_summary
-from diagnostics.run.reader import Frames, Run
+from diagnostics.run.reader import Run
 from diagnostics.run.storage import Storage, storage
 from diagnostics.run.streams import is_stream
 
@@ -29,8 +30,13 @@ def _listed(place: Storage) -> Run | None:
     try:
         return _open(place) if _looks_like_run(place) else None
     except (RunError, OSError) as error:
-        meta = checked({"status": "broken", "error": str(error)}, place.name)
-        return Run(str(place), meta, Frames({}))
+        return broken(str(place), str(error))
+
+
+def broken(path: str, error: str) -> Run:
+    """In place of a run that cannot be read."""
+    meta = checked({"status": "broken", "error": error}, path.rstrip("/").rsplit("/", 1)[-1])
+    return Run(path, meta, Frames({}))
 
 
 def _looks_like_run(place: Storage) -> bool:

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from diagnostics.metrics import TABLES
 from diagnostics.run.errors import RunError
+from diagnostics.run.filling import Bounds, fill, matrix_dtype
 from diagnostics.run.layout import MISSING, NUMPY, column_dtype
-from diagnostics.run.reader import fill, matrix_dtype
 from diagnostics.run.storage import Storage
 from diagnostics.run.streams import Column, Damage, Stream, is_stream, open_stream, plain, stream_number
 
@@ -27,6 +27,12 @@ class Part:
     stream: Stream
     steps: np.ndarray
     values: dict[str, np.ndarray]
+
+    def between(self, bounds: Bounds) -> "Part":
+        inside = (self.steps >= bounds[0]) & (self.steps <= bounds[1])
+        if inside.all():
+            return self
+        return Part(self.stream, self.steps[inside], {name: values[inside] for name, values in self.values.items()})
 
 
 class Files:
@@ -55,16 +61,20 @@ class Files:
         tables = ["scalars"] if self._of("scalars") else TABLES
         return max((int(part.steps.max()) for table in tables for part in self._parts(table, ())), default=0)
 
-    def frame(self, table: str, columns: Sequence[str]) -> pd.DataFrame:
-        parts = self._parts(table, columns)
+    def steps(self, table: str) -> np.ndarray:
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(part.steps for part in self._parts(table, ()))]))
+
+    def frame(self, table: str, columns: Sequence[str], bounds: Bounds) -> pd.DataFrame:
+        parts = [part.between(bounds) for part in self._parts(table, columns)]
         unfold = _flat if TABLES[table].key is None else _unfolded
         data, rows = unfold(table, parts, columns)
         if table == "scalars":
             data |= self._logged(data["step"], set(columns))
         frame = fill(table, data, columns, rows)
         if table == "events":
-            frame = pd.concat([frame, fill(table, self._damage_events(), columns, len(self.damage()))])
-        return frame.sort_values("step", kind="stable", ignore_index=True)
+            damaged = fill(table, self._damage_events(), columns, len(self.damage()))
+            frame = pd.concat([frame, damaged[damaged["step"].between(*bounds)]])
+        return _in_order(frame)
 
     def damage(self) -> list[Damage]:
         """What could not be read, over all streams; finding it means to verify every record."""
@@ -102,7 +112,9 @@ class Files:
         names = list(dict.fromkeys(name for part in parts for name in part.stream.layout.names or ()))
         place = {name: index for index, name in enumerate(names)}
         steps = np.unique(np.concatenate([part.steps for part in parts])) if parts else np.empty(0, np.int64)
-        if len(steps) * len(names) > max(_VALUES_MAX, 2 * sum(part.values[column].size for part in parts)):
+        if len(steps) * len(names) > max(
+            _VALUES_MAX, 2 * sum(part.values[column].size for part in parts if column in part.values)
+        ):
             raise RunError(f"{self.place}: {column!r} of table {table!r} would be {len(steps)} x {len(names)} values")
         values = np.full((len(steps), len(names)), np.nan, matrix_dtype(table, column))
         for part in parts:
@@ -153,6 +165,13 @@ def _key(stream: Stream, column: str) -> tuple[str, bytes, str]:
 
 def _written_order(stream: Stream) -> tuple[int, int]:
     return stream.origin.session, stream_number(stream.name)
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """By step; rows of one step as they were written."""
+    if frame["step"].is_monotonic_increasing:
+        return frame.reset_index(drop=True)
+    return frame.iloc[np.argsort(frame["step"].to_numpy(), kind="stable")].reset_index(drop=True)
 
 
 def _flat(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
