@@ -166,9 +166,9 @@ def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
     return float(values[-1]) if len(values) else np.nan
 
 
-def noise_term(run: Run) -> float:
-    """Noise term of the stability budget at the last bracket; 0 where it was not measured."""
-    value = latest(run, "batches", "noise_term")
+def noise_term(run: Run, before: int | None = None) -> float:
+    """Noise term of the stability budget at the last bracket (up to `before`); 0 where it was not measured."""
+    value = latest(run, "batches", "noise_term", before)
     return value if np.isfinite(value) else 0.0
 
 

@@ -48,6 +48,7 @@ def check(
     learned: float = 0.5,  # of the starting loss gone: the run was not held up
     steady: float = 0.5,  # slope of the second half over that of the first: progress has not run out
     decayed: float = 0.1,  # of the highest rate
+    still: float = 0.02,  # of the starting loss: the most that all updates together could have taken off it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     table = signals.curvature(run)
@@ -57,14 +58,15 @@ def check(
     late = steps >= history.steps[history.count // 2]
     ratio = float(np.nanmax(ratios[late] if late.any() else ratios[-1:])) + signals.noise_term(run)
     overshoot = _overshoot(run, int(history.steps[history.count // 2]))
-    if ratio >= slack or not overshoot < slack:
+    if ratio >= slack or overshoot >= slack:  # too short a step to tell its overshoot from rounding is NaN
         return
     rate_steps, rates = signals.learning_rates(run)
     if len(rates) and rates[-1] > 1.05 * np.median(rates):
         return  # warming up
     by_schedule = bool(len(rates)) and rates[-1] < decayed * rates.max()
     first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
-    if not (_cut_short(run, history, first) if by_schedule else _crawls(history, learned, steady)):
+    standing = _reach(run, history) < still * abs(history.start)
+    if not (_cut_short(run, history, first) if by_schedule else standing or _crawls(history, learned, steady)):
         return
     rate = float(rates[-1]) if len(rates) else np.nan
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
@@ -84,6 +86,8 @@ def check(
         + (
             f", hardly moving since the rate was lowered at step {first}."
             if by_schedule
+            else ", and no more was possible at these step lengths."
+            if standing
             else " and still falls steadily."
         ),
         evidence={
@@ -120,7 +124,15 @@ def check(
 def _overshoot(run: Run, since: int) -> float:
     steps, values = signals.measured(run, "overshoot")
     values = values[np.isfinite(values) & (steps >= since)] if (steps >= since).any() else values[np.isfinite(values)]
-    return float(np.median(np.abs(values))) if len(values) else np.nan
+    return float(np.median(values)) if len(values) else np.nan
+
+
+def _reach(run: Run, history: signals.Loss) -> float:
+    """Bound on what all updates together could lower the loss by, to first order: the sum of |u| |g|."""
+    table = run.table("scalars", ["update_norm", "grad_norm"])
+    product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
+    product = product[np.isfinite(product)]
+    return float(product.mean() * history.count) if len(product) else np.inf
 
 
 def _crawls(history: signals.Loss, learned: float, steady: float) -> bool:

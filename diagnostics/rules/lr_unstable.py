@@ -68,19 +68,44 @@ def check(
     *,
     sigmas: float = 5.0,  # of the step-to-step noise: one chance in millions a step if it is normal
     lost: float = 0.5,  # of what was gained; less is a spike within the usual play of a noisy run
+    sustained: float = 1.3,  # stability ratio in the later half; networks at the edge of stability stay below 1.15
+    reached: float = 0.2,  # of the starting loss: a run this far down trains, whatever its ratio
     gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     if history.count < 3:
         return
-    harmed = _harmed(history, sigmas, lost)
-    if not harmed:
+    if not _harmed(history, sigmas, lost):
+        yield from _sustained(run, history, sustained, reached)
         return
     growth = _growth(run, history)
-    ratio, since = _ratio_at(run, growth)
-    if _no_instability(run, ratio, growth, gradual):
+    ratio, since = _ratio_at(run, growth, gradual)
+    if _one_step(run, growth, gradual) or _no_instability(run, ratio, growth, gradual):
         return
     yield _finding(run, history, growth, ratio, min(since, growth.onset))
+
+
+def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
+    """Far past the limit for half the run without blowing up: a loss of bounded slope, bouncing from wall to wall."""
+    steps, ratios = _cautious_ratios(run)
+    late = ratios[steps >= history.steps[history.count // 2]]
+    falling = signals.trend(history.values[history.count // 2 :])
+    if signals.adaptive(run) or len(late) < 3 or history.count < 20 or history.end <= reached * history.start:
+        return
+    if np.median(late) > sustained and not (falling.z > 3 and falling.relative > 0.2):
+        since = int(steps[ratios > 1][0])
+        yield _finding(run, history, _Growth(since, 0, np.nan), float(np.median(late)), since)
+
+
+def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and stability ratios, those of independent batches (biased down) where they were measured."""
+    table = run.table("batches", ["origin", "curvature_term"]).dropna()
+    if len(table) >= 3:
+        return table["origin"].to_numpy(), signals.array(table, "curvature_term")
+    try:
+        return signals.stability(run)
+    except signals.Missing:
+        return np.array([], dtype=int), np.array([])
 
 
 def _harmed(history: signals.Loss, sigmas: float, lost: float) -> bool:
@@ -89,15 +114,13 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float) -> bool:
     if not np.isfinite(history.end) or not np.isfinite(recent).all():
         return True
     quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
-    above = min(history.end, float(recent.min())) - history.start
-    if above > max(sigmas * min(quiet, abs(history.start)), 0.1 * abs(history.start)):
+    margin = max(min(sigmas * quiet, abs(history.start)), 0.1 * abs(history.start))
+    if min(history.end, float(recent.min())) - history.start > margin:
         return True
     gain = history.start - history.best
-    return (
-        gain > sigmas * quiet
-        and history.end - history.best > lost * gain
-        and history.end - history.best > sigmas * quiet
-    )
+    if gain <= margin:  # nothing was learned: did the loss tower over its start in between?
+        return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
+    return history.end - history.best > max(lost * gain, sigmas * quiet)
 
 
 def _growth(run: Run, history: signals.Loss) -> _Growth:
@@ -115,21 +138,46 @@ def _growth(run: Run, history: signals.Loss) -> _Growth:
     return _Growth(int(history.steps[onset]), worst - onset, factor)
 
 
-def _ratio_at(run: Run, growth: _Growth) -> tuple[float, int]:
-    """Largest stability ratio from the last estimate before the growth to its end, and the step it was
-    first above 1."""
+def _ratio_at(run: Run, growth: _Growth, gradual: int) -> tuple[float, int]:
+    """Largest stability ratio at the rates of the growth, and the step it was first above 1.
+
+    Estimates from before the growth are scaled to the rate the schedule had reached in it. Estimates from inside it
+    count only if the growth was gradual: beyond a cliff the curvature says nothing about the step that led there.
+    """
     try:
         steps, ratios = signals.stability(run)
     except signals.Missing:
         return np.nan, growth.onset
-    ratios = ratios + signals.noise_term(run)
+    end = growth.onset + growth.steps
+    ratios = ratios * _rate_ratio(run, steps, growth) + signals.noise_term(run, before=end)
     before = steps[steps <= growth.onset]
     first = before[-1] if len(before) else steps[0]
-    inside = (steps >= first) & (steps <= growth.onset + growth.steps) & np.isfinite(ratios)
+    last = end if growth.steps >= gradual or not len(before) else growth.onset
+    inside = (steps >= first) & (steps <= last) & np.isfinite(ratios)
     if not inside.any():
         return np.nan, growth.onset
     above = steps[inside & (ratios > 1)]
     return float(ratios[inside].max()), int(above[0]) if len(above) else growth.onset
+
+
+def _rate_ratio(run: Run, steps: np.ndarray, growth: _Growth) -> np.ndarray:
+    """Highest learning rate of the growth over the one in use at each estimate; 1 for estimates from inside it."""
+    rate_steps, rates = signals.learning_rates(run)
+    if not len(rates):
+        return np.ones(len(steps))
+    inside = (rate_steps >= growth.onset) & (rate_steps <= growth.onset + growth.steps)
+    highest = rates[inside].max() if inside.any() else rates[-1]
+    own = rates[np.clip(np.searchsorted(rate_steps, steps, side="right") - 1, 0, len(rates) - 1)]
+    return np.where((steps <= growth.onset) & (own > 0), highest / np.where(own > 0, own, 1), 1.0)
+
+
+def _one_step(run: Run, growth: _Growth, gradual: int) -> bool:
+    """A single huge step: the rate that did the harm was gone an update or two later."""
+    rate_steps, rates = signals.learning_rates(run)
+    inside = (rate_steps >= growth.onset) & (rate_steps <= growth.onset + growth.steps)
+    if not inside.any() or rates[-1] >= 0.5 * rates[inside].max():
+        return False
+    return int((rates >= 0.5 * rates[inside].max()).sum()) < gradual
 
 
 def _no_instability(run: Run, ratio: float, growth: _Growth, gradual: int) -> bool:

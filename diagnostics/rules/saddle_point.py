@@ -64,7 +64,7 @@ def check(
     small = gradient <= reach * abs(smallest) * weights if np.isfinite(weights) else gradient == 0
     escape = _escape_steps(run, smallest)
     waited = stretch.last_step - stretch.first_step + 1
-    if not small or (waited > patience * escape and gradient > 0):
+    if not small or not (escape <= waited <= patience * escape or gradient == 0):
         return
     rate = signals.last_rate(run)
     yield Finding(
