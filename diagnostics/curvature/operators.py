@@ -6,7 +6,7 @@ the same dropout mask and the same batch statistics. Algorithms elsewhere see on
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -57,6 +57,7 @@ def _real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
 
 
+@runtime_checkable
 class HessianOperator(Protocol):
     """What the estimates need of a Hessian: its gradient, its products, and a name for how they are made."""
 
