@@ -1,0 +1,118 @@
+"""Plateaux: 0-1 loss, hard thresholds, logistic units with least squares, saturated units, dead units."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sample_runs.data import Data, digits
+from sample_runs.training import Sample
+
+
+def _parity() -> Data:
+    """Digits as even (0) or odd (1): half of each, targets (rows, 1)."""
+    data = digits()
+    return Data(data.x, (data.y % 2).float()[:, None], data.recipe + "; target: is the digit odd?")
+
+
+def _logistic(loss: nn.Module) -> Sample:
+    """The output's bias starts at -8, the prior of one positive in 3,000, although half of the rows are positive."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1), nn.Sigmoid())
+    nn.init.constant_(model[2].bias, -8.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    return Sample(model, optimizer, loss, _parity(), steps=300)
+
+
+def plateau_logistic_least_squares(seed: int) -> Sample:
+    """Logistic output and least squares: wrong by nearly 1 on half of the rows, with a derivative near 0."""
+    return _logistic(nn.MSELoss())
+
+
+def plateau_cross_entropy(seed: int) -> Sample:
+    """The same network, start and step with cross-entropy, whose derivative is the error itself."""
+    return _logistic(nn.BCELoss())
+
+
+class _Activation(nn.Module):
+    """A function of torch as a module, so that it has a place in the model."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function(z)
+
+
+def _threshold(function) -> Sample:
+    model = nn.Sequential(nn.Linear(64, 32), _Activation(function), nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return Sample(model, optimizer, F.cross_entropy, digits(), steps=300, batch=128)
+
+
+def zero_gradient_hard_threshold(seed: int) -> Sample:
+    """Hidden units that output the sign of their input: the first layer gets no gradient and keeps its start."""
+    return _threshold(torch.sign)
+
+
+def zero_gradient_smooth_threshold(seed: int) -> Sample:
+    """The same with tanh, the smooth step."""
+    return _threshold(torch.tanh)
+
+
+def zero_one_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Share of wrong signs, as a tensor: its derivative is 0 wherever it has one. `output`, `target` (rows, 1)."""
+    return (1 - torch.sign(output) * (2 * target - 1)).mean() / 2
+
+
+def _sign_classifier(loss) -> Sample:
+    model = nn.Linear(64, 1)
+    return Sample(model, torch.optim.SGD(model.parameters(), lr=0.1), loss, _parity(), steps=200)
+
+
+def zero_gradient_zero_one_loss(seed: int) -> Sample:
+    """The 0-1 loss counts mistakes; no small change of the weights changes the count."""
+    return _sign_classifier(zero_one_loss)
+
+
+def zero_gradient_logistic_loss(seed: int) -> Sample:
+    """The logistic loss, its smooth upper bound."""
+    return _sign_classifier(F.binary_cross_entropy_with_logits)
+
+
+def _tanh(std: float | None, data: Data) -> Sample:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    if std is not None:
+        for layer in (model[0], model[2]):
+            nn.init.normal_(layer.weight, std=std)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return Sample(model, optimizer, F.cross_entropy, data, steps=300, batch=128)
+
+
+def saturated_units_large_start(seed: int) -> Sample:
+    """Weights of standard deviation 10 on 64 inputs: pre-activations near 75, where tanh is flat."""
+    return _tanh(10.0, digits())
+
+
+def saturated_units_smaller_start(seed: int) -> Sample:
+    """The same network with PyTorch's own initialization."""
+    return _tanh(None, digits())
+
+
+def _relu(factor: float) -> Sample:
+    """Regression of the digit's value; `factor` multiplies the learning rate of the third update only."""
+    data = digits()
+    value = Data(data.x, data.y.float()[:, None], data.recipe + "; target: the digit's value")
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    config = {"learning rate": f"0.01, times {factor:g} at update 3"}
+    return Sample(model, optimizer, F.mse_loss, value, 300, factor=lambda t: factor if t == 3 else 1.0, config=config)
+
+
+def dead_units_huge_step(seed: int) -> Sample:
+    """One update 150 times too long: most units of the second layer end where no input reaches them, for good."""
+    return _relu(150.0)
+
+
+def dead_units_smaller_step(seed: int) -> Sample:
+    """The same run without that update."""
+    return _relu(1.0)

@@ -1,0 +1,55 @@
+"""Saddle points: weights that start alike stay alike, and a start near zero is a start near a saddle point."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sample_runs.data import Data, digits
+from sample_runs.training import Sample
+
+
+def _classifier(start: Callable[[Tensor], Tensor] | None) -> Sample:
+    """A tanh network on digits whose weight matrices start as `start` makes them (`None`: as PyTorch does)."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    for layer in (model[0], model[2]):
+        if start is not None:
+            start(layer.weight)
+            nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return Sample(model, optimizer, F.cross_entropy, digits(), steps=300, batch=128)
+
+
+def symmetry_zero_start(seed: int) -> Sample:
+    """All weights zero: every hidden unit outputs 0 and gets no gradient; only the output biases learn."""
+    return _classifier(nn.init.zeros_)
+
+
+def symmetry_constant_start(seed: int) -> Sample:
+    """All weights 0.1: 32 hidden units that always do the same are one unit."""
+    return _classifier(lambda weight: nn.init.constant_(weight, 0.1))
+
+
+def symmetry_random_start(seed: int) -> Sample:
+    """Small random values break the symmetry."""
+    return _classifier(lambda weight: nn.init.normal_(weight, std=0.1))
+
+
+def _deep_linear(std: float) -> Sample:
+    data = digits()
+    onehot = Data(data.x, F.one_hot(data.y, 10).float() - 0.1, data.recipe + "; targets one-hot, centred")
+    model = nn.Sequential(nn.Linear(64, 32, bias=False), nn.Linear(32, 32, bias=False), nn.Linear(32, 10, bias=False))
+    for layer in model:
+        nn.init.normal_(layer.weight, std=std)
+    return Sample(model, torch.optim.SGD(model.parameters(), lr=0.3), F.mse_loss, onehot, steps=300)
+
+
+def saddle_point_near_zero(seed: int) -> Sample:
+    """A product of three matrices started near zero: the gradient is almost 0, yet directions lead down."""
+    return _deep_linear(0.005)
+
+
+def saddle_point_larger_start(seed: int) -> Sample:
+    """The same product started with entries of size `1 / sqrt(fan-in)`, far from the saddle point at zero."""
+    return _deep_linear(32**-0.5)
