@@ -22,9 +22,13 @@ PROJECTIONS = 32  # random directions that stand for a unit's weights; the dista
 
 
 def squared_norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
-    """Squared Euclidean norm of each tensor, accumulated in float32 at least: half precision would overflow."""
+    """Squared Euclidean norm of each tensor, accumulated in float32 at least and squared in float64.
+
+    Half precision would overflow; so does float32 only where one tensor's norm is above 1e19.
+    """
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
-    return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None)).square()
+    norms = torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None))
+    return norms.to(_wide(norms.device)).square()
 
 
 def silent_rows(gradient: Tensor) -> Float[Tensor, ""]:

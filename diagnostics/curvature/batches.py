@@ -46,7 +46,7 @@ def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
         )
 
 
-def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float]:
+def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float | int]:
     """The row for table `batches`, without `step` and `origin`."""
     largest, largest_error = _mean([b.largest for b in batches])
     smallest, smallest_error = _mean([b.smallest for b in batches])

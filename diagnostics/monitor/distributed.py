@@ -22,7 +22,7 @@ def squared_norms(tensors: Sequence[Tensor | None], like: Sequence[Tensor] | Non
     if all(t.device == device and t.dtype == local[0].dtype for t in local):
         found = stats.squared_norms(local)
     else:
-        found = torch.cat([stats.squared_norms([t]).to(device, torch.float32) for t in local])
+        found = torch.cat([stats.squared_norms([t]).to(device) for t in local])
     if len(local) < len(tensors):
         pieces = iter(found.unbind())
         zero = torch.zeros_like(found[0])

@@ -76,6 +76,7 @@ class Entrance:
             if self.observing:
                 self._open = Observer(module)
                 self._open.__enter__()
+                self._open.enter_module(module, ())  # the root's own call has begun already
 
     def left(self) -> None:
         if self._open is not None and not is_quiet():
@@ -116,7 +117,7 @@ def random_state(model: nn.Module) -> list[Tensor]:
     return states
 
 
-def _set_random_state(model: nn.Module, states: Sequence[Tensor]) -> None:
+def set_random_state(model: nn.Module, states: Sequence[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1], _device(model))
@@ -134,7 +135,7 @@ def observe(
     observer = Observer(model)
     with ours(model), torch.no_grad():
         if states is not None:
-            _set_random_state(model, states)
+            set_random_state(model, states)
         before = random_state(model)
         with observer:
             loss = closure()
@@ -152,7 +153,7 @@ def loss_at(
     """The closure's loss at other weights, in an extra forward without gradients."""
     with ours(model), torch.no_grad(), standing_in(weights, parameters):
         if states is not None:
-            _set_random_state(model, states)
+            set_random_state(model, states)
         return closure()
 
 

@@ -4,6 +4,7 @@ Nothing here may change training: no gradient, weight, buffer, flag or random st
 """
 
 import atexit
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.curvature import CurvatureError, measure, trained_parameters
-from diagnostics.monitor import describe, forwards, inputs, losspath, symmetry
+from diagnostics.monitor import describe, forwards, inputs, losspath, nonfinite, symmetry
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
@@ -166,6 +167,9 @@ class Monitor:
             with self._budget.charge("measured"):
                 self._measure(record, value, closure)
             self._budget.cost_of("measured", self._budget.spent["measured"] - before["measured"])
+        if not self._updates.settled and _bad(update, value):
+            with self._guard("non-finite"):
+                self._explain(update, value, closure)
         self._project(record)
         self._send(record, value)
         if closure is not None and update.finished:
@@ -249,6 +253,18 @@ class Monitor:
             )
             update.values["overshoot"] = ratio
         return observer
+
+    def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
+        """The first number that is not finite becomes one event that says where it came from."""
+        self._updates.settled = True
+        tensors = self._current_tensors()
+        origin = None
+        if closure is not None:
+            weights = update.rescued or [tensor.data for tensor in tensors.values()]
+            origin = nonfinite.search(closure, self.model, weights, tensors, self._entrance.random_state)
+        if origin is None:
+            origin = nonfinite.by_place(loss, update.bad_gradients)
+        self._event("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
 
     def _project(self, record: "_Record") -> None:
         step = record.update.plan.step
@@ -420,6 +436,12 @@ class _Record:
 
     def packet(self) -> dict[str, Any]:
         return {f"{table}/{name}": value for table, columns in self.columns.items() for name, value in columns.items()}
+
+
+def _bad(update: Update, loss: Any) -> bool:
+    """Read at once only where that does not wait for a device."""
+    on_host = not isinstance(loss, Tensor) or loss.device.type == "cpu"
+    return bool(update.bad_gradients) or (on_host and not math.isfinite(float(loss)))
 
 
 def _device(tensors: Mapping[str, Tensor]) -> torch.device:

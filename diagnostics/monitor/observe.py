@@ -52,7 +52,7 @@ class Observer(TorchFunctionMode):
 
     def __enter__(self) -> "Observer":
         self._hooks = [
-            register_module_forward_pre_hook(self._enter_module),
+            register_module_forward_pre_hook(self.enter_module),
             register_module_forward_hook(self._leave_module, always_call=True),
         ]
         _active.append(self)
@@ -78,7 +78,7 @@ class Observer(TorchFunctionMode):
 
     # -- who is calling --------------------------------------------------------------------------------------------
 
-    def _enter_module(self, module: nn.Module, args: Any) -> None:
+    def enter_module(self, module: nn.Module, args: Any) -> None:
         self._stack.append(self._names.get(id(module)))
         self._owner_is_activation.append(_is_activation(module))
 

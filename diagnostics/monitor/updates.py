@@ -5,6 +5,7 @@ for fused optimizers under AMP, which carry their scale with them). No number is
 until the monitor sends it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,11 +32,13 @@ class Update:
     layers: dict[str, Tensor] = field(default_factory=dict)  # columns of `layers`, one entry a parameter
     before: list[Tensor] | None = None  # weights before the update; after it, the change
     slope: Tensor | None = None  # g'u of the update
+    rescued: list[Tensor] | None = None  # weights before an update whose gradient is not finite
+    bad_gradients: list[str] = field(default_factory=list)  # parameters whose gradient is not finite
     finished: bool = False
 
 
 class Updates:
-    """Hooks of one optimizer. `plan()` tells what the next update is measured for; `guarded` swallows our own errors."""
+    """Hooks of one optimizer. `plan()`: what the next update is measured for; `guarded` swallows our own errors."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Updates:
         reduced: bool,
     ) -> None:
         self.current: Update | None = None
+        self.settled = False  # the first number that is not finite has been explained
         self.sentinel = Sentinel(self._backward_finished, quiet, reduced)
         self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
         self._guarded, self._flush, self._scale = guarded, flush, scale
@@ -124,6 +128,16 @@ class Updates:
             self._pair_gradients(update, gradients, scale)
         if self.sentinel.passes == 0:
             self._choose_sentinel()
+        if squares.device.type == "cpu" and not self.settled:
+            self._rescue(update, names)
+
+    def _rescue(self, update: Update, names: dict[str, Tensor]) -> None:
+        """On a CPU a number may be read at once: keep the last finite weights, to find where it went wrong."""
+        if math.isfinite(float(update.values["grad_norm"])):
+            return
+        gradients = {name: tensor.grad for name, tensor in names.items() if tensor.grad is not None}
+        update.bad_gradients = [name for name, g in gradients.items() if not torch.isfinite(_local(g)).all()]
+        update.rescued = [tensor.detach().clone() for tensor in names.values()]
 
     def _optimized(self, names: dict[str, Tensor]) -> tuple[bool, ...]:
         inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}

@@ -1,0 +1,183 @@
+"""The first thing that is not finite, in causal order: input, operation, loss, gradient, weight.
+
+Runs once in a run, when a loss or gradient has become NaN or infinite, so it may wait for the device: the closure is
+repeated at the weights before the update, with a look at what every function received and returned.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from diagnostics.monitor import forwards
+
+# Not finite outside a domain; everything else that makes an infinity of finite numbers has overflowed.
+_DOMAINS = {
+    "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "div", "divide", "true_divide", "truediv", "rdiv", "rtruediv",
+    "reciprocal", "pow", "rpow", "acos", "arccos", "asin", "arcsin", "acosh", "atanh", "logit", "erfinv", "lgamma",
+    "digamma", "norm", "vector_norm", "normalize", "std", "xlogy", "remainder", "fmod", "softmax", "log_softmax",
+}  # fmt: skip
+_LOGARITHMS = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "logit"}
+_STEEP = {"sqrt": 0.0, "pow": 0.0, "acos": 1.0, "arccos": 1.0, "asin": 1.0, "arcsin": 1.0}  # infinite slope at ±this
+_SUMS = {"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "sum", "mean", "einsum"}
+_MASKS = {"masked_fill", "full", "full_like", "fill", "where", "tril", "triu", "zeros", "new_full", "tensor"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`subject` in the run's vocabulary ("input", "op:log", "overflow:exp", "weight:0.bias"), and a sentence."""
+
+    subject: str
+    message: str
+
+
+class Trace(TorchFunctionMode):
+    """Follows what is not finite through one forward. An infinity put there on purpose, as a mask, has no origin."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.steep: tuple[str, float] | None = None  # the last function that was called where its slope is infinite
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._origins = WeakTensorKeyDictionary()
+
+    def origin(self, tensor: Tensor) -> Origin | None:
+        return self._origins.get(tensor) if _bad(tensor) else None
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        inputs = [t for t in _tensors((*args, *kwargs.values())) if t.is_floating_point()]
+        bad = [t for t in inputs if _bad(t)]
+        ranges = _range(inputs)  # before the call: it may overwrite them
+        out = func(*args, **kwargs)
+        name = getattr(func, "__name__", "").strip("_")
+        self._note_steep(name, args, inputs)
+        for result in _tensors((out,)):
+            if result.is_floating_point() and name not in ("get", "set") and _bad(result):
+                origin = self._explain(name, result, inputs, bad, ranges)
+                if origin is not None:
+                    self._origins[result] = origin
+        return out
+
+    def _note_steep(self, name: str, args: tuple, inputs: list[Tensor]) -> None:
+        edge = _STEEP.get(name)
+        smooth = name == "pow" and not (len(args) > 1 and isinstance(args[1], int | float) and args[1] < 1)
+        if edge is not None and inputs and not smooth and bool((inputs[0].detach().abs() == edge).any()):
+            self.steep = (name, edge)
+
+    def _explain(
+        self, name: str, out: Tensor, inputs: list[Tensor], bad: list[Tensor], ranges: tuple[float, float, bool]
+    ) -> Origin | None:
+        for tensor in bad:
+            if id(tensor) in self._names:
+                parameter = self._names[id(tensor)]
+                return Origin(f"weight:{parameter}", f"the weights {parameter} were not finite")
+            if tensor in self._origins:
+                return self._origins[tensor]
+        if name in _MASKS and not bool(out.isnan().any()):
+            return None
+        if any(bool(t.isnan().any()) for t in bad) or (bad and not self._masks(bad)):
+            return Origin("input", f"the batch holds {_share(bad[0])} that are NaN or infinite")
+        if bad and not bool(out.isnan().any()):
+            return None  # a mask passed on
+        return _made(name, out, ranges)
+
+    def _masks(self, bad: list[Tensor]) -> bool:
+        """Negative infinities only: attention's way to leave something out."""
+        return all(bool((t[~t.isfinite()] == -torch.inf).all()) for t in bad)
+
+
+def _made(name: str, out: Tensor, ranges: tuple[float, float, bool]) -> Origin:
+    low, high, zero = ranges
+    nan = bool(out.isnan().any())
+    outside = name in _DOMAINS and (nan or zero or (name in _LOGARITHMS and low <= 0))
+    if outside or (nan and name not in _SUMS):
+        received = "0" if zero else f"{low:g}" if name in _LOGARITHMS else f"numbers from {low:g} to {high:g}"
+        return Origin(f"op:{name}", f"{name} received {received} and returned {'NaN' if nan else 'infinity'}")
+    kind = str(out.dtype).removeprefix("torch.")
+    return Origin(f"overflow:{name}", f"{name} received numbers from {low:g} to {high:g} and overflowed {kind}")
+
+
+def search(
+    closure: Callable[[], Any],
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    tensors: dict[str, Tensor],
+    states: Sequence[Tensor] | None,
+) -> Origin | None:
+    """Where the closure's loss or its gradient stops being finite, at `weights`; `None` if it does not."""
+    trace, parameters = Trace(model), list(tensors.values())
+    with forwards.ours(model), forwards.standing_in(weights, parameters), torch.enable_grad():
+        if states is not None:
+            forwards.set_random_state(model, states)
+        with torch.autograd.set_detect_anomaly(True, check_nan=True):
+            with trace:
+                loss = closure()
+            if not isinstance(loss, Tensor):
+                return None
+            found = trace.origin(loss)
+            return found if found is not None or _bad(loss) else _backward(loss, tensors, trace)
+
+
+def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
+    """What can be said without a closure: the loss, or the gradient nearest to it."""
+    if not torch.isfinite(torch.as_tensor(loss)).all():
+        return Origin("loss", f"the loss is {float(loss)}")
+    name = bad_gradients[-1]
+    return Origin(f"gradient:{name}", f"the gradient of {name} is not finite though the loss is")
+
+
+def _backward(loss: Tensor, tensors: dict[str, Tensor], trace: Trace) -> Origin | None:
+    """The loss is finite: is it its gradient? Anomaly mode names the function whose gradient turned to NaN."""
+    trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # anomaly mode prints the traceback that is read below
+            gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    except RuntimeError as error:
+        named = re.search(r"Function '(\w+?)Backward\d*'", str(error))
+        if named is None:
+            raise
+        name, edge = trace.steep or (named[1].lower(), None)
+        received = "" if edge is None else f", which received {edge:g},"
+        return Origin(f"op:{name}", f"the gradient of {name}{received} is not finite though the loss is")
+    for name, gradient in reversed(list(zip(trained, gradients, strict=True))):
+        if gradient is not None and _bad(gradient):
+            return Origin(
+                f"overflow:gradient of {name}", f"the gradient of {name} overflowed though the loss is finite"
+            )
+    return None
+
+
+def _bad(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and not bool(torch.isfinite(tensor.detach()).all())
+
+
+def _range(tensors: Sequence[Tensor]) -> tuple[float, float, bool]:
+    """Smallest and largest finite number received, and whether one was exactly zero."""
+    finite = [t.detach()[torch.isfinite(t.detach())] for t in tensors]
+    found = [t for t in finite if t.numel()]
+    if not found:
+        return float("nan"), float("nan"), False
+    low, high = min(float(t.min()) for t in found), max(float(t.max()) for t in found)
+    return low, high, any(bool((t == 0).any()) for t in found)
+
+
+def _share(tensor: Tensor) -> str:
+    count = int((~torch.isfinite(tensor)).sum())
+    return f"{count} of {tensor.numel()} numbers"
+
+
+def _tensors(values: tuple) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found
