@@ -1,57 +1,118 @@
 """Streams that are being written: which record goes into which file, and what happens when a file cannot grow."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from diagnostics.metrics import TABLES
-from diagnostics.run.frames import PLACEHOLDER, seal
+from diagnostics.run.frames import FRAME_BYTES_MAX, PLACEHOLDER, seal
 from diagnostics.run.layout import Layout, Record, column_dtype
-from diagnostics.run.storage import Remote, Storage
+from diagnostics.run.storage import Local, Storage
 from diagnostics.run.streams import stream_name, stream_number
+
+_OPEN_STREAMS_MAX = 256  # sets of names at a time; a set that comes back later gets another stream
+
+Item = tuple[str, Record]
+Refused = Callable[[str, Record, Exception], None]
 
 
 @dataclass
 class OpenStream:
+    """`size`: how far this process wrote; a file of another length was touched by somebody else."""
+
     name: str
     layout: Layout
     schema: pa.Schema
     seed: int
+    size: int
 
 
 class Appender:
-    """The streams of one session of a run. Keyed by names, so that two alternating sets of layers keep two streams."""
+    """The streams of one session of a run, keyed by names: two alternating sets of layers keep two streams.
 
-    def __init__(self, place: Storage, session: int, first_step: int):
+    `refused` is told of records that are no record: a text where a number belongs, a wrong count of values.
+    """
+
+    def __init__(self, place: Storage, session: int, first_step: int, refused: Refused):
         self._place = place
         self._session = session
         self._first_step = first_step
+        self._refused = refused
         self._streams: dict[tuple, OpenStream] = {}
 
-    def write(self, records: Iterable[tuple[str, Record]]) -> None:
+    def write(self, items: Iterable[Item]) -> tuple[list[Item], OSError | None]:
+        """Append the records; those that could not be written come back, with the reason."""
         groups: dict[tuple, list[Record]] = {}
-        for table, record in records:
+        for table, record in items:
             groups.setdefault((table, record.names, _text(table, record)), []).append(record)
-        for key, group in groups.items():
-            self._write_group(key, group)
+        failed: list[Item] = []
+        problem = None
+        for key, records in groups.items():
+            try:
+                self._write_group(key, records)
+            except OSError as error:
+                failed += [(key[0], record) for record in records]
+                problem = error
+        return failed, problem
 
     def _write_group(self, key: tuple, records: list[Record]) -> None:
         stream = self._streams.get(key)
         layout = _layout(key, records, stream.layout.columns if stream else ())
-        if stream is None or stream.layout != layout or isinstance(self._place, Remote):
-            schema = layout.schema(self._session, self._first_step)
-            header = schema.serialize().to_pybytes()
-            stream = OpenStream(self._next_name(layout.table), layout, schema, zlib.crc32(header))
-            self._place.create(stream.name, header + _encoded(stream, records))
-            self._streams[key] = stream
-        else:
-            self._place.append(stream.name, _encoded(stream, records))
+        if stream and stream.layout == layout and self._appended(key, stream, records):
+            return
+        self._create(key, layout, records)
+
+    def _appended(self, key: tuple, stream: OpenStream, records: list[Record]) -> bool:
+        """Whether the stream took the records; one that did not is left as it was, and another one follows it."""
+        if not isinstance(self._place, Local):
+            return False
+        data = self._encoded(stream, records)
+        try:
+            self._place.append(stream.name, data, stream.size)
+        except OSError:
+            del self._streams[key]
+            return False
+        stream.size += len(data)
+        return True
+
+    def _create(self, key: tuple, layout: Layout, records: list[Record]) -> None:
+        schema = layout.schema(self._session, self._first_step)
+        header = schema.serialize().to_pybytes()
+        stream = OpenStream(self._next_name(layout.table), layout, schema, zlib.crc32(header), len(header))
+        data = self._encoded(stream, records)
+        if not data:
+            return
+        self._place.create(stream.name, header + data)
+        stream.size += len(data)
+        self._streams[key] = stream
+        if len(self._streams) > _OPEN_STREAMS_MAX:
+            self._streams.pop(next(iter(self._streams)))
 
     def _next_name(self, table: str) -> str:
         numbers = [stream_number(name) for name in self._place.files() if name.startswith(f"{table}-")]
         return stream_name(table, max(numbers, default=-1) + 1)
+
+    def _encoded(self, stream: OpenStream, records: list[Record]) -> bytes:
+        size = stream.layout.records_per_batch()
+        chunks = (records[start : start + size] for start in range(0, len(records), size))
+        return b"".join(self._frames(stream, chunk) for chunk in chunks)
+
+    def _frames(self, stream: OpenStream, records: Sequence[Record]) -> bytes:
+        """One frame, or two halves of it where it would be too large or holds something that is no record."""
+        try:
+            frame = _frame(stream, records)
+            if len(frame) <= FRAME_BYTES_MAX:
+                return frame
+            error: Exception = ValueError(f"a record of {len(frame)} bytes")
+        except (ValueError, TypeError, OverflowError, pa.ArrowException) as raised:
+            error = raised
+        if len(records) == 1:
+            self._refused(stream.layout.table, records[0], error)
+            return b""
+        half = len(records) // 2
+        return self._frames(stream, records[:half]) + self._frames(stream, records[half:])
 
 
 def _text(table: str, record: Record) -> tuple:
@@ -71,18 +132,11 @@ def _layout(key: tuple, records: list[Record], before: tuple[str, ...]) -> Layou
     return Layout(table, tuple(name for name in given if name != "step" and name not in texts), names, text)
 
 
-def _encoded(stream: OpenStream, records: list[Record]) -> bytes:
-    size = stream.layout.records_per_batch()
-    chunks = (records[start : start + size] for start in range(0, len(records), size))
-    return b"".join(_message(stream, chunk) for chunk in chunks)
-
-
-def _message(stream: OpenStream, records: list[Record]) -> bytes:
+def _frame(stream: OpenStream, records: Sequence[Record]) -> bytes:
     """A sealed record batch, without the schema that Arrow puts before it."""
     batch = stream.layout.encode(records, stream.schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, stream.schema) as writer:
-        header = stream.schema.serialize().size
         writer.write_batch(batch, custom_metadata={"checksum": PLACEHOLDER})
         end = sink.tell()
-    return seal(sink.getvalue()[header:end].to_pybytes(), stream.seed)
+    return seal(sink.getvalue()[stream.schema.serialize().size : end].to_pybytes(), stream.seed)

@@ -1,6 +1,7 @@
 """Opening runs: one by its directory, or all in a folder."""
 
 import os
+import weakref
 
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
@@ -10,10 +11,14 @@ from diagnostics.run.reader import Run
 from diagnostics.run.storage import Storage, storage
 from diagnostics.run.streams import is_stream
 
+# Tables of runs that somebody still holds: opening such a run again reads only what is new.
+_open_files: "weakref.WeakValueDictionary[str, Files]" = weakref.WeakValueDictionary()
+
 
 def load(run_dir: str | os.PathLike) -> Run:
     """Open a run, also one that is still being written or whose process was killed."""
-    return _open(storage(run_dir))
+    place = storage(run_dir)
+    return _open(place, _open_files.get(str(place)))
 
 
 def runs(root: str | os.PathLike) -> list[Run]:
@@ -62,5 +67,5 @@ def _open(place: Storage, previous: Files | None = None) -> Run:
     if meta["status"] == "running" and not is_alive(meta):
         meta["status"] = "interrupted"
     summary = read_summary(place) if SUMMARY in names else None
-    files = Files(place, meta["status"] == "running", previous)
+    files = _open_files[str(place)] = Files(place, meta["status"] == "running", previous)
     return Run(str(place), meta, files, summary, reload=lambda: _open(place, files))

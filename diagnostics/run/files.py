@@ -17,6 +17,7 @@ from diagnostics.run.layout import MISSING, NUMPY, column_dtype
 from diagnostics.run.storage import Storage
 from diagnostics.run.streams import Column, Damage, Stream, is_stream, open_stream, plain, stream_number
 
+_CACHE_BYTES_MAX = 1 << 28  # of columns that have been read, a run
 _VALUES_MAX = 1 << 28  # of a matrix: many streams with names of their own could claim far more than they hold
 
 
@@ -46,6 +47,7 @@ class Files:
         self.streams = sorted((s for s in opened if isinstance(s, Stream)), key=_written_order)
         self.unreadable = [damage for damage in opened if isinstance(damage, Damage)]
         self._cache: dict[tuple[str, bytes, str], Column] = dict(previous._cache) if previous else {}
+        self._cached_bytes = sum(column.bytes for column in self._cache.values())
         self._lock = threading.RLock()  # pages of several browsers share one run
 
     def fingerprint(self) -> list:
@@ -73,14 +75,14 @@ class Files:
         frame = fill(table, data, columns, rows)
         if table == "events":
             damaged = fill(table, self._damage_events(), columns, len(self.damage()))
-            frame = pd.concat([frame, damaged[damaged["step"].between(*bounds)]])
+            frame = pd.concat([frame, damaged.loc[damaged["step"].between(*bounds)]])
         return _in_order(frame)
 
     def damage(self) -> list[Damage]:
         """What could not be read, over all streams; finding it means to verify every record."""
         for table in TABLES:
             self._parts(table, ())
-        found = [damage for stream in self.streams for damage in stream.damage.values()]
+        found = [damage for stream in self.streams for damage in self._cache[_key(stream, "step")].damage]
         newest = max((stream.origin.session for stream in self.streams), default=0)
         growing = {stream.name for stream in self.streams if self.live and stream.origin.session == newest}
         return [*self.unreadable, *(d for d in found if not (d.torn and d.file in growing))]
@@ -135,6 +137,9 @@ class Files:
     def _part(self, stream: Stream, columns: Sequence[str]) -> Part:
         stored = ["step", *(name for name in columns if name in stream.layout.columns)]
         steps, *values = self._read(stream, stored)
+        if any(len(value) != len(steps) for value in values):  # the file was changed, not only added to
+            self._forget(stream)
+            steps, *values = self._read(stream, stored)
         visible = steps < self._hidden_from(stream)
         if not visible.all():
             steps, values = steps[visible], [value[visible] for value in values]
@@ -147,10 +152,22 @@ class Files:
 
     def _read(self, stream: Stream, columns: Sequence[str]) -> list[np.ndarray]:
         stale = [name for name in columns if (known := self._known(stream, name)) is None or known.size < stream.size]
-        if stale:
-            fresh = stream.read(stale, [self._known(stream, name) for name in stale])
-            self._cache |= {_key(stream, name): column for name, column in zip(stale, fresh, strict=True)}
-        return [_joined(self._cache[_key(stream, name)], stream, name) for name in columns]
+        fresh = stream.read(stale, [self._known(stream, name) for name in stale]) if stale else []
+        read = dict(zip(stale, fresh, strict=True))
+        result = [_joined(read.get(name) or self._cache[_key(stream, name)], stream, name) for name in columns]
+        self._keep(stream, read)
+        return result
+
+    def _keep(self, stream: Stream, read: dict[str, Column]) -> None:
+        """Steps always, for they tell what is damaged; other columns while there is room."""
+        for name, column in read.items():
+            if name == "step" or self._cached_bytes + column.bytes <= _CACHE_BYTES_MAX:
+                self._cached_bytes += column.bytes
+                self._cache[_key(stream, name)] = column
+
+    def _forget(self, stream: Stream) -> None:
+        for key in [key for key in self._cache if key[0] == stream.name]:
+            self._cached_bytes -= self._cache.pop(key).bytes
 
     def _known(self, stream: Stream, column: str) -> Column | None:
         """What an earlier snapshot read of this very file, unless the file has shrunk since."""

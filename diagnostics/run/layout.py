@@ -85,15 +85,23 @@ class Layout:
         values = [record.values.get(column, missing) for record in records]
         if self.names is None:
             return pa.array(values, _ARROW[dtype]) if dtype in ("string", "list") else pa.array(_numbers(values, dtype))
-        block = np.empty((len(records), len(self.names)), NUMPY[dtype])
-        for row, value in zip(block, values, strict=True):
-            row[:] = value
-        return pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), len(self.names))
+        absent = np.full(len(self.names), missing)
+        block = np.stack([absent if value is missing else value for value in values])
+        if block.shape[1:] != (len(self.names),):
+            raise ValueError(f"column {column!r} holds {block.shape[1:]} values for {len(self.names)} names")
+        return pa.FixedSizeListArray.from_arrays(pa.array(_cast(block, dtype).reshape(-1)), len(self.names))
 
 
 def _numbers(values: list, dtype: str) -> np.ndarray:
     """NaN and infinities stay what they are: data, not gaps."""
     return np.array(values, dtype=NUMPY[dtype])
+
+
+def _cast(block: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "int64" and not np.isfinite(block).all():
+        raise ValueError("a count that is not finite")
+    with np.errstate(over="ignore"):  # beyond float32 lies infinity, which is what the reader is to see
+        return block.astype(NUMPY[dtype])
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,8 @@ def read_schema(schema: pa.Schema) -> tuple[Layout, Origin]:
         table = TABLES.get(description["table"])
         origin = Origin(int(description["session"]), int(description["first_step"]))
         names, text = description.get("names"), description.get("text", {})
-        names = None if names is None else tuple(str(name) for name in names)
-        text = tuple((str(column), tuple(str(value) for value in values)) for column, values in text.items())
+        names = None if names is None else tuple(_text(name) for name in names)
+        text = tuple((_text(column), tuple(map(_text, values))) for column, values in text.items())
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise Foreign("an Arrow stream that was not written by diagnostics") from None
     if newer > FORMAT:
@@ -127,6 +135,11 @@ def read_schema(schema: pa.Schema) -> tuple[Layout, Origin]:
     layout = Layout(table.name, tuple(schema.names[1:]), names, text)
     _check_types(layout, schema)
     return layout, origin
+
+
+def _text(value: Any) -> str:
+    """JSON can hold half of a surrogate pair, which no other text can."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _check_types(layout: Layout, schema: pa.Schema) -> None:

@@ -59,19 +59,27 @@ class Local:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def create(self, name: str, data: bytes) -> None:
-        """Write a new file; `FileExistsError` if there is one."""
-        self._write(name, data, os.O_CREAT | os.O_EXCL)
-
-    def append(self, name: str, data: bytes) -> None:
-        """Opens the file anew, so that a directory that vanished is noticed."""
-        self._write(name, data, os.O_APPEND)
-
-    def _write(self, name: str, data: bytes, flags: int) -> None:
-        handle = os.open(self.path / name, os.O_WRONLY | os.O_NOFOLLOW | flags, 0o644)
+        """Write a new file whole or not at all; `FileExistsError` if there is one."""
+        handle = os.open(self.path / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            _write_all(handle, data)
+        except OSError:
+            self.remove(name)
+            raise
+        finally:
+            os.close(handle)
+
+    def append(self, name: str, data: bytes, size: int) -> None:
+        """Add to a file that is `size` long. Opens it anew, so that a directory that vanished is noticed."""
+        handle = os.open(self.path / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_APPEND)
+        try:
+            if os.fstat(handle).st_size != size:
+                raise OSError(f"{self.path / name} was changed by somebody else")
+            try:
+                _write_all(handle, data)
+            except OSError:
+                os.ftruncate(handle, size)  # a part of a record is none, and takes room
+                raise
         finally:
             os.close(handle)
 
@@ -89,6 +97,12 @@ class Local:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
 
 
 class Remote:

@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,7 @@ class Column:
     blocks: list[np.ndarray]
     ends: list[int]
     size: int
+    damage: tuple[Damage, ...]
 
     @property
     def bytes(self) -> int:
@@ -67,37 +68,39 @@ class Stream:
     origin: Origin
     schema: pa.Schema
     header: bytes
-    damage: dict[int, Damage] = field(default_factory=dict)
 
     def read(self, columns: Sequence[str], known: Sequence[Column | None]) -> list[Column]:
         """These columns up to `size`: what is `known` of them, and only what is new read from the file."""
         starts = {column.ends[-1] if column and column.ends else len(self.header) for column in known}
         if len(starts) > 1:
             known, starts = [None] * len(columns), {len(self.header)}
-        start = starts.pop()
-        blocks: list[list[np.ndarray]] = [list(column.blocks) if column else [] for column in known]
-        ends = list(known[0].ends) if known[0] else []
-        for table, end in self._tables(columns, start):
+        start, first = starts.pop(), known[0]
+        blocks = [list(column.blocks) if column else [] for column in known]
+        ends = list(first.ends) if first else []
+        damage = [damage for damage in first.damage if damage.offset < start] if first else []
+        for values, end in self._values(columns, start, damage):
             ends.append(end)
-            for column, values in zip(blocks, table, strict=True):
-                column.append(values)
-        return [Column(values, ends, self.size) for values in blocks]
+            for column, block in zip(blocks, values, strict=True):
+                column.append(block)
+        return [Column(column, ends, self.size, tuple(damage)) for column in blocks]
 
-    def _tables(self, columns: Sequence[str], start: int) -> Iterator[tuple[list[np.ndarray], int]]:
+    def _values(
+        self, columns: Sequence[str], start: int, damage: list[Damage]
+    ) -> Iterator[tuple[list[np.ndarray], int]]:
         """Values of the columns and the offset behind them, a block of the file at a time."""
         options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
-        for offset, block in self._whole_blocks(start):
+        for offset, block in self._whole_blocks(start, damage):
             try:
                 table = pa.ipc.open_stream(pa.py_buffer(self.header + block), options=options).read_all()
                 table.validate(full=True)
                 values = [plain(table.column(name)) for name in columns]
-            except (pa.ArrowInvalid, ValueError) as error:  # whoever wrote this also wrote its checksum
-                self.damage[offset] = Damage(self.name, offset, len(block), str(error))
+            except (pa.ArrowException, ValueError) as error:  # whoever wrote this also wrote its checksum
+                damage.append(Damage(self.name, offset, len(block), str(error)))
                 continue
             yield values, offset + len(block)
 
-    def _whole_blocks(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Runs of verified record batches, each with its offset."""
+    def _whole_blocks(self, start: int, damage: list[Damage]) -> Iterator[tuple[int, bytes]]:
+        """Runs of verified record batches, each with its offset; what lies between them is `damage`."""
         seed, window = zlib.crc32(self.header), _BLOCK_BYTES
         while start < self.size:
             data = self._read(start, window)
@@ -111,14 +114,15 @@ class Stream:
             if cut_by_window and (used or window < FRAME_BYTES_MAX):
                 window = _BLOCK_BYTES if used else FRAME_BYTES_MAX
             elif problem:
-                start += self._skip(start, seed, problem)
+                found = self._damage_at(start, seed, problem)
+                damage.append(found)
+                start += found.bytes
 
-    def _skip(self, start: int, seed: int, problem: Damaged) -> int:
-        """Note the damage at `start`; the distance to the next whole record, or to the end."""
+    def _damage_at(self, start: int, seed: int, problem: Damaged) -> Damage:
+        """What lies from `start` to the next whole record, or to the end."""
         frame = next_frame(self._read(start, _SEARCH_BYTES), 1, seed)
         length = frame.start if frame else self.size - start
-        self.damage[start] = Damage(self.name, start, length, str(problem), problem.torn and frame is None)
-        return length
+        return Damage(self.name, start, length, str(problem), problem.torn and frame is None)
 
     def _read(self, start: int, length: int) -> bytes:
         return bytes(self.place.read(self.name, start, min(self.size, start + length)))

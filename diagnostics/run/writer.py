@@ -5,9 +5,13 @@ to the run's streams at least every half second, so that a process that is kille
 here may stop a training run: what cannot be written is kept, then written when that is possible again.
 """
 
+import atexit
+import math
 import os
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,17 +20,27 @@ import numpy as np
 
 from diagnostics.metrics import TABLES
 from diagnostics.run.appender import Appender
+from diagnostics.run.claim import Claim
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
 from diagnostics.run.layout import FORMAT, Record, column_dtype
-from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, is_alive, read_meta, this_process, write_json
-from diagnostics.run.storage import storage
+from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, this_process, write_json
+from diagnostics.run.outage import Item, Outage, log
+from diagnostics.run.storage import Local, storage
+from diagnostics.run.watcher import Watcher
 
 FLUSH_SECONDS = 0.5
+SEGMENT_SECONDS = 5.0  # where every flush is an object of its own
+_URGENT = ("loss", "grad_norm")  # written at once when they cease to be finite
+_writers: "weakref.WeakSet[RunWriter]" = weakref.WeakSet()
 
 
 class RunWriter:
-    """Creates a run, or continues the one in `run_dir`. `resumed_from`: its last recorded step, 0 for a new run."""
+    """Creates a run, or continues the one in `run_dir`. `resumed_from`: the step after which it begins, 0 if new.
+
+    `append`, `append_many`, `log` and `event` may be called from any thread. `on_flush` is called in a background
+    thread after each flush, never twice at a time; a slow one delays only itself.
+    """
 
     def __init__(
         self,
@@ -36,26 +50,40 @@ class RunWriter:
         first_step: int | None = None,
         on_flush: Callable[[], None] | None = None,
     ):
+        if first_step is not None and first_step < 1:
+            raise ValueError(f"first_step is {first_step}; updates are counted from 1")
         self._place = storage(run_dir)
-        before = self._claim()
-        files = Files(self._place, live=False)
-        self.resumed_from = files.last_step() if first_step is None else first_step - 1
-        self.last_step = self.resumed_from
-        session = 1 + max((stream.origin.session for stream in files.streams), default=0)
-        self._appender = Appender(self._place, session, self.resumed_from + 1)
-        self._pid = os.getpid()
-        self._queue: deque[tuple[str, Record]] = deque()
+        self._claim = Claim(self._place)
+        try:
+            self._open(meta, first_step)
+        except OSError as error:
+            self._claim.release()
+            raise RunError(f"{self._place} cannot be written ({error}). Next: give another run_dir.") from error
+        self._queue: deque[Item] = deque()
         self._writing = threading.RLock()
         self._wake = threading.Event()
-        self._closed = False
-        self._on_flush = on_flush
-        now = time.time()
-        self._meta = {"created": now, **before, **meta, "status": "running", "updated": now, "writer": this_process()}
+        self._outage = Outage()
+        self._nonfinite = dict.fromkeys(_URGENT, False)
+        self._stopping = self._closed = self._forked = False
+        self._watcher = Watcher(on_flush, self._watcher_failed) if on_flush else None
+        self._thread = threading.Thread(target=self._work, name="diagnostics-writer", daemon=True)
+        self._thread.start()
+        _writers.add(self)
+
+    def _open(self, meta: Mapping[str, Any], first_step: int | None) -> None:
+        files, before, now = Files(self._place, live=False), self._claim.meta, time.time()
+        self.resumed_from = files.last_step() if first_step is None else first_step - 1
+        self.last_step = self.resumed_from
+        session = 1 + max([before.get("session", 0), *(stream.origin.session for stream in files.streams)])
+        self._appender = Appender(self._place, session, self.resumed_from + 1, self._refused)
+        own = {"status": "running", "updated": now, "session": session, "writer": this_process()}
+        self._meta = {"created": now, **before, **meta, **own, "last_step": self.last_step}
+        self._meta["created"] = before.get("created", self._meta["created"])
         self._meta["versions"] = {**self._meta.get("versions", {}), "format": FORMAT}
         self._save_meta()
         self._place.remove(SUMMARY)
-        self._thread = threading.Thread(target=self._work, name="diagnostics-writer", daemon=True)
-        self._thread.start()
+
+    # -- appending: what training waits for -----------------------------------------------------------------------
 
     def append(self, table: str, step: int, values: Mapping[str, Any]) -> None:
         """One row of a flat table."""
@@ -64,6 +92,7 @@ class RunWriter:
         self._put(table, Record(step, dict(values)))
         if table == "scalars":
             self.last_step = step
+            self._look_at(values)
 
     def append_many(self, table: str, step: int, names: Sequence[str], values: Mapping[str, Sequence]) -> None:
         """One record of a keyed table: one value per name in every column. Copies what it is given."""
@@ -73,68 +102,144 @@ class RunWriter:
         self._put(table, Record(step, copied, tuple(names)))
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Numbers of the training script: further columns of `scalars` on reading."""
         self.append("logged", step, {"step (logged)" if name == "step" else name: v for name, v in scalars.items()})
 
     def event(self, step: int, kind: str, message: str, subject: str = "") -> None:
-        self.append("events", step, {"kind": kind, "message": message, "subject": subject})
+        text = message.encode("utf-8", "replace").decode()  # file names may hold what UTF-8 does not
+        self.append("events", step, {"kind": kind, "message": text, "subject": subject})
 
-    def update_meta(self, **changes: Any) -> None:
-        with self._writing:
-            self._meta |= changes
-            self._save_meta()
+    def _put(self, table: str, record: Record) -> None:
+        if not self._closed:
+            self._queue.append((table, record))
+        elif not self._forked:
+            log.warning("%s is closed: a record of table %s, step %d, is not kept", self._place, table, record.step)
+
+    def _look_at(self, values: Mapping[str, Any]) -> None:
+        """The first number of a streak that is not finite is written at once: a crash may be near."""
+        for name in _URGENT:
+            nonfinite = not math.isfinite(values.get(name, 0.0))
+            if nonfinite and not self._nonfinite[name]:
+                self._wake.set()
+            self._nonfinite[name] = nonfinite
+
+    # -- writing: in the background ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Everything appended before is on disk when this returns."""
-        with self._writing:
-            records = [self._queue.popleft() for _ in range(len(self._queue))]
-            self._appender.write(records)
+        """Everything appended before is on disk when this returns, unless the directory takes nothing."""
+        if not self._closed:
+            self._drain()
 
-    def close(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
+    def update_meta(self, **changes: Any) -> None:
+        """Atomically replaces run.json."""
         if self._closed:
             return
-        self.flush()
+        with self._writing:
+            self._meta |= changes
+            try:
+                self._save_meta()
+            except OSError as error:
+                log.warning("%s in %s is not up to date: %s", RUN, self._place, error)
+
+    def close(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
+        """Flush and let go of the directory. `status`: finished, failed or interrupted."""
+        if self._closed:
+            return
+        self._stop_threads()
+        self._drain()
+        self._drain()  # the event about a gap that the first one ended
+        if kept := self._outage.kept:
+            log.error("%s: %d records could not be written (%s)", self._place, len(kept), self._outage.error)
+        if summary is not None:
+            self._save_summary(summary)
+        self.update_meta(status=status, updated=time.time(), last_step=self.last_step)
         self._closed = True
+        self._claim.release()
+
+    def disown(self) -> None:
+        """In a forked child: this run is the parent's. Touches no lock, another thread may have held it."""
+        self._closed = self._forked = True
+        self._claim.release()
+
+    def _work(self) -> None:
+        pause = FLUSH_SECONDS if isinstance(self._place, Local) else SEGMENT_SECONDS
+        while not self._stopping:
+            self._wake.wait(pause)
+            self._wake.clear()
+            try:
+                self._turn()
+            except Exception:  # recording must not end in silence; what failed is in the log
+                log.exception("%s: the writer failed and goes on", self._place)
+
+    def _turn(self) -> None:
+        if time.monotonic() >= self._outage.retry_at:
+            self._drain()
+        if self._watcher:
+            self._watcher.wake()
+        if time.time() - self._saved > HEARTBEAT_SECONDS:
+            self.update_meta(updated=time.time(), last_step=self.last_step)
+
+    def _drain(self) -> None:
+        with self._writing:
+            items = [self._queue.popleft() for _ in range(len(self._queue))]
+            if self._outage.error:
+                self._outage.keep(items)
+                items = self._outage.take()
+            if not items:
+                return
+            failed, error = self._appender.write(items)
+            if error:
+                self._outage.begin(failed, error)
+            elif self._outage.error:
+                self.event(items[0][1].step, "gap", self._outage.end())
+
+    def _refused(self, table: str, record: Record, error: Exception) -> None:
+        log.warning("%s: step %d of table %s is no record: %s", self._place, record.step, table, error)
+        if table != "events":
+            message = f"a record of table {table} could not be stored: {type(error).__name__}: {error}"
+            self.event(record.step, "record-refused", message, table)
+
+    def _watcher_failed(self, error: Exception) -> None:
+        self.event(self.last_step, "on-flush-failed", f"{type(error).__name__}: {error}")
+
+    def _stop_threads(self) -> None:
+        self._stopping = True
         self._wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-        self.flush()
-        if summary is not None:
-            write_json(self._place, SUMMARY, dict(summary))
-        self.update_meta(status=status, updated=time.time(), last_step=self.last_step)
-
-    def _put(self, table: str, record: Record) -> None:
-        self._queue.append((table, record))
-
-    def _claim(self) -> dict[str, Any]:
-        try:
-            self._place.make()
-            files = self._place.files()
-        except OSError as error:
-            raise RunError(f"{self._place} cannot be written ({error}). Next: give another run_dir.") from error
-        before = read_meta(self._place) if RUN in files else {}
-        if before and before["status"] == "running" and is_alive(before):
-            writer = before["writer"]
-            raise RunError(
-                f"{self._place} is being written by process {writer.get('pid')} on {writer.get('host')}. "
-                f"Next: end that process, or give another run_dir."
-            )
-        return before
+        if self._watcher:
+            self._watcher.stop()
 
     def _save_meta(self) -> None:
         write_json(self._place, RUN, self._meta)
         self._saved = time.time()
 
-    def _work(self) -> None:
-        while not self._closed:
-            self._wake.wait(FLUSH_SECONDS)
-            self._wake.clear()
-            self.flush()
-            if self._on_flush:
-                self._on_flush()
-            if time.time() - self._saved > HEARTBEAT_SECONDS:
-                self.update_meta(updated=time.time(), last_step=self.last_step)
+    def _save_summary(self, summary: Mapping[str, Any]) -> None:
+        try:
+            write_json(self._place, SUMMARY, dict(summary))
+        except OSError as error:
+            log.warning("%s in %s could not be written: %s", SUMMARY, self._place, error)
 
 
 def _copied(table: str, column: str, value: Sequence) -> Any:
-    dtype = column_dtype(table, column)
-    return tuple(value) if dtype == "string" else np.array(value, dtype)
+    """A copy, because the caller may reuse its buffer; what is no array of numbers is refused when it is encoded."""
+    if column_dtype(table, column) == "string":
+        return tuple(value)
+    return np.array(value)
+
+
+def _close_all() -> None:
+    """At exit, of runs that nobody closed. An exception that ended the interpreter is still known then."""
+    status = "failed" if getattr(sys, "last_value", None) is not None else "finished"
+    for writer in list(_writers):
+        writer.close(status)
+
+
+def _disown_all() -> None:
+    for writer in list(_writers):
+        writer.disown()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)

@@ -1,0 +1,66 @@
+"""One writer a run: taking a directory, and refusing it while another process writes there."""
+
+import os
+import sys
+from typing import Any
+
+from diagnostics.run.errors import RunError
+from diagnostics.run.metadata import RUN, is_alive, read_meta
+from diagnostics.run.storage import Local, Storage
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class Claim:
+    """Holds a run directory until `release`. `meta`: what an earlier process left there, empty for a new run.
+
+    On this machine an advisory lock on the directory decides, which the kernel gives up when the process ends however
+    it ends; for writers elsewhere, and where a file system knows no locks, the heartbeat in run.json does.
+    """
+
+    def __init__(self, place: Storage):
+        self._lock: int | None = None
+        try:
+            place.make()
+            locked = self._take(place)
+            self.meta = _left_behind(place)
+        except OSError as error:
+            self.release()
+            raise RunError(f"{place} cannot be written ({error}). Next: give another run_dir.") from error
+        if not locked or (self.meta and self.meta["status"] == "running" and is_alive(self.meta)):
+            self.release()
+            writer = self.meta.get("writer", {})
+            raise RunError(
+                f"{place} is being written by process {writer.get('pid', '(just started)')} on host "
+                f"{writer.get('host', 'this one')}. Next: end that process, or give another run_dir."
+            )
+
+    def _take(self, place: Storage) -> bool:
+        """Whether nobody else on this machine holds the directory."""
+        if not isinstance(place, Local) or sys.platform == "win32":
+            return True
+        self._lock = os.open(place.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks: the heartbeat decides
+            return True
+        return True
+
+    def release(self) -> None:
+        """Also in a forked child, whose copy of the lock would otherwise outlive the parent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _left_behind(place: Storage) -> dict[str, Any]:
+    """The metadata of the run to continue. A rotten run.json does not stop a run from being continued."""
+    if RUN not in place.files():
+        return {}
+    try:
+        return read_meta(place)
+    except ValueError:
+        return {}
