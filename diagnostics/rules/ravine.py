@@ -53,7 +53,7 @@ def check(
     pinned: float = 0.3,  # stability ratio: three times the rate would be unstable
     narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
     floor: float = 0.5,  # share of the squared gradient along curvature below a hundredth of the largest
-    reached: float = 0.05,  # of the starting loss: what is left to gain is little
+    reached: float = 0.05,  # of the loss once the steepest direction had settled: what is left to gain is little
     wide: float = 10.0,  # condition number of the inputs that counts as a cause
 ) -> Iterator[Finding]:
     table = signals.curvature(run)
@@ -70,7 +70,8 @@ def check(
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
     slow = _slow_steps(late, condition)
     steep = ratio >= pinned and (condition > narrow or share > floor)
-    if not steep or slow < history.count or history.end <= reached * history.start or not _unfinished(run, history):
+    settled = float(history.values[history.count // 20])
+    if not steep or slow < history.count or history.end <= reached * settled or not _unfinished(history):
         return
     cause = _cause(run, wide)
     condition = condition if np.isfinite(condition) else narrow
@@ -118,10 +119,10 @@ def _slow_steps(table: pd.DataFrame, condition: float) -> float:
     return limits.steps_for_tenfold(1 - min(1.0, progress / condition))
 
 
-def _unfinished(run: Run, history: signals.Loss) -> bool:
-    """Still moving down, or stopped above the start's half: otherwise there is nothing left to be slowed."""
-    late = history.values[history.count // 2 :]
-    return signals.trend(late).z > 3 or history.end > 0.5 * history.start
+def _unfinished(history: signals.Loss, *, slowly: float = 0.5) -> bool:
+    """The later half still falls, but by less than half: neither converged nor well under way."""
+    late = signals.trend(history.values[history.count // 2 :])
+    return (late.z > 3 and late.relative < slowly) or history.end > 0.5 * history.start
 
 
 def _cause(run: Run, wide: float) -> str:

@@ -111,6 +111,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     """A layer of one unit makes dead, flat and slow runs; one cloned pair does not."""
     if finding.evidence["distinct units"] > 0.25 * finding.evidence["units"]:
         return False
+    if other.kind == "lr-unstable":  # an early spike that such a layer could not come back from; no divergence
+        return other.evidence["loss at end"] <= 1.1 * other.evidence["loss at start"]
     return other.kind in {
         "zero-gradient",
         "dead-units",
