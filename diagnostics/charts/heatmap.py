@@ -1,0 +1,196 @@
+"""Layer x step heat map: one PNG with real axes, and a coarse invisible grid for tooltips and clicks.
+
+One rectangle a cell would be slow from 10,000 cells on and shows seams; the picture costs the same at any run length.
+"""
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from diagnostics.charts import parts
+from diagnostics.charts.lines import whole
+from diagnostics.charts.parts import Drawn
+from diagnostics.charts.reduce import bin_columns
+from diagnostics.charts.theme import VIRIDIS
+from diagnostics.rules import Chart, Finding
+from diagnostics.run import Run
+
+COLUMNS = 600  # of the picture
+GRID = 60  # of the tooltips
+ROW = 18  # pixels a layer, as long as there are few
+FURNITURE = 130  # pixels of title, legend and axis, which count as height
+MOST_ROWS_LABELLED = 40
+
+
+@dataclass(frozen=True)
+class Field:
+    """A per-layer quantity to draw: `values` (T, L) over `steps` (T,), layers in the order of the model."""
+
+    title: str
+    steps: NDArray
+    names: list[str]
+    values: NDArray
+    log: bool = False
+    worst_is_low: bool = False
+
+
+def heatmap(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
+    field = read(run, chart)
+    if field is None:
+        return parts.empty(f"{chart.columns[0]}: not recorded in this run")
+    return draw_field(field, finding, whole(run))
+
+
+def read(run: Run, chart: Chart) -> Field | None:
+    steps, names, values = run.matrix(chart.table, chart.columns[0])
+    chosen = [i for i in in_model_order(run, names) if not chart.layers or names[i] in chart.layers]
+    if not len(steps) or not chosen or not np.isfinite(values[:, chosen]).any():
+        return None
+    low = chart.columns[0] in ("grad_norm", "update_norm", "distinct_units")
+    return Field(chart.title, steps, [str(names[i]) for i in chosen], values[:, chosen], chart.log, low)
+
+
+def in_model_order(run: Run, names: Iterable[str]) -> list[int]:
+    """Indices of `names` as the model lists its parameters; other names keep their recorded order behind them."""
+    place = {layer["name"]: i for i, layer in enumerate(run.meta.get("layers", []))}
+    listed = list(names)
+    return sorted(range(len(listed)), key=lambda i: (place.get(listed[i], len(place)), i))
+
+
+def draw_field(
+    field: Field, finding: Finding | None = None, limits: tuple[float, float] | None = None, name: str | None = None
+) -> Drawn:
+    """`name`: of a point selection over (layer, step) cells, for a page that follows clicks."""
+    steps, shown = bin_columns(field.steps, field.values, COLUMNS, field.worst_is_low)
+    low, high = colour_range(shown, field.log)
+    first, last = limits or (float(steps[0]), float(steps[-1]))
+    rows = len(field.names)
+    x = parts.step_axis(first, last)
+    y = row_axis(field.names)
+    height = min(max(rows * ROW, 60), 560) + FURNITURE
+    layers = [
+        picture(field, steps, shown, low, high, x, y),
+        key(field, low, high, x, y),
+        *parts.span_layers(finding, x, first, last)[1:],
+        grid(field, x, y, name),
+    ]
+    return parts.layer(layers, field.title, height)
+
+
+def colour_range(values: NDArray, log: bool) -> tuple[float, float]:
+    """1st and 99th percentile of the finite (on a log scale positive) values; fractions keep 0 to 1."""
+    finite = values[np.isfinite(values) & ((values > 0) | (not log))]
+    if not len(finite):
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    if not log and finite.min() >= 0 and finite.max() <= 1:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, [1, 99])
+    return (low, high) if high > low else (low * 0.5 if log else low - 1, high * 2 if log else high + 1)
+
+
+def row_axis(names: list[str]) -> alt.Y:
+    """Rows from top to bottom, the layer names as labels, every n-th where they would not fit."""
+    every = -(-len(names) // MOST_ROWS_LABELLED)
+    labels = ", ".join(_quoted(short(name)) for name in names)
+    axis = alt.Axis(
+        values=[i + 0.5 for i in range(0, len(names), every)],
+        labelExpr=f"[{labels}][floor(datum.value)]",
+        title=None, ticks=False, domain=False, grid=False, labelLimit=180,
+    )  # fmt: skip
+    return alt.Y("row:Q", scale=alt.Scale(domain=[0, len(names)], reverse=True, nice=False, zero=False), axis=axis)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def short(name: str, most: int = 26) -> str:
+    return name if len(name) <= most else "…" + name[-most + 1 :]
+
+
+def picture(field: Field, steps: NDArray, values: NDArray, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
+    until = float(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
+    row = {"step": float(steps[0]), "until": until, "row": 0, "bottom": len(field.names)}
+    data = pd.DataFrame([row | {"url": png(on_even_steps(steps, values), low, high, field.log)}])
+    # tooltip=None: a tooltip made of the picture's own address costs a quarter of a second a pointer move
+    mark = alt.Chart(data).mark_image(aspect=False, smooth=False, tooltip=None, clip=True)
+    return mark.encode(x=x, x2="until:Q", y=y, y2="bottom:Q", url="url:N")
+
+
+def on_even_steps(steps: NDArray, values: NDArray) -> NDArray:
+    """Repeat columns (C, L) so that equal widths mean equal steps, as the axis says, though spacings vary."""
+    if len(steps) < 2 or np.ptp(np.diff(steps)) == 0:
+        return values
+    ticks = np.linspace(steps[0], steps[-1] + (steps[-1] - steps[-2]), COLUMNS, endpoint=False)
+    return values[np.searchsorted(steps, ticks, side="right") - 1]
+
+
+def png(values: NDArray, low: float, high: float, log: bool) -> str:
+    """(C, L) -> data URL of an L x C picture: viridis, transparent where nothing was measured, black for exact zero
+    on a log scale, red for infinity."""
+    table = _viridis()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = (np.log(values) - np.log(low)) / (np.log(high) - np.log(low)) if log else (values - low) / (high - low)
+    index = np.nan_to_num(np.clip(scaled, 0, 1) * 255, nan=0.0).astype(np.uint8)
+    pixels = table[index]
+    pixels[np.isnan(values)] = 0
+    pixels[np.isinf(values)] = (213, 94, 0, 255)
+    if log:
+        pixels[values == 0] = (0, 0, 0, 255)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 0, 2))).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _viridis() -> NDArray:
+    """(256, 4) RGBA, interpolated between the theme's ten colours."""
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in VIRIDIS], float)
+    at = np.linspace(0, len(stops) - 1, 256)
+    channels = [np.interp(at, np.arange(len(stops)), stops[:, i]) for i in range(3)]
+    return np.stack([*channels, np.full(256, 255.0)], axis=1).round().astype(np.uint8)
+
+
+def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
+    """Two invisible points that carry the colour scale, and so the legend."""
+    at = float(field.steps[0])
+    data = pd.DataFrame({"step": [at, at], "row": [0, 0], "value": [low, high]})
+    scale = alt.Scale(type="log" if field.log else "linear", domain=[low, high], range=list(VIRIDIS))
+    legend = alt.Legend(title=None, orient="top", direction="horizontal", gradientLength=200, format="~g", tickCount=3)
+    return (
+        alt.Chart(data)
+        .mark_point(opacity=0, tooltip=None)
+        .encode(x=x, y=y, color=alt.Color("value:Q", scale=scale, legend=legend))
+    )
+
+
+def grid(field: Field, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
+    """Invisible cells under the pointer, at most `GRID` columns; a click selects a cell if `name` is given."""
+    steps, values = bin_columns(field.steps, field.values, GRID, field.worst_is_low)
+    until = np.append(steps[1:], steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
+    rows = len(field.names)
+    data = pd.DataFrame(
+        {
+            "step": np.repeat(steps, rows).astype(float),
+            "until": np.repeat(until, rows).astype(float),
+            "row": np.tile(np.arange(rows), len(steps)),
+            "bottom": np.tile(np.arange(1, rows + 1), len(steps)),
+            "layer": np.tile(np.array(field.names, dtype=object), len(steps)),
+            "value": values.ravel().astype(float),
+        }
+    )
+    cells = alt.Chart(data).mark_rect(opacity=0, clip=True)
+    worst = "smallest" if field.worst_is_low else "largest"
+    tips = [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("step:Q", format=",", title="from step"),
+        alt.Tooltip("value:Q", format=".3g", title=f"{worst} value"),
+    ]
+    cells = cells.encode(x=x, x2="until:Q", y=y, y2="bottom:Q", tooltip=tips)
+    return cells.add_params(alt.selection_point(name=name, fields=["layer"], on="click")) if name else cells

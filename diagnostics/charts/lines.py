@@ -1,0 +1,108 @@
+"""Columns over steps, with the span of a finding shaded."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diagnostics.charts import parts
+from diagnostics.charts.parts import Drawn, Frame
+from diagnostics.charts.reduce import thin
+from diagnostics.charts.theme import CATEGORIES, DASHES
+from diagnostics.metrics import TABLES
+from diagnostics.rules import Chart, Finding
+from diagnostics.run import Run
+
+MOST_LINES = 5  # as many as the palette tells apart
+
+EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
+
+Series = dict[str, tuple[NDArray, NDArray]]  # name -> steps (T,), values (T,)
+
+
+def lines(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
+    """One line for each column, or for each of the chart's layers where the table has layers."""
+    series = collect(run, chart)
+    if not series:
+        return parts.empty(f"{', '.join(chart.columns)}: not recorded in this run")
+    return draw_lines(series, chart.title, log=chart.log, finding=finding, limits=whole(run))
+
+
+def collect(run: Run, chart: Chart) -> Series:
+    if TABLES[chart.table].key is None:
+        frame: Frame = run.table(chart.table)
+        return {
+            name: (frame["step"].to_numpy(), frame[name].to_numpy(float))
+            for name in chart.columns
+            if name in frame and frame[name].notna().any()
+        }
+    return {
+        name if len(chart.columns) == 1 else f"{name} {column}": (steps, values)
+        for column in chart.columns
+        for name, (steps, values) in layer_series(run, chart.table, column, chart.layers).items()
+    }
+
+
+def layer_series(run: Run, table: str, column: str, layers: tuple[str, ...] = ()) -> Series:
+    """The named layers of a per-layer column, at most `MOST_LINES`; without names, evenly chosen ones."""
+    steps, names, values = run.matrix(table, column)
+    index_of = {name: i for i, name in enumerate(names)}
+    index = [index_of[name] for name in layers if name in index_of] or list(range(len(names)))
+    if len(index) > MOST_LINES:
+        index = [index[i] for i in np.linspace(0, len(index) - 1, MOST_LINES).astype(int)]
+    return {names[i]: (steps, values[:, i]) for i in index}
+
+
+def whole(run: Run) -> tuple[float, float]:
+    """First and last recorded update: every chart of a run shows the same stretch."""
+    steps = run.table("scalars", ["step"])["step"]
+    return (float(steps.iloc[0]), float(steps.iloc[-1])) if len(steps) else (0.0, 1.0)
+
+
+def long_form(series: Series, log: bool) -> Frame:
+    """Columns step, value, series; thinned, without what the axis cannot show."""
+    frames = []
+    for name, (steps, values) in series.items():
+        steps, values = thin(steps, values)
+        shown = (values > 0) | (not log)
+        frames.append(pd.DataFrame({"step": steps[shown], "value": values[shown], "series": name}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def draw_lines(
+    series: Series,
+    title: str,
+    *,
+    log: bool = False,
+    finding: Finding | None = None,
+    limits: tuple[float, float] | None = None,
+    height: int = parts.HEIGHT,
+) -> Drawn:
+    log = log and parts.spans_a_decade(np.concatenate([values for _, values in series.values()]))
+    data = long_form(series, log)
+    first, last = limits or (float(data["step"].min()), float(data["step"].max()))
+    x = parts.step_axis(first, last)
+    color, dash = told_apart(list(series))
+    tooltip = [
+        alt.Tooltip("step:Q", format=","),
+        alt.Tooltip("series:N", title=" "),
+        alt.Tooltip("value:Q", format=".4g"),
+    ]
+    few = len(data) <= 40 * len(series)
+    line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=few)
+    line = line.encode(x=x, y=parts.value_axis("value", None, log=log), color=color, strokeDash=dash, tooltip=tooltip)
+    dense = [name for name in series if name in EVERY_UPDATE]
+    bad = [part for name in dense for part in parts.non_finite_layers(*series[name], x, name)]
+    return parts.layer([*parts.span_layers(finding, x, first, last), line, *bad], title, height)
+
+
+def told_apart(names: list[str]) -> tuple[alt.Color, alt.StrokeDash]:
+    """A colour and a dash for each name, with a legend where there is more than one."""
+    columns = 1 if max(map(len, names)) > 24 else 3
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns) if len(names) > 1 else None
+    colours = alt.Scale(domain=names, range=[CATEGORIES[i % 5] for i in range(len(names))])
+    dashes = alt.Scale(domain=names, range=[list(DASHES[i % 5]) for i in range(len(names))])
+    return (
+        alt.Color("series:N", scale=colours, legend=legend),
+        alt.StrokeDash("series:N", scale=dashes, legend=legend),
+    )

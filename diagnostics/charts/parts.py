@@ -1,0 +1,108 @@
+"""What the charts share: the step axis, the shaded span of a finding, marks for values that are not finite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diagnostics.charts.reduce import spans
+from diagnostics.charts.theme import GREY, SIGNS, VERMILION
+from diagnostics.rules import Finding
+
+HEIGHT = 250  # in all: Streamlit fits plot, axes and title into it
+# The annotations of altair and pandas are unions that hardly any use survives; these names say what is meant.
+Drawn = Any  # an alt.LayerChart or alt.VConcatChart
+Layers = list[Any]  # of alt.Chart
+Frame = Any  # a pandas.DataFrame
+
+# Only decades get a grid line and a label on a log axis: the test is true at powers of ten.
+DECADE = "abs(log(datum.value)/LN10 - round(log(datum.value)/LN10)) < 1e-6"
+_SHORT = "(datum.value >= 1e5 || datum.value < 1e-3 ? format(datum.value, '.0e') : format(datum.value, '~g'))"
+STEP_LABEL = "datum.value >= 1e5 ? format(datum.value, '~s') : format(datum.value, ',')"
+DECADE_LABEL = f"{DECADE} ? {_SHORT} : ''"
+
+
+def step_axis(first: float, last: float, *, title: str | None = "update") -> alt.X:
+    """The step axis over [first, last], the same in every layer so that they share it."""
+    axis = alt.Axis(
+        labelExpr=STEP_LABEL,
+        tickMinStep=1,
+        grid=False,
+        title=title,
+        titlePadding=2,
+        labelPadding=4,
+    )
+    return alt.X("step:Q", scale=alt.Scale(domain=[first, max(last, first + 1)], nice=False), axis=axis)
+
+
+def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequence[float] | None = None) -> alt.Y:
+    """A value axis; on a log scale only decades are drawn."""
+    if not log:
+        scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain), zero=False)
+        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+    scale = alt.Scale(type="log") if domain is None else alt.Scale(type="log", domain=list(domain), nice=False)
+    only_decades: Any = alt.condition(DECADE, alt.value(1), alt.value(0))
+    axis = alt.Axis(labelExpr=DECADE_LABEL, gridOpacity=only_decades, tickOpacity=only_decades)
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
+
+
+def spans_a_decade(values: Frame | NDArray) -> bool:
+    """Whether positive `values` reach over a power of ten, so that a decade axis has at least one label."""
+    values = np.asarray(values, float)
+    positive = values[np.isfinite(values) & (values > 0)]
+    return bool(len(positive)) and bool(np.floor(np.log10(positive.max())) > np.floor(np.log10(positive.min())))
+
+
+def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) -> Layers:
+    """The stretch a finding covers: light shading, a dashed line and the words "since step N" where it begins."""
+    if finding is None:
+        return []
+    sign = SIGNS[finding.severity]
+    begin = min(max(finding.first_step, first), last)
+    until = last if finding.last_step is None else min(finding.last_step, last)
+    ends = "" if finding.last_step is None else f" to {finding.last_step:,}"
+    label = (
+        f"{sign.glyph} step {finding.first_step:,}{ends}" if ends else f"{sign.glyph} since step {finding.first_step:,}"
+    )
+    data = pd.DataFrame({"step": [begin], "until": [until], "label": [label]})
+    right = begin < first + 0.65 * (last - first)
+    base = alt.Chart(data).encode(x=x)
+    return [
+        base.mark_rect(color=sign.colour, opacity=0.1, tooltip=None).encode(x2="until:Q"),
+        base.mark_rule(color=sign.colour, strokeDash=[5, 3], strokeWidth=1.5, tooltip=None),
+        base.mark_text(
+            color=sign.colour, align="left" if right else "right", baseline="top", dx=5 if right else -5,
+            fontWeight="bold", fontSize=12, tooltip=None,
+        ).encode(text="label:N", y=alt.value(4)),
+    ]  # fmt: skip
+
+
+def non_finite_layers(steps: NDArray, values: NDArray, x: alt.X, what: str = "value") -> Layers:
+    """Red marks at the top of the panel where values (T,) are NaN or infinite; neighbours join to one stretch."""
+    found = spans(steps, ~np.isfinite(values))
+    if not found:
+        return []
+    rows = [
+        {"step": a, "until": b + 1, "note": f"{what} is NaN or infinite, step {a:,} to {b:,}"} for a, b in found[:500]
+    ]
+    base = alt.Chart(pd.DataFrame(rows)).encode(x=x, tooltip=alt.Tooltip("note:N", title=" "))
+    return [
+        base.mark_rect(color=VERMILION, opacity=0.3, clip=True).encode(x2="until:Q"),
+        base.mark_text(text="✕", color=VERMILION, fontSize=13, fontWeight="bold", align="left", baseline="top").encode(
+            y=alt.value(20)
+        ),
+    ]
+
+
+def empty(message: str) -> Drawn:
+    """A chart that only says why there is nothing to draw."""
+    text = alt.Chart(pd.DataFrame({"note": [message]})).mark_text(color=GREY, fontSize=13).encode(text="note:N")
+    return alt.layer(text).properties(height=80)
+
+
+def layer(layers: Sequence[Any], title: str, height: int = HEIGHT) -> Drawn:
+    header = alt.TitleParams(title, anchor="start", fontSize=14, fontWeight="bold", offset=8)
+    return alt.layer(*layers).properties(height=height, title=header, padding=0)

@@ -1,0 +1,65 @@
+"""Fewer points, nothing lost: what a chart shows of a long run. NumPy only.
+
+A line keeps the minimum and the maximum of each bucket, so that a one-step spike survives at any run length (every
+k-th point and bucket means lose all of them). A heat map keeps the worst value of each bin.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diagnostics.run import bucketed
+
+BUCKETS = 700  # two points each: more than a screen is wide
+
+
+def thin(
+    steps: NDArray, values: NDArray, lo: float | None = None, hi: float | None = None, buckets: int = BUCKETS
+) -> tuple[NDArray, NDArray]:
+    """At most two finite points a bucket, its least and its greatest value; everything where it fits.
+
+    steps (T,), values (T,) -> steps (P,), values (P,), from `lo` to `hi` only.
+    """
+    steps, values = np.asarray(steps, float), np.asarray(values, float)
+    inside = np.ones(len(steps), bool) if lo is None or hi is None else (steps >= lo) & (steps <= hi)
+    if np.count_nonzero(inside) > 2 * buckets:
+        kept = bucketed(steps, values, lo, hi, buckets)
+        steps = np.stack([kept.step_first, kept.step_last], axis=1).ravel()
+        values = np.stack([kept.min, kept.max], axis=1).ravel()
+        inside = np.ones(len(steps), bool)
+    finite = inside & np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+def bin_columns(steps: NDArray, values: NDArray, columns: int, low: bool = False) -> tuple[NDArray, NDArray]:
+    """Join neighbouring steps of `values` (T, L) until at most `columns` remain, keeping the worst value of each: the
+    smallest if `low`, else the largest; infinity where a column ends in it.
+
+    -> first step of each column (C,), values (C, L). What was never measured stays NaN.
+    """
+    if len(steps) <= columns:
+        return steps, values
+    kept = bucketed(steps, values, count=columns)
+    return kept.step_first, np.where(np.isinf(kept.last), kept.last, kept.min if low else kept.max)
+
+
+def spans(steps: NDArray, flags: NDArray) -> list[tuple[int, int]]:
+    """First and last step of each unbroken stretch where `flags` (T,) holds."""
+    if not len(steps):
+        return []
+    padded = np.concatenate([[False], np.asarray(flags, bool), [False]])
+    changes = np.flatnonzero(padded[1:] != padded[:-1])
+    return [(int(steps[a]), int(steps[b - 1])) for a, b in zip(changes[::2], changes[1::2], strict=True)]
+
+
+def smooth(values: NDArray, window: int) -> NDArray:
+    """Centred mean of the finite values (T,) within `window` updates; NaN where none is."""
+    if window <= 1 or not len(values):
+        return values
+    finite = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(finite)])
+    half = window // 2
+    start = np.maximum(np.arange(len(values)) - half, 0)
+    stop = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    seen = count[stop] - count[start]
+    return np.where(seen > 0, (total[stop] - total[start]) / np.maximum(seen, 1), np.nan)

@@ -1,0 +1,113 @@
+"""Eigenvalues of the Hessian: over steps with error bars and the optimizer's limits, and at one step."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from diagnostics.charts import parts
+from diagnostics.charts.lines import whole
+from diagnostics.charts.parts import Drawn, Frame
+from diagnostics.charts.stability import NO_CURVATURE
+from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
+from diagnostics.rules import Chart, Finding
+from diagnostics.run import Run
+
+STYLES = {  # name -> colour, dash: told apart without colour
+    "λ₁": (BLUE, [1, 0]),
+    "λ₂, λ₃, …": (GREY, [3, 3]),
+    "smallest": (PINK, [6, 2]),
+    "stability limit": (VERMILION, [10, 4]),
+    "oscillation starts": (GREEN, [2, 2]),
+}
+
+
+def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
+    data = eigenvalues(run)
+    if data.empty:
+        return parts.empty(NO_CURVATURE)
+    first, last = whole(run)
+    x = parts.step_axis(first, last)
+    return parts.layer(
+        [*parts.span_layers(finding, x, first, last), *with_errors(data, x), *limit_lines(run, x, last)],
+        chart.title,
+        300,
+    )
+
+
+def eigenvalues(run: Run) -> Frame:
+    """Long form: step, rank (1 is the largest, 0 the smallest), value, below, above, name."""
+    table: Frame = run.table("curvature", ["step", "eigenvalues", "residuals", "smallest", "smallest_residual"])
+    rows = []
+    for row in table.itertuples():
+        for rank, (value, error) in enumerate(zip(row.eigenvalues, row.residuals, strict=True), start=1):
+            rows.append((row.step, rank, value, error, "λ₁" if rank == 1 else "λ₂, λ₃, …"))
+        rows.append((row.step, 0, row.smallest, row.smallest_residual, "smallest"))
+    data = pd.DataFrame(rows, columns=["step", "rank", "value", "residual", "name"])
+    data = data[np.isfinite(data["value"])]
+    return data.assign(below=data["value"] - data["residual"], above=data["value"] + data["residual"])
+
+
+def value_scale(values: np.ndarray) -> alt.Scale:
+    """Linear near zero, logarithmic beyond a hundredth of the largest size: eigenvalues have both signs."""
+    largest = float(np.abs(values).max()) if len(values) else 1.0
+    return alt.Scale(type="symlog", constant=max(largest / 100, 1e-12))
+
+
+def with_errors(data: Frame, x: alt.X) -> parts.Layers:
+    y = alt.Y("value:Q", title="eigenvalue", scale=value_scale(data["value"].to_numpy()), axis=alt.Axis(format="~g"))
+    base = alt.Chart(data).encode(
+        x=x,
+        y=y,
+        color=colour(),
+        detail="rank:N",
+        tooltip=[
+            alt.Tooltip("step:Q", format=","),
+            alt.Tooltip("name:N", title=" "),
+            alt.Tooltip("value:Q", format=".4g"),
+            alt.Tooltip("residual:Q", format=".2g", title="± residual"),
+        ],
+    )
+    return [
+        base.mark_line(strokeWidth=1.8).encode(strokeDash=dash()),
+        base.mark_rule(opacity=0.7).encode(y=alt.Y("below:Q"), y2="above:Q"),
+        base.mark_circle(size=22, opacity=0.9),
+    ]
+
+
+def limit_lines(run: Run, x: alt.X, last: float) -> parts.Layers:
+    """The stability and the oscillation limit as eigenvalues. Where an adaptive optimizer's limit holds for the
+    preconditioned Hessian instead, there is no such line: the stability ratio tells."""
+    table: Frame = run.table("curvature", ["step", "eigenvalues", "preconditioned", "limit", "oscillation_limit"])
+    if not comparable(table):
+        return []
+    end = table.iloc[[-1]].assign(step=last)
+    table = pd.concat([table, end])
+    table = table[np.isfinite(table["limit"])]
+    limits = pd.concat(
+        [
+            table.assign(value=table["limit"], name="stability limit"),
+            table.assign(value=table["limit"] * table["oscillation_limit"], name="oscillation starts"),
+        ]
+    )[["step", "value", "name"]]
+    line = alt.Chart(limits).mark_line(interpolate="step-after", strokeWidth=2)
+    tips = [alt.Tooltip("name:N", title=" "), alt.Tooltip("value:Q", format=".4g")]
+    return [line.encode(x=x, y="value:Q", color=colour(), strokeDash=dash(), tooltip=tips)]
+
+
+def comparable(table: Frame) -> bool:
+    """Whether `limit` is a limit for the Hessian's own eigenvalues: it was taken of the same matrix."""
+    pairs = [(row.eigenvalues[0], row.preconditioned) for row in table.itertuples() if len(row.eigenvalues)]
+    known = [(a, b) for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
+    return (
+        bool(known) and all(np.isclose(a, b, rtol=1e-3) for a, b in known) and bool(np.isfinite(table["limit"]).any())
+    )
+
+
+def colour() -> alt.Color:
+    scale = alt.Scale(domain=list(STYLES), range=[style[0] for style in STYLES.values()])
+    return alt.Color("name:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, columns=3))
+
+
+def dash() -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(STYLES), range=[style[1] for style in STYLES.values()])
+    return alt.StrokeDash("name:N", scale=scale, legend=None)

@@ -1,0 +1,88 @@
+"""The stability ratio over steps against the bands in which this optimizer decays, oscillates or is unstable."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from diagnostics.charts import parts
+from diagnostics.charts.lines import whole
+from diagnostics.charts.parts import Drawn, Frame
+from diagnostics.charts.theme import BLUE, GREEN, GREY, VERMILION
+from diagnostics.rules import Chart, Finding
+from diagnostics.run import Run
+
+LOWEST, HIGHEST = 1e-3, 1e4  # shown at most: seven decades are readable
+NO_CURVATURE = "Curvature was not measured in this run: pass closure= to monitor.step"
+
+
+def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
+    data = ratios(run)
+    if data.empty:
+        return parts.empty(NO_CURVATURE)
+    first, last = whole(run)
+    x = parts.step_axis(first, last)
+    low, high = limits(data["stability"].to_numpy())
+    y = parts.value_axis("stability", "stability ratio s", log=True, domain=(low, high))
+    return parts.layer(
+        [
+            *bands(data, x, y, first, last, low, high),
+            *parts.span_layers(finding, x, first, last),
+            *measured(data, x, y),
+        ],
+        chart.title,
+    )
+
+
+def ratios(run: Run) -> Frame:
+    """step, stability, error, oscillation_limit where a positive ratio was measured; clipped to what is shown."""
+    columns = ["step", "stability", "oscillation_limit", "preconditioned", "preconditioned_residual"]
+    data: Frame = run.table("curvature", columns)
+    data = data[np.isfinite(data["stability"])].copy()
+    data["error"] = (data["stability"] * data["preconditioned_residual"] / data["preconditioned"].abs()).fillna(0.0)
+    data["shown"] = data["stability"].map("{:.3g}".format)
+    data["stability"] = data["stability"].clip(LOWEST, HIGHEST)
+    data["below"] = (data["stability"] - data["error"]).clip(lower=LOWEST)
+    data["above"] = (data["stability"] + data["error"]).clip(upper=HIGHEST)
+    return data
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """The axis always holds the bands' borders, a decade below the limit at least."""
+    return max(LOWEST, min(0.1, values.min() / 1.5)), min(HIGHEST, max(4.0, values.max() * 1.5))
+
+
+def bands(data: Frame, x: alt.X, y: alt.Y, first: float, last: float, low: float, high: float) -> parts.Layers:
+    border = float(data["oscillation_limit"].iloc[-1])
+    border = border if np.isfinite(border) else 0.5
+    rows = pd.DataFrame(
+        [
+            (first, last, low, border, "decays", GREEN),
+            (first, last, border, 1.0, "oscillates", GREY),
+            (first, last, 1.0, high, "unstable", VERMILION),
+        ],
+        columns=["step", "until", "stability", "top", "band", "colour"],
+    )
+    base = alt.Chart(rows).encode(x=x, y=y)
+    colour = alt.Color("colour:N", scale=None)
+    rules = alt.Chart(rows.iloc[1:]).encode(x=x, y=y, x2="until:Q", color=colour)
+    return [
+        base.mark_rect(opacity=0.13, clip=True, tooltip=None).encode(x2="until:Q", y2="top:Q", color=colour),
+        rules.mark_rule(strokeDash=[8, 4], strokeWidth=1.5, tooltip=None),
+        base.mark_text(align="right", baseline="bottom", dy=-3, fontStyle="italic", fontSize=12, tooltip=None).encode(
+            x=alt.value("width"), text="band:N", color=colour
+        ),
+    ]
+
+
+def measured(data: Frame, x: alt.X, y: alt.Y) -> parts.Layers:
+    tooltip = [
+        alt.Tooltip("step:Q", format=","),
+        alt.Tooltip("shown:N", title="s"),
+        alt.Tooltip("error:Q", format=".2g", title="± residual"),
+    ]
+    base = alt.Chart(data).encode(x=x, y=y, tooltip=tooltip)
+    return [
+        base.mark_rule(color=BLUE, opacity=0.6, clip=True).encode(y=alt.Y("below:Q"), y2="above:Q"),
+        base.mark_line(color=BLUE, strokeWidth=2, clip=True),
+        base.mark_circle(color=BLUE, size=35, opacity=1, clip=True),
+    ]

@@ -1,0 +1,150 @@
+"""What every page of a run begins with: which run, what it is, and a sentence where it cannot be shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+
+from diagnostics.rules import Diagnosis
+from diagnostics.run import Run, RunError
+from diagnostics.views import data
+from diagnostics.views.text import STATES, age, md, number, plural
+
+REFRESH_SECONDS = 2.0
+
+FIRST_RUN = """import diagnostics
+
+with diagnostics.watch(model, optimizer, "runs/my-first-run") as monitor:
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss, closure=lambda: criterion(model(x), y))
+"""
+
+
+@dataclass(frozen=True)
+class View:
+    """The run a page shows, as it was on disk when the page was drawn."""
+
+    entry: data.Entry
+    run: Run
+    stamp: data.Stamp
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        return data.diagnosis(self.entry.path, self.stamp)
+
+    @property
+    def live(self) -> bool:
+        return self.run.meta["status"] == "running"
+
+
+def choose() -> data.Entry | None:
+    """The run picker. Its value is the address parameter `run`, which only ever looks up a listed run."""
+    listed = data.entries()
+    if not listed:
+        no_runs()
+        return None
+    labels = {id: label(entry, run) for id, (entry, run) in listed.items()}
+    chosen = st.selectbox(
+        "Run", list(labels), format_func=labels.__getitem__, key="run", bind="query-params", width=420
+    )
+    return listed[chosen][0] if chosen in listed else None
+
+
+def label(entry: data.Entry, run: Run) -> str:
+    """Unique, and what the address shows."""
+    return entry.id
+
+
+def no_runs() -> None:
+    st.info(
+        f"No run in `{md(data.folder())}` yet. Wrap your training loop as below, run it, and reload this page; "
+        "or start the dashboard with another folder: `streamlit run dashboard.py -- FOLDER`."
+    )
+    st.code(FIRST_RUN, language="python")
+
+
+def view(entry: data.Entry) -> View | None:
+    """Open a run, or say in a sentence why it cannot be."""
+    try:
+        on_disk = data.stamp(entry.path)
+        return View(entry, data.opened(entry.path, on_disk), on_disk)
+    except (RunError, OSError) as error:
+        st.error(md(error), icon=":material/error:", title="This run cannot be read")
+        return None
+
+
+def run_page(body: Callable[[View], None]) -> None:
+    """The frame of a page about one run: picker, facts, then `body`, which refreshes by itself while the run trains."""
+    entry = choose()
+    if entry is None:
+        return
+    first = view(entry)
+    if first is None:
+        return
+
+    def refreshed() -> None:
+        now = view(entry)
+        if now is None:
+            return
+        facts(now)
+        body(now)
+        if first.live and not now.live:
+            st.rerun()  # the run ended: draw once more without the timer
+
+    st.fragment(refreshed, run_every=REFRESH_SECONDS if first.live else None)()
+
+
+def facts(view: View) -> None:
+    """One line: state, optimizer, learning rate, updates, age."""
+    run, meta = view.run, view.run.meta
+    groups = meta.get("hyperparameters") or [{}]
+    steps = run.table("scalars", ["step"])["step"]
+    parts = [
+        STATES.get(meta["status"], meta["status"]),
+        md(settings(meta.get("optimizer", ""), groups[0])),
+        plural(int(steps.iloc[-1]) if len(steps) else 0, "update"),
+        plural(int(meta.get("parameters") or 0), "parameter"),
+        age(meta["created"]) if meta.get("created") else "",
+        "sample run" if view.entry.sample else "",
+    ]
+    st.caption(" · ".join(part for part in parts if part))
+
+
+def settings(optimizer: str, group: dict) -> str:
+    """The optimizer and what sets its step: "SGD, lr 0.1, momentum 0.9"."""
+    said = [optimizer]
+    if isinstance(group.get("lr"), int | float):
+        said.append(f"lr {number(group['lr'])}")
+    if group.get("momentum"):
+        said.append(f"momentum {number(group['momentum'])}" + (" (Nesterov)" if group.get("nesterov") else ""))
+    if group.get("betas"):
+        said.append(f"betas {', '.join(number(beta) for beta in group['betas'])}")
+    return ", ".join(word for word in said if word)
+
+
+def figure(chart: alt.TopLevelMixin, key: str, alt_text: str) -> None:
+    """A chart over the full width. Its own toolbar shows the data and saves a picture."""
+    st.altair_chart(chart, width="stretch", key=key, alt=alt_text)  # pyright: ignore[reportArgumentType]
+
+
+def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:
+    """A row of CSV buttons, name -> table; nothing is made before one is pressed."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.caption("Data")
+        for name, table in tables.items():
+            st.download_button(
+                f"{name}.csv",
+                lambda table=table: table().to_csv(index=False),
+                f"{name}.csv",
+                "text/csv",
+                key=f"{key}-{name}-csv",
+                type="tertiary",
+                icon=":material/download:",
+                on_click="ignore",
+            )

@@ -1,0 +1,77 @@
+"""Where the pages get their runs: the folder, the listing, and loads cached by what is on disk.
+
+The only module with caches. A run that grows gets a new key with each change, so every cache is bounded.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from diagnostics.rules import VERSION, Diagnosis, diagnose
+from diagnostics.run import Run, load, runs
+from diagnostics.run.summary import summarize
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A listed run. `id` names it in the address bar: a name to look up in the listing, never a path to open."""
+
+    id: str
+    path: str
+    sample: bool
+
+
+def folder() -> Path:
+    """`streamlit run dashboard.py -- DIR`, else DIAGNOSTICS_RUNS, else ./runs."""
+    given = sys.argv[1:] if Path(sys.argv[0]).name == "dashboard.py" else []
+    return Path(given[0] if given else os.environ.get("DIAGNOSTICS_RUNS", "runs")).expanduser()
+
+
+@st.cache_resource(ttl=2, max_entries=4, show_spinner=False)
+def listing(root: str) -> list[tuple[Entry, Run]]:
+    """Runs of the folder, then the sample runs; newest first within each."""
+    own = [(Entry(_id(run, Path(root)), str(run.path), False), run) for run in runs(root)]
+    return own + [(Entry(f"sample/{_id(run, SAMPLES)}", str(run.path), True), run) for run in runs(SAMPLES)]
+
+
+def _id(run: Run, root: Path) -> str:
+    return Path(run.path).resolve().relative_to(root.resolve()).as_posix()
+
+
+def entries() -> dict[str, tuple[Entry, Run]]:
+    return {entry.id: (entry, run) for entry, run in listing(str(folder()))}
+
+
+def stamp(path: str) -> Stamp:
+    """What is on disk now: name, size and time of each file of a run."""
+    with os.scandir(path) as files:
+        found = [(file.name, file.stat()) for file in files if file.is_file()]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def opened(path: str, on_disk: Stamp) -> Run:
+    """The run as it is on disk. Its tables are shared by all sessions: never write to them."""
+    return load(path)
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def diagnosis(path: str, on_disk: Stamp) -> Diagnosis:
+    return diagnose(opened(path, on_disk))
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def summary(path: str, on_disk: Stamp) -> dict:
+    """Counts, worst finding and sparkline: what the run wrote at its close, or made here if it never closed or was
+    diagnosed by other rules than today's."""
+    run = opened(path, on_disk)
+    written = run.summary
+    if written and written.get("diagnosed") and written.get("rules_version") == str(VERSION):
+        return written
+    return summarize(run, diagnosis(path, on_disk), str(VERSION))

@@ -1,0 +1,150 @@
+"""One run: what is wrong first, then why, what to try, and the pictures that show it."""
+
+from functools import partial
+
+import streamlit as st
+
+from diagnostics import charts
+from diagnostics.charts.theme import CLEAN, SIGNS
+from diagnostics.rules import Chart, Diagnosis, Finding, explain, title
+from diagnostics.views.common import View, downloads, figure, run_page
+from diagnostics.views.text import first_clause, first_paragraph, md, names, number, plural, prose
+
+OVERVIEW = (
+    Chart("line", "scalars", ("loss",), "Loss", log=True),
+    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+    Chart("line", "scalars", ("lr",), "Learning rate"),
+    Chart("stability", "curvature", ("stability",), "Stability ratio s: below 1 is stable for this optimizer"),
+)
+
+
+def page() -> None:
+    run_page(body)
+
+
+def body(view: View) -> None:
+    diagnosis = view.diagnosis
+    headline(view, diagnosis)
+    for number_, finding in enumerate(diagnosis.findings):
+        card(view, finding, f"finding-{number_}")
+    st.header("The run", divider="gray")
+    overview(view, diagnosis)
+    checked(diagnosis)
+
+
+def headline(view: View, diagnosis: Diagnosis) -> None:
+    """One sentence that says what matters most."""
+    if not len(view.run.table("scalars", ["step"])):
+        st.title("Nothing recorded yet")
+        st.info(
+            "The run has no update so far. `monitor.step(loss, closure)` records one; "
+            "it belongs after `optimizer.step()`."
+        )
+    elif diagnosis.alarms:
+        worst = diagnosis.alarms[0]
+        sign = SIGNS[worst.severity]
+        st.title(f":{sign.markdown}[{sign.glyph}] {prose(first_clause(worst.summary))}", anchor=False)
+    else:
+        count = plural(len(diagnosis.clean), "check")
+        st.title(f":green[{CLEAN.glyph}] No alarm: {count} found nothing wrong", anchor=False)
+
+
+def card(view: View, finding: Finding, key: str) -> None:
+    sign = SIGNS[finding.severity]
+    texts = explain(finding.kind)
+    with st.container(border=True, key=key):
+        st.header(f":{sign.markdown}[{sign.glyph}] {md(title(finding.kind))}", anchor=False)
+        labels(finding)
+        words, pictures = st.columns([5, 6], gap="large")
+        with words:
+            seen(finding)
+            why(finding, texts)
+            attempt(finding)
+        with pictures:
+            for index, chart in enumerate(finding.charts):
+                alt_text = f"{chart.title}. {finding.summary}"
+                figure(charts.draw(view.run, chart, finding), f"{key}-{index}", alt_text)
+        more(view, finding, texts, key)
+
+
+def labels(finding: Finding) -> None:
+    sign = SIGNS[finding.severity]
+    until = "" if finding.last_step is None else f" to {finding.last_step:,}"
+    with st.container(horizontal=True, gap="small"):
+        st.badge(f"{sign.word}", color=sign.markdown)  # pyright: ignore[reportArgumentType]
+        if finding.cause:
+            st.badge(f"cause: {finding.cause.replace('-', ' ')}", color="gray")
+        st.badge(f"step {finding.first_step:,}{until}" if until else f"since step {finding.first_step:,}", color="gray")
+        if finding.layers:
+            st.badge(names(finding.layers), color="gray")
+
+
+def seen(finding: Finding) -> None:
+    st.markdown(f"**Seen.** {prose(finding.summary)}")
+
+
+def why(finding: Finding, texts: dict[str, str]) -> None:
+    st.markdown("**Why it happens.** " + first_paragraph(texts["Why it happens"])[0])
+    if finding.formula:
+        st.latex(finding.formula)
+
+
+def attempt(finding: Finding) -> None:
+    if finding.remedies:
+        st.markdown("**What to try**\n\n" + "\n".join(f"{i}. {prose(r)}" for i, r in enumerate(finding.remedies, 1)))
+
+
+def more(view: View, finding: Finding, texts: dict[str, str], key: str) -> None:
+    with st.expander("All numbers, the full explanation, and when this is wrong"):
+        numbers, text = st.columns([2, 3], gap="large")
+        numbers.table(
+            {"": list(finding.evidence), "value": [number(v, 4) for v in finding.evidence.values()]},
+            border="horizontal",
+        )
+        for heading, content in texts.items():
+            text.markdown(f"**{heading}**\n\n{content}")
+        with numbers:
+            names_ = dict.fromkeys(chart.table for chart in finding.charts)
+            downloads({name: partial(view.run.table, name) for name in names_}, key)
+
+
+def overview(view: View, diagnosis: Diagnosis) -> None:
+    worst = diagnosis.alarms[0] if diagnosis.alarms else None
+    for row in (OVERVIEW[:2], OVERVIEW[2:]):
+        for column, chart in zip(st.columns(2, gap="large"), row, strict=True):
+            with column:
+                figure(charts.draw(view.run, chart, worst), f"overview-{chart.columns[0]}", chart.title)
+    layer_map(view, worst)
+    downloads({name: partial(view.run.table, name) for name in ("scalars", "layers", "units", "curvature")}, "overview")
+
+
+def layer_map(view: View, worst: Finding | None) -> None:
+    options = {
+        "Gradient norm": Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True),
+        "Dead units": Chart("heatmap", "units", ("dead_fraction",), "Share of dead units of each activation"),
+        "Saturated units": Chart(
+            "heatmap", "units", ("saturated_fraction",), "Share of saturated units of each activation"
+        ),
+    }
+    choice = st.segmented_control(
+        "Layer by step", list(options), key="map", default="Gradient norm", required=True, bind="query-params"
+    )
+    chart = options[choice or "Gradient norm"]
+    figure(charts.draw(view.run, chart, worst), f"map-{chart.columns[0]}", chart.title)
+
+
+def checked(diagnosis: Diagnosis) -> None:
+    clean, skipped = st.columns(2, gap="large")
+    with clean:
+        st.header("Checked and found clean", divider="gray")
+        st.markdown(
+            "\n".join(f"- :green[✓] {md(title(kind))}" for kind in diagnosis.clean) or "Nothing was found clean."
+        )
+    with skipped:
+        st.header("Could not be checked", divider="gray")
+        lines = [f"- {md(title(kind))}: {prose(reason)}" for kind, reason in diagnosis.skipped.items()]
+        lines += [
+            f"- :red[✕] {md(title(kind))}: the rule itself failed, {prose(error)}"
+            for kind, error in diagnosis.crashed.items()
+        ]
+        st.markdown("\n".join(lines) or "Everything could be checked.")

@@ -1,0 +1,48 @@
+"""The pages, in the order of the navigation bar, and the ways from one to another."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import streamlit as st
+
+# name -> (title, icon); the name is the module and the address
+_PAGES = {
+    "runs": ("Runs", ":material/list:"),
+    "diagnosis": ("Diagnosis", ":material/troubleshoot:"),
+    "training": ("Training", ":material/show_chart:"),
+    # "layers": ("Layers", ":material/grid_on:"),
+    # "curvature": ("Curvature", ":material/terrain:"),
+    # "whatif": ("What if", ":material/tune:"),
+    # "compare": ("Compare", ":material/compare_arrows:"),
+    # "lecture": ("The lecture", ":material/school:"),
+}
+
+
+def all_pages() -> list:
+    return [page(name) for name in _PAGES]
+
+
+def page(name: str):
+    title, icon = _PAGES[name]
+    return st.Page(_body(name), title=title, icon=icon, url_path="" if name == "runs" else name, default=name == "runs")
+
+
+def _body(name: str) -> Callable[[], None]:
+    """The page's function; its module is imported when the page is first opened, so that the first paint is early."""
+
+    def body() -> None:
+        import_module(f"diagnostics.views.{name}").page()
+
+    body.__name__ = name
+    return body
+
+
+def link(name: str, label: str, *, run: str | None = None, **params: str) -> None:
+    """A link to another page; it keeps the chosen run unless another is named."""
+    _, icon = _PAGES[name]
+    query = {"run": run or st.session_state.get("run"), **params}
+    st.page_link(page(name), label=label, icon=icon, query_params={k: v for k, v in query.items() if v})
+
+
+def go(name: str, **params: str) -> None:
+    st.switch_page(page(name), query_params=params)

@@ -1,0 +1,70 @@
+"""Words and numbers as the pages show them. No streamlit here."""
+
+import math
+import re
+import time
+
+STATES = {
+    "running": "▶ training",
+    "finished": "■ finished",
+    "failed": "✕ failed",
+    "interrupted": "◼ interrupted",
+    "broken": "⚠ broken",
+}
+
+
+def md(text: object) -> str:
+    """Text from a run - names, notes, paths - made harmless and literal inside Markdown.
+
+    Labels, captions and metrics are Markdown: a run named `![](http://host/x.png)` would make the browser fetch it.
+    """
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!$:~<>|&@/=\"'])", r"\\\1", str(text).replace("\n", " "))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Short and readable: 0.00312, 1,200, 3.1e-09, NaN, ∞."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def age(created: float, now: float | None = None) -> str:
+    """How long ago a Unix time was, in its largest unit."""
+    seconds = max(0.0, (time.time() if now is None else now) - created)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return "just now"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def names(layers: tuple[str, ...], most: int = 3) -> str:
+    """The first few names and how many more there are."""
+    rest = len(layers) - most
+    return ", ".join(layers[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def first_paragraph(text: str) -> tuple[str, str]:
+    """Markdown -> its first paragraph and the rest."""
+    head, _, tail = text.strip().partition("\n\n")
+    return head, tail.strip()
+
+
+def prose(text: str) -> str:
+    """A sentence of a finding inside Markdown: `code` stays code, everything else is literal."""
+    pieces = text.replace("\n", " ").split("`")
+    if len(pieces) % 2 == 0:  # an unpaired backtick
+        return md(text)
+    return "".join(f"`{piece}`" if i % 2 else md(piece) for i, piece in enumerate(pieces))
+
+
+def first_clause(summary: str) -> str:
+    """A headline: what a summary says before its colon or semicolon."""
+    return re.split(r"[:;] ", summary, maxsplit=1)[0].rstrip(".")

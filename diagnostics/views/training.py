@@ -1,0 +1,103 @@
+"""Loss, norms and learning rate over updates: one brush for all, findings as lanes, raw values behind smoothed ones."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import streamlit as st
+
+from diagnostics.charts import timeline
+from diagnostics.charts.parts import spans_a_decade
+from diagnostics.charts.timeline_data import datasets
+from diagnostics.views.common import View, downloads, run_page
+from diagnostics.views.text import plural
+
+WINDOWS = {"off": 1, "10": 10, "50": 50, "200": 200, "1000": 1000}
+
+
+def page() -> None:
+    run_page(body)
+
+
+def body(view: View) -> None:
+    steps = view.run.table("scalars", ["step"])["step"]
+    if len(steps) < 2:
+        st.info("Fewer than two updates are recorded so far: there is no curve to draw yet.")
+        return
+    first, last = int(steps.iloc[0]), int(steps.iloc[-1])
+    window, log = controls()
+    shown = chosen_range(view, first, last)
+    chart(view, shown, window, log)
+    downloads({name: partial(view.run.table, name) for name in ("scalars", "curvature", "events")}, "training")
+    events(view)
+
+
+def controls() -> tuple[int, bool]:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        smoothing = st.segmented_control(
+            "Smoothing over updates", list(WINDOWS), key="smoothing", default="off", required=True, bind="query-params"
+        )
+        log = st.toggle("Logarithmic loss", value=True, key="log", bind="query-params")
+    return WINDOWS.get(smoothing or "off", 1), log
+
+
+def chosen_range(view: View, first: int, last: int) -> tuple[int, int] | None:
+    """The updates shown, from the slider, which is also the keyboard's way to zoom and what the address holds."""
+    low, high = st.slider(
+        "Updates shown", first, last, (first, last), key="range", bind="query-params", on_change=redraw
+    )
+    low, high = max(first, low), min(last, high)
+    return None if (low, high) == (first, last) or high <= low else (low, high)
+
+
+def redraw() -> None:
+    """A moved slider needs a chart whose brush begins there: a brush cannot be written otherwise."""
+    st.session_state["drawn"] = st.session_state.get("drawn", 0) + 1
+
+
+def brushed(key: str, first: int, last: int) -> None:
+    """The brush moves the slider, so that the address names what is shown."""
+    found = st.session_state[key]["selection"].get(timeline.BRUSH, {}).get("step")
+    low, high = (int(np.floor(found[0])), int(np.ceil(found[1]))) if found else (first, last)
+    st.session_state["range"] = (max(first, low), min(last, max(high, low + 1)))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def specification(options: timeline.Options) -> dict:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*deduplicated selection parameter.*")
+        return timeline.specification(options).to_dict()
+
+
+def chart(view: View, shown: tuple[int, int] | None, window: int, log: bool) -> None:
+    run, findings = view.run, view.diagnosis.findings
+    steps = run.table("scalars", ["step"])["step"]
+    version = st.session_state.get("drawn", 0)
+    start = st.session_state.setdefault("starts", {}).setdefault(version, shown)
+    data = datasets(run, findings, shown, window)
+    options = timeline.Options(
+        log_loss=log and spans_a_decade(data["loss"]["value"]),
+        log_norms=spans_a_decade(data["norms"]["value"]),
+        log_rates=spans_a_decade(data["lr"]["value"]),
+        smoothed=window > 1,
+        lanes=len(findings),
+        start=start,
+    )
+    key = f"timeline-{version}"
+    st.vega_lite_chart(
+        None,
+        {**specification(options), "datasets": data},
+        key=key,
+        width="stretch",
+        on_select=partial(brushed, key, int(steps.iloc[0]), int(steps.iloc[-1])),
+        selection_mode=timeline.BRUSH,
+        alt=f"Loss, norms and learning rate over {len(steps)} updates, {plural(len(findings), 'finding')} marked",
+    )
+    st.caption("Long runs are thinned to the smallest and the largest value of each pixel: no spike is lost.")
+
+
+def events(view: View) -> None:
+    table = view.run.table("events")
+    if len(table):
+        st.header("Events", divider="gray")
+        st.dataframe(table, hide_index=True, key="events", alt="Events of the run")
