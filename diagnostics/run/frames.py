@@ -7,6 +7,7 @@ Arrow reader opens. Nothing here allocates by a size that a file claims: every l
 hand first.
 """
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 CONTINUATION = b"\xff\xff\xff\xff"
 _MARK = b"crc32="
 PLACEHOLDER = (_MARK + b"00000000").decode()
+_BEGINNING = re.compile(rb"\xff{4}...[\x00-\x02]", re.DOTALL)  # with a header of at most HEADER_BYTES_MAX
+_SEARCH_EFFORT_MAX = 1 << 29  # bytes; a second or less
+_ATTEMPT_BYTES = 1 << 14  # what looking at one false beginning costs
 _PREFIX = 8  # continuation marker and the metadata's length
 HEADER_BYTES_MAX = 1 << 25  # the metadata of one message; a schema holds the names of all layers
 FRAME_BYTES_MAX = 1 << 26  # one whole record batch
@@ -29,11 +33,13 @@ class Frame:
 
 
 class Damaged(Exception):
-    """The bytes at this place are no whole frame. `torn`: they stop before the frame's own end."""
+    """The bytes at this place are no whole frame. `torn`: they stop before the frame's own end. `checked`: how many
+    bytes it took to find out."""
 
-    def __init__(self, reason: str, torn: bool = False):
+    def __init__(self, reason: str, torn: bool = False, checked: int = 0):
         super().__init__(reason)
         self.torn = torn
+        self.checked = checked
 
 
 def seal(message: bytes, seed: int) -> bytes:
@@ -75,13 +81,18 @@ def whole_frames(data: bytes, seed: int) -> tuple[int, Damaged | None]:
 
 
 def next_frame(data: bytes, start: int, seed: int) -> Frame | None:
-    """The first verified record batch at or after `start`, past whatever damage lies before it."""
-    view, place = memoryview(data), data.find(CONTINUATION, start)
-    while place >= 0:
+    """The first verified record batch at or after `start`, past whatever damage lies before it.
+
+    Gives up where the data holds so many beginnings that somebody must have made them up.
+    """
+    view, effort = memoryview(data), 0
+    for match in _BEGINNING.finditer(data, start):
         try:
-            return frame_at(view, place, seed)
-        except Damaged:
-            place = data.find(CONTINUATION, place + 1)
+            return frame_at(view, match.start(), seed)
+        except Damaged as damaged:
+            effort += _ATTEMPT_BYTES + damaged.checked
+        if effort > _SEARCH_EFFORT_MAX:
+            return None
     return None
 
 
@@ -107,7 +118,7 @@ def _verify(buffer: memoryview, start: int, metadata_end: int, end: int, seed: i
     checksum = zlib.crc32(buffer[start:place], seed)
     checksum = zlib.crc32(buffer[place + 8 : end], zlib.crc32(b"00000000", checksum))
     if bytes(buffer[place : place + 8]) != b"%08x" % checksum:
-        raise Damaged("a record's checksum does not match")
+        raise Damaged("a record's checksum does not match", checked=end - start)
 
 
 def _body_bytes(buffer: memoryview, start: int) -> int:

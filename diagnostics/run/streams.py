@@ -15,7 +15,8 @@ from diagnostics.run.storage import Storage
 _NAME = re.compile(r"([a-z]+)-(\d{4,9})\.arrows")
 _HEADER_BYTES = 1 << 16  # enough for the schema of most streams in one read
 _BLOCK_BYTES = 1 << 25  # read at a time, so that memory is bounded by what is kept, not by the file
-_SEARCH_BYTES = 2 * FRAME_BYTES_MAX  # how far behind damage the next whole record is looked for
+_SEARCH_BYTES = (1 << 20, 2 * FRAME_BYTES_MAX)  # how far behind damage the next whole record is looked for
+_DAMAGES_MAX = 1_000  # places in one file; behind them nothing more is looked for
 
 
 def stream_name(table: str, number: int) -> str:
@@ -114,13 +115,17 @@ class Stream:
             if cut_by_window and (used or window < FRAME_BYTES_MAX):
                 window = _BLOCK_BYTES if used else FRAME_BYTES_MAX
             elif problem:
-                found = self._damage_at(start, seed, problem)
+                found = self._damage_at(start, seed, problem, len(damage) >= _DAMAGES_MAX)
                 damage.append(found)
                 start += found.bytes
 
-    def _damage_at(self, start: int, seed: int, problem: Damaged) -> Damage:
-        """What lies from `start` to the next whole record, or to the end."""
-        frame = next_frame(self._read(start, _SEARCH_BYTES), 1, seed)
+    def _damage_at(self, start: int, seed: int, problem: Damaged, hopeless: bool) -> Damage:
+        """What lies from `start` to the next whole record, or to the end. The next record is mostly near."""
+        frame = None
+        for length in () if hopeless else _SEARCH_BYTES:
+            frame = next_frame(self._read(start, length), 1, seed)
+            if frame or start + length >= self.size:
+                break
         length = frame.start if frame else self.size - start
         return Damage(self.name, start, length, str(problem), problem.torn and frame is None)
 

@@ -118,7 +118,8 @@ class RunWriter:
     def _look_at(self, values: Mapping[str, Any]) -> None:
         """The first number of a streak that is not finite is written at once: a crash may be near."""
         for name in _URGENT:
-            nonfinite = not math.isfinite(values.get(name, 0.0))
+            value = values.get(name, 0.0)
+            nonfinite = value != value or value in (math.inf, -math.inf)
             if nonfinite and not self._nonfinite[name]:
                 self._wake.set()
             self._nonfinite[name] = nonfinite
