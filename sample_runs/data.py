@@ -1,7 +1,8 @@
 """The sample runs' data: scikit-learn's digits, and the lecture's two tables, drawn as they are printed.
 
 The lecture prints three rows of each table. We draw 100 rows with the means and standard deviations of the printed
-ones; the target depends on both standardized columns, so that a run that learns only one of them can be told.
+ones; the target depends on both columns, with the signs of the printed rows, so that a run that learns only one of
+them can be told.
 """
 
 from dataclasses import dataclass
@@ -9,13 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PRINTED = {
-    "scales": ((114.8, 0.00323, 5.1), (338.1, 0.00183, 3.2), (98.8, 0.00279, 4.1)),
-    "offsets": ((1003.2, 1005.1, 3.3), (1001.1, 1008.2, 4.8), (998.3, 1003.4, 2.9)),
-}
 ROWS = 100
-WEIGHTS = (-0.3, 0.8)  # of the standardized columns, with the signs that the printed rows of the first table show
 NOISE = 0.2
+
+
+@dataclass(frozen=True)
+class Table:
+    """`printed` rows (x1, x2, t); the target's `weights` on the standardized columns, and the columns' correlation."""
+
+    printed: tuple[tuple[float, float, float], ...]
+    weights: tuple[float, float]
+    correlation: float
+
+
+SCALES = Table(((114.8, 0.00323, 5.1), (338.1, 0.00183, 3.2), (98.8, 0.00279, 4.1)), (-0.5, 0.7), 0.0)
+OFFSETS = Table(((1003.2, 1005.1, 3.3), (1001.1, 1008.2, 4.8), (998.3, 1003.4, 2.9)), (0.4, 0.7), 0.4)
 
 
 @dataclass(frozen=True)
@@ -27,19 +36,20 @@ class Data:
     recipe: str
 
 
-def table(name: str, seed: int, *, standardized: bool = False) -> Data:
-    """One of the lecture's tables for linear regression: columns of scale 100 and 0.003, or near 1000."""
-    rows = torch.tensor(PRINTED[name], dtype=torch.float64)
+def table(kind: Table, seed: int, *, standardized: bool = False) -> Data:
+    """Rows of one of the lecture's tables, for linear regression."""
+    rows = torch.tensor(kind.printed, dtype=torch.float64)
     mean, std = rows.mean(0), rows.std(0)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(ROWS, 2, generator=generator, dtype=torch.float64)
+    z[:, 1] = kind.correlation * z[:, 0] + (1 - kind.correlation**2) ** 0.5 * z[:, 1]
     noise = torch.randn(ROWS, generator=generator, dtype=torch.float64)
-    t = mean[2] + z @ torch.tensor(WEIGHTS, dtype=torch.float64) + NOISE * noise
+    t = mean[2] + z @ torch.tensor(kind.weights, dtype=torch.float64) + NOISE * noise
     x = mean[:2] + std[:2] * z
     recipe = (
-        f"{ROWS} rows drawn as the lecture's table '{name}': x_j = m_j + s_j z_j, z_j standard normal, "
-        f"m = {_short(mean[:2])}, s = {_short(std[:2])}; t = {mean[2]:.3g} + {WEIGHTS[0]} z_1 + {WEIGHTS[1]} z_2 "
-        f"+ {NOISE} noise; seed {seed}"
+        f"{ROWS} rows drawn as a table of the lecture: x_j = m_j + s_j z_j, z_j standard normal with correlation "
+        f"{kind.correlation}, m = {_short(mean[:2])}, s = {_short(std[:2])}; "
+        f"t = {mean[2]:.3g} + {kind.weights[0]} z_1 + {kind.weights[1]} z_2 + {NOISE} noise; seed {seed}"
     )
     if standardized:
         x = (x - x.mean(0)) / x.std(0, correction=0)

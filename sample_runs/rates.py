@@ -1,4 +1,4 @@
-"""Learning Rate, Momentum: one linear regression on the lecture's first table, standardized, under different settings.
+"""Learning Rate, Momentum: one linear regression on the lecture's second table, standardized, under different settings.
 
 Least squares on a linear model is exactly the quadratic of the lecture, so `lr = c / lambda_max` does what it says.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sample_runs.data import Data, digits, table
+from sample_runs.data import OFFSETS, Data, digits, table
 from sample_runs.training import Sample
 
 
@@ -17,9 +17,17 @@ def sharpest(data: Data) -> float:
     return float(torch.linalg.eigvalsh(2 * x.T @ x / len(x))[-1])
 
 
+def linear(data: Data) -> nn.Linear:
+    """A linear model that starts at zero."""
+    model = nn.Linear(data.x.shape[1], 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    return model
+
+
 def _regression(seed: int, times: float, *, momentum: float = 0.0, steps: int = 100) -> Sample:
-    data = table("scales", seed, standardized=True)
-    model = nn.Linear(2, 1)
+    data = table(OFFSETS, seed, standardized=True)
+    model = linear(data)
     rate = times / sharpest(data)
     config = {"learning rate": f"{times} / lambda_max"}
     return Sample(

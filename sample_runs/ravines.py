@@ -1,17 +1,19 @@
 """Ill-conditioned curvature, normalization, momentum and Adam: the lecture's tables, and other ravines."""
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Adam, Optimizer
 
-from sample_runs.data import Data, digits, polynomial, table
-from sample_runs.rates import sharpest
+from sample_runs.data import OFFSETS, SCALES, Data, digits, polynomial, table
+from sample_runs.rates import linear, sharpest
 from sample_runs.training import Sample
 
 
 def _regression(data: Data, steps: int = 300) -> Sample:
     """Gradient descent at `0.8 / lambda_max`, short of the first oscillation."""
-    model = nn.Linear(data.x.shape[1], 1)
+    model = linear(data)
     rate = 0.8 / sharpest(data)
     return Sample(
         model, SGD(model.parameters(), lr=rate), F.mse_loss, data, steps, config={"learning rate": "0.8 / lambda_max"}
@@ -20,22 +22,22 @@ def _regression(data: Data, steps: int = 300) -> Sample:
 
 def ravine_unscaled_features(seed: int) -> Sample:
     """The lecture's first table: the weight of the column of scale 0.003 gets no useful step."""
-    return _regression(table("scales", seed))
+    return _regression(table(SCALES, seed))
 
 
 def ravine_standardized(seed: int) -> Sample:
     """The same rows, each column standardized."""
-    return _regression(table("scales", seed, standardized=True))
+    return _regression(table(SCALES, seed, standardized=True))
 
 
 def ravine_uncentered_features(seed: int) -> Sample:
     """The lecture's second table: columns near 1000 that vary by 2 or 3."""
-    return _regression(table("offsets", seed))
+    return _regression(table(OFFSETS, seed))
 
 
 def ravine_centered(seed: int) -> Sample:
     """The same rows, each column standardized; what is left is the columns' correlation."""
-    return _regression(table("offsets", seed, standardized=True))
+    return _regression(table(OFFSETS, seed, standardized=True))
 
 
 def _network(hidden: type[nn.Module], normalize: bool, rate: float) -> Sample:
@@ -63,9 +65,9 @@ def ravine_batch_norm(seed: int) -> Sample:
     return _network(nn.Sigmoid, True, 0.3)
 
 
-def _polynomial(seed: int, optimizer) -> Sample:
+def _polynomial(seed: int, optimizer: Callable[[nn.Module, float], Optimizer]) -> Sample:
     data = polynomial(seed)
-    model = nn.Linear(data.x.shape[1], 1)
+    model = linear(data)
     return Sample(model, optimizer(model, 0.8 / sharpest(data)), F.mse_loss, data, steps=400)
 
 
