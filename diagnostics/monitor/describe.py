@@ -2,6 +2,7 @@
 
 import math
 import platform
+import sys
 from typing import Any
 
 import torch
@@ -26,9 +27,16 @@ def is_compiled(model: nn.Module) -> bool:
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
+def compiled_frames() -> int:
+    """How many functions this process has compiled: a model may run compiled though the module given to us does not
+    show it (`compiled = torch.compile(model)` beside `watch(model, ...)`, or a compiled training step)."""
+    convert = sys.modules.get("torch._dynamo.convert_frame")
+    return 0 if convert is None else getattr(convert, "FRAME_COUNTER", 0)
+
+
 def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Every parameter of the model once, then those that only the optimizer has."""
-    named = {_plain(name): parameter for name, parameter in model.named_parameters()}
+    named = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     known = {id(parameter) for parameter in named.values()}
     for g, group in enumerate(optimizer.param_groups):
         for i, parameter in enumerate(group["params"]):
@@ -37,7 +45,7 @@ def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return named
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Without the marks that wrappers of inner modules leave."""
     return (
         name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "").replace("_fsdp_wrapped_module.", "")
@@ -47,9 +55,9 @@ def _plain(name: str) -> str:
 def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        aliases.setdefault(id(parameter), []).append(_plain(name))
+        aliases.setdefault(id(parameter), []).append(plain_name(name))
     optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    modules = {_plain(name): type(module).__name__ for name, module in model.named_modules()}
+    modules = {plain_name(name): type(module).__name__ for name, module in model.named_modules()}
     return [
         {
             "name": name,
@@ -65,7 +73,7 @@ def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def modules(model: nn.Module) -> list[dict[str, str]]:
-    return [{"name": _plain(name), "type": type(module).__name__} for name, module in model.named_modules() if name]
+    return [{"name": plain_name(name), "type": type(module).__name__} for name, module in model.named_modules() if name]
 
 
 def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ class Entrance:
             if self.observing:
                 self._open = Observer(module)
                 self._open.__enter__()
-                self._open.enter_module(module, ())  # the root's own call has begun already
+                self._open.enter_root()  # the root's own call has begun already
 
     def left(self) -> None:
         if self._open is not None and not is_quiet():

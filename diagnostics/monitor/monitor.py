@@ -59,7 +59,7 @@ class Monitor:
     ) -> None:
         self.model, self.optimizer, self.run_dir = model, optimizer, run_dir
         self._inner = describe.unwrap(model)
-        self._compiled = describe.is_compiled(model)
+        self._compiled, self._frames = describe.is_compiled(model), describe.compiled_frames()
         self._eigenvalues, self._scaler = eigenvalues, scaler
         self._forward = forwarder(forward_to) if forward_to is not None else None
         self._reporter = Reporter(run_dir, diagnose, rules_version, on_finding, self._event)
@@ -341,7 +341,9 @@ class Monitor:
             schedule.last_measured, schedule.skipped = step, 0
         self._plan = Plan(step, measured, partner, curvature)
         self._entrance.disarm()
-        if measured and not self._compiled:
+        # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
+        self._compiled = self._compiled or describe.compiled_frames() > self._frames
+        if measured and not self._compiled and step > schedule.first:
             self._entrance.arm(observing=self._has_closure is False)
 
     def _afford(self, step: int) -> bool:

@@ -8,15 +8,15 @@ and memory are safe. Nothing here synchronizes.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import attention, functions
+from diagnostics.monitor import attention, describe, functions
 from diagnostics.monitor.flow import Graph
 
 
@@ -43,18 +43,18 @@ class Observer(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
-        self._names = {id(module): name for name, module in model.named_modules()}
+        self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
-        self._stack: list[str | None] = []
-        self._owner_is_activation: list[bool] = []
+        self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "Observer":
-        self._hooks = [
-            register_module_forward_pre_hook(self.enter_module),
-            register_module_forward_hook(self._leave_module, always_call=True),
-        ]
+        # hooks of each module, not global ones: a compiled module warns about those
+        for name, module in self._modules.items():
+            entry = (describe.plain_name(name), _is_activation(module))
+            self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
+            self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
         _active.append(self)
         return super().__enter__()
 
@@ -63,6 +63,7 @@ class Observer(TorchFunctionMode):
         _active.remove(self)
         for hook in self._hooks:
             hook.remove()
+        self._hooks.clear()
 
     def calls(self) -> list[Call]:
         """Every call, once its place is known; a name that came more than once is numbered."""
@@ -78,21 +79,24 @@ class Observer(TorchFunctionMode):
 
     # -- who is calling --------------------------------------------------------------------------------------------
 
-    def enter_module(self, module: nn.Module, args: Any) -> None:
-        self._stack.append(self._names.get(id(module)))
-        self._owner_is_activation.append(_is_activation(module))
+    def enter_root(self) -> None:
+        """For an observer that is opened inside the root's own call."""
+        self._stack.append(("", False))
+
+    def _enter_module(self, entry: tuple[str, bool], module: nn.Module, args: Any) -> None:
+        self._stack.append(entry)
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._stack.pop()
-        self._owner_is_activation.pop()
+        if self._stack:
+            self._stack.pop()
 
     def _name(self, function: str) -> str:
-        known = [name for name in self._stack if name is not None]
-        if not known:
+        if not self._stack:
             return f"loss.{function}"
-        if self._owner_is_activation[-1] and self._stack[-1] is not None:
-            return known[-1] or function
-        return f"{known[-1]}.{function}".removeprefix(".")
+        owner, is_activation = self._stack[-1]
+        if is_activation:
+            return owner or function
+        return f"{owner}.{function}".removeprefix(".")
 
     # -- what is called ----------------------------------------------------------------------------------------------
 
@@ -142,13 +146,12 @@ class Observer(TorchFunctionMode):
         """A hand-written activation, marked by `diagnostics.probe` where its input is at hand."""
         channels_first = self.graph.flow(x).channels_first
         y = stats.OUTPUTS[kind.name](x)
-        owner = [known for known in self._stack if known]
-        label = f"{owner[-1]}.{name}" if owner else name
+        owner = self._stack[-1][0] if self._stack else "loss"
         if kind.name == "softmax":
             counts = stats.count_softmax(stats.softmax_rows(x, -1), stats.softmax_rows(y, -1))
         else:
             counts = stats.count_units(kind, x, y, channels_first)
-        self._seen.append(Call(label, kind, counts))
+        self._seen.append(Call(f"{owner}.{name}".removeprefix("."), kind, counts))
 
 
 _active: list[Observer] = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import stats
+from diagnostics.monitor.describe import plain_name
 from diagnostics.monitor.flow import Layer
 
 
@@ -25,7 +26,7 @@ class Sides:
 
 def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
     """Names and columns of table `symmetry`."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     found = [*_layers(layers, names), *_heads(model)]
     units = [len(sides.incoming) for sides in found]
     distinct = [stats.distinct_units(stats.project(s.incoming), stats.project(s.outgoing)) for s in found]
@@ -72,7 +73,7 @@ def _heads(model: nn.Module) -> Iterator[Sides]:
             parts = [module.in_proj_weight, module.in_proj_bias, module.bias_k, module.bias_v]
             incoming = [_slices(p.detach(), heads) for p in parts[:2] if p is not None]
             outgoing = out.reshape(len(out), heads, -1).movedim(1, 0).reshape(heads, -1)
-            yield Sides(f"{name}.heads".removeprefix("."), torch.cat(incoming, dim=1), outgoing)
+            yield Sides(f"{plain_name(name)}.heads".removeprefix("."), torch.cat(incoming, dim=1), outgoing)
 
 
 def _slices(stacked: Tensor, heads: int) -> Tensor:
