@@ -1,0 +1,1 @@
+"""The fault benchmark: small trainings with a planted fault, their twins without it, and healthy ones."""

@@ -1,0 +1,325 @@
+"""The architectures, as small as they can be and still show the phenomenon. Activations are modules throughout."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class HardThreshold(nn.Module):
+    """1 where the input is positive, else 0: derivative zero wherever it exists."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.heaviside(z, z.new_zeros(()))
+
+
+class Sign(nn.Module):
+    """The sign: derivative zero wherever it exists."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sign(z)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky": nn.LeakyReLU,
+    "threshold": HardThreshold,
+    "sign": Sign,
+    "identity": nn.Identity,
+}
+
+
+def linear(features: int, outputs: int, bias: bool = True) -> nn.Module:
+    return nn.Linear(features, outputs, bias=bias)
+
+
+def mlp(
+    widths: tuple[int, ...], act: str = "relu", norm: bool = False, dropout: float = 0.0, last: str | None = None
+) -> nn.Module:
+    """`widths` from input to output; `last` is an activation after the output ("softmax", "sigmoid")."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [nn.Linear(fan_in, fan_out)]
+        layers += [nn.BatchNorm1d(fan_out)] if norm else []
+        layers += [] if act == "identity" else [ACTIVATIONS[act]()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+    layers += [nn.Linear(*widths[-2:])]
+    layers += [{"softmax": nn.Softmax(-1), "sigmoid": nn.Sigmoid()}[last]] if last else []
+    return nn.Sequential(*layers)
+
+
+def deep_linear(width: int, depth: int) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(depth)))
+
+
+def cnn(channels: int = 8, act: str = "relu", norm: bool = False, outputs: int = 10) -> nn.Module:
+    """Two 3x3 convolutions on 8x8 images, each followed by 2x2 pooling."""
+    blocks: list[nn.Module] = []
+    for fan_in, fan_out in ((1, channels), (channels, 2 * channels)):
+        blocks += [nn.Conv2d(fan_in, fan_out, 3, padding=1)]
+        blocks += [nn.BatchNorm2d(fan_out)] if norm else []
+        blocks += [ACTIVATIONS[act](), nn.MaxPool2d(2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * channels, outputs))
+
+
+class Recurrent(nn.Module):
+    """Elman cell written out, so that its tanh is a module; reads (N, T, F), answers from the last state."""
+
+    def __init__(self, features: int, hidden: int, outputs: int, repeat: int = 1, act: str = "tanh") -> None:
+        super().__init__()
+        self.inward = nn.Linear(features, hidden)
+        self.recur = nn.Linear(hidden, hidden, bias=False)
+        self.act = ACTIVATIONS[act]()
+        self.head = nn.Linear(hidden, outputs)
+        self.repeat = repeat
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], self.recur.in_features)
+        for inward in self.inward(x).repeat(1, self.repeat, 1).unbind(1):
+            state = self.act(inward + self.recur(state))
+        return self.head(state)
+
+
+class Gru(nn.Module):
+    def __init__(self, features: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(features, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(x)[0][:, -1])
+
+
+class Attention(nn.Module):
+    """Causal self-attention with its softmax as a module; `heads` heads of width d / heads."""
+
+    def __init__(self, d: int, heads: int) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(d, d) for _ in range(4))
+        self.softmax = nn.Softmax(-1)
+        self.heads = heads
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.split(project(x)) for project in (self.query, self.key, self.value))
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        mixed = self.softmax(scores.masked_fill(hidden, -torch.inf)) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, d: int, heads: int, act: str) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attention = Attention(d, heads)
+        self.mlp = nn.Sequential(nn.Linear(d, 2 * d), ACTIVATIONS[act](), nn.Linear(2 * d, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """A character model: next-character logits at every place."""
+
+    def __init__(
+        self, d: int = 32, heads: int = 2, depth: int = 1, vocabulary: int = 40, context: int = 16, act: str = "gelu"
+    ) -> None:
+        super().__init__()
+        self.token, self.place = nn.Embedding(vocabulary, d), nn.Embedding(context, d)
+        self.blocks = nn.Sequential(*(Block(d, heads, act) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(d), nn.Linear(d, vocabulary)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        places = torch.arange(codes.shape[1])
+        return self.head(self.norm(self.blocks(self.token(codes) + self.place(places))))
+
+
+class Residual(nn.Module):
+    """Residual MLP whose branches are multiplied by a learned scale (ReZero when it starts at 0)."""
+
+    def __init__(self, features: int, width: int, depth: int, outputs: int, scale: float) -> None:
+        super().__init__()
+        self.inward = nn.Linear(features, width)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(depth)
+        )
+        self.scales = nn.Parameter(torch.full((depth,), scale))
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inward(x)
+        for scale, branch in zip(self.scales, self.branches, strict=True):
+            x = x + scale * branch(x)
+        return self.head(x)
+
+
+class Adapted(nn.Module):
+    """A frozen linear layer with a low-rank adapter B A, B started at zero (Hu et al. 2021)."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def adapters(widths: tuple[int, ...], rank: int = 4) -> nn.Module:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
+        layers += [Adapted(nn.Linear(fan_in, fan_out), rank), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+
+
+class Experts(nn.Module):
+    """A mixture with hard routing on the sign of the first features: some experts never see an input."""
+
+    def __init__(self, features: int, width: int, outputs: int, experts: int, used: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, outputs)) for _ in range(experts)
+        )
+        self.used, self.outputs = used, outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        route = (x.sum(-1).mul(3).floor().long() % self.used)[:, None]
+        answer = x.new_zeros(x.shape[0], self.outputs)
+        for index in range(self.used):
+            chosen = (route == index).to(x.dtype)
+            if chosen.any():
+                answer = answer + chosen * self.experts[index](x)
+        return answer
+
+
+class ScalarChain(nn.Module):
+    """f(x) = w_1 w_2 ... w_k x: the product of many weights whose surface has Goodfellow's cliff."""
+
+    def __init__(self, depth: int, start: float = 1.0) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.full((depth,), start) + 0.01 * torch.randn(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(-1, keepdim=True) * self.weights.prod()
+
+
+class Iterated(nn.Module):
+    """h <- tanh-free linear recurrence h = W h for many steps, read out linearly."""
+
+    def __init__(self, features: int, hidden: int, outputs: int, length: int) -> None:
+        super().__init__()
+        self.inward, self.recur = nn.Linear(features, hidden), nn.Linear(hidden, hidden, bias=False)
+        self.head, self.length = nn.Linear(hidden, outputs), length
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.inward(x)
+        for _ in range(self.length):
+            state = self.recur(state)
+        return self.head(state)
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+class TwoPlayer(nn.Module):
+    """min over u, max over v of u'Av + damping (|u|^2 - |v|^2) / 2; v's gradient is reversed on the way back."""
+
+    def __init__(self, size: int = 4, damping: float = 0.3) -> None:
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.randn(size)), nn.Parameter(torch.randn(size))
+        self.register_buffer("payoff", torch.linalg.qr(torch.randn(size, size))[0])
+        self.damping = damping
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = _Reverse.apply(self.v)
+        return self.u @ self.payoff @ v + 0.5 * self.damping * (self.u @ self.u - v @ v)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "linear": linear,
+    "mlp": mlp,
+    "deep_linear": deep_linear,
+    "cnn": cnn,
+    "recurrent": Recurrent,
+    "gru": Gru,
+    "transformer": Transformer,
+    "residual": Residual,
+    "adapters": adapters,
+    "experts": Experts,
+    "chain": ScalarChain,
+    "iterated": Iterated,
+    "two_player": TwoPlayer,
+}
+
+
+def flat(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and classes of a sequence model as one long batch."""
+    return output.flatten(0, -2) if output.dim() > 2 else output, target.flatten() if output.dim() > 2 else target
+
+
+def log_likelihood(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy written by hand with a logarithm of probabilities that may be zero."""
+    return -torch.log(torch.softmax(output, -1).gather(1, target[:, None])).mean()
+
+
+def exponential_softmax(output: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy written by hand with exp() of the logits, which overflows float32 beyond 88."""
+    powers = torch.exp(output)
+    return -torch.log(powers.gather(1, target[:, None]) / powers.sum(1, keepdim=True)).mean()
+
+
+def rounded(output: Tensor, target: Tensor) -> Tensor:
+    """The 0-1 loss: the share of rounded probabilities that are wrong."""
+    return (torch.round(torch.sigmoid(output)) - target).abs().mean()
+
+
+def weighted(ratio: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Squared error whose outputs weigh between 1 and 1 / ratio."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        weights = torch.logspace(0, -math.log10(ratio), output.shape[1], dtype=output.dtype)
+        return (weights * (output - target).square()).mean()
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": lambda output, target: F.cross_entropy(*flat(output, target)),
+    "mse": F.mse_loss,
+    "mse_sigmoid": lambda output, target: F.mse_loss(torch.sigmoid(output), target),
+    "bce": F.binary_cross_entropy_with_logits,
+    "softmax_cross_entropy": lambda output, target: F.cross_entropy(torch.softmax(output, -1), target),
+    "bce_probability": F.binary_cross_entropy,
+    "nll_probability": lambda output, target: -torch.log(output.gather(1, target[:, None]) + 1e-8).mean(),
+    **{f"mse_weighted_{ratio}": weighted(ratio) for ratio in (30, 100, 300, 1000)},
+    "zero_one_round": rounded,
+    "zero_one_sign": lambda output, target: (1 - torch.sign(output) * (2 * target - 1)).mean() / 2,
+    "zero_one_step": lambda output, target: F.mse_loss(torch.heaviside(output, output.new_zeros(())), target),
+    "zero_one_floor": lambda output, target: (torch.floor(torch.sigmoid(output) + 0.5) - target).square().mean(),
+    "log_probability": log_likelihood,
+    "exponential_softmax": exponential_softmax,
+    "log_error": lambda output, target: (torch.log(output) - torch.log(target + 1e-3)).square().mean(),
+    "sqrt_error": lambda output, target: (torch.sqrt(output) - torch.sqrt(target)).square().mean(),
+    "relative_error": lambda output, target: ((output - target) / target).square().mean(),
+    "value": lambda output, target: output,
+    "value_square": lambda output, target: output.square(),
+}
