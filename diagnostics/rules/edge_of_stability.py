@@ -40,8 +40,8 @@ def check(
     run: Run,
     *,
     low: float = 0.9,  # of the limit: measured hovering of full-batch runs is 0.9 to 1.15 for every optimizer tried
-    high: float = 1.15,
-    estimates: int = 3,
+    high: float = 1.15,  # upper end of the same
+    estimates: int = 3,  # one or two near the limit may be passing through
     mostly: float = 0.6,  # of the later estimates
 ) -> Iterator[Finding]:
     history = signals.loss(run)
