@@ -123,7 +123,10 @@ def test_a_column_that_appears_later_is_missing_before(tmp_path):
     writer.append("scalars", 2, {"loss": 0.5, "temperature": 300.0})
     writer.close("finished")
     run = load(tmp_path / "run")
-    assert run.table("layers", ["grad_norm", "weight_norm"]).isna().to_numpy().tolist() == [[False, True], [True, False]]
+    assert run.table("layers", ["grad_norm", "weight_norm"]).isna().to_numpy().tolist() == [
+        [False, True],
+        [True, False],
+    ]
     assert run.table("scalars", ["temperature"])["temperature"].isna().tolist() == [True, False]
 
 
@@ -189,7 +192,7 @@ def test_refresh_reads_only_what_is_new(tmp_path, monkeypatch):
     writer.flush()
     read, original = [], Local.read
     monkeypatch.setattr(Local, "read", lambda self, *a: read.append(original(self, *a)) or read[-1])
-    again = load(tmp_path / "run")
+    again = run.refresh()
     assert again.table("scalars", ["loss"])["loss"].iloc[-1] == 2.0
     new = sum(len(data) for data in read if len(data) < 1 << 16)
     assert new < 20_000 and sum(map(len, read)) < 200_000 < (tmp_path / "run" / "scalars-0000.arrows").stat().st_size
@@ -386,7 +389,7 @@ def test_what_is_no_run_is_an_error_with_the_path_and_the_next_step(tmp_path, wh
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunError, match="cannot be written .*Next: give another run_dir"):
+    with pytest.raises(RunError, match=r"cannot be written .*Next: give another run_dir"):
         RunWriter(tmp_path / "file" / "run", {})
 
 

@@ -1,7 +1,7 @@
 """Opening runs: one by its directory, or all in a folder."""
 
 import os
-import weakref
+from typing import Any
 
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
@@ -9,16 +9,14 @@ from diagnostics.run.memory import Frames
 from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, read_meta, read_summary
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Storage, storage
-from diagnostics.run.streams import is_stream
+from diagnostics.run.streams import Damage, is_stream
 
-# Tables of runs that somebody still holds: opening such a run again reads only what is new.
-_open_files: "weakref.WeakValueDictionary[str, Files]" = weakref.WeakValueDictionary()
+_NEXT = "Next: give a folder that diagnostics.watch wrote, or remove this one."
 
 
 def load(run_dir: str | os.PathLike) -> Run:
-    """Open a run, also one that is still being written or whose process was killed."""
-    place = storage(run_dir)
-    return _open(place, _open_files.get(str(place)))
+    """Open a run, also one that is still being written or whose process was killed. To follow it: `Run.refresh`."""
+    return _open(storage(run_dir))
 
 
 def runs(root: str | os.PathLike) -> list[Run]:
@@ -55,17 +53,22 @@ def _open(place: Storage, previous: Files | None = None) -> Run:
         reason = "is not a directory" if isinstance(error, NotADirectoryError) else "cannot be opened"
         raise RunError(f"{place} {reason} ({error}). Next: check the path; a run is a folder with a {RUN}.") from error
     if not _looks_like_run(place):
-        raise RunError(f"{place} holds no run: there is no {RUN}. Next: give a folder that diagnostics.watch wrote.")
+        raise RunError(f"{place} holds no run: there is no {RUN}. {_NEXT}")
+    meta, rotten = _meta(place, names)
+    files = Files(place, meta["status"] == "running", previous, rotten)
+    summary = read_summary(place) if SUMMARY in names else None
+    return Run(str(place), meta, files, summary, reload=lambda: _open(place, files))
+
+
+def _meta(place: Storage, files: dict[str, int]) -> tuple[dict[str, Any], list[Damage]]:
+    """What the run says about itself; without a whole run.json, what its streams alone can tell."""
     try:
         meta = read_meta(place)
     except (OSError, ValueError) as error:
-        if not any(is_stream(name) for name in names):
-            raise RunError(
-                f"{place}: {RUN} cannot be read ({error}) and there is no recorded stream. Next: delete the folder."
-            ) from error
-        meta = checked({"error": f"{RUN} cannot be read: {error}"}, place.name)
+        if not any(is_stream(name) for name in files):
+            raise RunError(f"{place}: {RUN} cannot be read ({error}), and no stream is there. {_NEXT}") from error
+        reason = "it is missing" if RUN not in files else str(error)
+        return checked({}, place.name), [Damage(RUN, 0, files.get(RUN, 0), reason)]
     if meta["status"] == "running" and not is_alive(meta):
         meta["status"] = "interrupted"
-    summary = read_summary(place) if SUMMARY in names else None
-    files = _open_files[str(place)] = Files(place, meta["status"] == "running", previous)
-    return Run(str(place), meta, files, summary, reload=lambda: _open(place, files))
+    return meta, []

@@ -39,13 +39,13 @@ class Part:
 class Files:
     """Streams of a snapshot. `live`: its writer may be in the middle of a record, which is no damage."""
 
-    def __init__(self, place: Storage, live: bool, previous: "Files | None" = None):
+    def __init__(self, place: Storage, live: bool, previous: "Files | None" = None, unreadable: Sequence[Damage] = ()):
         sizes = place.files()
         opened = [open_stream(place, name, size) for name, size in sizes.items() if is_stream(name)]
         self.place = place
         self.live = live
         self.streams = sorted((s for s in opened if isinstance(s, Stream)), key=_written_order)
-        self.unreadable = [damage for damage in opened if isinstance(damage, Damage)]
+        self.unreadable = [*unreadable, *(damage for damage in opened if isinstance(damage, Damage))]
         self._cache: dict[tuple[str, bytes, str], Column] = dict(previous._cache) if previous else {}
         self._cached_bytes = sum(column.bytes for column in self._cache.values())
         self._lock = threading.RLock()  # pages of several browsers share one run
@@ -92,7 +92,7 @@ class Files:
         return {
             "step": [self._step_before(damage) for damage in found],
             "kind": ["damaged"] * len(found),
-            "message": [f"{d.file}: {d.bytes} bytes from offset {d.offset} cannot be read: {d.reason}" for d in found],
+            "message": [str(damage) for damage in found],
             "subject": [damage.file for damage in found],
         }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 CONTINUATION = b"\xff\xff\xff\xff"
 _MARK = b"crc32="
 PLACEHOLDER = (_MARK + b"00000000").decode()
-_BEGINNING = re.compile(rb"\xff{4}...[\x00-\x02]", re.DOTALL)  # with a header of at most HEADER_BYTES_MAX
+_BEGINNING = re.compile(rb"\xff(?=\xff{3}...[\x00-\x02])", re.DOTALL)  # with a header of at most HEADER_BYTES_MAX
 _SEARCH_EFFORT_MAX = 1 << 29  # bytes; a second or less
 _ATTEMPT_BYTES = 1 << 14  # what looking at one false beginning costs
 _PREFIX = 8  # continuation marker and the metadata's length

@@ -43,6 +43,9 @@ class Damage:
     reason: str
     torn: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.file}: {self.bytes} bytes from offset {self.offset} cannot be read: {self.reason}"
+
 
 @dataclass
 class Column:
@@ -95,7 +98,11 @@ class Stream:
                 table = pa.ipc.open_stream(pa.py_buffer(self.header + block), options=options).read_all()
                 table.validate(full=True)
                 values = [plain(table.column(name)) for name in columns]
-            except (pa.ArrowException, ValueError) as error:  # whoever wrote this also wrote its checksum
+            except (
+                pa.ArrowException,
+                ValueError,
+                OverflowError,
+            ) as error:  # whoever wrote this also wrote its checksum
                 damage.append(Damage(self.name, offset, len(block), str(error)))
                 continue
             yield values, offset + len(block)
@@ -143,7 +150,7 @@ def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
             raise Foreign(f"a stream of table {layout.table!r} under another name")
     except Damaged as damaged:
         return Damage(name, 0, size, str(damaged) if size else "the file is empty", damaged.torn or size == 0)
-    except (Foreign, OSError, pa.ArrowInvalid) as error:
+    except (Foreign, OSError, ValueError, OverflowError, pa.ArrowException) as error:
         return Damage(name, 0, size, str(error))
     return Stream(place, name, size, layout, origin, schema, header)
 
