@@ -147,6 +147,14 @@ class UnitCounts:
     largest: Float[Tensor, ""]
 
 
+def add(a: UnitCounts, b: UnitCounts) -> UnitCounts:
+    """Counts of two calls with the same units."""
+    largest = torch.maximum(a.largest, b.largest)
+    return UnitCounts(
+        a.units, a.inputs + b.inputs, a.active + b.active, a.flat + b.flat, a.moments + b.moments, largest
+    )
+
+
 def by_unit(x: Shaped[Tensor, "*shape"], channels_first: bool) -> Shaped[Tensor, "inputs units"]:
     """One column a unit: the channels after a convolution or batch norm on (N, C, ...), else the last dimension."""
     if x.dim() < 2:

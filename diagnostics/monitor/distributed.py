@@ -14,7 +14,7 @@ from diagnostics import stats
 
 
 def squared_norms(tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
-    """Squared norm of each whole tensor, zero for `None`. `like`: the sharded tensors that plain local parts belong to."""
+    """Squared norm of each whole tensor, zero for `None`. `like`: the sharded tensors whose local parts these are."""
     local = [_dense(_local(t)) for t in tensors if t is not None]
     if not local:
         return torch.zeros(len(tensors))
@@ -31,7 +31,7 @@ def squared_norms(tensors: Sequence[Tensor | None], like: Sequence[Tensor] | Non
 
 
 def _reduced(squares: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
-    sharded = tuple(map(_is_sharded, tensors))
+    sharded = tuple(map(is_sharded, tensors))
     if not any(sharded):
         return squares
     mask = constant(sharded, squares.device)
@@ -46,7 +46,7 @@ def constant(values: tuple[bool, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-def _is_sharded(tensor: Tensor | None) -> bool:
+def is_sharded(tensor: Tensor | None) -> bool:
     return tensor is not None and hasattr(tensor, "placements") and any(p.is_shard() for p in tensor.placements)
 
 

@@ -104,7 +104,7 @@ def _clamp(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Kind | No
 
 
 def _bounded(low: Any, high: Any) -> Kind | None:
-    """A clamp at zero from below is a ReLU; between two numbers it is a hard tanh; bounds by tensors are no activation."""
+    """A clamp from below at zero is a ReLU, between two numbers a hard tanh; with tensors it is no activation."""
     if high is None:
         return KINDS["relu"] if isinstance(low, int | float) and low == 0 else None
     if not (isinstance(low, int | float) and isinstance(high, int | float)):

@@ -30,9 +30,12 @@ class Reporter:
         self._next = time.perf_counter() + SOONEST
         self.seconds = 0.0
 
-    def on_flush(self) -> None:
-        """In the writer thread, after a flush."""
-        if self._on_finding is None or self._diagnose is None or time.perf_counter() < self._next:
+    def on_flush_or_none(self) -> Callable[[], None] | None:
+        """What the writer calls after each flush: nothing, if nobody wants to be told."""
+        return None if self._on_finding is None or self._diagnose is None else self._on_flush
+
+    def _on_flush(self) -> None:
+        if self._diagnose is None or time.perf_counter() < self._next:
             return
         began = time.perf_counter()
         try:

@@ -2,9 +2,14 @@
 
 Updates 1 and 2, then every multiple of `every`; the update after a measured one is its partner: two consecutive
 gradients and updates make a cosine. Curvature at update 1, then with gaps that grow with the run, or exactly as given.
+What the budget does not afford is put off.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from diagnostics.monitor.budget import Budget
+from diagnostics.monitor.together import Together
 
 WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as the budget allows it
 BATCHES = 8  # independent batches that follow an estimate
@@ -21,37 +26,71 @@ class Plan:
     partner: bool = False
     curvature: bool = False
 
+    @property
+    def kind(self) -> str:
+        """What the cost of this update's hooks is charged to."""
+        return "measured" if self.measured or self.partner else "always"
+
 
 class Schedule:
-    """Spacings asked for, and the steps they lead to. Whether the budget affords a step is asked by the caller."""
+    """`plan(step)` is asked for once for every update. `stretched` is called when the budget puts a measurement off."""
 
-    def __init__(self, first: int, every: int, curvature_every: int | None) -> None:
+    def __init__(
+        self,
+        first: int,
+        every: int,
+        curvature_every: int | None,
+        budget: Budget,
+        together: Together,
+        stretched: Callable[[], None],
+    ) -> None:
         self.first, self.every, self.curvature_every = first, max(1, every), curvature_every
-        self.last_measured: int | None = None
         self.last_curvature: int | None = None
-        self.skipped = 0  # measured updates that the budget put off
+        self._budget, self._together, self._stretched = budget, together, stretched
+        self._last_measured: int | None = None
+        self._put_off = 0  # measured updates in a row that were not affordable
+        self._agreed: int | None = None  # the next measured update, where several processes must do the same
 
-    def wants_measured(self, step: int) -> bool:
-        early = step - self.first < 2
-        return early or step % self.every == 0 or self._overdue(step)
+    def plan(self, step: int, closure: bool) -> Plan:
+        """The plan of update `step`; `closure`: whether curvature can be measured, as far as is known."""
+        if self._together.active and self._last_measured == step - 1:
+            step, self._agreed = self._together.decided([step, self._ahead(step)])
+        measured = step == self._agreed if self._agreed is not None else self._measured(step)
+        partner = self._last_measured == step - 1 and not measured
+        if measured:
+            self._last_measured, self._put_off = step, 0
+        return Plan(step, measured, partner, closure and self._curvature(step))
 
-    def _overdue(self, step: int) -> bool:
-        """After the budget put one off, the next affordable update is taken."""
-        return self.skipped > 0 and self.last_measured is not None and step - self.last_measured > self.every
+    def _early(self, step: int) -> bool:
+        return step - self.first < 2
 
-    def wants_partner(self, step: int) -> bool:
-        return self.last_measured == step - 1
+    def _measured(self, step: int) -> bool:
+        overdue = self._put_off > 0 and self._last_measured is not None and step - self._last_measured > self.every
+        if self._early(step):
+            return True
+        return (step % self.every == 0 or overdue) and self._affords()
 
-    def wants_curvature(self, step: int) -> bool:
+    def _affords(self) -> bool:
+        if self._budget.affords("measured"):
+            return True
+        self._put_off += 1
+        self._stretched()
+        return False
+
+    def _ahead(self, step: int) -> int:
+        """The next measured update from `step` on: farther away as long as the budget is short."""
+        if self._early(step):
+            return step
+        following = -(-step // self.every) * self.every
+        return following if self._affords() else following + self.every * 2 ** min(self._put_off, 10)
+
+    def _curvature(self, step: int) -> bool:
         if self.last_curvature is None:
             return True
+        return self.wants_curvature(step) and (self.curvature_every is not None or self._budget.affords("curvature"))
+
+    def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:
             return step % self.curvature_every == 0
-        age = step - self.first + 1
-        return step - self.last_curvature >= max(1, min(age // 4, WIDEST_GAP))
-
-    def soon(self, step: int, within: int) -> bool:
-        """Whether the next estimate comes `within` that many updates."""
-        if self.curvature_every is not None:
-            return (step + within) % self.curvature_every == 0
-        return self.wants_curvature(step + within)
+        age, last = step - self.first + 1, self.last_curvature or 0
+        return step - last >= max(1, min(age // 4, WIDEST_GAP))

@@ -36,7 +36,7 @@ class Tracking:
     def displacement(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
         if self.origin is None or len(self.origin) != len(parameters):
             return None
-        return torch._foreach_sub([p.detach() for p in parameters], self.origin)
+        return list(torch._foreach_sub([p.detach() for p in parameters], self.origin))
 
     def projecting(self, step: int) -> bool:
         return self.estimate is not None and self.origin_step == self.step < step <= self.step + PROJECTED
@@ -64,5 +64,4 @@ class Tracking:
         """The row of what has been seen so far; at least two batches are needed for an error."""
         if self.estimate is None or len(self.quotients) < 2:
             return None
-        row = {"origin": self.step, **combine(self.quotients, self.estimate)}
-        return row
+        return {"origin": self.step, **combine(self.quotients, self.estimate)}

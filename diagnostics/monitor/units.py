@@ -6,7 +6,7 @@ inputs: then it fires on fewer than 1 % of them (95 % confidence, rule of three)
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,16 @@ class Units:
 
     def __init__(self) -> None:
         self._windows: dict[str, deque[_Seen]] = {}
+
+    @staticmethod
+    def merged(forwards: Sequence[Sequence[Call]]) -> list[Call]:
+        """The calls of several forwards of one update (micro-batches), added up by name."""
+        total: dict[str, Call] = {}
+        for call in (call for calls in forwards for call in calls):
+            known = total.get(call.name)
+            fits = known is not None and known.counts.active.shape == call.counts.active.shape
+            total[call.name] = replace(call, counts=stats.add(known.counts, call.counts)) if known and fits else call
+        return list(total.values())
 
     def rows(self, calls: Sequence[Call]) -> tuple[list[str], dict[str, Any]]:
         """Names and columns of table `units` for one measured update; the fractions stay on the device."""

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from diagnostics.monitor import describe
 from diagnostics.monitor.monitor import Monitor
+from diagnostics.monitor.settings import Settings
 
 
 def watch(
@@ -40,13 +41,7 @@ def watch(
         raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
     from diagnostics import rules  # the monitor itself knows no rule
 
-    settings = {"every": every, "curvature_every": curvature_every, "budget": budget}
-    return Monitor(
-        model,
-        optimizer,
-        os.fspath(run_dir),
-        {**_meta(model, optimizer), "name": name or os.path.basename(os.path.normpath(run_dir)), **settings}
-        | {"config": describe.plain(dict(config or {}))},
+    settings = Settings(
         every=every,
         curvature_every=curvature_every,
         eigenvalues=eigenvalues,
@@ -58,6 +53,14 @@ def watch(
         diagnose=rules.diagnose,
         rules_version=str(rules.VERSION),
     )
+    meta = _meta(model, optimizer) | {
+        "name": name or os.path.basename(os.path.normpath(run_dir)),
+        "config": describe.plain(dict(config or {})),
+        "every": every,
+        "curvature_every": curvature_every,
+        "budget": budget,
+    }
+    return Monitor(model, optimizer, os.fspath(run_dir), meta, settings)
 
 
 def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""When curvature is estimated, what happens between two estimates, and what goes into the run of it.
+
+Holds the last estimate (its vectors) and one copy of the weights, and nothing that grows.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from diagnostics.curvature import CurvatureError, measure, trained_parameters
+from diagnostics.monitor import forwards
+from diagnostics.monitor.budget import Budget
+from diagnostics.monitor.guard import Guard
+from diagnostics.monitor.schedule import DISPLACEMENT, Schedule
+from diagnostics.monitor.sending import Writer
+from diagnostics.monitor.tracking import Tracking
+from diagnostics.monitor.updates import Update
+
+Closure = Callable[[], Any]
+
+
+class Curving:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        eigenvalues: int,
+        schedule: Schedule,
+        budget: Budget,
+        guard: Guard,
+        writer: Writer,
+        tell_once: Callable[..., None],
+    ) -> None:
+        self._model, self._optimizer, self._eigenvalues = model, optimizer, eigenvalues
+        self._schedule, self._budget, self._guard = schedule, budget, guard
+        self._writer, self._tell_once = writer, tell_once
+        self._tracking = Tracking()
+
+    def project(self, update: Update) -> None:
+        """Where the weights went along the last top eigenvector, for a few updates after its estimate."""
+        if update.finished and self._tracking.projecting(update.plan.step):
+            with self._guard("projection"):
+                update.values["top_projection"] = self._tracking.projection(trained_parameters(self._optimizer))
+                update.values["top_origin"] = float(self._tracking.step)
+
+    def after(self, update: Update, closure: Closure) -> None:
+        """At the end of an update: an estimate if it is due, else one more batch for the last one."""
+        step = update.plan.step
+        if update.plan.curvature and not self._guard.off("curvature"):
+            began = time.perf_counter()
+            with self._guard("curvature"):
+                self._estimate(update, closure)
+            self._budget.cost_of("curvature", time.perf_counter() - began)
+        elif self._tracking.following() and self._affords_batch() and not self._guard.off("batches"):
+            with self._guard("batches"), self._finite_only():
+                self._append_batches(step, self._tracking.follow(closure, self._model))
+        if self._fresh_origin_due(step):
+            self._tracking.mark(step, trained_parameters(self._optimizer))
+
+    def finish(self, step: int) -> None:
+        """What the last estimate's batches have shown so far; then let go of its vectors."""
+        if self._tracking.following():
+            self._append_batches(step, self._tracking.combined())
+        self._tracking = Tracking()
+
+    def _affords_batch(self) -> bool:
+        if self._schedule.curvature_every is not None:
+            return True
+        return self._budget.affords("curvature", self._budget.latest["curvature"] / 8)
+
+    def _fresh_origin_due(self, step: int) -> bool:
+        """About ten updates before the next estimate, so that its displacement is a recent one."""
+        tracking = self._tracking
+        if tracking.estimate is None or tracking.projecting(step + 1) or step - tracking.origin_step < DISPLACEMENT:
+            return False
+        return self._schedule.wants_curvature(step + DISPLACEMENT)
+
+    def _estimate(self, update: Update, closure: Closure) -> None:
+        step, parameters = update.plan.step, trained_parameters(self._optimizer)
+        if self._tracking.following():
+            self._append_batches(step, self._tracking.combined())
+        rates = [float(rate) for rate in update.learning_rates]  # a tensor rate is read here: one wait for the device
+        with self._finite_only(), forwards.quiet():
+            estimate = measure(
+                closure,
+                self._model,
+                self._optimizer,
+                rates,
+                eigenvalues=self._eigenvalues,
+                previous=self._tracking.estimate,
+                displacement=self._tracking.displacement(parameters),
+            )
+            self._writer.append("curvature", step, estimate.record())
+            self._schedule.last_curvature = step
+            self._tracking.begin(step, estimate, parameters)
+            for note in estimate.notes:
+                self._tell_once("curvature-note", note, note)
+
+    def _append_batches(self, step: int, row: Mapping[str, Any] | None) -> None:
+        if row is not None:
+            self._writer.append("batches", step, row)
+
+    @contextmanager
+    def _finite_only(self) -> Iterator[None]:
+        """A loss that is not finite has no curvature, and that is no failure of the measurement."""
+        try:
+            yield
+        except CurvatureError as error:
+            if "closure's loss is" not in str(error):
+                raise
+            self._tell_once("measurement-failed", str(error), "curvature")

@@ -1,0 +1,79 @@
+"""What a measured update shows of the model: its units, how many differ, what its first layer reads, overshoot.
+
+With a closure everything comes from one extra forward after the update; without one, from the training forward.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from diagnostics.monitor import describe, forwards, symmetry
+from diagnostics.monitor.forwards import Entrance
+from diagnostics.monitor.guard import Guard
+from diagnostics.monitor.inputs import Inputs
+from diagnostics.monitor.observe import Call, Observer
+from diagnostics.monitor.overshoot import Overshoot
+from diagnostics.monitor.sending import Record
+from diagnostics.monitor.together import Together
+from diagnostics.monitor.units import Units
+
+Closure = Callable[[], Any]
+
+
+class Looking:
+    def __init__(
+        self,
+        model: nn.Module,
+        tensors: Callable[[], Mapping[str, Tensor]],
+        entrance: Entrance,
+        guard: Guard,
+        together: Together,
+    ) -> None:
+        self._model, self._tensors, self._entrance = model, tensors, entrance
+        self._guard, self._together = guard, together
+        self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
+
+    def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
+        """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalar `overshoot`."""
+        observers = list(self._entrance.observers)
+        if closure is not None and not self._guard.off("activations"):
+            with self._guard("activations"):
+                observers = [self._observe(record, loss, closure, compiled)]
+        with self._guard("units"):
+            record.add("units", *self._units.rows(self._calls(observers)))
+        for observer in observers[-1:]:  # of several micro-batches the last one stands for all
+            with self._guard("symmetry"):
+                record.add("symmetry", *symmetry.rows(observer.graph.layers, describe.unwrap(self._model)))
+            with self._guard("inputs"):
+                self._look_at_input(record, observer)
+
+    def _calls(self, observers: list[Observer]) -> list[Call]:
+        """Calls of all micro-batches and processes. The sum over processes is reached whatever failed before."""
+        calls = None
+        with self._guard("units"):
+            calls = Units.merged([observer.calls() for observer in observers])
+        if self._together.active:
+            calls = self._together.add(calls)
+        return calls or []
+
+    def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> Observer:
+        states, parameters = self._entrance.random_state, list(self._tensors().values())
+        observer, after, drew = forwards.observe(closure, self._model, states)
+        with self._guard("overshoot"):
+            record.update.values["overshoot"] = self._overshoot.ratio(
+                record.update,
+                loss,
+                after,
+                # the same dropout masks are drawn again only from the same state, and eagerly as before
+                comparable=(not drew or (states is not None and not compiled)) and self._together.size == 1,
+                again=lambda weights: forwards.loss_at(weights, parameters, closure, self._model, states),
+                parameters=parameters,
+                coarse=observer.autocast,
+            )
+        return observer
+
+    def _look_at_input(self, record: Record, observer: Observer) -> None:
+        x = observer.graph.first_input
+        if x is not None and x.numel():
+            record.add("inputs", *self._inputs.rows(x))
