@@ -42,6 +42,7 @@ def check(
     run: Run,
     *,
     gone: float = 1e-3,  # of the largest gradient norm: what is left to gain is a millionth in the quadratic picture
+    little: float = 0.05,  # of the loss: what the quadratic picture promises for going on
     slightly: float = 0.05,  # of the largest eigenvalue, the same as for saddle points
 ) -> Iterator[Finding]:
     history = signals.loss(run)
@@ -54,12 +55,11 @@ def check(
     if not np.isfinite(late).all() or (settled.z > 3 and settled.relative > 0.01):
         return
     gradient = _gradient(run, gone)
-    if gradient is None:
+    top, condition = float(signals.tops(table)[-1]), signals.latest(run, "curvature", "condition")
+    smallest, residual = (float(signals.array(table, name)[-1]) for name in ("smallest", "smallest_residual"))
+    if gradient is None or not top > 0 or smallest + 2 * residual < -slightly * top:
         return
-    last = table.iloc[-1]
-    top = float(last["eigenvalues"][0]) if len(last["eigenvalues"]) else 0.0
-    smallest = float(last["smallest"])
-    if top <= 0 or smallest + 2 * float(last["smallest_residual"]) < -slightly * top:
+    if _left_to_gain(gradient, top, condition, smallest) > max(little * abs(history.end), gone**2 * abs(history.start)):
         return
     linear = bool(run.meta.get("linear_model"))
     known = (
@@ -98,6 +98,12 @@ def check(
             rf"\lambda_{{\max}} = {tex(top)}"
         ),
     )
+
+
+def _left_to_gain(gradient: float, top: float, condition: float, smallest: float) -> float:
+    """|g|^2 / (2 lambda): the fall that is left in the flattest direction whose upward curvature was measured."""
+    upward = [each for each in (top, top / condition if condition > 0 else 0.0, smallest) if each > 0]
+    return gradient**2 / (2 * min(upward)) if upward else np.inf
 
 
 def _gradient(run: Run, gone: float) -> float | None:

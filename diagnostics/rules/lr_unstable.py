@@ -273,6 +273,7 @@ def _remedies(run: Run, cause: str, ratio: float, rate: float) -> tuple[str, ...
 
 def explains(finding: Finding, other: Finding) -> bool:
     """Whatever is found in a run that has diverged is found in its ruins, except what was wired or planted before."""
-    return (
-        other.kind not in {"wiring", "symmetry", "zero-gradient"} and other.first_step >= finding.first_step - 1
-    ) or other.kind in {"cliff", "lr-oscillation", "edge-of-stability"}
+    if other.kind in {"wiring", "symmetry", "zero-gradient"}:
+        return False
+    planted = other.kind in {"dead-units", "saturated-units", "non-finite"}
+    return not planted or other.first_step >= finding.first_step - 1

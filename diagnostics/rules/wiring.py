@@ -113,6 +113,7 @@ def _left_out(run: Run) -> Iterator[Finding]:
             values, received = norms[:, at], gradients[:, at]
             if np.nanmax(received, initial=0) > 0 and np.nanmax(values) == np.nanmin(values):
                 stuck.append(name)
+    stuck = list(dict.fromkeys([*signals.events(run, "not-in-optimizer")["subject"], *stuck]))
     if not stuck:
         return
     yield _finding(

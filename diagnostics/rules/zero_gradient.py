@@ -59,7 +59,9 @@ def check(
     if not silent:
         return
     hard = [name for name, (function, _) in signals.activations(run).items() if function in HARD_THRESHOLDS]
-    if len(silent) == len(trainable) and not hard and np.isnan(norms[:, silent]).all():
+    counted = [name for name in hard if name.startswith("loss.")]
+    hard = [name for name in hard if name not in counted]
+    if len(silent) == len(trainable) and not hard and (counted or np.isnan(norms[:, silent]).all()):
         yield _zero_one(run, int(steps[0]))
         return
     if not hard and (_dead(run, inactive) or _unrouted(norms, silent)):
