@@ -228,11 +228,18 @@ def first_nonfinite(run: Run) -> int | None:
     return min(found) if found else None
 
 
+_NOTHING = {
+    "symmetry": "symmetry: the model has no hidden layer whose units could be compared",
+    "units": "units: the model has no activation function that could be observed",
+    "layers": "layers: no measured update was recorded",
+}
+
+
 def layer_matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Steps (T,), layer names and values (T, L); raises `Missing` where nothing was recorded."""
     steps, names, values = run.matrix(table, name)
     if len(steps) == 0 or len(names) == 0:
-        raise Missing(f"{table}: nothing was recorded")
+        raise Missing(_NOTHING[table])
     return steps, [str(each) for each in names], values
 
 

@@ -139,7 +139,7 @@ def _growth(run: Run, history: signals.Loss) -> _Growth:
 
 
 def _ratio_at(run: Run, growth: _Growth, gradual: int) -> tuple[float, int]:
-    """Largest stability ratio at the rates of the growth, and the step it was first above 1.
+    """Largest stability ratio at the rates of the growth, and the step since when it has been above 1.
 
     Estimates from before the growth are scaled to the rate the schedule had reached in it. Estimates from inside it
     count only if the growth was gradual: beyond a cliff the curvature says nothing about the step that led there.
@@ -156,8 +156,11 @@ def _ratio_at(run: Run, growth: _Growth, gradual: int) -> tuple[float, int]:
     inside = (steps >= first) & (steps <= last) & np.isfinite(ratios)
     if not inside.any():
         return np.nan, growth.onset
-    above = steps[inside & (ratios > 1)]
-    return float(ratios[inside].max()), int(above[0]) if len(above) else growth.onset
+    above = np.flatnonzero(inside & (ratios > 1))
+    if not len(above):
+        return float(ratios[inside].max()), growth.onset
+    within = np.flatnonzero(~(ratios[: above[0]] > 1))
+    return float(ratios[inside].max()), int(steps[within[-1] + 1 if len(within) else 0])
 
 
 def _rate_ratio(run: Run, steps: np.ndarray, growth: _Growth) -> np.ndarray:
