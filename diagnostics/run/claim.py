@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from diagnostics.run.errors import RunError
-from diagnostics.run.metadata import RUN, is_alive, read_meta
+from diagnostics.run.metadata import RUN, is_alive, read_meta, this_machine
 from diagnostics.run.storage import Local, Storage
 
 if sys.platform != "win32":
@@ -23,12 +23,12 @@ class Claim:
         self._lock: int | None = None
         try:
             place.make()
-            locked = self._take(place)
+            free = self._take(place)
             self.meta = _left_behind(place)
         except OSError as error:
             self.release()
             raise RunError(f"{place} cannot be written ({error}). Next: give another run_dir.") from error
-        if not locked or (self.meta and self.meta["status"] == "running" and is_alive(self.meta)):
+        if free is False or (self.meta.get("status") == "running" and self._lives(free)):
             self.release()
             writer = self.meta.get("writer", {})
             raise RunError(
@@ -36,17 +36,22 @@ class Claim:
                 f"{writer.get('host', 'this one')}. Next: end that process, or give another run_dir."
             )
 
-    def _take(self, place: Storage) -> bool:
-        """Whether nobody else on this machine holds the directory."""
+    def _lives(self, free: bool | None) -> bool:
+        """Whether the writer that run.json names lives. One on this machine would hold the lock."""
+        here = self.meta["writer"].get("machine") == this_machine()
+        return not (free and here) and is_alive(self.meta)
+
+    def _take(self, place: Storage) -> bool | None:
+        """Lock the directory: whether nobody else on this machine holds it, `None` where there are no locks."""
         if not isinstance(place, Local) or sys.platform == "win32":
-            return True
+            return None
         self._lock = os.open(place.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # a file system without locks: the heartbeat decides
-            return True
+        except OSError:
+            return None
         return True
 
     def release(self) -> None:

@@ -47,13 +47,18 @@ _LAYER = {"name": "", "shape": [], "parameters": 0, "frozen": False, "tied": [],
 
 def this_process() -> dict[str, Any]:
     """Who writes: host and process for people, `machine` and `started` to tell a reused process number."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "started": _started(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": this_machine(),
+        "started": _started(os.getpid()),
+    }
 
 
 def is_alive(meta: dict[str, Any], now: float | None = None) -> bool:
     """Whether the writer of a run that says `running` lives: looked up on its own machine, else by heartbeat."""
     writer = meta["writer"]
-    if writer.get("machine") == _machine() and isinstance(writer.get("pid"), int):
+    if writer.get("machine") == this_machine() and isinstance(writer.get("pid"), int):
         return _started(writer["pid"]) == writer.get("started") is not None
     age = (time.time() if now is None else now) - meta["updated"]
     return age < STALE_SECONDS
@@ -120,7 +125,7 @@ def _read_json(place: Storage, name: str) -> dict[str, Any]:
     return value
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """The kernel that knows this process by its number: host names and process numbers repeat across containers."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():

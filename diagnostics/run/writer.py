@@ -160,6 +160,7 @@ class RunWriter:
     def disown(self) -> None:
         """In a forked child: this run is the parent's. Touches no lock, another thread may have held it."""
         self._closed = self._forked = True
+        self._queue.clear()
         self._claim.release()
 
     def _work(self) -> None:
