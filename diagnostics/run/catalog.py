@@ -23,7 +23,7 @@ def runs(root: str | os.PathLike) -> list[Run]:
     """The runs in a folder, newest first. What cannot be read has the status `broken` and says why in `error`."""
     try:
         places = storage(root).directories()
-    except (OSError, ValueError):
+    except (OSError, RunError):
         return []
     found = [run for place in places if (run := _listed(place))]
     return sorted(found, key=lambda run: run.meta["created"], reverse=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from diagnostics.run.errors import RunError
+
 JSON_BYTES_MAX = 1 << 26
 
 
@@ -172,4 +174,9 @@ Storage = Local | Remote
 
 def storage(location: str | os.PathLike) -> Storage:
     text = os.fspath(location)
-    return Remote(text) if "://" in text else Local(text)
+    if "://" not in text:
+        return Local(text)
+    try:
+        return Remote(text)
+    except (ImportError, ValueError) as error:  # no fsspec, no back end for it, or no such protocol
+        raise RunError(f"{text} cannot be opened: {error}. Next: pip install the fsspec back end it needs.") from error
