@@ -111,3 +111,53 @@ def colour() -> alt.Color:
 def dash() -> alt.StrokeDash:
     scale = alt.Scale(domain=list(STYLES), range=[style[1] for style in STYLES.values()])
     return alt.StrokeDash("name:N", scale=scale, legend=None)
+
+
+def at_step(run: Run, step: int) -> Drawn:
+    """The eigenvalues measured at `step` as stems, over the spectral density where one was estimated."""
+    row = run.table("curvature").set_index("step").loc[step]
+    found = eigenvalues(run)
+    found = found[found["step"] == step].assign(size=1.0)
+    largest = float(np.abs(found["value"]).max())
+    scale = alt.Scale(type="symlog", constant=max(largest / 100, 1e-12))
+    x = alt.X("value:Q", title="eigenvalue", scale=scale, axis=alt.Axis(format="~g", grid=False))
+    tips = [
+        alt.Tooltip("name:N", title=" "),
+        alt.Tooltip("value:Q", format=".4g"),
+        alt.Tooltip("residual:Q", format=".2g", title="± residual"),
+    ]
+    stems = alt.Chart(found).encode(x=x, color=colour(), tooltip=tips)
+    layers = [
+        *density(row, x),
+        stems.mark_rule(strokeWidth=2).encode(y=alt.value(0), y2=alt.value("height")),
+        stems.mark_circle(size=60, opacity=1).encode(y=alt.value(8)),
+        *limit_stems(row, x),
+    ]
+    return parts.layer(layers, f"Spectrum after step {step:,}", 260)
+
+
+def density(row: Frame, x: alt.X) -> parts.Layers:
+    """Share of all eigenvalues near each node (a Gauss quadrature of the spectral density), on a log axis."""
+    nodes, weights = np.asarray(row["density_nodes"], float), np.asarray(row["density_weights"], float)
+    kept = weights > 0
+    if not kept.any():
+        return []
+    data = pd.DataFrame({"value": nodes[kept], "share": weights[kept], "floor": weights[kept].min() / 2})
+    y = alt.Y(
+        "share:Q",
+        title="share of all eigenvalues",
+        scale=alt.Scale(type="log"),
+        axis=alt.Axis(format="~g", tickCount=4),
+    )
+    tips = [alt.Tooltip("value:Q", format=".3g"), alt.Tooltip("share:Q", format=".2%")]
+    bars = alt.Chart(data).mark_bar(color=GREY, opacity=0.45, size=10)
+    return [bars.encode(x=x, y=y, y2="floor:Q", tooltip=tips)]
+
+
+def limit_stems(row: Frame, x: alt.X) -> parts.Layers:
+    if not (len(row["eigenvalues"]) and np.isclose(row["eigenvalues"][0], row["preconditioned"], rtol=1e-3)):
+        return []
+    limits = {"stability limit": row["limit"], "oscillation starts": row["limit"] * row["oscillation_limit"]}
+    data = pd.DataFrame({"name": list(limits), "value": list(limits.values())})
+    data = data[np.isfinite(data["value"])]
+    return [alt.Chart(data).mark_rule(strokeWidth=2).encode(x=x, color=colour(), strokeDash=dash())]

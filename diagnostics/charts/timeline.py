@@ -137,7 +137,8 @@ def draw_panel(
         bad_marks(panel, x),
         cross_hair(x, hover),
     ]
-    return alt.layer(*layers).properties(height=170, title=heading(panel.title))
+    drawn = alt.layer(*layers).properties(height=170, title=heading(panel.title))
+    return drawn.resolve_scale(color="independent", strokeDash="independent")  # else two legends
 
 
 def shading(x: alt.X, picked: alt.Parameter) -> Drawn:

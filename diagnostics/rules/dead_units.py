@@ -88,7 +88,7 @@ def check(
         formula=(
             rf"z_i < 0 \text{{ on all data}} \Rightarrow \phi'(z_i) = 0 \Rightarrow \bar{{w}}_{{ij}} = "
             rf"\bar{{h}}_i\,\phi'(z_i)\,x_j = 0 \quad\text{{for }} {number(100 * now[worst])}\,\% \text{{ "
-            r"of the units}}"
+            r"of the units}"
         ),
     )
 

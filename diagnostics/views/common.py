@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from diagnostics.rules import Diagnosis
+from diagnostics.rules import Diagnosis, Finding
 from diagnostics.run import Run, RunError
 from diagnostics.views import data
 from diagnostics.views.text import STATES, age, md, number, plural
@@ -148,3 +148,8 @@ def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:
                 icon=":material/download:",
                 on_click="ignore",
             )
+
+
+def worst_alarm(view: View) -> Finding | None:
+    """The finding whose span the overview charts shade."""
+    return next(iter(view.diagnosis.alarms), None)

@@ -3,6 +3,7 @@
 The only module with caches. A run that grows gets a new key with each change, so every cache is bounded.
 """
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -75,3 +76,37 @@ def summary(path: str, on_disk: Stamp) -> dict:
     if written and written.get("diagnosed") and written.get("rules_version") == str(VERSION):
         return written
     return summarize(run, diagnosis(path, on_disk), str(VERSION))
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample run, the alarm it must show, and the run that cures it; as listed ids."""
+
+    fault: str
+    cure: str | None
+    kind: str
+    cause: str | None
+    shows: str
+
+
+@st.cache_data(ttl=60, max_entries=1, show_spinner=False)
+def examples() -> list[Example]:
+    """What each sample run was recorded to show, from the expectation beside it."""
+    found = []
+    for file in sorted(SAMPLES.glob("*/expected.json")):
+        expected = json.loads(file.read_text())
+        cure = expected.get("cure")
+        for alarm in expected["alarms"]:
+            named = f"sample/{cure}" if cure else None
+            found.append(
+                Example(
+                    f"sample/{file.parent.name}", named, alarm["kind"], alarm.get("cause"), expected.get("shows", "")
+                )
+            )
+    return found
+
+
+def example(kind: str, cause: str | None) -> Example | None:
+    """The sample run with the same fault; of the same cause if there is one."""
+    same = [found for found in examples() if found.kind == kind]
+    return next((found for found in same if found.cause == cause), same[0] if same else None)

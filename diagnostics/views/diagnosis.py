@@ -7,6 +7,7 @@ import streamlit as st
 from diagnostics import charts
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, explain, title
+from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, figure, run_page
 from diagnostics.views.text import first_clause, first_paragraph, md, names, number, plural, prose
 
@@ -60,6 +61,7 @@ def card(view: View, finding: Finding, key: str) -> None:
             seen(finding)
             why(finding, texts)
             attempt(finding)
+            same_in_samples(view, finding)
         with pictures:
             for index, chart in enumerate(finding.charts):
                 alt_text = f"{chart.title}. {finding.summary}"
@@ -92,6 +94,17 @@ def why(finding: Finding, texts: dict[str, str]) -> None:
 def attempt(finding: Finding) -> None:
     if finding.remedies:
         st.markdown("**What to try**\n\n" + "\n".join(f"{i}. {prose(r)}" for i, r in enumerate(finding.remedies, 1)))
+
+
+def same_in_samples(view: View, finding: Finding) -> None:
+    """The sample run with this fault, and the same run cured."""
+    example = data.example(finding.kind, finding.cause)
+    if example is None:
+        return
+    if example.fault != view.entry.id:
+        pages.link("diagnosis", f"A sample run that shows the same: {md(example.fault)}", run=example.fault)
+    if example.cure:
+        pages.link("compare", "Fault and cure side by side", runs=[example.fault, example.cure])
 
 
 def more(view: View, finding: Finding, texts: dict[str, str], key: str) -> None:

@@ -10,10 +10,10 @@ _PAGES = {
     "runs": ("Runs", ":material/list:"),
     "diagnosis": ("Diagnosis", ":material/troubleshoot:"),
     "training": ("Training", ":material/show_chart:"),
-    # "layers": ("Layers", ":material/grid_on:"),
-    # "curvature": ("Curvature", ":material/terrain:"),
-    # "whatif": ("What if", ":material/tune:"),
-    # "compare": ("Compare", ":material/compare_arrows:"),
+    "layers": ("Layers", ":material/grid_on:"),
+    "curvature": ("Curvature", ":material/terrain:"),
+    "whatif": ("What if", ":material/tune:"),
+    "compare": ("Compare", ":material/compare_arrows:"),
     # "lecture": ("The lecture", ":material/school:"),
 }
 
@@ -37,7 +37,7 @@ def _body(name: str) -> Callable[[], None]:
     return body
 
 
-def link(name: str, label: str, *, run: str | None = None, **params: str) -> None:
+def link(name: str, label: str, *, run: str | None = None, **params: str | list[str]) -> None:
     """A link to another page; it keeps the chosen run unless another is named."""
     _, icon = _PAGES[name]
     query = {"run": run or st.session_state.get("run"), **params}

@@ -68,3 +68,10 @@ def prose(text: str) -> str:
 def first_clause(summary: str) -> str:
     """A headline: what a summary says before its colon or semicolon."""
     return re.split(r"[:;] ", summary, maxsplit=1)[0].rstrip(".")
+
+
+def tex(value: float) -> str:
+    """A number inside LaTeX: 8.6e-05 as a power of ten."""
+    mantissa, _, exponent = number(value).partition("e")
+    text = mantissa.replace(",", r"{,}").replace("∞", r"\infty")
+    return rf"{text} \cdot 10^{{{int(exponent)}}}" if exponent else text

@@ -1,0 +1,99 @@
+"""Two or more runs side by side: how they were set up differently, what became of each, and their curves."""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from diagnostics.charts import compare
+from diagnostics.charts.theme import CLEAN, SIGNS
+from diagnostics.views import data, pages
+from diagnostics.views.common import View, downloads, figure, no_runs, view
+from diagnostics.views.text import first_clause, md, prose
+
+MOST = 5  # as many lines as the palette tells apart
+
+CURVES = (
+    ("scalars", "loss", "Loss"),
+    ("scalars", "grad_norm", "Gradient norm"),
+    ("curvature", "stability", "Stability ratio s: unstable above 1"),
+)
+
+
+def page() -> None:
+    listed = data.entries()
+    if not listed:
+        no_runs()
+        return
+    offer_pairs(listed)
+    chosen = st.multiselect(
+        "Runs", list(listed), default_pair(listed), key="runs", bind="query-params", max_selections=MOST
+    )
+    views = {id: found for id in chosen if id in listed and (found := view(listed[id][0]))}
+    if len(views) < 2:
+        st.info("Choose at least two runs above, or one of the pairs of a fault and its cure.")
+        return
+    settings(views)
+    outcomes(views)
+    curves(views)
+
+
+def pairs(listed: dict) -> dict[str, tuple[str, str]]:
+    """Fault -> the listed pair of sample runs."""
+    found = [(each.fault, each.cure) for each in data.examples() if each.cure]
+    return {fault.removeprefix("sample/"): (fault, cure) for fault, cure in found if fault in listed and cure in listed}
+
+
+def default_pair(listed: dict) -> list[str]:
+    return list(next(iter(pairs(listed).values()), ()))
+
+
+def offer_pairs(listed: dict) -> None:
+    def take() -> None:
+        if picked := st.session_state["pair"]:
+            st.session_state["runs"] = list(offered[picked])
+
+    offered = pairs(listed)
+    if offered:
+        st.pills("A fault beside its cure", list(offered), key="pair", on_change=take)
+
+
+def settings(views: dict[str, View]) -> None:
+    """What was different: first, because it is the reason for the rest."""
+    runs = {id: each.run for id, each in views.items()}
+    rows = compare.differences(runs)
+    st.title(
+        f"{len(rows)} settings differ" if len(rows) != 1 else f"Only one setting differs: {md(next(iter(rows)))}",
+        anchor=False,
+    )
+    if rows:
+        table = pd.DataFrame([[name, *values] for name, values in rows.items()], columns=["setting", *runs])
+        st.dataframe(table, hide_index=True, key="settings", alt="Settings in which the runs differ")
+    else:
+        st.caption("Optimizer, hyperparameters, config and model are the same as far as they were recorded.")
+
+
+def outcomes(views: dict[str, View]) -> None:
+    for column, (id, each) in zip(st.columns(len(views), gap="medium", border=True), views.items(), strict=True):
+        with column:
+            st.subheader(md(id), anchor=False)
+            alarms = each.diagnosis.alarms
+            for finding in alarms[:3]:
+                sign = SIGNS[finding.severity]
+                st.markdown(f":{sign.markdown}[{sign.glyph}] {prose(first_clause(finding.summary))}")
+            if not alarms:
+                st.markdown(f":green[{CLEAN.glyph}] No alarm")
+            pages.link("diagnosis", "Its diagnosis", run=id)
+
+
+def curves(views: dict[str, View]) -> None:
+    runs = {id: each.run for id, each in views.items()}
+    for table, column, title in CURVES:
+        drawn = compare.overlaid(runs, table, column, title)
+        if drawn is None:
+            st.caption(f"{title}: not recorded in any of these runs.")
+        else:
+            figure(drawn, f"compare-{column}", f"{title} of {', '.join(runs)} over updates")
+    downloads(
+        {f"{i} {md(id)}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare"
+    )

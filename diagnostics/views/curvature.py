@@ -1,0 +1,93 @@
+"""How curved the loss is, and how the step sits against what this optimizer can follow."""
+
+from functools import partial
+
+import numpy as np
+import streamlit as st
+
+from diagnostics import charts
+from diagnostics.charts import spectrum
+from diagnostics.charts.parts import Frame
+from diagnostics.rules import Chart
+from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
+from diagnostics.views.text import number
+
+STABILITY = Chart("stability", "curvature", ("stability",), "Stability ratio s against this optimizer's limits")
+EIGENVALUES = Chart("spectrum", "curvature", ("eigenvalues",), "Largest and smallest eigenvalues of the Hessian")
+ALIGNMENT = Chart("line", "curvature", ("gradient_alignment",), "Share of the squared gradient in the top directions")
+
+
+def page() -> None:
+    run_page(body)
+
+
+def body(view: View) -> None:
+    table: Frame = view.run.table("curvature")
+    if table.empty:
+        not_measured(view)
+        return
+    verdict(table.iloc[-1])
+    alarm = worst_alarm(view)
+    figure(charts.draw(view.run, STABILITY, alarm), "stability", "Stability ratio over updates against its limits")
+    st.caption(
+        "s is the largest curvature, rescaled by learning rate, momentum and preconditioner, so that 1 is the limit of "
+        "this optimizer. For gradient descent s = ηλ/2: below ½ the steepest direction decays, up to 1 it oscillates, "
+        "beyond 1 it diverges - the lecture's three cases."
+    )
+    figure(charts.draw(view.run, EIGENVALUES, alarm), "eigenvalues", "Eigenvalues over updates with error bars")
+    st.caption("Bars: the residual of each eigenvalue. The axis is linear near zero and logarithmic beyond.")
+    at_step(view, table)
+    figure(charts.draw(view.run, ALIGNMENT, alarm), "alignment", "Share of the gradient in the top eigenvectors")
+    st.caption("Near 1, the gradient points across the ravine: the steps bounce instead of following its floor.")
+    downloads(
+        {"curvature": partial(view.run.table, "curvature"), "batches": partial(view.run.table, "batches")}, "curvature"
+    )
+
+
+def not_measured(view: View) -> None:
+    if view.run.meta["closure"] is False:
+        reason = "`monitor.step` was called without a closure"
+    elif view.live:
+        reason = "the first estimate has not been made yet"
+    else:
+        reason = "no estimate was made"
+    st.info(
+        f"Curvature was not measured in this run: {reason}. Give the loss of the current batch as a function: "
+        "`monitor.step(loss, closure=lambda: criterion(model(x), y))`."
+    )
+
+
+def verdict(last: Frame) -> None:
+    """Where the run stands now, in a sentence and three numbers."""
+    ratio, border = float(last["stability"]), float(last["oscillation_limit"])
+    st.title(sentence(ratio, border, int(last["step"])), anchor=False)
+    top = last["eigenvalues"][0] if len(last["eigenvalues"]) else np.nan
+    for column, (label, value, note) in zip(
+        st.columns(4),
+        (
+            ("Stability ratio s", ratio, "above 1: unstable"),
+            ("Largest eigenvalue", top, f"± {number(last['residuals'][0], 2)}" if len(last["residuals"]) else ""),
+            ("Smallest eigenvalue", last["smallest"], f"± {number(last['smallest_residual'], 2)}"),
+            ("Gradient in the top directions", last["gradient_alignment"], "share of its square"),
+        ),
+        strict=True,
+    ):
+        column.metric(
+            label, number(float(value)), border=True, height="stretch", delta=note, delta_color="off", delta_arrow="off"
+        )
+
+
+def sentence(ratio: float, border: float, step: int) -> str:
+    if not np.isfinite(ratio):
+        return "The stability ratio could not be computed for this optimizer"
+    if ratio > 1:
+        return f":red[▲] At step {step:,} the step was {number(ratio)} times the largest stable one"
+    band = "the steepest direction oscillates" if ratio > border else "all directions decay without swinging"
+    return f":green[✓] At step {step:,} the step was {number(ratio)} of the largest stable one: {band}"
+
+
+def at_step(view: View, table: Frame) -> None:
+    steps = [int(step) for step in table["step"]]
+    chosen = st.select_slider("Spectrum after step", steps, value=steps[-1], key="spectrum", bind="query-params")
+    chosen = chosen if chosen in steps else steps[-1]
+    figure(spectrum.at_step(view.run, chosen), "spectrum-at", f"Eigenvalues after step {chosen}")

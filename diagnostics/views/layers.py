@@ -1,0 +1,80 @@
+"""Layer by step: one heat map at a time, and the history of the layer that was clicked."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from diagnostics.charts import heatmap, layers
+from diagnostics.charts.lines import whole
+from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
+from diagnostics.views.text import number
+
+
+def page() -> None:
+    run_page(body)
+
+
+def body(view: View) -> None:
+    available = layers.recorded(view.run)
+    if not available:
+        st.info(
+            "No per-layer measurement in this run. They are made on every `every`-th update: "
+            "`diagnostics.watch(model, optimizer, run_dir, every=10)`."
+        )
+        return
+    choice = st.segmented_control(
+        "Quantity", list(available), key="quantity", default=next(iter(available)), required=True, bind="query-params"
+    )
+    quantity = available.get(str(choice)) or next(iter(available.values()))
+    field = layers.field(view.run, quantity)
+    assert field is not None  # it is among the recorded ones
+    layer = chosen_layer(field.names, quantity.column)
+    alarm = worst_alarm(view)
+    drawn = heatmap.draw_field(field, alarm, whole(view.run), name="cell")
+    key = f"map-{quantity.column}"
+    st.altair_chart(
+        drawn,
+        width="stretch",
+        key=key,
+        on_select=partial(clicked, key, quantity.column),
+        selection_mode="cell",
+        alt=f"{quantity.title}, layers from top to bottom over updates",
+    )
+    st.caption(
+        f"{quantity.meaning} Click a row for its history. Each column keeps the "
+        f"{'smallest' if quantity.worst_is_low else 'largest'} value of its updates; "
+        "the colours reach from the 1st to the 99th percentile."
+    )
+    figure(layers.history(view.run, field, layer, alarm), "history", f"{quantity.title} of {layer} over updates")
+    last_values(field)
+    downloads({name: partial(view.run.table, name) for name in ("layers", "units", "symmetry")}, "layers")
+
+
+def chosen_layer(names: list[str], column: str) -> str:
+    """The layer whose history is shown; the picker is also the keyboard's way to choose it."""
+    key = f"layer-{column}"
+    return st.selectbox("Layer", names, key=key, bind="query-params", width=420) or names[0]
+
+
+def clicked(key: str, column: str) -> None:
+    rows = st.session_state[key]["selection"].get("cell", [])
+    if rows:
+        st.session_state[f"layer-{column}"] = rows[0]["layer"]
+
+
+def last_values(field: heatmap.Field) -> None:
+    """The same as text, for those who cannot see colours."""
+    with st.expander("Values per layer as a table"):
+        with np.errstate(all="ignore"):
+            table = pd.DataFrame(
+                {
+                    "layer": field.names,
+                    "first": [number(v) for v in field.values[0]],
+                    "last": [number(v) for v in field.values[-1]],
+                    "smallest": [number(v) for v in np.fmin.reduce(field.values)],
+                    "largest": [number(v) for v in np.fmax.reduce(field.values)],
+                }
+            )
+        st.dataframe(table, hide_index=True, key="layer-values", alt=f"{field.title} per layer")

@@ -1,0 +1,217 @@
+"""What another learning rate, momentum or optimizer would do on the curvature this run has."""
+
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from diagnostics.charts import dynamics, factors, landscape
+from diagnostics.charts.dynamics import Optimizer
+from diagnostics.charts.parts import Frame
+from diagnostics.views.common import View, figure, run_page
+from diagnostics.views.curvature import not_measured
+from diagnostics.views.text import number, plural, tex
+
+NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "Adam")
+MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+PATH_STEPS = (10, 30, 60, 120, 300, 1000)
+FATES = {"decays": "● decays", "oscillates": "■ oscillates", "diverges": "▲ diverges", "escapes": "◆ escapes"}
+
+
+def page() -> None:
+    run_page(body)
+
+
+def body(view: View) -> None:
+    table: Frame = view.run.table("curvature")
+    table = table[table["eigenvalues"].map(len) > 0]
+    if table.empty:
+        not_measured(view)
+        return
+    row = table.iloc[-1]
+    optimizer, steps = settings(view, row)
+    directions = measured(row, optimizer)
+    headline(optimizer, directions)
+    if optimizer.name == "Adam":
+        about_adam(row)
+    left, right = st.columns(2, gap="large")
+    with left:
+        title = f"Factor per step of each direction, after update {int(row['step']):,}"
+        figure(factors.factors(optimizer, directions["curvature"].to_numpy(), title), "factors", title)
+    with right:
+        ravine(optimizer, steps, measured(row, Optimizer("gradient descent", optimizer.lr)))
+    best(row)
+    table_of_directions(optimizer, directions)
+
+
+def settings(view: View, row: Frame) -> tuple[Optimizer, int]:
+    """The sliders, which start where the run stood -> the optimizer, and for how many steps to draw it."""
+    group = (view.run.meta["hyperparameters"] or [{}])[0]
+    own = own_name(view.run.meta["optimizer"], group)
+    scalars: Frame = view.run.table("scalars", ["lr"])
+    rate = float(scalars["lr"].iloc[-1]) if len(scalars) and scalars["lr"].iloc[-1] > 0 else 0.0
+    rates = offered_rates(rate, float(row["eigenvalues"][0]))
+    chosen = st.segmented_control("Optimizer", NAMES, key="optimizer", default=own, required=True, bind="query-params")
+    name = cast(dynamics.Name, chosen) if chosen in NAMES else own
+    left, middle, right = st.columns([3, 2, 2], gap="large")
+    lr = left.select_slider("Learning rate η", rates, closest(rates, rate), key="eta", bind="query-params")
+    mu = middle.select_slider(
+        "Momentum μ (β₁ of Adam)",
+        MOMENTA,
+        nearest_momentum(group),
+        key="mu",
+        bind="query-params",
+        disabled=name == "gradient descent",
+    )
+    steps = right.select_slider("Steps drawn", PATH_STEPS, 60, key="steps", bind="query-params")
+    return Optimizer(name, float(lr), 0.0 if name == "gradient descent" else float(mu)), int(steps)
+
+
+def own_name(optimizer: str, group: dict) -> dynamics.Name:
+    if "adam" in optimizer.lower():
+        return "Adam"
+    if not group.get("momentum"):
+        return "gradient descent"
+    return "Nesterov" if group.get("nesterov") else "momentum"
+
+
+def nearest_momentum(group: dict) -> float:
+    value = group.get("momentum") or (group.get("betas") or [0.9])[0]
+    return min(MOMENTA, key=lambda mu: abs(mu - float(value)))
+
+
+def offered_rates(rate: float, top: float) -> list[str]:
+    """The run's own rate on a ladder from far below to far above gradient descent's limit for the curvature `top`."""
+    limit = 2 / top if top > 0 else 1.0
+    known = [rate] if rate > 0 else []
+    low, high = min([limit / 1000, *(r / 30 for r in known)]), max([limit * 40, *(r * 30 for r in known)])
+    return list(dict.fromkeys(f"{value:.3g}" for value in sorted([*np.geomspace(low, high, 120), *known])))
+
+
+def closest(rates: list[str], rate: float) -> str:
+    return min(rates, key=lambda text: abs(float(text) - rate))
+
+
+def measured(row: Frame, optimizer: Optimizer) -> Frame:
+    """Measured directions: name, curvature. For Adam the one that was measured in its own, rescaled coordinates."""
+    if optimizer.name == "Adam":
+        return pd.DataFrame({"direction": ["steepest, rescaled"], "curvature": [float(row["preconditioned"])]})
+    top = list(row["eigenvalues"])
+    found = [(f"eigenvalue {rank}", value) for rank, value in enumerate(top, 1)]
+    if np.isfinite(row["smallest"]) and len(top) < row["dimension"]:
+        found.append(("smallest eigenvalue", row["smallest"]))
+    if np.isfinite(row["condition"]) and row["condition"] > 0 and own_coordinates(row):
+        found.append(("along the last updates", row["preconditioned"] / row["condition"]))
+    return pd.DataFrame(found, columns=["direction", "curvature"])
+
+
+def own_coordinates(row: Frame) -> bool:
+    """Whether the optimizer works on the Hessian itself, not on a rescaled one."""
+    return bool(np.isclose(row["preconditioned"], row["eigenvalues"][0], rtol=1e-3))
+
+
+def headline(optimizer: Optimizer, directions: Frame) -> None:
+    found = factors.fates(optimizer, directions["curvature"].to_numpy())
+    top = float(found["curvature"].max())
+    if not top > 0:
+        st.title("No direction of positive curvature was measured", anchor=False)
+        return
+    limit = dynamics.largest_rate(optimizer, top)
+    diverging = int((found["fate"] == "diverges").sum())
+    slowest = found[found["fate"].isin(["decays", "oscillates"])]["steps"].max()
+    if diverging:
+        ratio = number(optimizer.lr / limit)
+        st.title(f":red[▲] Unstable: the rate is {ratio} times the largest stable one", anchor=False)
+    else:
+        steps = plural(int(np.ceil(slowest)), "step")
+        st.title(f":green[✓] Stable: the slowest measured direction shrinks tenfold in {steps}", anchor=False)
+    worst = found.loc[found["curvature"].idxmax()]
+    values = {
+        "η · λ of the steepest direction": number(float(worst["product"])),
+        "Its factor per step": number(float(worst["factor"]), 4),
+        "Steps to shrink it tenfold": number(float(np.ceil(worst["steps"]))) if worst["factor"] < 1 else "never",
+        "Largest stable rate": number(limit),
+    }
+    for column, (label, value) in zip(st.columns(4), values.items(), strict=True):
+        column.metric(label, value, border=True, height="stretch")
+
+
+def about_adam(row: Frame) -> None:
+    if own_coordinates(row):
+        st.caption(
+            "Adam rescales every weight by the size of its gradient, which this run did not record: the numbers take a "
+            "scale of 1. The path in the picture is Adam itself."
+        )
+    else:
+        st.caption(
+            "Adam rescales every weight by the size of its gradient. Only the steepest direction was measured in those "
+            "coordinates, and the numbers freeze the scale as it was then."
+        )
+
+
+def ravine(optimizer: Optimizer, steps: int, directions: Frame) -> None:
+    """The steepest and the flattest measured positive direction, and three ways down."""
+    positive = sorted(value for value in directions["curvature"] if value > 0)
+    if not positive:
+        st.info("No direction of positive curvature was measured: there is no ravine to draw.")
+        return
+    flat, steep = positive[0], positive[-1]
+    hessian = np.diag([flat, steep])
+    mu = optimizer.momentum or 0.9
+    ways = {
+        "gradient descent": Optimizer("gradient descent", optimizer.lr),
+        f"momentum {mu:g}": Optimizer("momentum", optimizer.lr, mu),
+        "Adam": Optimizer("Adam", optimizer.lr, mu),
+    }
+    paths = {name: dynamics.path(way, hessian, np.array([-1.0, 0.8]), steps) for name, way in ways.items()}
+    title = f"Down this run's ravine: curvature {number(steep)} across, {number(flat)} along"
+    axes = (f"along the flattest measured direction, λ = {number(flat)}", f"steepest, λ = {number(steep)}")
+    drawn = landscape.landscape(
+        landscape.quadratic(hessian), (-1.3, 1.3, -1.3, 1.3), paths, title, axes=axes, height=300
+    )
+    figure(drawn, "ravine", f"{title}: paths of gradient descent, momentum and Adam")
+
+
+def best(row: Frame) -> None:
+    """The textbook optimum for the measured range of curvatures."""
+    directions = measured(row, Optimizer("gradient descent", 1.0))["curvature"]
+    positive = directions[directions > 0]
+    if positive.empty:
+        return
+    largest, smallest = float(positive.max()), float(positive.min())
+    plain, heavy = dynamics.best_gradient_descent(largest, smallest), dynamics.best_heavy_ball(largest, smallest)
+    st.header("The best settings for this spectrum", divider="gray")
+    left, right = st.columns(2, gap="large")
+    left.markdown(f"**Gradient descent**, factor {number(plain.factor, 4)} per step")
+    left.latex(rf"\eta = \frac{{2}}{{L+m}} = {tex(plain.lr)}")
+    right.markdown(f"**Heavy ball**, factor {number(heavy.factor, 4)} per step")
+    right.latex(
+        rf"\eta = \frac{{4}}{{(\sqrt L+\sqrt m)^2}} = {tex(heavy.lr)},\quad "
+        rf"\mu = \left(\frac{{\sqrt\kappa-1}}{{\sqrt\kappa+1}}\right)^2 = {tex(heavy.momentum)}"
+    )
+    whole = len(row["eigenvalues"]) >= row["dimension"]
+    bound = "" if whole else " Not every direction is measured, so the true m may be smaller: the factors are a bound."
+    st.caption(
+        f"L = {number(largest)} and m = {number(smallest)}: the largest and the smallest positive measured curvature, "
+        f"κ = L/m = {number(largest / smallest)}.{bound}"
+    )
+
+
+def table_of_directions(optimizer: Optimizer, directions: Frame) -> None:
+    found = factors.fates(optimizer, directions["curvature"].to_numpy())
+    found.insert(0, "direction", directions["direction"])
+    found["steps"] = [
+        "never" if np.isinf(steps) else f"{np.ceil(steps):,.0f} to {'grow' if factor >= 1 else 'shrink'} tenfold"
+        for steps, factor in zip(found["steps"], found["factor"], strict=True)
+    ]
+    found["fate"] = found["fate"].map(FATES)
+    names = {"curvature": "curvature λ", "product": "η·λ", "factor": "factor per step"}
+    st.header("Each measured direction", divider="gray")
+    st.dataframe(
+        found.rename(columns=names),
+        hide_index=True,
+        key="directions",
+        alt="Factor per step and steps of each direction",
+    )
+    st.caption("A direction of negative curvature is not approached but left: its steps are the escape time.")
