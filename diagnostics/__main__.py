@@ -131,9 +131,9 @@ def _summary(run: "Run") -> dict[str, Any]:
 
     if run.meta["status"] == "running":
         return {"steps": run.meta.get("last_step")}
-    from diagnostics.rules import diagnose
+    from diagnostics.rules import VERSION, diagnose
 
-    return cached_summary(run, diagnose)
+    return cached_summary(run, diagnose, str(VERSION))
 
 
 def tail(options: argparse.Namespace) -> int:

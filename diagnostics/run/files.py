@@ -2,8 +2,9 @@
 
 import bisect
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,21 +38,38 @@ class Part:
 
 
 class Files:
-    """Streams of a snapshot. `live`: its writer may be in the middle of a record, which is no damage."""
+    """The files of a snapshot: names and sizes. Streams are opened when a table is first asked for.
 
-    def __init__(self, place: Storage, live: bool, previous: "Files | None" = None, unreadable: Sequence[Damage] = ()):
-        sizes = place.files()
-        opened = [open_stream(place, name, size) for name, size in sizes.items() if is_stream(name)]
+    `live`: the writer may be in the middle of a record, which is no damage. `rotten`: what is known to be unreadable.
+    """
+
+    def __init__(
+        self,
+        place: Storage,
+        sizes: Mapping[str, int],
+        live: bool = False,
+        rotten: Sequence[Damage] = (),
+        previous: "Files | None" = None,
+    ):
         self.place = place
-        self.live = live
-        self.streams = sorted((s for s in opened if isinstance(s, Stream)), key=_written_order)
-        self.unreadable = [*unreadable, *(damage for damage in opened if isinstance(damage, Damage))]
+        self._sizes = {name: size for name, size in sizes.items() if is_stream(name)}
+        self._live = live
+        self._rotten = rotten
         self._cache: dict[tuple[str, bytes, str], Column] = dict(previous._cache) if previous else {}
-        self._cached_bytes = sum(column.bytes for column in self._cache.values())
         self._lock = threading.RLock()  # pages of several browsers share one run
 
+    @cached_property
+    def _opened(self) -> list[Stream | Damage]:
+        return [open_stream(self.place, name, size) for name, size in self._sizes.items()]
+
+    @cached_property
+    def streams(self) -> list[Stream]:
+        """In the order in which they were written."""
+        streams = [stream for stream in self._opened if isinstance(stream, Stream)]
+        return sorted(streams, key=lambda stream: (stream.origin.session, stream_number(stream.name)))
+
     def fingerprint(self) -> list:
-        return [[stream.name, stream.size] for stream in self.streams]
+        return sorted(self._sizes.items())
 
     def columns(self, table: str) -> tuple[str, ...]:
         own = [name for stream in self._of(table) for name in (*stream.layout.columns, *dict(stream.layout.text))]
@@ -84,8 +102,9 @@ class Files:
             self._parts(table, ())
         found = [damage for stream in self.streams for damage in self._cache[_key(stream, "step")].damage]
         newest = max((stream.origin.session for stream in self.streams), default=0)
-        growing = {stream.name for stream in self.streams if self.live and stream.origin.session == newest}
-        return [*self.unreadable, *(d for d in found if not (d.torn and d.file in growing))]
+        growing = {stream.name for stream in self.streams if self._live and stream.origin.session == newest}
+        unreadable = [*self._rotten, *(damage for damage in self._opened if isinstance(damage, Damage))]
+        return [*unreadable, *(d for d in found if not (d.torn and d.file in growing))]
 
     def _damage_events(self) -> dict[str, list]:
         found = self.damage()
@@ -161,13 +180,14 @@ class Files:
     def _keep(self, stream: Stream, read: dict[str, Column]) -> None:
         """Steps always, for they tell what is damaged; other columns while there is room."""
         for name, column in read.items():
-            if name == "step" or self._cached_bytes + column.bytes <= _CACHE_BYTES_MAX:
-                self._cached_bytes += column.bytes
+            self._cache.pop(_key(stream, name), None)
+            room = _CACHE_BYTES_MAX - sum(column.bytes for column in self._cache.values())
+            if name == "step" or column.bytes <= room:
                 self._cache[_key(stream, name)] = column
 
     def _forget(self, stream: Stream) -> None:
         for key in [key for key in self._cache if key[0] == stream.name]:
-            self._cached_bytes -= self._cache.pop(key).bytes
+            del self._cache[key]
 
     def _known(self, stream: Stream, column: str) -> Column | None:
         """What an earlier snapshot read of this very file, unless the file has shrunk since."""
@@ -178,10 +198,6 @@ class Files:
 def _key(stream: Stream, column: str) -> tuple[str, bytes, str]:
     """The header holds a random number: another file under an old name is another stream."""
     return stream.name, stream.header, column
-
-
-def _written_order(stream: Stream) -> tuple[int, int]:
-    return stream.origin.session, stream_number(stream.name)
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:

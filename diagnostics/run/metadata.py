@@ -80,9 +80,10 @@ def read_meta(place: Storage) -> dict[str, Any]:
 def read_summary(place: Storage) -> dict[str, Any] | None:
     """summary.json, `None` where there is none or it cannot be read: it can be made again from the run."""
     try:
-        return _read_json(place, SUMMARY)
+        summary = _read_json(place, SUMMARY)
     except (OSError, ValueError):
         return None
+    return {key: value for key, value in summary.items() if _fits_summary(key, value)}
 
 
 def write_json(place: Storage, name: str, value: dict[str, Any]) -> None:
@@ -98,10 +99,14 @@ def checked(meta: dict[str, Any], name: str) -> dict[str, Any]:
     result["name"] = result["name"] or name
     if result["status"] not in STATUSES:
         result["status"] = "interrupted"
-    result["layers"] = [_LAYER | layer for layer in result["layers"] if isinstance(layer, dict)]
+    result["layers"] = [_whole_layer(layer) for layer in result["layers"] if isinstance(layer, dict)]
     result["modules"] = [module for module in result["modules"] if isinstance(module, dict)]
     result["hyperparameters"] = [group for group in result["hyperparameters"] if isinstance(group, dict)]
     return result
+
+
+def _whole_layer(layer: dict[str, Any]) -> dict[str, Any]:
+    return layer if layer.keys() >= _LAYER.keys() else _LAYER | layer
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -110,6 +115,20 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, float | int):
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, type(default))
+
+
+def _fits_summary(key: str, value: Any) -> bool:
+    """What lists go by has the type they expect; whatever else is there is passed on."""
+    if key in ("steps", "loss", "lr", "nonfinite_losses"):
+        return value is None or _fits(value, 0.0)
+    if key == "sparkline":
+        return isinstance(value, list) and len(value) < 10_000 and all(v is None or _fits(v, 0.0) for v in value)
+    if key in ("counts", "events"):
+        return isinstance(value, dict) and all(_fits(count, 0) for count in value.values())
+    if key == "worst":
+        text = ("kind", "severity", "summary")
+        return value is None or (isinstance(value, dict) and all(isinstance(value.get(name), str) for name in text))
+    return True
 
 
 def _read_json(place: Storage, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from diagnostics.run.buckets import bucketed
 from diagnostics.run.reader import Run
 
 SPARKLINE_POINTS = 60
+log = logging.getLogger("diagnostics")
 
 
 def summarize(run: Run, diagnosis: Any = None, rules_version: str = "") -> dict[str, Any]:
@@ -40,15 +42,24 @@ def cached_summary(run: Run, diagnose: Callable[[Run], Any] | None = None, rules
     """The run's own summary, or one made here and kept in a cache outside the runs folder until the run changes."""
     if run.summary is not None:
         return run.summary
-    file = _cache_folder() / f"{_fingerprint(run, rules_version, diagnose is not None)}.json"
-    if file.exists():
+    key = json.dumps([run.path, run.fingerprint(), rules_version, diagnose is not None])
+    file = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    try:
         return json.loads(file.read_text())
-    summary = summarize(run, diagnose(run) if diagnose else None, rules_version)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError):  # not there yet, or not whole
+        summary = summarize(run, diagnose(run) if diagnose else None, rules_version)
+        _store(file, summary)
+        return summary
+
+
+def _store(file: Path, summary: dict[str, Any]) -> None:
     temporary = file.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(summary))
-    temporary.replace(file)
-    return summary
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(summary))
+        temporary.replace(file)
+    except OSError as error:  # a home that cannot be written: it will be made again next time
+        log.info("a summary is not cached: %s", error)
 
 
 def _worst(finding: Any) -> dict[str, Any]:
@@ -63,8 +74,3 @@ def _number(value: float) -> float | None:
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "diagnostics" / "summaries"
-
-
-def _fingerprint(run: Run, rules_version: str, diagnosed: bool) -> str:
-    key = json.dumps([run.path, run.fingerprint(), rules_version, diagnosed])
-    return hashlib.sha256(key.encode()).hexdigest()[:32]

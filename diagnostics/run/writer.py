@@ -32,6 +32,7 @@ from diagnostics.run.watcher import Watcher
 FLUSH_SECONDS = 0.5
 SEGMENT_SECONDS = 5.0  # where every flush is an object of its own
 _URGENT = ("loss", "grad_norm")  # written at once when they cease to be finite
+Values = Sequence | np.ndarray
 _writers: "weakref.WeakSet[RunWriter]" = weakref.WeakSet()
 
 
@@ -71,7 +72,7 @@ class RunWriter:
         _writers.add(self)
 
     def _open(self, meta: Mapping[str, Any], first_step: int | None) -> None:
-        files, before, now = Files(self._place, live=False), self._claim.meta, time.time()
+        files, before, now = Files(self._place, self._place.files()), self._claim.meta, time.time()
         self.resumed_from = files.last_step() if first_step is None else first_step - 1
         self.last_step = self.resumed_from
         session = 1 + max([before.get("session", 0), *(stream.origin.session for stream in files.streams)])
@@ -94,7 +95,7 @@ class RunWriter:
             self.last_step = step
             self._look_at(values)
 
-    def append_many(self, table: str, step: int, names: Sequence[str], values: Mapping[str, Sequence]) -> None:
+    def append_many(self, table: str, step: int, names: Sequence[str], values: Mapping[str, Values]) -> None:
         """One record of a keyed table: one value per name in every column. Copies what it is given."""
         if TABLES[table].key is None:
             raise ValueError(f"table {table!r} has no names: use append")
@@ -223,7 +224,7 @@ class RunWriter:
             log.warning("%s in %s could not be written: %s", SUMMARY, self._place, error)
 
 
-def _copied(table: str, column: str, value: Sequence) -> Any:
+def _copied(table: str, column: str, value: Values) -> Any:
     """A copy, because the caller may reuse its buffer; what is no array of numbers is refused when it is encoded."""
     if column_dtype(table, column) == "string":
         return tuple(value)
