@@ -274,7 +274,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
@@ -348,13 +348,17 @@ def inside(run: Run, name: str, first: int, last: int) -> np.ndarray:
     return values[(steps >= first) & (steps <= last)]
 
 
+MANY = 16  # features from which on they are taken as a bulk
+
+
 @dataclass(frozen=True)
 class Spread:
     """Which property of the inputs makes the Hessian of the first layer ill-conditioned, as condition numbers.
 
     For a linear layer the Hessian is the matrix of the inputs' second moments: with deviations S, correlations C and
-    means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + largest squared
-    mean over variance; `correlation`: condition number of C.
+    means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + the sum of
+    squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
+    number of C.
     """
 
     scale: float
@@ -390,8 +394,24 @@ def spread(run: Run) -> Spread | None:
     square = mean**2 + deviation**2
     condition = table["condition"].to_numpy(dtype=float)
     finite = condition[np.isfinite(condition)]
-    # pixels that are almost always zero vary little and weigh little: compare the bulk, not the extremes
-    low, high = (square.min(), square.max()) if len(square) < 16 else np.quantile(square, [0.05, 0.95])
-    offset = (mean / deviation) ** 2
-    typical = offset.max() if len(offset) < 16 else np.quantile(offset, 0.5)
-    return Spread(float(high / low), float(1 + typical), float(finite[-1]) if len(finite) and len(square) < 16 else 1.0)
+    # of many features, such as pixels, some are almost always zero: compare the bulk, not the extremes
+    low, high = (square.min(), square.max()) if len(square) < MANY else np.quantile(square, [0.25, 0.75])
+    offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
+    return Spread(float(high / low), offset, float(finite[-1]) if len(finite) and len(square) < MANY else 1.0)
+
+
+def activation_offset(run: Run) -> float:
+    """The same 1 + sum of squared means over variances for the outputs of the logistic layer where it is largest."""
+    logistic = [
+        name
+        for name, (function, _) in activations(run).items()
+        if function == "sigmoid" and not name.startswith("loss.")
+    ]
+    _, names, means = run.matrix("units", "mean")
+    _, _, deviations = run.matrix("units", "std")
+    at = [list(map(str, names)).index(name) for name in logistic]
+    if not at:
+        return 1.0
+    units = np.array([activations(run)[name][1] for name in logistic])
+    ratio = np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)
+    return float(np.nanmax(1 + units * ratio**2))

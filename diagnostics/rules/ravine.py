@@ -53,7 +53,8 @@ def check(
     pinned: float = 0.3,  # stability ratio: three times the rate would be unstable
     narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
     floor: float = 0.5,  # share of the squared gradient along curvature below a hundredth of the largest
-    reached: float = 0.05,  # of the loss once the steepest direction had settled: what is left to gain is little
+    gained: float = 0.5,  # of the loss since the steepest direction had settled: a run this far along is not held up
+    left: float = 0.3,  # of that gain, still to be had along the floor
     wide: float = 10.0,  # condition number of the inputs that counts as a cause
 ) -> Iterator[Finding]:
     table = signals.curvature(run)
@@ -70,8 +71,7 @@ def check(
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
     slow = _slow_steps(late, condition)
     steep = ratio >= pinned and (condition > narrow or share > floor)
-    settled = float(history.values[history.count // 20])
-    if not steep or slow < history.count or history.end <= reached * settled or not _unfinished(history):
+    if not steep or slow < history.count or not _held_up(run, history, late, condition, left, gained):
         return
     cause = _cause(run, wide)
     condition = condition if np.isfinite(condition) else narrow
@@ -119,32 +119,34 @@ def _slow_steps(table: pd.DataFrame, condition: float) -> float:
     return limits.steps_for_tenfold(1 - min(1.0, progress / condition))
 
 
-def _unfinished(history: signals.Loss, *, slowly: float = 0.5) -> bool:
-    """The later half still falls, but by less than half: neither converged nor well under way."""
-    late = signals.trend(history.values[history.count // 2 :])
-    return (late.z > 3 and late.relative < slowly) or history.end > 0.5 * history.start
+def _held_up(
+    run: Run, history: signals.Loss, table: pd.DataFrame, condition: float, left: float, gained: float
+) -> bool:
+    """Most of the loss that stood when the steepest direction had settled is still there, and can still be gained.
+
+    What is left along the floor is |g|^2 kappa / (2 lambda_max) in the quadratic picture.
+    """
+    settled = float(history.values[history.count // 20])
+    falling = signals.trend(history.values[history.count // 2 :]).z > 3
+    gain = _gradient_square(run, history) * condition / (2 * signals.median(signals.tops(table)))
+    return falling and history.end > (1 - gained) * settled and not gain < left * (settled - history.end)
+
+
+def _gradient_square(run: Run, history: signals.Loss) -> float:
+    """Without the batches' noise where it was measured."""
+    square = signals.latest(run, "batches", "gradient_square")
+    _, norms = signals.column(run, "grad_norm")
+    return square if np.isfinite(square) else signals.median(norms[-history.window :] ** 2)
 
 
 def _cause(run: Run, wide: float) -> str:
+    """The largest of the condition numbers that inputs and activations make by themselves."""
     spread = signals.spread(run)
-    if spread is not None and spread.largest > wide:
-        return spread.cause
-    return "uncentered-activations" if _uncentered(run) else "intrinsic"
-
-
-def _uncentered(run: Run) -> bool:
-    """A logistic layer whose outputs' mean exceeds their deviation: the next layer sees mostly the mean."""
-    functions = signals.activations(run)
-    logistic = [
-        name for name, (function, _) in functions.items() if function == "sigmoid" and not name.startswith("loss.")
-    ]
-    if len(logistic) < 1:
-        return False
-    _, names, means = run.matrix("units", "mean")
-    _, _, deviations = run.matrix("units", "std")
-    names = [str(each) for each in names]
-    at = [names.index(name) for name in logistic]
-    return bool((np.abs(np.nanmedian(means[:, at], axis=0)) > np.nanmedian(deviations[:, at], axis=0)).any())
+    inputs = spread.largest if spread is not None else 1.0
+    activations = signals.activation_offset(run)
+    if max(inputs, activations) < wide:
+        return "intrinsic"
+    return spread.cause if spread is not None and inputs >= activations else "uncentered-activations"
 
 
 def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
