@@ -36,7 +36,7 @@ def fates(optimizer: dynamics.Optimizer, curvature: NDArray) -> Frame:
 
 def factors(optimizer: dynamics.Optimizer, curvature: NDArray, title: str) -> Drawn:
     """The curve of the factor over all curvatures in range, the measured directions on it."""
-    axis = alt.Axis(format="~g", grid=False, titlePadding=2)
+    axis = alt.Axis(labelExpr=parts.NUMBER_LABEL, grid=False, titlePadding=2)
     x = alt.X("curvature:Q", title="curvature λ of the direction", scale=alt.Scale(nice=False), axis=axis)
     clamped = alt.Scale(domain=[0, HIGHEST], clamp=True)
     y = alt.Y("factor:Q", title="factor per step", scale=clamped, axis=alt.Axis(values=[0, 0.5, 1, 1.5, 2]))

@@ -162,7 +162,9 @@ def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
     at = float(field.steps[0])
     data = pd.DataFrame({"step": [at, at], "row": [0, 0], "value": [low, high]})
     scale = alt.Scale(type="log" if field.log else "linear", domain=[low, high], range=list(VIRIDIS))
-    legend = alt.Legend(title=None, orient="top", direction="horizontal", gradientLength=200, format="~g", tickCount=3)
+    legend = alt.Legend(
+        title=None, orient="top", direction="horizontal", gradientLength=200, labelExpr=parts.NUMBER_LABEL, tickCount=3
+    )
     return (
         alt.Chart(data)
         .mark_point(opacity=0, tooltip=None)

@@ -21,7 +21,7 @@ def inputs(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
         "value:Q",
         title="value (log scale); standardized features lie at a deviation of 1 and a mean near 0",
         scale=alt.Scale(type="log"),
-        axis=alt.Axis(format="~g", tickCount=6),
+        axis=alt.Axis(labelExpr=parts.NUMBER_LABEL, tickCount=6),
     )
     features = list(dict.fromkeys(data["feature"]))
     named = len(features) <= MOST_NAMED

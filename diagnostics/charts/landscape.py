@@ -42,7 +42,7 @@ def landscape(
 
 
 def _axis() -> alt.Axis:
-    return alt.Axis(grid=False, format="~g", tickCount=5, titlePadding=2)
+    return alt.Axis(grid=False, labelExpr=parts.NUMBER_LABEL, tickCount=5, titlePadding=2)
 
 
 def shading(surface: Surface, extent: Extent, x: alt.X, y: alt.Y) -> Drawn:

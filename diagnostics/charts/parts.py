@@ -22,6 +22,10 @@ Frame = Any  # a pandas.DataFrame
 DECADE = "abs(log(datum.value)/LN10 - round(log(datum.value)/LN10)) < 1e-6"
 _SHORT = "(datum.value >= 1e5 || datum.value < 1e-3 ? format(datum.value, '.0e') : format(datum.value, '~g'))"
 STEP_LABEL = "datum.value >= 1e5 ? format(datum.value, '~s') : format(datum.value, ',')"
+NUMBER_LABEL = (  # not an axis format: Vega would round it to the spacing of the ticks
+    "datum.value != 0 && (abs(datum.value) >= 1e5 || abs(datum.value) < 1e-3)"
+    " ? format(datum.value, '.1~e') : format(datum.value, '.6~r')"
+)
 DECADE_LABEL = f"{DECADE} ? {_SHORT} : ''"
 
 
@@ -42,7 +46,7 @@ def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequ
     """A value axis; on a log scale only decades are drawn."""
     if not log:
         scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain), zero=False)
-        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g", tickCount=5))
+        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(labelExpr=NUMBER_LABEL, tickCount=5))
     scale = alt.Scale(type="log") if domain is None else alt.Scale(type="log", domain=list(domain), nice=False)
     only_decades: Any = alt.condition(DECADE, alt.value(1), alt.value(0))
     axis = alt.Axis(labelExpr=DECADE_LABEL, gridOpacity=only_decades, tickOpacity=only_decades)

@@ -54,7 +54,12 @@ def value_scale(values: np.ndarray) -> alt.Scale:
 
 
 def with_errors(data: Frame, x: alt.X) -> parts.Layers:
-    y = alt.Y("value:Q", title="eigenvalue", scale=value_scale(data["value"].to_numpy()), axis=alt.Axis(format="~g"))
+    y = alt.Y(
+        "value:Q",
+        title="eigenvalue",
+        scale=value_scale(data["value"].to_numpy()),
+        axis=alt.Axis(labelExpr=parts.NUMBER_LABEL),
+    )
     base = alt.Chart(data).encode(
         x=x,
         y=y,
@@ -120,7 +125,7 @@ def at_step(run: Run, step: int) -> Drawn:
     found = found[found["step"] == step].assign(size=1.0)
     largest = float(np.abs(found["value"]).max())
     scale = alt.Scale(type="symlog", constant=max(largest / 100, 1e-12))
-    x = alt.X("value:Q", title="eigenvalue", scale=scale, axis=alt.Axis(format="~g", grid=False))
+    x = alt.X("value:Q", title="eigenvalue", scale=scale, axis=alt.Axis(labelExpr=parts.NUMBER_LABEL, grid=False))
     tips = [
         alt.Tooltip("name:N", title=" "),
         alt.Tooltip("value:Q", format=".4g"),
@@ -147,7 +152,7 @@ def density(row: Frame, x: alt.X) -> parts.Layers:
         "share:Q",
         title="share of all eigenvalues",
         scale=alt.Scale(type="log"),
-        axis=alt.Axis(format="~g", tickCount=4),
+        axis=alt.Axis(labelExpr=parts.NUMBER_LABEL, tickCount=4),
     )
     tips = [alt.Tooltip("value:Q", format=".3g"), alt.Tooltip("share:Q", format=".2%")]
     bars = alt.Chart(data).mark_bar(color=GREY, opacity=0.45, size=10)

@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from diagnostics.charts.parts import DECADE, DECADE_LABEL, STEP_LABEL, Drawn
+from diagnostics.charts.parts import DECADE, DECADE_LABEL, NUMBER_LABEL, STEP_LABEL, Drawn
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 
 BRUSH = "brush"
@@ -97,7 +97,9 @@ def value_axis(log: bool) -> alt.Y:
         "zindex": 1,
     }
     if not log:
-        return alt.Y("value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=4, **inside))
+        return alt.Y(
+            "value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(labelExpr=NUMBER_LABEL, tickCount=4, **inside)
+        )
     only_decades: Any = alt.condition(DECADE, alt.value(1), alt.value(0))
     axis = alt.Axis(labelExpr=DECADE_LABEL, gridOpacity=only_decades, **inside)
     return alt.Y("value:Q", scale=alt.Scale(type="log", nice=False), axis=axis)

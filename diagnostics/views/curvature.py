@@ -45,7 +45,7 @@ def body(view: View) -> None:
 
 
 def not_measured(view: View) -> None:
-    if view.run.meta["closure"] is False:
+    if view.run.meta.get("closure") is False:
         reason = "`monitor.step` was called without a closure"
     elif view.live:
         reason = "the first estimate has not been made yet"

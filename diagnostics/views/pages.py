@@ -14,7 +14,7 @@ _PAGES = {
     "curvature": ("Curvature", ":material/terrain:"),
     "whatif": ("What if", ":material/tune:"),
     "compare": ("Compare", ":material/compare_arrows:"),
-    # "lecture": ("The lecture", ":material/school:"),
+    "lecture": ("The lecture", ":material/school:"),
 }
 
 
