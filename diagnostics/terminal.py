@@ -6,7 +6,7 @@ Names and messages come from a run directory, which may be somebody else's: cont
 import math
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _CODES = {"critical": "1;31", "warning": "1;33", "info": "36", "ok": "32", "dim": "2", "bold": "1"}
@@ -54,6 +54,19 @@ def diagnosis_lines(diagnosis: Any, colour: bool) -> list[str]:
     return lines
 
 
+def settings(values: Mapping[str, Any]) -> str:
+    """`lr 0.1, momentum 0.9`: what is unset or off is left out."""
+    given = {key: value for key, value in values.items() if value is not None and value is not False}
+    return ", ".join(f"{printable(key)} {number(value)}" for key, value in given.items())
+
+
+def worst(row: Mapping[str, Any]) -> str:
+    """The kind of the worst finding; what is no alarm says so."""
+    if row["worst"] is None:
+        return "-"
+    return f"{row['worst']} (info)" if row.get("severity") == "info" else row["worst"]
+
+
 def listed(names: Sequence[str], most: int = 8) -> str:
     shown = ", ".join(printable(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
@@ -79,4 +92,5 @@ def sparkline(values: Sequence[float | None], width: int = 24) -> str:
 
 def _wrapped(label: str, text: str, indent: str = "    ") -> list[str]:
     width = max(40, shutil.get_terminal_size((100, 24)).columns)
-    return textwrap.wrap(label + printable(text), width, initial_indent=indent, subsequent_indent=indent + "  ")
+    wrapper = textwrap.TextWrapper(width, indent, indent + "  ", break_on_hyphens=False)
+    return wrapper.wrap(label + printable(text))

@@ -1,0 +1,251 @@
+"""What each command of the command line does: options in, text or JSON out, an exit status back.
+
+Heavy imports are in the functions: `--help` answers at once, and listing runs loads no rule.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from diagnostics import terminal
+
+if TYPE_CHECKING:
+    from diagnostics.run import Run
+
+CLEAN, ALARM, UNREADABLE = 0, 1, 2
+FOLLOW_SECONDS = 1.0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Diagnose runs."""
+    from diagnostics.rules import diagnose
+
+    results, code = [], CLEAN
+    for run in _opened(options.runs):
+        if run.meta["status"] == "broken":
+            results.append({"run": run.path, "status": "broken", "error": run.meta["error"]})
+            code = UNREADABLE
+        else:
+            diagnosis = diagnose(run if options.until is None else run.until(options.until))
+            results.append(_identity(run) | asdict(diagnosis) | {"alarms": len(diagnosis.alarms)})
+            code = max(code, ALARM if diagnosis.alarms else CLEAN)
+        if not options.json:
+            _print_check(run, None if run.meta["status"] == "broken" else diagnosis)
+    if options.json:
+        _print_json(results)
+    return code
+
+
+def _print_check(run: "Run", diagnosis: Any) -> None:
+    colour = _colour()
+    if diagnosis is None:
+        print(f"{terminal.printable(run.path)}: cannot be read\n  {terminal.printable(run.meta['error'])}\n")
+        return
+    title = terminal.paint(terminal.printable(run.meta["name"]), "bold", colour)
+    print(f"{title}  {terminal.printable(run.path)}  {run.meta['status']}, {run.last_step} steps")
+    print("\n".join(terminal.diagnosis_lines(diagnosis, colour)) + "\n")
+
+
+def show(options: argparse.Namespace) -> int:
+    """What a run says about itself and what was recorded."""
+    from diagnostics.metrics import TABLES
+    from diagnostics.run import load
+
+    run = load(options.run)
+    steps = {name: run.steps(name) for name in TABLES}
+    tables = [
+        {"table": name, "steps": len(at), "first": int(at[0]), "last": int(at[-1])}
+        for name, at in steps.items()
+        if len(at)
+    ]
+    events = run.table("events").to_dict("records")
+    if options.json:
+        _print_json(_identity(run) | {"meta": run.meta, "tables": tables, "events": events})
+        return CLEAN
+    print(*_described(run), sep="\n")
+    print(*terminal.columns(("table", "steps", "first", "last"), [list(row.values()) for row in tables]), sep="\n")
+    for event in events[-options.events :] if options.events else []:
+        print(f"step {event['step']}: {terminal.printable(event['kind'])}: {terminal.printable(event['message'])}")
+    return CLEAN
+
+
+def _described(run: "Run") -> Iterator[str]:
+    meta = run.meta
+    yield f"{'name':<12}{terminal.printable(meta['name'])}  ({terminal.printable(run.path)})"
+    yield f"{'status':<12}{meta['status']}, {run.last_step} steps, created {_date(meta['created'])}"
+    for group in meta["hyperparameters"] or [{}]:
+        yield f"{'optimizer':<12}{terminal.printable(meta['optimizer'])} {terminal.settings(group)}"
+    yield f"{'model':<12}{len(meta['layers'])} parameter tensors, {terminal.number(meta['parameters'])} parameters"
+    for key in ("config", "versions"):
+        if meta[key]:
+            yield f"{key:<12}{terminal.settings(meta[key])}"
+    yield ""
+
+
+def ls(options: argparse.Namespace) -> int:
+    """List the runs of a folder, newest first."""
+    from diagnostics.run import runs
+
+    folder = options.folder or os.environ.get("DIAGNOSTICS_RUNS") or "runs"
+    rows = [_row(run) for run in runs(folder)]
+    if options.json:
+        _print_json(rows)
+    elif rows:
+        header = ("name", "status", "worst", "steps", "optimizer", "created", "loss")
+        names = ("steps", "optimizer", "created")
+        cells = [
+            [
+                row["name"],
+                row["status"],
+                terminal.worst(row),
+                *(terminal.number(row[name]) for name in names),
+                _loss(row),
+            ]
+            for row in rows
+        ]
+        print(*terminal.columns(header, cells), sep="\n")
+    else:
+        print(f"{terminal.printable(folder)} holds no runs. Next: record one with diagnostics.watch, or name a folder.")
+    return CLEAN
+
+
+def _row(run: "Run") -> dict[str, Any]:
+    row = _identity(run) | {"optimizer": run.meta["optimizer"], "created": _date(run.meta["created"])}
+    if run.meta["status"] == "broken":
+        return row | {"steps": None, "worst": None, "loss": None, "sparkline": [], "error": run.meta["error"]}
+    summary = _summary(run)
+    worst = summary.get("worst") or {}
+    return row | {
+        "steps": summary.get("steps"),
+        "worst": worst.get("kind"),
+        "severity": worst.get("severity"),
+        "loss": summary.get("loss"),
+        "sparkline": summary.get("sparkline", []),
+    }
+
+
+def _summary(run: "Run") -> dict[str, Any]:
+    from diagnostics.run import cached_summary
+
+    if run.meta["status"] == "running":
+        return {"steps": run.meta.get("last_step")}
+    from diagnostics.rules import VERSION, diagnose
+
+    return cached_summary(run, diagnose, str(VERSION))
+
+
+def tail(options: argparse.Namespace) -> int:
+    """The last recorded steps, and with --follow the new ones as they come."""
+    from diagnostics.run import load
+
+    run = load(options.run)
+    seen = run.last_step
+    first = max(1, seen - options.lines + 1)
+    _print_steps(run, first, seen, options.json)
+    while options.follow and run.meta["status"] == "running":
+        time.sleep(FOLLOW_SECONDS)
+        run = run.refresh()
+        if run.last_step > seen:
+            _print_steps(run, seen + 1, run.last_step, options.json)
+            seen = run.last_step
+    return CLEAN
+
+
+def _print_steps(run: "Run", first: int, last: int, as_json: bool) -> None:
+    """One line a step, what was not measured left out; events where they happened."""
+    events = run.table("events", first=first, last=last).to_dict("records")
+    for row in run.table("scalars", first=first, last=last).to_dict("records"):
+        happened = [event for event in events if event["step"] == row["step"]]
+        if as_json:
+            print(json.dumps(_plain(row | {"events": happened})), flush=True)
+            continue
+        values = (f"{terminal.printable(k)} {terminal.number(v)}" for k, v in row.items() if k != "time" and v == v)
+        print("  ".join(values), flush=True)
+        for event in happened:
+            print(f"    {terminal.printable(event['kind'])}: {terminal.printable(event['message'])}", flush=True)
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write a run's tables as files."""
+    from diagnostics.run import load
+    from diagnostics.run.export import export as write
+
+    counts = write(load(options.run), options.out, options.format)
+    if options.json:
+        _print_json({"folder": options.out, "rows": counts})
+    else:
+        print(*(f"{options.out}/{name}.{options.format}  {rows} rows" for name, rows in counts.items()), sep="\n")
+    return CLEAN
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a run's diagnosis as one HTML file."""
+    from diagnostics.run import load
+    from diagnostics.views.report import write
+
+    write(load(options.run), options.out)
+    print(options.out)
+    return CLEAN
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Turn another tool's record into a run."""
+    from diagnostics.integrations.tensorboard import import_tfevents
+
+    import_tfevents(options.source, options.run)
+    print(options.run)
+    return CLEAN
+
+
+def _opened(paths: list[str]) -> Iterator["Run"]:
+    """Each run named, and each run of a folder named; what cannot be read as a run with the status `broken`."""
+    from diagnostics.run import RunError, load, runs
+    from diagnostics.run.catalog import broken
+
+    for path in paths:
+        try:
+            yield load(path)
+        except RunError as error:
+            inside = runs(path)
+            yield from inside
+            if not inside:
+                yield broken(path, str(error))
+
+
+def _identity(run: "Run") -> dict[str, Any]:
+    return {"run": run.path, "name": run.meta["name"], "status": run.meta["status"]}
+
+
+def _loss(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return row["error"]
+    return f"{terminal.number(row['loss'])} {terminal.sparkline(row['sparkline'])}" if row["sparkline"] else ""
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_plain(value), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinities: they become the strings "nan", "inf" and "-inf"."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if not isinstance(value, str | int | float | None):  # NumPy's numbers and arrays
+        return _plain(value.tolist())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
