@@ -2,20 +2,31 @@
 
 The largest eigenvalue of one batch is biased up and the smallest down (Jensen). Rayleigh quotients of its eigenvectors
 on other batches are biased the other way, so both together bracket the truth, and a mean quotient below zero by two
-standard errors is a valid one-sided test for negative curvature.
+standard errors is a valid one-sided test for negative curvature. The weights may move by a few updates meanwhile.
+
+Mini-batches also make curvature noise. With momentum a direction of mean curvature a is stable in mean square only if
+
+    eta F(-1) a / 2  +  eta F(1) s^2 / (2 a)  <  1,     s^2 = E|H_B v|^2 - |E H_B v|^2,
+
+exact in one dimension for SGD and heavy ball (mu = 0: Wu, Ma & E, NeurIPS 2018; its two limits are the plateaus of
+arXiv 2604.14108) and never optimistic on Gaussian designs; for adaptive optimizers, in their coordinates, it is
+advisory only: rarely updated weights have a large eta / P.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diagnostics.curvature.context import undisturbed
+from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
+from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.estimate import Estimate
-from diagnostics.curvature.operators import Closure, DoubleBackward, Layout
-
-NAN = float("nan")
+from diagnostics.curvature.layout import Closure, Layout
+from diagnostics.curvature.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -23,42 +34,104 @@ class Quotients:
     """One independent batch. Holds two vectors of memory until it is combined."""
 
     largest: float  # v1' H_B v1
-    smallest: float  # v_n' H_B v_n
-    product: Tensor  # (n,) preconditioned H_B times the preconditioned top eigenvector
+    smallest: float  # vn' H_B vn
+    curvature: float  # v' B v of the preconditioned Hessian B at the top eigenvector v of the estimate's B
+    product: Tensor  # (n,) B v
     gradient: Tensor  # (n,)
-    curvature: float  # its quotient
+    ranks: Ranks | None = None
 
 
 def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
     """One graph and two products (three for adaptive optimizers) on the batch of `closure`."""
-    assert estimate.vectors is not None and estimate.scaling is not None
+    scale, top = estimate.scaling, estimate.preconditioned_vector
+    if scale is None or top is None or estimate.vectors is None or estimate.smallest_vector is None:
+        raise CurvatureError("only the vectors of a full estimate can be followed")
     layout = Layout(estimate.parameters)
+    ranks = ranks_of(model, layout)
+
+    def dot(a: Tensor, b: Tensor) -> float:
+        return _dot(a, b, ranks)
+
     with undisturbed(model):
-        hessian = DoubleBackward(closure, layout)
-        top, bottom = estimate.vectors[0], estimate.smallest_vector
-        product = hessian(top)
-        scaled, v = product, top
-        if not estimate.scaling.plain:
-            v = estimate.preconditioned_vector
-            scaled = estimate.scaling.preconditioned(hessian)(v)
+        hessian = hessian_of(closure, model, layout, ranks, estimate.method == "differences")
+        largest, smallest = estimate.vectors[0], estimate.smallest_vector
+        product = hessian(largest)
+        preconditioned = product if scale.plain else scale.preconditioned(hessian)(top)
         return Quotients(
-            float(top @ product), float(bottom @ hessian(bottom)), scaled, hessian.gradient, float(v @ scaled)
+            largest=dot(largest, product),
+            smallest=dot(smallest, hessian(smallest)),
+            curvature=dot(largest if scale.plain else top, preconditioned),
+            product=preconditioned,
+            gradient=hessian.gradient,
+            ranks=ranks,
         )
 
 
-def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float | int]:
-    """The row for table `batches`, without `step` and `origin`."""
+def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float]:
+    """The row for table `batches`, without `step` and `origin`. Errors need two batches, a noise term too."""
+    scale = estimate.scaling
+    assert scale is not None
     largest, largest_error = _mean([b.largest for b in batches])
     smallest, smallest_error = _mean([b.smallest for b in batches])
+    curvature, curvature_error = _mean([b.curvature for b in batches])
+    products = _gram([b.product for b in batches], batches[0].ranks)
+    gradients = _gram([b.gradient for b in batches], batches[0].ranks)
+    noise, noise_error = _jackknife(
+        lambda keep: _noise(products, keep, [b.curvature for b in batches], scale), len(batches)
+    )
+    square, square_error = _jackknife(lambda keep: _between(gradients, keep), len(batches))
     return {
         "batches": len(batches),
         "largest": largest,
         "largest_error": largest_error,
         "smallest": smallest,
         "smallest_error": smallest_error,
+        "curvature_term": scale.factor * (curvature + (0.0 if math.isnan(scale.shift) else scale.shift)),
+        "curvature_term_error": scale.factor * curvature_error,
+        "noise_term": noise,
+        "noise_term_error": noise_error,
+        "gradient_square": square,
+        "gradient_square_error": square_error,
+        "gradient_noise": float(np.trace(gradients)) / len(batches),
     }
 
 
+def _noise(gram: np.ndarray, keep: np.ndarray, curvatures: Sequence[float], scale: Scaling) -> float:
+    """eta F(1) s^2 / (2 a), with the unbiased s^2 of independent products."""
+    mean = float(np.asarray(curvatures)[keep].mean())
+    spread = float(np.trace(gram[np.ix_(keep, keep)])) / len(keep) - _between(gram, keep)
+    return scale.constant * spread / (2 * mean) if mean > 0 else math.nan
+
+
+def _between(gram: np.ndarray, keep: np.ndarray) -> float:
+    """Mean inner product of different batches' vectors: the unbiased square of their mean."""
+    block, k = gram[np.ix_(keep, keep)], len(keep)
+    return float(block.sum() - np.trace(block)) / (k * (k - 1)) if k > 1 else math.nan
+
+
+def _jackknife(statistic: Callable[[np.ndarray], float], k: int) -> tuple[float, float]:
+    """The statistic and its standard error from leaving each batch out in turn (three batches at least)."""
+    everything = np.arange(k)
+    if k < 3:
+        return statistic(everything), math.nan
+    parts = np.array([statistic(np.delete(everything, i)) for i in range(k)])
+    return statistic(everything), float(math.sqrt((k - 1) * parts.var()))
+
+
+def _gram(vectors: Sequence[Tensor], ranks: Ranks | None) -> np.ndarray:
+    k = len(vectors)
+    gram = np.zeros((k, k))
+    for i in range(k):
+        for j in range(i + 1):
+            gram[i, j] = gram[j, i] = _dot(vectors[i], vectors[j], ranks)
+    return gram
+
+
+def _dot(a: Tensor, b: Tensor, ranks: Ranks | None) -> float:
+    product = torch.dot(a, b)
+    return float(ranks.total(product) if ranks else product)  # host sync
+
+
 def _mean(values: Sequence[float]) -> tuple[float, float]:
-    x = torch.tensor(values, dtype=torch.float64)
-    return float(x.mean()), float(x.std() / len(x) ** 0.5) if len(x) > 1 else NAN
+    x = np.asarray(values, dtype=float)
+    return float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan

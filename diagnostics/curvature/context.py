@@ -1,4 +1,4 @@
-"""Run extra forwards and backwards of a model under training without leaving a trace, and so that they can be
+"""Run extra forwards and backwards of a model in training without leaving a trace, and so that they can be
 differentiated twice.
 
 Restored: random state (torch on every device in use, NumPy, Python), buffers, hooks on parameters. Never touched:
@@ -12,13 +12,10 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
-
-
-class CurvatureError(RuntimeError):
-    """Curvature could not be measured; the text names the reason and the next step."""
 
 
 @contextmanager
@@ -26,8 +23,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Whatever runs inside leaves the training of `model` bitwise as it was.
 
     Compiled parts run eagerly (a compiled backward cannot be differentiated), attention under the math kernel (the
-    fused ones have no double backward), recurrent nets without cuDNN (same reason), distributed wrappers are bypassed
-    (their reducer and buffer broadcasts belong to the training step; reducing is the caller's business).
+    fused ones have no double backward), recurrent nets without cuDNN (same reason), `DistributedDataParallel` is
+    bypassed (its reducer and buffer broadcasts belong to the training step; reducing is the caller's business).
     """
     with ExitStack() as stack:
         stack.enter_context(_random_state(model))
@@ -50,10 +47,9 @@ def _random_state(model: nn.Module) -> Iterator[None]:
     """The closure starts from the current random state, and the training goes on from it as well."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
-    kinds = sorted({device.type for device in devices})
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind in kinds:
+        for kind in sorted({device.type for device in devices}):
             indices = [device.index or 0 for device in devices if device.type == kind]
             stack.enter_context(torch.random.fork_rng(devices=indices, device_type=kind))
         try:
@@ -67,7 +63,7 @@ def _random_state(model: nn.Module) -> Iterator[None]:
 def _buffers(model: nn.Module) -> Iterator[None]:
     """Running statistics and the like, put back in place; also buffers that a forward replaces by new tensors."""
     saved = [
-        (module._buffers, name, buffer, buffer.detach().clone())
+        (module._buffers, name, buffer, buffer.detach().clone(), buffer._version)
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -75,18 +71,20 @@ def _buffers(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for owner, name, buffer, value in saved:
+        for owner, name, buffer, value, version in saved:
             owner[name] = buffer
-            # Always, and without a look at the version: batch norm moves its statistics without counting it up. The
-            # value is what a graph of the training may have saved, so that its version stays valid as well.
-            with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(buffer):
-                buffer.copy_(value)
+            if buffer._version != version:
+                # The value is what a graph of the training may have saved, so its version may stay valid too.
+                with torch.no_grad(), _unsafe_preserve_version_counter(buffer):
+                    buffer.copy_(value)
 
 
 @contextmanager
 def _no_parameter_hooks(model: nn.Module) -> Iterator[None]:
     """Hooks registered on parameters would see each of our backwards; their (shared) tables are emptied meanwhile."""
-    tables = [hooks for p in model.parameters() if (hooks := p._backward_hooks)]
+    tables = [
+        hooks for p in model.parameters() for hooks in (p._backward_hooks, p._post_accumulate_grad_hooks) if hooks
+    ]
     saved = [dict(hooks) for hooks in tables]
     for hooks in tables:
         hooks.clear()
@@ -102,26 +100,9 @@ def _unwrapped(model: nn.Module) -> Iterator[None]:
     """Calls to a `DistributedDataParallel` wrapper go straight to the module inside."""
     wrappers = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
     for wrapper in wrappers:
-        wrapper.__dict__["forward"] = wrapper.module.__call__
+        vars(wrapper)["forward"] = wrapper.module.__call__
     try:
         yield
     finally:
         for wrapper in wrappers:
-            del wrapper.__dict__["forward"]
-
-
-def scalar(loss: object) -> Tensor:
-    """The loss a closure returned, checked."""
-    if not isinstance(loss, Tensor):
-        raise CurvatureError(
-            f"the closure returned {type(loss).__name__}; return the loss as a scalar tensor, without calling backward or item"
-        )
-    if loss.numel() != 1:
-        raise CurvatureError(
-            f"the closure returned a tensor of shape {tuple(loss.shape)}; return the mean or sum, a scalar"
-        )
-    if not torch.isfinite(loss.detach()).all():
-        raise CurvatureError(
-            f"the closure's loss is {float(loss.detach())}; curvature is measured again when it is finite"
-        )
-    return loss.reshape(())
+            del vars(wrapper)["forward"]

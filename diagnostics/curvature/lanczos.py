@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diagnostics.curvature.context import CurvatureError
+from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.layout import Matvec
 
-Matvec = Callable[[Tensor], Tensor]
+Total = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,64 +41,69 @@ class Ritz:
 
 
 class Krylov:
-    """The basis and its projected matrix; `step` is one product."""
+    """The basis and its projected matrix; `step` is one product.
 
-    def __init__(
-        self, matvec: Matvec, like: Float[Tensor, " n"], capacity: int, total: Callable[[Tensor], Tensor] | None = None
-    ):
-        """`like` gives length, type and device; `capacity` the rows of memory; `total` sums inner products over ranks."""
+    `chain` holds the recurrence coefficients since the last start vector: what is certain about that start (quadrature,
+    the chance of having missed something) follows from them.
+    """
+
+    def __init__(self, matvec: Matvec, like: Float[Tensor, " n"], capacity: int, total: Total | None = None):
+        """`like` gives length, type and device; `capacity` rows of memory; `total` sums inner products over ranks."""
         self.matvec, self.total = matvec, total or _identity
-        self.dimension = int(self.total(torch.tensor(like.numel(), device=like.device)))
+        self.dimension = int(self.total(torch.tensor(float(like.numel()), dtype=torch.float64, device=like.device)))
         self.capacity = min(capacity, self.dimension + 1)
-        self.basis = torch.empty(
-            self.capacity, like.numel(), dtype=like.dtype, device=like.device
-        )  # O(capacity n), touched row by row
+        self.basis = like.new_empty(self.capacity, like.numel())  # O(capacity n), touched row by row
         self.projected = np.zeros((self.capacity, self.capacity))
         self.size = self.done = self.products = 0
         self.scale = 0.0  # largest ||Hv|| seen
         self.defect = 0.0  # largest |u'Hv - v'Hu| / ||Hv|| over pairs of basis vectors
         self.restarted = False
-
-    def extend(self, vector: Float[Tensor, " n"]) -> float:
-        """Add a vector as the next to be multiplied; returns the share of its norm that was new (0: not added)."""
-        w = vector.to(self.basis.dtype, copy=True)
-        length = self._norm(w)
-        if length == 0 or self.size >= min(self.capacity, self.dimension):
-            return 0.0
-        w /= length
-        new = self._orthogonalize(w)[1]
-        new *= self._renormalize(w, new)
-        if new < 1e-3:
-            return 0.0
-        self._append(w)
-        self._bring_forward()
-        return new
-
-    def step(self) -> None:
-        """Multiply the next vector and append what is new in the product."""
-        j = self.done
-        w = self.matvec(self.basis[j])
-        coefficients, left = self._orthogonalize(w)
-        length = float(np.hypot(np.linalg.norm(coefficients), left))
-        if not np.isfinite(length):
-            raise CurvatureError(
-                "a Hessian-vector product is not finite; curvature is measured again at the next estimate"
-            )
-        self.products += 1
-        self.scale = max(self.scale, length)
-        self.projected[: self.size, j] = coefficients
-        if length > 0:
-            gap = np.abs(self.projected[j, :j] - self.projected[:j, j])
-            self.defect = max(self.defect, float(gap.max(initial=0.0)) / length)
-        if left > 1e-6 * self.scale and self.size < min(self.capacity, self.dimension):
-            self.projected[self.size, j] = left
-            self._append(w / left)
-        self.done += 1
+        self.chain: list[tuple[float, float]] = []
 
     @property
     def exhausted(self) -> bool:
         """No vector is left to multiply: the basis is an invariant subspace (or all of the space)."""
         return self.done == self.size
+
+    def extend(self, vector: Float[Tensor, " n"]) -> float:
+        """Add a start vector, to be multiplied next; returns the share of its length that was new (0: not added)."""
+        w = vector.to(self.basis.dtype, copy=True)
+        length = self._norm(w)
+        if self.size == self.capacity < self.dimension:
+            self.compress()
+        if length == 0 or self.size == self.dimension:
+            return 0.0
+        w /= length
+        new = self._orthogonalize(w)[1]
+        if new < 1e-3:
+            return 0.0
+        # What is left of a vector mostly inside the basis is partly rounding: once more, at full length.
+        w /= new
+        self._append(w, self._orthogonalize(w)[1])
+        self.chain = []
+        return new
+
+    def step(self) -> None:
+        """Multiply the next vector and append what is new in the product."""
+        if self.size == self.capacity <= self.dimension:
+            self.compress()
+        j = self.done
+        w = self.matvec(self.basis[j])
+        coefficients, left = self._orthogonalize(w)
+        length = float(np.hypot(np.linalg.norm(coefficients), left))
+        if not np.isfinite(length):
+            raise CurvatureError("a Hessian-vector product is not finite; this estimate is dropped")
+        self.products += 1
+        self.scale = max(self.scale, length)
+        self.projected[: self.size, j] = coefficients
+        if j and length > 0:
+            self.defect = max(self.defect, float(np.abs(self.projected[j, :j] - coefficients[:j]).max()) / length)
+        self.done += 1
+        left = left if left > 1e-6 * self.scale and self.size < self.dimension else 0.0
+        if left:
+            self.projected[self.size, j] = left
+            self._append(w, left)
+        self.chain.append((float(coefficients[j]), left))
 
     def ritz(self) -> Ritz:
         m = self.done
@@ -110,55 +116,45 @@ class Krylov:
         """Ritz vectors (rows) from the columns of their coefficients."""
         return self._tensor(coefficients.T) @ self.basis[: len(coefficients)]
 
-    def compress(self, keep: int) -> None:
-        """Thick restart: keep the `keep` Ritz vectors nearest the ends, and the vectors not yet multiplied."""
-        ritz, m, pending = self.ritz(), self.done, self.size - self.done
-        chosen = _ends(len(ritz.values), keep)
-        s = ritz.coefficients[:, chosen]
-        coupling = self.projected[m : self.size, :m] @ s
-        self.basis[: len(chosen)] = self.vectors(s)
-        self.basis[len(chosen) : len(chosen) + pending] = self.basis[m : self.size].clone()
-        self.projected[:] = 0
-        self.done, self.size = len(chosen), len(chosen) + pending
-        self.projected[: self.done, : self.done] = np.diag(ritz.values[chosen])
-        self.projected[self.done : self.size, : self.done] = coupling
-        self.restarted = True
-
     def project(self, vector: Float[Tensor, " n"]) -> np.ndarray:
         """(m,) coefficients of a vector in the vectors already multiplied."""
         return self.total(self.basis[: self.done] @ vector).double().cpu().numpy()
 
+    def compress(self) -> None:
+        """Thick restart: keep the Ritz vectors nearest the ends, in half of the rows, and those not yet multiplied."""
+        ritz, m, pending = self.ritz(), self.done, self.size - self.done
+        chosen = _ends(m, self.capacity // 2)
+        s, kept = ritz.coefficients[:, chosen], len(chosen)
+        coupling = self.projected[m : self.size, :m] @ s
+        waiting = self.basis[m : self.size].clone()
+        self.basis[:kept] = self.vectors(s)
+        self.basis[kept : kept + pending] = waiting
+        self.projected[:] = 0
+        self.projected[:kept, :kept] = np.diag(ritz.values[chosen])
+        self.projected[kept : kept + pending, :kept] = coupling
+        self.done, self.size, self.restarted = kept, kept + pending, True
+
     def _orthogonalize(self, w: Tensor) -> tuple[np.ndarray, float]:
         """Subtract from w, in place, its part in the basis: two matrix products, twice where much cancels."""
         v = self.basis[: self.size]
-        c = self.total(v @ w)
-        w.addmv_(v.t(), c, alpha=-1)
-        coefficients, left = c.double().cpu().numpy(), self._norm(w)  # host sync
-        if left < 0.1 * np.linalg.norm(coefficients):
+        coefficients = np.zeros(self.size)
+        for _ in range(2):
             c = self.total(v @ w)
             w.addmv_(v.t(), c, alpha=-1)
-            coefficients, left = coefficients + c.double().cpu().numpy(), self._norm(w)
+            coefficients += c.double().cpu().numpy()  # host sync
+            left = self._norm(w)
+            if left > 0.1 * np.linalg.norm(coefficients):
+                break
         return coefficients, left
 
-    def _renormalize(self, w: Tensor, length: float) -> float:
-        """Scale to unit norm and orthogonalize once more (a vector mostly inside the basis is left with rounding)."""
-        if length == 0:
-            return 0.0
-        w /= length
-        left = self._orthogonalize(w)[1]
-        w /= max(left, 1e-30)
-        return left
-
-    def _append(self, w: Tensor) -> None:
-        self.basis[self.size] = w
+    def _append(self, w: Tensor, length: float) -> None:
+        """The newest vector is the next to be multiplied: swap it with the first one waiting."""
+        torch.div(w, length, out=self.basis[self.size])
+        first, last = self.done, self.size
+        if first != last:
+            self.basis[[first, last]] = self.basis[[last, first]]
+            self.projected[[first, last]] = self.projected[[last, first]]
         self.size += 1
-
-    def _bring_forward(self) -> None:
-        """Make the newest vector the next to be multiplied: swap it with the first one waiting."""
-        a, b = self.done, self.size - 1
-        if a != b:
-            self.basis[[a, b]] = self.basis[[b, a]]
-            self.projected[[a, b]] = self.projected[[b, a]]
 
     def _norm(self, w: Tensor) -> float:
         return float(self.total(torch.dot(w, w))) ** 0.5
@@ -179,42 +175,46 @@ def _ends(m: int, keep: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted of a spectrum, and how exactly."""
+    """What is wanted of a spectrum, and how exactly.
+
+    Where several are wanted one more must be nearly exact too: a value that has not shown yet would displace the last
+    ones. Measured on networks: one or two products more, and a wrong fifth eigenvalue in 1 of 43 runs instead of 6.
+    """
 
     largest: int = 5
     smallest: bool = True
     tolerance: float = 1e-2  # of an eigenvalue, relative to its size
+    smallest_tolerance: float | None = None  # the same for the smallest, where another is wanted
     floor: float = 1e-2  # sizes below this share of the largest count as this share
-    max_products: int = 100
-
-    def indices(self, m: int) -> np.ndarray:
-        """Positions among m descending Ritz values."""
-        wanted = list(range(min(self.largest, m)))
-        return np.array(wanted + [m - 1] if self.smallest and m - 1 not in wanted else wanted)
+    max_products: int = 150
 
     def met(self, ritz: Ritz, dimension: int) -> bool:
-        if len(ritz.values) < min(self.largest + self.smallest, dimension):
+        m, guarded = len(ritz.values), self.largest + (self.largest > 1)
+        if m < min(guarded + self.smallest, dimension):
             return False
-        i = self.indices(len(ritz.values))
+        i = np.r_[: min(guarded, m), m - 1] if self.smallest else np.arange(min(guarded, m))
+        allowed = np.full(len(i), self.tolerance)
+        allowed[self.largest :] = 3 * self.tolerance
+        if self.smallest:
+            allowed[-1] = self.smallest_tolerance or self.tolerance
         sizes = np.maximum(np.abs(ritz.values[i]), self.floor * np.abs(ritz.values).max())
-        return bool((ritz.errors[i] <= self.tolerance * sizes).all())
+        return bool((ritz.errors[i] <= allowed * sizes).all())
 
 
-def solve(krylov: Krylov, target: Target, fresh: Callable[[], Tensor]) -> Ritz:
-    """Multiply until the target is met. `fresh` makes random vectors, needed when the basis becomes invariant."""
+def solve(
+    krylov: Krylov, target: Target, fresh: Callable[[], Tensor], enough: Callable[[], bool] = lambda: True
+) -> Ritz:
+    """Multiply until the target is met and `enough` says so too, or the products are spent.
+
+    `fresh` makes random vectors, needed when the basis becomes invariant before everything wanted is in it.
+    """
     limit = krylov.products + target.max_products
     while True:
         if krylov.exhausted and not krylov.extend(fresh()):
             return krylov.ritz()  # the whole space
-        if (
-            krylov.size >= krylov.capacity
-            and krylov.done >= krylov.capacity - 1
-            and krylov.capacity <= krylov.dimension
-        ):
-            krylov.compress(keep=max(target.largest + 3, krylov.capacity // 2))
         krylov.step()
         if krylov.done < min(target.largest + target.smallest, krylov.dimension):
             continue
         ritz = krylov.ritz()
-        if target.met(ritz, krylov.dimension) or krylov.products >= limit:
+        if krylov.products >= limit or (target.met(ritz, krylov.dimension) and enough()):
             return ritz

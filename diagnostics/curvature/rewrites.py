@@ -19,15 +19,11 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6
 
 
-def _hardswish(input: Tensor, inplace: bool = False) -> Tensor:
-    return input * (F.relu6(input + 3) / 6)
-
-
-FORMULAS = {torch._weight_norm: _weight_norm, F.hardsigmoid: _hardsigmoid, F.hardswish: _hardswish}
+FORMULAS = {torch._VF._weight_norm: _weight_norm, F.hardsigmoid: _hardsigmoid}
 
 
 class Rewrites(TorchFunctionMode):
-    """Replaces the functions in FORMULAS; notes in `autocast` whether any ran in lower precision."""
+    """Replaces the functions in FORMULAS; `autocast` tells whether any function ran in lower precision."""
 
     def __init__(self):
         super().__init__()

@@ -1,29 +1,31 @@
 """The optimizer's terms on flat vectors: the operators whose top eigenvalues are `stability` and `preconditioned`."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diagnostics.curvature.operators import Layout, Matvec
+from diagnostics.curvature.layout import Layout, Matvec
 from diagnostics.curvature.stability import Number, Terms
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Flat (n,) tensors, or plain numbers where all coordinates agree (SGD), which spares the passes over memory."""
+    """Flat (n,) tensors, or plain numbers where all coordinates agree (SGD), which spares passes over memory."""
 
     response: Number  # R
     preconditioner: Number  # P; inf where the optimizer does not move
     progress: Number  # eta F(1) / P
     coupled: Number  # W
-    factor: float | None  # c with R = c / P everywhere; None where groups differ
-    constant: float | None  # b with eta F(1) / P = b / P everywhere; None where groups differ
+    factor: float  # c with R = c / P everywhere; NaN where groups differ
+    constant: float  # b with eta F(1) / P = b / P everywhere; NaN where groups differ
     gain: float  # F(1); NaN where groups differ
     oscillation: float
-    sign: float  # -1 where the optimizer maximizes
+    sign: float = 1.0  # -1 where the optimizer maximizes; NaN where some groups do and others do not
+    known: bool = True  # False: no stability ratio; P = 1
 
     @property
     def plain(self) -> bool:
@@ -31,15 +33,17 @@ class Scaling:
         return isinstance(self.preconditioner, float) and self.preconditioner == 1.0
 
     @property
-    def undecayed(self) -> bool:
-        return isinstance(self.coupled, float) and self.coupled == 0.0
+    def shift(self) -> float:
+        """d with s = c (top eigenvalue of P^-1/2 H P^-1/2 + d), where it is that simple, else NaN."""
+        uniform = isinstance(self.coupled, float) and (self.plain or self.coupled == 0.0)
+        return float(self.coupled) if uniform and self.sign == 1.0 else math.nan
 
     def preconditioned(self, hessian: Matvec) -> Matvec:
         """P^-1/2 H P^-1/2."""
-        return _between(hessian, _root(1 / self.preconditioner), 0.0, self.sign)
+        return hessian if self.plain else _between(hessian, _root(1 / self.preconditioner), 0.0, 1.0)
 
     def stability(self, hessian: Matvec) -> Matvec:
-        """R^1/2 (H + W) R^1/2."""
+        """R^1/2 (H + W) R^1/2; of -H where the optimizer maximizes."""
         return _between(hessian, _root(self.response), self.coupled, self.sign)
 
     def moving(self, hessian: Matvec) -> Matvec:
@@ -49,41 +53,35 @@ class Scaling:
     def into(self, displacement: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P^1/2 u: a displacement in the coordinates of `preconditioned`."""
         root = _root(self.preconditioner)
-        return displacement * root if isinstance(root, float) else torch.where(root.isinf(), 0, displacement * root)
+        return torch.where(root.isinf(), 0.0, displacement * root) if isinstance(root, Tensor) else displacement * root
 
     def gradient(self, gradient: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P^-1/2 g: a gradient in the same coordinates."""
         return gradient * _root(1 / self.preconditioner)
 
 
+UNKNOWN = Scaling(1.0, 1.0, 1.0, 0.0, math.nan, math.nan, math.nan, math.nan, known=False)
+
+
 def scaling(terms: Sequence[Terms], layout: Layout) -> Scaling:
-    factors = {
-        t.rate * t.alternating / (2 - t.rate * t.decoupled) for t in terms if not isinstance(t.alternating, Tensor)
-    }
-    constants = {t.rate * t.constant for t in terms if not isinstance(t.constant, Tensor)}
-    gains = {t.constant for t in terms if not isinstance(t.constant, Tensor)}
-    tensors = any(isinstance(t.alternating, Tensor) for t in terms)
+    """`layout` without parameters in it raises before this is called, so `terms` is not empty."""
     return Scaling(
         response=_flat([t.response for t in terms], layout),
         preconditioner=_flat([t.preconditioner for t in terms], layout),
         progress=_flat([t.progress for t in terms], layout),
         coupled=_flat([t.coupled for t in terms], layout),
-        factor=None if tensors else _only(factors),
-        constant=None if tensors else _only(constants),
-        gain=float("nan") if tensors else _only(gains) or float("nan"),
+        factor=_only(t.rate * t.alternating / (2 - t.rate * t.decoupled) for t in terms),
+        constant=_only(t.rate * t.constant for t in terms),
+        gain=_only(t.constant for t in terms),
         oscillation=min(t.oscillation for t in terms),
-        sign=_sign(terms),
+        sign=_only(t.sign for t in terms),
     )
 
 
-def _sign(terms: Sequence[Terms]) -> float:
-    """Some groups minimizing and others maximizing is a game, with no symmetric operator: NaN."""
-    signs = {t.sign for t in terms}
-    return signs.pop() if len(signs) == 1 else float("nan")
-
-
-def _only(values: set[float]) -> float | None:
-    return next(iter(values)) if len(values) == 1 else None
+def _only(values: Iterable[Number]) -> float:
+    different = set(values)
+    value = different.pop()
+    return math.nan if different or isinstance(value, Tensor) else value
 
 
 def _flat(numbers: Sequence[Number], layout: Layout) -> Number:
@@ -102,11 +100,10 @@ def _root(x: Number) -> Number:
 
 def _between(hessian: Matvec, root: Number, decay: Number, sign: float) -> Matvec:
     """v -> root (sign H + decay) root v."""
-    simple = isinstance(decay, float) and decay == 0.0
-    outer: Callable[[Tensor], Tensor] = lambda w: w * (sign * root)  # noqa: E731
 
     def product(v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         inner = v * root
-        return outer(hessian(inner)) if simple else outer(hessian(inner) + sign * decay * inner)
+        outer = hessian(inner) * sign
+        return (outer if isinstance(decay, float) and decay == 0.0 else outer + decay * inner) * root
 
     return product

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
+from diagnostics.curvature.layout import local
+
 Number = float | Tensor
 
 
@@ -45,7 +47,7 @@ class Terms:
 
 
 def stability_terms(optimizer: optim.Optimizer, learning_rates: Sequence[float]) -> list[Terms]:
-    """One entry for each trainable parameter, in the order of the groups; KeyError if the optimizer is not in FORMULAS."""
+    """One entry for each trainable parameter, in the order of the groups; KeyError if not in FORMULAS."""
     formula = FORMULAS[known_as(optimizer)]
     return [
         formula(group, optimizer.state.get(p, {}), float(rate))
@@ -57,18 +59,19 @@ def stability_terms(optimizer: optim.Optimizer, learning_rates: Sequence[float])
 
 def known_as(optimizer: optim.Optimizer) -> type[optim.Optimizer] | None:
     """The class of the table whose `step` this optimizer runs: a subclass with its own `step` is another optimizer."""
-    step = _plain(type(optimizer).step)
-    return next((kind for kind in FORMULAS if _plain(kind.step) is step), None)
+    step = plain(type(optimizer).step)
+    return next((kind for kind in FORMULAS if kind and plain(kind.step) is step), None)
 
 
-def _plain(function: Any) -> Any:
+def plain(function: Any) -> Any:
     """The function below the wrappers that torch puts around `step`."""
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return function
 
 
-Group, State = Mapping[str, Any], Mapping[str, Any]
+Group = Mapping[str, Any]
+State = Mapping[str, Any]
 
 
 def _sgd(group: Group, state: State, rate: float) -> Terms:
@@ -87,9 +90,9 @@ def _adam(group: Group, state: State, rate: float) -> Terms:
 
 def _adam_denominator(group: Group, state: State, corrected_first: bool = True) -> Number:
     """(1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), the first factor for optimizers that divide m by it."""
-    second = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-    if second is None:
+    if "exp_avg_sq" not in state:
         return float("inf")
+    second = _moment(state, "max_exp_avg_sq" if "max_exp_avg_sq" in state else "exp_avg_sq")
     t, (beta1, beta2) = float(state["step"]), map(float, group["betas"])
     first = 1 - beta1**t if corrected_first else 1.0
     return _moving(second, first * ((second / (1 - beta2**t)).sqrt() + group["eps"]))
@@ -113,7 +116,7 @@ def _radam(group: Group, state: State, rate: float) -> Terms:
     common = {"alternating": (1 - beta1) / (1 + beta1), "constant": 1.0, **_decays(group)}
     if "exp_avg_sq" not in state:
         return Terms(rate, preconditioner=float("inf"), **common)
-    t, second = float(state["step"]), state["exp_avg_sq"]
+    t, second = float(state["step"]), _moment(state, "exp_avg_sq")
     limit = 2 / (1 - beta2) - 1
     rho = limit - 2 * t * beta2**t / (1 - beta2**t)
     if rho <= 5:  # too few steps: plain momentum
@@ -125,9 +128,9 @@ def _radam(group: Group, state: State, rate: float) -> Terms:
 
 def _adamax(group: Group, state: State, rate: float) -> Terms:
     beta = float(group["betas"][0])
-    largest = state.get("exp_inf")  # includes eps
-    first = 1 - beta ** float(state["step"]) if largest is not None else 1.0
-    denominator = float("inf") if largest is None else first * largest
+    denominator: Number = float("inf")
+    if "exp_inf" in state:  # which includes eps
+        denominator = (1 - beta ** float(state["step"])) * _moment(state, "exp_inf")
     return Terms(rate, (1 - beta) / (1 + beta), 1.0, denominator, **_decays(group))
 
 
@@ -135,7 +138,7 @@ def _sparse_adam(group: Group, state: State, rate: float) -> Terms:
     beta1, beta2 = map(float, group["betas"])
     denominator: Number = float("inf")
     if "exp_avg_sq" in state:
-        t, second = float(state["step"]), state["exp_avg_sq"]
+        t, second = float(state["step"]), _moment(state, "exp_avg_sq")
         scale = (1 - beta1**t) / (1 - beta2**t) ** 0.5
         denominator = _moving(second, scale * (second.sqrt() + group["eps"]))
     return Terms(rate, (1 - beta1) / (1 + beta1), 1.0, denominator, sign=_sign(group))
@@ -144,8 +147,8 @@ def _sparse_adam(group: Group, state: State, rate: float) -> Terms:
 def _rmsprop(group: Group, state: State, rate: float) -> Terms:
     mu, denominator = float(group["momentum"]), float("inf")
     if "square_avg" in state:
-        second = state["square_avg"]
-        centred = (second - state["grad_avg"] ** 2).clamp_min(0) if group["centered"] else second
+        second = _moment(state, "square_avg")
+        centred = (second - _moment(state, "grad_avg") ** 2).clamp_min(0) if group["centered"] else second
         denominator = _moving(second, centred.sqrt() + group["eps"])
     return Terms(rate, 1 / (1 + mu), 1 / (1 - mu), denominator, **_decays(group))
 
@@ -153,16 +156,23 @@ def _rmsprop(group: Group, state: State, rate: float) -> Terms:
 def _adagrad(group: Group, state: State, rate: float) -> Terms:
     if "sum" not in state:
         return Terms(rate, 1.0, 1.0, float("inf"))
+    second = _moment(state, "sum")
     decayed = rate / (1 + (float(state["step"]) - 1) * group["lr_decay"])
-    return Terms(decayed, 1.0, 1.0, _moving(state["sum"], state["sum"].sqrt() + group["eps"]), **_decays(group))
+    return Terms(decayed, 1.0, 1.0, _moving(second, second.sqrt() + group["eps"]), **_decays(group))
 
 
 def _adadelta(group: Group, state: State, rate: float) -> Terms:
     denominator: Number = float("inf")
     if "square_avg" in state:
-        second = state["square_avg"]
-        denominator = _moving(second, ((second + group["eps"]) / (state["acc_delta"] + group["eps"])).sqrt())
+        second = _moment(state, "square_avg")
+        denominator = _moving(second, ((second + group["eps"]) / (_moment(state, "acc_delta") + group["eps"])).sqrt())
     return Terms(rate, 1.0, 1.0, denominator, **_decays(group))
+
+
+def _moment(state: State, name: str) -> Tensor:
+    """A state tensor; of complex weights, which torch treats as pairs, the pairs. Of sharded ones the local shard."""
+    value = local(state[name])
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def _moving(second: Tensor, denominator: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+"""The Hessian of the global batch, when several processes train together.
+
+Every process calls `measure` at the same step. Before a result is shared each tells whether it has one, in the same
+all-reduce, so that an error on one process becomes the same error on all and none waits for ever. Only an error in the
+middle of a sharded forward, which communicates by itself, cannot be caught like this.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diagnostics.curvature.differences import Differences
+from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.layout import Closure, Layout, is_sharded
+from diagnostics.curvature.operators import DoubleBackward, Hessian
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that hold the same weights (`sharded`: a piece of them each)."""
+
+    group: Any
+    size: int
+    rank: int
+    sharded: bool
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum of inner products over shards; replicas each have the whole already."""
+        if self.sharded:
+            dist.all_reduce(x, group=self.group)
+        return x
+
+    def mean(self, compute: Callable[[], Tensor], like: Tensor) -> Tensor:
+        """Mean of a vector over processes, or the same error on all of them. One all-reduce."""
+        error: Exception | None = None
+        try:
+            value = compute()
+        except Exception as caught:
+            value, error = torch.zeros_like(like), caught
+        fatal = isinstance(error, CurvatureError)
+        message = torch.cat([value, value.new_tensor([error is not None, fatal])])
+        dist.all_reduce(message, group=self.group)
+        failed, dropped = int(message[-2]), int(message[-1])
+        if failed:
+            kind = CurvatureError if dropped else RuntimeError
+            raise kind(f"{failed} of {self.size} processes failed here: {error or 'another one'}") from error
+        return message[:-2].div_(self.size)
+
+    def agree(self, compute: Callable[[], Any], device: torch.device) -> Any:
+        """What `compute` returns here, if it succeeded everywhere."""
+        result: list[Any] = []
+
+        def run() -> Tensor:
+            result.append(compute())
+            return torch.zeros(0, device=device)
+
+        self.mean(run, torch.zeros(0, device=device))
+        return result[0]
+
+
+def ranks_of(model: nn.Module, layout: Layout) -> Ranks | None:
+    """`None` for a single process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    shards = [p for p in layout.parameters if is_sharded(p)]
+    if shards:
+        return _sharded(shards, len(layout.parameters))
+    wrapped = [module for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    if not wrapped:
+        return None
+    group = wrapped[0].process_group
+    return Ranks(group, dist.get_world_size(group), dist.get_rank(group), sharded=False)
+
+
+def _sharded(shards: list[Any], parameters: int) -> Ranks:
+    if len(shards) != parameters:
+        raise CurvatureError("some parameters are sharded and others not; apply fully_shard to the whole model")
+    mesh, placements = shards[0].device_mesh, shards[0].placements
+    dimension = next(i for i, placement in enumerate(placements) if placement.is_shard())
+    group = mesh.get_group(dimension)
+    return Ranks(group, dist.get_world_size(group), dist.get_rank(group), sharded=True)
+
+
+def hessian_of(closure: Closure, model: nn.Module, layout: Layout, ranks: Ranks | None, differences: bool) -> Hessian:
+    """The Hessian of the closure's batch; of all processes' batches together where there are several."""
+
+    def build() -> Hessian:
+        return Differences(closure, layout, model) if differences else DoubleBackward(closure, layout)
+
+    return Averaged(build, ranks, layout) if ranks else build()
+
+
+class Averaged:
+    """A rank's own Hessian made the global batch's: mean of gradients and products over ranks.
+
+    Under FSDP2 the gradients that the differences are made of are already averaged; only errors are shared then.
+    """
+
+    def __init__(self, build: Callable[[], Hessian], ranks: Ranks, layout: Layout):
+        self._ranks = ranks
+        self._own = ranks.agree(build, layout.device)
+        self.method, self.low_precision = self._own.method, self._own.low_precision
+        self.constant, self.loss, self.error = self._own.constant, self._own.loss, self._own.error
+        self.gradient = self._own.gradient
+        if not ranks.sharded:
+            self.gradient = ranks.mean(lambda: self._own.gradient, self.gradient)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if self._ranks.sharded:
+            return self._ranks.agree(lambda: self._own(v), v.device)
+        return self._ranks.mean(lambda: self._own(v), v)

@@ -1,0 +1,89 @@
+"""Parameters as one flat vector, and the loss a closure returns, checked."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diagnostics.curvature.errors import CurvatureError
+
+Closure = Callable[[], Tensor]
+Matvec = Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]
+
+
+class Layout:
+    """Parameters concatenated in order: complex ones as real and imaginary parts, sharded ones by their local shard.
+
+    float64 if any parameter is, else float32: a Krylov basis in half precision is not orthogonal.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        self.parameters = tuple(parameters)
+        if not self.parameters:
+            raise CurvatureError("no trainable parameters: the optimizer holds none with requires_grad=True")
+        reals = [_real(p) for p in self.parameters]
+        self.shapes = [real.shape for real in reals]
+        self.sizes = [shape.numel() for shape in self.shapes]
+        self.dimension = sum(self.sizes)
+        self.dtype = torch.float64 if any(real.dtype == torch.float64 for real in reals) else torch.float32
+        self.device = reals[0].device
+        self._aligned = all(real.dtype == self.dtype and real.device == self.device for real in reals)
+
+    def flatten(self, tensors: Sequence[Tensor | None]) -> Float[Tensor, " n"]:
+        """One tensor a parameter, `None` for zero."""
+        return torch.cat([self._part(t, size) for t, size in zip(tensors, self.sizes, strict=True)])
+
+    def split(self, flat: Float[Tensor, " n"]) -> list[Tensor]:
+        """Views of a flat vector in the parameters' shapes (copies where type or device differ)."""
+        parts = [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
+        if not self._aligned:
+            parts = [part.to(local(p).device, _real(p).dtype) for p, part in zip(self.parameters, parts, strict=True)]
+        return [
+            torch.view_as_complex(part) if p.is_complex() else part
+            for p, part in zip(self.parameters, parts, strict=True)
+        ]
+
+    def empty(self) -> Float[Tensor, " n"]:
+        return torch.empty(self.dimension, dtype=self.dtype, device=self.device)
+
+    def _part(self, tensor: Tensor | None, size: int) -> Tensor:
+        if tensor is None:
+            return torch.zeros(size, dtype=self.dtype, device=self.device)
+        part = _real(tensor).reshape(-1)
+        return part if self._aligned else part.to(self.device, self.dtype)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor; where that module was never imported (it takes half a second), none exists."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's shard; the tensor itself if it is not sharded."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Detached, dense, local and real."""
+    shard = local(tensor.detach())
+    dense = shard if shard.layout == torch.strided else shard.to_dense()
+    return torch.view_as_real(dense) if dense.is_complex() else dense
+
+
+def loss_of(closure: Closure) -> Tensor:
+    """The closure's loss: a finite scalar tensor, or a CurvatureError that says what it is instead."""
+    try:
+        loss = closure()
+    except Exception as error:
+        raise CurvatureError(f"the closure raised {type(error).__name__}: {error}") from error
+    if not isinstance(loss, Tensor):
+        kind = type(loss).__name__
+        raise CurvatureError(f"the closure returned {kind}; return the loss tensor, without calling item or backward")
+    if loss.numel() != 1:
+        raise CurvatureError(f"the closure returned shape {tuple(loss.shape)}; return a scalar, the mean or the sum")
+    if not torch.isfinite(loss.detach()).all():  # host sync
+        raise CurvatureError(f"the closure's loss is {loss.item()}; this estimate is dropped")
+    return loss.reshape(())

@@ -1,0 +1,316 @@
+"""One curvature estimate: closure, model and optimizer in, numbers with their errors out.
+
+The Hessian of the closure's batch at the present weights, in the mode being trained. One retained graph serves every
+operator; where the optimizer makes two of them the same up to a factor, one basis serves both.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics.curvature.context import undisturbed
+from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
+from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.estimate import Estimate
+from diagnostics.curvature.gains import measured_terms
+from diagnostics.curvature.lanczos import Krylov, Target
+from diagnostics.curvature.layout import Closure, Layout, loss_of
+from diagnostics.curvature.operators import Hessian
+from diagnostics.curvature.quadrature import density
+from diagnostics.curvature.runs import RANDOM_SHARE, Solver, flat_share, missed_above, quotient
+from diagnostics.curvature.scaling import UNKNOWN, Scaling, scaling
+from diagnostics.curvature.stability import known_as, stability_terms
+
+DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
+DEFECT_AUTOCAST = 5e-2  # 8-bit mantissas alone give up to 1e-2
+
+
+def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
+    """What the optimizer changes, in the order of its groups."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `measure` was asked for, in flat coordinates."""
+
+    closure: Closure
+    model: nn.Module
+    optimizer: Optimizer
+    rates: Sequence[float]
+    layout: Layout
+    ranks: Ranks | None
+    target: Target
+    previous: Estimate | None
+    displacement: Tensor | None
+    cold: bool
+    full: bool
+    memory_bytes: int | None
+
+
+def measure(
+    closure: Closure,
+    model: nn.Module,
+    optimizer: Optimizer,
+    learning_rates: Sequence[float],
+    *,
+    eigenvalues: int = 5,
+    tolerance: float = 1e-2,
+    previous: Estimate | None = None,
+    displacement: Sequence[Tensor] | None = None,
+    cold: bool | None = None,
+    full: bool = True,
+    memory_bytes: int | None = None,
+) -> Estimate:
+    """`learning_rates`: of the update just made, one a group. `displacement`: recent change of `trained_parameters`.
+
+    `full=False` measures only what the stability ratio needs. Under `DistributedDataParallel` and `fully_shard` every
+    process must call this at the same step. Raises CurvatureError; nothing is changed even then.
+    """
+    began = time.perf_counter()
+    layout = Layout(trained_parameters(optimizer))
+    if previous and (previous.preconditioned_vector is None or len(previous.preconditioned_vector) != layout.dimension):
+        previous = None  # the parameters are others now
+    is_cold = previous is None or previous.age >= previous.cold_after if cold is None else cold or previous is None
+    request = Request(
+        closure,
+        model,
+        optimizer,
+        learning_rates,
+        layout,
+        ranks_of(model, layout),
+        _target(eigenvalues, tolerance, is_cold),
+        previous,
+        None if displacement is None else layout.flatten(displacement),
+        is_cold,
+        full,
+        memory_bytes,
+    )
+    with undisturbed(model):
+        estimate = _measure(request)
+    return replace(estimate, seconds=time.perf_counter() - began)
+
+
+def _target(eigenvalues: int, tolerance: float, cold: bool) -> Target:
+    """Warm estimates follow the top exactly and the smallest roughly: it costs most, and one batch's is uncertain."""
+    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance)
+
+
+def _measure(request: Request) -> Estimate:
+    """By double backward if that works and its products are symmetric, else by differences of gradients."""
+    note = "parameters are sharded"
+    if request.previous and request.previous.method == "differences":
+        note = "as in the last estimate"
+    elif not (request.ranks and request.ranks.sharded):
+        try:
+            hessian = _hessian(request, differences=False)
+            estimate = _estimate(request, hessian)
+            if estimate.symmetry_defect <= (DEFECT_AUTOCAST if hessian.low_precision else DEFECT):
+                return estimate
+            note = "the double backward is not symmetric, so it is wrong"
+        except CurvatureError:
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            note = f"the loss has no double backward: {str(error).splitlines()[0]}"
+    estimate = _estimate(request, _hessian(request, differences=True))
+    return replace(estimate, notes=(f"Hessian products are differences of gradients ({note})", *estimate.notes))
+
+
+def _hessian(request: Request, differences: bool) -> Hessian:
+    return hessian_of(request.closure, request.model, request.layout, request.ranks, differences)
+
+
+def _estimate(request: Request, hessian: Hessian) -> Estimate:
+    previous = request.previous
+    count = previous.count + 1 if previous else 0
+    solver = Solver(request.layout, request.ranks, request.memory_bytes, count)
+    scale, notes = _scaling(request, hessian)
+    columns: dict[str, Any] = {}
+    krylov = None
+    if request.full:
+        krylov, columns = _spectrum(request, hessian, solver)
+    columns |= _steepest(request, hessian, solver, scale, krylov)
+    schedule: dict[str, Any] = _schedule(request, columns["preconditioned_vector"])
+    spread = abs(_again(request) - hessian.loss) / max(abs(hessian.loss), 1e-30) if request.cold else math.nan
+    return Estimate(
+        **columns,
+        start="cold" if request.cold else "warm",
+        method=hessian.method,
+        dimension=solver.spent[0].dimension,
+        products=solver.products,
+        seconds=0.0,
+        oscillation_limit=scale.oscillation,
+        gain_dc=scale.gain,
+        symmetry_defect=max(run.defect for run in solver.spent),
+        loss_spread=spread,
+        notes=(*notes, *_remarks(hessian, scale, spread)),
+        scaling=scale,
+        parameters=request.layout.parameters,
+        count=count,
+        **schedule,
+    )
+
+
+def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
+    """The table's terms, or measured ones, or none: the Hessian itself can be measured under any optimizer."""
+    if known_as(request.optimizer):
+        return scaling(stability_terms(request.optimizer, request.rates), request.layout), []
+    try:
+        gradients = request.layout.split(hessian.gradient)
+        terms = measured_terms(request.optimizer, request.rates, gradients)
+        name = type(request.optimizer).__name__
+        return scaling(terms, request.layout), [
+            f"the gain of {name} was measured on a copy; its weight decay is left out"
+        ]
+    except Exception as error:  # somebody else's optimizer: whatever it raises, its stability ratio is unknown
+        return UNKNOWN, [f"no stability ratio: {error}"]
+
+
+def _spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov, dict[str, Any]]:
+    """The ends of the Hessian's spectrum, and from a cold start what the random vector reveals."""
+    target, previous = request.target, request.previous
+    krylov = solver.basis(hessian)
+    columns: dict[str, Any] = {}
+    if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
+        krylov.extend(solver.random())
+        ritz = solver.run(krylov, target)
+        columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, 1.0)
+        columns |= _density(krylov)
+        if previous is None or previous.copies:
+            columns["copies"] = solver.find_copies(krylov, target)
+    else:
+        krylov.extend(solver.warm(*previous.vectors, previous.smallest_vector))
+        ritz = solver.run(krylov, target)
+        columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, RANDOM_SHARE)
+    return krylov, columns | _ends(krylov, target, hessian.gradient)
+
+
+def _density(krylov: Krylov) -> dict[str, Any]:
+    if krylov.restarted:  # the chain was cut: its Ritz values are no longer a quadrature
+        return {}
+    found = density(krylov.ritz(), krylov.dimension)
+    return {
+        "trace": found.trace,
+        "trace_error": found.trace_error,
+        "frobenius": found.frobenius,
+        "stable_rank": found.stable_rank,
+        "density_nodes": found.nodes.tolist(),
+        "density_weights": found.weights.tolist(),
+    }
+
+
+def _ends(krylov: Krylov, target: Target, gradient: Tensor) -> dict[str, Any]:
+    ritz = krylov.ritz()
+    top = slice(0, min(target.largest, len(ritz.values)))
+    vectors = krylov.vectors(ritz.coefficients[:, np.r_[top, len(ritz.values) - 1]])
+    inside = (krylov.project(gradient) @ ritz.coefficients[:, top]) ** 2
+    square = float(krylov.total(torch.dot(gradient, gradient)))
+    return {
+        "eigenvalues": ritz.values[top].tolist(),
+        "residuals": ritz.residuals[top].tolist(),
+        "smallest": float(ritz.values[-1]),
+        "smallest_residual": float(ritz.residuals[-1]),
+        "vectors": vectors[:-1],
+        "smallest_vector": vectors[-1],
+        "gradient_alignment": float(inside.sum()) / square if square > 0 else math.nan,
+    }
+
+
+def _steepest(
+    request: Request, hessian: Hessian, solver: Solver, scale: Scaling, krylov: Krylov | None
+) -> dict[str, Any]:
+    """The stability ratio, and how ill-conditioned the optimizer finds the loss."""
+    columns: dict[str, Any] = {}
+    if krylov is None or not scale.plain:
+        krylov = solver.basis(scale.preconditioned(hessian))
+        columns["missed"] = _find_top(request, solver, krylov)
+    ritz = krylov.ritz()
+    vector = krylov.vectors(ritz.coefficients[:, :1])[0]
+    top, residual = float(ritz.values[0]), float(ritz.residuals[0])
+    columns |= {"preconditioned": top, "preconditioned_residual": residual, "preconditioned_vector": vector}
+    if not request.full and scale.plain:
+        columns |= {"eigenvalues": [top], "residuals": [residual]}
+    if scale.known:
+        columns |= _stability(request, hessian, solver, scale, top, vector)
+    if request.full:
+        columns["flat_gradient_share"] = flat_share(krylov, scale.gradient(hessian.gradient))
+        if request.displacement is not None:
+            columns["condition"] = _condition(krylov, top, scale.into(request.displacement))
+    return columns
+
+
+def _find_top(request: Request, solver: Solver, krylov: Krylov, start: Tensor | None = None) -> float:
+    """Run until the largest eigenvalue is found; returns the chance of having missed a larger one."""
+    known = request.previous.preconditioned_vector if request.previous and not request.cold else start
+    krylov.extend(solver.fresh() if known is None else solver.warm(known))
+    ritz = solver.run(krylov, Target(1, False, request.target.tolerance))
+    return missed_above(krylov, ritz.values[0], request.target.tolerance, 1.0 if known is None else RANDOM_SHARE)
+
+
+def _stability(
+    request: Request, hessian: Hessian, solver: Solver, scale: Scaling, top: float, vector: Tensor
+) -> dict[str, Any]:
+    """From the preconditioned eigenvalue where that is the same up to a factor, else from runs of their own."""
+
+    def largest(krylov: Krylov) -> float:
+        _find_top(request, solver, krylov, vector)
+        return float(krylov.ritz().values[0])
+
+    if math.isnan(scale.sign):
+        return {}
+    ratio = scale.factor * (top + scale.shift)
+    if math.isnan(ratio):
+        ratio = largest(solver.basis(scale.stability(hessian)))
+    progress = scale.constant * top
+    if math.isnan(progress) or scale.sign < 0:
+        progress = largest(solver.basis(scale.moving(hessian)))
+    # At s = 1 the preconditioned eigenvalue may be 1 / factor, less what weight decay adds to it now.
+    limit = 1 / scale.factor - (ratio / scale.factor - top) if scale.sign > 0 else math.nan
+    return {"stability": ratio, "progress": progress, "limit": limit}
+
+
+def _condition(krylov: Krylov, top: float, displacement: Tensor) -> float:
+    if float(displacement.norm()) == 0:
+        return math.nan
+    along = quotient(krylov, displacement)
+    return top / along if along > 0 else math.inf
+
+
+def _schedule(request: Request, vector: Tensor) -> dict[str, int]:
+    """When the next cold start is due: soon after cold and warm disagreed about the top, later after they agreed."""
+    previous = request.previous
+    if previous is None or previous.preconditioned_vector is None:
+        return {}
+    agree = abs(float(torch.dot(vector, previous.preconditioned_vector))) > 0.5
+    if not request.cold:
+        # A top eigenvector that the last one had no part in: the next start is cold.
+        return {"age": previous.age + 1 if agree else previous.cold_after, "cold_after": previous.cold_after}
+    return {"cold_after": min(16, 2 * previous.cold_after) if agree else max(2, previous.cold_after // 2)}
+
+
+def _again(request: Request) -> float:
+    """The loss once more, for a closure that returns something else each time."""
+    with torch.no_grad():
+        return float(loss_of(request.closure))
+
+
+def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:
+    remarks = []
+    if hessian.constant:
+        remarks.append("the loss does not depend on the parameters: all eigenvalues are 0")
+    if hessian.low_precision:
+        remarks.append("the forward runs under autocast: eigenvalues are good to about one per cent")
+    if hessian.error > 0.05:
+        remarks.append(f"products by differences are uncertain by about {hessian.error:.0%}")
+    if isinstance(scale.preconditioner, Tensor) and bool(scale.preconditioner.isinf().any()):
+        remarks.append("weights that never had a gradient are left out of the stability ratio")
+    if spread > 1e-3:
+        remarks.append(f"the closure returns another loss at each call (spread {spread:.1%}): eigenvalues are as noisy")
+    return remarks

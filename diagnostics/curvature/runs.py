@@ -1,0 +1,127 @@
+"""Runs of the eigen-solver as one estimate needs them: memory, start vectors cold and warm, what a basis tells."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diagnostics.curvature.distributed import Ranks
+from diagnostics.curvature.lanczos import Krylov, Ritz, Target, solve
+from diagnostics.curvature.layout import Layout, Matvec
+from diagnostics.curvature.quadrature import missed
+
+ROWS = 96  # of a basis, if memory allows
+RANDOM_SHARE = 0.2  # of a warm start's length: what a new direction is found by
+COPIES_MISSED = 0.05  # accepted chance of not finding a copy of one of the listed eigenvalues ...
+COPIES_PRODUCTS = 20  # ... and what the search may cost: a flat spectrum never gets there
+PROBES = 4  # products spent on where the gradient lies, at most
+
+
+@dataclass
+class Solver:
+    """Where vectors live and how random ones are made; counts what was spent."""
+
+    layout: Layout
+    ranks: Ranks | None
+    memory_bytes: int | None
+    seed: int
+    spent: list[Krylov] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        shard = self.ranks.rank if self.ranks and self.ranks.sharded else 0
+        self._generator = torch.Generator(self.layout.device).manual_seed(1000 * self.seed + shard)
+
+    @property
+    def products(self) -> int:
+        return sum(krylov.products for krylov in self.spent)
+
+    def basis(self, matvec: Matvec) -> Krylov:
+        like = self.layout.empty()
+        available = free_memory(self.layout.device) // 4 if self.memory_bytes is None else self.memory_bytes
+        rows = available // max(1, like.numel() * like.element_size())
+        krylov = Krylov(matvec, like, min(ROWS, max(12, rows)), self.ranks.total if self.ranks else None)
+        self.spent.append(krylov)
+        return krylov
+
+    def random(self) -> Tensor:
+        """Signs of slightly random size, E[z z'] = 1: plain signs are exactly orthogonal to e_i - e_j half the time."""
+        size = torch.rand(
+            self.layout.dimension, generator=self._generator, dtype=self.layout.dtype, device=self.layout.device
+        )
+        sign = torch.randint(0, 2, size.shape, generator=self._generator, device=size.device)
+        return (size + 0.5).sqrt_() * (2 * sign - 1)
+
+    def fresh(self) -> Tensor:
+        return torch.randn(
+            self.layout.dimension, generator=self._generator, dtype=self.layout.dtype, device=self.layout.device
+        )
+
+    def warm(self, *known: Tensor) -> Tensor:
+        """The sum of known unit vectors plus a random part of RANDOM_SHARE of its length."""
+        start, noise = torch.stack(known).sum(0), self.fresh()
+        length = self._norm(start)
+        return start.add_(noise, alpha=RANDOM_SHARE / (1 - RANDOM_SHARE**2) ** 0.5 * length / self._norm(noise))
+
+    def run(self, krylov: Krylov, target: Target) -> Ritz:
+        return solve(krylov, target, self.fresh)
+
+    def find_copies(self, krylov: Krylov, target: Target) -> bool:
+        """A random restart in the complement of the basis: finds what a single start cannot, further copies of
+        repeated eigenvalues, down to the k-th largest. True if there were any."""
+        before = krylov.ritz()
+        last = float(before.values[min(target.largest, len(before.values)) - 1])
+        if not krylov.extend(self.fresh()):
+            return False
+        search = replace(target, max_products=COPIES_PRODUCTS)
+        solve(krylov, search, self.fresh, lambda: missed(krylov.chain, last, krylov.dimension) < COPIES_MISSED)
+        after = krylov.ritz().values
+        count = min(target.largest, len(before.values))
+        return bool((after[:count] > before.values[:count] + target.tolerance * np.abs(before.values[:count])).any())
+
+    def _norm(self, v: Tensor) -> float:
+        square = torch.dot(v, v)
+        return float(self.ranks.total(square) if self.ranks else square) ** 0.5
+
+
+def missed_above(krylov: Krylov, top: float, tolerance: float, share: float) -> float:
+    """Chance that the chain hides an eigenvalue larger than `top` by more than the tolerance."""
+    return missed(krylov.chain, top + tolerance * max(abs(top), 1e-30), krylov.dimension, share)
+
+
+def quotient(krylov: Krylov, vector: Tensor) -> float:
+    """v'Hv / v'v, at the cost of one product unless the basis holds v already."""
+    if krylov.extend(vector):
+        krylov.step()
+    c = krylov.project(vector)
+    square = float(c @ c)
+    return float(c @ krylov.projected[: krylov.done, : krylov.done] @ c) / square if square > 0 else math.nan
+
+
+def flat_share(krylov: Krylov, gradient: Tensor) -> float:
+    """Share of the squared gradient along curvature below a hundredth of the largest, in size.
+
+    The basis gets the gradient and a few products of it: Gauss quadrature of the gradient's spectral measure, with the
+    directions of large curvature known already.
+    """
+    if krylov.extend(gradient):
+        for _ in range(PROBES):
+            if not krylov.exhausted:
+                krylov.step()
+    ritz, c = krylov.ritz(), krylov.project(gradient)
+    total = float(c @ c)
+    along = (c @ ritz.coefficients) ** 2
+    return float(along[np.abs(ritz.values) < np.abs(ritz.values).max() / 100].sum()) / total if total > 0 else math.nan
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be allocated now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as lines:
+            kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+        return 1024 * int(kilobytes)
+    except (OSError, StopIteration):  # not Linux: a size that fits any machine that trains networks
+        return 4 * 2**30
