@@ -10,7 +10,7 @@ import streamlit as st
 from diagnostics.rules import Diagnosis, Finding
 from diagnostics.run import Run, RunError
 from diagnostics.views import data
-from diagnostics.views.text import STATES, age, md, number, plural
+from diagnostics.views.text import STATES, age, md, plural, settings
 
 REFRESH_SECONDS = 2.0
 
@@ -114,18 +114,6 @@ def facts(view: View) -> None:
         "sample run" if view.entry.sample else "",
     ]
     st.caption(" · ".join(part for part in parts if part))
-
-
-def settings(optimizer: str, group: dict) -> str:
-    """The optimizer and what sets its step: "SGD, lr 0.1, momentum 0.9"."""
-    said = [optimizer]
-    if isinstance(group.get("lr"), int | float):
-        said.append(f"lr {number(group['lr'])}")
-    if group.get("momentum"):
-        said.append(f"momentum {number(group['momentum'])}" + (" (Nesterov)" if group.get("nesterov") else ""))
-    if group.get("betas"):
-        said.append(f"betas {', '.join(number(beta) for beta in group['betas'])}")
-    return ", ".join(word for word in said if word)
 
 
 def figure(chart: alt.TopLevelMixin, key: str, alt_text: str) -> None:

@@ -75,3 +75,15 @@ def tex(value: float) -> str:
     mantissa, _, exponent = number(value).partition("e")
     text = mantissa.replace(",", r"{,}").replace("∞", r"\infty")
     return rf"{text} \cdot 10^{{{int(exponent)}}}" if exponent else text
+
+
+def settings(optimizer: str, group: dict) -> str:
+    """The optimizer and what sets its step: "SGD, lr 0.1, momentum 0.9"."""
+    said = [optimizer]
+    if isinstance(group.get("lr"), int | float):
+        said.append(f"lr {number(group['lr'])}")
+    if group.get("momentum"):
+        said.append(f"momentum {number(group['momentum'])}" + (" (Nesterov)" if group.get("nesterov") else ""))
+    if group.get("betas"):
+        said.append(f"betas {', '.join(number(beta) for beta in group['betas'])}")
+    return ", ".join(word for word in said if word)
