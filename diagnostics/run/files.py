@@ -30,6 +30,10 @@ class Part:
     steps: np.ndarray
     values: dict[str, np.ndarray]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.stream.layout.names or ()
+
     def between(self, bounds: Bounds) -> "Part":
         inside = (self.steps >= bounds[0]) & (self.steps <= bounds[1])
         if inside.all():
@@ -92,10 +96,11 @@ class Files:
             data |= self._logged(data["step"], set(columns))
         frame = fill(table, data, columns, rows)
         if table == "events":
-            damaged = fill(table, self._damage_events(), columns, len(self.damage()))
+            damaged = fill(table, self._damage_events(), columns, len(self.damage))
             frame = pd.concat([frame, damaged.loc[damaged["step"].between(*bounds)]])
         return _in_order(frame)
 
+    @cached_property
     def damage(self) -> list[Damage]:
         """What could not be read, over all streams; finding it means to verify every record."""
         for table in TABLES:
@@ -107,7 +112,7 @@ class Files:
         return [*unreadable, *(d for d in found if not (d.torn and d.file in growing))]
 
     def _damage_events(self) -> dict[str, list]:
-        found = self.damage()
+        found = self.damage
         return {
             "step": [self._step_before(damage) for damage in found],
             "kind": ["damaged"] * len(found),
@@ -129,20 +134,27 @@ class Files:
         return {_logged_name(name): _last_given(data["step"], data[name], steps) for name in wanted if data}
 
     def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        parts = self._parts(table, (column,))
-        names = list(dict.fromkeys(name for part in parts for name in part.stream.layout.names or ()))
+        parts, dtype = self._parts(table, (column,)), matrix_dtype(table, column)
+        names = np.array(list(dict.fromkeys(name for part in parts for name in part.names)), object)
+        if len(parts) == 1 and column in parts[0].values and (np.diff(parts[0].steps) > 0).all():
+            return parts[0].steps.copy(), names, parts[0].values[column].astype(dtype)
+        steps = np.unique(np.concatenate([np.empty(0, np.int64), *(part.steps for part in parts)]))
+        self._check_size(table, column, parts, len(steps) * len(names))
         place = {name: index for index, name in enumerate(names)}
-        steps = np.unique(np.concatenate([part.steps for part in parts])) if parts else np.empty(0, np.int64)
-        if len(steps) * len(names) > max(
-            _VALUES_MAX, 2 * sum(part.values[column].size for part in parts if column in part.values)
-        ):
-            raise RunError(f"{self.place}: {column!r} of table {table!r} would be {len(steps)} x {len(names)} values")
-        values = np.full((len(steps), len(names)), np.nan, matrix_dtype(table, column))
+        values = np.full((len(steps), len(names)), np.nan, dtype)
         for part in parts:
             if column in part.values:
                 rows = np.searchsorted(steps, part.steps)
-                values[rows[:, None], [place[name] for name in part.stream.layout.names or ()]] = part.values[column]
-        return steps, np.array(names, object), values
+                values[rows[:, None], [place[name] for name in part.names]] = part.values[column]
+        return steps, names, values
+
+    def _check_size(self, table: str, column: str, parts: list[Part], size: int) -> None:
+        stored = sum(part.values[column].size for part in parts if column in part.values)
+        if size > max(_VALUES_MAX, 2 * stored):
+            raise RunError(
+                f"{self.place}: {column!r} of table {table!r} would be {size} values, but {stored} are stored. "
+                f"Next: read it with Run.table, which does not fill up what was not measured."
+            )
 
     def _of(self, table: str) -> list[Stream]:
         return [stream for stream in self.streams if stream.layout.table == table]
@@ -171,7 +183,12 @@ class Files:
 
     def _read(self, stream: Stream, columns: Sequence[str]) -> list[np.ndarray]:
         stale = [name for name in columns if (known := self._known(stream, name)) is None or known.size < stream.size]
-        fresh = stream.read(stale, [self._known(stream, name) for name in stale]) if stale else []
+        try:
+            fresh = stream.read(stale, [self._known(stream, name) for name in stale]) if stale else []
+        except OSError as error:
+            raise RunError(
+                f"{self.place}: {stream.name} can no longer be read ({error}). Next: load it anew."
+            ) from error
         read = dict(zip(stale, fresh, strict=True))
         result = [_joined(read.get(name) or self._cache[_key(stream, name)], stream, name) for name in columns]
         self._keep(stream, read)
@@ -217,7 +234,7 @@ def _flat(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[dict[s
 def _unfolded(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
     """One row a step and name. This is what `matrix` avoids."""
     pieces = [_unfold(table, part, columns) for part in parts]
-    counts = [len(part.steps) * len(part.stream.layout.names or ()) for part in parts]
+    counts = [len(part.steps) * len(part.names) for part in parts]
     data = {
         name: _concatenated(table, name, [(piece.get(name), rows) for piece, rows in zip(pieces, counts, strict=True)])
         for name in columns
@@ -226,7 +243,7 @@ def _unfolded(table: str, parts: list[Part], columns: Sequence[str]) -> tuple[di
 
 
 def _unfold(table: str, part: Part, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    names, texts = part.stream.layout.names or (), dict(part.stream.layout.text)
+    names, texts = part.names, dict(part.stream.layout.text)
     piece = {"step": np.repeat(part.steps, len(names))}
     for name in columns:
         if name == TABLES[table].key or name in texts:
@@ -250,11 +267,7 @@ def _constant(value: Any, rows: int, dtype: Any) -> np.ndarray:
 
 
 def _joined(column: Column, stream: Stream, name: str) -> np.ndarray:
-    if len(column.blocks) == 1:
-        return column.blocks[0]
-    if not column.blocks:
-        return plain(pa.chunked_array([], stream.schema.field(name).type))
-    return np.concatenate(column.blocks)
+    return column.whole if column.blocks else plain(pa.chunked_array([], stream.schema.field(name).type))
 
 
 def _logged_name(name: str) -> str:

@@ -69,18 +69,18 @@ def frame_at(buffer: memoryview, start: int, seed: int) -> Frame:
     return Frame(start, end)
 
 
-def whole_frames(data: bytes, seed: int) -> tuple[int, Damaged | None]:
-    """How far the verified record batches at the start of `data` reach, and what stops them before its end."""
-    view, end = memoryview(data), 0
+def whole_frames(data: bytes | bytearray, start: int, seed: int) -> tuple[int, Damaged | None]:
+    """How many bytes from `start` on are verified record batches, and what stops them before the end of `data`."""
+    view, end = memoryview(data), start
     while end < len(data):
         try:
             end = frame_at(view, end, seed).end
         except Damaged as damaged:
-            return end, damaged
-    return end, None
+            return end - start, damaged
+    return end - start, None
 
 
-def next_frame(data: bytes, start: int, seed: int) -> Frame | None:
+def next_frame(data: bytes | bytearray, start: int, seed: int) -> Frame | None:
     """The first verified record batch at or after `start`, past whatever damage lies before it.
 
     Gives up where the data holds so many beginnings that somebody must have made them up.

@@ -39,17 +39,18 @@ class Local:
         with os.scandir(self.path) as entries:
             return [Local(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
-    def read(self, name: str, start: int, end: int) -> bytearray:
-        """Bytes `start` to `end`, fewer where the file is shorter. Never follows a link or waits on a pipe."""
+    def read(self, name: str, start: int, end: int, head: bytes = b"") -> bytearray:
+        """`head`, then bytes `start` to `end`, fewer where the file is shorter. Never follows a link or waits on a
+        pipe."""
         handle = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(f"{self.path / name} is not a regular file")
-            data = bytearray(max(0, min(end, status.st_size) - start))
-            view = memoryview(data)
-            filled = 0
-            while filled < len(data) and (count := os.preadv(handle, [view[filled:]], start + filled)):
+            data = bytearray(len(head) + max(0, min(end, status.st_size) - start))
+            data[: len(head)] = head
+            view, filled = memoryview(data), len(head)
+            while filled < len(data) and (count := os.preadv(handle, [view[filled:]], start + filled - len(head))):
                 filled += count
             view.release()
             del data[filled:]
@@ -133,8 +134,8 @@ class Remote:
     def directories(self) -> list["Remote"]:
         return [Remote(f"{self.url}/{_leaf(entry)}") for entry in self._entries() if entry["type"] == "directory"]
 
-    def read(self, name: str, start: int, end: int) -> bytearray:
-        return bytearray(self._call(self.system.cat_file, f"{self.path}/{name}", start, end))
+    def read(self, name: str, start: int, end: int, head: bytes = b"") -> bytearray:
+        return bytearray(head + self._call(self.system.cat_file, f"{self.path}/{name}", start, end))
 
     def make(self) -> None:
         self._call(self.system.makedirs, self.path, True)

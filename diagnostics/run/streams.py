@@ -4,6 +4,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -47,18 +48,27 @@ class Damage:
         return f"{self.file}: {self.bytes} bytes from offset {self.offset} cannot be read: {self.reason}"
 
 
-@dataclass
 class Column:
     """What has been read of one column of a file that was `size` long: blocks of values, and the offset behind each."""
 
-    blocks: list[np.ndarray]
-    ends: list[int]
-    size: int
-    damage: tuple[Damage, ...]
+    def __init__(self, blocks: list[np.ndarray], ends: list[int], size: int, damage: tuple[Damage, ...]):
+        self.blocks = blocks
+        self.ends = ends
+        self.size = size
+        self.damage = damage
 
     @property
     def bytes(self) -> int:
         return sum(block.nbytes for block in self.blocks)
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """All values in one array, of which the blocks become parts, so that they are kept only once."""
+        if len(self.blocks) == 1:
+            return self.blocks[0]
+        joined = np.concatenate(self.blocks)
+        self.blocks = np.split(joined, np.cumsum([len(block) for block in self.blocks[:-1]]))
+        return joined
 
 
 @dataclass
@@ -93,51 +103,50 @@ class Stream:
     ) -> Iterator[tuple[list[np.ndarray], int]]:
         """Values of the columns and the offset behind them, a block of the file at a time."""
         options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
-        for offset, block in self._whole_blocks(start, damage):
+        for offset, end, block in self._whole_blocks(start, damage):
             try:
-                table = pa.ipc.open_stream(pa.py_buffer(self.header + block), options=options).read_all()
+                table = pa.ipc.open_stream(pa.py_buffer(block), options=options).read_all()
                 table.validate(full=True)
                 values = [plain(table.column(name)) for name in columns]
-            except (
-                pa.ArrowException,
-                ValueError,
-                OverflowError,
-            ) as error:  # whoever wrote this also wrote its checksum
-                damage.append(Damage(self.name, offset, len(block), str(error)))
-                continue
-            yield values, offset + len(block)
+            except (pa.ArrowException, ValueError, OverflowError) as error:  # its author knew how to make the checksum
+                damage.append(Damage(self.name, offset, end - offset, str(error)))
+            else:
+                yield values, end
 
-    def _whole_blocks(self, start: int, damage: list[Damage]) -> Iterator[tuple[int, bytes]]:
-        """Runs of verified record batches, each with its offset; what lies between them is `damage`."""
-        seed, window = zlib.crc32(self.header), _BLOCK_BYTES
+    def _whole_blocks(self, start: int, damage: list[Damage]) -> Iterator[tuple[int, int, memoryview]]:
+        """Runs of verified record batches: from and to which offset, and the bytes, behind the schema so that Arrow
+        decodes them in one go. What lies between them is `damage`."""
+        head, window = len(self.header), _BLOCK_BYTES
         while start < self.size:
-            data = self._read(start, window)
-            used, problem = whole_frames(data, seed)
+            data = self.place.read(self.name, start, min(self.size, start + window), self.header)
+            used, problem = whole_frames(data, head, self.seed)
             if used:
-                yield start, data[:used]
+                yield start, start + used, memoryview(data)[: head + used]
             elif problem is None:  # the file is shorter than it was when the run was opened
                 return
-            cut_by_window = problem is not None and problem.torn and start + len(data) < self.size
+            cut_by_window = problem is not None and problem.torn and start + len(data) - head < self.size
             start += used
             if cut_by_window and (used or window < FRAME_BYTES_MAX):
                 window = _BLOCK_BYTES if used else FRAME_BYTES_MAX
             elif problem:
-                found = self._damage_at(start, seed, problem, len(damage) >= _DAMAGES_MAX)
+                found = self._damage_at(start, problem, len(damage) >= _DAMAGES_MAX)
                 damage.append(found)
                 start += found.bytes
 
-    def _damage_at(self, start: int, seed: int, problem: Damaged, hopeless: bool) -> Damage:
+    @cached_property
+    def seed(self) -> int:
+        """Where the checksums of this stream's record batches start from."""
+        return zlib.crc32(self.header)
+
+    def _damage_at(self, start: int, problem: Damaged, hopeless: bool) -> Damage:
         """What lies from `start` to the next whole record, or to the end. The next record is mostly near."""
         frame = None
         for length in () if hopeless else _SEARCH_BYTES:
-            frame = next_frame(self._read(start, length), 1, seed)
+            frame = next_frame(self.place.read(self.name, start, min(self.size, start + length)), 1, self.seed)
             if frame or start + length >= self.size:
                 break
         length = frame.start if frame else self.size - start
         return Damage(self.name, start, length, str(problem), problem.torn and frame is None)
-
-    def _read(self, start: int, length: int) -> bytes:
-        return bytes(self.place.read(self.name, start, min(self.size, start + length)))
 
 
 def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
@@ -172,14 +181,14 @@ def plain(column: pa.ChunkedArray) -> np.ndarray:
         raise ValueError("a record with nulls, which this format has none of")
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
-        parts = [_values(chunk) for chunk in column.chunks]
-        flat = np.concatenate(parts) if parts else np.empty(0, kind.value_type.to_pandas_dtype())
-        return flat.reshape(len(column), kind.list_size)
+        empty = np.empty(0, kind.value_type.to_pandas_dtype())
+        return np.concatenate([empty, *map(_values, column.chunks)]).reshape(len(column), kind.list_size)
     if pa.types.is_list(kind):
         lists = np.empty(len(column), object)
-        lists[:] = [np.asarray(value, float) for value in column.to_pylist()]
+        for row, values in enumerate(column.to_pylist()):
+            lists[row] = values
         return lists
-    return column.to_numpy()
+    return np.array(column.to_numpy())  # a copy, which does not keep the block of the file it was decoded from
 
 
 def _values(chunk: pa.FixedSizeListArray) -> np.ndarray:
