@@ -157,11 +157,13 @@ def test_what_is_no_record_becomes_an_event_and_stops_nothing(tmp_path, caplog):
     for step in range(1, 6):
         writer.append("scalars", step, {"loss": "large" if step == 3 else 1.0})
     writer.append_many("layers", 5, ["a", "b"], {"grad_norm": [1.0]})
+    writer.append_many("units", 6, ["a", "b"], {"activation": ["relu"], "mean": [1.0, 2.0]})
+    writer.append_many("units", 7, [object()], {"mean": [1.0]})
     writer.close("finished")
     run = load(tmp_path / "run")
     assert run.table("scalars")["step"].tolist() == [1, 2, 4, 5]
     events = run.table("events")
-    assert events["kind"].tolist() == ["record-refused"] * 2 and events["step"].tolist() == [3, 5]
+    assert events["kind"].tolist() == ["record-refused"] * 4 and events["step"].tolist() == [3, 5, 6, 7]
     assert "large" in events["message"].iloc[0] and "2 names" in events["message"].iloc[1]
     assert "no record" in caplog.text
 

@@ -223,3 +223,41 @@ STARTING = """
 
 def test_of_writers_that_start_together_one_writes(tmp_path):
     assert python(STARTING, tmp_path / "run").stdout.strip() == str([0] + 7 * [3])
+
+
+INTERRUPTING = """
+    import signal, sys
+    from diagnostics.run import RunWriter
+
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_):
+        global interrupted
+        if flushing:
+            interrupted += 1
+            raise Interrupt
+
+    flushing, interrupted = False, 0
+    signal.signal(signal.SIGALRM, interrupt)
+    writer = RunWriter(sys.argv[1], {})
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0011)
+    for step in range(1, 1001):
+        writer.append("scalars", step, {"loss": float(step)})
+        try:
+            flushing = True
+            writer.flush()
+            flushing = False
+        except Interrupt:
+            flushing = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    writer.close("finished")
+    print(interrupted)
+"""
+
+
+def test_a_flush_that_is_interrupted_loses_nothing(tmp_path):
+    done = python(INTERRUPTING, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+    assert load(tmp_path / "run").table("scalars")["loss"].tolist() == [float(step) for step in range(1, 1001)]

@@ -12,7 +12,9 @@ from diagnostics.run.layout import Layout, Record, column_dtype
 from diagnostics.run.storage import Local, Storage
 from diagnostics.run.streams import stream_name, stream_number
 
-_OPEN_STREAMS_MAX = 256  # sets of names at a time; a set that comes back later gets another stream
+_OPEN_STREAMS_MAX = 1024  # sets of names at a time; a set that was not seen for long gets another stream
+
+_NO_RECORD = (ValueError, TypeError, OverflowError, pa.ArrowException)
 
 Item = tuple[str, Record]
 Refused = Callable[[str, Record, Exception], None]
@@ -41,6 +43,7 @@ class Appender:
         self._first_step = first_step
         self._refused = refused
         self._streams: dict[tuple, OpenStream] = {}
+        self._numbers: dict[str, int] = {}  # of the next stream of a table; listing a remote folder is slow
 
     def write(self, items: Iterable[Item]) -> tuple[list[Item], OSError | None]:
         """Append the records; those that could not be written come back, with the reason."""
@@ -55,6 +58,9 @@ class Appender:
             except OSError as error:
                 failed += [(key[0], record) for record in records]
                 problem = error
+            except _NO_RECORD as error:  # names or columns that no schema can hold
+                for record in records:
+                    self._refused(key[0], record, error)
         return failed, problem
 
     def _write_group(self, key: tuple, records: list[Record]) -> None:
@@ -75,24 +81,38 @@ class Appender:
             del self._streams[key]
             return False
         stream.size += len(data)
+        self._streams[key] = self._streams.pop(key)  # the one used last is the last to go
         return True
 
     def _create(self, key: tuple, layout: Layout, records: list[Record]) -> None:
         schema = layout.schema(self._session, self._first_step)
         header = schema.serialize().to_pybytes()
-        stream = OpenStream(self._next_name(layout.table), layout, schema, zlib.crc32(header), len(header))
+        stream = OpenStream("", layout, schema, zlib.crc32(header), len(header))
         data = self._encoded(stream, records)
         if not data:
             return
-        self._place.create(stream.name, header + data)
+        stream.name = self._created(layout.table, header + data)
         stream.size += len(data)
         self._streams[key] = stream
         if len(self._streams) > _OPEN_STREAMS_MAX:
-            self._streams.pop(next(iter(self._streams)))
+            del self._streams[next(iter(self._streams))]
 
-    def _next_name(self, table: str) -> str:
-        numbers = [stream_number(name) for name in self._place.files() if name.startswith(f"{table}-")]
-        return stream_name(table, max(numbers, default=-1) + 1)
+    def _created(self, table: str, data: bytes) -> str:
+        """The name of a new file with these bytes: the next free number."""
+        if table not in self._numbers:
+            self._numbers[table] = 1 + max(map(stream_number, self._files_of(table)), default=-1)
+        while True:
+            name = stream_name(table, self._numbers[table])
+            try:
+                self._place.create(name, data)
+            except FileExistsError:
+                self._numbers[table] += 1
+            else:
+                self._numbers[table] += 1
+                return name
+
+    def _files_of(self, table: str) -> list[str]:
+        return [name for name in self._place.files() if name.startswith(f"{table}-")]
 
     def _encoded(self, stream: OpenStream, records: list[Record]) -> bytes:
         size = stream.layout.records_per_batch()
@@ -106,7 +126,7 @@ class Appender:
             if len(frame) <= FRAME_BYTES_MAX:
                 return frame
             error: Exception = ValueError(f"a record of {len(frame)} bytes")
-        except (ValueError, TypeError, OverflowError, pa.ArrowException) as raised:
+        except _NO_RECORD as raised:
             error = raised
         if len(records) == 1:
             self._refused(stream.layout.table, records[0], error)
@@ -129,6 +149,8 @@ def _layout(key: tuple, records: list[Record], before: tuple[str, ...]) -> Layou
     for record in records:
         given |= dict.fromkeys(record.values)
     texts = {name for name, _ in text}
+    if any(len(values) != len(names or ()) for _, values in text):
+        raise ValueError(f"{' and '.join(texts)} do not hold one text for each of {len(names or ())} names")
     return Layout(table, tuple(name for name in given if name != "step" and name not in texts), names, text)
 
 

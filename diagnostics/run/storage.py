@@ -14,6 +14,15 @@ from diagnostics.run.errors import RunError
 JSON_BYTES_MAX = 1 << 26
 
 
+def _flag(*names: str) -> int:
+    """Flags of `os.open`, those that this operating system has."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
+_READ = _flag("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # without O_NONBLOCK a named pipe would block
+_WRITE = _flag("O_WRONLY", "O_NOFOLLOW", "O_BINARY")
+
+
 class Local:
     """A directory of the local file system. Files grow by appending; a file that is being written is never mapped."""
 
@@ -42,28 +51,26 @@ class Local:
     def read(self, name: str, start: int, end: int, head: bytes = b"") -> bytearray:
         """`head`, then bytes `start` to `end`, fewer where the file is shorter. Never follows a link or waits on a
         pipe."""
-        handle = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            status = os.fstat(handle)
+        with os.fdopen(os.open(self.path / name, _READ), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(f"{self.path / name} is not a regular file")
             data = bytearray(len(head) + max(0, min(end, status.st_size) - start))
             data[: len(head)] = head
-            view, filled = memoryview(data), len(head)
-            while filled < len(data) and (count := os.preadv(handle, [view[filled:]], start + filled - len(head))):
-                filled += count
-            view.release()
+            filled = len(head)
+            file.seek(start)
+            with memoryview(data) as view:
+                while filled < len(data) and (count := file.readinto(view[filled:])):
+                    filled += count
             del data[filled:]
             return data
-        finally:
-            os.close(handle)
 
     def make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def create(self, name: str, data: bytes) -> None:
         """Write a new file whole or not at all; `FileExistsError` if there is one."""
-        handle = os.open(self.path / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, 0o644)
+        handle = os.open(self.path / name, _WRITE | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             _write_all(handle, data)
         except OSError:
@@ -74,7 +81,7 @@ class Local:
 
     def append(self, name: str, data: bytes, size: int) -> None:
         """Add to a file that is `size` long. Opens it anew, so that a directory that vanished is noticed."""
-        handle = os.open(self.path / name, os.O_WRONLY | os.O_NOFOLLOW | os.O_APPEND)
+        handle = os.open(self.path / name, _WRITE | os.O_APPEND)
         try:
             if os.fstat(handle).st_size != size:
                 raise OSError(f"{self.path / name} was changed by somebody else")
@@ -90,7 +97,7 @@ class Local:
         """Atomically: a reader sees the old file or the new one."""
         temporary = self.path / f".{name}.{os.getpid()}"
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+            handle = os.open(temporary, _WRITE | os.O_CREAT | os.O_TRUNC, 0o644)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
             os.replace(temporary, self.path / name)

@@ -61,9 +61,11 @@ class RunWriter:
             self._claim.release()
             raise RunError(f"{self._place} cannot be written ({error}). Next: give another run_dir.") from error
         self._queue: deque[Item] = deque()
-        self._writing = threading.RLock()
+        self._flushes: deque[threading.Event] = deque()  # of those who wait until everything is written
+        self._saving = threading.Lock()
         self._wake = threading.Event()
         self._outage = Outage()
+        self._refusals: set[tuple[str, int]] = set()
         self._nonfinite = dict.fromkeys(_URGENT, False)
         self._stopping = self._closed = self._forked = False
         self._watcher = Watcher(on_flush, self._watcher_failed) if on_flush else None
@@ -128,15 +130,23 @@ class RunWriter:
     # -- writing: in the background ------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Everything appended before is on disk when this returns, unless the directory takes nothing."""
-        if not self._closed:
-            self._drain()
+        """Everything appended before is on disk when this returns, unless the directory takes nothing.
+
+        The writer thread does it: Ctrl-C interrupts the main thread only, and never between taking and writing.
+        """
+        if self._closed:
+            return
+        done = threading.Event()
+        self._flushes.append(done)
+        self._wake.set()
+        while not done.wait(FLUSH_SECONDS) and self._thread.is_alive():
+            pass
 
     def update_meta(self, **changes: Any) -> None:
         """Atomically replaces run.json."""
         if self._closed:
             return
-        with self._writing:
+        with self._saving:
             self._meta |= changes
             try:
                 self._save_meta()
@@ -148,13 +158,11 @@ class RunWriter:
         if self._closed:
             return
         self._stop_threads()
-        self._drain()
-        self._drain()  # the event about a gap that the first one ended
         if kept := self._outage.kept:
             log.error("%s: %d records could not be written (%s)", self._place, len(kept), self._outage.error)
         if summary is not None:
             self._save_summary(summary)
-        self.update_meta(status=status, updated=time.time(), last_step=self.last_step)
+        self.update_meta(status=status, updated=time.time(), last_step=self.last_step, writer={})
         self._closed = True
         self._claim.release()
 
@@ -169,34 +177,43 @@ class RunWriter:
         while not self._stopping:
             self._wake.wait(pause)
             self._wake.clear()
-            try:
-                self._turn()
-            except Exception:  # recording must not end in silence; what failed is in the log
-                log.exception("%s: the writer failed and goes on", self._place)
+            self._turn()
+        self._turn()
+        self._turn()  # for the event about a gap that the turn before ended
 
     def _turn(self) -> None:
-        if time.monotonic() >= self._outage.retry_at:
-            self._drain()
-        if self._watcher:
+        """Write what was appended; tell those who wait for it."""
+        waiting = [self._flushes.popleft() for _ in range(len(self._flushes))]
+        try:
+            if waiting or self._stopping or time.monotonic() >= self._outage.retry_at:
+                self._drain()
+            if time.time() - self._saved > HEARTBEAT_SECONDS:
+                self.update_meta(updated=time.time(), last_step=self.last_step)
+        except Exception:  # recording must not end in silence; what failed is in the log
+            log.exception("%s: the writer failed and goes on", self._place)
+        for done in waiting:
+            done.set()
+        if self._watcher and not self._stopping:
             self._watcher.wake()
-        if time.time() - self._saved > HEARTBEAT_SECONDS:
-            self.update_meta(updated=time.time(), last_step=self.last_step)
 
     def _drain(self) -> None:
-        with self._writing:
-            items = [self._queue.popleft() for _ in range(len(self._queue))]
-            if self._outage.error:
-                self._outage.keep(items)
-                items = self._outage.take()
-            if not items:
-                return
-            failed, error = self._appender.write(items)
-            if error:
-                self._outage.begin(failed, error)
-            elif self._outage.error:
-                self.event(items[0][1].step, "gap", self._outage.end())
+        items = [self._queue.popleft() for _ in range(len(self._queue))]
+        if self._outage.error:
+            self._outage.keep(items)
+            items = self._outage.take()
+        if not items:
+            return
+        failed, error = self._appender.write(items)
+        if error:
+            self._outage.begin(failed, error)
+        elif self._outage.error:
+            self.event(items[0][1].step, "gap", self._outage.end())
 
     def _refused(self, table: str, record: Record, error: Exception) -> None:
+        """Says so once for each record, however often it is tried to write it."""
+        if (table, record.step) in self._refusals:
+            return
+        self._refusals.add((table, record.step))
         log.warning("%s: step %d of table %s is no record: %s", self._place, record.step, table, error)
         if table != "events":
             message = f"a record of table {table} could not be stored: {type(error).__name__}: {error}"
@@ -206,12 +223,12 @@ class RunWriter:
         self.event(self.last_step, "on-flush-failed", f"{type(error).__name__}: {error}")
 
     def _stop_threads(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        """The callbacks first: what they append is still written."""
         if self._watcher:
             self._watcher.stop()
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
 
     def _save_meta(self) -> None:
         write_json(self._place, RUN, self._meta)
