@@ -1,18 +1,24 @@
-"""Every page runs without an exception, on real runs and on everything that is not one."""
+"""Every page runs without an exception, on every sample run and on everything that is not one."""
 
+import math
+import time
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from diagnostics.run import RunWriter
-from diagnostics.views import pages
+from diagnostics.rules import catalogue, diagnose
+from diagnostics.run import RunWriter, runs
+from diagnostics.views import data, pages
+from diagnostics.views.lecture_topics import TOPICS
+from diagnostics.views.text import age, first_clause, md, number, prose, tex
 
-ROOT = Path(__file__).parents[1]
-PAGES = [name for name in pages._PAGES if name != "runs"]
+PAGES = list(pages.PAGES)
+RUN_PAGES = ["diagnosis", "training", "layers", "curvature", "whatif"]
+SAMPLES = {f"sample/{Path(run.path).name}": run for run in runs(data.SAMPLES)}
 
 
-def opened(name: str, folder: Path, monkeypatch, **params: str) -> AppTest:
+def opened(name: str, folder: Path, monkeypatch, **params: str | list[str]) -> AppTest:
     """A page as a browser would open it, with the runs of `folder`."""
     monkeypatch.setenv("DIAGNOSTICS_RUNS", str(folder))
     app = AppTest.from_string(f"from diagnostics.views import {name}\n{name}.page()", default_timeout=30)
@@ -26,29 +32,182 @@ def texts(app: AppTest) -> str:
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
-@pytest.fixture
-def broken(tmp_path):
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "run.json").write_text("{ not json")
-    return tmp_path
+def train(folder: Path, steps: int = 20, **meta) -> RunWriter:
+    """A run being written: real least squares on one weight, so that its curvature is known to be 2."""
+    writer = RunWriter(folder, {"name": folder.name, "optimizer": "SGD", "hyperparameters": [{"lr": 0.1}], **meta})
+    weight = 1.0
+    for step in range(1, steps + 1):
+        scalars = {"time": time.time(), "loss": weight**2, "lr": 0.1, "grad_norm": abs(2 * weight)}
+        writer.append("scalars", step, scalars)
+        weight -= 0.1 * 2 * weight
+    writer.flush()
+    return writer
+
+
+@pytest.mark.parametrize("name", RUN_PAGES)
+def test_every_sample_run_opens_on_every_page(name, tmp_path, monkeypatch):
+    """One session that walks from run to run, as a person does with the picker."""
+    app = opened(name, tmp_path, monkeypatch)
+    for id in SAMPLES:
+        app.selectbox(key="run").set_value(id).run()
+        assert not app.exception, f"{id}: {app.exception[0].value}"
+        assert app.selectbox(key="run").value == id
+
+
+@pytest.mark.parametrize("id", SAMPLES)
+def test_the_diagnosis_of_a_sample_run_names_each_finding(id, tmp_path, monkeypatch):
+    diagnosis = diagnose(SAMPLES[id])
+    app = opened("diagnosis", tmp_path, monkeypatch, run=id)
+    shown = texts(app)
+    for finding in diagnosis.findings:
+        assert prose(finding.summary) in shown
+        assert all(prose(remedy) in shown for remedy in finding.remedies)
+    assert len(app.get("vega_lite_chart")) >= len(diagnosis.findings)
+    title = app.title[0].value
+    assert prose(first_clause(diagnosis.alarms[0].summary)) in title if diagnosis.alarms else "No alarm" in title
+
+
+def test_a_finding_leads_to_its_sample_and_its_cure(tmp_path, monkeypatch):
+    app = opened("diagnosis", tmp_path, monkeypatch, run="sample/lr-unstable")
+    links = [element.proto for element in app.get("page_link")]
+    assert any("lr-fitting" in link.query_string for link in links)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_topic_of_the_lecture_has_its_picture(topic, tmp_path, monkeypatch):
+    app = opened("lecture", tmp_path, monkeypatch, topic=topic)
+    assert not app.exception
+    assert app.title[0].value == TOPICS[topic].title
+    assert app.get("vega_lite_chart")
+    assert set(TOPICS[topic].kinds) <= set(catalogue())
+
+
+def test_every_kind_of_finding_that_the_lecture_treats_is_on_its_map():
+    mapped = {kind for topic in TOPICS.values() for kind in topic.kinds}
+    assert set(catalogue()) - mapped <= {"non-finite", "wiring"}  # these two the lecture does not treat
+
+
+def test_the_list_shows_every_sample_run_with_its_verdict(tmp_path, monkeypatch):
+    app = opened("runs", tmp_path, monkeypatch)
+    table = app.dataframe[0].value
+    assert set(table["id"]) == set(SAMPLES)
+    unstable = table[table["id"] == "sample/lr-unstable"].iloc[0]
+    assert unstable["worst"].startswith("▲ lr unstable") and unstable["source"] == "sample"
+
+
+def test_the_list_is_filtered_by_text_and_by_alarm(tmp_path, monkeypatch):
+    app = opened("runs", tmp_path, monkeypatch, q="unstable")
+    assert set(app.dataframe[0].value["id"]) == {id for id in SAMPLES if "unstable" in id}
+    app = opened("runs", tmp_path, monkeypatch, alarms="true")
+    assert (app.dataframe[0].value["alarms"] > 0).all()
+    app = opened("runs", tmp_path, monkeypatch, q="no such run")
+    assert "No run matches" in texts(app)
+
+
+def test_ticked_runs_can_be_compared(tmp_path, monkeypatch):
+    app = opened("runs", tmp_path, monkeypatch)
+    app.session_state["table"] = {"selection": {"rows": [0, 1], "columns": [], "cells": []}}
+    app.run()
+    assert any("compare" in link.proto.page for link in app.get("page_link"))
+
+
+def test_a_fault_stands_beside_its_cure_by_default(tmp_path, monkeypatch):
+    app = opened("compare", tmp_path, monkeypatch)
+    assert not app.exception and len(app.multiselect(key="runs").value) == 2
+    assert "setting" in app.title[0].value
 
 
 def test_an_empty_folder_says_how_to_record_a_first_run(tmp_path, monkeypatch):
-    app = opened("runs", tmp_path, monkeypatch)
-    assert not app.exception
-    assert "diagnostics.watch(" in texts(app)
+    monkeypatch.setattr(data, "SAMPLES", tmp_path / "no samples")
+    data.listing.clear()
+    for name in PAGES:
+        app = opened(name, tmp_path, monkeypatch)
+        assert not app.exception
+        if name != "lecture":
+            assert "diagnostics.watch(" in texts(app)
+    data.listing.clear()
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_broken_run_is_a_sentence_on_every_page(name, broken, monkeypatch):
-    app = opened(name, broken, monkeypatch, run="torn")
+def test_a_broken_run_is_a_sentence_on_every_page(name, tmp_path, monkeypatch):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "run.json").write_text("{ not json")
+    app = opened(name, tmp_path, monkeypatch, run="torn")
     assert not app.exception
-    if name not in ("compare", "lecture"):
-        assert "torn" in texts(app)
+    if name in RUN_PAGES:
+        assert "torn" in texts(app) and "Next" in texts(app)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_run_without_any_update_opens_on_every_page(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", RUN_PAGES)
+def test_a_run_without_any_update_says_so(name, tmp_path, monkeypatch):
     RunWriter(tmp_path / "fresh", {"name": "fresh"}).close("finished")
     app = opened(name, tmp_path, monkeypatch, run="fresh")
     assert not app.exception
+    assert app.info
+
+
+@pytest.mark.parametrize("name", ["curvature", "whatif"])
+def test_a_run_without_curvature_says_what_to_add(name, tmp_path, monkeypatch):
+    train(tmp_path / "plain").close("finished")
+    app = opened(name, tmp_path, monkeypatch, run="plain")
+    assert "closure=lambda" in app.info[0].value
+
+
+@pytest.mark.parametrize("name", RUN_PAGES)
+def test_a_run_that_trains_is_shown_as_far_as_it_is(name, tmp_path, monkeypatch):
+    writer = train(tmp_path / "live", steps=5)
+    app = opened(name, tmp_path, monkeypatch, run="live")
+    assert not app.exception and "▶ training" in texts(app) and "5 updates" in texts(app)
+    writer.append("scalars", 6, {"loss": 0.1, "lr": 0.1, "grad_norm": 0.1})
+    writer.flush()
+    assert "6 updates" in texts(app.run())
+    writer.close("finished")
+    assert "■ finished" in texts(app.run())
+
+
+def test_a_loss_that_is_nan_from_the_first_step_opens(tmp_path, monkeypatch):
+    writer = RunWriter(tmp_path / "nan", {"name": "nan"})
+    for step in range(1, 9):
+        writer.append("scalars", step, {"loss": math.nan, "lr": 0.1, "grad_norm": math.nan})
+    writer.close("finished")
+    for name in RUN_PAGES:
+        assert not opened(name, tmp_path, monkeypatch, run="nan").exception
+
+
+def test_what_if_starts_at_the_run_and_follows_its_sliders(tmp_path, monkeypatch):
+    """`lr-fitting` takes 1 / lambda_max: eta lambda is 1, and 2.5 times as much must be called unstable."""
+    app = opened("whatif", tmp_path, monkeypatch, run="sample/lr-fitting")
+    assert app.metric[0].value == "1" and "Stable" in app.title[0].value
+    slider = app.select_slider(key="eta")
+    rate = float(slider.value)
+    slider.set_value(min(slider.options, key=lambda text: abs(float(text) - 2.5 * rate))).run()
+    assert "Unstable" in app.title[0].value
+    assert float(app.metric[0].value) == pytest.approx(2.5, rel=0.1)
+
+
+def test_an_address_cannot_open_a_path(tmp_path, monkeypatch):
+    train(tmp_path / "outside").close("finished")
+    (tmp_path / "runs").mkdir()
+    train(tmp_path / "runs" / "mine").close("finished")
+    app = opened("diagnosis", tmp_path / "runs", monkeypatch, run="../outside")
+    assert app.selectbox(key="run").value == "mine"
+
+
+def test_a_hostile_name_stays_text(tmp_path, monkeypatch):
+    name = "![x](http://example.com/x.png) :red[a] $x$"
+    train(tmp_path / "hostile", name=name, optimizer=name).close("finished")
+    app = opened("diagnosis", tmp_path, monkeypatch, run="hostile")
+    assert "![" not in texts(app).replace(r"\!", "")
+
+
+def test_markdown_is_escaped_and_code_is_kept():
+    assert md("a_b*c[d](e)") == r"a\_b\*c\[d\]\(e\)"
+    assert prose("set `lr=0.1` now: *never*") == r"set `lr=0.1` now\: \*never\*"
+
+
+def test_numbers_are_short_and_never_wrong():
+    assert [number(value) for value in (0.1234567, 1234.5, 3e-9, 5.0, math.nan, -math.inf)] == [
+        "0.123", "1,234", "3e-09", "5", "NaN", "-∞",
+    ]  # fmt: skip
+    assert tex(8.6e-5) == r"8.6 \cdot 10^{-5}"
+    assert (age(0, 59), age(0, 7200), age(0, 200_000)) == ("just now", "2 h ago", "2 d ago")

@@ -43,6 +43,7 @@ def eigenvalues(run: Run) -> Frame:
             rows.append((row.step, rank, value, error, "λ₁" if rank == 1 else "λ₂, λ₃, …"))
         rows.append((row.step, 0, row.smallest, row.smallest_residual, "smallest"))
     data = pd.DataFrame(rows, columns=["step", "rank", "value", "residual", "name"])
+    data = data.astype({"value": float, "residual": float})
     data = data[np.isfinite(data["value"])]
     return data.assign(below=data["value"] - data["residual"], above=data["value"] + data["residual"])
 

@@ -4,6 +4,7 @@
 data at each zoom, so the browser keeps the chart and its brush.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +52,14 @@ class Options:
     start: tuple[float, float] | None = None  # what the brush holds at first
 
 
-def specification(options: Options) -> Drawn:
-    """The chart with named, empty datasets."""
+def specification(options: Options) -> dict[str, Any]:
+    """The chart as Vega-Lite, with named, empty datasets."""
+    with warnings.catch_warnings():  # one cross-hair in three panels is what is meant
+        warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
+        return stacked(options).to_dict()
+
+
+def stacked(options: Options) -> Drawn:
     initial: Any = {"value": {"x": list(options.start)}} if options.start else {}
     brush = alt.selection_interval(name=BRUSH, encodings=["x"], **initial)
     hover = alt.selection_point(
@@ -69,8 +76,8 @@ def specification(options: Options) -> Drawn:
         (RATES, options.log_rates),
     )
     rows += [draw_panel(panel, log, brush, hover, shade) for panel, log in panels]
-    stacked = alt.vconcat(*rows, spacing=16, padding={"left": 0, "right": 0, "top": 4, "bottom": 4})
-    return stacked.resolve_scale(color="independent", strokeDash="independent").configure_view(strokeWidth=0)
+    chart = alt.vconcat(*rows, spacing=16, padding={"left": 0, "right": 0, "top": 4, "bottom": 4})
+    return chart.resolve_scale(color="independent", strokeDash="independent").configure_view(strokeWidth=0)
 
 
 def heading(text: str) -> alt.TitleParams:

@@ -6,7 +6,7 @@ from importlib import import_module
 import streamlit as st
 
 # name -> (title, icon); the name is the module and the address
-_PAGES = {
+PAGES = {
     "runs": ("Runs", ":material/list:"),
     "diagnosis": ("Diagnosis", ":material/troubleshoot:"),
     "training": ("Training", ":material/show_chart:"),
@@ -19,11 +19,11 @@ _PAGES = {
 
 
 def all_pages() -> list:
-    return [page(name) for name in _PAGES]
+    return [page(name) for name in PAGES]
 
 
 def page(name: str):
-    title, icon = _PAGES[name]
+    title, icon = PAGES[name]
     return st.Page(_body(name), title=title, icon=icon, url_path="" if name == "runs" else name, default=name == "runs")
 
 
@@ -39,7 +39,7 @@ def _body(name: str) -> Callable[[], None]:
 
 def link(name: str, label: str, *, run: str | None = None, **params: str | list[str]) -> None:
     """A link to another page; it keeps the chosen run unless another is named."""
-    _, icon = _PAGES[name]
+    _, icon = PAGES[name]
     query = {"run": run or st.session_state.get("run"), **params}
     st.page_link(page(name), label=label, icon=icon, query_params={k: v for k, v in query.items() if v})
 

@@ -1,6 +1,5 @@
 """Loss, norms and learning rate over updates: one brush for all, findings as lanes, raw values behind smoothed ones."""
 
-import warnings
 from functools import partial
 
 import numpy as np
@@ -43,11 +42,26 @@ def controls() -> tuple[int, bool]:
 
 def chosen_range(view: View, first: int, last: int) -> tuple[int, int] | None:
     """The updates shown, from the slider, which is also the keyboard's way to zoom and what the address holds."""
+    keep_range_of_one_run(view.entry.id, first, last)
     low, high = st.slider(
         "Updates shown", first, last, (first, last), key="range", bind="query-params", on_change=redraw
     )
     low, high = max(first, low), min(last, high)
     return None if (low, high) == (first, last) or high <= low else (low, high)
+
+
+def keep_range_of_one_run(id: str, first: int, last: int) -> None:
+    """Another run starts whole, no address asks for more than there is, and what reached the end of a run that
+    trains follows it."""
+    if st.session_state.setdefault("range of", id) != id:
+        st.session_state["range of"] = id
+        redraw()
+        st.session_state["range"] = (first, last)
+    elif "range" in st.session_state:
+        low, high = st.session_state["range"]
+        high = last if high == st.session_state.get("range end") else high
+        st.session_state["range"] = (min(max(first, low), last), min(max(first, high), last))
+    st.session_state["range end"] = last
 
 
 def redraw() -> None:
@@ -64,9 +78,7 @@ def brushed(key: str, first: int, last: int) -> None:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def specification(options: timeline.Options) -> dict:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*deduplicated selection parameter.*")
-        return timeline.specification(options).to_dict()
+    return timeline.specification(options)
 
 
 def chart(view: View, shown: tuple[int, int] | None, window: int, log: bool) -> None:

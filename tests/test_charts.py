@@ -1,0 +1,242 @@
+"""Charts by the data and the specification they return; Vega-Lite itself compiles every one of them."""
+
+import base64
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from diagnostics import charts
+from diagnostics.charts import compare, heatmap, layers, parts, reduce, spectrum, stability, timeline
+from diagnostics.charts.timeline_data import datasets
+from diagnostics.rules import Chart, Finding, diagnose
+from diagnostics.run import Run, runs
+from diagnostics.views.data import SAMPLES
+
+RECORDED = {str(run.meta["name"]): run for run in runs(SAMPLES)}
+LOSS = Chart("line", "scalars", ("loss",), "Loss", log=True)
+STABILITY = Chart("stability", "curvature", ("stability",), "Stability")
+
+
+def compiled(chart) -> dict:
+    """The specification, after Vega-Lite has accepted it: the browser would only show an empty space."""
+    spec = chart.to_dict()
+    vl_convert.vegalite_to_vega(spec)
+    return spec
+
+
+def finding(first: int, last: int | None = None, severity: str = "critical") -> Finding:
+    return Finding("lr-unstable", None, severity, first, last, (), "It grows.", {}, ())  # pyright: ignore[reportArgumentType]
+
+
+def scalars(loss: np.ndarray, **columns) -> Run:
+    steps = np.arange(1, len(loss) + 1)
+    return Run.from_frames({"name": "r"}, {"scalars": pd.DataFrame({"step": steps, "loss": loss, **columns})})
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_chart_of_every_finding_of_a_sample_run_compiles(name):
+    run = RECORDED[name]
+    for found in diagnose(run).findings:
+        for chart in found.charts:
+            compiled(charts.draw(run, chart, found))
+
+
+@pytest.mark.parametrize("mark", charts.MARKS)
+def test_a_run_without_measurements_says_so_in_every_chart(mark):
+    table = {"stability": "curvature", "spectrum": "curvature", "inputs": "inputs", "heatmap": "layers"}
+    column = {"heatmap": "grad_norm", "inputs": "mean", "line": "loss"}.get(mark, "stability")
+    chart = Chart(mark, table.get(mark, "scalars"), (column,), "T")
+    spec = compiled(charts.draw(Run.from_frames({"name": "empty"}, {}), chart))
+    assert "not" in str(spec["datasets"])
+
+
+def test_the_span_of_a_finding_is_shaded_from_its_first_step_to_its_last():
+    spec = compiled(charts.draw(scalars(np.linspace(2, 1, 100)), LOSS, finding(40, 60)))
+    rows = [row for rows in spec["datasets"].values() for row in rows if "until" in row]
+    assert (rows[0]["step"], rows[0]["until"], rows[0]["label"]) == (40, 60, "▲ step 40 to 60")
+
+
+def test_a_lasting_finding_is_shaded_to_the_end():
+    spec = compiled(charts.draw(scalars(np.linspace(2, 1, 100)), LOSS, finding(40)))
+    rows = [row for rows in spec["datasets"].values() for row in rows if "until" in row]
+    assert rows[0]["until"] == 100
+
+
+def test_values_that_are_not_finite_are_marked_where_they_are():
+    loss = np.ones(50)
+    loss[20:25] = np.nan
+    loss[40] = np.inf
+    spec = compiled(charts.draw(scalars(loss), LOSS))
+    notes = [row["note"] for rows in spec["datasets"].values() for row in rows if "note" in row]
+    assert [note.partition("step ")[2] for note in notes[:2]] == ["21 to 25", "41 to 41"]
+
+
+@given(st.integers(1, 30_000), st.integers(0, 2**32 - 1))
+def test_thinning_keeps_both_extremes_and_never_sends_more_than_two_points_a_bucket(length, seed):
+    values = np.random.default_rng(seed).standard_normal(length)
+    steps, kept = reduce.thin(np.arange(length), values)
+    assert kept.min() == values.min() and kept.max() == values.max()
+    assert len(kept) <= 2 * reduce.BUCKETS and (np.diff(steps) >= 0).all()
+
+
+def test_a_spike_of_one_step_in_a_million_survives():
+    values = np.ones(1_000_000)
+    values[654_321] = 7.0
+    _, kept = reduce.thin(np.arange(len(values)), values)
+    assert kept.max() == 7.0
+
+
+def test_zooming_shows_every_recorded_value():
+    values = np.random.default_rng(0).standard_normal(100_000)
+    steps, kept = reduce.thin(np.arange(100_000), values, 5_000, 6_000)
+    np.testing.assert_array_equal(steps, np.arange(5_000, 6_001))
+    np.testing.assert_array_equal(kept, values[5_000:6_001])
+
+
+def test_smoothing_is_a_centred_mean_of_finite_values():
+    np.testing.assert_allclose(reduce.smooth(np.array([1.0, 2, np.nan, 4, 5]), 3), [1.5, 1.5, 3, 4.5, 4.5])
+
+
+def curvature(**columns) -> Run:
+    steps = np.arange(1, 1 + len(columns["stability"]))
+    frame = pd.DataFrame(
+        {"step": steps, "eigenvalues": [[3.0, 1.0]] * len(steps), "residuals": [[0.3, 0.1]] * len(steps)}
+    )
+    frame = frame.assign(
+        smallest=-0.5, smallest_residual=0.05, preconditioned=3.0, preconditioned_residual=0.3, limit=4.0
+    )
+    return Run.from_frames(
+        {"name": "c"},
+        {
+            "curvature": frame.assign(**columns),
+            "scalars": pd.DataFrame({"step": steps, "loss": 1.0, "lr": 0.5, "grad_norm": 1.0}),
+        },
+    )
+
+
+def test_the_bands_lie_where_this_optimizer_decays_oscillates_and_diverges():
+    run = curvature(stability=[0.75, 1.5], oscillation_limit=[0.74, 0.74])
+    spec = compiled(charts.draw(run, STABILITY))
+    bands = [row for rows in spec["datasets"].values() for row in rows if "band" in row]
+    edges = {row["band"]: (row["stability"], row["top"]) for row in bands}
+    assert edges["decays"][1] == edges["oscillates"][0] == 0.74
+    assert edges["oscillates"][1] == edges["unstable"][0] == 1.0
+
+
+def test_the_stability_ratio_carries_the_residual_of_its_eigenvalue():
+    data = stability.ratios(curvature(stability=[0.75], oscillation_limit=[0.5]))
+    assert data["error"].iloc[0] == pytest.approx(0.075)  # residual 0.3 of an eigenvalue of 3 is a tenth
+
+
+def test_eigenvalues_have_error_bars_of_one_residual():
+    data = spectrum.eigenvalues(curvature(stability=[0.75], oscillation_limit=[0.5]))
+    first = data[data["rank"] == 1].iloc[0]
+    assert (first["below"], first["value"], first["above"]) == pytest.approx((2.7, 3.0, 3.3))
+
+
+def test_no_stability_limit_is_drawn_over_eigenvalues_of_another_matrix():
+    """Adam's limit holds for the rescaled Hessian: beside the plain eigenvalues it would be wrong."""
+    adam = curvature(stability=[0.75], oscillation_limit=[0.5], preconditioned=[40.0])
+    assert not spectrum.comparable(adam.table("curvature"))
+    assert spectrum.comparable(curvature(stability=[0.75], oscillation_limit=[0.5]).table("curvature"))
+
+
+def test_the_largest_stable_rate_is_the_rate_over_the_ratio():
+    run = curvature(stability=[0.25, 2.0], oscillation_limit=[0.5, 0.5])
+    rates = datasets(run, (), None, 1)["lr"]
+    limit = rates[rates["name"] == "largest stable rate"]["value"]
+    np.testing.assert_allclose(limit, [2.0, 0.25])
+
+
+def test_a_jump_of_the_learning_rate_stays_a_jump():
+    lr = np.where(np.arange(5000) < 2500, 0.1, 0.01)
+    run = scalars(np.ones(5000), lr=lr)
+    rates = datasets(run, (), None, 1)["lr"]
+    assert rates["step"].tolist() == [1, 2500, 2501, 5000]
+
+
+@pytest.mark.parametrize("lanes", [0, 3])
+@pytest.mark.parametrize("log", [True, False])
+def test_the_timeline_compiles_with_its_data(lanes, log):
+    run = RECORDED["lr-unstable-digits"]
+    found = tuple(finding(i + 1) for i in range(lanes))
+    options = timeline.Options(log_loss=log, smoothed=log, lanes=lanes, start=(3, 9) if log else None)
+    spec = timeline.specification(options)
+    data = datasets(run, found, (3, 9) if log else None, 5 if log else 1)
+    rows = {name: frame.to_dict("records") for name, frame in data.items()}
+    vl_convert.vegalite_to_vega({**spec, "datasets": rows})
+
+
+def test_the_timeline_sends_as_much_for_a_million_steps_as_for_ten_thousand():
+    def size(length: int) -> int:
+        noise = np.random.default_rng(0).standard_normal(length) + 10
+        run = scalars(noise, lr=np.full(length, 0.1), grad_norm=noise)
+        return sum(frame.memory_usage(index=False, deep=False).sum() for frame in datasets(run, (), None, 1).values())
+
+    assert size(1_000_000) <= 1.05 * size(10_000) < 500_000
+
+
+def pixels(url: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
+
+
+def test_heat_map_colours_the_lowest_and_the_highest_value_and_leaves_gaps_open():
+    values = np.array([[1.0, 10.0], [np.nan, 0.0], [100.0, np.inf]])
+    found = pixels(heatmap.png(values, 1.0, 100.0, log=True))
+    assert found.shape == (2, 3, 4)  # layers x steps
+    assert tuple(found[0, 0, :3]) == (0x44, 0x01, 0x54) and tuple(found[0, 2, :3]) == (0xFD, 0xE7, 0x25)
+    assert found[0, 1, 3] == 0  # never measured
+    assert tuple(found[1, 1]) == (0, 0, 0, 255)  # exactly zero
+    assert tuple(found[1, 2]) == (213, 94, 0, 255)  # infinite
+
+
+def test_uneven_spacings_are_drawn_to_scale():
+    steps, values = np.array([0, 10, 100]), np.array([[1.0], [2.0], [3.0]])
+    even = heatmap.on_even_steps(steps, values)[:, 0]
+    assert (even == 1).mean() == pytest.approx(10 / 190, abs=0.01) and (even == 2).mean() == pytest.approx(
+        90 / 190, abs=0.01
+    )
+
+
+def test_a_heat_map_of_a_large_run_keeps_the_worst_value_and_few_columns():
+    values = np.ones((2000, 150), np.float32)
+    values[1234, 77] = 1e-9
+    field = heatmap.Field("g", np.arange(2000), [f"layer{i}" for i in range(150)], values, log=True, worst_is_low=True)
+    spec = compiled(heatmap.draw_field(field, name="cell"))
+    grid = next(rows for rows in spec["datasets"].values() if len(rows) > 1000)
+    assert len(grid) <= heatmap.GRID * 150
+    assert min(row["value"] for row in grid) == pytest.approx(1e-9)
+
+
+def test_layers_stand_in_the_order_of_the_model():
+    frame = pd.DataFrame({"step": 1, "layer": ["b", "z", "a"], "grad_norm": [1.0, 2.0, 3.0]})
+    meta = {"name": "m", "layers": [{"name": "a"}, {"name": "b"}]}
+    field = layers.field(Run.from_frames(meta, {"layers": frame}), layers.QUANTITIES["Gradient norm"])
+    assert field is not None and field.names == ["a", "b", "z"]
+
+
+def test_the_update_ratio_is_update_over_weight():
+    frame = pd.DataFrame({"step": 1, "layer": ["a"], "update_norm": [0.5], "weight_norm": [2.0]})
+    field = layers.field(Run.from_frames({"name": "m"}, {"layers": frame}), layers.QUANTITIES["Update ratio"])
+    assert field is not None and field.values[0, 0] == pytest.approx(0.25)
+
+
+def test_only_settings_that_differ_are_listed():
+    slow = Run.from_frames({"name": "a", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}, {})
+    fast = Run.from_frames({"name": "b", "optimizer": "SGD", "hyperparameters": [{"lr": 0.2, "momentum": 0}]}, {})
+    assert compare.differences({"a": slow, "b": fast}) == {"lr": ["0.1", "0.2"]}
+
+
+def test_names_from_a_run_cannot_leave_the_label_expression():
+    run_name = "x'] + alert(1) + ['\\"
+    axis = heatmap.row_axis([run_name])
+    vl_convert.vegalite_to_vega(
+        parts.layer([__import__("altair").Chart(pd.DataFrame({"row": [0]})).mark_point().encode(y=axis)], "t").to_dict()
+    )
+    assert r"\'] + alert(1) + [\'" in axis.to_dict()["axis"]["labelExpr"]
