@@ -67,7 +67,7 @@ def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
         )
 
 
-def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float]:
+def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float | int]:
     """The row for table `batches`, without `step` and `origin`. Errors need two batches, a noise term too."""
     scale = estimate.scaling
     assert scale is not None

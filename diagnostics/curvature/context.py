@@ -63,7 +63,7 @@ def _random_state(model: nn.Module) -> Iterator[None]:
 def _buffers(model: nn.Module) -> Iterator[None]:
     """Running statistics and the like, put back in place; also buffers that a forward replaces by new tensors."""
     saved = [
-        (module._buffers, name, buffer, buffer.detach().clone(), buffer._version)
+        (module._buffers, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -71,12 +71,12 @@ def _buffers(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for owner, name, buffer, value, version in saved:
+        for owner, name, buffer, value in saved:
             owner[name] = buffer
-            if buffer._version != version:
-                # The value is what a graph of the training may have saved, so its version may stay valid too.
-                with torch.no_grad(), _unsafe_preserve_version_counter(buffer):
-                    buffer.copy_(value)
+            # Always, and without a look at the version: batch norm moves its statistics without counting it up. The
+            # value is what a graph of the training may have saved, so that its version stays valid as well.
+            with torch.no_grad(), _unsafe_preserve_version_counter(buffer):
+                buffer.copy_(value)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.stability import Terms, plain
+from diagnostics.curvature.stability import Terms
 
 SIZE = 1e-3  # of the typical gradient: small, so that feeding it barely moves the second moments
 
@@ -80,7 +80,7 @@ class _Copy:
     def _step(self, factor: float) -> list[Tensor]:
         for p, size in zip(self.parameters, self.sizes, strict=True):
             p.grad = torch.full_like(p, factor * size)
-        plain(type(self.optimizer).step)(self.optimizer)
+        type(self.optimizer).step(self.optimizer)
         self._restore(momentum=True)
         updates = [p.detach().clone() for p in self.parameters]
         for p in self.parameters:
@@ -101,7 +101,7 @@ class _Copy:
     def _step_once(self, factor: float) -> None:
         for p, size in zip(self.parameters, self.sizes, strict=True):
             p.grad = torch.full_like(p, factor * size)
-        plain(type(self.optimizer).step)(self.optimizer)
+        type(self.optimizer).step(self.optimizer)
         for p in self.parameters:
             p.detach().zero_()
 

@@ -57,6 +57,7 @@ class Krylov:
         self.size = self.done = self.products = 0
         self.scale = 0.0  # largest ||Hv|| seen
         self.defect = 0.0  # largest |u'Hv - v'Hu| / ||Hv|| over pairs of basis vectors
+        self.rounding = 20 * torch.finfo(like.dtype).eps
         self.restarted = False
         self.chain: list[tuple[float, float]] = []
 
@@ -96,10 +97,12 @@ class Krylov:
         self.products += 1
         self.scale = max(self.scale, length)
         self.projected[: self.size, j] = coefficients
-        if j and length > 0:
-            self.defect = max(self.defect, float(np.abs(self.projected[j, :j] - coefficients[:j]).max()) / length)
+        if j and self.scale > 0:
+            # In the null space a product is rounding, and so is its asymmetry.
+            against = max(length, 1e-3 * self.scale)
+            self.defect = max(self.defect, float(np.abs(self.projected[j, :j] - coefficients[:j]).max()) / against)
         self.done += 1
-        left = left if left > 1e-6 * self.scale and self.size < self.dimension else 0.0
+        left = left if left > self.rounding * self.scale and self.size < self.dimension else 0.0
         if left:
             self.projected[self.size, j] = left
             self._append(w, left)

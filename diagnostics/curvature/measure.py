@@ -53,6 +53,7 @@ class Request:
     cold: bool
     full: bool
     memory_bytes: int | None
+    loss: float  # of the closure, from the same random state; NaN if not evaluated
 
 
 def measure(
@@ -79,19 +80,21 @@ def measure(
     if previous and (previous.preconditioned_vector is None or len(previous.preconditioned_vector) != layout.dimension):
         previous = None  # the parameters are others now
     is_cold = previous is None or previous.age >= previous.cold_after if cold is None else cold or previous is None
+    ranks = ranks_of(model, layout)
     request = Request(
         closure,
         model,
         optimizer,
         learning_rates,
         layout,
-        ranks_of(model, layout),
+        ranks,
         _target(eigenvalues, tolerance, is_cold),
         previous,
         None if displacement is None else layout.flatten(displacement),
         is_cold,
         full,
         memory_bytes,
+        _loss(closure, model, ranks, layout) if is_cold else math.nan,
     )
     with undisturbed(model):
         estimate = _measure(request)
@@ -138,7 +141,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
         krylov, columns = _spectrum(request, hessian, solver)
     columns |= _steepest(request, hessian, solver, scale, krylov)
     schedule: dict[str, Any] = _schedule(request, columns["preconditioned_vector"])
-    spread = abs(_again(request) - hessian.loss) / max(abs(hessian.loss), 1e-30) if request.cold else math.nan
+    spread = abs(request.loss - hessian.loss) / max(abs(hessian.loss), 1e-30)
     return Estimate(
         **columns,
         start="cold" if request.cold else "warm",
@@ -295,10 +298,14 @@ def _schedule(request: Request, vector: Tensor) -> dict[str, int]:
     return {"cold_after": min(16, 2 * previous.cold_after) if agree else max(2, previous.cold_after // 2)}
 
 
-def _again(request: Request) -> float:
-    """The loss once more, for a closure that returns something else each time."""
-    with torch.no_grad():
-        return float(loss_of(request.closure))
+def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layout) -> float:
+    """One forward from the present random state: what the graph's loss must be too, if the closure is deterministic."""
+
+    def evaluate() -> float:
+        with undisturbed(model), torch.no_grad():
+            return float(loss_of(closure))
+
+    return ranks.agree(evaluate, layout.device) if ranks else evaluate()
 
 
 def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:

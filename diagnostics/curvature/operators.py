@@ -6,7 +6,7 @@ the same dropout mask and the same batch statistics. Algorithms elsewhere see on
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from diagnostics.curvature.layout import Closure, Layout, Matvec, loss_of
 from diagnostics.curvature.rewrites import Rewrites
 
 
+@runtime_checkable
 class Hessian(Protocol):
     """What an estimate needs of a Hessian: products, the gradient they belong to, and how far to trust them."""
 

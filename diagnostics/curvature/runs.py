@@ -68,17 +68,23 @@ class Solver:
         return solve(krylov, target, self.fresh)
 
     def find_copies(self, krylov: Krylov, target: Target) -> bool:
-        """A random restart in the complement of the basis: finds what a single start cannot, further copies of
-        repeated eigenvalues, down to the k-th largest. True if there were any."""
-        before = krylov.ritz()
-        last = float(before.values[min(target.largest, len(before.values)) - 1])
+        """Random restarts in the complement of the basis, until one finds nothing that belongs among the k largest.
+
+        A single start sees one copy of a repeated eigenvalue, whatever it costs. True if there were more.
+        """
+        rounds = 0
+        while rounds < target.largest and self._one_more(krylov, target):
+            rounds += 1
+        return rounds > 0
+
+    def _one_more(self, krylov: Krylov, target: Target) -> bool:
+        before = krylov.ritz().values[: target.largest]
         if not krylov.extend(self.fresh()):
             return False
-        search = replace(target, max_products=COPIES_PRODUCTS)
+        last, search = float(before[-1]), replace(target, max_products=COPIES_PRODUCTS)
         solve(krylov, search, self.fresh, lambda: missed(krylov.chain, last, krylov.dimension) < COPIES_MISSED)
-        after = krylov.ritz().values
-        count = min(target.largest, len(before.values))
-        return bool((after[:count] > before.values[:count] + target.tolerance * np.abs(before.values[:count])).any())
+        after = krylov.ritz().values[: len(before)]
+        return bool((after > before + target.tolerance * np.abs(before)).any())
 
     def _norm(self, v: Tensor) -> float:
         square = torch.dot(v, v)

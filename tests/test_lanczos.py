@@ -1,0 +1,180 @@
+"""The eigen-solver on matrices: against planted spectra, SciPy and probability."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.lanczos import Krylov, Target, solve
+from diagnostics.curvature.layout import Layout
+from diagnostics.curvature.quadrature import density, missed
+from diagnostics.curvature.runs import Solver
+
+
+def planted(eigenvalues, seed: int = 0) -> Tensor:
+    """A symmetric matrix with these eigenvalues and random eigenvectors."""
+    values = torch.as_tensor(np.array(eigenvalues), dtype=torch.float64)
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), dtype=torch.float64, generator=_generator(seed)))
+    return (q * values) @ q.t()
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def krylov(matrix: Tensor, seed: int = 1, capacity: int = 64) -> Krylov:
+    basis = Krylov(lambda v: matrix @ v, matrix.new_empty(len(matrix)), capacity)
+    basis.extend(fresh(matrix, seed)())
+    return basis
+
+
+def fresh(matrix: Tensor, seed: int = 2):
+    generator = _generator(seed)
+    return lambda: torch.randn(len(matrix), dtype=matrix.dtype, generator=generator)
+
+
+def test_ends_of_a_planted_spectrum():
+    values = np.r_[20, 15, 12, 9, 7, np.linspace(-1, 1, 400), -3]
+    matrix = planted(values)
+    basis = krylov(matrix)
+    ritz = solve(basis, Target(5, True, 1e-6), fresh(matrix))
+    assert np.allclose(ritz.values[:5], [20, 15, 12, 9, 7], rtol=1e-6)
+    assert ritz.values[-1] == pytest.approx(-3, rel=1e-6)
+
+
+def test_agrees_with_scipy():
+    a = torch.randn(300, 300, dtype=torch.float64, generator=_generator(3))
+    matrix = (a + a.t()) / 2
+    ritz = solve(krylov(matrix, capacity=200), Target(5, True, 1e-8, max_products=250), fresh(matrix))
+    largest = scipy.sparse.linalg.eigsh(matrix.numpy(), 5, which="LA", return_eigenvectors=False)[::-1]
+    smallest = scipy.sparse.linalg.eigsh(matrix.numpy(), 1, which="SA", return_eigenvectors=False)[0]
+    assert np.allclose(ritz.values[:5], largest, rtol=1e-7)
+    assert ritz.values[-1] == pytest.approx(smallest, rel=1e-7)
+
+
+def test_residuals_are_those_of_the_vectors_and_prove_an_eigenvalue():
+    matrix = planted(np.r_[5, 4, np.linspace(-1, 1, 100)])
+    basis = krylov(matrix)
+    ritz = solve(basis, Target(3, True, 1e-2), fresh(matrix))
+    true = np.linalg.eigvalsh(matrix.numpy())
+    for i in range(len(ritz.values)):
+        v = basis.vectors(ritz.coefficients[:, [i]])[0]
+        assert float(v.norm()) == pytest.approx(1, abs=1e-9)
+        assert float((matrix @ v - ritz.values[i] * v).norm()) == pytest.approx(ritz.residuals[i], abs=1e-8)
+        assert np.abs(true - ritz.values[i]).min() <= ritz.residuals[i] + 1e-9
+
+
+def test_single_precision_keeps_the_basis_orthogonal_and_has_no_ghosts():
+    matrix = planted(np.r_[100, 50, np.linspace(0, 1, 500)]).float()
+    basis = krylov(matrix)
+    for _ in range(50):
+        basis.step()
+    gram = basis.basis[:50] @ basis.basis[:50].t()
+    assert float((gram - torch.eye(50)).abs().max()) < 1e-4
+    assert (basis.ritz().values > 40).sum() == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_tiny_dimensions_are_exact(n: int):
+    values = np.arange(1.0, n + 1)
+    matrix = planted(values)
+    ritz = solve(krylov(matrix), Target(5, True), fresh(matrix))
+    assert np.allclose(ritz.values, values[::-1])
+
+
+@pytest.mark.parametrize("values", [np.zeros(30), np.ones(30), np.r_[3.0, 3.0, 1.0, np.zeros(27)]])
+def test_an_invariant_subspace_is_left_by_a_random_restart(values: np.ndarray):
+    matrix = planted(values)
+    ritz = solve(krylov(matrix), Target(5, True), fresh(matrix))
+    assert np.allclose(ritz.values[:5], np.sort(values)[::-1][:5], atol=1e-9)
+    assert ritz.values[-1] == pytest.approx(values.min(), abs=1e-9)
+
+
+def test_a_second_start_finds_the_copies_of_repeated_eigenvalues():
+    matrix = planted(np.r_[4, 4, 4, 3, 3, np.linspace(-1, 1, 200)])
+    basis, target = krylov(matrix), Target(5, False, 1e-3)
+    for _ in range(12):
+        basis.step()
+    assert (basis.ritz().values > 2.9).sum() == 2  # a single start sees one copy of each (until rounding helps)
+    layout = Layout([torch.zeros(len(matrix), dtype=matrix.dtype)])
+    assert Solver(layout, None, None, seed=3).find_copies(basis, target)
+    assert np.allclose(basis.ritz().values[:5], [4, 4, 4, 3, 3], rtol=1e-2)
+
+
+def test_few_vectors_of_memory_give_the_same_by_thick_restart():
+    matrix = planted(np.r_[6, 5.5, 5, 4.5, 4, np.linspace(-1, 3, 400), -2])
+    basis = krylov(matrix, capacity=14)
+    ritz = solve(basis, Target(5, True, 1e-3, max_products=300), fresh(matrix))
+    assert basis.restarted and len(basis.basis) == 14
+    assert np.allclose(ritz.values[:5], [6, 5.5, 5, 4.5, 4], rtol=2e-3)
+    assert ritz.values[-1] == pytest.approx(-2, rel=2e-3)
+    v = basis.vectors(ritz.coefficients[:, :1])[0]
+    assert float((matrix @ v - ritz.values[0] * v).norm()) == pytest.approx(ritz.residuals[0], abs=1e-8)
+
+
+def test_an_operator_that_is_not_symmetric_is_noticed():
+    matrix = planted(np.linspace(-1, 1, 60))
+    basis = krylov(matrix)
+    solve(basis, Target(3), fresh(matrix))
+    assert basis.defect < 1e-12
+    skew = torch.randn(60, 60, dtype=torch.float64, generator=_generator(5))
+    basis = krylov(matrix + 0.01 * (skew - skew.t()))
+    solve(basis, Target(3), fresh(matrix))
+    assert basis.defect > 5e-3
+
+
+def test_a_product_that_is_not_finite_is_an_error():
+    basis = Krylov(lambda v: v * math.nan, torch.empty(10), 8)
+    basis.extend(torch.ones(10))
+    with pytest.raises(CurvatureError, match="not finite"):
+        basis.step()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=25), st.integers(0, 1000))
+def test_any_spectrum(values: list[float], seed: int):
+    matrix = planted(values, seed)
+    ritz = solve(krylov(matrix, seed), Target(1, True, 1e-9), fresh(matrix))
+    assert ritz.values[0] == pytest.approx(max(values), abs=1e-6 * max(1, np.abs(values).max()))
+    assert ritz.values[-1] == pytest.approx(min(values), abs=1e-6 * max(1, np.abs(values).max()))
+
+
+def test_trace_norm_and_density_from_the_same_products():
+    values = np.r_[20, 10, 8, np.random.default_rng(0).normal(0, 0.3, 400)]
+    matrix, traces, squares, errors = planted(values), [], [], []
+    for seed in range(40):
+        basis = krylov(matrix, seed)
+        found = density(solve(basis, Target(3, False, 1e-4), fresh(matrix)), len(values))
+        assert found.weights.sum() == pytest.approx(1)
+        traces.append(found.trace)
+        squares.append(found.frobenius**2)
+        errors.append(found.trace_error)
+    spread = np.std(traces, ddof=1)
+    assert np.mean(traces) == pytest.approx(values.sum(), abs=4 * spread / math.sqrt(40))
+    assert np.mean(errors) == pytest.approx(spread, rel=0.35)  # the stated standard error is the real one
+    assert np.mean(squares) == pytest.approx((values**2).sum(), rel=0.03)
+    assert spread < 0.5 * math.sqrt(2 * (values**2).sum())  # far better than plain Hutchinson
+
+
+def test_the_bound_on_what_was_missed_holds_and_is_not_idle():
+    """Short runs on a spectrum whose top is hard to see: how often is it missed, and what was promised?"""
+    n, values = 400, np.r_[1.3, np.linspace(0, 1, 399)]
+    matrix, bounds, misses = planted(values), [], []
+    for seed in range(150):
+        basis = krylov(matrix, seed)
+        for _ in range(7):
+            basis.step()
+        top = basis.ritz().values[0]
+        bounds.append(missed(basis.chain, 1.3, n))
+        misses.append(top < 1.1)
+    assert np.mean(misses) <= np.mean(bounds) + 2 / math.sqrt(150)
+    basis = krylov(matrix)
+    for _ in range(30):
+        basis.step()
+    assert missed(basis.chain, 1.3 * 1.01, n) < 1e-3
