@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.metrics import TABLES
-from diagnostics.run.layout import MISSING, column_dtype
-
-_PANDAS = {"int64": np.int64, "float32": np.float32, "float64": np.float64, "string": "str", "list": object}
+from diagnostics.run.layout import MISSING, NUMPY, column_dtype
 
 Bounds = tuple[int, int]  # first and last step, both included
 ALL_STEPS: Bounds = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
@@ -27,17 +25,17 @@ def check_table(table: str) -> None:
 
 def fill(name: str, data: Mapping[str, Any], columns: Sequence[str], rows: int) -> pd.DataFrame:
     """A frame with exactly these columns, in the vocabulary's types."""
-    filled = {column: _series(name, column, data.get(column), rows) for column in columns}
+    filled = {column: _values(name, column, data.get(column), rows) for column in columns}
     return pd.DataFrame(filled, columns=list(columns), index=pd.RangeIndex(rows))
 
 
-def _series(table: str, column: str, values: Any, rows: int) -> Any:
+def _values(table: str, column: str, values: Any, rows: int) -> Any:
     dtype = column_dtype(table, column)
     if dtype == "list":
-        series = np.empty(rows, object)  # filled one by one: NumPy would turn lists of one length into a matrix
+        lists = np.empty(rows, object)  # filled one by one: NumPy would turn lists of one length into a matrix
         for row in range(rows):
-            series[row] = [] if values is None else list(values[row])
-        return series
-    if values is None:
-        return pd.Series(MISSING[dtype], index=pd.RangeIndex(rows), dtype=_PANDAS[dtype])
-    return pd.Series(np.asarray(values), dtype=_PANDAS[dtype])
+            lists[row] = [] if values is None else list(values[row])
+        return lists
+    if dtype == "string":
+        return pd.Series(np.full(rows, "", object) if values is None else np.asarray(values, object), dtype="str")
+    return np.full(rows, MISSING[dtype], NUMPY[dtype]) if values is None else np.asarray(values, NUMPY[dtype])

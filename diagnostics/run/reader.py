@@ -92,7 +92,8 @@ class Run:
         if unknown := [column for column in wanted if column not in available]:
             raise KeyError(f"table {name!r} has no column {unknown[0]!r}; it has {', '.join(available)}")
         bounds = (ALL_STEPS[0] if first is None else first, min(self._last if last is None else last, self._last))
-        return self._source.frame(name, list(dict.fromkeys(["step", *wanted])), bounds).loc[:, wanted]
+        frame = self._source.frame(name, list(dict.fromkeys(["step", *wanted])), bounds)
+        return frame if frame.columns.tolist() == wanted else frame.loc[:, wanted]
 
     def steps(self, table: str) -> np.ndarray:
         """The steps at which a table has rows (T,), ascending."""

@@ -49,9 +49,15 @@ class Damage:
 
 
 class Column:
-    """What has been read of one column of a file that was `size` long: blocks of values, and the offset behind each."""
+    """What has been read of one column of a file that was `size` long: blocks of values, and the offset behind each.
 
-    def __init__(self, blocks: list[np.ndarray], ends: list[int], size: int, damage: tuple[Damage, ...]):
+    `empty` has the type and shape of a block without rows.
+    """
+
+    def __init__(
+        self, blocks: list[np.ndarray], ends: list[int], size: int, damage: tuple[Damage, ...], empty: np.ndarray
+    ):
+        self.empty = empty
         self.blocks = blocks
         self.ends = ends
         self.size = size
@@ -64,8 +70,8 @@ class Column:
     @cached_property
     def whole(self) -> np.ndarray:
         """All values in one array, of which the blocks become parts, so that they are kept only once."""
-        if len(self.blocks) == 1:
-            return self.blocks[0]
+        if len(self.blocks) < 2:
+            return self.blocks[0] if self.blocks else self.empty
         joined = np.concatenate(self.blocks)
         self.blocks = np.split(joined, np.cumsum([len(block) for block in self.blocks[:-1]]))
         return joined
@@ -96,7 +102,8 @@ class Stream:
             ends.append(end)
             for column, block in zip(blocks, values, strict=True):
                 column.append(block)
-        return [Column(column, ends, self.size, tuple(damage)) for column in blocks]
+        empty = [plain(pa.chunked_array([], self.schema.field(name).type)) for name in columns]
+        return [Column(b, ends, self.size, tuple(damage), e) for b, e in zip(blocks, empty, strict=True)]
 
     def _values(
         self, columns: Sequence[str], start: int, damage: list[Damage]
