@@ -188,7 +188,19 @@ def game(rng: torch.Generator) -> Data:
 DATA: dict[str, Callable[..., Data]] = {
     f.__name__: f
     for f in (
-        digits, breast_cancer, wine, diabetes, moons, spectrum, regression, teacher, low_rank, positive, modular, text,
-        constant_target, game,
+        digits,
+        breast_cancer,
+        wine,
+        diabetes,
+        moons,
+        spectrum,
+        regression,
+        teacher,
+        low_rank,
+        positive,
+        modular,
+        text,
+        constant_target,
+        game,
     )
-}  # fmt: skip
+}

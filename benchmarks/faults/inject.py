@@ -125,10 +125,22 @@ def pretrain(model: nn.Module, x: Tensor, y: Tensor, updates: int = 300) -> None
 MODEL: dict[str, Callable[..., None]] = {
     f.__name__: f
     for f in (
-        constant, near_constant, same_incoming, clone, gain, orthogonal, xavier, bias, negative, zero_output,
-        output_bias, radius, detach, pretrain,
+        constant,
+        near_constant,
+        same_incoming,
+        clone,
+        gain,
+        orthogonal,
+        xavier,
+        bias,
+        negative,
+        zero_output,
+        output_bias,
+        radius,
+        detach,
+        pretrain,
     )
-}  # fmt: skip
+}
 
 
 def apply(injections: tuple[Any, ...], model: nn.Module, x: Tensor, y: Tensor) -> None:

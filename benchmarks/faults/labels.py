@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .spec import Case
 from .train import Trace, Training
@@ -71,6 +71,32 @@ def well(pair: Pair, below: float = 0.5, absolute: float | None = None) -> Verdi
     return Verdict(finite and end <= level, f"loss {start:.3g} -> {end:.3g}, must be at most {level:.3g}")
 
 
+def worse_by_units(pair: Pair, property: str, share: float) -> Verdict:
+    """Worse than the twin, and at the end so many units of some layer are dead, or saturated, on all data."""
+    verdict, found = worse(pair), unit_share(pair.training, property)
+    return Verdict(verdict.confirmed and found >= share, f"{verdict.reason}; {100 * found:.0f} % of a layer {property}")
+
+
+def unit_share(training: Training, property: str) -> float:
+    """Largest share of dead (never positive) or saturated (derivative below 5 % on 95 % of inputs) units of a layer."""
+    shares = [0.0]
+
+    def look(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        per_unit = output.movedim(1 if output.dim() == 4 else -1, 0).flatten(1)
+        if property == "dead" and isinstance(module, nn.ReLU):
+            shares.append((per_unit <= 0).all(1).float().mean().item())
+        if property == "saturated" and isinstance(module, nn.Tanh | nn.Sigmoid):
+            slope = 1 - per_unit**2 if isinstance(module, nn.Tanh) else 4 * per_unit * (1 - per_unit)
+            shares.append(((slope < 0.05).float().mean(1) >= 0.95).float().mean().item())
+
+    handles = [module.register_forward_hook(look) for module in training.model.modules()]
+    with torch.no_grad():
+        training.model(training.x)
+    for handle in handles:
+        handle.remove()
+    return max(shares)
+
+
 def classes(incoming: Tensor, outgoing: Tensor, tolerance: float = 1e-4) -> int:
     """Number of classes of units with equal (incoming, outgoing) weights up to a common sign; one row a unit."""
     rows = torch.cat([incoming, outgoing], 1).double()
@@ -128,6 +154,7 @@ def non_finite(pair: Pair) -> Verdict:
 CHECKS: dict[str, Callable[..., Verdict]] = {
     "worse": worse,
     "well": well,
+    "worse-by-units": worse_by_units,
     "identical-units": identical_units,
     "zero-gradient": zero_gradient,
     "unmoved": unmoved,
@@ -153,5 +180,5 @@ def shown_at(trace: Trace, twin: Trace | None) -> int | None:
         return blown
     margin = MARGIN * abs(twin.judged[0] - tail(twin.judged))
     above = [not a <= b + margin for a, b in zip(trace.judged, twin.judged, strict=False)]
-    behind = next((s for i, s in enumerate(trace.steps[: len(above)]) if all(above[i:]) and above[i]), None)
+    behind = next((max(s, 1) for i, s in enumerate(trace.steps[: len(above)]) if all(above[i:]) and above[i]), None)
     return min((s for s in (blown, behind) if s is not None), default=None)

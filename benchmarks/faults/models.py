@@ -1,18 +1,24 @@
 """The architectures, as small as they can be and still show the phenomenon. Activations are modules throughout."""
 
-import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class HardThreshold(nn.Module):
     """1 where the input is positive, else 0: derivative zero wherever it exists."""
 
     def forward(self, z: Tensor) -> Tensor:
-        return torch.heaviside(z, z.new_zeros(()))
+        return (torch.sign(z) + 1) / 2
+
+
+class Compare(nn.Module):
+    """1 where the input is positive, else 0, by a comparison: its result is cut off from the graph."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z > 0).to(z.dtype)
 
 
 class Sign(nn.Module):
@@ -31,6 +37,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky": nn.LeakyReLU,
     "threshold": HardThreshold,
     "sign": Sign,
+    "compare": Compare,
     "identity": nn.Identity,
 }
 
@@ -44,7 +51,7 @@ def mlp(
 ) -> nn.Module:
     """`widths` from input to output; `last` is an activation after the output ("softmax", "sigmoid")."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for fan_in, fan_out in pairwise(widths[:-1]):
         layers += [nn.Linear(fan_in, fan_out)]
         layers += [nn.BatchNorm1d(fan_out)] if norm else []
         layers += [] if act == "identity" else [ACTIVATIONS[act]()]
@@ -179,7 +186,7 @@ class Adapted(nn.Module):
 
 def adapters(widths: tuple[int, ...], rank: int = 4) -> nn.Module:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for fan_in, fan_out in pairwise(widths[:-1]):
         layers += [Adapted(nn.Linear(fan_in, fan_out), rank), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
 
@@ -268,58 +275,4 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "chain": ScalarChain,
     "iterated": Iterated,
     "two_player": TwoPlayer,
-}
-
-
-def flat(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and classes of a sequence model as one long batch."""
-    return output.flatten(0, -2) if output.dim() > 2 else output, target.flatten() if output.dim() > 2 else target
-
-
-def log_likelihood(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy written by hand with a logarithm of probabilities that may be zero."""
-    return -torch.log(torch.softmax(output, -1).gather(1, target[:, None])).mean()
-
-
-def exponential_softmax(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy written by hand with exp() of the logits, which overflows float32 beyond 88."""
-    powers = torch.exp(output)
-    return -torch.log(powers.gather(1, target[:, None]) / powers.sum(1, keepdim=True)).mean()
-
-
-def rounded(output: Tensor, target: Tensor) -> Tensor:
-    """The 0-1 loss: the share of rounded probabilities that are wrong."""
-    return (torch.round(torch.sigmoid(output)) - target).abs().mean()
-
-
-def weighted(ratio: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Squared error whose outputs weigh between 1 and 1 / ratio."""
-
-    def loss(output: Tensor, target: Tensor) -> Tensor:
-        weights = torch.logspace(0, -math.log10(ratio), output.shape[1], dtype=output.dtype)
-        return (weights * (output - target).square()).mean()
-
-    return loss
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": lambda output, target: F.cross_entropy(*flat(output, target)),
-    "mse": F.mse_loss,
-    "mse_sigmoid": lambda output, target: F.mse_loss(torch.sigmoid(output), target),
-    "bce": F.binary_cross_entropy_with_logits,
-    "softmax_cross_entropy": lambda output, target: F.cross_entropy(torch.softmax(output, -1), target),
-    "bce_probability": F.binary_cross_entropy,
-    "nll_probability": lambda output, target: -torch.log(output.gather(1, target[:, None]) + 1e-8).mean(),
-    **{f"mse_weighted_{ratio}": weighted(ratio) for ratio in (30, 100, 300, 1000)},
-    "zero_one_round": rounded,
-    "zero_one_sign": lambda output, target: (1 - torch.sign(output) * (2 * target - 1)).mean() / 2,
-    "zero_one_step": lambda output, target: F.mse_loss(torch.heaviside(output, output.new_zeros(())), target),
-    "zero_one_floor": lambda output, target: (torch.floor(torch.sigmoid(output) + 0.5) - target).square().mean(),
-    "log_probability": log_likelihood,
-    "exponential_softmax": exponential_softmax,
-    "log_error": lambda output, target: (torch.log(output) - torch.log(target + 1e-3)).square().mean(),
-    "sqrt_error": lambda output, target: (torch.sqrt(output) - torch.sqrt(target)).square().mean(),
-    "relative_error": lambda output, target: ((output - target) / target).square().mean(),
-    "value": lambda output, target: output,
-    "value_square": lambda output, target: output.square(),
 }

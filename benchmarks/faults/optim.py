@@ -56,7 +56,7 @@ def sharpness(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def learning_rate(name: str, options: dict, curvature: Callable[[], float]) -> float:
-    """`lr` as given, or `of_limit` times this optimizer's stability limit, or `of_gd_limit` times gradient descent's."""
+    """`lr` as given, `of_limit` times this optimizer's stability limit, or `of_gd_limit` times gradient descent's."""
     if "of_gd_limit" in options:
         return options["of_gd_limit"] * 2 / curvature()
     if "of_limit" in options:

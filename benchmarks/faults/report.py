@@ -35,11 +35,17 @@ def families(faulty: pd.DataFrame) -> pd.DataFrame:
 
     def summarize(group: pd.DataFrame) -> dict[str, object]:
         return {
-            "n": len(group), "alarm": f"{100 * group['alarm'].mean():.0f}", "right": f"{100 * group['right'].mean():.0f}",
-            "of alarms": f"{100 * group['right_of_alarms'].mean():.0f}", "cause": f"{100 * group['cause'].mean():.0f}",
-            "extra": f"{group['extras'].mean():.2f}", "alarm at": steps(group["alarm_at"]), "loss shows": steps(group["shown_at"]),
-            "ref right": f"{100 * group['reference_right'].mean():.0f}", "ref extra": f"{group['reference_extras'].mean():.2f}",
-        }  # fmt: skip
+            "n": len(group),
+            "alarm": f"{100 * group['alarm'].mean():.0f}",
+            "right": f"{100 * group['right'].mean():.0f}",
+            "of alarms": f"{100 * group['right_of_alarms'].mean():.0f}",
+            "cause": f"{100 * group['cause'].mean():.0f}",
+            "extra": f"{group['extras'].mean():.2f}",
+            "alarm at": steps(group["alarm_at"]),
+            "loss shows": steps(group["shown_at"]),
+            "ref right": f"{100 * group['reference_right'].mean():.0f}",
+            "ref extra": f"{group['reference_extras'].mean():.2f}",
+        }
 
     return pd.DataFrame([{"family": name, **summarize(group)} for name, group in faulty.groupby("family", sort=False)])
 
@@ -58,8 +64,12 @@ def totals(faulty: pd.DataFrame, healthy: pd.DataFrame) -> pd.DataFrame:
         ("wrong extra alarms a run", f"{faulty['extras'].mean():.2f}", f"{faulty['reference_extras'].mean():.2f}"),
         ("alarm before ten times the loss", percent(faulty.loc[faulty["expected"] == "lr-unstable", "early"]), "-"),
         ("false alarms", percent(healthy["alarm"]), percent(healthy["reference_alarm"])),
-        ("healthy configurations with any", percent((healthy["alarm"] > 0).astype(float)), percent((healthy["reference_alarm"] > 0).astype(float))),
-    ]  # fmt: skip
+        (
+            "healthy configurations with any",
+            percent((healthy["alarm"] > 0).astype(float)),
+            percent((healthy["reference_alarm"] > 0).astype(float)),
+        ),
+    ]
     return pd.DataFrame(
         [(name, ours, GOALS.get(name, ""), theirs) for name, ours, theirs in rows],
         columns=["", "ours", "goal", "reference"],
@@ -76,40 +86,45 @@ def false_alarms(runs: pd.DataFrame) -> pd.Series:
 def dropped_table(dropped: Sequence[Dropped], sizes: dict[str, int]) -> tuple[pd.DataFrame, list[str]]:
     """Every dropped rung with its reason, and the families that lost more than a fifth."""
     rows = [
-        {"family": d.case.family, "name": d.case.name, "rung": d.case.rung, "confirmed": f"{d.confirmed}/{d.seeds}", "reason": d.reason}
+        {
+            "family": d.case.family,
+            "name": d.case.name,
+            "rung": d.case.rung,
+            "confirmed": f"{d.confirmed}/{d.seeds}",
+            "reason": d.reason,
+        }
         for d in dropped
-    ]  # fmt: skip
+    ]
     frame = pd.DataFrame(rows, columns=["family", "name", "rung", "confirmed", "reason"])
     lost = frame["family"].value_counts()
     return frame, [f"{name}: {count} of {sizes[name]}" for name, count in lost.items() if count > sizes[name] / 5]
 
 
+def section(title: str, chosen: pd.DataFrame, text: Callable[[pd.Series], str]) -> str:
+    lines = [f"{r['key']} seed {r['seed']}: {text(r)}" for _, r in chosen.iterrows()]
+    return "\n".join([f"## {title} ({len(chosen)})", *lines, ""])
+
+
+def missed(run: pd.Series) -> str:
+    beside = f"info {run['infos'] or '-'}; skipped {run['skipped'] or '-'}"
+    return f"wanted {run['expected']}, got {run['alarms'] or 'nothing'} ({beside})  {run['summary']}"
+
+
 def listing(runs: pd.DataFrame) -> str:
     """Every miss, wrong cause, wrong extra and false alarm, one line each."""
     faulty, healthy = runs[~runs["healthy"]], runs[runs["healthy"]]
-
-    def lines(title: str, chosen: pd.DataFrame, text: Callable[[pd.Series], str]) -> list[str]:
-        return [
-            f"\n## {title} ({len(chosen)})",
-            *(f"{r['key']} seed {r['seed']}: {text(r)}" for _, r in chosen.iterrows()),
-        ]
-
-    return "\n".join(
-        [
-            *lines("False alarms", healthy[healthy["alarm"]], lambda r: f"{r['alarms']}  {r['summary']}"),
-            *lines(
-                "Missed", faulty[~faulty["right"]],
-                lambda r: f"wanted {r['expected']}, got {r['alarms'] or 'nothing'} (info {r['infos'] or '-'}; skipped {r['skipped'] or '-'})  {r['summary']}",
-            ),
-            *lines(
-                "Right kind, wrong cause", faulty[faulty["right"] & ~faulty["cause"]],
-                lambda r: f"wanted {r['expected_cause']}, got {r['alarms']}",
-            ),
-            *lines("Wrong extra alarms", faulty[faulty["extras"] > 0], lambda r: f"wanted {r['expected']}, got {r['alarms']}"),
-            *lines("Rules that crashed", runs[runs["crashed"] != ""], lambda r: r["crashed"]),
-            *lines("Training changed by watching", runs[runs["bitwise"] == False], lambda r: ""),  # noqa: E712
-        ]
-    )  # fmt: skip
+    miscaused = faulty[faulty["right"] & ~faulty["cause"]]
+    sections = (
+        section("False alarms", healthy[healthy["alarm"]], lambda r: f"{r['alarms']}  {r['summary']}"),
+        section("Missed", faulty[~faulty["right"]], missed),
+        section("Right kind, wrong cause", miscaused, lambda r: f"wanted {r['expected_cause']}, got {r['alarms']}"),
+        section(
+            "Wrong extra alarms", faulty[faulty["extras"] > 0], lambda r: f"wanted {r['expected']}, got {r['alarms']}"
+        ),
+        section("Rules that crashed", runs[runs["crashed"] != ""], lambda r: r["crashed"]),
+        section("Training changed by watching", runs[runs["bitwise"].eq(False)], lambda r: ""),
+    )
+    return "\n".join(sections)
 
 
 def write(runs: pd.DataFrame, dropped: Sequence[Dropped], sizes: dict[str, int], out: Path) -> str:

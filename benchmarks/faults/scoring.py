@@ -68,17 +68,35 @@ def row(case: Case, seed: int, label: Label, score: Score) -> dict[str, object]:
     """One run of the table `runs.csv`."""
     alarms = [f for f in score.findings if f.alarm]
     return {
-        "family": case.family, "name": case.name, "key": case.key, "half": half(case), "rung": case.rung, "seed": seed,
-        "healthy": case.healthy, "expected": "|".join(case.kinds), "expected_cause": "|".join(case.causes),
+        "family": case.family,
+        "name": case.name,
+        "key": case.key,
+        "half": half(case),
+        "rung": case.rung,
+        "seed": seed,
+        "healthy": case.healthy,
+        "expected": "|".join(case.kinds),
+        "expected_cause": "|".join(case.causes),
         "alarms": "|".join(f"{f.kind}/{f.cause or '-'}" for f in alarms),
         "infos": "|".join(f.kind for f in score.findings if not f.alarm),
-        "alarm": bool(alarms), "right": right(case, score), "cause": right_cause(case, score),
-        "extras": len(extras(case, score)), "alarm_at": score.alarm_at, "shown_at": label.shown_at,
-        "ten_times_at": label.ten_times_at, "early": score.early, "bitwise": score.bitwise,
-        "crashed": "|".join(score.crashed), "skipped": "|".join(score.skipped), **reference_row(case, label),
-        "optimizer": case.setup.optimizer.name, "architecture": case.setup.model.name, "data": case.setup.data.name,
-        "summary": " || ".join(f.summary for f in alarms), "steps": case.setup.steps,
-    }  # fmt: skip
+        "alarm": bool(alarms),
+        "right": right(case, score),
+        "cause": right_cause(case, score),
+        "extras": len(extras(case, score)),
+        "alarm_at": score.alarm_at,
+        "shown_at": label.shown_at,
+        "ten_times_at": label.ten_times_at,
+        "early": score.early,
+        "bitwise": score.bitwise,
+        "crashed": "|".join(score.crashed),
+        "skipped": "|".join(score.skipped),
+        **reference_row(case, label),
+        "optimizer": case.setup.optimizer.name,
+        "architecture": case.setup.model.name,
+        "data": case.setup.data.name,
+        "summary": " || ".join(f.summary for f in alarms),
+        "steps": case.setup.steps,
+    }
 
 
 def table(cases: Iterable[Case], seeds: Iterable[int], out: Path) -> pd.DataFrame:
@@ -98,9 +116,20 @@ def by_configuration(runs: pd.DataFrame) -> pd.DataFrame:
         lead=(runs["shown_at"] - runs["alarm_at"]).astype(float),
     )
     columns = [
-        "alarm", "right", "right_of_alarms", "cause", "cause_of_right", "extras", "early", "alarm_at", "shown_at", "lead",
-        "reference_alarm", "reference_right", "reference_extras",
-    ]  # fmt: skip
+        "alarm",
+        "right",
+        "right_of_alarms",
+        "cause",
+        "cause_of_right",
+        "extras",
+        "early",
+        "alarm_at",
+        "shown_at",
+        "lead",
+        "reference_alarm",
+        "reference_right",
+        "reference_extras",
+    ]
     keys = ["family", "name", "half", "rung", "healthy", "expected"]
     return (
         runs.groupby(keys, sort=False)[columns]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from . import inject, optim
 from .data import DATA
-from .models import LOSSES, MODELS
+from .losses import LOSSES
+from .models import MODELS
 from .spec import Setup
 
 JUDGEMENTS = 60  # how often the judge looks at all data

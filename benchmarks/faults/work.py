@@ -1,7 +1,7 @@
 """The three kinds of work, each a function of (case, seed, folder) that leaves one file: label, record, score.
 
 A file that exists is not made again, which makes the suite resumable; each is written under another name and then
-moved, so that an interrupted worker leaves none. Scores carry a digest of the package and are made anew when it changes.
+moved, so that an interrupted worker leaves none. Scores carry a digest of the rules and are made anew when they change.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .spec import Case
+from .spec import Case, Setup
 
 PREFIXES = 14  # causal prefixes per faulty run, spaced geometrically, besides the whole run
 
@@ -56,8 +56,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Score:
-    """One recorded run's diagnosis. `alarm_at`: first prefix at which the right kind was raised; `early`: whether it
-    was raised by the update before the loss passed ten times its start (None where it never did, or within ten)."""
+    """One recorded run's diagnosis.
+
+    `alarm_at`: first prefix at which the right kind was raised. `early`: whether it was raised by the update before the
+    loss passed ten times its start (None where it never did, or in under ten updates).
+    """
 
     digest: str
     findings: list[Seen] = field(default_factory=list)
@@ -117,9 +120,14 @@ def label(case: Case, seed: int, out: Path) -> None:
         verdict = labels.check(case, labels.Pair(trace, training, twin))
     ten = next((i + 1 for i, v in enumerate(trace.losses) if not v <= 10 * trace.losses[0]), None)
     made = Label(
-        bool(verdict.confirmed), verdict.reason, labels.shown_at(trace, twin), ten, reference.alarms, trace.losses,
+        bool(verdict.confirmed),
+        verdict.reason,
+        labels.shown_at(trace, twin),
+        ten,
+        reference.alarms,
+        trace.losses,
         time.perf_counter() - began,
-    )  # fmt: skip
+    )
     _write(path(out, "labels", case, seed), {"evidence": repr(case.evidence), "label": asdict(made)})
 
 
@@ -171,9 +179,14 @@ def score(case: Case, seed: int, out: Path) -> None:
     ]
     labelled = read_label(out, case, seed)
     made = Score(
-        digest(), findings, dict(diagnosis.crashed), dict(diagnosis.skipped), *_first_alarm(case, run, labelled),
-        _bitwise(case, seed, out, labelled), time.perf_counter() - began,
-    )  # fmt: skip
+        digest(),
+        findings,
+        dict(diagnosis.crashed),
+        dict(diagnosis.skipped),
+        *_first_alarm(case, run, labelled),
+        _bitwise(case, seed, out, labelled),
+        time.perf_counter() - began,
+    )
     _write(path(out, "scores", case, seed), asdict(made))
 
 
@@ -190,9 +203,17 @@ def _first_alarm(case: Case, run, labelled: Label | None) -> tuple[int | None, b
     grid = sorted({round(s) for s in np.geomspace(min(3, steps), steps, PREFIXES)})
     alarm_at = next((step for step in grid if raised(step)), None)
     ten = labelled.ten_times_at if labelled else None
-    if ten is None or ten <= 10:
+    if ten is None or ten - onset(case.setup) < 10:
         return alarm_at, None
     return alarm_at, raised(ten - 1)
+
+
+def onset(setup: Setup) -> int:
+    """Updates before the schedule first takes the rate past the exact limit; 0 where the rate is constant."""
+    from .optim import SCHEDULES
+
+    factor, share = setup.schedule.build(SCHEDULES), setup.optimizer.get("of_limit", 0.0)
+    return next((t for t in range(setup.steps) if share * factor(t, setup.steps) > 1), 0)
 
 
 def _bitwise(case: Case, seed: int, out: Path, labelled: Label | None) -> bool | None:

@@ -1,5 +1,6 @@
 """The families of configurations, one module a heading of the issue; each has `cases()`."""
 
+from collections import Counter
 from functools import cache
 
 from ..spec import Case
@@ -12,7 +13,7 @@ MODULES = (learning_rate, schedules, ravines, plateaux, symmetry, units, nonfini
 def all_cases() -> tuple[Case, ...]:
     """Every configuration, in a fixed order; no two of them may be the same training under the same label."""
     cases = tuple(case for module in MODULES for case in module.cases())
-    repeated = {case.key for case in cases if sum(other.key == case.key for other in cases) > 1}
+    repeated = [key for key, count in Counter(case.key for case in cases).items() if count > 1]
     if repeated:
-        raise ValueError(f"configurations listed twice: {', '.join(sorted(repeated))}")
+        raise ValueError(f"configurations listed twice: {', '.join(repeated)}")
     return cases

@@ -13,15 +13,30 @@ FLAT, IMAGE, ROWS = (spec("digits", rows=400, shape=shape) for shape in ("flat",
 # architecture -> (setup without optimizer, share of the starting loss that a well trained one is below)
 ARCHITECTURES: dict[str, tuple[Setup, float]] = {
     "linear": (Setup(FLAT, spec("linear", features=64, outputs=10), "cross_entropy", spec("sgd"), steps=300), 0.3),
-    "linear-wine": (Setup(spec("wine"), spec("linear", features=13, outputs=3), "cross_entropy", spec("sgd"), steps=300), 0.3),
+    "linear-wine": (
+        Setup(spec("wine"), spec("linear", features=13, outputs=3), "cross_entropy", spec("sgd"), steps=300),
+        0.3,
+    ),
     "mlp": (Setup(FLAT, spec("mlp", widths=(64, 32, 10)), "cross_entropy", spec("sgd"), steps=300), 0.3),
-    "mlp-cancer": (Setup(spec("breast_cancer"), spec("mlp", widths=(30, 24, 24, 2), act="tanh"), "cross_entropy", spec("sgd"), steps=300), 0.3),
+    "mlp-cancer": (
+        Setup(
+            spec("breast_cancer"),
+            spec("mlp", widths=(30, 24, 24, 2), act="tanh"),
+            "cross_entropy",
+            spec("sgd"),
+            steps=300,
+        ),
+        0.3,
+    ),
     "cnn": (Setup(IMAGE, spec("cnn", channels=6), "cross_entropy", spec("sgd"), steps=200), 0.4),
     "cnn-norm": (Setup(IMAGE, spec("cnn", channels=6, norm=True), "cross_entropy", spec("sgd"), steps=200), 0.4),
-    "recurrent": (Setup(ROWS, spec("recurrent", features=8, hidden=24, outputs=10), "cross_entropy", spec("sgd"), steps=250), 0.5),
+    "recurrent": (
+        Setup(ROWS, spec("recurrent", features=8, hidden=24, outputs=10), "cross_entropy", spec("sgd"), steps=250),
+        0.5,
+    ),
     "gru": (Setup(ROWS, spec("gru", features=8, hidden=20, outputs=10), "cross_entropy", spec("sgd"), steps=250), 0.5),
     "transformer": (Setup(spec("text"), spec("transformer", d=24), "cross_entropy", spec("sgd"), steps=200), 0.75),
-}  # fmt: skip
+}
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw")
 BATCHES = (8, 64, None)
 SCHEDULES = {"constant": spec("constant"), "cosine": spec("cosine"), "warmup": spec("warmup")}

@@ -9,9 +9,13 @@ MLP = Setup(DIGITS, spec("mlp", widths=(64, 32, 10)), "cross_entropy", spec("mom
 TANH = MLP.but(model=spec("mlp", widths=(64, 32, 10), act="tanh"))
 ADAM = MLP.but(optimizer=spec("adam", lr=0.005))
 CONV = Setup(
-    spec("digits", rows=300, shape="image"), spec("cnn", channels=6), "cross_entropy", spec("momentum", lr=0.03), batch=32,
+    spec("digits", rows=300, shape="image"),
+    spec("cnn", channels=6),
+    "cross_entropy",
+    spec("momentum", lr=0.03),
+    batch=32,
     steps=200,
-)  # fmt: skip
+)
 TEACHER = Setup(spec("teacher"), spec("mlp", widths=(8, 24, 1), act="tanh"), "mse", spec("sgd", lr=0.1))
 
 
@@ -121,12 +125,14 @@ def rates() -> Configurations:
     )
     for share in (0.7, 1.0, 1.3, 1.8):
         yield f"edge-digits-{share}", digits.but(optimizer=spec("sgd", of_limit=share)), well(0.4)
-    for share in (1.0, 1.5):
+    for share in (0.5, 0.8):
         yield f"edge-momentum-{share}", digits.but(optimizer=spec("momentum", of_limit=share)), well(0.4)
     yield "edge-adam", digits.but(optimizer=spec("adam", lr=0.003)), well(0.4)
-    for share in (1.5, 2.0, 2.5, 3.0):
-        yield f"catapult-relu-{share}", MLP.but(batch=None, optimizer=spec("sgd", of_limit=share)), well(0.5)
-        yield f"catapult-teacher-{share}", TEACHER.but(optimizer=spec("sgd", of_limit=share)), well(0.7)
+    wide = digits.but(data=spec("digits", rows=200, one_hot=True), steps=300)
+    for width, shares in ((32, (2.5, 3.0, 3.5, 4.0)), (256, (1.6, 2.0, 2.5, 3.0))):
+        for share in shares:
+            model = spec("mlp", widths=(64, width, 10))
+            yield f"catapult-{width}-{share}", wide.but(model=model, optimizer=spec("sgd", of_limit=share)), well(0.4)
 
 
 def schedules() -> Configurations:

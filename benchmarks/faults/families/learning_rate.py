@@ -31,33 +31,57 @@ def cases() -> Iterator[Case]:
 def above_limit_quadratic() -> Iterator[Case]:
     for name, momentum in (("sgd", None), ("momentum", 0.9), ("nesterov", 0.9)):
         options = {} if momentum is None else {"momentum": momentum}
-        for rung, times in enumerate((1.05, 1.2, 2.0, 4.0), 1):
+        for rung, times in enumerate((1.02, 1.05, 1.2, 2.0), 1):
             setup = quadratic(name, of_limit=times, **options)
             yield Case(
-                "lr-above-limit", f"{name}-{times}", setup, rung, quadratic(name, of_limit=0.5, **options),
-                ("lr-unstable",), ("learning-rate",),
-            )  # fmt: skip
+                "lr-above-limit",
+                f"{name}-{times}",
+                setup,
+                rung,
+                quadratic(name, of_limit=0.5, **options),
+                ("lr-unstable",),
+                ("learning-rate",),
+            )
 
 
 def above_limit_networks() -> Iterator[Case]:
     """Networks may leave a region that is too curved for the step (a catapult); these do not get away with it."""
     networks = {
-        "linear-diabetes": (Setup(spec("diabetes"), spec("linear", features=10, outputs=1), "mse", spec("sgd")), (1.1, 1.5, 2, 4)),
-        "tanh-teacher": (Setup(spec("teacher"), spec("mlp", widths=(8, 24, 1), act="tanh"), "mse", spec("sgd")), (4, 6, 9, 14)),
-        "relu-wine": (Setup(spec("wine"), spec("mlp", widths=(13, 24, 3)), "cross_entropy", spec("momentum")), (8, 16, 32, 64)),
-        "leaky-digits": (
-            Setup(spec("digits", rows=500, one_hot=True), spec("mlp", widths=(64, 32, 32, 10), act="leaky"), "mse", spec("sgd")),
+        "linear-diabetes": (
+            Setup(spec("diabetes"), spec("linear", features=10, outputs=1), "mse", spec("sgd")),
+            (1.03, 1.1, 1.5, 2),
+        ),
+        "tanh-teacher": (
+            Setup(spec("teacher"), spec("mlp", widths=(8, 24, 1), act="tanh"), "mse", spec("sgd")),
             (4, 6, 9, 14),
         ),
-    }  # fmt: skip
+        "relu-wine": (
+            Setup(spec("wine"), spec("mlp", widths=(13, 24, 3)), "cross_entropy", spec("momentum")),
+            (8, 16, 32, 64),
+        ),
+        "leaky-digits": (
+            Setup(
+                spec("digits", rows=500, one_hot=True),
+                spec("mlp", widths=(64, 32, 32, 10), act="leaky"),
+                "mse",
+                spec("sgd"),
+            ),
+            (4, 6, 9, 14),
+        ),
+    }
     for name, (setup, ladder) in networks.items():
         for rung, times in enumerate(ladder, 1):
             optimizer = setup.optimizer
             yield Case(
-                "lr-above-limit-networks", f"{name}-{times}", setup.but(optimizer=optimizer.but(of_limit=times)), rung,
-                setup.but(optimizer=optimizer.but(of_limit=0.5)), ("lr-unstable",), ("learning-rate",),
+                "lr-above-limit-networks",
+                f"{name}-{times}",
+                setup.but(optimizer=optimizer.but(of_limit=times)),
+                rung,
+                setup.but(optimizer=optimizer.but(of_limit=0.5)),
+                ("lr-unstable",),
+                ("learning-rate",),
                 may=("lr-oscillation", "saturated-units", "dead-units"),
-            )  # fmt: skip
+            )
 
 
 def momentum_past_limit() -> Iterator[Case]:
@@ -65,9 +89,14 @@ def momentum_past_limit() -> Iterator[Case]:
     for rung, momentum in enumerate((0.8, 0.9, 0.97, 0.99), 1):
         for data, tag in ((BOWL, "bowl"), (LONG, "long")):
             yield Case(
-                "momentum-past-limit", f"{tag}-{momentum}", quadratic("nesterov", data, of_gd_limit=0.85, momentum=momentum),
-                rung, quadratic("sgd", data, of_gd_limit=0.85), ("lr-unstable",), ("momentum", "learning-rate"),
-            )  # fmt: skip
+                "momentum-past-limit",
+                f"{tag}-{momentum}",
+                quadratic("nesterov", data, of_gd_limit=0.85, momentum=momentum),
+                rung,
+                quadratic("sgd", data, of_gd_limit=0.85),
+                ("lr-unstable",),
+                ("momentum", "learning-rate"),
+            )
 
 
 def bouncing() -> Iterator[Case]:
@@ -77,26 +106,51 @@ def bouncing() -> Iterator[Case]:
             options = {"momentum": 0.9} if name == "nesterov" else {}
             tag = f"{name}-{'bowl' if data is BOWL else 'long'}-{share}"
             yield Case(
-                "lr-bouncing", tag, quadratic(name, data, of_limit=share, **options), rung,
-                quadratic(name, data, of_limit=0.5, **options), ("lr-oscillation",), ("learning-rate",),
-            )  # fmt: skip
+                "lr-bouncing",
+                tag,
+                quadratic(name, data, of_limit=share, **options),
+                rung,
+                quadratic(name, data, of_limit=0.5, **options),
+                ("lr-oscillation",),
+                ("learning-rate",),
+            )
 
 
 def adaptive_too_large() -> Iterator[Case]:
-    """Adaptive optimizers do not diverge; they bounce with an amplitude of the learning rate and stay above the loss."""
+    """Adaptive optimizers do not diverge; they bounce by about the learning rate and hold the loss up."""
+    white = Setup(
+        spec("regression", rows=256, features=6, noise=0.5),
+        spec("linear", features=6, outputs=1),
+        "mse",
+        spec("adam"),
+        batch=8,
+    )
     tasks = {
-        "quadratic": (quadratic("adam", lr=1.0), (1, 2, 4, 8), 0.03),
-        "teacher": (Setup(spec("teacher"), spec("mlp", widths=(8, 24, 1), act="tanh"), "mse", spec("adam", lr=1.0)), (0.1, 0.2, 0.4, 0.8), 0.01),
-        "diabetes": (Setup(spec("diabetes"), spec("linear", features=10, outputs=1), "mse", spec("rmsprop", lr=1.0)), (0.2, 0.5, 1, 3), 0.02),
-        "nadam": (quadratic("nadam", lr=1.0), (1, 2, 4, 8), 0.03),
-    }  # fmt: skip
+        "white": (white.but(optimizer=spec("adam")), (0.3, 0.6, 1, 3), 0.02),
+        "teacher": (
+            Setup(spec("teacher"), spec("mlp", widths=(8, 24, 1), act="tanh"), "mse", spec("adam"), batch=32),
+            (0.2, 0.3, 0.5, 0.8),
+            0.01,
+        ),
+        "diabetes": (
+            Setup(spec("diabetes"), spec("linear", features=10, outputs=1), "mse", spec("rmsprop")),
+            (0.2, 0.5, 1, 3),
+            0.02,
+        ),
+        "nadam": (white.but(optimizer=spec("nadam")), (0.3, 0.6, 1, 3), 0.02),
+    }
     for name, (setup, ladder, good) in tasks.items():
         for rung, lr in enumerate(ladder, 1):
             yield Case(
-                "adaptive-too-large", f"{name}-{lr}", setup.but(optimizer=setup.optimizer.but(lr=lr)), rung,
-                setup.but(optimizer=setup.optimizer.but(lr=good)), ("lr-oscillation", "lr-unstable"), ("learning-rate",),
+                "adaptive-too-large",
+                f"{name}-{lr}",
+                setup.but(optimizer=setup.optimizer.but(lr=lr)),
+                rung,
+                setup.but(optimizer=setup.optimizer.but(lr=good)),
+                ("lr-oscillation", "lr-unstable"),
+                ("learning-rate",),
                 may=("saturated-units",),
-            )  # fmt: skip
+            )
 
 
 def noise_ball() -> Iterator[Case]:
@@ -104,11 +158,16 @@ def noise_ball() -> Iterator[Case]:
     for data, tag in ((spec("regression", rows=256, features=6, noise=0.5), "white"), (spec("diabetes"), "diabetes")):
         features = 6 if tag == "white" else 10
         setup = Setup(data, spec("linear", features=features, outputs=1), "mse", spec("sgd"), batch=8)
-        for rung, share in enumerate((0.25, 0.35, 0.5, 0.65), 1):
+        for rung, share in enumerate((0.5, 0.6, 0.7, 0.8), 1):
             yield Case(
-                "noise-ball", f"{tag}-{share}", setup.but(optimizer=spec("sgd", of_limit=share)), rung,
-                setup.but(optimizer=spec("sgd", of_limit=0.05)), ("lr-oscillation", "lr-unstable"), ("learning-rate",),
-            )  # fmt: skip
+                "noise-ball",
+                f"{tag}-{share}",
+                setup.but(optimizer=spec("sgd", of_limit=share)),
+                rung,
+                setup.but(optimizer=spec("sgd", of_limit=0.05)),
+                ("lr-oscillation", "lr-unstable"),
+                ("learning-rate",),
+            )
 
 
 def too_small() -> Iterator[Case]:
@@ -117,12 +176,36 @@ def too_small() -> Iterator[Case]:
         "digits-adam": (Setup(DIGITS, WELL, "cross_entropy", spec("adam", lr=0.01), batch=64), 0.01),
         "quadratic": (quadratic("sgd", of_limit=0.5), None),
         "cancer-momentum": (
-            Setup(CANCER, spec("linear", features=30, outputs=2), "cross_entropy", spec("momentum", lr=0.1)), 0.1,
+            Setup(CANCER, spec("linear", features=30, outputs=2), "cross_entropy", spec("momentum", lr=0.1)),
+            0.1,
         ),
-        "cnn": (Setup(spec("digits", rows=300, shape="image"), spec("cnn", channels=4), "cross_entropy", spec("momentum", lr=0.05), batch=32, steps=200), 0.05),
-        "wine-adamw": (Setup(spec("wine"), spec("mlp", widths=(13, 24, 3), act="tanh"), "cross_entropy", spec("adamw", lr=0.01)), 0.01),
-        "gru": (Setup(spec("digits", rows=300, shape="rows"), spec("gru", features=8, hidden=16, outputs=10), "cross_entropy", spec("adam", lr=0.02), batch=32, steps=200), 0.02),
-    }  # fmt: skip
+        "cnn": (
+            Setup(
+                spec("digits", rows=300, shape="image"),
+                spec("cnn", channels=4),
+                "cross_entropy",
+                spec("momentum", lr=0.05),
+                batch=32,
+                steps=200,
+            ),
+            0.05,
+        ),
+        "wine-adamw": (
+            Setup(spec("wine"), spec("mlp", widths=(13, 24, 3), act="tanh"), "cross_entropy", spec("adamw", lr=0.01)),
+            0.01,
+        ),
+        "gru": (
+            Setup(
+                spec("digits", rows=300, shape="rows"),
+                spec("gru", features=8, hidden=16, outputs=10),
+                "cross_entropy",
+                spec("adam", lr=0.02),
+                batch=32,
+                steps=200,
+            ),
+            0.02,
+        ),
+    }
     for name, (twin, good) in tasks.items():
         for rung, divisor in enumerate((30, 100, 300, 1000), 1):
             change = {"of_limit": 0.5 / divisor} if good is None else {"lr": good / divisor}
@@ -139,12 +222,13 @@ def never_settles() -> Iterator[Case]:
         spec("momentum", lr=0.05),
     )
     diabetes = Setup(spec("diabetes"), spec("linear", features=10, outputs=1), "mse", spec("momentum", lr=0.03))
-    for rung, momentum in enumerate((0.99, 0.995, 0.998, 0.9995), 1):
-        for name, good in (
-            ("bowl", quadratic("momentum", BOWL, lr=0.05)),
-            ("diabetes", diabetes),
-            ("digits", digits),
-        ):
+    common = (0.99, 0.995, 0.998, 0.9995)
+    for name, good, ladder in (
+        ("bowl", quadratic("momentum", BOWL, lr=0.05), common),
+        ("diabetes", diabetes, common),
+        ("digits", digits, (0.997, 0.998, 0.999, 0.9995)),
+    ):
+        for rung, momentum in enumerate(ladder, 1):
             twin = good.but(optimizer=good.optimizer.but(momentum=0.9))
             setup = good.but(optimizer=good.optimizer.but(momentum=momentum))
             yield Case(

@@ -16,19 +16,25 @@ def cases() -> Iterator[Case]:
 
 
 def cliff() -> Iterator[Case]:
-    """Products of many weights: the surface is flat, then a wall. Clipping is the twin."""
-    data = spec("constant_target", value=4.0)
-    for rung, (depth, lr) in enumerate(((12, 0.002), (16, 0.0015), (24, 0.001), (32, 0.0008)), 1):
-        setup = Setup(data, spec("chain", depth=depth, start=0.9), "mse", spec("momentum", lr=lr))
-        yield Case("cliff", f"chain-{depth}", setup, rung, setup.but(clip=0.5), ("cliff",), may=("lr-unstable",))
-    for rung, length in enumerate((8, 12, 16, 24), 1):
-        setup = Setup(
-            spec("digits", rows=200, shape="rows"), spec("recurrent", features=8, hidden=24, outputs=10, repeat=length // 8 + 1),
-            "cross_entropy", spec("sgd", lr=0.1), batch=32, steps=200, inject=(spec("radius", value=1.5),),
-        )  # fmt: skip
+    """Products of many weights: almost flat, then a wall that throws the weights far away. Clipping is the twin."""
+    ladder = ((12, 0.5, 6.0), (16, 0.6, 4.0), (24, 0.7, 5.0), (32, 0.75, 8.0))
+    for rung, (depth, start, lr) in enumerate(ladder, 1):
+        setup = Setup(spec("constant_target"), spec("chain", depth=depth, start=start), "mse", spec("sgd", lr=lr))
+        yield Case("cliff", f"chain-{depth}", setup, rung, setup.but(clip=0.005), ("cliff",), may=("lr-unstable",))
+    recurrent = Setup(
+        spec("digits", rows=200, shape="rows"),
+        spec("recurrent", features=8, hidden=24, outputs=10),
+        "cross_entropy",
+        spec("momentum", lr=0.05),
+        batch=32,
+        steps=200,
+        inject=(spec("radius", value=1.5),),
+    )
+    for rung, repeat in enumerate((6, 8, 10, 14), 1):
+        setup = recurrent.but(model=recurrent.model.but(repeat=repeat))
         yield Case(
             "cliff",
-            f"recurrent-{length}",
+            f"recurrent-{8 * repeat}",
             setup,
             rung,
             setup.but(clip=0.5),
@@ -125,9 +131,13 @@ def overflow() -> Iterator[Case]:
         )
     for rung, (length, value) in enumerate(((60, 6.0), (80, 6.0), (100, 6.0), (140, 6.0)), 1):
         setup = Setup(
-            spec("teacher"), spec("iterated", features=8, hidden=8, outputs=1, length=length), "mse", spec("sgd", lr=0.01),
-            steps=60, inject=(spec("radius", value=value),),
-        )  # fmt: skip
+            spec("teacher"),
+            spec("iterated", features=8, hidden=8, outputs=1, length=length),
+            "mse",
+            spec("sgd", lr=0.01),
+            steps=60,
+            inject=(spec("radius", value=value),),
+        )
         yield Case(
             "overflow",
             f"recurrence-{length}",

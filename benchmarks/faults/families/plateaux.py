@@ -17,7 +17,13 @@ def cases() -> Iterator[Case]:
 def hard_threshold() -> Iterator[Case]:
     """Units with a step for an activation: what lies before them gets exactly no gradient."""
     cancer, moons = spec("breast_cancer"), spec("moons")
-    ladder = (("sign", (32,)), ("threshold", (32,)), ("sign", (24, 24)), ("threshold", (24, 24, 24)))
+    ladder = (
+        ("sign", (32,)),
+        ("threshold", (32,)),
+        ("sign", (24, 24)),
+        ("threshold", (24, 24, 24)),
+        ("compare", (32,)),
+    )
     for rung, (act, hidden) in enumerate(ladder, 1):
         for data, features, outputs, tag in (
             (DIGITS, 64, 10, "digits"),
@@ -27,11 +33,18 @@ def hard_threshold() -> Iterator[Case]:
             widths = (features, *hidden, outputs)
             setup = Setup(data, spec("mlp", widths=widths, act=act), "cross_entropy", spec("sgd", lr=0.2))
             dead = tuple(f"{2 * i}." for i in range(len(hidden)))
+            cut = act == "compare"  # a comparison also cuts the graph: either name is right
+            kinds, causes = ("zero-gradient", "wiring")[: 1 + cut], ("hard-threshold", "detached")[: 1 + cut]
             yield Case(
-                "hard-threshold", f"{tag}-{act}-{len(hidden)}", setup, rung,
-                setup.but(model=spec("mlp", widths=widths, act="tanh")), ("zero-gradient",), ("hard-threshold",),
+                "hard-threshold",
+                f"{tag}-{act}-{len(hidden)}",
+                setup,
+                rung,
+                setup.but(model=spec("mlp", widths=widths, act="tanh")),
+                kinds,
+                causes,
                 spec("zero-gradient", layers=dead),
-            )  # fmt: skip
+            )
 
 
 def zero_one() -> Iterator[Case]:
@@ -42,13 +55,23 @@ def zero_one() -> Iterator[Case]:
             ("moons", 2, spec("adam", lr=0.01)),
         ):
             setup = Setup(
-                spec(name, as_float=True), spec("mlp", widths=(features, 16, 1), act="tanh"), loss, optimizer, steps=150,
+                spec(name, as_float=True),
+                spec("mlp", widths=(features, 16, 1), act="tanh"),
+                loss,
+                optimizer,
+                steps=150,
                 judge="error",
-            )  # fmt: skip
+            )
             yield Case(
-                "zero-one-loss", f"{name}-{loss[9:]}", setup, rung, setup.but(loss="bce"), ("zero-gradient",),
-                ("zero-one-loss",), spec("zero-gradient", layers=("0.", "2.")),
-            )  # fmt: skip
+                "zero-one-loss",
+                f"{name}-{loss[9:]}",
+                setup,
+                rung,
+                setup.but(loss="bce"),
+                ("zero-gradient",),
+                ("zero-one-loss",),
+                spec("zero-gradient", layers=("0.", "2.")),
+            )
 
 
 def logistic_least_squares() -> Iterator[Case]:
@@ -56,22 +79,40 @@ def logistic_least_squares() -> Iterator[Case]:
     for rung, value in enumerate((-3.0, -5.0, -7.0, -10.0), 1):
         for name, features, lr in (("breast_cancer", 30, 0.2), ("moons", 2, 0.5)):
             setup = Setup(
-                spec(name, as_float=True), spec("mlp", widths=(features, 16, 1), act="tanh"), "mse_sigmoid",
-                spec("sgd", lr=lr), batch=None if name == "moons" else 64, inject=(spec("output_bias", value=value),),
+                spec(name, as_float=True),
+                spec("mlp", widths=(features, 16, 1), act="tanh"),
+                "mse_sigmoid",
+                spec("sgd", lr=lr),
+                batch=None if name == "moons" else 64,
+                inject=(spec("output_bias", value=value),),
                 judge="mse_sigmoid",
-            )  # fmt: skip
+            )
             yield Case(
-                "logistic-least-squares", f"{name}{value}", setup, rung, setup.but(loss="bce"), ("plateau",),
+                "logistic-least-squares",
+                f"{name}{value}",
+                setup,
+                rung,
+                setup.but(loss="bce"),
+                ("plateau",),
                 ("logistic-least-squares",),
-            )  # fmt: skip
+            )
     module = Setup(
-        spec("breast_cancer", as_float=True), spec("mlp", widths=(30, 16, 1), act="relu", last="sigmoid"), "mse",
-        spec("sgd", lr=0.2), inject=(spec("output_bias", value=-6.0),), judge="mse",
-    )  # fmt: skip
+        spec("breast_cancer", as_float=True),
+        spec("mlp", widths=(30, 16, 1), act="relu", last="sigmoid"),
+        "mse",
+        spec("sgd", lr=0.2),
+        inject=(spec("output_bias", value=-6.0),),
+        judge="mse",
+    )
     yield Case(
-        "logistic-least-squares", "module-6", module, 3, module.but(loss="bce_probability"), ("plateau",),
+        "logistic-least-squares",
+        "module-6",
+        module,
+        3,
+        module.but(loss="bce_probability"),
+        ("plateau",),
         ("logistic-least-squares",),
-    )  # fmt: skip
+    )
 
 
 def double_softmax() -> Iterator[Case]:
@@ -79,13 +120,22 @@ def double_softmax() -> Iterator[Case]:
     for rung, classes in enumerate((3, 5, 7, 10), 1):
         for act, optimizer in (("tanh", spec("sgd", lr=0.3)), ("relu", spec("momentum", lr=0.05))):
             setup = Setup(
-                spec("digits", rows=500, classes=classes), spec("mlp", widths=(64, 24, classes), act=act, last="softmax"),
-                "cross_entropy", optimizer, batch=64, judge="error",
-            )  # fmt: skip
+                spec("digits", rows=500, classes=classes),
+                spec("mlp", widths=(64, 24, classes), act=act, last="softmax"),
+                "cross_entropy",
+                optimizer,
+                batch=64,
+                judge="error",
+            )
             yield Case(
-                "double-softmax", f"{act}-{classes}", setup, rung, setup.but(model=setup.model.but(last=None)),
-                ("plateau",), ("double-softmax",),
-            )  # fmt: skip
+                "double-softmax",
+                f"{act}-{classes}",
+                setup,
+                rung,
+                setup.but(model=setup.model.but(last=None)),
+                ("plateau",),
+                ("double-softmax",),
+            )
 
 
 def stacked_sigmoids() -> Iterator[Case]:

@@ -57,11 +57,13 @@ def offset() -> Iterator[Case]:
 
 
 def correlated() -> Iterator[Case]:
-    for features, tag in ((2, "two"), (4, "four")):
+    for features, ladder in ((2, (0.99, 0.995, 0.999, 0.9999)), (4, (0.97, 0.99, 0.999, 0.9999))):
         plain = linear(spec("regression", features=features), features)
-        for rung, rho in enumerate((0.97, 0.99, 0.999, 0.9999), 1):
+        for rung, rho in enumerate(ladder, 1):
             setup = plain.but(data=spec("regression", features=features, rho=rho))
-            yield Case("ravine-correlated", f"{tag}-{rho}", setup, rung, plain, ("ravine",), ("correlated-inputs",))
+            yield Case(
+                "ravine-correlated", f"{features}-{rho}", setup, rung, plain, ("ravine",), ("correlated-inputs",)
+            )
 
 
 def sigmoid_units() -> Iterator[Case]:
@@ -71,8 +73,14 @@ def sigmoid_units() -> Iterator[Case]:
             setup = Setup(data, spec("mlp", widths=(features, width, 1), act="sigmoid"), "mse", GD)
             twin = setup.but(model=spec("mlp", widths=(features, width, 1), act="tanh"))
             yield Case(
-                "ravine-sigmoid", f"{tag}-{width}", setup, rung, twin, ("ravine",), ("uncentered-activations",),
-            )  # fmt: skip
+                "ravine-sigmoid",
+                f"{tag}-{width}",
+                setup,
+                rung,
+                twin,
+                ("ravine",),
+                ("uncentered-activations",),
+            )
 
 
 def intrinsic() -> Iterator[Case]:

@@ -8,9 +8,13 @@ from .learning_rate import DIGITS
 DENSE = Setup(DIGITS, spec("mlp", widths=(64, 24, 10), act="tanh"), "cross_entropy", spec("sgd", lr=0.3), batch=64)
 DEEP = DENSE.but(model=spec("mlp", widths=(64, 24, 24, 10), act="tanh"))
 CONV = Setup(
-    spec("digits", rows=300, shape="image"), spec("cnn", channels=6, act="tanh"), "cross_entropy", spec("momentum", lr=0.05),
-    batch=32, steps=200,
-)  # fmt: skip
+    spec("digits", rows=300, shape="image"),
+    spec("cnn", channels=6, act="tanh"),
+    "cross_entropy",
+    spec("momentum", lr=0.05),
+    batch=32,
+    steps=200,
+)
 TEXT = Setup(spec("text"), spec("transformer", d=16), "cross_entropy", spec("adam", lr=0.01), batch=32, steps=200)
 HEAD = "blocks.0.attention"
 
@@ -34,13 +38,19 @@ def equal_start(family: str, cause: str, values: tuple[float, ...]) -> Iterator[
         attention = tuple(f"{HEAD}.{name}" for name in ("query", "key", "value", "out"))
         ladder = (
             ("attention", TEXT, attention, twins(f"{HEAD}.value", f"{HEAD}.out", 8), 1),
-            ("transformer-mlp", TEXT, ("blocks.0.mlp.0", "blocks.0.mlp.2"), twins("blocks.0.mlp.0", "blocks.0.mlp.2", 20), 2),
+            (
+                "transformer-mlp",
+                TEXT,
+                ("blocks.0.mlp.0", "blocks.0.mlp.2"),
+                twins("blocks.0.mlp.0", "blocks.0.mlp.2", 20),
+                2,
+            ),
             ("second-layer", DEEP, ("2", "4"), twins("2", "4", 20), 2),
             ("conv", CONV, ("0", "3"), twins("0", "3", 4), 3),
             ("mlp", DENSE, ("0", "2"), twins("0", "2", 20), 4),
             ("mlp-adam", DENSE.but(optimizer=spec("adam", lr=0.01)), ("0", "2"), twins("0", "2", 20), 4),
             ("relu", DENSE.but(model=DENSE.model.but(act="relu")), ("0", "2"), twins("0", "2", 20), 4),
-        )  # fmt: skip
+        )
         for name, twin, only, evidence, rung in ladder:
             setup = twin.but(inject=(spec("constant", value=value, only=only),))
             yield Case(family, f"{name}-{value}", setup, rung, twin, ("symmetry",), (cause,), evidence)
@@ -55,9 +65,14 @@ def near_symmetric() -> Iterator[Case]:
         ):
             setup = twin.but(inject=(spec("near_constant", value=0.1, noise=noise),))
             yield Case(
-                "near-symmetric", f"{name}-{noise:.0e}", setup, rung, twin, ("symmetry", "saddle-point"),
+                "near-symmetric",
+                f"{name}-{noise:.0e}",
+                setup,
+                rung,
+                twin,
+                ("symmetry", "saddle-point"),
                 ("constant-initialization", "cloned-units"),
-            )  # fmt: skip
+            )
 
 
 def cloned() -> Iterator[Case]:
@@ -65,29 +80,41 @@ def cloned() -> Iterator[Case]:
         for name, twin, incoming, outgoing in (
             ("mlp", DENSE, "0", "2"),
             ("second-layer", DEEP.but(optimizer=spec("adamw", lr=0.005)), "2", "4"),
-            ("conv", CONV.but(model=spec("cnn", channels=16, act="relu")), "0", "3"),
+            ("conv", CONV.but(model=spec("cnn", channels=20, act="relu")), "0", "3"),
         ):
             setup = twin.but(inject=(spec("clone", incoming=incoming, outgoing=outgoing, copies=copies),))
             yield Case(
-                "cloned-units", f"{name}-{copies}", setup, rung, twin, ("symmetry",), ("cloned-units",),
+                "cloned-units",
+                f"{name}-{copies}",
+                setup,
+                rung,
+                twin,
+                ("symmetry",),
+                ("cloned-units",),
                 twins(incoming, outgoing, copies - 1),
-            )  # fmt: skip
+            )
 
 
 def deep_linear() -> Iterator[Case]:
     """A product of small matrices: zero is a saddle, and the nearer the start, the longer the way out."""
     for depth in (2, 3):
         twin = Setup(
-            spec("low_rank", strengths=(2.0, 1.5, 1.0)), spec("deep_linear", width=8, depth=depth), "mse",
-            spec("sgd", lr=0.3 if depth == 2 else 0.15), inject=(spec("orthogonal", factor=0.7),),
-        )  # fmt: skip
-        for rung, scale in enumerate((0.1, 0.03, 0.01, 0.001) if depth == 3 else (1e-2, 1e-3, 1e-5, 1e-7), 1):
+            spec("low_rank", strengths=(2.0, 1.5, 1.0)),
+            spec("deep_linear", width=8, depth=depth),
+            "mse",
+            spec("sgd", lr=0.03 if depth == 2 else 0.15),
+            inject=(spec("orthogonal", factor=0.7),),
+        )
+        for rung, scale in enumerate((0.1, 0.03, 0.01, 0.001), 1):
             setup = twin.but(inject=(spec("orthogonal", factor=scale),))
             yield Case("deep-linear-saddle", f"depth{depth}-{scale}", setup, rung, twin, ("saddle-point",))
     twin = Setup(
-        spec("teacher"), spec("mlp", widths=(8, 16, 1), act="tanh"), "mse", spec("momentum", lr=0.02),
+        spec("teacher"),
+        spec("mlp", widths=(8, 16, 1), act="tanh"),
+        "mse",
+        spec("momentum", lr=0.02),
         inject=(spec("xavier", factor=1.0),),
-    )  # fmt: skip
+    )
     for rung, scale in enumerate((1e-3, 1e-5, 1e-6, 1e-7), 1):
         yield Case(
             "deep-linear-saddle",

@@ -8,9 +8,13 @@ from .learning_rate import DIGITS
 MLP = Setup(DIGITS, spec("mlp", widths=(64, 32, 32, 10)), "cross_entropy", spec("sgd", lr=0.2), batch=64)
 ADAM = MLP.but(optimizer=spec("adam", lr=0.005))
 CONV = Setup(
-    spec("digits", rows=300, shape="image"), spec("cnn", channels=6), "cross_entropy", spec("momentum", lr=0.03), batch=32,
+    spec("digits", rows=300, shape="image"),
+    spec("cnn", channels=6),
+    "cross_entropy",
+    spec("momentum", lr=0.03),
+    batch=32,
     steps=200,
-)  # fmt: skip
+)
 MOONS = Setup(spec("moons"), spec("mlp", widths=(2, 16, 16, 2), act="tanh"), "cross_entropy", spec("nesterov", lr=0.1))
 TASKS = (("mlp", MLP), ("adam", ADAM), ("conv", CONV), ("moons", MOONS))
 
@@ -37,13 +41,25 @@ def detached() -> Iterator[Case]:
         before = {"1": ("0.",), "3": ("0.", "2."), "2": ("0.",), "5": ("0.", "3.")}
         for rung, after in ((1, first), (2, last)):
             yield Case(
-                "detached", f"{name}-after-{after}", twin.but(inject=(spec("detach", after=after),)), rung, twin,
-                ("wiring",), ("detached",), spec("unmoved", layers=before[after]),
-            )  # fmt: skip
+                "detached",
+                f"{name}-after-{after}",
+                twin.but(inject=(spec("detach", after=after),)),
+                rung,
+                twin,
+                ("wiring",),
+                ("detached",),
+                spec("unmoved", layers=before[after]),
+            )
         yield Case(
-            "detached", f"{name}-loss", twin.but(wiring=spec("loop", detached=True)), 4, twin, ("wiring",), ("detached",),
+            "detached",
+            f"{name}-loss",
+            twin.but(wiring=spec("loop", detached=True)),
+            4,
+            twin,
+            ("wiring",),
+            ("detached",),
             spec("unmoved", layers=("",)),
-        )  # fmt: skip
+        )
 
 
 def stale() -> Iterator[Case]:
@@ -52,13 +68,23 @@ def stale() -> Iterator[Case]:
         ("mlp", MLP, (("0",), ("4",), ("0", "2"), ("",))),
         ("adam", ADAM, (("2",), ("4",), ("2", "4"), ("",))),
         ("conv", CONV, (("0",), ("7",), ("0", "3"), ("",))),
-        ("wine", Setup(spec("wine"), spec("mlp", widths=(13, 16, 3), act="tanh"), "cross_entropy", spec("sgd", lr=0.1)), (("0",), ("2",), ("",))),
-    ):  # fmt: skip
+        (
+            "wine",
+            Setup(spec("wine"), spec("mlp", widths=(13, 16, 3), act="tanh"), "cross_entropy", spec("sgd", lr=0.1)),
+            (("0",), ("2",), ("",)),
+        ),
+    ):
         for rung, modules in enumerate(ladder, 1):
             yield Case(
-                "stale-parameters", f"{name}-{'-'.join(modules) or 'all'}", twin.but(wiring=spec("loop", stale=modules)), rung,
-                twin, ("wiring",), ("stale-parameters", "not-in-optimizer"), spec("unmoved", layers=tuple(f"{m}." if m else "" for m in modules)),
-            )  # fmt: skip
+                "stale-parameters",
+                f"{name}-{'-'.join(modules) or 'all'}",
+                twin.but(wiring=spec("loop", stale=modules)),
+                rung,
+                twin,
+                ("wiring",),
+                ("stale-parameters", "not-in-optimizer"),
+                spec("unmoved", layers=tuple(f"{m}." if m else "" for m in modules)),
+            )
 
 
 def left_out() -> Iterator[Case]:
@@ -69,6 +95,12 @@ def left_out() -> Iterator[Case]:
     ):
         for rung, layers in enumerate(ladder, 1):
             yield Case(
-                "left-out", f"{name}-{''.join(layers)}", twin.but(wiring=spec("loop", left_out=layers)), rung, twin,
-                ("wiring",), ("not-in-optimizer", "stale-parameters"), spec("unmoved", layers=layers),
-            )  # fmt: skip
+                "left-out",
+                f"{name}-{''.join(layers)}",
+                twin.but(wiring=spec("loop", left_out=layers)),
+                rung,
+                twin,
+                ("wiring",),
+                ("not-in-optimizer", "stale-parameters"),
+                spec("unmoved", layers=layers),
+            )
