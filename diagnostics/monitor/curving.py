@@ -17,6 +17,7 @@ from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.schedule import DISPLACEMENT, Schedule
 from diagnostics.monitor.sending import Writer
+from diagnostics.monitor.together import Together
 from diagnostics.monitor.tracking import Tracking
 from diagnostics.monitor.updates import Update
 
@@ -33,11 +34,12 @@ class Curving:
         budget: Budget,
         guard: Guard,
         writer: Writer,
+        together: Together,
         tell_once: Callable[..., None],
     ) -> None:
         self._model, self._optimizer, self._eigenvalues = model, optimizer, eigenvalues
         self._schedule, self._budget, self._guard = schedule, budget, guard
-        self._writer, self._tell_once = writer, tell_once
+        self._writer, self._together, self._tell_once = writer, together, tell_once
         self._tracking = Tracking()
 
     def project(self, update: Update) -> None:
@@ -68,6 +70,8 @@ class Curving:
         self._tracking = Tracking()
 
     def _affords_batch(self) -> bool:
+        if self._together.active:
+            return bool(self._schedule.follows)
         if self._schedule.curvature_every is not None:
             return True
         return self._budget.affords("curvature", self._budget.latest["curvature"] / 8)

@@ -13,8 +13,13 @@ from torch import Tensor
 from diagnostics import stats
 
 
-def squared_norms(tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
-    """Squared norm of each whole tensor, zero for `None`. `like`: the sharded tensors whose local parts these are."""
+def squared_norms(
+    tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None, together: bool = True
+) -> Tensor:
+    """Squared norm of each whole tensor, zero for `None`. `like`: the sharded tensors whose local parts these are.
+
+    `together`: whether every process asks at once. A sharded tensor's norm is NaN otherwise: one part is not the norm.
+    """
     local = [_dense(_local(t)) for t in tensors if t is not None]
     if not local:
         return torch.zeros(len(tensors))
@@ -27,14 +32,16 @@ def squared_norms(tensors: Sequence[Tensor | None], like: Sequence[Tensor] | Non
         pieces = iter(found.unbind())
         zero = torch.zeros_like(found[0])
         found = torch.stack([zero if t is None else next(pieces) for t in tensors])
-    return _reduced(found, list(like if like is not None else tensors))
+    return _reduced(found, list(like if like is not None else tensors), together)
 
 
-def _reduced(squares: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+def _reduced(squares: Tensor, tensors: Sequence[Tensor | None], together: bool) -> Tensor:
     sharded = tuple(map(is_sharded, tensors))
     if not any(sharded):
         return squares
     mask = constant(sharded, squares.device)
+    if not together:
+        return torch.where(mask, torch.nan, squares)
     parts = torch.where(mask, squares, 0)
     dist.all_reduce(parts)
     return torch.where(mask, parts, squares)

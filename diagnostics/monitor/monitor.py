@@ -75,6 +75,7 @@ class Monitor:
             self._budget,
             self._guard,
             self._writer,
+            self._together,
             self._tell_once,
         )
         self._wiring = Wiring(self._inner, optimizer, self._event)
@@ -86,7 +87,8 @@ class Monitor:
             flush=self._unclosed,
             quiet=forwards.is_quiet,
             scale=self._scale,
-            reduced=isinstance(model, nn.parallel.DistributedDataParallel),
+            together=self._together,
+            replicated=isinstance(model, nn.parallel.DistributedDataParallel),
         )
         if self._writer.resumed_from:
             self._event("resumed", f"continues after update {first - 1}", "")
@@ -150,6 +152,7 @@ class Monitor:
                 "Call it once after each optimizer.step().",
             )
             return
+        self._together.settle()
         update = update or self._skipped()
         try:
             self._record(update, loss, closure)
@@ -170,7 +173,7 @@ class Monitor:
                 self._explain(update, value, closure)
         self._curving.project(update)
         self._sender.send(record, value)
-        if closure is not None and update.finished and self._together.writes:
+        if closure is not None and update.finished and not self._together.alone:
             with self._budget.charge("curvature"):
                 self._curving.after(update, closure)
 

@@ -49,17 +49,32 @@ class Schedule:
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
-        self._agreed: int | None = None  # the next measured update, where several processes must do the same
+        self._agreed: tuple[int, bool] | None = None  # where several processes must do the same: next measured update
+        self.follows = True  # and whether batches follow an estimate, and whether the next one has an estimate
 
     def plan(self, step: int, closure: bool) -> Plan:
         """The plan of update `step`; `closure`: whether curvature can be measured, as far as is known."""
-        if self._together.active and self._last_measured == step - 1:
-            step, self._agreed = self._together.decided([step, self._ahead(step)])
-        measured = step == self._agreed if self._agreed is not None else self._measured(step)
+        if self._together.active:
+            return self._common_plan(step, closure)
+        measured = self._measured(step)
+        return self._planned(step, measured, closure and not self._together.alone and self._curvature(step))
+
+    def _planned(self, step: int, measured: bool, curvature: bool) -> Plan:
         partner = self._last_measured == step - 1 and not measured
         if measured:
             self._last_measured, self._put_off = step, 0
-        return Plan(step, measured, partner, closure and self._curvature(step))
+        return Plan(step, measured, partner, curvature)
+
+    def _common_plan(self, step: int, closure: bool) -> Plan:
+        """Rank 0 decides, at the end of each measured update, which one is next and what else happens until then."""
+        if self._last_measured == step - 1:
+            following = self._ahead(step)
+            decision = [step, following, self._curvature(following), self._budget.affords("curvature")]
+            step, following, curvature, self.follows = self._together.decided(decision)
+            self._agreed = following, bool(curvature)
+        if self._agreed is None or step != self._agreed[0]:
+            return self._planned(step, False, False)
+        return self._planned(step, True, closure and self._agreed[1])
 
     def _early(self, step: int) -> bool:
         return step - self.first < 2
@@ -82,7 +97,10 @@ class Schedule:
         if self._early(step):
             return step
         following = -(-step // self.every) * self.every
-        return following if self._affords() else following + self.every * 2 ** min(self._put_off, 10)
+        if not self._affords():
+            following += self.every * 2 ** min(self._put_off, 10)
+        exact = self.curvature_every
+        return following if exact is None else min(following, -(-step // exact) * exact)
 
     def _curvature(self, step: int) -> bool:
         if self.last_curvature is None:

@@ -9,7 +9,6 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -22,10 +21,11 @@ _numbers = itertools.count()  # the n-th watch of every process is one monitor
 
 
 class Together:
-    """`active` once it is certain that every process watches; a single process is never active."""
+    """`active` once it is certain that every process watches; a single process never is."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.size, self.rank, self._device = 1, 0, device
+        self.active = self._settled = False
         if _is_distributed(model):
             self.size, self.rank = dist.get_world_size(), dist.get_rank()
             number = next(_numbers)
@@ -36,10 +36,19 @@ class Together:
     def writes(self) -> bool:
         return self.rank == 0
 
-    @cached_property
-    def active(self) -> bool:
-        """Asked after the first update, whose gradients every process waited for: by then each has called `watch`."""
-        return self.size > 1 and _store().check(self._keys)
+    @property
+    def alone(self) -> bool:
+        """One process of several watches by itself: whatever needs the others is left out."""
+        return self.size > 1 and not self.active
+
+    def settle(self) -> None:
+        """In the first backward pass, for which every process waited: by then each has called `watch`, or never will.
+
+        Asking any earlier could give two processes two answers.
+        """
+        if not self._settled:
+            self._settled = True
+            self.active = self.size > 1 and _store().check(self._keys)
 
     def decided(self, numbers: Sequence[int]) -> list[int]:
         """Rank 0's numbers, on every process. Waits for the device, as every measured step may once."""

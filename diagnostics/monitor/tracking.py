@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.curvature import Estimate, Quotients, combine, follow
+from diagnostics.monitor.distributed import is_sharded
 from diagnostics.monitor.schedule import BATCHES, PROJECTED
 
 
@@ -30,8 +31,10 @@ class Tracking:
         self.mark(step, parameters)
 
     def mark(self, step: int, parameters: Sequence[Tensor]) -> None:
-        """Measure displacements from here on."""
-        self.origin, self.origin_step = [p.detach().clone() for p in parameters], step
+        """Measure displacements from here on; of sharded weights each process has a part, and none is measured."""
+        self.origin, self.origin_step = None, step
+        if not any(map(is_sharded, parameters)):
+            self.origin = [p.detach().clone() for p in parameters]
 
     def displacement(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
         if self.origin is None or len(self.origin) != len(parameters):

@@ -18,6 +18,7 @@ from diagnostics import stats
 from diagnostics.monitor import distributed
 from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
+from diagnostics.monitor.together import Together
 
 SAMPLE = 1 << 22  # entries of gradient and update kept to make a cosine: all of them, or every k-th
 
@@ -49,13 +50,14 @@ class Updates:
         flush: Callable[[], None],
         quiet: Callable[[], bool],
         scale: Callable[[], Tensor | None],
-        reduced: bool,
+        together: Together,
+        replicated: bool,
     ) -> None:
         self.current: Update | None = None
         self.settled = False  # the first number that is not finite has been explained
-        self.sentinel = Sentinel(self._backward_finished, quiet, reduced)
+        self.sentinel = Sentinel(self._backward_finished, quiet, replicated)
         self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
-        self._guarded, self._flush, self._scale = guarded, flush, scale
+        self._guarded, self._flush, self._scale, self._together = guarded, flush, scale, together
         self._whole: tuple[tuple[Any, ...], Tensor] | None = None  # gradient versions after the backward, their norms
         self._pair: tuple[int, list[Tensor], list[Tensor]] | None = None
         self._expected = 1  # backward passes of an update, as seen at the last one
@@ -167,7 +169,11 @@ class Updates:
         """Squared norm of each gradient, zero where there is none; reused if nothing changed since the backward."""
         if self._whole is not None and self._whole[0] == _versions(self._tensors().values()):
             return self._whole[1]
-        return distributed.squared_norms(gradients)
+        return self._norms(gradients)
+
+    def _norms(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
+        self._together.settle()
+        return distributed.squared_norms(tensors, like, self._together.active)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -186,8 +192,7 @@ class Updates:
         assert change is not None
         torch._foreach_neg_(change)
         torch._foreach_add_(change, after)  # in place: one copy of the weights is all that is held
-        moved = distributed.squared_norms(change, like=list(tensors.values()))
-        weights = distributed.squared_norms(after, like=list(tensors.values()))
+        moved, weights = self._norms(change, list(tensors.values())), self._norms(after, list(tensors.values()))
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
@@ -260,7 +265,9 @@ def _rate(value: Any) -> Any:
 
 
 def _versions(tensors: Any) -> tuple[Any, ...]:
-    return tuple((id(t.grad), t.grad._version) if t.grad is not None else None for t in tensors)
+    """Changes whenever a gradient is written to; always for a DTensor, which does not count writes to its part."""
+    gradients = [t.grad for t in tensors if t.grad is not None]
+    return tuple((id(g), object() if hasattr(g, "placements") else g._version) for g in gradients)
 
 
 def _local(tensor: Tensor) -> Tensor:
