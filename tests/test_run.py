@@ -181,6 +181,19 @@ def test_a_snapshot_does_not_change_and_refresh_adds_what_is_new(tmp_path):
     writer.close("finished")
 
 
+def test_what_a_reader_writes_into_a_table_stays_its_own(tmp_path):
+    run = record(tmp_path / "run")
+    run.table("scalars").loc[:, "loss"] = 7.0
+    run.table("scalars", ["step"])["step"] += 1
+    run.matrix("layers", "grad_norm")[2][:] = 7.0
+    run.matrix("layers", "grad_norm")[0][:] = 7
+    run.steps("scalars")[:] = 7
+    assert run.table("scalars")["loss"].tolist() == [1 / step for step in range(1, 21)]
+    assert run.table("scalars")["step"].tolist() == run.steps("scalars").tolist() == list(range(1, 21))
+    assert run.matrix("layers", "grad_norm")[2][0].tolist() == [5.0, 10.0]
+    assert run.steps("layers").tolist() == [5, 10, 15, 20]
+
+
 def test_refresh_reads_only_what_is_new(tmp_path, monkeypatch):
     from diagnostics.run.storage import Local
 

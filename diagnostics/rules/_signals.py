@@ -166,6 +166,18 @@ def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
     return float(values[-1]) if len(values) else np.nan
 
 
+_STEPS = ("sign", "heaviside", "step", "threshold", "hard_threshold", "round", "floor", "ceil", "trunc", "argmax")
+_COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
+HARD_THRESHOLDS = frozenset((*_STEPS, *_COMPARISONS))
+
+
+def counts_errors(run: Run) -> bool:
+    """Whether a function with derivative zero lies between the model's output and the loss, as far as was seen."""
+    path = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
+    functions = [function for name, (function, _) in activations(run).items() if name.startswith("loss.")]
+    return not HARD_THRESHOLDS.isdisjoint([*path, *functions])
+
+
 def noise_term(run: Run, before: int | None = None) -> float:
     """Noise term of the stability budget at the last bracket (up to `before`); 0 where it was not measured."""
     value = latest(run, "batches", "noise_term", before)
@@ -308,8 +320,8 @@ class Flat:
 
 
 @lru_cache(maxsize=16)
-def flat(run: Run, blocks: int = 20, still: float = 0.02) -> Flat | None:
-    """The longest stretch in which the medians of blocks of the loss agree.
+def flats(run: Run, blocks: int = 20, still: float = 0.02) -> tuple[Flat, ...]:
+    """The stretches, longest first, in which the medians of blocks of the loss agree; none shorter than three blocks.
 
     Medians agree within three of their standard errors, or within `still` of the loss's whole fall (of its size where
     it never fell): a fiftieth is what an eye sees as level on a plot.
@@ -320,26 +332,40 @@ def flat(run: Run, blocks: int = 20, still: float = 0.02) -> Flat | None:
     size = max(3, len(values) // blocks)
     count = len(values) // size
     if count < 4:
-        return None
-    grid = values[: count * size].reshape(count, size)
-    medians = np.median(grid, axis=1)
+        return ()
+    medians = np.median(values[: count * size].reshape(count, size), axis=1)
     error = 1.2533 * history.noise / np.sqrt(size)
     fall = history.start - history.best
     tolerance = max(3 * error, still * (fall if fall > 0.05 * abs(history.start) else abs(history.start)))
-    best, first = 0, 0
-    begin = 0
-    for end in range(count):
-        while medians[begin : end + 1].max() - medians[begin : end + 1].min() > tolerance:
+    found = []
+    for first, last in _level_spans(medians, tolerance):
+        where = float(np.median(medians[first:last]))
+        after = medians[last:]
+        escaped = bool(len(after) and where - after.min() > max(5 * error, 0.1 * abs(where - history.best), tolerance))
+        end = int(steps[min(last * size, len(steps)) - 1])
+        found.append(Flat(int(steps[first * size]), end, where, (last - first) / count, escaped))
+    return tuple(sorted(found, key=lambda each: -each.share))
+
+
+def _level_spans(medians: np.ndarray, tolerance: float, least: int = 3) -> list[tuple[int, int]]:
+    """Disjoint spans [first, last) within the tolerance: the longest, then the longest of what lies on either side."""
+    best, where, begin = 0, 0, 0
+    for end in range(len(medians)):
+        while np.ptp(medians[begin : end + 1]) > tolerance:
             begin += 1
         if end + 1 - begin > best:
-            best, first = end + 1 - begin, begin
-    if best < 3:
-        return None
-    last = first + best
-    after = medians[last:]
-    where = float(np.median(medians[first:last]))
-    escaped = bool(len(after) and where - after.min() > max(5 * error, 0.1 * abs(where - history.best), tolerance))
-    return Flat(int(steps[first * size]), int(steps[min(last * size, len(steps)) - 1]), where, best / count, escaped)
+            best, where = end + 1 - begin, begin
+    if best < least:
+        return []
+    left = _level_spans(medians[:where], tolerance, least)
+    right = _level_spans(medians[where + best :], tolerance, least)
+    moved = [(first + where + best, last + where + best) for first, last in right]
+    return [*left, (where, where + best), *moved]
+
+
+def flat(run: Run) -> Flat | None:
+    """The longest stretch without progress."""
+    return next(iter(flats(run)), None)
 
 
 def inside(run: Run, name: str, first: int, last: int) -> np.ndarray:

@@ -43,8 +43,10 @@ RANK = 3
 def check(
     run: Run,
     *,
-    jump: float = 100.0,  # over the largest norm before it; heavy-tailed batch noise stays within ten
+    jump: float = 100.0,  # over the median norm before it: orders of magnitude
+    above: float = 10.0,  # over the largest norm before it: heavy-tailed batch noise stays within ten
     before: int = 5,  # updates that must have been recorded before, to know what was usual
+    within: int = 3,  # updates: what was measured closer to the jump belongs to the wall already
     recurrences: int = 3,  # jumps that make a wall out of what one or two odd batches could do
 ) -> Iterator[Finding]:
     steps, norms = signals.column(run, "grad_norm_unclipped")
@@ -52,8 +54,8 @@ def check(
         steps, norms = signals.column(run, "grad_norm")
     if len(steps) < before + 1:
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
-    found = _jumps(norms, jump, before)
-    found = [at for at in found if _fitted(run, int(steps[at]))]
+    found = _jumps(norms, jump, above, before)
+    found = [at for at in found if _fitted(run, int(steps[at]), within) and not _rate_jumped(run, int(steps[at]))]
     if not found:
         return
     first = found[0]
@@ -90,28 +92,34 @@ def check(
     )
 
 
-def _jumps(norms: np.ndarray, jump: float, before: int) -> list[int]:
-    """Indices where the norm exceeds `jump` times the largest of the updates before the last two."""
+def _jumps(norms: np.ndarray, jump: float, above: float, before: int) -> list[int]:
+    """Indices where the norm exceeds `jump` times the median and `above` times the largest of the 50 updates before the
+    last two."""
     found: list[int] = []
-    finite = np.where(np.isfinite(norms), norms, np.nan)
     for at in range(before, len(norms)):
-        value = norms[at] if np.isfinite(norms[at]) else np.inf
-        usual = finite[max(0, at - 50) : at - 1]
-        usual = usual[np.isfinite(usual)]
+        usual = norms[max(0, at - 50) : at - 1]
+        usual = usual[np.isfinite(usual) & (usual > 0)]
         if not len(usual) or (found and at - found[-1] < 3):
             continue
-        largest = np.median(usual) if found else usual.max()
-        if value > jump * max(largest, np.finfo(float).tiny) and largest > 0:
+        value = norms[at] if np.isfinite(norms[at]) else np.inf
+        if value > jump * np.median(usual) and (value > above * usual.max() or found):
             found.append(at)
     return found
 
 
-def _fitted(run: Run, step: int) -> bool:
-    """Whether the last stability ratio before the step was within the limit, or none is known."""
+def _fitted(run: Run, step: int, within: int) -> bool:
+    """Whether the last stability ratio from before the wall was within the limit, or none is known."""
     table = run.table("curvature", ["step", "stability"])
     ratios = signals.array(table, "stability")
-    earlier = ratios[(table["step"].to_numpy() < step) & ~np.isnan(ratios)]
+    earlier = ratios[(table["step"].to_numpy() <= step - within) & ~np.isnan(ratios)]
     return not len(earlier) or earlier[-1] <= 1
+
+
+def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
+    """Whether the schedule raised the rate right before: then it was the step that was huge, not the wall."""
+    steps, rates = signals.learning_rates(run)
+    before, near = rates[steps < step - 5], rates[(steps >= step - 5) & (steps <= step)]
+    return bool(len(before) and len(near)) and near.max() > times * float(np.median(before[-20:]))
 
 
 def _lasting_harm(run: Run, step: int) -> bool:
@@ -128,4 +136,7 @@ def _lasting_harm(run: Run, step: int) -> bool:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    return other.first_step >= finding.first_step and other.kind not in {"wiring", "symmetry", "lr-unstable"}
+    """What follows the jump follows from it, the growth that its first updates look like included."""
+    if other.kind in {"wiring", "symmetry"}:
+        return False
+    return other.first_step >= finding.first_step - 5 or other.kind in {"lr-oscillation", "plateau", "saddle-point"}

@@ -57,7 +57,7 @@ def check(
         return
     worst = max(bad, key=lambda at: now[at])
     history = signals.loss(run)
-    trains = history.end <= learned * history.start and now[worst] < 1
+    trains = history.end <= learned * history.start and now[worst] < most
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
     layers = tuple(names[at] for at in bad)

@@ -65,8 +65,8 @@ def check(
     held: float = 0.3,  # share of the loss made by bouncing, where the loss has stopped falling
     held_falling: float = 0.7,  # where it still falls: nearly all of what is left
     memory: float = 0.1,  # of the run: 2/(1-mu) updates, within which nothing settles
-    swing: float = 0.5,  # of the level, from crest to trough in the last third
-    reached: float = 1e-3,  # of the starting loss: below, nothing worth having is held up
+    swing: float = 0.5,  # of the level, from crest to trough in the later half
+    reached: float = 1e-5,  # of the starting loss: below, nothing worth having is held up
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     if history.count < 20 or history.end <= reached * history.start:
@@ -80,10 +80,37 @@ def check(
         raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
     falling = signals.trend(history.values[2 * history.count // 3 :])
     needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
-    last = bounces[-windows:]
-    if not all(each.share >= needed and each.flip < 0 and each.ratio > 0.5 for each in last):
-        return
-    yield _across(run, history, bounces, needed)
+    if all(each.share >= needed and each.flip < 0 and each.ratio > 0.5 for each in bounces[-windows:]):
+        yield _across(run, history, bounces, needed)
+    elif _noise_ball(run, history, bounces):
+        yield _in_noise(run, history, bounces[-1])
+
+
+def _noise_ball(
+    run: Run,
+    history: signals.Loss,
+    bounces: list[Bounce],
+    *,
+    overshoot: float = 0.3,  # more than half way to the minimum along the step, on the batch's own loss
+    ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
+    high: float = 0.3,  # of the starting loss: below, the run has learned most of what there was
+) -> bool:
+    """Mini-batch noise kept up by long steps: flat loss, gradients that undo each other, updates that go too far.
+
+    In the noise ball successive gradients correlate at about -s, so a negative cosine alone is normal in a converged
+    run (Pflug 1990; Chee and Toulis 2018); it is the length of the steps that makes the ball large.
+    """
+    half = int(history.steps[history.count // 2])
+    settled = signals.trend(history.after(half))
+    cosine_steps, cosines = signals.column(run, "gradient_cosine")
+    late = cosines[cosine_steps >= half]
+    over_steps, over = signals.column(run, "overshoot")
+    if signals.adaptive(run) or len(late) < 5 or history.end < high * history.start:
+        return False
+    opposed = late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0
+    stopped = settled.z < 3 or settled.relative < 0.02
+    total = float(np.median([each.ratio for each in bounces[-3:]])) + signals.noise_term(run)
+    return opposed and stopped and signals.median(over[over_steps >= half]) >= overshoot and total >= ratio
 
 
 def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
@@ -97,7 +124,7 @@ def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
     found = []
     for _, window in table.groupby("top_origin"):
         at = int(window["top_origin"].iloc[0])
-        if len(window) < 5 or at not in tops:
+        if len(window) < 5 or at not in tops or not np.isfinite(window["top_projection"]).all():
             continue
         eigenvalue, ratio = tops[at]
         x = window["top_projection"].to_numpy(dtype=float)
@@ -106,9 +133,8 @@ def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
         u = np.diff(x)
         power = float(np.mean(u[:-1] ** 2) * np.mean(u[1:] ** 2)) ** 0.5
         flip = float(np.mean(u[:-1] * u[1:]) / power) if power > 0 else 0.0
-        share = (
-            0.5 * eigenvalue * float(np.mean(u**2)) / 4 / height if height > 0 else 0.0
-        )  # a bounce of amplitude a has u = 2a
+        amplitude_square = float(np.mean(u**2)) / 4  # a bounce of amplitude a has u = 2a
+        share = 0.5 * eigenvalue * amplitude_square / height if height > 0 else 0.0
         found.append(Bounce(at, share, flip, float(eigenvalue), float(ratio)))
     return found
 
@@ -120,8 +146,28 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], needed: floa
         if each.share < needed or each.flip >= 0:
             break
         first = each.step
+    seen = (
+        f"Since step {first} the weights bounce across the steepest direction (successive updates correlate at "
+        f"{number(last.flip)}, s = {number(last.ratio)}), and {number(100 * min(1.0, last.share))} % of the loss of "
+        f"{number(history.end)} is that bouncing."
+    )
+    return _finding(run, history, last, last.ratio, first, seen)
+
+
+def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
+    ratio = last.ratio + signals.noise_term(run)
+    stretch = signals.flat(run)
+    first = stretch.first_step if stretch is not None else int(history.steps[history.count // 2])
+    seen = (
+        f"The loss has stood at {number(history.end)} since step {first} while successive gradients undo each other: "
+        f"at {number(100 * ratio)} % of the stability limit, noise included, the batches' noise throws the weights about."
+    )
+    return _finding(run, history, last, ratio, first, seen)
+
+
+def _finding(run: Run, history: signals.Loss, last: Bounce, ratio: float, first: int, seen: str) -> Finding:
     rate = signals.last_rate(run)
-    target = 0.5 * rate / last.ratio
+    target = 0.5 * rate / ratio
     return Finding(
         kind=KIND,
         cause="learning-rate",
@@ -129,14 +175,9 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], needed: floa
         first_step=first,
         last_step=None,
         layers=(),
-        summary=(
-            f"Since step {first} the weights bounce across the steepest direction (successive updates "
-            f"correlate at {number(last.flip)}, s = {number(last.ratio)}), and "
-            f"{number(100 * min(1.0, last.share))} % of the loss of {number(history.end)} is that "
-            "bouncing."
-        ),
+        summary=seen,
         evidence={
-            "stability ratio": last.ratio,
+            "stability ratio": ratio,
             "share of the loss": last.share,
             "correlation of successive updates": last.flip,
             "largest eigenvalue": last.eigenvalue,
@@ -165,8 +206,10 @@ def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Fi
     lasts = 2 / (1 - mu) if mu < 1 else np.inf
     if lasts < memory * history.count:
         return None
-    crests = _swings(history)
-    if len(crests) < 1 or max(crests) < swing:
+    crests = [0.0, *_swings(history)]
+    late = signals.trend(history.values[2 * history.count // 3 :])
+    unsettled = lasts >= history.count and history.end > 0.05 * history.start and late.relative < 0.2
+    if max(crests) < swing and not unsettled:
         return None
     rate = signals.last_rate(run)
     calm = max(0.0, 1 - 2 / (0.02 * history.count)) if history.count > 200 else 0.9
@@ -179,8 +222,8 @@ def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Fi
         layers=(),
         summary=(
             f"With momentum {mu:.6g} the updates remember {number(lasts)} steps in a run of "
-            f"{history.count}: the loss swings by {number(100 * max(crests))} % of its level and does not "
-            "settle."
+            f"{history.count}: the loss swings by {number(100 * max(crests))} % of its level and has not "
+            "settled."
         ),
         evidence={"momentum": mu, "memory in updates": lasts, "largest swing": max(crests), "loss at end": history.end},
         remedies=(

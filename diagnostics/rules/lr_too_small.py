@@ -6,8 +6,8 @@ Each step goes a small part of the way that curvature and noise would allow. Tra
 ## What we look at
 Whether a rate ten times higher would still be well inside the stability limit ($s$ and its noise term below 0.05)
 *and* still lower the loss along the update itself (overshoot ratio $r$ below 0.05, where $r = 1/2$ is the minimum
-along the step); and whether the run is held up by it: the loss has come down little, and still falls as steadily
-as before.
+along the step), after both limits are lowered by the part of a batch's gradient that is noise; and whether the
+run is held up by it: the loss is still on its way down at the end, or all steps together were too short to move it.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -45,20 +45,22 @@ def check(
     run: Run,
     *,
     slack: float = 0.05,  # of the limit, and overshoot: ten times as much is still at most half way
-    learned: float = 0.5,  # of the starting loss gone: the run was not held up
-    steady: float = 0.5,  # slope of the second half over that of the first: progress has not run out
+    falls: float = 0.1,  # of the level, from the third to the last quarter: far from settled
+    reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
-    still: float = 0.02,  # of the starting loss: the most that all updates together could have taken off it
+    still: float = 0.1,  # of the starting loss: the most that all updates together could have taken off it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     table = signals.curvature(run)
     steps, ratios = signals.stability(run)
     if history.count < 20:
         return
-    late = steps >= history.steps[history.count // 2]
+    half = int(history.steps[history.count // 2])
+    late = steps >= half
     ratio = float(np.nanmax(ratios[late] if late.any() else ratios[-1:])) + signals.noise_term(run)
-    overshoot = _overshoot(run, int(history.steps[history.count // 2]))
-    if ratio >= slack or overshoot >= slack:  # too short a step to tell its overshoot from rounding is NaN
+    overshoot = _overshoot(run, half)
+    allowed = slack * _signal_share(run, half)
+    if ratio >= allowed or overshoot >= allowed:  # too short a step to tell its overshoot from rounding is NaN
         return
     rate_steps, rates = signals.learning_rates(run)
     if len(rates) and rates[-1] > 1.05 * np.median(rates):
@@ -66,7 +68,8 @@ def check(
     by_schedule = bool(len(rates)) and rates[-1] < decayed * rates.max()
     first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
     standing = _reach(run, history) < still * abs(history.start)
-    if not (_cut_short(run, history, first) if by_schedule else standing or _crawls(history, learned, steady)):
+    crawls = history.end > reached * history.start and _crawls(history, falls)
+    if not (_cut_short(run, history, first) if by_schedule else standing or crawls):
         return
     rate = float(rates[-1]) if len(rates) else np.nan
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
@@ -127,6 +130,17 @@ def _overshoot(run: Run, since: int) -> float:
     return float(np.median(values)) if len(values) else np.nan
 
 
+def _signal_share(run: Run, since: int) -> float:
+    """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2.
+
+    The best rate under noise is that part of the noiseless one (McCandlish et al. 2018, "An Empirical Model of
+    Large-Batch Training", 2.2). With a direction that turns by itself the cosine is smaller still: the safe side.
+    """
+    steps, cosines = signals.column(run, "gradient_cosine")
+    late = cosines[steps >= since]
+    return float(np.clip(np.median(late), 0.0, 1.0)) if len(late) else 1.0
+
+
 def _reach(run: Run, history: signals.Loss) -> float:
     """Bound on what all updates together could lower the loss by, to first order: the sum of |u| |g|."""
     table = run.table("scalars", ["update_norm", "grad_norm"])
@@ -135,13 +149,10 @@ def _reach(run: Run, history: signals.Loss) -> float:
     return float(product.mean() * history.count) if len(product) else np.inf
 
 
-def _crawls(history: signals.Loss, learned: float, steady: float) -> bool:
-    """Little of the loss is gone, and what goes, goes as fast at the end as before."""
-    if history.end < (1 - learned) * history.start or not history.start > 0:
-        return False
-    half = history.count // 2
-    first, second = signals.trend(history.values[:half]), signals.trend(history.values[half:])
-    return second.z > 3 and second.drop >= steady * first.drop
+def _crawls(history: signals.Loss, falls: float) -> bool:
+    """Still on its way down at the end, significantly and by a good part of what is left."""
+    late = signals.trend(history.values[history.count // 2 :])
+    return late.z > 3 and late.relative > falls
 
 
 def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:

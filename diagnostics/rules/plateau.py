@@ -152,7 +152,7 @@ def _vanishing(run: Run, stretch: signals.Flat, depth: int, vanished: float) -> 
     if len(at) < depth or not inside.any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.nanmedian(gradients[inside][:, at] / weights[inside][:, at], axis=0)
+        relative = np.median(gradients[inside][:, at] / weights[inside][:, at], axis=0)
     if not (np.isfinite(relative).all() and (relative > 0).all()) or relative[0] > vanished * relative[-1]:
         return None
     factor = float((relative[0] / relative[-1]) ** (1 / (len(at) - 1)))
@@ -205,4 +205,5 @@ def _unexplained(run: Run, stretch: signals.Flat) -> Finding:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    return finding.alarm and other.kind in {"ravine", "lr-too-small", "local-minimum", "saturated-units"}
+    consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units"}
+    return finding.alarm and other.kind in consequences

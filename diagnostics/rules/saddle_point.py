@@ -6,10 +6,10 @@ and downwards in others. Progress stops until the weights have drifted far enoug
 
 ## What we look at
 A stretch in which the loss does not move although it is not at its floor, while the smallest eigenvalue of the
-Hessian is clearly negative - beyond twice its residual, and beyond twice its standard error on independent
-batches - and the gradient is small against what this curvature makes of it within one weight norm:
-$\|\nabla\mathcal J\| \ll |\lambda_{\min}|\,\|\theta\|$. The time to escape, $\tau = 1/(\eta\,|\lambda_{\min}|)$
-updates a factor $e$, must fit the stretch.
+Hessian is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches -
+and the gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less
+than a tenth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
+updates in which the distance from the saddle grows by a factor $e$.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -48,26 +48,36 @@ def check(
     *,
     longest: float = 0.2,  # of the run, without progress: shorter waits cost less than a fifth
     clearly: float = 0.05,  # of the largest eigenvalue; trained networks have -0.01 of it everywhere
-    reach: float = 0.3,  # gradient over |smallest| times weight norm: at most 1/(depth - 1) near a deep net's origin
+    near: float = 0.1,  # of the loss: what the gradient would take off it at the largest stable rate meanwhile
     patience: float = 30.0,  # escape times; rounding errors alone have grown to order one by then
 ) -> Iterator[Finding]:
     signals.curvature(run)
     history = signals.loss(run)
-    stretch = signals.flat(run)
-    if stretch is None or stretch.share < longest or history.count < 20 or _at_floor(history, stretch):
+    if history.count < 20:
         return
+    for stretch in signals.flats(run):
+        if stretch.share >= longest and not _at_floor(history, stretch):
+            found = _held(run, stretch, clearly, near, patience)
+            if found is not None:
+                yield found
+                return
+
+
+def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience: float) -> Finding | None:
+    """The finding for one flat stretch, if a saddle point explains it."""
     found = _negative(run, stretch, clearly)
     if found is None:
-        return
+        return None
     step, smallest, residual, largest = found
-    gradient, weights = _norms(run, stretch)
-    small = gradient <= reach * abs(smallest) * weights if np.isfinite(weights) else gradient == 0
-    escape = _escape_steps(run, smallest)
+    gradient = signals.median(signals.inside(run, "grad_norm", stretch.first_step, stretch.last_step))
+    gain = _gain(run)
+    escape = 1 / np.log1p(gain * abs(smallest)) if gain > 0 else np.inf
     waited = stretch.last_step - stretch.first_step + 1
-    if not small or not (escape <= waited <= patience * escape or gradient == 0):
-        return
+    downhill = gradient**2 * gain / max(signals.latest(run, "curvature", "stability"), np.finfo(float).tiny) * waited
+    if downhill > near * abs(stretch.level) or (waited > patience * escape and gradient > 0):
+        return None
     rate = signals.last_rate(run)
-    yield Finding(
+    return Finding(
         kind=KIND,
         cause=None,
         severity="warning",
@@ -130,32 +140,23 @@ def _negative(run: Run, stretch: signals.Flat, clearly: float) -> tuple[int, flo
     return int(table["step"].iloc[at]), float(smallest[at]), float(residual[at]), float(top[at])
 
 
-def _confirmed(run: Run, table: pd.DataFrame) -> np.ndarray:
-    """Negative on independent batches too, where they were tried."""
-    tried = run.table("batches", ["origin", "smallest", "smallest_error"]).set_index("origin")
+def _confirmed(run: Run, table: pd.DataFrame, *, quiet: float = 1e-3) -> np.ndarray:
+    """Negative on independent batches too; where none were tried, the loss must be free of batch noise."""
+    tried = run.table("batches", ["origin", "smallest", "smallest_error"]).dropna().set_index("origin")
     upper = (tried["smallest"] + 2 * tried["smallest_error"]).to_dict()
-    return np.array([not upper.get(step, -1.0) >= 0 for step in table["step"]])
+    history = signals.loss(run)
+    untried = -1.0 if history.noise <= quiet * abs(history.start) else 1.0
+    return np.array([upper.get(step, untried) < 0 for step in table["step"]])
 
 
-def _norms(run: Run, stretch: signals.Flat) -> tuple[float, float]:
-    gradient = signals.inside(run, "grad_norm", stretch.first_step, stretch.last_step)
-    weights = signals.inside(run, "weight_norm", stretch.first_step, stretch.last_step)
-    return (float(np.median(gradient)) if len(gradient) else np.nan), (
-        float(np.median(weights)) if len(weights) else np.nan
-    )
-
-
-def _escape_steps(run: Run, smallest: float) -> float:
-    """Updates in which the distance from the saddle grows by a factor e, at the gain for a constant gradient.
-
-    For adaptive optimizers the gain is read off the steepest direction's `progress`, which includes the preconditioner.
-    """
+def _gain(run: Run) -> float:
+    """The optimizer's step per unit of constant gradient, eta F(1) / P, read off the steepest direction."""
     table = signals.curvature(run)
-    gain = signals.array(table, "progress") / signals.tops(table)  # eta F(1) / P
-    gain = gain[np.isfinite(gain) & (gain > 0)]
-    per_step = (float(np.median(gain)) if len(gain) else signals.last_rate(run)) * abs(smallest)
-    return 1 / np.log1p(per_step) if per_step > 0 else np.inf
+    top, progress = signals.tops(table), signals.array(table, "progress")
+    gain = signals.median(progress[top > 0] / top[top > 0])
+    return gain if np.isfinite(gain) else signals.last_rate(run)
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    return other.kind in {"plateau", "lr-too-small", "local-minimum", "ravine"}
+    flat = {"lr-too-small", "local-minimum", "ravine"}
+    return other.kind in flat or (other.kind == "plateau" and other.cause is None)

@@ -46,34 +46,40 @@ def check(
     run: Run,
     *,
     records: int = 2,  # identical again after an update: chance does not repeat itself to a part in ten thousand
+    lasting: float = 0.2,  # of the records, if the units came apart in the end: time lost at the symmetric saddle
 ) -> Iterator[Finding]:
     steps, names, distinct = signals.layer_matrix(run, "symmetry", "distinct_units")
     _, _, units = signals.layer_matrix(run, "symmetry", "units")
     if len(steps) < records:
         raise signals.Missing(f"symmetry: {len(steps)} records, {records} needed")
     same = (distinct < units) & (units >= 2)
-    stuck = [at for at in range(len(names)) if same[-records:, at].all()]
+    spans = [_span(same[:, at]) for at in range(len(names))]
+    long_enough = max(records, lasting * len(steps))
+    stuck = [at for at, (_, count, ended) in enumerate(spans) if count >= (long_enough if ended else records)]
     if not stuck:
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:
-        by_cause.setdefault(_cause(run, names[at], float(distinct[-1, at])), []).append(at)
+        by_cause.setdefault(_cause(run, names[at], float(distinct[spans[at][0], at])), []).append(at)
     # one fault, one alarm: the cause that holds the most units speaks for all
-    cause = max(by_cause, key=lambda each: sum(units[-1, at] - distinct[-1, at] for at in by_cause[each]))
-    worst = max(stuck, key=lambda at: (units[-1, at] - distinct[-1, at]) / units[-1, at])
-    first = int(steps[np.flatnonzero(same[:, stuck].any(axis=1))[0]])
-    count, kept = int(units[-1, worst]), int(distinct[-1, worst])
+    alike = units - distinct
+    cause = max(by_cause, key=lambda each: sum(alike[spans[at][0], at] for at in by_cause[each]))
+    worst = max(stuck, key=lambda at: alike[spans[at][0], at] / units[spans[at][0], at])
+    begin, lasted, ended = spans[worst]
+    first, last = int(steps[begin]), int(steps[begin + lasted - 1])
+    count, kept = int(units[begin, worst]), int(distinct[begin, worst])
     layers = tuple(names[at] for at in stuck)
+    until = f"stayed identical until step {last}" if ended else "stay identical"
     yield Finding(
         kind=KIND,
         cause=cause,
-        severity="critical" if kept <= max(1, count // 4) else "warning",
+        severity="critical" if kept <= max(1, count // 4) and not ended else "warning",
         first_step=first,
-        last_step=None,
+        last_step=last if ended else None,
         layers=layers,
         summary=(
             f"In {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
-            "distinct: the others have identical incoming and outgoing weights and stay identical."
+            f"distinct: the others have identical incoming and outgoing weights and {until}."
         ),
         evidence={"units": float(count), "distinct units": float(kept), "layers": float(len(stuck))},
         remedies=_remedies(cause, names[worst]),
@@ -82,6 +88,16 @@ def check(
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
         rf"\text{{so }} {count} \text{{ units act as }} {kept}",
     )
+
+
+def _span(same: np.ndarray) -> tuple[int, int, bool]:
+    """First index, number of records and whether it ended, of the last stretch of identical units."""
+    at = np.flatnonzero(same)
+    if not len(at):
+        return 0, 0, True
+    gaps = np.flatnonzero(np.diff(at) > 1)
+    begin = int(at[gaps[-1] + 1]) if len(gaps) else int(at[0])
+    return begin, int(at[-1]) - begin + 1, bool(at[-1] < len(same) - 1)
 
 
 def _cause(run: Run, layer: str, distinct: float) -> str:

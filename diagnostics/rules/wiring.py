@@ -133,48 +133,46 @@ def _left_out(run: Run) -> Iterator[Finding]:
 
 
 def _detached(run: Run) -> Iterator[Finding]:
-    """Tensors of modules that ran, held by the optimizer, that never got a gradient while others did."""
-    found = signals.events(run, "detached")
-    if found.empty:
+    """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
+    cut = signals.events(run, "no-graph")
+    if len(cut) and not signals.counts_errors(run):
+        summary = "The loss has no gradient: the graph is cut between the model's output and the loss."
+        yield _finding("detached", int(cut["step"].iloc[0]), (), summary, {"tensors": float(len(cut))}, _REATTACH)
         return
-    names = tuple(dict.fromkeys(str(each) for each in found["subject"] if each))
-    hard = [function for function, _ in signals.activations(run).values() if function in HARD_THRESHOLDS]
-    if hard:  # a threshold cuts the graph too; zero-gradient names it
+    names = _before_a_cut(run)
+    hard = [function for function, _ in signals.activations(run).values() if function in signals.HARD_THRESHOLDS]
+    if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
         return
     yield _finding(
         "detached",
-        int(found["step"].iloc[0]),
+        int(run.matrix("layers", "grad_missing")[0][0]),
         names,
-        (
-            f"{names_of(names)} take part in the forward pass but get no gradient: the graph is cut between them "
-            "and the loss."
-        ),
+        f"{names_of(names)} get no gradient although the tensors behind them do: the graph is cut between them.",
         {"tensors": float(len(names))},
-        (
-            "remove .detach(), .data, .item(), .numpy() or torch.no_grad() between these layers and the loss",
-            "or freeze them on purpose with requires_grad_(False)",
-        ),
+        (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
     )
 
 
-HARD_THRESHOLDS = frozenset(
-    {
-        "sign",
-        "heaviside",
-        "step",
-        "threshold",
-        "round",
-        "floor",
-        "ceil",
-        "trunc",
-        "gt",
-        "ge",
-        "lt",
-        "le",
-        "argmax",
-        "hard_threshold",
-    }
+_REATTACH = (
+    "remove .detach(), .data, .item(), .numpy(), torch.no_grad() or a comparison between these layers and the loss",
 )
+
+
+def _before_a_cut(run: Run) -> tuple[str, ...]:
+    """Trainable tensors without any gradient, if they are the first ones of the model and no others.
+
+    An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it.
+    """
+    steps, names, missing = run.matrix("layers", "grad_missing")
+    frozen = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen") or not each.get("optimized")}
+    at = [index for index, name in enumerate(names) if str(name) not in frozen]
+    if len(steps) < 3 or not at:
+        return ()
+    absent = (missing[:, at] == 1).all(axis=0)
+    count = int(absent.sum())
+    if not 0 < count < len(at) or not absent[:count].all():
+        return ()
+    return tuple(str(names[index]) for index in at[:count])
 
 
 def _finding(

@@ -34,7 +34,6 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._signals import names_of
-from diagnostics.rules.wiring import HARD_THRESHOLDS
 from diagnostics.run import Run
 
 KIND = "zero-gradient"
@@ -48,7 +47,7 @@ def check(
     inactive: float = 0.9,  # share of dead units that by itself zeroes what lies before the layer
 ) -> Iterator[Finding]:
     cut = signals.events(run, "no-graph")
-    if len(cut):
+    if len(cut) and signals.counts_errors(run):
         yield _zero_one(run, int(cut["step"].iloc[0]))
         return
     steps, names, norms = signals.layer_matrix(run, "layers", "grad_norm")
@@ -58,10 +57,10 @@ def check(
     silent = [at for at in trainable if (np.nan_to_num(norms[:, at]) == 0).all()]
     if not silent:
         return
-    hard = [name for name, (function, _) in signals.activations(run).items() if function in HARD_THRESHOLDS]
+    hard = [name for name, (function, _) in signals.activations(run).items() if function in signals.HARD_THRESHOLDS]
     counted = [name for name in hard if name.startswith("loss.")]
     hard = [name for name in hard if name not in counted]
-    if len(silent) == len(trainable) and not hard and (counted or np.isnan(norms[:, silent]).all()):
+    if len(silent) == len(trainable) and not hard and (counted or signals.counts_errors(run)):
         yield _zero_one(run, int(steps[0]))
         return
     if not hard and (_dead(run, inactive) or _unrouted(norms, silent)):
