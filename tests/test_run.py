@@ -183,8 +183,10 @@ def test_a_snapshot_does_not_change_and_refresh_adds_what_is_new(tmp_path):
 
 def test_what_a_reader_writes_into_a_table_stays_its_own(tmp_path):
     run = record(tmp_path / "run")
-    run.table("scalars").loc[:, "loss"] = 7.0
-    run.table("scalars", ["step"])["step"] += 1
+    for columns in (None, ["step", "loss"], ["loss"]):
+        frame = run.table("scalars", columns)
+        frame.loc[:, "loss"] = 7.0
+        frame.iloc[0, 0] = 7.0 if columns == ["loss"] else 7
     run.matrix("layers", "grad_norm")[2][:] = 7.0
     run.matrix("layers", "grad_norm")[0][:] = 7
     run.steps("scalars")[:] = 7

@@ -12,7 +12,7 @@ from diagnostics.metrics import TABLES
 from diagnostics.run.cache import Cache
 from diagnostics.run.errors import RunError
 from diagnostics.run.filling import Bounds, fill, matrix_dtype
-from diagnostics.run.parts import Part, columns_of, in_order, last_given
+from diagnostics.run.parts import Part, columns_of, distinct, in_order, last_given
 from diagnostics.run.storage import Storage
 from diagnostics.run.streams import Column, Damage, Stream, is_stream, open_stream, stream_number
 
@@ -64,7 +64,7 @@ class Files:
         return max((int(part.steps.max()) for table in tables for part in self._parts(table, ())), default=0)
 
     def steps(self, table: str) -> np.ndarray:
-        return np.unique(np.concatenate([np.empty(0, np.int64), *(part.steps for part in self._parts(table, ()))]))
+        return distinct([part.steps for part in self._parts(table, ())])
 
     def frame(self, table: str, columns: Sequence[str], bounds: Bounds) -> pd.DataFrame:
         data = columns_of(table, [part.between(bounds) for part in self._parts(table, columns)], columns)
@@ -115,7 +115,7 @@ class Files:
         names = np.array(list(dict.fromkeys(name for part in parts for name in part.names)), object)
         if len(parts) == 1 and column in parts[0].values and (np.diff(parts[0].steps) > 0).all():
             return parts[0].steps.copy(), names, parts[0].values[column].astype(dtype)
-        steps = np.unique(np.concatenate([np.empty(0, np.int64), *(part.steps for part in parts)]))
+        steps = distinct([part.steps for part in parts])
         self._check_size(table, column, parts, len(steps) * len(names))
         place = {name: index for index, name in enumerate(names)}
         values = np.full((len(steps), len(names)), np.nan, dtype)

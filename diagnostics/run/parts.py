@@ -52,6 +52,12 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[np.argsort(frame["step"].to_numpy(), kind="stable")].reset_index(drop=True)
 
 
+def distinct(steps: list[np.ndarray]) -> np.ndarray:
+    """Steps of all parts, ascending, each once."""
+    joined = np.concatenate([np.empty(0, np.int64), *steps])
+    return joined if (np.diff(joined) > 0).all() else np.unique(joined)
+
+
 def last_given(steps: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
     """For each step of `at` (T,) the last number given at exactly that step, else NaN. `steps` and `values` (N,)."""
     given = ~np.isnan(values)
