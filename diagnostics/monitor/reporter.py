@@ -6,6 +6,7 @@ enough that all its runs together stay a small part of the time.
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from diagnostics.run import load
@@ -69,13 +70,19 @@ class Reporter:
 def forwarder(target: Any) -> Callable[[int, Mapping[str, float]], None]:
     """Send scalars to a TensorBoard `SummaryWriter` (it has `add_scalar`) or a wandb run (it has `log`)."""
     if hasattr(target, "add_scalar"):
-        return lambda step, scalars: (
-            [target.add_scalar(f"diagnostics/{n}", v, step) for n, v in scalars.items()] and None
-        )
+        return partial(_to_tensorboard, target)
     if hasattr(target, "log"):
-        return lambda step, scalars: target.log(
-            {f"diagnostics/{n}": v for n, v in scalars.items()} | {"diagnostics/step": step}
-        )
+        return partial(_to_wandb, target)
     raise TypeError(
         f"forward_to: {type(target).__name__} has neither add_scalar nor log; give a SummaryWriter or a wandb run"
     )
+
+
+def _to_tensorboard(writer: Any, step: int, scalars: Mapping[str, float]) -> None:
+    for name, value in scalars.items():
+        writer.add_scalar(f"diagnostics/{name}", value, step)
+
+
+def _to_wandb(run: Any, step: int, scalars: Mapping[str, float]) -> None:
+    """With a step of its own: wandb's refuses to go back, and the loop may log as well."""
+    run.log({f"diagnostics/{name}": value for name, value in scalars.items()} | {"diagnostics/step": step})

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_queue = getattr(torch.autograd.Variable._execution_engine, "queue_callback", None)  # private; DDP and FSDP use it too
+from diagnostics.monitor.distributed import local
+
+_queue: Any = getattr(
+    torch.autograd.Variable._execution_engine, "queue_callback", None
+)  # private; DDP and FSDP use it too
+CALLS_BACK = _queue is not None
 
 
 class Sentinel:
@@ -53,7 +58,7 @@ class Sentinel:
         if self._quiet() or self.passes or self._parameter is None:
             return
         old = self._parameter.grad
-        self.carried = 0.0 if old is None else torch.linalg.vector_norm(_local(old.detach()).float())
+        self.carried = 0.0 if old is None else torch.linalg.vector_norm(local(old.detach()).float())
 
     def _accumulated(self, parameter: Tensor) -> None:
         task = torch._C._current_graph_task_id()
@@ -61,7 +66,7 @@ class Sentinel:
             return
         self._task = task
         self.passes += 1
-        if _queue is not None:
+        if CALLS_BACK:
             _queue(self._requeue if self._reduced else self._end)
 
     def _requeue(self) -> None:
@@ -69,7 +74,3 @@ class Sentinel:
 
     def _end(self) -> None:
         self._finished()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -9,6 +9,7 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -101,5 +102,5 @@ def _is_distributed(model: nn.Module) -> bool:
     return replicated or any(is_sharded(parameter) for parameter in model.parameters())
 
 
-def _store() -> dist.Store:
+def _store() -> Any:
     return dist.distributed_c10d._get_default_store()

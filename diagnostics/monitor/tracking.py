@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics import stats
 from diagnostics.curvature import Estimate, Quotients, combine, follow
 from diagnostics.monitor.distributed import is_sharded
 from diagnostics.monitor.schedule import BATCHES, PROJECTED
@@ -39,7 +40,7 @@ class Tracking:
     def displacement(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
         if self.origin is None or len(self.origin) != len(parameters):
             return None
-        return list(torch._foreach_sub([p.detach() for p in parameters], self.origin))
+        return list(stats.foreach._foreach_sub([p.detach() for p in parameters], self.origin))
 
     def projecting(self, step: int) -> bool:
         return self.estimate is not None and self.origin_step == self.step < step <= self.step + PROJECTED

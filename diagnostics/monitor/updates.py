@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from diagnostics import stats
 from diagnostics.monitor import distributed
+from diagnostics.monitor.distributed import local
 from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
 from diagnostics.monitor.together import Together
@@ -89,7 +90,7 @@ class Updates:
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group["lr"]) for group in optimizer.param_groups]
             if update.plan.measured or update.plan.partner:
-                update.before = [_local(tensor).detach().clone() for tensor in self._tensors().values()]
+                update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
             if closure is None:
                 self._gradients(update)
@@ -138,7 +139,7 @@ class Updates:
         if math.isfinite(float(update.values["grad_norm"])):
             return
         gradients = {name: tensor.grad for name, tensor in names.items() if tensor.grad is not None}
-        update.bad_gradients = [name for name, g in gradients.items() if not torch.isfinite(_local(g)).all()]
+        update.bad_gradients = [name for name, g in gradients.items() if not torch.isfinite(local(g)).all()]
         update.rescued = [tensor.detach().clone() for tensor in names.values()]
 
     def _optimized(self, names: dict[str, Tensor]) -> tuple[bool, ...]:
@@ -187,11 +188,11 @@ class Updates:
 
     def _changes(self, update: Update) -> None:
         tensors = self._tensors()
-        after = [_local(tensor).detach() for tensor in tensors.values()]
+        after = [local(tensor).detach() for tensor in tensors.values()]
         change = update.before
         assert change is not None
-        torch._foreach_neg_(change)
-        torch._foreach_add_(change, after)  # in place: one copy of the weights is all that is held
+        stats.foreach._foreach_neg_(change)
+        stats.foreach._foreach_add_(change, after)  # in place: one copy of the weights is all that is held
         moved, weights = self._norms(change, list(tensors.values())), self._norms(after, list(tensors.values()))
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
@@ -237,7 +238,7 @@ def _layer_columns(names: dict[str, Tensor], gradients: list[Tensor | None], squ
     trained = distributed.constant(tuple(t.requires_grad for t in names.values()), squares.device)
     nan = torch.full((), torch.nan, device=squares.device)
     silent = [
-        nan if g is None or g.dim() < 2 or g.is_sparse else stats.silent_rows(_local(g)).to(squares.device)
+        nan if g is None or g.dim() < 2 or g.is_sparse else stats.silent_rows(local(g)).to(squares.device)
         for g in gradients
     ]
     return {
@@ -256,7 +257,7 @@ def _total(squares: Tensor, optimized: tuple[bool, ...]) -> Tensor:
 def _sample(tensors: list[Tensor], scale: Tensor | None) -> list[Tensor]:
     """A copy of every k-th entry, flat, so that at most `SAMPLE` entries are kept."""
     stride = max(1, sum(t.numel() for t in tensors) // SAMPLE)
-    flat = [_local(t).detach().reshape(-1)[::stride] for t in tensors]
+    flat = [local(t).detach().reshape(-1)[::stride] for t in tensors]
     return [f.clone() if scale is None else f / scale.to(f.device, f.dtype) for f in flat]
 
 
@@ -268,7 +269,3 @@ def _versions(tensors: Any) -> tuple[Any, ...]:
     """Changes whenever a gradient is written to; always for a DTensor, which does not count writes to its part."""
     gradients = [t.grad for t in tensors if t.grad is not None]
     return tuple((id(g), object() if hasattr(g, "placements") else g._version) for g in gradients)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

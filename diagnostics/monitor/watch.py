@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from diagnostics.monitor import describe
+from diagnostics.monitor.doctor import doctor
 from diagnostics.monitor.monitor import Monitor
 from diagnostics.monitor.settings import Settings
 
@@ -75,5 +76,5 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "closure": None,
         "loss_path": "",
         "linear_model": False,
-        "observed": [],
+        "observed": doctor(model, optimizer).records(),
     }
