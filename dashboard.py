@@ -7,4 +7,6 @@ import streamlit as st
 from diagnostics.views import pages
 
 st.set_page_config("Diagnostics", page_icon=Path(__file__).with_name(".streamlit") / "icon.png", layout="wide")
-st.navigation(pages.all_pages(), position="top").run()
+current = st.navigation(pages.all_pages(), position="hidden")
+pages.bar()
+current.run()

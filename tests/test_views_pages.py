@@ -49,9 +49,9 @@ def test_every_sample_run_opens_on_every_page(name, tmp_path, monkeypatch):
     """One session that walks from run to run, as a person does with the picker."""
     app = opened(name, tmp_path, monkeypatch)
     for id in SAMPLES:
-        app.selectbox(key="run").set_value(id).run()
+        app.selectbox(key="picked").set_value(id).run()
         assert not app.exception, f"{id}: {app.exception[0].value}"
-        assert app.selectbox(key="run").value == id
+        assert app.selectbox(key="picked").value == id
 
 
 @pytest.mark.parametrize("id", SAMPLES)
@@ -190,7 +190,7 @@ def test_an_address_cannot_open_a_path(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     train(tmp_path / "runs" / "mine").close("finished")
     app = opened("diagnosis", tmp_path / "runs", monkeypatch, run="../outside")
-    assert app.selectbox(key="run").value == "mine"
+    assert app.selectbox(key="picked").value == "mine"
 
 
 def test_a_hostile_name_stays_text(tmp_path, monkeypatch):

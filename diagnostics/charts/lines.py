@@ -78,7 +78,7 @@ def draw_lines(
     limits: tuple[float, float] | None = None,
     height: int = parts.HEIGHT,
 ) -> Drawn:
-    log = log and parts.spans_a_decade(np.concatenate([values for _, values in series.values()]))
+    log = log and parts.wide(np.concatenate([values for _, values in series.values()]))
     data = long_form(series, log)
     first, last = limits or (float(data["step"].min()), float(data["step"].max()))
     x = parts.step_axis(first, last)

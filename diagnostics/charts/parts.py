@@ -18,15 +18,17 @@ Drawn = Any  # an alt.LayerChart or alt.VConcatChart
 Layers = list[Any]  # of alt.Chart
 Frame = Any  # a pandas.DataFrame
 
-# Only decades get a grid line and a label on a log axis: the test is true at powers of ten.
-DECADE = "abs(log(datum.value)/LN10 - round(log(datum.value)/LN10)) < 1e-6"
-_SHORT = "(datum.value >= 1e5 || datum.value < 1e-3 ? format(datum.value, '.0e') : format(datum.value, '~g'))"
+# Of the ticks of a log axis 1, 2 and 5 times a power of ten get a grid line and a label; so do the fractions that Vega
+# falls back to where an axis covers less than a factor of three.
+_MANTISSA = "(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
+ROUND = f"(abs({_MANTISSA} - round({_MANTISSA})) > 1e-6 || indexof([1, 2, 5], round({_MANTISSA})) >= 0)"
+_SHORT = "(datum.value >= 1e5 || datum.value < 1e-3 ? format(datum.value, '.1~e') : format(datum.value, '.6~r'))"
 STEP_LABEL = "datum.value >= 1e5 ? format(datum.value, '~s') : format(datum.value, ',')"
 NUMBER_LABEL = (  # not an axis format: Vega would round it to the spacing of the ticks
     "datum.value != 0 && (abs(datum.value) >= 1e5 || abs(datum.value) < 1e-3)"
     " ? format(datum.value, '.1~e') : format(datum.value, '.6~r')"
 )
-DECADE_LABEL = f"{DECADE} ? {_SHORT} : ''"
+LOG_LABEL = f"{ROUND} ? {_SHORT} : ''"
 
 
 def step_axis(first: float, last: float, *, title: str | None = "update") -> alt.X:
@@ -43,21 +45,21 @@ def step_axis(first: float, last: float, *, title: str | None = "update") -> alt
 
 
 def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequence[float] | None = None) -> alt.Y:
-    """A value axis; on a log scale only decades are drawn."""
+    """A value axis; on a log scale round numbers only."""
     if not log:
         scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain), zero=False)
         return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(labelExpr=NUMBER_LABEL, tickCount=5))
     scale = alt.Scale(type="log") if domain is None else alt.Scale(type="log", domain=list(domain), nice=False)
-    only_decades: Any = alt.condition(DECADE, alt.value(1), alt.value(0))
-    axis = alt.Axis(labelExpr=DECADE_LABEL, gridOpacity=only_decades, tickOpacity=only_decades)
+    some: Any = alt.condition(ROUND, alt.value(1), alt.value(0))
+    axis = alt.Axis(labelExpr=LOG_LABEL, labelOverlap=True, gridOpacity=some, tickOpacity=some)
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
 
 
-def spans_a_decade(values: Frame | NDArray) -> bool:
-    """Whether positive `values` reach over a power of ten, so that a decade axis has at least one label."""
+def wide(values: Frame | NDArray) -> bool:
+    """Whether the positive values differ by more than a factor of ten, so that a log axis shows more."""
     values = np.asarray(values, float)
     positive = values[np.isfinite(values) & (values > 0)]
-    return bool(len(positive)) and bool(np.floor(np.log10(positive.max())) > np.floor(np.log10(positive.min())))
+    return bool(len(positive)) and bool(positive.max() > 10 * positive.min())
 
 
 def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) -> Layers:

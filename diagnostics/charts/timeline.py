@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from diagnostics.charts.parts import DECADE, DECADE_LABEL, NUMBER_LABEL, STEP_LABEL, Drawn
+from diagnostics.charts.parts import LOG_LABEL, NUMBER_LABEL, ROUND, STEP_LABEL, Drawn
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 
 BRUSH = "brush"
@@ -42,11 +42,10 @@ RATES = Panel(
 
 @dataclass(frozen=True)
 class Options:
-    """What of a run shapes the chart; everything else is data."""
+    """What of a run shapes the chart; all else is data. A zoom must change none of it: that would remount it."""
 
     log_loss: bool = True
-    log_norms: bool = True
-    log_rates: bool = True
+    log_rates: bool = False
     smoothed: bool = False
     lanes: int = 0  # findings
     start: tuple[float, float] | None = None  # what the brush holds at first
@@ -72,7 +71,7 @@ def stacked(options: Options) -> Drawn:
     shade = picked if options.lanes else None
     panels = (
         (SMOOTHED if options.smoothed else LOSS, options.log_loss),
-        (NORMS, options.log_norms),
+        (NORMS, True),
         (RATES, options.log_rates),
     )
     rows += [draw_panel(panel, log, brush, hover, shade) for panel, log in panels]
@@ -107,8 +106,8 @@ def value_axis(log: bool) -> alt.Y:
         return alt.Y(
             "value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(labelExpr=NUMBER_LABEL, tickCount=4, **inside)
         )
-    only_decades: Any = alt.condition(DECADE, alt.value(1), alt.value(0))
-    axis = alt.Axis(labelExpr=DECADE_LABEL, gridOpacity=only_decades, **inside)
+    some: Any = alt.condition(ROUND, alt.value(1), alt.value(0))
+    axis = alt.Axis(labelExpr=LOG_LABEL, labelOverlap=True, gridOpacity=some, tickCount=6, **inside)
     return alt.Y("value:Q", scale=alt.Scale(type="log", nice=False), axis=axis)
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from diagnostics.rules import Diagnosis, Finding
 from diagnostics.run import Run, RunError
-from diagnostics.views import data
+from diagnostics.views import data, pages
 from diagnostics.views.text import STATES, age, md, plural, settings
 
 REFRESH_SECONDS = 2.0
@@ -44,21 +44,19 @@ class View:
 
 
 def choose() -> data.Entry | None:
-    """The run picker. Its value is the address parameter `run`, which only ever looks up a listed run."""
+    """The run picker. Its value is the address parameter `run`, which only ever looks up a listed run.
+
+    By hand, because a bound widget loses its value where two pages share it (Streamlit 1.67).
+    """
     listed = data.entries()
     if not listed:
         no_runs()
         return None
-    labels = {id: label(entry, run) for id, (entry, run) in listed.items()}
-    chosen = st.selectbox(
-        "Run", list(labels), format_func=labels.__getitem__, key="run", bind="query-params", width=420
-    )
-    return listed[chosen][0] if chosen in listed else None
-
-
-def label(entry: data.Entry, run: Run) -> str:
-    """Unique, and what the address shows."""
-    return entry.id
+    wanted = pages.current_run()
+    st.session_state["picked"] = wanted if wanted in listed else next(iter(listed))
+    chosen = st.selectbox("Run", list(listed), key="picked", on_change=pages.remember_run, width=420)
+    st.session_state["run"] = chosen
+    return listed[chosen][0]
 
 
 def no_runs() -> None:
@@ -66,7 +64,7 @@ def no_runs() -> None:
         f"No run in `{md(data.folder())}` yet. Wrap your training loop as below, run it, and reload this page; "
         "or start the dashboard with another folder: `streamlit run dashboard.py -- FOLDER`."
     )
-    st.code(FIRST_RUN, language="python")
+    st.code(FIRST_RUN, language=None)  # the highlighting would be too faint to read
 
 
 def view(entry: data.Entry) -> View | None:

@@ -11,7 +11,7 @@ from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, figure, no_runs, view
 from diagnostics.views.text import first_clause, md, prose
 
-MOST = 5  # as many lines as the palette tells apart
+PLACES = {"a": "Run", "b": "beside", "c": "and", "d": "and also"}  # address parameter -> label of its picker
 
 CURVES = (
     ("scalars", "loss", "Loss"),
@@ -26,16 +26,24 @@ def page() -> None:
         no_runs()
         return
     offer_pairs(listed)
-    chosen = st.multiselect(
-        "Runs", list(listed), default_pair(listed), key="runs", bind="query-params", max_selections=MOST
-    )
-    views = {id: found for id in chosen if id in listed and (found := view(listed[id][0]))}
+    views = {id: found for id in choose(list(listed), default_pair(listed)) if (found := view(listed[id][0]))}
     if len(views) < 2:
         st.info("Choose at least two runs above, or one of the pairs of a fault and its cure.")
         return
     settings(views)
     outcomes(views)
     curves(views)
+
+
+def choose(ids: list[str], default: list[str]) -> list[str]:
+    """One picker a run; the first two begin with a fault and its cure."""
+    chosen = []
+    for number, (place, column) in enumerate(zip(PLACES, st.columns(len(PLACES)), strict=True)):
+        first = ids.index(default[number]) if number < len(default) else None
+        chosen.append(
+            column.selectbox(PLACES[place], ids, index=first, key=place, bind="query-params", placeholder="none")
+        )
+    return list(dict.fromkeys(id for id in chosen if id in ids))
 
 
 def pairs(listed: dict) -> dict[str, tuple[str, str]]:
@@ -51,7 +59,8 @@ def default_pair(listed: dict) -> list[str]:
 def offer_pairs(listed: dict) -> None:
     def take() -> None:
         if picked := st.session_state["pair"]:
-            st.session_state["runs"] = list(offered[picked])
+            for place, id in zip(PLACES, [*offered[picked], None, None], strict=True):
+                st.session_state[place] = id
 
     offered = pairs(listed)
     if offered:

@@ -104,7 +104,7 @@ def same_in_samples(view: View, finding: Finding) -> None:
     if example.fault != view.entry.id:
         pages.link("diagnosis", f"A sample run that shows the same: {md(example.fault)}", run=example.fault)
     if example.cure:
-        pages.link("compare", "Fault and cure side by side", runs=[example.fault, example.cure])
+        pages.compare_link("Fault and cure side by side", [example.fault, example.cure])
 
 
 def more(view: View, finding: Finding, texts: dict[str, str], key: str) -> None:

@@ -36,7 +36,8 @@ def page() -> None:
     words, picture = st.columns([5, 7], gap="large")
     with words:
         st.markdown(topic.idea)
-        st.latex(topic.formula)
+        for formula in topic.formulas:
+            st.latex(formula)
         st.markdown(f"**What this tool looks at.** {topic.looks}")
         where(topic)
     with picture:
@@ -52,4 +53,4 @@ def where(topic: Topic) -> None:
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             pages.link("diagnosis", md(each.fault.removeprefix("sample/")), run=each.fault)
             if each.cure in listed:
-                pages.link("compare", "beside its cure", runs=[each.fault, str(each.cure)])
+                pages.compare_link("beside its cure", [each.fault, str(each.cure)])

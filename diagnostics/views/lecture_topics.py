@@ -1,22 +1,17 @@
-r"""The map of the lecture: what each phenomenon is, its formula, and what this tool looks at. Texts only."""
+r"""The map of the lecture: what each phenomenon is, its formulas, and what this tool looks at. Texts only."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Topic:
-    """`kinds`: the findings that report it; `idea` and `looks` are Markdown, `formula` is LaTeX."""
+    """`kinds`: the findings that report it; `idea` and `looks` are Markdown, each of `formulas` is LaTeX."""
 
     title: str
     idea: str
-    formula: str
+    formulas: tuple[str, ...]
     looks: str
     kinds: tuple[str, ...]
-
-
-def stacked(*lines: str) -> str:
-    """Formulas one below the other: side by side they would not fit a phone."""
-    return r"\begin{gathered}" + r"\\[6pt]".join(lines) + r"\end{gathered}"
 
 
 TOPICS: dict[str, Topic] = {
@@ -26,7 +21,7 @@ TOPICS: dict[str, Topic] = {
         "error and cross-entropy are convex *in the outputs*, so linear models are convex in their weights. A network "
         "with hidden units never is: swapping two hidden units changes the weights but not the function, and a convex "
         "cost would have to be at least as good at the average of all such swaps - where all units are the same.",
-        stacked(
+        (
             r"f\big((1-\lambda)\mathbf x_0+\lambda\mathbf x_1\big)\le(1-\lambda)f(\mathbf x_0)+\lambda f(\mathbf x_1)",
             r"\text{for smooth } f:\ \mathbf H \succeq 0 \text{ everywhere}",
         ),
@@ -39,8 +34,10 @@ TOPICS: dict[str, Topic] = {
         "Where the gradient is zero and every direction curves upwards, gradient descent stops. For a convex cost "
         "that is the best there is; for a network it depends on where one started, and nothing measured at the point "
         "can tell whether a better one exists.",
-        r"\nabla\mathcal J(\theta_*)=\mathbf 0,\quad \mathbf H(\theta_*)\succ 0 \;\Rightarrow\; \theta_*"
-        r"\text{ is a local minimum}",
+        (
+            r"\nabla\mathcal J(\theta_*)=\mathbf 0,\quad \mathbf H(\theta_*)\succ 0 \;\Rightarrow\; \theta_*"
+            r"\text{ is a local minimum}",
+        ),
         "A gradient within its own noise and no clearly negative eigenvalue. It is reported as information, not as a "
         "fault.",
         ("local-minimum",),
@@ -50,7 +47,7 @@ TOPICS: dict[str, Topic] = {
         "The gradient is zero, yet some directions curve down. Exactly on the saddle one is stuck; slightly to the "
         "side one gets away, the slower the closer. Two hidden units with identical incoming and outgoing weights "
         "stay identical for ever: that is why weights start random and small, never all zero.",
-        stacked(
+        (
             r"\nabla\mathcal J=\mathbf 0,\quad \lambda_{\min}<0<\lambda_{\max}",
             r"y_k=(1+\alpha|\lambda_{\min}|)^k\,y_0",
         ),
@@ -63,7 +60,7 @@ TOPICS: dict[str, Topic] = {
         "A flat region: 0-1 loss, hard thresholds, a logistic output under least squares. A *saturated unit* sits in "
         "the flat part of its activation, so its weights hardly get a gradient; a ReLU unit whose input is negative on "
         "all data is *dead*, and its weights get exactly none.",
-        r"\bar z_i=\bar h_i\,\phi'(z_i),\qquad \bar w_{ij}=\bar z_i\,x_j",
+        (r"\bar z_i=\bar h_i\,\phi'(z_i),\qquad \bar w_{ij}=\bar z_i\,x_j",),
         "The share of dead and of saturated units of every activation, and gradients that are exactly zero.",
         ("plateau", "dead-units", "saturated-units", "zero-gradient"),
     ),
@@ -72,7 +69,7 @@ TOPICS: dict[str, Topic] = {
         "Steep across, nearly flat along. Gradient descent bounces between the walls and creeps along the floor, "
         "because the one learning rate has to fit the steepest direction. Each eigen-direction is multiplied by its "
         "own factor every step.",
-        stacked(
+        (
             r"\theta_k=\mathbf Q(\mathbf I-\alpha\mathbf\Lambda)^k\mathbf Q^\top\theta_0",
             r"\alpha\lambda_i<\frac{2\lambda_i}{\lambda_{\max}},\qquad"
             r" \kappa=\frac{\lambda_{\max}}{\lambda_{\min}}",
@@ -86,7 +83,7 @@ TOPICS: dict[str, Topic] = {
         "The lecture names them and leaves them for later. On a cliff the gradient is orders of magnitude larger than "
         "a step before, and a single step throws the weights far away. Clipping the gradient's norm keeps the "
         "direction and bounds the step.",
-        r"\mathbf g \leftarrow \mathbf g\,\min\!\left(1,\ \frac{c}{\lVert\mathbf g\rVert}\right)",
+        (r"\mathbf g \leftarrow \mathbf g\,\min\!\left(1,\ \frac{c}{\lVert\mathbf g\rVert}\right)",),
         "Jumps of the gradient norm within a step or two at a learning rate that fitted the curvature before.",
         ("cliff",),
     ),
@@ -94,7 +91,7 @@ TOPICS: dict[str, Topic] = {
         "Learning rate",
         "Too small: slow progress. Too large: the iterate jumps across the valley and oscillates. Much too large: "
         "every step lands higher than the last.",
-        stacked(
+        (
             r"0<\alpha\lambda\le1:\text{ decays}",
             r"1<\alpha\lambda\le2:\text{ oscillates}",
             r"\alpha\lambda>2:\text{ unstable}",
@@ -108,7 +105,7 @@ TOPICS: dict[str, Topic] = {
         "Inputs of different size, or far from zero, make a ravine before training has begun: the weight of a large "
         "feature gets a large gradient although it needs a small step. Centring and scaling each feature removes it; "
         "tanh instead of logistic units, and batch normalization, do the same for hidden activations.",
-        r"\tilde x_j=\frac{x_j-\mu_j}{\sigma_j},\qquad \bar w_j=\bar y\,x_j",
+        (r"\tilde x_j=\frac{x_j-\mu_j}{\sigma_j},\qquad \bar w_j=\bar y\,x_j",),
         "Mean and deviation of every input feature, and the condition number of their correlations.",
         ("ravine",),
     ),
@@ -117,7 +114,7 @@ TOPICS: dict[str, Topic] = {
         "A puck with little friction: across the ravine the gradients cancel, along it they add up. On a constant "
         "slope the speed approaches a terminal velocity, so a larger $\\mu$ wants a smaller $\\alpha$. At $\\mu=1$ "
         "nothing would ever settle.",
-        stacked(
+        (
             r"\mathbf p\leftarrow\mu\mathbf p-\alpha\frac{\partial\mathcal J}{\partial\theta},\quad"
             r" \theta\leftarrow\theta+\mathbf p",
             r"\mathbf p_\infty=-\frac{\alpha}{1-\mu}\frac{\partial\mathcal J}{\partial\theta}",
@@ -131,7 +128,7 @@ TOPICS: dict[str, Topic] = {
         "RMSprop divides every coordinate by the running size of its own gradient, so steep and flat coordinates move "
         "alike. That corrects a ravine only if it lies along the axes; turn it, and little is left. Adam is RMSprop "
         "with momentum. (The lecture's $\\gamma$ is `1 - alpha` of `torch.optim.RMSprop`.)",
-        stacked(
+        (
             r"s_j\leftarrow(1-\gamma)s_j+\gamma\left[\frac{\partial\mathcal J}{\partial\theta_j}\right]^2",
             r"\theta_j\leftarrow\theta_j-\frac{\alpha}{\sqrt{s_j}+\epsilon}\frac{\partial\mathcal"
             r" J}{\partial\theta_j}",

@@ -37,11 +37,32 @@ def _body(name: str) -> Callable[[], None]:
     return body
 
 
-def link(name: str, label: str, *, run: str | None = None, **params: str | list[str]) -> None:
+def bar() -> None:
+    """The navigation: links that keep the chosen run, so that every address is complete. The built-in bar drops it."""
+    with st.container(horizontal=True, gap="small", key="navigation"):
+        for name, (title, _) in PAGES.items():
+            link(name, title)
+
+
+def current_run() -> str | None:
+    """The run the address names, else the one last looked at."""
+    return st.query_params.get("run") or st.session_state.get("run")
+
+
+def remember_run() -> None:
+    st.query_params["run"] = st.session_state["picked"]
+
+
+def link(name: str, label: str, *, run: str | None = None, **params: str) -> None:
     """A link to another page; it keeps the chosen run unless another is named."""
     _, icon = PAGES[name]
-    query = {"run": run or st.session_state.get("run"), **params}
+    query = {"run": run or current_run(), **params}
     st.page_link(page(name), label=label, icon=icon, query_params={k: v for k, v in query.items() if v})
+
+
+def compare_link(label: str, ids: list[str]) -> None:
+    """A link to the comparison of up to four runs."""
+    link("compare", label, **dict(zip("abcd", ids, strict=False)))
 
 
 def go(name: str, **params: str) -> None:

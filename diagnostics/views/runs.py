@@ -143,6 +143,4 @@ def actions(ids: list[str]) -> None:
     with st.container(horizontal=True):
         if len(ids) == 1:
             pages.link("diagnosis", "Open its diagnosis", run=ids[0])
-        pages.link(
-            "compare", f"Compare {len(ids)} runs" if len(ids) > 1 else "Compare it with another", runs=",".join(ids)
-        )
+        pages.compare_link(f"Compare {len(ids)} runs" if len(ids) > 1 else "Compare it with another", ids)

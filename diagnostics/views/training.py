@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from diagnostics.charts import timeline
-from diagnostics.charts.parts import spans_a_decade
+from diagnostics.charts.parts import wide
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.views.common import View, downloads, run_page
 from diagnostics.views.text import plural
@@ -83,14 +83,14 @@ def specification(options: timeline.Options) -> dict:
 
 def chart(view: View, shown: tuple[int, int] | None, window: int, log: bool) -> None:
     run, findings = view.run, view.diagnosis.findings
-    steps = run.table("scalars", ["step"])["step"]
+    scalars = run.table("scalars", ["step", "lr"])
+    steps = scalars["step"]
     version = st.session_state.get("drawn", 0)
     start = st.session_state.setdefault("starts", {}).setdefault(version, shown)
     data = datasets(run, findings, shown, window)
     options = timeline.Options(
-        log_loss=log and spans_a_decade(data["loss"]["value"]),
-        log_norms=spans_a_decade(data["norms"]["value"]),
-        log_rates=spans_a_decade(data["lr"]["value"]),
+        log_loss=log,
+        log_rates=wide(scalars["lr"]),
         smoothed=window > 1,
         lanes=len(findings),
         start=start,

@@ -56,16 +56,12 @@ def settings(view: View, row: Frame) -> tuple[Optimizer, int]:
     name = cast(dynamics.Name, chosen) if chosen in NAMES else own
     left, middle, right = st.columns([3, 2, 2], gap="large")
     lr = left.select_slider("Learning rate η", rates, closest(rates, rate), key="eta", bind="query-params")
-    mu = middle.select_slider(
-        "Momentum μ (β₁ of Adam)",
-        MOMENTA,
-        nearest_momentum(group),
-        key="mu",
-        bind="query-params",
-        disabled=name == "gradient descent",
-    )
+    mu = 0.0
+    if name != "gradient descent":
+        label = "β₁, Adam's momentum" if name == "Adam" else "Momentum μ"
+        mu = middle.select_slider(label, MOMENTA, nearest_momentum(group), key="mu", bind="query-params")
     steps = right.select_slider("Steps drawn", PATH_STEPS, 60, key="steps", bind="query-params")
-    return Optimizer(name, float(lr), 0.0 if name == "gradient descent" else float(mu)), int(steps)
+    return Optimizer(name, float(lr), float(mu)), int(steps)
 
 
 def own_name(optimizer: str, group: dict) -> dynamics.Name:
