@@ -29,8 +29,7 @@ class Differences:
     def __init__(self, closure: Closure, layout: Layout, model: nn.Module):
         self._closure, self.layout, self._model = closure, layout, model
         self._origin = [local(p.detach()).clone() for p in layout.parameters]  # one vector of memory
-        self.constant, self.loss = False, 0.0
-        self.gradient = self._gradient()
+        self.loss, self.constant, self.gradient = self._evaluate()
         self._length, self.error = self._best_step()
 
     def __call__(self, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -56,7 +55,7 @@ class Differences:
         try:
             parts = zip(self._origin, self.layout.split(v), strict=True)
             self._move_to([origin.add(part, alpha=step) for origin, part in parts])
-            return self._gradient()
+            return self._evaluate()[2]
         finally:
             self._move_to(self._origin)
 
@@ -66,18 +65,18 @@ class Differences:
             with torch.no_grad(), _unsafe_preserve_version_counter(p):
                 local(p).copy_(value)
 
-    def _gradient(self) -> Tensor:
+    def _evaluate(self) -> tuple[float, bool, Tensor]:
+        """Loss, whether it depends on nothing, and gradient at the weights as they are."""
         # The inner context restores the random state, so that all gradients see the same dropout mask.
         with undisturbed(self._model), torch.enable_grad():
             with Rewrites():
                 loss = loss_of(self._closure)
-            self.constant, self.loss = loss.grad_fn is None, float(loss.detach())
-            return self.layout.flatten(self._differentiate(loss))
+            constant = loss.grad_fn is None
+            gradients = [None] * len(self.layout.parameters) if constant else self._differentiate(loss)
+            return float(loss.detach()), constant, self.layout.flatten(gradients)
 
     def _differentiate(self, loss: Tensor) -> Sequence[Tensor | None]:
         parameters = self.layout.parameters
-        if self.constant:
-            return [None] * len(parameters)
         if any(is_sharded(p) for p in parameters):
             return by_backward(loss, self._model, parameters)
         try:

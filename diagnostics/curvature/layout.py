@@ -41,7 +41,7 @@ class Layout:
         if not self._aligned:
             parts = [part.to(local(p).device, _real(p).dtype) for p, part in zip(self.parameters, parts, strict=True)]
         return [
-            torch.view_as_complex(part) if p.is_complex() else part
+            torch.complex(part[..., 0], part[..., 1]) if p.is_complex() else part
             for p, part in zip(self.parameters, parts, strict=True)
         ]
 

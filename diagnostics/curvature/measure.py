@@ -302,8 +302,8 @@ def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layou
     """One forward from the present random state: what the graph's loss must be too, if the closure is deterministic."""
 
     def evaluate() -> float:
-        with undisturbed(model), torch.no_grad():
-            return float(loss_of(closure))
+        with undisturbed(model), torch.enable_grad():  # as in training: some closures warn without
+            return float(loss_of(closure).detach())
 
     return ranks.agree(evaluate, layout.device) if ranks else evaluate()
 
