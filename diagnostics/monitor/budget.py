@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FLOOR_SECONDS = 5.0
-FIRST_SECONDS = 1.0  # may be spent at once: a run of a few seconds is measured as densely as it was asked to be
+FIRST_SECONDS = 2.5  # may be spent at once: a run of a few seconds is measured as densely as it was asked to be
 SHARES = {"measured": 0.5, "curvature": 0.5}  # of the allowance, so that neither starves the other
 
 

@@ -83,12 +83,16 @@ def _next(node: Any) -> list[Any]:
 
 
 def _is_parameter(node: Any) -> bool:
-    return node.name().endswith("AccumulateGrad")
+    """A parameter itself, or a transposed view of one, as `nn.Linear` uses its weight."""
+    if node.name().endswith("AccumulateGrad"):
+        return True
+    below = _next(node)
+    return _name(node) in ("t", "transpose", "permute") and bool(below) and all(_is_parameter(each) for each in below)
 
 
 def _holds_parameter(node: Any) -> bool:
     """A parameter goes into this function directly, or transposed as `F.linear` does it."""
-    return any(_is_parameter(n) or (_name(n) == "t" and any(map(_is_parameter, _next(n)))) for n in _next(node))
+    return any(_is_parameter(each) for each in _next(node))
 
 
 def _name(node: Any) -> str:

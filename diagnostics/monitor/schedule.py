@@ -111,4 +111,4 @@ class Schedule:
         if self.curvature_every is not None:
             return step % self.curvature_every == 0
         age, last = step - self.first + 1, self.last_curvature or 0
-        return step - last >= max(1, min(age // 4, WIDEST_GAP))
+        return step - last >= max(1, min(age // 2, WIDEST_GAP))
