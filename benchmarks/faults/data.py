@@ -3,6 +3,7 @@
 Every builder takes a generator and returns inputs and targets; the same seed gives the same rows to a run and its twin.
 """
 
+import math
 import sysconfig
 from collections.abc import Callable
 from functools import cache
@@ -106,8 +107,11 @@ def regression(
     rho: float = 0.0,
     noise: float = 0.3,
     outputs: int = 1,
+    spread: float = 1.0,
 ) -> Data:
     """Standard normal features with pairwise correlation `rho`; targets depend on them standardized.
+
+    Targets grow from output to output up to the root of `spread`.
 
     The features are then multiplied by `scales` and shifted by `offset` (times their scale), as in the lecture's two
     tables: one with features near 200 and 0.003, one with features near 1000 that differ by a few units.
@@ -120,6 +124,7 @@ def regression(
     weights = torch.randn(features, outputs, generator=rng).sign()
     whitened = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(z.T).reshape(features, features)).T)
     y = whitened @ weights + noise * torch.randn(rows, outputs, generator=rng) + 1
+    y = y * torch.logspace(0, math.log10(spread) / 2, outputs)
     return (z + offset) * torch.tensor(scales or (1.0,) * features), y
 
 

@@ -1,11 +1,12 @@
 """Finds the learning rates of the healthy cross product: `python -m benchmarks.faults.tune_rates` writes rates.json.
 
 For every architecture, optimizer and batch size a grid of factor 2.5 is tried unwatched on two seeds that no benchmark
-run uses. The rate with the lowest final loss wins; its smaller neighbour is taken where that gives up less than a
-twentieth of the descent, as a careful person would.
+run uses. The rate with the lowest final loss wins; its smaller neighbour is taken where it is not measurably worse by
+the suite's own check, as a careful person would.
 """
 
 import json
+from dataclasses import replace
 from itertools import product
 from multiprocessing import get_context
 
@@ -13,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .families.healthy import ARCHITECTURES, BATCHES, OPTIMIZERS, RATES, base
-from .labels import tail
+from .labels import Pair, tail, worse
 from .spec import spec
 from .train import unwatched
 
@@ -30,26 +31,28 @@ GRID = [2.5**i for i in range(6)]
 SEEDS = (100, 101)
 
 
-def losses(architecture: str, optimizer: str, batch: int | None, lr: float) -> tuple[float, float]:
-    """Starting and final loss, averaged over the seeds."""
+def train(architecture: str, optimizer: str, batch: int | None, lr: float) -> list[Pair]:
     setup = base(architecture, batch).but(optimizer=spec(optimizer, lr=lr))
-    traces = [unwatched(setup, seed)[0] for seed in SEEDS]
-    return sum(t.judged[0] for t in traces) / len(SEEDS), sum(tail(t.judged) for t in traces) / len(SEEDS)
+    return [Pair(*unwatched(setup, seed)) for seed in SEEDS]
 
 
-def careful(rates: list[float], starts: list[float], finals: list[float]) -> float:
-    best = min(range(len(rates)), key=finals.__getitem__)
-    if best and finals[best - 1] <= finals[best] + 0.05 * (starts[best] - finals[best]):
-        return rates[best - 1]
-    return rates[best]
+def final(pairs: list[Pair]) -> float:
+    return sum(tail(pair.trace.judged) for pair in pairs)
+
+
+def as_good(smaller: list[Pair], best: list[Pair]) -> bool:
+    return not any(worse(replace(a, twin=b.trace)).confirmed for a, b in zip(smaller, best, strict=True))
 
 
 def tune(point: tuple[str, str, int | None]) -> tuple[str, float]:
     torch.set_num_threads(1)
     architecture, optimizer, batch = point
     rates = [float(f"{FIRST[optimizer] * factor:.2g}") for factor in GRID]
-    starts, finals = zip(*(losses(architecture, optimizer, batch, lr) for lr in rates), strict=True)
-    return f"{architecture}/{optimizer}/{batch or 'full'}", careful(rates, starts, finals)
+    tried = [train(architecture, optimizer, batch, lr) for lr in rates]
+    best = min(range(len(rates)), key=lambda i: final(tried[i]))
+    if best and as_good(tried[best - 1], tried[best]):
+        best -= 1
+    return f"{architecture}/{optimizer}/{batch or 'full'}", rates[best]
 
 
 def main() -> None:

@@ -84,19 +84,13 @@ def sigmoid_units() -> Iterator[Case]:
 
 
 def intrinsic() -> Iterator[Case]:
-    """White inputs, but the outputs weigh 1 to 1/1000 in the loss: no preprocessing of the inputs helps."""
+    """White inputs, but the outputs weigh 1 to 1/ratio in the loss, with targets as much larger: every output has its
+    share of the loss, and no preprocessing of the inputs helps."""
     data = spec("regression", features=4, outputs=4, noise=0.1)
-    twin = Setup(data, spec("linear", features=4, outputs=4), "mse", GD, judge="mse")
+    twin = Setup(data, spec("linear", features=4, outputs=4), "mse", GD)
     for rung, ratio in enumerate((30, 100, 300, 1000), 1):
-        yield Case(
-            "ravine-intrinsic",
-            f"{ratio}",
-            twin.but(loss=f"mse_weighted_{ratio}"),
-            rung,
-            twin,
-            ("ravine",),
-            ("intrinsic",),
-        )
+        setup = twin.but(data=data.but(spread=ratio), loss=f"mse_weighted_{ratio}")
+        yield Case("ravine-intrinsic", f"{ratio}", setup, rung, twin, ("ravine",), ("intrinsic",))
 
 
 def crossed() -> Iterator[Case]:

@@ -60,7 +60,7 @@ def near_symmetric() -> Iterator[Case]:
     """Equal up to a relative noise: the units part, but only after the saddle has been escaped."""
     for rung, noise in enumerate((1e-3, 1e-4, 1e-5, 1e-6), 1):
         for name, twin in (
-            ("digits", DENSE.but(batch=None, optimizer=spec("sgd", lr=0.1))),
+            ("digits", DENSE.but(batch=None, optimizer=spec("sgd", lr=0.25), steps=200)),
             ("teacher", Setup(spec("teacher"), spec("mlp", widths=(8, 16, 1), act="tanh"), "mse", spec("sgd", lr=0.1))),
         ):
             setup = twin.but(inject=(spec("near_constant", value=0.1, noise=noise),))
@@ -97,15 +97,15 @@ def cloned() -> Iterator[Case]:
 
 def deep_linear() -> Iterator[Case]:
     """A product of small matrices: zero is a saddle, and the nearer the start, the longer the way out."""
-    for depth in (2, 3):
+    for depth, ladder in ((3, (0.1, 0.03, 0.01, 0.001)), (4, (0.3, 0.2, 0.1, 0.03))):
         twin = Setup(
             spec("low_rank", strengths=(2.0, 1.5, 1.0)),
             spec("deep_linear", width=8, depth=depth),
             "mse",
-            spec("sgd", lr=0.03 if depth == 2 else 0.15),
+            spec("sgd", lr=0.15 if depth == 3 else 0.1),
             inject=(spec("orthogonal", factor=0.7),),
         )
-        for rung, scale in enumerate((0.1, 0.03, 0.01, 0.001), 1):
+        for rung, scale in enumerate(ladder, 1):
             setup = twin.but(inject=(spec("orthogonal", factor=scale),))
             yield Case("deep-linear-saddle", f"depth{depth}-{scale}", setup, rung, twin, ("saddle-point",))
     twin = Setup(
