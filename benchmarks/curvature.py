@@ -1,0 +1,242 @@
+"""Curvature side by side: this project, hessian-eigenthings, PyHessian, curvlinops with SciPy's eigsh.
+
+    python -m benchmarks.curvature [--quick] [--tasks mlp transformer resnet] [--seeds 3] [--json FILE]
+
+On the same models, batches and machine, in one run: the five largest eigenvalues, and the five largest with the
+smallest. Every solver goes through its settings from cheap to dear until its true relative error, against a converged
+reference in double precision, is at most one per cent for all seeds; that setting's time is the one compared. The unit
+is one gradient (forward and backward). The floor: the products that exact Lanczos needs for that error from the same
+starts, times the cost of one product, plus the graph. Needs the extra `bench`; all threads count, so say how many.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.curvature_peers import SOLVERS, TOP, Answer, Solver
+from benchmarks.curvature_tasks import TASKS, Task
+from diagnostics.curvature import measure
+from diagnostics.curvature.context import undisturbed
+from diagnostics.curvature.lanczos import Krylov, Target, solve
+from diagnostics.curvature.layout import Layout
+from diagnostics.curvature.operators import DoubleBackward
+
+ERROR = 1e-2
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on this machine."""
+
+    gradient: float
+    graph: float
+    product: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One solver at the setting that met the error (or its last)."""
+
+    solver: str
+    setting: str
+    wanted: str
+    gradients: float
+    products: float
+    error: float
+    met: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the MLP alone, one seed, every solver: a minute or two")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", help="also write all rows to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore")  # the peers' own
+    tasks, seeds = (["mlp"], 1) if options.quick else (options.tasks, options.seeds)
+    everything: dict[str, Any] = {"threads": options.threads, "torch": torch.__version__}
+    for name in tasks:
+        everything[name] = report(name, seeds)
+    for name in [name for name in tasks if name != "resnet"]:
+        everything[f"{name} warm"] = follow_training(name, estimates=4 if options.quick else 12)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(everything, file, indent=1)
+
+
+def report(name: str, seeds: int) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    task = TASKS[name]()
+    parameters = sum(p.numel() for p in task.model.parameters())
+    costs = measure_costs(task)
+    print(f"\n{task.name}, {parameters:,} parameters, loss {float(task.closure().detach()):.3g}")
+    print(
+        f"one gradient {1e3 * costs.gradient:.2f} ms; building the graph {costs.graph / costs.gradient:.2f}, "
+        f"a product {costs.product / costs.gradient:.2f} gradients"
+    )
+    reference = converged(task)
+    print(f"reference: {np.round(reference, 4).tolist()}")
+    rows = [row for smallest in (False, True) for row in compare(task, smallest, seeds, costs, reference)]
+    return [vars(row) for row in rows]
+
+
+def compare(task: Task, smallest: bool, seeds: int, costs: Costs, reference: np.ndarray) -> list[Row]:
+    wanted = "top five and smallest" if smallest else "top five"
+    rows = [cheapest(s, task, smallest, seeds, costs, reference) for s in SOLVERS if s.has_smallest or not smallest]
+    rows.append(floor(task, smallest, seeds, costs, reference))
+    rows = [replace(row, wanted=wanted) for row in rows if row]
+    peers = [row.gradients for row in rows if row.met and row.solver not in ("this project", "floor")]
+    print(f"\n{wanted:30}{'gradients':>10}{'products':>10}{'error':>10}  setting")
+    for row in rows:
+        print(
+            f"{row.solver:30}{row.gradients:10.1f}{row.products:10.1f}{row.error:10.1e}  "
+            f"{row.setting}{'' if row.met else '  (error not met)'}"
+        )
+    if peers and rows[0].met:
+        print(
+            f"this project / fastest peer: {rows[0].gradients / min(peers):.2f}; "
+            f"/ floor: {rows[0].gradients / rows[-1].gradients:.2f}"
+        )
+    return rows
+
+
+def cheapest(s: Solver, task: Task, smallest: bool, seeds: int, costs: Costs, reference: np.ndarray) -> Row | None:
+    """The first setting whose worst error over the seeds is small enough."""
+    row = None
+    for setting in s.settings:
+        try:
+            answers = [s.solve(task, setting, smallest, seed) for seed in range(seeds)]
+        except Exception as error:  # a peer that cannot do this network is a result
+            print(f"{s.name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
+            return None
+        worst = max(error_of(answer, smallest, reference) for answer in answers)
+        gradients = statistics.median(answer.seconds for answer in answers) / costs.gradient
+        products = statistics.mean(answer.products for answer in answers)
+        row = Row(s.name, s.call.format(setting), "", gradients, products, worst, worst <= ERROR)
+        if row.met:
+            break
+    return row
+
+
+def error_of(answer: Answer, smallest: bool, reference: np.ndarray) -> float:
+    found = np.array(answer.largest[:TOP])
+    errors = np.abs(found - reference[:TOP]) / np.abs(reference[:TOP])
+    if smallest and answer.smallest is not None:
+        errors = np.append(errors, abs(answer.smallest - reference[-1]) / abs(reference[-1]))
+    return float(errors.max())
+
+
+def floor(task: Task, smallest: bool, seeds: int, costs: Costs, reference: np.ndarray) -> Row:
+    """Exact Lanczos that knows when to stop."""
+    layout = Layout(list(task.model.parameters()))
+    needed, errors = [], []
+    with undisturbed(task.model):
+        hessian = DoubleBackward(task.closure, layout)
+        for seed in range(seeds):
+            krylov = Krylov(hessian, layout.empty(), 96)
+            krylov.extend(torch.randn(layout.dimension, generator=torch.Generator().manual_seed(seed)))
+            error = np.inf
+            while error > ERROR and krylov.products < 95:
+                krylov.step()
+                values = krylov.ritz().values
+                if len(values) > TOP:
+                    answer = Answer(values[:TOP].tolist(), float(values[-1]), 0, 0.0)
+                    error = error_of(answer, smallest, reference)
+            needed.append(krylov.products)
+            errors.append(error)
+    products = statistics.mean(needed)
+    gradients = (costs.graph + products * costs.product) / costs.gradient
+    return Row("floor", "exact Lanczos, told when to stop", "", gradients, products, max(errors), max(errors) <= ERROR)
+
+
+def converged(task: Task) -> np.ndarray:
+    """The top five and the smallest in double precision, to 1e-5."""
+    x, y = task.batch
+    double = replace(
+        task, model=copy.deepcopy(task.model).double(), batch=(x.double() if x.is_floating_point() else x, y)
+    )
+    layout = Layout(list(double.model.parameters()))
+    with undisturbed(double.model):
+        hessian = DoubleBackward(double.closure, layout)
+        krylov = Krylov(hessian, layout.empty(), 160)
+        krylov.extend(torch.randn(layout.dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(9)))
+        ritz = solve(
+            krylov, Target(TOP, True, 1e-5, floor=1e-4, max_products=400), lambda: torch.randn(layout.dimension)
+        )
+    return np.append(ritz.values[:TOP], ritz.values[-1])
+
+
+def measure_costs(task: Task) -> Costs:
+    layout = Layout(list(task.model.parameters()))
+
+    def gradient() -> None:
+        torch.autograd.grad(task.closure(), layout.parameters)
+
+    seconds = timed(gradient)
+    with undisturbed(task.model):
+        graph = timed(lambda: DoubleBackward(task.closure, layout))
+        hessian = DoubleBackward(task.closure, layout)
+        v = torch.randn(layout.dimension)
+        product = timed(lambda: hessian(v))
+    return Costs(seconds, graph, product)
+
+
+def timed(call: Callable[[], Any], at_least: float = 1.0) -> float:
+    """Median seconds over about a second of calls, after one to warm up."""
+    call()
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < 3:
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def follow_training(name: str, estimates: int, every: int = 10) -> dict[str, Any]:
+    """Warm-started estimates while the network trains: products spent, and the ratio's error against a tight solve."""
+    torch.manual_seed(0)
+    task = TASKS[name](steps=20)
+    quick, full = None, None
+    spent: dict[str, list[float]] = {"ratio": [], "full": [], "error": []}
+    for _ in range(estimates):
+        batch = task.train(every)
+        rates = [group["lr"] for group in task.optimizer.param_groups]
+
+        def estimate(batch: Any = batch, rates: Any = rates, **options: Any) -> Any:
+            return measure(lambda: task.closure(batch), task.model, task.optimizer, rates, **options)
+
+        first = quick is None
+        quick, full = estimate(previous=quick, full=False), estimate(previous=full)
+        exact = estimate(full=False, cold=True, tolerance=1e-4).stability
+        if not first:
+            spent["ratio"].append(quick.products)
+            spent["full"].append(full.products)
+            spent["error"].append(abs(quick.stability / exact - 1))
+    result = {
+        "ratio products": statistics.mean(spent["ratio"]),
+        "ratio median error": statistics.median(spent["error"]),
+        "ratio worst error": max(spent["error"]),
+        "full products": statistics.mean(spent["full"]),
+    }
+    print(
+        f"\n{task.name}, warm every {every} updates, {estimates - 1} estimates: stability ratio "
+        f"{result['ratio products']:.1f} products (error median {result['ratio median error']:.1e}, worst "
+        f"{result['ratio worst error']:.1e}); full estimate {result['full products']:.1f} products"
+    )
+    return result
+
+
+if __name__ == "__main__":
+    main()
