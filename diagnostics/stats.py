@@ -78,6 +78,16 @@ def _silu_slope(x: Tensor) -> Tensor:
     return gate * (1 + x * (1 - gate))
 
 
+def _mish_slope(x: Tensor) -> Tensor:
+    """d/dx x tanh(softplus(x)); its maximum 1.0885 is at 1.4907."""
+    gate = torch.tanh(F.softplus(x))
+    return gate + x * torch.sigmoid(x) * (1 - gate.square())
+
+
+def _hardswish_slope(x: Tensor) -> Tensor:
+    return torch.where(x < 3, (2 * x + 3) / 6 * (x > -3), 1.0)
+
+
 def _not_positive(x: Tensor) -> Tensor:
     return x <= 0
 
@@ -100,8 +110,8 @@ _KINDS = (
     Kind("softplus", torch.sigmoid),
     Kind("gelu", lambda x: _gelu_slope(x) / 1.1289, lambda x: x < FIRING),
     Kind("silu", lambda x: _silu_slope(x) / 1.0998, lambda x: x < FIRING),
-    Kind("mish", lambda x: _silu_slope(x) / 1.0998, lambda x: x < FIRING),
-    Kind("hardswish", lambda x: ((2 * x + 3) / 9).clamp(0, 1) * (x > -3), lambda x: x <= -3),
+    Kind("mish", lambda x: _mish_slope(x) / 1.0885, lambda x: x < FIRING),
+    Kind("hardswish", lambda x: _hardswish_slope(x) / 1.5, lambda x: x <= -3),
     Kind("sigmoid", _sigmoid_slope, saturates=True),
     Kind("tanh", lambda x: 1 - torch.tanh(x).square(), saturates=True),
     Kind("softsign", lambda x: (1 + x.abs()).pow(-2), saturates=True),

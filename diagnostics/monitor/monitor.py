@@ -22,6 +22,7 @@ from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.looking import Looking
 from diagnostics.monitor.reporter import Reporter
+from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan, Schedule
 from diagnostics.monitor.sending import NAN, Record, Sender, Silent, Writer
 from diagnostics.monitor.settings import Settings
@@ -43,7 +44,7 @@ class Monitor:
         self.model, self.optimizer, self.run_dir = model, optimizer, run_dir
         self._inner = describe.unwrap(model)
         self._compiled, self._frames = describe.is_compiled(model), describe.compiled_frames()
-        self._scaler = settings.scaler
+        self._scaler = Scaler(settings.scaler)
         self._tensors = describe.named_tensors(self._inner, optimizer)
         self._count = _size(optimizer)
         device = _device(self._tensors)
@@ -86,7 +87,7 @@ class Monitor:
             guarded=self._hooked,
             flush=self._unclosed,
             quiet=forwards.is_quiet,
-            scale=self._scale,
+            scaler=self._scaler,
             together=self._together,
             replicated=isinstance(model, nn.parallel.DistributedDataParallel),
         )
@@ -223,7 +224,7 @@ class Monitor:
         self._event("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
 
     def _skipped(self) -> Update:
-        scale = self._scale()
+        scale = self._scaler.scale()
         suffix = "" if scale is None else f" (the gradient scaler's scale is now {float(scale):g})"
         message = f"the optimizer did not step: its gradients overflowed, or the loop left it out{suffix}"
         self._event("skipped-step", message, "", self._plan.step)
@@ -271,10 +272,6 @@ class Monitor:
             self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))
             self._event("layers-changed", f"the optimizer now holds {count} tensors", "")
         return self._tensors
-
-    def _scale(self) -> Tensor | None:
-        """The gradient scaler's scale, on the device: `get_scale` would wait for it."""
-        return None if self._scaler is None or not self._scaler.is_enabled() else self._scaler._scale
 
     @contextmanager
     def _hooked(self, name: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from diagnostics import stats
 from diagnostics.monitor import distributed
 from diagnostics.monitor.distributed import local
+from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
 from diagnostics.monitor.together import Together
@@ -50,7 +51,7 @@ class Updates:
         guarded: Callable[[str], Any],
         flush: Callable[[], None],
         quiet: Callable[[], bool],
-        scale: Callable[[], Tensor | None],
+        scaler: Scaler,
         together: Together,
         replicated: bool,
     ) -> None:
@@ -58,8 +59,9 @@ class Updates:
         self.settled = False  # the first number that is not finite has been explained
         self.sentinel = Sentinel(self._backward_finished, quiet, replicated)
         self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
-        self._guarded, self._flush, self._scale, self._together = guarded, flush, scale, together
-        self._whole: tuple[tuple[Any, ...], Tensor] | None = None  # gradient versions after the backward, their norms
+        self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
+        self._after_backward: tuple[tuple[Any, ...], Tensor | None] | None = None  # gradient versions, perhaps norms
+        self._clips = False  # gradients were written to between the last backward and its update
         self._pair: tuple[int, list[Tensor], list[Tensor]] | None = None
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = [
@@ -72,7 +74,7 @@ class Updates:
         self.sentinel.detach()
         for hook in self._hooks:
             hook.remove()
-        self._pair = self._whole = None
+        self._pair = self._after_backward = None
 
     def take(self) -> tuple[Update | None, int]:
         """The update finished since the last call, if any, and the number of backward passes seen."""
@@ -117,21 +119,22 @@ class Updates:
     def _gradients(self, update: Update) -> None:
         names = self._tensors()
         gradients = [None if t.grad is None else t.grad.detach() for t in names.values()]
-        squares = self._squares(gradients)
+        squares = self._norms(gradients)
+        self._scaler.look()
         scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer unscales within its step
         if scale is not None:
             squares = squares / scale.to(squares.device, squares.dtype).square()
             update.values["found_inf"] = getattr(self._optimizer, "found_inf", None)
         optimized = self._optimized(names)
         update.values["grad_norm"] = _total(squares, optimized)
-        update.values |= self._backward_values(squares, optimized)
+        update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured:
             update.layers |= _layer_columns(names, gradients, squares)
         if update.plan.measured or update.plan.partner:
             self._pair_gradients(update, gradients, scale)
         if self.sentinel.passes == 0:
             self._choose_sentinel()
-        if squares.device.type == "cpu" and not self.settled:
+        if squares.device.type == "cpu" and not self.settled and update.values.get("found_inf") is None:
             self._rescue(update, names)
 
     def _rescue(self, update: Update, names: dict[str, Tensor]) -> None:
@@ -146,31 +149,35 @@ class Updates:
         inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         return tuple(id(tensor) in inside for tensor in names.values())
 
-    def _backward_values(self, squares: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
+    def _backward_values(self, received: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
         passes = self.sentinel.passes
         self._expected = max(1, passes)
         values: dict[str, Any] = {"micro_batches": float(passes), "carried_grad_norm": self.sentinel.carried}
-        if self._whole is not None:
-            norm, scale = _total(self._whole[1], optimized), self._scale()
-            values["grad_norm_unclipped"] = norm if scale is None else norm / scale.to(norm.device, norm.dtype)
-        self._whole = None
+        if self._after_backward is not None:
+            versions, squares = self._after_backward
+            self._clips = versions != _versions(self._tensors().values())
+            if not self._clips:
+                values["grad_norm_unclipped"] = received  # nobody wrote to the gradients in between
+            elif squares is not None:
+                norm, scale = _total(squares, optimized), self._scaler.scale()
+                values["grad_norm_unclipped"] = norm if scale is None else norm / scale.to(norm.device, norm.dtype)
+        self._after_backward = None
         return values
 
     @torch.no_grad()
     def _backward_finished(self) -> None:
-        """After a backward pass, before clipping; only the last of an accumulation is worth its norms."""
+        """After a backward pass, before clipping: norms are taken only where clipping was seen or is looked for.
+
+        Of an accumulation only the last pass is worth it. (A scaler unscales without counting its writes.)
+        """
         if self.sentinel.passes < self._expected:
             return
         with self._guarded("unclipped gradient"):
             tensors = self._tensors().values()
-            gradients = [None if t.grad is None else t.grad.detach() for t in tensors]
-            self._whole = (_versions(tensors), self._squares(gradients))
-
-    def _squares(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Squared norm of each gradient, zero where there is none; reused if nothing changed since the backward."""
-        if self._whole is not None and self._whole[0] == _versions(self._tensors().values()):
-            return self._whole[1]
-        return self._norms(gradients)
+            squares = None
+            if self._clips or self._plan().measured:
+                squares = self._norms([None if t.grad is None else t.grad.detach() for t in tensors])
+            self._after_backward = (_versions(tensors), squares)
 
     def _norms(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
         self._together.settle()

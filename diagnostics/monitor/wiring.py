@@ -36,7 +36,7 @@ class Wiring:
 
     def _outside(self, name: str, tensor: Tensor) -> None:
         """A trainable parameter of the model that the optimizer does not have: has a gradient, and stays."""
-        stayed = self._versions.get(name) == tensor._version
+        stayed = self._versions.get(name, tensor._version) == tensor._version
         self._versions[name] = tensor._version
         self._still[name] = self._still.get(name, 0) + 1 if stayed and tensor.grad is not None else 0
 

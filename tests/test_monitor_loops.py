@@ -1,0 +1,404 @@
+"""What is recorded in the loops people really write, against the truth computed by hand."""
+
+import copy
+import io
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def batch(step: int, rows: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(rows, 6, generator=generator), torch.randint(0, 3, (rows,), generator=generator)
+
+
+def norm(model: nn.Module) -> float:
+    return math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None))
+
+
+def events(run: Any) -> list[str]:
+    return list(run.table("events")["kind"])
+
+
+def test_plain_loop(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    truth, previous = [], [p.detach().clone() for p in model.parameters()]
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=3) as monitor:
+        for step in range(7):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            scheduler.step()  # before monitor.step: the rate recorded is the one the update used
+            weights = [p.detach().clone() for p in model.parameters()]
+            moved = math.sqrt(sum(float((p - q).square().sum()) for p, q in zip(weights, previous, strict=True)))
+            weight = math.sqrt(sum(float(p.square().sum()) for p in weights))
+            previous = weights
+            truth.append((loss.item(), rate, norm(model), moved, weight))
+            monitor.step(loss)
+            monitor.log(accuracy=step / 10)
+    run = diagnostics.load(tmp_path / "run")
+    scalars = run.table("scalars")
+    loss, rate, gradient, moved, weight = map(list, zip(*truth))
+    assert list(scalars["loss"]) == loss
+    assert list(scalars["lr"]) == pytest.approx(rate, rel=1e-12)
+    assert list(scalars["grad_norm"]) == pytest.approx(gradient, rel=1e-5)
+    assert list(scalars["accuracy"]) == [step / 10 for step in range(7)]
+    for row in (0, 1, 2, 3, 5, 6):  # measured: 1, 2, 3, 6; their partners: 4, 7
+        assert scalars["update_norm"][row] == pytest.approx(moved[row], rel=1e-4)
+        assert scalars["weight_norm"][row] == pytest.approx(weight[row], rel=1e-5)
+    assert math.isnan(scalars["update_norm"][4])
+    assert list(run.matrix("layers", "grad_norm")[0]) == [1, 2, 3, 6]
+    assert run.meta["loss_path"] == "cross_entropy" and run.meta["linear_model"] is False
+    assert events(run) == ["no-closure"]
+    assert set(run.table("units")["layer"]) == {"1"}  # from the training forward, as there is no closure
+
+
+def test_cosines_overshoot_and_projection(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    gradients, updates, ratios = [], [], []
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, curvature_every=4, budget=1e9) as monitor:
+        for step in range(4):
+            x, y = batch(step)
+            before = [p.detach().clone() for p in model.parameters()]
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).double())
+            optimizer.step()
+            updates.append(
+                torch.cat([(p.detach() - q).reshape(-1) for p, q in zip(model.parameters(), before)]).double()
+            )
+            slope = float(gradients[-1] @ updates[-1])
+            with torch.no_grad():
+                after = F.cross_entropy(model(x), y)
+            ratios.append(-(after.item() - loss.item() - slope) / slope)
+            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+    scalars = diagnostics.load(tmp_path / "run").table("scalars")
+    cosine = lambda a, b: float(a @ b / a.norm() / b.norm())  # noqa: E731
+    assert scalars["gradient_cosine"][1] == pytest.approx(cosine(gradients[0], gradients[1]), abs=1e-5)
+    assert scalars["update_cosine"][2] == pytest.approx(cosine(updates[1], updates[2]), abs=1e-5)
+    for row in (0, 1, 3):
+        assert scalars["overshoot"][row] == pytest.approx(ratios[row], rel=1e-3)
+    assert math.isnan(scalars["overshoot"][2])
+    assert math.isnan(scalars["top_projection"][0]) and list(scalars["top_origin"])[1:] == [1, 1, 1]
+
+
+def test_overshoot_with_dropout_uses_the_masks_of_the_step(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)  # so small that the loss is linear along the update
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, budget=1e9) as monitor:
+        for step in range(6):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+    ratio = diagnostics.load(tmp_path / "run").table("scalars")["overshoot"].dropna()
+    assert len(ratio) == 3
+    assert ratio.abs().max() < 0.05  # other masks would give a difference of losses without any relation to g'u
+
+
+def test_accumulation_and_clipping(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    truth = []
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=2) as monitor:
+        for step in range(4):
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+            total = 0.0
+            for micro in range(3):
+                x, y = batch(10 * step + micro)
+                loss = F.cross_entropy(model(x), y) / 3
+                loss.backward()
+                total += loss.item()
+            whole = norm(model)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            truth.append((total, whole, norm(model)))
+            optimizer.step()
+            monitor.step(total)
+    run = diagnostics.load(tmp_path / "run")
+    scalars = run.table("scalars")
+    loss, whole, clipped = map(list, zip(*truth))
+    assert list(scalars["loss"]) == loss
+    assert list(scalars["grad_norm_unclipped"]) == pytest.approx(whole, rel=1e-5)
+    assert list(scalars["grad_norm"]) == pytest.approx(clipped, rel=1e-5)
+    assert list(scalars["micro_batches"]) == [3, 3, 3, 3]
+    assert list(scalars["carried_grad_norm"]) == [0, 0, 0, 0]
+    assert scalars["overshoot"].isna().all()
+
+
+def test_forgotten_zero_grad_is_carried(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    truth = []
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for step in range(4):
+            x, y = batch(step)
+            truth.append(0.0 if step == 0 else float(model[2].bias.grad.norm()))
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    carried = diagnostics.load(tmp_path / "run").table("scalars")["carried_grad_norm"]
+    assert list(carried) == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["scaler given", "scaler not given"])
+@pytest.mark.parametrize("fused", [False, True], ids=["ordinary", "fused"])
+def test_gradient_scaler(fused: bool, given: bool, tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    truth = []
+    watched = diagnostics.watch(model, optimizer, tmp_path / "run", every=2, scaler=scaler if given else None)
+    with watched as monitor:
+        for step in range(5):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            overflow = math.inf if step == 2 else 1.0
+            scale = scaler.get_scale()
+            scaler.scale(loss * overflow if step == 2 else loss).backward()
+            truth.append(norm(model) / scale if step != 2 else math.nan)
+            scaler.step(optimizer)
+            scaler.update()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    scalars = run.table("scalars")
+    assert list(scalars["step"]) == [1, 2, 3, 4, 5]
+    assert list(scalars["grad_norm"]) == pytest.approx(truth, rel=1e-4, nan_ok=True)
+    unclipped = scalars["grad_norm_unclipped"].to_numpy()[[1, 3, 4]]
+    assert unclipped == pytest.approx([truth[1], truth[3], truth[4]], rel=1e-4)
+    assert scalars["update_norm"][2] == 0
+    assert [kind for kind in events(run) if kind != "no-closure"] == ["skipped-step"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = small().to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    truth = []
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for step in range(3):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x.to(dtype)).float(), y)
+            loss.backward()
+            truth.append(norm(model))
+            optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    assert list(run.table("scalars")["grad_norm"]) == pytest.approx(truth, rel=1e-5)
+    assert events(run) == ["no-closure"]
+
+
+def test_lbfgs(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
+    x, y = batch(0)
+    alone = copy.deepcopy(model)
+    other = torch.optim.LBFGS(alone.parameters(), lr=0.5, max_iter=4)
+
+    def closure_of(net: nn.Module, opt: Any) -> Any:
+        def closure() -> torch.Tensor:
+            opt.zero_grad()
+            loss = F.cross_entropy(net(x), y)
+            loss.backward()
+            return loss
+
+        return closure
+
+    truth = []
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(3):
+            closure_of(alone, other)()
+            truth.append(norm(alone))
+            other.step(closure_of(alone, other))
+            loss = optimizer.step(closure_of(model, optimizer))
+            monitor.step(loss, lambda: F.cross_entropy(model(x), y))
+    run = diagnostics.load(tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+    assert list(run.table("scalars")["grad_norm"]) == pytest.approx(truth, rel=1e-5)
+    assert len(run.table("curvature")) > 0
+
+
+def test_two_optimizers_and_two_monitors(tmp_path: Path) -> None:
+    model = small()
+    optimizers = [torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.Adam(model[2].parameters(), lr=1e-3)]
+    monitors = [
+        diagnostics.watch(model, o, tmp_path / f"run{i}", every=1, budget=1e9) for i, o in enumerate(optimizers)
+    ]
+    truth = []
+    for step in range(5):
+        x, y = batch(step)
+        model.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        truth.append([norm(model[0]), norm(model[2])])
+        for optimizer, monitor in zip(optimizers, monitors, strict=True):
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+    for i, monitor in enumerate(monitors):
+        monitor.close()
+        run = diagnostics.load(tmp_path / f"run{i}")
+        assert list(run.table("scalars")["grad_norm"]) == pytest.approx([row[i] for row in truth], rel=1e-5)
+        assert events(run) == []  # the other optimizer's parameters move: nothing is wrong with them
+        assert run.table("units").groupby("step").size().eq(1).all()
+        assert list(run.table("scalars")["micro_batches"]) == [1] * 5
+
+
+def test_a_watched_model_copies_and_pickles_clean(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for step in range(4):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+        copied = copy.deepcopy(model)
+        pickled = pickle.loads(pickle.dumps(model))
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        copy.deepcopy(optimizer), pickle.dumps(optimizer)
+        for other in (copied, pickled):
+            F.cross_entropy(other(x), y).backward()  # a copy that trains is not the watched model
+        loss.detach()
+    run = diagnostics.load(tmp_path / "run")
+    assert len(run.table("scalars")) == 4
+    assert run.table("units").groupby("step").size().eq(1).all()
+
+
+def test_watched_again_after_closing(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for part in range(2):
+        with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+            for step in range(3):
+                x, y = batch(3 * part + step)
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+    run = diagnostics.load(tmp_path / "run")
+    assert list(run.table("scalars")["step"]) == [1, 2, 3, 4, 5, 6]
+    assert events(run) == ["resumed"]
+
+
+def test_step_called_wrongly(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def update(step: int) -> torch.Tensor:
+        x, y = batch(step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    monitor = diagnostics.watch(model, optimizer, tmp_path / "run")
+    monitor.step(update(0))
+    with pytest.warns(RuntimeWarning, match="no update"):
+        monitor.step(1.0)
+    monitor.step(1.0)  # told once
+    update(1)
+    with pytest.warns(RuntimeWarning, match="not called"):
+        update(2)
+    update(3)
+    monitor.close()
+    monitor.step(1.0)  # after closing: nothing
+    run = diagnostics.load(tmp_path / "run")
+    scalars = run.table("scalars")
+    assert list(scalars["step"]) == [1, 2, 3, 4]
+    assert scalars["loss"].isna().tolist() == [False, True, True, True]
+    assert scalars["grad_norm"].notna().all()
+    assert sorted(events(run)) == ["no-closure", "step-missing", "step-without-update"]
+
+
+def test_parameters_added_later(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    model[0].requires_grad_(False)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for step in range(4):
+            if step == 2:
+                model[0].requires_grad_(True)
+                optimizer.add_param_group({"params": model[0].parameters()})
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    _, names, norms = run.matrix("layers", "grad_norm")
+    first = norms[:, list(names).index("0.weight")]
+    assert torch.tensor(first).isnan().tolist() == [True, True, False, False]
+    assert "layers-changed" in events(run) and "not-in-optimizer" not in events(run)
+    assert all(layer["optimized"] for layer in run.meta["layers"])
+
+
+def test_forgotten_and_stale_parameters(tmp_path: Path) -> None:
+    def run_with(model: nn.Module, optimizer: Any, folder: str) -> Any:
+        with diagnostics.watch(model, optimizer, tmp_path / folder) as monitor:
+            for step in range(6):
+                x, y = batch(step)
+                model.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+        return diagnostics.load(tmp_path / folder).table("events")
+
+    model = small()
+    forgotten = run_with(model, torch.optim.SGD(model[0].parameters(), lr=0.1), "forgotten")
+    assert list(forgotten["kind"]) == ["not-in-optimizer"] * 2
+    assert list(forgotten["subject"]) == ["2.weight", "2.bias"]
+
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[2] = nn.Linear(16, 3)  # after the optimizer was made
+    stale = run_with(model, optimizer, "stale")
+    assert list(stale["kind"]) == ["stale-parameters"]
+    assert stale["subject"][0] == "2.weight, 2.bias"
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    model = small()
+    with pytest.raises(TypeError, match=r"torch.nn.Module"):
+        diagnostics.watch(lambda x: x, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run")  # type: ignore
+    with pytest.raises(TypeError, match="Optimizer"):
+        diagnostics.watch(model, object(), tmp_path / "run")  # type: ignore
+    (tmp_path / "file").write_text("")
+    with pytest.raises(diagnostics.RunError, match="file"):
+        diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "file")
+    with (
+        diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run"),
+        pytest.raises(diagnostics.RunError),
+    ):
+        diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run")

@@ -1,0 +1,126 @@
+"""Statistics against closed forms and against numbers counted by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diagnostics import stats
+
+
+def test_half_precision_norms_do_not_overflow() -> None:
+    tensors = [torch.full((4096,), 300.0, dtype=torch.float16), torch.ones(3, dtype=torch.bfloat16)]
+    assert stats.squared_norms(tensors).sqrt().tolist() == pytest.approx([300 * 64, math.sqrt(3)], rel=1e-6)
+
+
+def test_silent_rows_are_exactly_zero_rows() -> None:
+    gradient = torch.ones(4, 2, 3)
+    gradient[1] = 0
+    gradient[2, 0] = 0  # not the whole row
+    assert stats.silent_rows(gradient).item() == 0.25
+
+
+@pytest.mark.parametrize("name", [k for k in stats.KINDS if k not in ("softmax", "threshold", "leaky_relu", "elu")])
+def test_derivatives_are_those_of_autograd(name: str) -> None:
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(stats.OUTPUTS[name](x).sum(), x)
+    x, kinks = x.detach(), torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0, 6.0])
+    smooth = (x[:, None] - kinks).abs().amin(1) > 1e-6
+    mine = stats.KINDS[name].derivative(x)
+    assert torch.allclose(mine[smooth], (slope / slope.max())[smooth], atol=1e-3)
+
+
+def test_units_are_channels_after_a_convolution_and_the_last_dimension_else() -> None:
+    x = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    assert torch.equal(stats.by_unit(x, True)[:, 1], x[:, 1].reshape(-1))
+    assert stats.by_unit(x, False).shape == (24, 5)
+    assert stats.by_unit(x[0, 0, 0], False).shape == (1, 5)
+
+
+def test_dead_and_saturated_units() -> None:
+    x = torch.full((400, 4), -1.0)
+    x[:, 1] = 1.0
+    x[7, 2] = 0.5  # once in 400 inputs: alive
+    relu = stats.count_units(stats.KINDS["relu"], x, x.relu(), False)
+    assert relu.active.tolist() == [0, 400, 1, 0]
+    dead, saturated = stats.unit_fractions(stats.KINDS["relu"], 400, relu.active, relu.flat, 300).tolist()
+    assert dead == 0.5 and math.isnan(saturated)
+    early = stats.unit_fractions(stats.KINDS["relu"], 299, relu.active, relu.flat, 300)
+    assert early.isnan().all()
+
+    y = torch.zeros(400, 3)
+    y[:, 0] = 3.0  # 1 - tanh^2 = 0.0099
+    y[:380, 1] = 3.0  # 95 %
+    y[:379, 2] = 3.0
+    tanh = stats.count_units(stats.KINDS["tanh"], y, y.tanh(), False)
+    dead, saturated = stats.unit_fractions(stats.KINDS["tanh"], 400, tanh.active, tanh.flat, 300).tolist()
+    assert math.isnan(dead) and saturated == pytest.approx(2 / 3)
+
+
+def test_moments_are_those_of_the_entries() -> None:
+    x = torch.randn(50, 6) * 3 + 1
+    counts = stats.count_units(stats.KINDS["relu"], x, x.relu(), False)
+    y, deviation, zeros, slope, mean, spread, entropy = stats.unit_moments(counts.moments).tolist()
+    assert (y, deviation) == pytest.approx((x.relu().mean().item(), x.relu().std(correction=0).item()), rel=1e-5)
+    assert (mean, spread) == pytest.approx((x.mean().item(), x.std(correction=0).item()), rel=1e-5)
+    assert zeros == pytest.approx((x <= 0).float().mean().item())
+    assert slope == pytest.approx((x > 0).float().mean().item())
+    assert math.isnan(entropy)
+
+
+def test_entropy_of_softmax_rows() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [50.0, 0.0, 0.0, 0.0]])
+    counts = stats.count_softmax(logits, logits.softmax(-1))
+    assert counts.active.tolist() == [2] and counts.flat.tolist() == [1]
+    assert stats.unit_moments(counts.moments)[6].item() == pytest.approx(0.5, abs=1e-6)
+    assert counts.largest.item() == 50
+    masked = stats.count_softmax(logits, logits.softmax(-1), reachable=torch.tensor([1.0, 4.0]))
+    assert masked.active.tolist() == [1]  # a row that may attend to one key only is not saturated
+
+
+def test_input_moments_merge_like_numpy() -> None:
+    rows = torch.randn(300, 4) * torch.tensor([1.0, 10.0, 0.1, 1.0]) + torch.tensor([0.0, 1e4, 1.0, 2.0])
+    rows[:, 3] = 7.0  # constant
+    merged = stats.moments(rows[:100], True)
+    for part in (rows[100:150], rows[150:]):
+        merged = stats.merge(merged, stats.moments(part, True))
+    exact = rows.double().numpy()
+    assert merged.mean.numpy() == pytest.approx(exact.mean(0), rel=1e-9)
+    assert stats.deviations(merged).numpy() == pytest.approx(exact.std(0), rel=1e-6, abs=1e-12)
+    assert stats.correlation(merged)[:3, :3].numpy() == pytest.approx(np.corrcoef(exact[:, :3].T), rel=1e-6)
+    assert stats.correlation(merged)[3].tolist() == [0, 0, 0, 1]
+
+
+def test_a_bad_row_spoils_nothing() -> None:
+    rows = torch.randn(20, 3)
+    spoiled = torch.cat([rows, torch.tensor([[1.0, math.nan, 1.0]])])
+    assert torch.equal(stats.moments(spoiled, False).mean, stats.moments(rows, False).mean)
+    assert stats.nonfinite_share(spoiled).tolist() == pytest.approx([0, 1 / 21, 0])
+
+
+def distinct(incoming: Tensor, outgoing: Tensor) -> int:
+    return int(stats.distinct_units(stats.project(incoming), stats.project(outgoing)))
+
+
+@pytest.mark.parametrize("units", [2, 16, 300])
+def test_distinct_units(units: int) -> None:
+    generator = torch.Generator().manual_seed(units)
+    w, out = torch.randn(units, 40, generator=generator), torch.randn(units, 9, generator=generator)
+    assert distinct(w, out) == units
+    assert distinct(w[:1].expand(units, -1), out[:1].expand(units, -1)) == 1
+    assert distinct(w[:1].expand(units, -1), out) == units  # alike on one side only
+    assert distinct(w, torch.zeros(units, 9)) == units  # a zero-initialized output layer
+    twins = torch.cat([w, w * (1 + 1e-6)]), torch.cat([out, out])
+    assert distinct(*twins) == units
+    assert distinct(torch.cat([w, -w]), torch.cat([out, -out])) == units  # equal up to one sign for both
+    assert distinct(torch.cat([w, -w]), torch.cat([out, out])) == 2 * units
+    assert distinct(torch.cat([w, w + 1e-3 * w.flip(0)]), torch.cat([out, out])) == 2 * units
+    assert distinct(torch.zeros(units, 40), torch.zeros(units, 9)) == 1
+
+
+def test_nothing_here_draws_from_the_global_random_state() -> None:
+    before = torch.get_rng_state()
+    stats.project(torch.ones(4, 5))
+    assert torch.equal(before, torch.get_rng_state())
