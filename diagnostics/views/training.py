@@ -44,9 +44,10 @@ def chosen_range(view: View, first: int, last: int) -> tuple[int, int] | None:
     """The updates shown, from the slider, which is also the keyboard's way to zoom and what the address holds."""
     keep_range_of_one_run(view.entry.id, first, last)
     low, high = st.slider(
-        "Updates shown", first, last, (first, last), key="range", bind="query-params", on_change=redraw
+        "Updates shown", first, last, (first, last), key="range", bind="query-params", on_change=moved
     )
     low, high = max(first, low), min(last, high)
+    st.session_state["range shown"] = (low, high)
     return None if (low, high) == (first, last) or high <= low else (low, high)
 
 
@@ -62,6 +63,12 @@ def keep_range_of_one_run(id: str, first: int, last: int) -> None:
         high = last if high == st.session_state.get("range end") else high
         st.session_state["range"] = (min(max(first, low), last), min(max(first, high), last))
     st.session_state["range end"] = last
+
+
+def moved() -> None:
+    """The slider's callback, which also comes when a growing run moved its end: only a person's move counts."""
+    if tuple(st.session_state["range"]) != st.session_state.get("range shown"):
+        redraw()
 
 
 def redraw() -> None:
@@ -103,7 +110,8 @@ def chart(view: View, shown: tuple[int, int] | None, window: int, log: bool) -> 
         width="stretch",
         on_select=partial(brushed, key, int(steps.iloc[0]), int(steps.iloc[-1])),
         selection_mode=timeline.BRUSH,
-        alt=f"Loss, norms and learning rate over {len(steps)} updates, {plural(len(findings), 'finding')} marked",
+        # Without numbers that grow while the run trains: a new text would draw the whole chart anew.
+        alt=f"Loss, norms and learning rate over updates, {plural(len(findings), 'finding')} marked",
     )
     st.caption("Long runs are thinned to the smallest and the largest value of each pixel: no spike is lost.")
 
