@@ -202,7 +202,8 @@ def count_softmax(
     entropy = torch.where(counted, torch.special.entr(p).sum(-1) / width.clamp(min=2).log(), 0)
     flat, rows = (counted & (entropy < FLAT)).sum(), counted.sum()
     finite = torch.where(torch.isfinite(logits), logits, 0)
-    entries = (finite, finite.square(), p, p.square(), p == 0, torch.ones_like(p), entropy * p.shape[-1])
+    spread = entropy * (p.numel() / rows.clamp(min=1))  # so that over all entries it gives the mean of the rows counted
+    entries = (finite, finite.square(), p, p.square(), p == 0, torch.ones_like(p), spread)
     sums = [entry.sum(dtype=_wide(p.device)) for entry in entries]
     sums.append(torch.full_like(sums[0], p.numel()))
     return UnitCounts(p.shape[-1], len(p), rows.reshape(1), flat.reshape(1), torch.stack(sums), finite.amax())
@@ -356,4 +357,4 @@ def attention_probabilities(
     """Logits and softmax of a few attention rows; `mask` is added to the logits, -inf where a key is out of reach."""
     logits = torch.einsum("rd,rkd->rk", q.float(), k.float()) * scale
     logits = logits if mask is None else logits + mask
-    return logits, F.softmax(logits, dim=-1)
+    return logits, torch.softmax(logits, dim=-1)

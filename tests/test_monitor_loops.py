@@ -56,7 +56,7 @@ def test_plain_loop(tmp_path: Path) -> None:
             monitor.log(accuracy=step / 10)
     run = diagnostics.load(tmp_path / "run")
     scalars = run.table("scalars")
-    loss, rate, gradient, moved, weight = map(list, zip(*truth))
+    loss, rate, gradient, moved, weight = map(list, zip(*truth, strict=True))
     assert list(scalars["loss"]) == loss
     assert list(scalars["lr"]) == pytest.approx(rate, rel=1e-12)
     assert list(scalars["grad_norm"]) == pytest.approx(gradient, rel=1e-5)
@@ -85,7 +85,9 @@ def test_cosines_overshoot_and_projection(tmp_path: Path) -> None:
             gradients.append(torch.cat([p.grad.reshape(-1) for p in model.parameters()]).double())
             optimizer.step()
             updates.append(
-                torch.cat([(p.detach() - q).reshape(-1) for p, q in zip(model.parameters(), before)]).double()
+                torch.cat(
+                    [(p.detach() - q).reshape(-1) for p, q in zip(model.parameters(), before, strict=True)]
+                ).double()
             )
             slope = float(gradients[-1] @ updates[-1])
             with torch.no_grad():
@@ -139,7 +141,7 @@ def test_accumulation_and_clipping(tmp_path: Path) -> None:
             monitor.step(total)
     run = diagnostics.load(tmp_path / "run")
     scalars = run.table("scalars")
-    loss, whole, clipped = map(list, zip(*truth))
+    loss, whole, clipped = map(list, zip(*truth, strict=True))
     assert list(scalars["loss"]) == loss
     assert list(scalars["grad_norm_unclipped"]) == pytest.approx(whole, rel=1e-5)
     assert list(scalars["grad_norm"]) == pytest.approx(clipped, rel=1e-5)

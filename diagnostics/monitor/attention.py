@@ -67,7 +67,7 @@ def count_logits(logits: Tensor) -> stats.UnitCounts:
     flat = logits.reshape(-1, logits.shape[-1])
     rows = max(1, min(ROWS, len(flat)))
     sampled = flat[torch.arange(rows, device=flat.device) * len(flat) // rows].float()
-    return stats.count_softmax(sampled, F.softmax(sampled, dim=-1), (sampled > -torch.inf).sum(-1).float())
+    return stats.count_softmax(sampled, torch.softmax(sampled, dim=-1), (sampled > -torch.inf).sum(-1).float())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 An error becomes an event and, the first time, a warning; a measurement that failed three times is switched off.
 """
 
+import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +33,13 @@ class Guard:
         text = f"{type(error).__name__}: {error}"
         self._event("measurement-failed", f"{measurement} could not be measured: {text}", measurement)
         if self.failures[measurement] == 1:
-            warnings.warn(f"diagnostics: {measurement} could not be measured: {text}", RuntimeWarning, stacklevel=4)
+            warn(f"{measurement} could not be measured: {text}")
         if self.off(measurement):
             message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {text}"
             self._event("measurement-off", message, measurement)
+
+
+def warn(text: str) -> None:
+    """A warning that stays one: where warnings are made errors, training goes on all the same; the event is kept."""
+    with contextlib.suppress(RuntimeWarning):
+        warnings.warn(f"diagnostics: {text}", RuntimeWarning, stacklevel=6)

@@ -5,7 +5,6 @@ Nothing here may change training: no gradient, weight, buffer, flag or random st
 
 import atexit
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -19,7 +18,7 @@ from diagnostics.monitor import describe, forwards, losspath, nonfinite
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
-from diagnostics.monitor.guard import Guard
+from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.looking import Looking
 from diagnostics.monitor.reporter import Reporter
 from diagnostics.monitor.scaling import Scaler
@@ -288,7 +287,7 @@ class Monitor:
         self._once.add(kind + subject)
         self._event(kind, message, subject)
         if kind.startswith(("step-", "loss-")):
-            warnings.warn(f"diagnostics: {message}", RuntimeWarning, stacklevel=4)
+            warn(message)
 
 
 def _bad(update: Update, loss: Any) -> bool:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions
 from diagnostics.monitor.flow import Graph
+from diagnostics.monitor.guard import warn
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,12 @@ def probe(name: str, tensor: Tensor, kind: str) -> Tensor:
     """
     if _active:
         known = stats.KINDS.get(kind)
-        if known is None:
-            raise ValueError(f"probe {name!r}: unknown kind {kind!r}; one of {', '.join(stats.KINDS)}")
-        for observer in _active:
-            observer.probe(name, tensor, known)
+        if known is None:  # in a training forward: a warning, never an error
+            warn(f"probe {name!r}: unknown kind {kind!r}; one of {', '.join(stats.KINDS)}")
+            return tensor
+        with torch._C.DisableTorchFunction():  # our own functions are none of the model's
+            for observer in _active:
+                observer.probe(name, tensor, known)
     return tensor
 
 

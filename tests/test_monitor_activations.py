@@ -1,0 +1,295 @@
+"""Activations by module and by function, attention, hidden units and inputs: what is seen, and under which name."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import diagnostics
+
+
+def watch(model: nn.Module, x: Tensor, path: Path, *, closure: bool = True, steps: int = 1, loss: Any = None) -> Any:
+    """A short training on one batch; every update is measured."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    loss = loss or (lambda out: out.square().mean())
+    with diagnostics.watch(model, optimizer, path / "run", every=1, curvature_every=10**6, budget=1e9) as monitor:
+        for _ in range(steps + (not closure)):  # without a closure the first forward is left alone
+            optimizer.zero_grad()
+            value = loss(model(x))
+            value.backward()
+            optimizer.step()
+            monitor.step(value, (lambda: loss(model(x))) if closure else None)
+    run = diagnostics.load(path / "run")
+    assert "measurement-failed" not in set(run.table("events")["kind"]), run.table("events")["message"].tolist()
+    return run
+
+
+class Functional(nn.Module):
+    """One linear layer, then an activation by function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(5, 8), nn.Linear(8, 2), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.function(self.a(x)))
+
+
+FUNCTIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "F.relu": ("relu", F.relu),
+    "torch.relu": ("relu", torch.relu),
+    "x.relu_()": ("relu", lambda x: x.relu_()),
+    "F.relu(inplace)": ("relu", lambda x: F.relu(x, inplace=True)),
+    "x.clamp(min=0)": ("relu", lambda x: x.clamp(min=0)),
+    "clamp_min": ("relu", lambda x: torch.clamp_min(x, 0)),
+    "F.leaky_relu": ("leaky_relu", F.leaky_relu),
+    "F.gelu": ("gelu", F.gelu),
+    "F.silu": ("silu", F.silu),
+    "sigmoid": ("sigmoid", torch.sigmoid),
+    "x.tanh()": ("tanh", lambda x: x.tanh()),
+    "F.hardtanh": ("hardtanh", F.hardtanh),
+    "F.softmax": ("softmax", lambda x: F.softmax(x, dim=-1)),
+    "x.softmax(-1)": ("softmax", lambda x: x.softmax(-1)),
+    "torch.sign": ("threshold", torch.sign),
+}
+
+
+@pytest.mark.parametrize("closure", [True, False], ids=["closure", "training forward"])
+@pytest.mark.parametrize("spelling", FUNCTIONS)
+def test_functions(spelling: str, closure: bool, tmp_path: Path) -> None:
+    kind, function = FUNCTIONS[spelling]
+    torch.manual_seed(0)
+    model, x = Functional(function), torch.randn(400, 5)
+    with torch.no_grad():
+        model.a.bias[:3] = -50
+    run = watch(model, x, tmp_path, closure=closure)
+    row = run.table("units").iloc[-1]
+    assert row["activation"] == kind
+    assert row["layer"] == next(n for n in (kind, "clamp_min", "clamp", "hardtanh", "sign") if n in row["layer"])
+    assert row["units"] == 8 and row["hidden"] == 1
+    expected_dead = 3 / 8 if kind in ("relu", "gelu", "silu") else math.nan
+    assert row["dead_fraction"] == pytest.approx(expected_dead, nan_ok=True)
+    with torch.no_grad():
+        inputs = model.a(x).mean().item()
+    assert row["input_mean"] == pytest.approx(inputs, abs=0.05)
+    if kind == "threshold":
+        assert row["saturated_fraction"] == 1
+    if kind in ("sigmoid", "tanh"):
+        assert row["saturated_fraction"] == pytest.approx(3 / 8)
+
+
+def test_windows_need_three_hundred_inputs(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    run = watch(model, torch.randn(100, 5), tmp_path, steps=4)
+    assert run.table("units")["dead_fraction"].isna().tolist() == [True, True, False, False]
+
+
+def test_channels_are_units(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 36, 2)
+    )
+    with torch.no_grad():
+        model[1].bias[0] = -100
+    row = watch(model, torch.randn(10, 1, 8, 8), tmp_path).table("units").iloc[0]
+    assert (row["layer"], row["units"], row["dead_fraction"]) == ("2", 4, 0.25)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.act = nn.Linear(5, 6), nn.Linear(6, 7), nn.Linear(7, 2), nn.ReLU()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden = self.act(self.a(x))
+        return self.c(self.act(self.b(hidden))), {"hidden": hidden}
+
+
+def test_a_module_called_twice_and_outputs_in_tuples(tmp_path: Path) -> None:
+    units = watch(Twice(), torch.randn(8, 5), tmp_path, loss=lambda out: out[0].square().mean()).table("units")
+    assert list(units["layer"]) == ["act#0", "act#1"] and list(units["units"]) == [6, 7]
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.block, self.out, self.reentrant = nn.Sequential(nn.Linear(5, 6), nn.Tanh()), nn.Linear(6, 2), reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(checkpoint(self.block, x.requires_grad_(), use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("closure", [True, False], ids=["closure", "training forward"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputation_does_not_count_twice(reentrant: bool, closure: bool, tmp_path: Path) -> None:
+    run = watch(Checkpointed(reentrant), torch.randn(8, 5), tmp_path, closure=closure)
+    units = run.table("units")
+    assert list(units["layer"]) == ["block.1"]
+    assert run.table("scalars")["micro_batches"].eq(1).all()
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation: the sigmoid multiplies, it is no activation that could saturate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.out = nn.Conv2d(1, 4, 3), nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x).relu()
+        gate = torch.sigmoid(self.gate(h.mean((2, 3))))
+        return torch.sigmoid(self.out((h * gate[:, :, None, None]).mean((2, 3))))
+
+
+def test_gates_and_outputs_are_told_from_hidden_activations(tmp_path: Path) -> None:
+    units = watch(Gated(), torch.randn(10, 1, 8, 8), tmp_path).table("units")
+    seen = list(zip(units["layer"], units["activation"], units["hidden"], strict=True))
+    assert seen == [("relu", "relu", 1), ("sigmoid#0", "gate", 1), ("sigmoid#1", "sigmoid", 0)]
+    assert units["saturated_fraction"].isna()[1]
+
+
+class Attending(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.qkv, self.out = kind, nn.Linear(8, 24), nn.Linear(8, 2)
+        self.mha = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind.startswith("mha"):
+            y, _ = self.mha(x, x, x, need_weights=self.kind == "mha weights")
+            return self.out(y)
+        q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.kind == "causal")
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "causal", "mha", "mha weights"])
+def test_attention(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Attending(kind), torch.randn(4, 6, 8) * 3
+    row = watch(model, x, tmp_path).table("units").iloc[0]
+    with torch.no_grad():
+        weight, bias = (model.mha.in_proj_weight, model.mha.in_proj_bias) if "mha" in kind else model.qkv.parameters()
+        q, k, _ = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in F.linear(x, weight, bias).chunk(3, -1))
+        logits = q @ k.transpose(-1, -2) / 2
+        if kind == "causal":
+            logits = logits.masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), -math.inf)
+        p = logits.softmax(-1)
+        reach = torch.arange(1, 7).expand_as(p[..., 0]) if kind == "causal" else torch.full_like(p[..., 0], 6)
+        entropy = torch.special.entr(p).sum(-1)[reach > 1] / reach[reach > 1].log()
+    assert row["layer"] == ("mha.attention" if "mha" in kind else "attention")
+    assert row["activation"] == "softmax"
+    assert row["entropy"] == pytest.approx(entropy.mean().item(), rel=1e-2)
+    assert row["max_input"] == pytest.approx(logits.max().item(), rel=1e-2)
+
+
+def test_probe(tmp_path: Path) -> None:
+    model = Functional(lambda x: diagnostics.probe("mine", x, "relu") * (x > 0))
+    with torch.no_grad():
+        model.a.bias[:2] = -50
+    row = watch(model, torch.randn(400, 5), tmp_path).table("units").iloc[0]
+    assert (row["layer"], row["activation"], row["dead_fraction"]) == ("mine", "relu", 0.25)
+    x = torch.randn(3)
+    assert diagnostics.probe("free", x, "relu") is x
+
+
+def test_evaluation_is_not_counted(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for _ in range(3):
+            with torch.no_grad():
+                model(torch.full((50, 5), 1e6))
+            optimizer.zero_grad()
+            loss = model(torch.randn(20, 5)).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    assert diagnostics.load(tmp_path / "run").table("units")["input_mean"].abs().max() < 10
+
+
+# -- hidden units
+
+
+def clone(layer: nn.Linear | nn.Conv2d, i: int, j: int) -> None:
+    with torch.no_grad():
+        layer.weight[j], layer.bias[j] = layer.weight[i], layer.bias[i]
+
+
+def symmetry(model: nn.Module, x: Tensor, path: Path) -> dict[str, tuple[int, int]]:
+    table = watch(model, x, path).table("symmetry")
+    return {row.layer: (row.units, row.distinct_units) for row in table.itertuples()}
+
+
+def test_cloned_units_of_a_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2))
+    clone(model[0], 0, 1)
+    clone(model[3], 0, 1)  # alike on one side only
+    with torch.no_grad():
+        model[3].weight[:, 1] = model[3].weight[:, 0]
+    assert symmetry(model, torch.randn(8, 5), tmp_path) == {"0.weight": (8, 7), "3.weight": (6, 6)}
+
+
+def test_cloned_channels_up_to_the_flattened_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
+    )
+    clone(model[0], 2, 3)
+    clone(model[3], 0, 2)
+    with torch.no_grad():
+        model[3].weight[:, 3] = model[3].weight[:, 2]
+        model[6].weight[:, 32:] = model[6].weight[:, :16]
+    assert symmetry(model, torch.randn(8, 1, 8, 8), tmp_path) == {"0.weight": (4, 3), "3.weight": (3, 2)}
+
+
+def test_residual_streams_and_outputs_are_no_hidden_units(tmp_path: Path) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(5, 6), nn.Linear(6, 9), nn.Linear(9, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.d(h + self.c(F.relu(self.b(h))))
+
+    assert symmetry(Residual(), torch.randn(8, 5), tmp_path) == {"b.weight": (9, 9)}
+
+
+def test_cloned_heads(tmp_path: Path) -> None:
+    model = Attending("mha")
+    with torch.no_grad():
+        for tensor in (model.mha.in_proj_weight, model.mha.in_proj_bias):
+            split = tensor.reshape(3, 2, -1)
+            split[:, 1] = split[:, 0]
+        model.mha.out_proj.weight[:, 4:] = model.mha.out_proj.weight[:, :4]
+    assert symmetry(model, torch.randn(2, 6, 8), tmp_path)["mha.heads"] == (2, 1)
+
+
+# -- inputs
+
+
+def test_inputs_of_the_first_layer(tmp_path: Path) -> None:
+    x = torch.randn(200, 5) * torch.tensor([1.0, 100.0, 0.01, 1.0, 1.0]) + 3
+    x[:, 4] += x[:, 0]
+    table = watch(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)), x, tmp_path).table("inputs")
+    assert list(table["feature"]) == ["0", "1", "2", "3", "4"]
+    assert list(table["mean"]) == pytest.approx(x.mean(0).tolist(), rel=1e-5)
+    assert list(table["std"]) == pytest.approx(x.std(0, correction=0).tolist(), rel=1e-4)
+    condition = torch.linalg.cond(torch.corrcoef(x.double().T)).item()
+    assert list(table["condition"]) == pytest.approx([condition] * 5, rel=1e-2)
+    assert (table["nonfinite"] == 0).all()
+
+
+def test_wide_images_by_channel(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(1, 3, 32, 32))
+    x = torch.randn(4, 3, 32, 32) + torch.tensor([0.0, 1.0, 2.0])[:, None, None]
+    table = watch(model, x, tmp_path).table("inputs")
+    assert list(table["mean"]) == pytest.approx(x.mean((0, 2, 3)).tolist(), abs=1e-5)
