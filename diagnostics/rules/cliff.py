@@ -30,6 +30,7 @@ Bengio, "On the difficulty of training recurrent neural networks" (2013), sectio
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
@@ -95,8 +96,12 @@ def check(
 def _jumps(norms: np.ndarray, jump: float, above: float, before: int) -> list[int]:
     """Indices where the norm exceeds `jump` times the median and `above` times the largest of the 50 updates before the
     last two."""
+    known = pd.Series(np.where(np.isfinite(norms) & (norms > 0), norms, np.nan))
+    lowest = known.rolling(49, min_periods=1).min().shift(2).to_numpy()  # no median is below it: few are worth a look
     found: list[int] = []
-    for at in range(before, len(norms)):
+    for at in np.flatnonzero(np.where(np.isfinite(norms), norms, np.inf) > jump * lowest).tolist():
+        if at < before:
+            continue
         usual = norms[max(0, at - 50) : at - 1]
         usual = usual[np.isfinite(usual) & (usual > 0)]
         if not len(usual) or (found and at - found[-1] < 3):
@@ -123,16 +128,15 @@ def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
 
 
 def _lasting_harm(run: Run, step: int) -> bool:
-    """The loss after the jump stays above what it was before, by more than its noise."""
+    """The loss after the jump stays above what had been reached before it, by more than its noise."""
     history = signals.loss(run)
     before, after = history.values[history.steps < step], history.after(step)
-    if len(before) < 3 or len(after) < 2:
+    if len(before) < 5 or len(after) < 2:
         return False
-    usual = before[-20:]
+    reached = np.lib.stride_tricks.sliding_window_view(before, 5)
+    usual = float(np.nanmin(np.median(reached, axis=1)))
     tail = after[-max(2, len(after) // 4) :]
-    return signals.level(tail) > float(np.median(usual)) + 5 * signals.step_noise(before) + 0.1 * abs(
-        float(np.median(usual))
-    )
+    return signals.level(tail) > usual + 5 * signals.step_noise(before) + 0.1 * abs(usual)
 
 
 def explains(finding: Finding, other: Finding) -> bool:

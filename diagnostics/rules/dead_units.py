@@ -44,6 +44,7 @@ def check(
     *,
     most: float = 0.5,  # of a layer's units: more inactive than active
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
+    nearly_all: float = 0.75,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.1,  # of the starting loss: a run this far down is not held back by its dead units
 ) -> Iterator[Finding]:
     steps, names, dead = signals.layer_matrix(run, "units", "dead_fraction")
@@ -57,7 +58,7 @@ def check(
         return
     worst = max(bad, key=lambda at: now[at])
     history = signals.loss(run)
-    trains = history.end <= learned * history.start and now[worst] < most
+    trains = history.end <= learned * history.start and now[worst] < nearly_all
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
     layers = tuple(names[at] for at in bad)
@@ -166,4 +167,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 def explains(finding: Finding, other: Finding) -> bool:
     """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
+    if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before
+        later = other.first_step > finding.first_step and "first non-finite step" not in other.evidence
+        return later and finding.evidence["dead fraction"] >= 0.9
     return other.kind in flat and finding.evidence["dead fraction"] >= 0.5

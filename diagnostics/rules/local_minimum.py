@@ -102,8 +102,9 @@ def check(
 
 def _left_to_gain(gradient: float, top: float, condition: float, smallest: float) -> float:
     """|g|^2 / (2 lambda): the fall that is left in the flattest direction whose upward curvature was measured."""
-    upward = [each for each in (top, top / condition if condition > 0 else 0.0, smallest) if each > 0]
-    return gradient**2 / (2 * min(upward)) if upward else np.inf
+    along = max(top / condition, top * np.finfo(np.float32).eps) if condition > 0 else top
+    upward = [each for each in (top, along, smallest) if each > 0]
+    return float(gradient**2 / (2 * min(upward))) if upward else np.inf
 
 
 def _gradient(run: Run, gone: float) -> float | None:
@@ -113,11 +114,11 @@ def _gradient(run: Run, gone: float) -> float | None:
     if not len(norms):
         return None
     now = float(np.median(norms[-max(3, len(norms) // 20) :]))
-    if now <= gone * norms.max():
-        return now
     square, error = (
         signals.latest(run, "batches", "gradient_square"),
         signals.latest(run, "batches", "gradient_square_error"),
     )
-    within = np.isfinite(square) and np.isfinite(error) and error > 0 and square < 2 * error
-    return now if within else None
+    significant = np.isfinite(square) and np.isfinite(error) and square >= 2 * error
+    vanished = now <= (gone**2 if significant else gone) * norms.max()
+    within = np.isfinite(square) and error > 0 and not significant
+    return now if vanished or within else None

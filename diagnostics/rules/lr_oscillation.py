@@ -64,9 +64,10 @@ def check(
     windows: int = 2,  # in a row, the last ones: one window may catch a spike
     held: float = 0.3,  # share of the loss made by bouncing, where the loss has stopped falling
     held_falling: float = 0.7,  # where it still falls: nearly all of what is left
-    memory: float = 0.1,  # of the run: 2/(1-mu) updates, within which nothing settles
+    memory: float = 0.3,  # of the run: 2/(1-mu) updates, within which nothing settles
     swing: float = 0.5,  # of the level, from crest to trough in the later half
-    reached: float = 1e-5,  # of the starting loss: below, nothing worth having is held up
+    lasting: float = 0.1,  # of the run, for the bouncing to shrink the loss tenfold: shorter bouncing costs nothing
+    reached: float = 1e-9,  # of the starting loss: rounding
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     if history.count < 20 or history.end <= reached * history.start:
@@ -80,10 +81,18 @@ def check(
         raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
     falling = signals.trend(history.values[2 * history.count // 3 :])
     needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
-    if all(each.share >= needed and each.flip < 0 and each.ratio > 0.5 for each in bounces[-windows:]):
+    last = bounces[-windows:]
+    slow = _tenfold(float(np.median([each.ratio for each in last]))) >= lasting * history.count
+    if slow and all(each.share >= needed and each.flip < 0 and each.ratio > 0.5 for each in last):
         yield _across(run, history, bounces, needed)
     elif _noise_ball(run, history, bounces):
         yield _in_noise(run, history, bounces[-1])
+
+
+def _tenfold(ratio: float) -> float:
+    """Updates in which bouncing at this stability ratio shrinks the loss tenfold: its factor is (1 - 2s)^2 a step."""
+    factor = abs(1 - 2 * ratio)
+    return np.inf if factor >= 1 else np.log(10) / (-2 * np.log(max(factor, 1e-12)))
 
 
 def _noise_ball(
@@ -91,26 +100,31 @@ def _noise_ball(
     history: signals.Loss,
     bounces: list[Bounce],
     *,
-    overshoot: float = 0.3,  # more than half way to the minimum along the step, on the batch's own loss
+    beyond: float = 0.5,  # overshoot ratio: past the minimum along the step, on the batch the step was made for
+    far: float = 0.3,  # more than half way there, which noise turns into too far
     ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
-    high: float = 0.3,  # of the starting loss: below, the run has learned most of what there was
+    left: float = 0.05,  # of the starting loss: below, the run has learned what there was
+    high: float = 0.3,  # the same where the steps alone do not prove it
 ) -> bool:
-    """Mini-batch noise kept up by long steps: flat loss, gradients that undo each other, updates that go too far.
+    """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
-    In the noise ball successive gradients correlate at about -s, so a negative cosine alone is normal in a converged
-    run (Pflug 1990; Chee and Toulis 2018); it is the length of the steps that makes the ball large.
+    Steps that go only most of the way must also undo each other. In the noise ball successive gradients correlate at
+    about -s, so a negative cosine alone is normal in a converged run (Pflug 1990; Chee and Toulis 2018).
     """
     half = int(history.steps[history.count // 2])
     settled = signals.trend(history.after(half))
+    over_steps, over = signals.column(run, "overshoot")
+    length = signals.median(over[over_steps >= half])
+    if (settled.z > 3 and settled.relative > 0.02) or history.end < left * history.start or not length >= far:
+        return False
+    if length >= beyond:
+        return True
     cosine_steps, cosines = signals.column(run, "gradient_cosine")
     late = cosines[cosine_steps >= half]
-    over_steps, over = signals.column(run, "overshoot")
     if signals.adaptive(run) or len(late) < 5 or history.end < high * history.start:
         return False
     opposed = late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0
-    stopped = settled.z < 3 or settled.relative < 0.02
-    total = float(np.median([each.ratio for each in bounces[-3:]])) + signals.noise_term(run)
-    return opposed and stopped and signals.median(over[over_steps >= half]) >= overshoot and total >= ratio
+    return opposed and float(np.median([each.ratio for each in bounces[-3:]])) + signals.noise_term(run) >= ratio
 
 
 def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
@@ -159,8 +173,8 @@ def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
     stretch = signals.flat(run)
     first = stretch.first_step if stretch is not None else int(history.steps[history.count // 2])
     seen = (
-        f"The loss has stood at {number(history.end)} since step {first} while successive gradients undo each other: "
-        f"at {number(100 * ratio)} % of the stability limit, noise included, the batches' noise throws the weights about."
+        f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
+        f"at {number(100 * ratio)} % of the stability limit, the updates go too far and undo each other."
     )
     return _finding(run, history, last, ratio, first, seen)
 

@@ -46,6 +46,7 @@ def check(
     *,
     slack: float = 0.05,  # of the limit, and overshoot: ten times as much is still at most half way
     falls: float = 0.1,  # of the level, from the third to the last quarter: far from settled
+    learned: float = 0.5,  # of the starting loss gone: half way
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
     still: float = 0.1,  # of the starting loss: the most that all updates together could have taken off it
@@ -56,19 +57,24 @@ def check(
     if history.count < 20:
         return
     half = int(history.steps[history.count // 2])
-    late = steps >= half
-    ratio = float(np.nanmax(ratios[late] if late.any() else ratios[-1:])) + signals.noise_term(run)
+    if steps[-1] < half:
+        raise signals.Missing("curvature: no estimate in the later half of the run; its cost did not fit the budget")
     overshoot = _overshoot(run, half)
+    by_schedule = _decayed(run, decayed)
+    # at every estimate, if the rate was constant: a tenfold rate must have been stable throughout
+    ratio = float(np.nanmax(ratios[steps >= half] if by_schedule and steps[-1] >= half else ratios))
+    ratio += signals.noise_term(run)
     allowed = slack * _signal_share(run, half)
-    if ratio >= allowed or overshoot >= allowed:  # too short a step to tell its overshoot from rounding is NaN
+    if (
+        ratio >= allowed or overshoot >= allowed or _downward(run, history)
+    ):  # too short a step to tell its overshoot from rounding is NaN
         return
     rate_steps, rates = signals.learning_rates(run)
     if len(rates) and rates[-1] > 1.05 * np.median(rates):
         return  # warming up
-    by_schedule = bool(len(rates)) and rates[-1] < decayed * rates.max()
     first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
     standing = _reach(run, history) < still * abs(history.start)
-    crawls = history.end > reached * history.start and _crawls(history, falls)
+    crawls = history.end > reached * history.start and _crawls(history, falls, learned)
     if not (_cut_short(run, history, first) if by_schedule else standing or crawls):
         return
     rate = float(rates[-1]) if len(rates) else np.nan
@@ -130,6 +136,19 @@ def _overshoot(run: Run, since: int) -> float:
     return float(np.median(values)) if len(values) else np.nan
 
 
+def _decayed(run: Run, decayed: float) -> bool:
+    _, rates = signals.learning_rates(run)
+    return bool(len(rates)) and rates[-1] < decayed * rates.max()
+
+
+def _downward(run: Run, history: signals.Loss) -> bool:
+    """Negative curvature along the updates and a fall that gets faster: the run is leaving a saddle point."""
+    _, overshoot = signals.column(run, "overshoot")
+    half = history.count // 2
+    first, second = signals.trend(history.values[:half]), signals.trend(history.values[half:])
+    return bool(len(overshoot)) and np.median(overshoot) < 0 and second.drop > first.drop and second.z > 3
+
+
 def _signal_share(run: Run, since: int) -> float:
     """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2.
 
@@ -149,10 +168,10 @@ def _reach(run: Run, history: signals.Loss) -> float:
     return float(product.mean() * history.count) if len(product) else np.inf
 
 
-def _crawls(history: signals.Loss, falls: float) -> bool:
-    """Still on its way down at the end, significantly and by a good part of what is left."""
+def _crawls(history: signals.Loss, falls: float, learned: float) -> bool:
+    """Still on its way down at the end, significantly, and by a good part of what is left or with most of it left."""
     late = signals.trend(history.values[history.count // 2 :])
-    return late.z > 3 and late.relative > falls
+    return late.z > 3 and (late.relative > falls or history.end > (1 - learned) * history.start)
 
 
 def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:

@@ -278,5 +278,7 @@ def explains(finding: Finding, other: Finding) -> bool:
     """Whatever is found in a run that has diverged is found in its ruins, except what was wired or planted before."""
     if other.kind in {"wiring", "symmetry", "zero-gradient"}:
         return False
+    if other.kind == "cliff":  # only if the rate was past the limit well before the jump
+        return other.first_step > finding.first_step + 3
     planted = other.kind in {"dead-units", "saturated-units", "non-finite"}
     return not planted or other.first_step >= finding.first_step - 1

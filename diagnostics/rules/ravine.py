@@ -54,7 +54,7 @@ def check(
     narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
     floor: float = 0.5,  # share of the squared gradient along curvature below a hundredth of the largest
     gained: float = 0.5,  # of the loss since the steepest direction had settled: a run this far along is not held up
-    left: float = 0.3,  # of that gain, still to be had along the floor
+    left: float = 0.3,  # of that gain (of the loss, for a linear model), still to be had along the floor
     wide: float = 10.0,  # condition number of the inputs that counts as a cause
 ) -> Iterator[Finding]:
     table = signals.curvature(run)
@@ -65,7 +65,7 @@ def check(
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     late = late if len(late) else table.tail(1)
     ratio = signals.median(signals.array(late, "stability"))
-    condition = _condition(late)
+    condition = _condition(run, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
@@ -105,8 +105,12 @@ def check(
     )
 
 
-def _condition(table: pd.DataFrame) -> float:
+def _condition(run: Run, table: pd.DataFrame) -> float:
+    """Median over the estimates. In a linear model curvature along the updates that seems to be zero or negative is
+    positive but lost in float32's rounding: the condition number is then at least one over its precision."""
     values = signals.array(table, "condition")
+    if run.meta.get("linear_model"):
+        values = np.minimum(values, 1 / np.finfo(np.float32).eps)
     return signals.median(values[np.isfinite(values) & (values > 0)])
 
 
@@ -124,12 +128,16 @@ def _held_up(
 ) -> bool:
     """Most of the loss that stood when the steepest direction had settled is still there, and can still be gained.
 
-    What is left along the floor is |g|^2 kappa / (2 lambda_max) in the quadratic picture.
+    What is left along the floor is |g|^2 kappa / (2 lambda_max) in the quadratic picture. That picture is exact for a
+    linear model under its own gradient: there the share of the loss that is left decides by itself.
     """
     settled = float(history.values[history.count // 20])
-    falling = signals.trend(history.values[history.count // 2 :]).z > 3
     gain = _gradient_square(run, history) * condition / (2 * signals.median(signals.tops(table)))
-    return falling and history.end > (1 - gained) * settled and not gain < left * (settled - history.end)
+    if not signals.trend(history.values[history.count // 2 :]).z > 3:
+        return False
+    if run.meta.get("linear_model") and not signals.adaptive(run) and gain >= left * abs(history.end):
+        return True
+    return history.end > (1 - gained) * settled and not gain < left * (settled - history.end)
 
 
 def _gradient_square(run: Run, history: signals.Loss) -> float:

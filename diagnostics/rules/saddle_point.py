@@ -8,7 +8,7 @@ and downwards in others. Progress stops until the weights have drifted far enoug
 A stretch in which the loss does not move although it is not at its floor, while the smallest eigenvalue of the
 Hessian is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches -
 and the gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less
-than a tenth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
+than a fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
 updates in which the distance from the saddle grows by a factor $e$.
 
 ## Why it happens
@@ -48,7 +48,7 @@ def check(
     *,
     longest: float = 0.2,  # of the run, without progress: shorter waits cost less than a fifth
     clearly: float = 0.05,  # of the largest eigenvalue; trained networks have -0.01 of it everywhere
-    near: float = 0.1,  # of the loss: what the gradient would take off it at the largest stable rate meanwhile
+    near: float = 0.2,  # of the loss: what the gradient would take off it at the largest stable rate meanwhile
     patience: float = 30.0,  # escape times; rounding errors alone have grown to order one by then
 ) -> Iterator[Finding]:
     signals.curvature(run)

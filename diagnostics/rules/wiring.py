@@ -135,9 +135,10 @@ def _left_out(run: Run) -> Iterator[Finding]:
 def _detached(run: Run) -> Iterator[Finding]:
     """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
     cut = signals.events(run, "no-graph")
-    if len(cut) and not signals.counts_errors(run):
+    if (len(cut) or _no_gradient_at_all(run)) and not signals.counts_errors(run):
         summary = "The loss has no gradient: the graph is cut between the model's output and the loss."
-        yield _finding("detached", int(cut["step"].iloc[0]), (), summary, {"tensors": float(len(cut))}, _REATTACH)
+        first = int(run.table("scalars", ["step"])["step"].iloc[0])
+        yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, _REATTACH)
         return
     names = _before_a_cut(run)
     hard = [function for function, _ in signals.activations(run).values() if function in signals.HARD_THRESHOLDS]
@@ -156,6 +157,11 @@ def _detached(run: Run) -> Iterator[Finding]:
 _REATTACH = (
     "remove .detach(), .data, .item(), .numpy(), torch.no_grad() or a comparison between these layers and the loss",
 )
+
+
+def _no_gradient_at_all(run: Run) -> bool:
+    steps, _, missing = run.matrix("layers", "grad_missing")
+    return len(steps) >= 3 and bool(np.nanmin(missing, initial=1) == 1)
 
 
 def _before_a_cut(run: Run) -> tuple[str, ...]:
@@ -195,4 +201,5 @@ def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
     if finding.cause in {"gradients-accumulate", "stale-parameters"}:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
-    return other.kind in {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
+    flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
+    return other.kind in flat and other.cause not in {"zero-one-loss", "hard-threshold"}
