@@ -103,14 +103,14 @@ def _relu(factor: float) -> Sample:
     data = digits()
     value = Data(data.x, data.y.float()[:, None], data.recipe + "; target: the digit's value")
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    config = {"learning rate": f"0.01, times {factor:g} at update 3"}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
+    config = {"learning rate": f"0.005, times {factor:g} at update 3"}
     return Sample(model, optimizer, F.mse_loss, value, 300, factor=lambda t: factor if t == 3 else 1.0, config=config)
 
 
 def dead_units_huge_step(seed: int) -> Sample:
-    """One update 150 times too long: most units of the second layer end where no input reaches them, for good."""
-    return _relu(150.0)
+    """One update 400 times as long as the others: most units end where no input reaches them, for good."""
+    return _relu(400.0)
 
 
 def dead_units_smaller_step(seed: int) -> Sample:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 
 from sample_runs.data import OFFSETS, SCALES, Data, digits, polynomial, table
 from sample_runs.rates import linear, sharpest
-from sample_runs.training import Sample
+from sample_runs.training import Sample, squared_error
 
 
 def _regression(data: Data, steps: int = 300) -> Sample:
@@ -38,11 +38,6 @@ def ravine_uncentered_features(seed: int) -> Sample:
 def ravine_centered(seed: int) -> Sample:
     """The same rows, each column standardized; what is left is the columns' correlation."""
     return _regression(table(OFFSETS, seed, standardized=True))
-
-
-def squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """Summed over the classes, averaged over the rows."""
-    return (output - target).square().sum(1).mean()
 
 
 def _network(hidden: type[nn.Module], normalize: bool) -> Sample:

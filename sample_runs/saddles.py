@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sample_runs.data import Data, digits
-from sample_runs.training import Sample
+from sample_runs.training import Sample, squared_error
 
 
 def _classifier(start: Callable[[Tensor], Tensor] | None) -> Sample:
@@ -36,20 +36,21 @@ def symmetry_random_start(seed: int) -> Sample:
     return _classifier(lambda weight: nn.init.normal_(weight, std=0.1))
 
 
-def _deep_linear(std: float) -> Sample:
+def _linear_network(std: float) -> Sample:
     data = digits()
     onehot = Data(data.x, F.one_hot(data.y, 10).float() - 0.1, data.recipe + "; targets one-hot, centred")
-    model = nn.Sequential(nn.Linear(64, 32, bias=False), nn.Linear(32, 32, bias=False), nn.Linear(32, 10, bias=False))
+    model = nn.Sequential(nn.Linear(64, 32, bias=False), nn.Linear(32, 10, bias=False))
     for layer in model:
         nn.init.normal_(layer.weight, std=std)
-    return Sample(model, torch.optim.SGD(model.parameters(), lr=0.3), F.mse_loss, onehot, steps=300)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.025)
+    return Sample(model, optimizer, squared_error, onehot, steps=120, curvature_every=10)
 
 
 def saddle_point_near_zero(seed: int) -> Sample:
-    """A product of three matrices started near zero: the gradient is almost 0, yet directions lead down."""
-    return _deep_linear(0.005)
+    """A product of two matrices started near zero: the gradient is almost 0, yet directions lead down."""
+    return _linear_network(1e-4)
 
 
 def saddle_point_larger_start(seed: int) -> Sample:
-    """The same product started with entries of size `1 / sqrt(fan-in)`, far from the saddle point at zero."""
-    return _deep_linear(32**-0.5)
+    """The same product started with entries of size 0.1, away from the saddle point at zero."""
+    return _linear_network(0.1)

@@ -31,6 +31,11 @@ class Sample:
     config: dict = field(default_factory=dict)
 
 
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Summed over the classes, averaged over the rows."""
+    return (output - target).square().sum(1).mean()
+
+
 def batches(data: Data, size: int | None, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Full batches, or rows shuffled anew each epoch."""
     if size is None:
