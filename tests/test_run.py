@@ -216,6 +216,15 @@ def test_refresh_reads_only_what_is_new(tmp_path, monkeypatch):
     writer.close("finished")
 
 
+def test_a_run_that_vanished_is_an_error_with_its_path(tmp_path):
+    run = record(tmp_path / "run")
+    run.table("scalars")
+    (tmp_path / "run").rename(tmp_path / "gone")
+    for read in (run.refresh, lambda: run.table("curvature")):
+        with pytest.raises(RunError, match=rf"{tmp_path / 'run'}.* Next: "):
+            read()
+
+
 def test_a_second_process_sees_a_step_within_two_seconds(tmp_path):
     writer = RunWriter(tmp_path / "run", {})
     run, began = load(tmp_path / "run"), time.monotonic()

@@ -64,7 +64,7 @@ def _holds_run(files: Mapping[str, int]) -> bool:
     return RUN in files or any(map(is_stream, files))
 
 
-def _open(place: Storage) -> Run:
+def _open(place: Storage, previous: Files | None = None) -> Run:
     try:
         files = place.files()
     except OSError as error:
@@ -72,7 +72,7 @@ def _open(place: Storage) -> Run:
         raise RunError(f"{place} {reason} ({error}). Next: check the path; a run is a folder with a {RUN}.") from error
     if not _holds_run(files):
         raise RunError(f"{place} holds no run: there is no {RUN}. {_NEXT}")
-    return _run(place, files)
+    return _run(place, files, previous)
 
 
 def _run(place: Storage, sizes: Mapping[str, int], previous: Files | None = None) -> Run:
@@ -80,7 +80,7 @@ def _run(place: Storage, sizes: Mapping[str, int], previous: Files | None = None
     meta, rotten = _meta(place, sizes)
     files = Files(place, sizes, meta["status"] == "running", rotten, previous)
     summary = read_summary(place) if SUMMARY in sizes else None
-    return Run(str(place), meta, files, summary, reload=lambda: _run(place, place.files(), files))
+    return Run(str(place), meta, files, summary, reload=lambda: _open(place, files))
 
 
 def _meta(place: Storage, files: Mapping[str, int]) -> tuple[dict[str, Any], list[Damage]]:

@@ -3,20 +3,22 @@
 The only module with caches. A run that grows gets a new key with each change, so every cache is bounded.
 """
 
+import copy
 import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import streamlit as st
 
 from diagnostics.rules import VERSION, Diagnosis, diagnose
-from diagnostics.run import Run, load, runs
-from diagnostics.run.summary import summarize
+from diagnostics.run import Run, cached_summary, load, runs, summarize
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 Stamp = tuple[tuple[str, int, int], ...]
+_followed: "WeakValueDictionary[str, Run]" = WeakValueDictionary()  # runs being written, while a cache below holds them
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,15 @@ def stamp(path: str) -> Stamp:
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def opened(path: str, on_disk: Stamp) -> Run:
-    """The run as it is on disk. Its tables are shared by all sessions: never write to them."""
-    return load(path)
+    """The run as it is on disk. Its tables are shared by all sessions: never write to them.
+
+    Of a run that is still being written only what is new is read.
+    """
+    before = _followed.get(path)
+    run = before.refresh() if before is not None else load(path)
+    if run.meta["status"] == "running":
+        _followed[path] = run
+    return run
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
@@ -75,7 +84,11 @@ def summary(path: str, on_disk: Stamp) -> dict:
     written = run.summary
     if written and written.get("diagnosed") and written.get("rules_version") == str(VERSION):
         return written
-    return summarize(run, diagnosis(path, on_disk), str(VERSION))
+    if run.meta["status"] == "running":
+        return summarize(run, diagnosis(path, on_disk), str(VERSION))
+    unwritten = copy.copy(run)  # its own summary is of other rules, or missing
+    unwritten.summary = None
+    return cached_summary(unwritten, diagnose, str(VERSION))
 
 
 @dataclass(frozen=True)
