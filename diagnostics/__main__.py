@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, FileNotFoundError, PermissionError) as error:
         print(terminal.printable(error), file=sys.stderr)
         return commands.UNREADABLE
+    except ModuleNotFoundError as error:  # reports need the dashboard's packages, imports those of the other tool
+        print(f"{error}. Next: pip install 'diagnostics[dashboard,integrations]'", file=sys.stderr)
+        return commands.UNREADABLE
     except BrokenPipeError:  # the reader of a pipe, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return commands.CLEAN

@@ -175,3 +175,16 @@ def test_a_closed_pipe_is_no_error(folder):
     command = f"{sys.executable} -m diagnostics tail {folder / 'small'} -n 30 | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "step 1  loss 1  lr 0.1\n" and done.stderr == ""
+
+
+def test_a_package_that_is_missing_is_named_with_what_to_install(capsys, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "altair", None)
+    for name in [name for name in sys.modules if name.startswith(("diagnostics.views", "diagnostics.charts"))]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["report", str(folder / "small")]) == 2
+    assert "altair" in (err := capsys.readouterr().err) and "Next: pip install" in err
+
+
+def test_report_writes_one_file(capsys, folder, tmp_path):
+    assert main(["report", str(folder / "small"), str(tmp_path / "report.html")]) == 0
+    assert "small" in (tmp_path / "report.html").read_text() and "report.html" in capsys.readouterr().out
