@@ -72,10 +72,11 @@ def draw_field(
     low, high = colour_range(shown, field.log)
     first, last = limits or (float(steps[0]), float(steps[-1]))
     rows = len(field.names)
-    x = parts.step_axis(first, last)
+    x = parts.step_axis()
     y = row_axis(field.names)
     height = min(max(rows * ROW, 60), 560) + FURNITURE
     layers = [
+        parts.whole_run(x, first, last),
         picture(field, steps, shown, low, high, x, y),
         key(field, low, high, x, y),
         *parts.span_layers(finding, x, first, last)[1:],
@@ -161,7 +162,7 @@ def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
     """Two invisible points that carry the colour scale, and so the legend."""
     at = float(field.steps[0])
     data = pd.DataFrame({"step": [at, at], "row": [0, 0], "value": [low, high]})
-    scale = alt.Scale(type="log" if field.log else "linear", domain=[low, high], range=list(VIRIDIS))
+    scale = alt.Scale(type="log" if field.log else "linear", range=list(VIRIDIS))
     legend = alt.Legend(
         title=None, orient="top", direction="horizontal", gradientLength=200, labelExpr=parts.NUMBER_LABEL, tickCount=3
     )

@@ -15,6 +15,7 @@ from diagnostics.run import Run
 
 MOST_LINES = 5  # as many as the palette tells apart
 
+SHARES = {"dead_fraction", "saturated_fraction", "silent_fraction", "zero_fraction", "gradient_alignment"}  # of 1
 EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 
 Series = dict[str, tuple[NDArray, NDArray]]  # name -> steps (T,), values (T,)
@@ -25,7 +26,8 @@ def lines(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     series = collect(run, chart)
     if not series:
         return parts.empty(f"{', '.join(chart.columns)}: not recorded in this run")
-    return draw_lines(series, chart.title, log=chart.log, finding=finding, limits=whole(run))
+    domain = (0.0, 1.0) if set(chart.columns) <= SHARES else None
+    return draw_lines(series, chart.title, log=chart.log, finding=finding, limits=whole(run), domain=domain)
 
 
 def collect(run: Run, chart: Chart) -> Series:
@@ -76,12 +78,13 @@ def draw_lines(
     log: bool = False,
     finding: Finding | None = None,
     limits: tuple[float, float] | None = None,
+    domain: tuple[float, float] | None = None,
     height: int = parts.HEIGHT,
 ) -> Drawn:
     log = log and parts.wide(np.concatenate([values for _, values in series.values()]))
     data = long_form(series, log)
     first, last = limits or (float(data["step"].min()), float(data["step"].max()))
-    x = parts.step_axis(first, last)
+    x = parts.step_axis()
     color, dash = told_apart(list(series))
     tooltip = [
         alt.Tooltip("step:Q", format=","),
@@ -90,10 +93,13 @@ def draw_lines(
     ]
     few = len(data) <= 40 * len(series)
     line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=few)
-    line = line.encode(x=x, y=parts.value_axis("value", None, log=log), color=color, strokeDash=dash, tooltip=tooltip)
+    line = line.encode(
+        x=x, y=parts.value_axis("value", None, log=log, domain=domain), color=color, strokeDash=dash, tooltip=tooltip
+    )
     dense = [name for name in series if name in EVERY_UPDATE]
     bad = [part for name in dense for part in parts.non_finite_layers(*series[name], x, name)]
-    return parts.layer([*parts.span_layers(finding, x, first, last), line, *bad], title, height)
+    around = [parts.whole_run(x, first, last), *parts.span_layers(finding, x, first, last)]
+    return parts.layer([*around, line, *bad], title, height)
 
 
 def told_apart(names: list[str]) -> tuple[alt.Color, alt.StrokeDash]:

@@ -31,8 +31,9 @@ NUMBER_LABEL = (  # not an axis format: Vega would round it to the spacing of th
 LOG_LABEL = f"{ROUND} ? {_SHORT} : ''"
 
 
-def step_axis(first: float, last: float, *, title: str | None = "update") -> alt.X:
-    """The step axis over [first, last], the same in every layer so that they share it."""
+def step_axis(*, title: str | None = "update") -> alt.X:
+    """The step axis, the same in every layer so that they share it. Its ends come from `whole_run`, as data: a domain
+    in the specification would change with every update of a live run, and the browser would draw the chart anew."""
     axis = alt.Axis(
         labelExpr=STEP_LABEL,
         tickMinStep=1,
@@ -41,7 +42,13 @@ def step_axis(first: float, last: float, *, title: str | None = "update") -> alt
         titlePadding=2,
         labelPadding=4,
     )
-    return alt.X("step:Q", scale=alt.Scale(domain=[first, max(last, first + 1)], nice=False), axis=axis)
+    return alt.X("step:Q", scale=alt.Scale(nice=False, zero=False), axis=axis)
+
+
+def whole_run(x: alt.X, first: float, last: float) -> Drawn:
+    """Two invisible points that stretch the step axis over the run."""
+    ends = pd.DataFrame({"step": [first, max(last, first + 1)]})
+    return alt.Chart(ends).mark_point(opacity=0, tooltip=None).encode(x=x)
 
 
 def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequence[float] | None = None) -> alt.Y:
@@ -112,3 +119,19 @@ def empty(message: str) -> Drawn:
 def layer(layers: Sequence[Any], title: str, height: int = HEIGHT) -> Drawn:
     header = alt.TitleParams(title, anchor="start", fontSize=14, fontWeight="bold", offset=8)
     return alt.layer(*layers).properties(height=height, title=header, padding=0)
+
+
+def detached(chart: Drawn) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """The specification without data, and the data by name: what stays the same from one refresh to the next."""
+    frames: dict[str, pd.DataFrame] = {}
+
+    def take(node: Drawn) -> Drawn:
+        node = node.copy(deep=False)
+        if isinstance(node.data, pd.DataFrame):
+            name = f"data{len(frames)}"
+            frames[name], node.data = node.data, alt.NamedData(name)
+        if isinstance(node, alt.LayerChart):
+            node.layer = [take(child) for child in node.layer]
+        return node
+
+    return take(chart).to_dict(), frames

@@ -26,9 +26,14 @@ def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     if data.empty:
         return parts.empty(NO_CURVATURE)
     first, last = whole(run)
-    x = parts.step_axis(first, last)
+    x = parts.step_axis()
     return parts.layer(
-        [*parts.span_layers(finding, x, first, last), *with_errors(data, x), *limit_lines(run, x, last)],
+        [
+            parts.whole_run(x, first, last),
+            *parts.span_layers(finding, x, first, last),
+            *with_errors(data, x),
+            *limit_lines(run, x, last),
+        ],
         chart.title,
         300,
     )

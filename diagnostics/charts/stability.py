@@ -20,12 +20,13 @@ def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     if data.empty:
         return parts.empty(NO_CURVATURE)
     first, last = whole(run)
-    x = parts.step_axis(first, last)
+    x = parts.step_axis()
     low, high = limits(data["stability"].to_numpy())
     y = parts.value_axis("stability", "stability ratio s", log=True, domain=(low, high))
     return parts.layer(
         [
             *bands(data, x, y, first, last, low, high),
+            parts.whole_run(x, first, last),
             *parts.span_layers(finding, x, first, last),
             *measured(data, x, y),
         ],

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import altair as alt
 import pandas as pd
 import streamlit as st
 
+from diagnostics.charts.parts import Drawn, detached
 from diagnostics.rules import Diagnosis, Finding
 from diagnostics.run import Run, RunError
 from diagnostics.views import data, pages
@@ -114,9 +115,14 @@ def facts(view: View) -> None:
     st.caption(" · ".join(part for part in parts if part))
 
 
-def figure(chart: alt.TopLevelMixin, key: str, alt_text: str) -> None:
-    """A chart over the full width. Its own toolbar shows the data and saves a picture."""
-    st.altair_chart(chart, width="stretch", key=key, alt=alt_text)  # pyright: ignore[reportArgumentType]
+def figure(chart: Drawn, key: str, alt_text: str, **options: Any) -> None:
+    """A chart over the full width. Its own toolbar shows the data and saves a picture.
+
+    Sent as a specification that stays the same and data that changes, so that a live run does not flicker; `alt_text`
+    must therefore not count updates either.
+    """
+    spec, frames = detached(chart)
+    st.vega_lite_chart(None, {**spec, "datasets": frames}, width="stretch", key=key, alt=alt_text, **options)
 
 
 def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:

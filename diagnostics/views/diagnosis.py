@@ -8,7 +8,7 @@ from diagnostics import charts
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, explain, title
 from diagnostics.views import data, pages
-from diagnostics.views.common import View, downloads, figure, run_page
+from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
 from diagnostics.views.text import first_clause, first_paragraph, md, names, number, plural, prose
 
 OVERVIEW = (
@@ -56,15 +56,15 @@ def card(view: View, finding: Finding, key: str) -> None:
     with st.container(border=True, key=key):
         st.header(f":{sign.markdown}[{sign.glyph}] {md(title(finding.kind))}", anchor=False)
         labels(finding)
+        seen(finding)
         words, pictures = st.columns([5, 6], gap="large")
         with words:
-            seen(finding)
             why(finding, texts)
             attempt(finding)
             same_in_samples(view, finding)
         with pictures:
             for index, chart in enumerate(finding.charts):
-                alt_text = f"{chart.title}. {finding.summary}"
+                alt_text = chart.title if view.live else f"{chart.title}. {finding.summary}"
                 figure(charts.draw(view.run, chart, finding), f"{key}-{index}", alt_text)
         more(view, finding, texts, key)
 
@@ -83,12 +83,12 @@ def labels(finding: Finding) -> None:
 
 def seen(finding: Finding) -> None:
     st.markdown(f"**Seen.** {prose(finding.summary)}")
+    if finding.formula:
+        st.latex(finding.formula)
 
 
 def why(finding: Finding, texts: dict[str, str]) -> None:
     st.markdown("**Why it happens.** " + first_paragraph(texts["Why it happens"])[0])
-    if finding.formula:
-        st.latex(finding.formula)
 
 
 def attempt(finding: Finding) -> None:
@@ -122,9 +122,12 @@ def more(view: View, finding: Finding, texts: dict[str, str], key: str) -> None:
 
 
 def overview(view: View, diagnosis: Diagnosis) -> None:
-    worst = diagnosis.alarms[0] if diagnosis.alarms else None
-    for row in (OVERVIEW[:2], OVERVIEW[2:]):
-        for column, chart in zip(st.columns(2, gap="large"), row, strict=True):
+    """The run's main curves, less those that a card above shows already."""
+    worst = worst_alarm(view)
+    above = {(chart.table, chart.columns) for finding in diagnosis.findings for chart in finding.charts}
+    shown = [chart for chart in OVERVIEW if (chart.table, chart.columns) not in above]
+    for index in range(0, len(shown), 2):
+        for column, chart in zip(st.columns(2, gap="large"), shown[index : index + 2], strict=False):
             with column:
                 figure(charts.draw(view.run, chart, worst), f"overview-{chart.columns[0]}", chart.title)
     layer_map(view, worst)

@@ -34,13 +34,12 @@ def body(view: View) -> None:
     alarm = worst_alarm(view)
     drawn = heatmap.draw_field(field, alarm, whole(view.run), name="cell")
     key = f"map-{quantity.column}"
-    st.altair_chart(
+    figure(
         drawn,
-        width="stretch",
-        key=key,
+        key,
+        f"{quantity.title}, layers from top to bottom over updates",
         on_select=partial(clicked, key, quantity.column),
         selection_mode="cell",
-        alt=f"{quantity.title}, layers from top to bottom over updates",
     )
     st.caption(
         f"{quantity.meaning} Click a row for its history. Each column keeps the "
