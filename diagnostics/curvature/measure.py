@@ -179,7 +179,7 @@ def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
 def _spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov, dict[str, Any]]:
     """The ends of the Hessian's spectrum, and from a cold start what the random vector reveals."""
     target, previous = request.target, request.previous
-    krylov = solver.basis(hessian)
+    krylov = solver.basis(hessian, target.largest + 1)
     columns: dict[str, Any] = {}
     if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
         krylov.extend(solver.random())
@@ -253,8 +253,9 @@ def _find_top(request: Request, solver: Solver, krylov: Krylov, start: Tensor | 
     """Run until the largest eigenvalue is found; returns the chance of having missed a larger one."""
     known = request.previous.preconditioned_vector if request.previous and not request.cold else start
     krylov.extend(solver.fresh() if known is None else solver.warm(known))
-    ritz = solver.run(krylov, Target(1, False, request.target.tolerance))
-    return missed_above(krylov, ritz.values[0], request.target.tolerance, 1.0 if known is None else RANDOM_SHARE)
+    share = 1.0 if known is None else RANDOM_SHARE
+    ritz = solver.run_top(krylov, request.target.tolerance, share)
+    return missed_above(krylov, ritz.values[0], request.target.tolerance, share)
 
 
 def _stability(

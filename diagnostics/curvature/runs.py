@@ -13,7 +13,8 @@ from diagnostics.curvature.layout import Layout, Matvec
 from diagnostics.curvature.quadrature import missed
 
 ROWS = 96  # of a basis, if memory allows
-RANDOM_SHARE = 0.2  # of a warm start's length: what a new direction is found by
+RANDOM_SHARE = 0.3  # of a warm start's length: what a new direction is found by
+TWICE_MISSED = 0.1  # a run for the top alone goes on while an eigenvalue twice as large is this likely missed
 COPIES_MISSED = 0.05  # accepted chance of not finding a copy of one of the listed eigenvalues ...
 COPIES_PRODUCTS = 20  # ... and what the search may cost: a flat spectrum never gets there
 PROBES = 4  # products spent on where the gradient lies, at most
@@ -37,11 +38,12 @@ class Solver:
     def products(self) -> int:
         return sum(krylov.products for krylov in self.spent)
 
-    def basis(self, matvec: Matvec) -> Krylov:
+    def basis(self, matvec: Matvec, wanted: int = 1) -> Krylov:
+        """At least as many rows as a thick restart needs to keep all that is wanted."""
         like = self.layout.empty()
         available = free_memory(self.layout.device) // 4 if self.memory_bytes is None else self.memory_bytes
         rows = available // max(1, like.numel() * like.element_size())
-        krylov = Krylov(matvec, like, min(ROWS, max(12, rows)), self.ranks.total if self.ranks else None)
+        krylov = Krylov(matvec, like, min(ROWS, max(10 + 2 * wanted, rows)), self.ranks.total if self.ranks else None)
         self.spent.append(krylov)
         return krylov
 
@@ -66,6 +68,15 @@ class Solver:
 
     def run(self, krylov: Krylov, target: Target) -> Ritz:
         return solve(krylov, target, self.fresh)
+
+    def run_top(self, krylov: Krylov, tolerance: float, share: float) -> Ritz:
+        """The largest eigenvalue, and little chance that a clearly larger one has been missed."""
+
+        def enough() -> bool:
+            top = float(krylov.ritz().values[0])
+            return missed(krylov.chain, top + abs(top), krylov.dimension, share) < TWICE_MISSED
+
+        return solve(krylov, Target(1, False, tolerance, max_products=30), self.fresh, enough)
 
     def find_copies(self, krylov: Krylov, target: Target) -> bool:
         """Random restarts in the complement of the basis, until one finds nothing that belongs among the k largest.
