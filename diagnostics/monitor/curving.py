@@ -58,7 +58,7 @@ class Curving:
                 self._estimate(update, closure)
             self._budget.cost_of("curvature", time.perf_counter() - began)
         elif self._tracking.following() and self._affords_batch() and not self._guard.off("batches"):
-            with self._guard("batches"), self._finite_only():
+            with self._guard("batches"), self._finite_only(), forwards.quiet():
                 self._append_batches(step, self._tracking.follow(closure, self._model))
         if self._fresh_origin_due(step):
             self._tracking.mark(step, trained_parameters(self._optimizer))

@@ -22,6 +22,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside a wrapper that is itself an `Optimizer` (Accelerate, Lightning): its hooks are called."""
+    inner = getattr(optimizer, "optimizer", None)
+    return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Whether any part of the model runs compiled: then its training step must not carry a hook."""
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())

@@ -38,6 +38,7 @@ def watch(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"watch: model must be a torch.nn.Module, not {type(model).__name__}")
+    optimizer = describe.unwrapped(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
     from diagnostics import rules  # the monitor itself knows no rule
