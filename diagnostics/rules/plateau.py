@@ -205,5 +205,5 @@ def _unexplained(run: Run, stretch: signals.Flat) -> Finding:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units"}
+    consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units", "lr-oscillation"}
     return finding.alarm and other.kind in consequences

@@ -45,6 +45,7 @@ from diagnostics.run import Run
 
 KIND = "ravine"
 RANK = 11
+LITTLE = 0.01  # of the loss: less is not worth another optimizer
 
 
 def check(
@@ -133,7 +134,7 @@ def _held_up(
     """
     settled = float(history.values[history.count // 20])
     gain = _gradient_square(run, history) * condition / (2 * signals.median(signals.tops(table)))
-    if not signals.trend(history.values[history.count // 2 :]).z > 3:
+    if not signals.trend(history.values[history.count // 2 :]).z > 3 or gain < LITTLE * abs(history.end):
         return False
     if run.meta.get("linear_model") and not signals.adaptive(run) and gain >= left * abs(history.end):
         return True
