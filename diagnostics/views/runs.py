@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from diagnostics.charts.parts import Frame
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.run import Run, RunError
 from diagnostics.views import data, pages
@@ -17,16 +18,21 @@ POINTS = 40  # of a sparkline
 def page() -> None:
     st.title("Runs", anchor=False)
     listed = list(data.entries().values())
+    if listed:
+        browse(pd.DataFrame([row(entry, run) for entry, run in listed]))
     if not any(not entry.sample for entry, _ in listed):
         no_runs()
-    if not listed:
-        return
-    table = pd.DataFrame([row(entry, run) for entry, run in listed])
-    shown = filtered(table)
+
+
+def browse(table: Frame) -> None:
+    """Your runs, newest first; then the samples, those with something to see first."""
+    samples = table["source"] == "sample"
+    ordered: Frame = pd.concat([table[~samples], table[samples].sort_values("alarms", ascending=False, kind="stable")])
+    shown = filtered(ordered)
     if shown.empty:
         st.info("No run matches these filters. Clear the search or choose another state.")
-        return
-    draw(shown)
+    else:
+        draw(shown)
 
 
 def row(entry: data.Entry, run: Run) -> dict:
@@ -85,7 +91,7 @@ def sparkline(loss: list[float | None]) -> list[float]:
 
 def filtered(table: pd.DataFrame) -> pd.DataFrame:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Search", key="q", bind="query-params", placeholder="name, optimizer, finding", width=225)
+        text = st.text_input("Search", key="q", bind="query-params", placeholder="name, optimizer, finding", width=212)
         states = st.pills(
             "State", sorted(set(table["state"])), selection_mode="multi", key="state", bind="query-params"
         )
@@ -104,16 +110,16 @@ def draw(table: pd.DataFrame) -> None:
 
     config = {
         "run": st.column_config.ButtonColumn(
-            "Run", pinned=True, width=205, alignment="left", type="tertiary", key="clicked", on_click=opened
+            "Run", pinned=True, width=200, alignment="left", type="tertiary", key="clicked", on_click=opened
         ),
-        "worst": st.column_config.TextColumn("Worst finding", width=225),
+        "worst": st.column_config.TextColumn("Worst finding", width=212),
         "alarms": st.column_config.NumberColumn("Alarms", width=62),
         "loss": st.column_config.LineChartColumn("Loss", width=98),
         "state": st.column_config.TextColumn("State", width=98),
         "updates": st.column_config.NumberColumn("Updates", format="localized", width=72),
         "optimizer": st.column_config.TextColumn("Optimizer", width=82),
         "lr": st.column_config.NumberColumn("Learning rate", format="%.3g", width=98),
-        "created": st.column_config.DatetimeColumn("Recorded", format="distance", width=112),
+        "created": st.column_config.DatetimeColumn("Recorded", format="distance", width=104),
         "source": st.column_config.TextColumn("Source", width=68),
     }
     picked = st.dataframe(

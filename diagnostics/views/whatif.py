@@ -16,6 +16,7 @@ from diagnostics.views.text import number, plural, tex
 NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "Adam")
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 PATH_STEPS = (10, 30, 60, 120, 300, 1000)
+COLUMNS = ["direction", "curvature", "residual"]
 FATES = {"decays": "● decays", "oscillates": "■ oscillates", "diverges": "▲ diverges", "escapes": "◆ escapes"}
 
 
@@ -90,16 +91,22 @@ def closest(rates: list[str], rate: float) -> str:
 
 
 def measured(row: Frame, optimizer: Optimizer) -> Frame:
-    """Measured directions: name, curvature. For Adam the one that was measured in its own, rescaled coordinates."""
+    """Measured directions: name, curvature, residual. For Adam the one in its own, rescaled coordinates."""
     if optimizer.name == "Adam":
-        return pd.DataFrame({"direction": ["steepest, rescaled"], "curvature": [float(row["preconditioned"])]})
-    top = list(row["eigenvalues"])
-    found = [(f"eigenvalue {rank}", value) for rank, value in enumerate(top, 1)]
-    if np.isfinite(row["smallest"]) and len(top) < row["dimension"]:
-        found.append(("smallest eigenvalue", row["smallest"]))
+        found = [("steepest, rescaled", float(row["preconditioned"]), float(row["preconditioned_residual"]))]
+        return pd.DataFrame(found, columns=COLUMNS)
+    pairs = list(zip(row["eigenvalues"], row["residuals"], strict=True))
+    found = [(f"eigenvalue {rank}", value, error) for rank, (value, error) in enumerate(pairs, 1)]
+    if np.isfinite(row["smallest"]) and len(pairs) < row["dimension"]:
+        found.append(("smallest eigenvalue", row["smallest"], row["smallest_residual"]))
     if np.isfinite(row["condition"]) and row["condition"] > 0 and own_coordinates(row):
-        found.append(("along the last updates", row["preconditioned"] / row["condition"]))
-    return pd.DataFrame(found, columns=["direction", "curvature"])
+        found.append(("along the last updates", row["preconditioned"] / row["condition"], 0.0))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def certainly_positive(directions: Frame) -> Frame:
+    """Curvatures above their own residual, ascending: below it they could as well be zero."""
+    return directions[directions["curvature"] > directions["residual"].fillna(0.0)]["curvature"].sort_values()
 
 
 def own_coordinates(row: Frame) -> bool:
@@ -148,11 +155,11 @@ def about_adam(row: Frame) -> None:
 
 def ravine(optimizer: Optimizer, steps: int, directions: Frame) -> None:
     """The steepest and the flattest measured positive direction, and three ways down."""
-    positive = sorted(value for value in directions["curvature"] if value > 0)
-    if not positive:
+    positive = certainly_positive(directions)
+    if positive.empty:
         st.info("No direction of positive curvature was measured: there is no ravine to draw.")
         return
-    flat, steep = positive[0], positive[-1]
+    flat, steep = float(positive.iloc[0]), float(positive.iloc[-1])
     hessian = np.diag([flat, steep])
     mu = optimizer.momentum or 0.9
     ways = {
@@ -171,8 +178,7 @@ def ravine(optimizer: Optimizer, steps: int, directions: Frame) -> None:
 
 def best(row: Frame) -> None:
     """The textbook optimum for the measured range of curvatures."""
-    directions = measured(row, Optimizer("gradient descent", 1.0))["curvature"]
-    positive = directions[directions > 0]
+    positive = certainly_positive(measured(row, Optimizer("gradient descent", 1.0)))
     if positive.empty:
         return
     largest, smallest = float(positive.max()), float(positive.min())
@@ -197,6 +203,7 @@ def best(row: Frame) -> None:
 def table_of_directions(optimizer: Optimizer, directions: Frame) -> None:
     found = factors.fates(optimizer, directions["curvature"].to_numpy())
     found.insert(0, "direction", directions["direction"])
+    found.insert(2, "± residual", directions["residual"])
     found["steps"] = [
         "never" if np.isinf(steps) else f"{np.ceil(steps):,.0f} to {'grow' if factor >= 1 else 'shrink'} tenfold"
         for steps, factor in zip(found["steps"], found["factor"], strict=True)
