@@ -14,7 +14,7 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.layout import Closure, Layout, is_sharded, local, loss_of
+from diagnostics.curvature.layout import Closure, Layout, Total, is_sharded, local, loss_of
 from diagnostics.curvature.rewrites import Rewrites
 
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the weights' norm (at least 1)
@@ -26,8 +26,9 @@ class Differences:
     method = "differences"
     low_precision = False
 
-    def __init__(self, closure: Closure, layout: Layout, model: nn.Module):
-        self._closure, self.layout, self._model = closure, layout, model
+    def __init__(self, closure: Closure, layout: Layout, model: nn.Module, total: Total | None = None):
+        """`total` sums over shards, which must all take the same step."""
+        self._closure, self.layout, self._model, self._total = closure, layout, model, total
         self._origin = [local(p.detach()).clone() for p in layout.parameters]  # one vector of memory
         self.loss, self.constant, self.gradient = self._evaluate()
         self._length, self.error = self._best_step()
@@ -36,20 +37,24 @@ class Differences:
         return self._product(v, self._length)
 
     def _product(self, v: Tensor, length: float) -> Tensor:
-        step = length / float(v.norm().clamp_min(1e-30))
+        step = length / max(self._norm(v), 1e-30)
         ahead, behind = self._gradient_at(v, step), self._gradient_at(v, -step)
         return ahead.sub_(behind).div_(2 * step)
 
     def _best_step(self) -> tuple[float, float]:
         """Eight gradients, once per operator."""
-        size = max(1.0, float(self.layout.flatten(self._origin).norm()))
+        size = max(1.0, self._norm(self.layout.flatten(self._origin)))
         g = self.gradient
-        v = g if float(g.norm()) > 0 else torch.ones_like(g)
+        v = g if self._norm(g) > 0 else torch.ones_like(g)
         products = [self._product(v, step * size) for step in STEPS]
-        scale = max(float(product.norm()) for product in products) or 1.0
-        changes = [float((a - b).norm()) / scale for a, b in pairwise(products)]
+        scale = max(self._norm(product) for product in products) or 1.0
+        changes = [self._norm(a - b) / scale for a, b in pairwise(products)]
         best = min(range(len(changes)), key=changes.__getitem__)
         return STEPS[best] * size, changes[best]
+
+    def _norm(self, v: Tensor) -> float:
+        square = torch.dot(v, v)
+        return float(self._total(square) if self._total else square) ** 0.5
 
     def _gradient_at(self, v: Tensor, step: float) -> Tensor:
         try:

@@ -90,7 +90,9 @@ def hessian_of(closure: Closure, model: nn.Module, layout: Layout, ranks: Ranks 
     """The Hessian of the closure's batch; of all processes' batches together where there are several."""
 
     def build() -> Hessian:
-        return Differences(closure, layout, model) if differences else DoubleBackward(closure, layout)
+        if differences:
+            return Differences(closure, layout, model, ranks.total if ranks else None)
+        return DoubleBackward(closure, layout)
 
     return Averaged(build, ranks, layout) if ranks else build()
 

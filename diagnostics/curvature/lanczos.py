@@ -16,9 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.layout import Matvec
-
-Total = Callable[[Tensor], Tensor]
+from diagnostics.curvature.layout import Matvec, Total
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from diagnostics.curvature.errors import CurvatureError
 
 Closure = Callable[[], Tensor]
 Matvec = Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]
+Total = Callable[[Tensor], Tensor]  # sums inner products over shards
 
 
 class Layout:
