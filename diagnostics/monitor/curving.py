@@ -45,21 +45,19 @@ class Curving:
     def project(self, update: Update) -> None:
         """Where the weights went along the last top eigenvector, for a few updates after its estimate."""
         if update.finished and self._tracking.projecting(update.plan.step):
-            with self._guard("projection"):
-                update.values["top_projection"] = self._tracking.projection(trained_parameters(self._optimizer))
-                update.values["top_origin"] = float(self._tracking.step)
+            parameters = trained_parameters(self._optimizer)
+            update.values["top_projection"] = self._guard.run("projection", self._tracking.projection, parameters)
+            update.values["top_origin"] = float(self._tracking.step)
 
     def after(self, update: Update, closure: Closure) -> None:
         """At the end of an update: an estimate if it is due, else one more batch for the last one."""
         step = update.plan.step
-        if update.plan.curvature and not self._guard.off("curvature"):
+        if update.plan.curvature:
             began = time.perf_counter()
-            with self._guard("curvature"):
-                self._estimate(update, closure)
+            self._guard.run("curvature", self._estimate, update, closure)
             self._budget.cost_of("curvature", time.perf_counter() - began)
-        elif self._tracking.following() and self._affords_batch() and not self._guard.off("batches"):
-            with self._guard("batches"), self._finite_only(), forwards.quiet():
-                self._append_batches(step, self._tracking.follow(closure, self._model))
+        elif self._tracking.following() and self._affords_batch():
+            self._guard.run("batches", self._follow, step, closure)
         if self._fresh_origin_due(step):
             self._tracking.mark(step, trained_parameters(self._optimizer))
 
@@ -68,6 +66,10 @@ class Curving:
         if self._tracking.following():
             self._append_batches(step, self._tracking.combined())
         self._tracking = Tracking()
+
+    def _follow(self, step: int, closure: Closure) -> None:
+        with self._finite_only(), forwards.quiet(self._model):
+            self._append_batches(step, self._tracking.follow(closure, self._model))
 
     def _affords_batch(self) -> bool:
         if self._together.active:
@@ -88,7 +90,7 @@ class Curving:
         if self._tracking.following():
             self._append_batches(step, self._tracking.combined())
         rates = [float(rate) for rate in update.learning_rates]  # a tensor rate is read here: one wait for the device
-        with self._finite_only(), forwards.quiet():
+        with self._finite_only(), forwards.quiet(self._model):
             estimate = measure(
                 closure,
                 self._model,

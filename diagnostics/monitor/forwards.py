@@ -25,19 +25,24 @@ def is_quiet() -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Work of ours: no hook counts it."""
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Work of ours: no hook counts it, and a closure that calls `backward` finds no gradient to add to."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     _here.depth = getattr(_here, "depth", 0) + 1
     try:
+        for parameter, _ in gradients:
+            parameter.grad = None
         yield
     finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         _here.depth -= 1
 
 
 @contextmanager
 def ours(model: nn.Module) -> Iterator[None]:
     """Work of ours on the model: training is left bitwise as it was, and no hook counts it."""
-    with quiet(), undisturbed(model):
+    with quiet(model), undisturbed(model):
         yield
 
 

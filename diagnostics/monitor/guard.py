@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LIMIT = 3
 
@@ -28,8 +29,18 @@ class Guard:
         except Exception as error:
             self._failed(measurement, error)
 
+    def run(self, measurement: str, function: Callable[..., Any], *args: Any) -> Any:
+        """What the function returns; `None` if it fails, or if the measurement is switched off."""
+        if self.off(measurement):
+            return None
+        with self(measurement):
+            return function(*args)
+        return None
+
     def _failed(self, measurement: str, error: Exception) -> None:
         self.failures[measurement] += 1
+        if self.failures[measurement] > LIMIT:
+            return  # what cannot be switched off is told no more
         text = f"{type(error).__name__}: {error}"
         self._event("measurement-failed", f"{measurement} could not be measured: {text}", measurement)
         if self.failures[measurement] == 1:

@@ -4,6 +4,7 @@ With a closure everything comes from one extra forward after the update; without
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,22 +38,24 @@ class Looking:
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
         """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalar `overshoot`."""
         observers = list(self._entrance.observers)
-        if closure is not None and not self._guard.off("activations"):
-            with self._guard("activations"):
-                observers = [self._observe(record, loss, closure, compiled)]
-        with self._guard("units"):
-            record.add("units", *self._units.rows(self._calls(observers)))
+        if closure is not None:
+            observer = self._guard.run("activations", self._observe, record, loss, closure, compiled)
+            observers = [] if observer is None else [observer]
+        calls = self._calls(observers)
+        self._guard.run("units", self._look_at_units, record, calls)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
-            with self._guard("symmetry"):
-                record.add("symmetry", *symmetry.rows(observer.graph.layers, describe.unwrap(self._model)))
-            with self._guard("inputs"):
-                self._look_at_input(record, observer)
+            self._guard.run("symmetry", self._look_at_weights, record, observer)
+            self._guard.run("inputs", self._look_at_input, record, observer)
+
+    def _look_at_units(self, record: Record, calls: list[Call]) -> None:
+        record.add("units", *self._units.rows(calls))
+
+    def _look_at_weights(self, record: Record, observer: Observer) -> None:
+        record.add("symmetry", *symmetry.rows(observer.graph.layers, describe.unwrap(self._model)))
 
     def _calls(self, observers: list[Observer]) -> list[Call]:
         """Calls of all micro-batches and processes. The sum over processes is reached whatever failed before."""
-        calls = None
-        with self._guard("units"):
-            calls = Units.merged([observer.calls() for observer in observers])
+        calls = self._guard.run("units", lambda: Units.merged([observer.calls() for observer in observers]))
         if self._together.active:
             calls = self._together.add(calls)
         return calls or []
@@ -60,17 +63,19 @@ class Looking:
     def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> Observer:
         states, parameters = self._entrance.random_state, list(self._tensors().values())
         observer, after, drew = forwards.observe(closure, self._model, states)
-        with self._guard("overshoot"):
-            record.update.values["overshoot"] = self._overshoot.ratio(
-                record.update,
-                loss,
-                after,
-                # the same dropout masks are drawn again only from the same state, and eagerly as before
-                comparable=(not drew or (states is not None and not compiled)) and self._together.size == 1,
-                again=lambda weights: forwards.loss_at(weights, parameters, closure, self._model, states),
-                parameters=parameters,
-                coarse=observer.autocast,
-            )
+        # the same dropout masks are drawn again only from the same state, and eagerly as before
+        comparable = (not drew or (states is not None and not compiled)) and self._together.size == 1
+        ratio = partial(
+            self._overshoot.ratio,
+            record.update,
+            loss,
+            after,
+            comparable=comparable,
+            again=lambda weights: forwards.loss_at(weights, parameters, closure, self._model, states),
+            parameters=parameters,
+            coarse=observer.autocast,
+        )
+        record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
         return observer
 
     def _look_at_input(self, record: Record, observer: Observer) -> None:

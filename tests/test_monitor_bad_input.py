@@ -1,0 +1,267 @@
+"""Whatever goes wrong, training goes on and the run says what happened."""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+from diagnostics.monitor.budget import Budget
+from diagnostics.monitor.inputs import Inputs
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def train(
+    path: Path,
+    model: nn.Module | None = None,
+    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    closure_of: Callable[..., Any] | None = None,
+    data: Callable[[int], Tensor] | None = None,
+    steps: int = 6,
+    lr: float = 0.1,
+    **options: Any,
+) -> Any:
+    model = model or small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    loss_of = loss_of or (lambda net, x, y: F.cross_entropy(net(x), y))
+    generator = torch.Generator().manual_seed(1)
+    with (
+        warnings.catch_warnings(),
+        diagnostics.watch(model, optimizer, path / "run", every=1, budget=1e9, **options) as monitor,
+    ):
+        warnings.simplefilter("error")  # a script that makes errors of warnings must survive ours
+        for step in range(steps):
+            x, y = torch.randn(16, 4, generator=generator), torch.randint(0, 3, (16,), generator=generator)
+            x = x if data is None else data(step)
+            optimizer.zero_grad()
+            loss = loss_of(model, x, y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: (closure_of or loss_of)(model, x, y))
+    run = diagnostics.load(path / "run")
+    assert list(run.table("scalars")["step"]) == list(range(1, steps + 1))
+    assert run.meta["status"] == "finished"
+    return run
+
+
+def kinds(run: Any) -> list[str]:
+    return list(run.table("events")["kind"])
+
+
+def test_a_closure_that_raises_is_switched_off(tmp_path: Path) -> None:
+    def broken(*args: Any) -> Tensor:
+        raise ValueError("no such batch")
+
+    run = train(tmp_path, closure_of=broken, steps=8)
+    events = run.table("events")
+    off = events[events["kind"] == "measurement-off"]
+    assert {"activations", "curvature"} <= set(off["subject"])
+    assert (events["kind"] == "measurement-failed").sum() == 3 * len(off)
+    assert "no such batch" in events["message"][0]
+    assert run.table("scalars")["grad_norm"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("closure", "says"),
+    [
+        (lambda net, x, y: F.cross_entropy(net(x), y, reduction="none"), "shape"),
+        (lambda net, x, y: F.cross_entropy(net(x), y).item(), "float"),
+        (lambda net, x, y: None, "NoneType"),
+        (lambda net, x, y: F.cross_entropy(net(x), y).backward(), "NoneType"),
+    ],
+    ids=["not scalar", "float", "nothing", "backward"],
+)
+def test_closures_that_return_no_loss(closure: Any, says: str, tmp_path: Path) -> None:
+    run = train(tmp_path, closure_of=closure)
+    messages = " ".join(run.table("events")["message"])
+    assert says in messages and len(run.table("curvature")) == 0
+
+
+def test_a_closure_that_calls_backward_leaves_gradients_alone(tmp_path: Path) -> None:
+    def stepping(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(net(x), y)
+        loss.backward(retain_graph=True)
+        return loss
+
+    seen = []
+    for closure in (None, stepping):
+        model = small()
+        train(tmp_path / str(len(seen)), model, closure_of=closure)
+        seen.append([(p.detach().clone(), p.grad.clone()) for p in model.parameters()])
+    for (weight, gradient), (other_weight, other_gradient) in zip(*seen, strict=True):
+        assert torch.equal(weight, other_weight) and torch.equal(gradient, other_gradient)
+
+
+def test_the_first_bad_number_is_named(tmp_path: Path) -> None:
+    def spoiled(step: int) -> Tensor:
+        x = torch.ones(16, 4)
+        x[3, 1] = math.nan if step == 3 else 1.0
+        return x
+
+    losses: dict[str, Any] = {
+        "op:log": lambda net, x, y: -F.relu(net(x)).log().mean(),
+        "op:sqrt": lambda net, x, y: (net(x) - net(x)).square().sum(1).sqrt().mean(),
+        "op:rdiv": lambda net, x, y: (1 / (net(x) * 0)).sum(),
+        "overflow:exp": lambda net, x, y: (1000 * net(x)).exp().mean(),
+        "input": None,
+    }
+    for subject, loss in losses.items():
+        run = train(tmp_path / subject, loss_of=loss, data=spoiled if loss is None else None)
+        events = run.table("events")
+        named = events[events["kind"] == "non-finite"]
+        assert list(named["subject"]) == [subject]
+        assert list(named["step"]) == [4 if loss is None else 1]
+
+
+def test_without_a_closure_the_place_is_named(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        optimizer.zero_grad()
+        loss = model(torch.full((2, 4), math.nan)).mean()
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss)
+    events = diagnostics.load(tmp_path / "run").table("events")
+    assert list(events[events["kind"] == "non-finite"]["subject"]) == ["loss"]
+
+
+def test_a_loss_without_a_graph(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(3):
+            x, y = torch.randn(8, 4), torch.zeros(8)
+            accuracy = (model(x).argmax(1) == y).float().mean()
+            optimizer.step()
+            monitor.step(accuracy, lambda x=x, y=y: (model(x).argmax(1) == y).float().mean())
+    run = diagnostics.load(tmp_path / "run")
+    assert "no-graph" in kinds(run)
+    assert len(run.table("scalars")) == 3
+    assert (run.table("layers")["grad_missing"] == 1).all()
+
+
+def test_a_model_without_parameters(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with diagnostics.watch(nn.ReLU(), optimizer, tmp_path / "run") as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = weight.square().sum()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda: weight.square().sum())
+    run = diagnostics.load(tmp_path / "run")
+    assert list(run.matrix("layers", "grad_norm")[1]) == ["optimizer.0.0"]
+    assert run.table("scalars")["grad_norm"][0] == pytest.approx(2 * 3**0.5)
+    assert not any(item.seen for item in diagnostics.doctor(nn.ReLU(), optimizer) if "no parameters" in item.why)
+
+
+def test_a_forward_that_raises_ends_the_run_as_failed(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RuntimeError), diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for rows in (4, 4, 4, 5):
+            optimizer.zero_grad()
+            loss = model(torch.randn(3, rows)).mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    assert run.meta["status"] == "failed"
+    assert "interrupted" in kinds(run) and len(run.table("scalars")) == 3
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_an_optimizer_that_is_skipped_for_ever(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(5):
+            loss = model(torch.randn(3, 4)).mean()
+            loss.backward()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    assert kinds(run).count("skipped-step") == 5
+    assert list(run.table("scalars")["update_norm"]) == [0] * 5
+
+
+def test_findings_are_told_once_and_summed_up(tmp_path: Path) -> None:
+    told: list[Any] = []
+
+    def on_finding(finding: Any) -> None:
+        told.append(finding)
+        raise RuntimeError("a listener that fails")
+
+    model = small()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-1)  # all dead: nothing to learn
+    run = train(tmp_path, model, on_finding=on_finding, steps=30)
+    assert told and all(finding.alarm for finding in told)
+    assert len({(finding.kind, finding.cause) for finding in told}) == len(told)
+    assert kinds(run).count("on-finding-failed") == len(told)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["worst"]["kind"] == told[0].kind
+
+
+def test_a_measurement_that_fails_three_times_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, x: Tensor) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Inputs, "rows", broken)
+    run = train(tmp_path, steps=8)
+    events = run.table("events")
+    assert list(events["kind"]) == ["measurement-failed"] * 3 + ["measurement-off"]
+    assert set(events["subject"]) == {"inputs"}
+    assert len(run.table("units")) == 8
+
+
+def test_the_budget_is_a_promise_over_the_whole_run() -> None:
+    budget = Budget(0.05)
+    budget._began = time.perf_counter() - 1000.0
+    budget.spent["measured"], budget.latest["measured"] = 24.0, 0.5
+    assert budget.allowance() == pytest.approx(0.05 * (1000 - 24), rel=1e-3)
+    assert not budget.affords("measured")  # its half of 48.8 s
+    assert budget.affords("curvature", 24.0) and not budget.affords("curvature", 25.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 5.0, 50.0, 100.0, 1e4])
+def test_the_allowance_never_exceeds_the_promise(seconds: float) -> None:
+    budget = Budget(0.05)
+    budget._began = time.perf_counter() - seconds
+    assert budget.allowance() <= max(5.0, 0.05 * seconds) * (1 + 1e-6)
+
+
+def test_slow_measurements_are_spaced_wider(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(16, 4), torch.zeros(16).long()
+
+    def slow() -> Tensor:
+        time.sleep(0.1)
+        return F.cross_entropy(model(x), y)
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for _ in range(40):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, slow)
+    run = diagnostics.load(tmp_path / "run")
+    assert "budget" in kinds(run)
+    assert len(run.matrix("layers", "grad_norm")[0]) < 20
+    assert len(run.table("scalars")) == 40
