@@ -47,6 +47,7 @@ def check(
     slack: float = 0.05,  # of the limit, and overshoot: ten times as much is still at most half way
     falls: float = 0.1,  # of the level, from the third to the last quarter: far from settled
     learned: float = 0.5,  # of the starting loss gone: half way
+    warm: int = 10,  # updates in which bias-corrected averages of the gradient say little (Adam)
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
     still: float = 0.1,  # of the starting loss: the most that all updates together could have taken off it
@@ -57,12 +58,11 @@ def check(
     if history.count < 20:
         return
     half = int(history.steps[history.count // 2])
-    if steps[-1] < half:
-        raise signals.Missing("curvature: no estimate in the later half of the run; its cost did not fit the budget")
     overshoot = _overshoot(run, half)
     by_schedule = _decayed(run, decayed)
     # at every estimate, if the rate was constant: a tenfold rate must have been stable throughout
-    ratio = float(np.nanmax(ratios[steps >= half] if by_schedule and steps[-1] >= half else ratios))
+    counted = steps >= (half if by_schedule else warm) if steps[-1] >= (half if by_schedule else warm) else steps > 0
+    ratio = float(np.nanmax(ratios[counted]))
     ratio += signals.noise_term(run)
     allowed = slack * _signal_share(run, half)
     if (
@@ -130,10 +130,13 @@ def check(
     )
 
 
-def _overshoot(run: Run, since: int) -> float:
-    steps, values = signals.measured(run, "overshoot")
-    values = values[np.isfinite(values) & (steps >= since)] if (steps >= since).any() else values[np.isfinite(values)]
-    return float(np.median(values)) if len(values) else np.nan
+def _overshoot(run: Run, since: int, *, least: int = 3) -> float:
+    """Median of the later half; NaN where every step was too short to tell it from rounding."""
+    steps, _ = signals.column(run, "update_norm")
+    if (steps >= since).sum() < least:
+        raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates in the later half of the run")
+    steps, values = signals.column(run, "overshoot")
+    return signals.median(values[steps >= since])
 
 
 def _decayed(run: Run, decayed: float) -> bool:
