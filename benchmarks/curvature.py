@@ -5,15 +5,15 @@
 On the same models, batches and machine, in one run: the five largest eigenvalues, and the five largest with the
 smallest. Every solver goes through its settings from cheap to dear until its true relative error, against a converged
 reference in double precision, is at most one per cent for all seeds; that setting's time is the one compared. The unit
-is one gradient (forward and backward). The floor: the products that exact Lanczos needs for that error from the same
-starts, times the cost of one product, plus the graph. Needs the extra `bench`; all threads count, so say how many.
+is the CPU time of one gradient (forward and backward), timed beside each solve. The floor: the products that exact
+Lanczos needs for that error from the same starts, times the cost of one product, plus the graph. Needs the extra
+`bench`.
 """
 
 import argparse
 import copy
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.curvature_peers import SOLVERS, TOP, Answer, Solver
+from benchmarks.curvature_peers import CLOCK, SOLVERS, TOP, Answer, Solver
 from benchmarks.curvature_tasks import TASKS, Task
 from diagnostics.curvature import measure
 from diagnostics.curvature.context import undisturbed
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the MLP alone, one seed, every solver: a minute or two")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="also write all rows to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -88,14 +88,14 @@ def report(name: str, seeds: int) -> list[dict[str, Any]]:
     )
     reference = converged(task)
     print(f"reference: {np.round(reference, 4).tolist()}")
-    rows = [row for smallest in (False, True) for row in compare(task, smallest, seeds, costs, reference)]
+    rows = [row for smallest in (False, True) for row in compare(task, smallest, seeds, reference)]
     return [vars(row) for row in rows]
 
 
-def compare(task: Task, smallest: bool, seeds: int, costs: Costs, reference: np.ndarray) -> list[Row]:
+def compare(task: Task, smallest: bool, seeds: int, reference: np.ndarray) -> list[Row]:
     wanted = "top five and smallest" if smallest else "top five"
-    rows = [cheapest(s, task, smallest, seeds, costs, reference) for s in SOLVERS if s.has_smallest or not smallest]
-    rows.append(floor(task, smallest, seeds, costs, reference))
+    rows = [cheapest(s, task, smallest, seeds, reference) for s in SOLVERS if s.has_smallest or not smallest]
+    rows.append(floor(task, smallest, seeds, measure_costs(task), reference))
     rows = [replace(row, wanted=wanted) for row in rows if row]
     peers = [row.gradients for row in rows if row.met and row.solver not in ("this project", "floor")]
     print(f"\n{wanted:30}{'gradients':>10}{'products':>10}{'error':>10}  setting")
@@ -112,22 +112,35 @@ def compare(task: Task, smallest: bool, seeds: int, costs: Costs, reference: np.
     return rows
 
 
-def cheapest(s: Solver, task: Task, smallest: bool, seeds: int, costs: Costs, reference: np.ndarray) -> Row | None:
+def cheapest(s: Solver, task: Task, smallest: bool, seeds: int, reference: np.ndarray) -> Row | None:
     """The first setting whose worst error over the seeds is small enough."""
     row = None
     for setting in s.settings:
         try:
-            answers = [s.solve(task, setting, smallest, seed) for seed in range(seeds)]
+            runs = [beside_a_gradient(task, s, setting, smallest, seed) for seed in range(seeds)]
         except Exception as error:  # a peer that cannot do this network is a result
             print(f"{s.name}: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
             return None
-        worst = max(error_of(answer, smallest, reference) for answer in answers)
-        gradients = statistics.median(answer.seconds for answer in answers) / costs.gradient
-        products = statistics.mean(answer.products for answer in answers)
-        row = Row(s.name, s.call.format(setting), "", gradients, products, worst, worst <= ERROR)
+        worst = max(error_of(answer, smallest, reference) for answer, _ in runs)
+        gradients = statistics.median(ratio for _, ratio in runs)
+        products = statistics.mean(answer.products for answer, _ in runs)
+        call = s.call if smallest else s.call.split("; ")[0]
+        row = Row(s.name, call.format(setting), "", gradients, products, worst, worst <= ERROR)
         if row.met:
             break
     return row
+
+
+def beside_a_gradient(task: Task, s: Solver, setting: Any, smallest: bool, seed: int) -> tuple[Answer, float]:
+    """The answer, and its time over that of a gradient just before and just after."""
+    before = gradient_seconds(task)
+    answer = s.solve(task, setting, smallest, seed)
+    return answer, 2 * answer.seconds / (before + gradient_seconds(task))
+
+
+def gradient_seconds(task: Task) -> float:
+    parameters = list(task.model.parameters())
+    return timed(lambda: torch.autograd.grad(task.closure(), parameters), at_least=0.3)
 
 
 def error_of(answer: Answer, smallest: bool, reference: np.ndarray) -> float:
@@ -180,17 +193,13 @@ def converged(task: Task) -> np.ndarray:
 
 def measure_costs(task: Task) -> Costs:
     layout = Layout(list(task.model.parameters()))
-
-    def gradient() -> None:
-        torch.autograd.grad(task.closure(), layout.parameters)
-
-    seconds = timed(gradient)
+    seconds = gradient_seconds(task)
     with undisturbed(task.model):
         graph = timed(lambda: DoubleBackward(task.closure, layout))
         hessian = DoubleBackward(task.closure, layout)
         v = torch.randn(layout.dimension)
         product = timed(lambda: hessian(v))
-    return Costs(seconds, graph, product)
+    return Costs((seconds + gradient_seconds(task)) / 2, graph, product)
 
 
 def timed(call: Callable[[], Any], at_least: float = 1.0) -> float:
@@ -198,9 +207,9 @@ def timed(call: Callable[[], Any], at_least: float = 1.0) -> float:
     call()
     times: list[float] = []
     while sum(times) < at_least or len(times) < 3:
-        began = time.perf_counter()
+        began = CLOCK()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(CLOCK() - began)
     return statistics.median(times)
 
 
