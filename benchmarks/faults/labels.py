@@ -18,6 +18,7 @@ from .train import Trace, Training
 MARGIN = 0.05  # of the distance that the twin's loss falls
 SLOWDOWN = 1.5  # times as many updates to the same loss
 AGREEMENT = 0.8  # share of seeds
+DEAD = 0.4  # share of a layer: as many dead units are a fault, planted or not
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ def worse(pair: Pair, margin: float = MARGIN, slowdown: float = SLOWDOWN) -> Ver
     return Verdict(excess >= margin or slower >= slowdown, text)
 
 
-def well(pair: Pair, below: float = 0.5, absolute: float | None = None) -> Verdict:
-    """Trains well: ends below this share of its starting loss (or below an absolute value), finite throughout."""
-    start, end = pair.trace.judged[0], tail(pair.trace.judged)
-    level = below * start if absolute is None else absolute
-    finite = bool(np.isfinite(pair.trace.losses).all())
-    return Verdict(finite and end <= level, f"loss {start:.3g} -> {end:.3g}, must be at most {level:.3g}")
+def well(pair: Pair, below: float = 0.5) -> Verdict:
+    """Trains well: ends below this share of its starting loss, finite throughout, and no layer lost its units by it."""
+    start, end, dead = pair.trace.judged[0], tail(pair.trace.judged), unit_share(pair.training, "dead")
+    fine = bool(np.isfinite(pair.trace.losses).all()) and end <= below * start and dead < DEAD
+    text = f"loss {start:.3g} -> {end:.3g}, must be at most {below * start:.3g}; {100 * dead:.0f} % of a layer dead"
+    return Verdict(fine, text)
 
 
 def worse_by_units(pair: Pair, property: str, share: float) -> Verdict:
