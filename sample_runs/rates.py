@@ -65,12 +65,12 @@ def momentum_lower(seed: int) -> Sample:
     return _regression(seed, 0.1, momentum=0.9, steps=300)
 
 
-def _tanh_classifier(rate: float, steps: int) -> Sample:
+def _tanh_classifier(rate: float, steps: int, curvature_every: int = 20) -> Sample:
     data = digits()
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     onehot = Data(data.x, F.one_hot(data.y, 10).float(), data.recipe + "; targets one-hot")
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    return Sample(model, optimizer, F.mse_loss, onehot, steps)
+    return Sample(model, optimizer, F.mse_loss, onehot, steps, curvature_every=curvature_every)
 
 
 def lr_unstable_digits(seed: int) -> Sample:
@@ -85,4 +85,4 @@ def lr_stable_digits(seed: int) -> Sample:
 
 def edge_of_stability(seed: int) -> Sample:
     """Full-batch gradient descent: the sharpness rises to `2 / lr` and hovers there while the loss keeps falling."""
-    return _tanh_classifier(1.5, 1500)
+    return _tanh_classifier(1.5, 1200, curvature_every=30)
