@@ -84,13 +84,14 @@ def unit_share(training: Training, property: str) -> float:
 
     def look(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         per_unit = output.movedim(1 if output.dim() == 4 else -1, 0).flatten(1)
-        if property == "dead" and isinstance(module, nn.ReLU):
+        if property == "dead":
             shares.append((per_unit <= 0).all(1).float().mean().item())
-        if property == "saturated" and isinstance(module, nn.Tanh | nn.Sigmoid):
+        else:
             slope = 1 - per_unit**2 if isinstance(module, nn.Tanh) else 4 * per_unit * (1 - per_unit)
             shares.append(((slope < 0.05).float().mean(1) >= 0.95).float().mean().item())
 
-    handles = [module.register_forward_hook(look) for module in training.model.modules()]
+    kinds = nn.ReLU if property == "dead" else nn.Tanh | nn.Sigmoid
+    handles = [module.register_forward_hook(look) for module in training.model.modules() if isinstance(module, kinds)]
     with torch.no_grad():
         training.model(training.x)
     for handle in handles:
