@@ -6,10 +6,12 @@ the loss stays at the height of the walls. Or the momentum is so high that the w
 whole run.
 
 ## What we look at
-The weights projected on the top eigenvector: whether successive updates are anti-correlated there, and how much
-of the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}(x)$. Bouncing alone is no
-fault - at $\alpha\lambda = 1.5$ the loss still falls fourfold a step. For momentum: a memory of $2/(1-\mu)$
-updates that is not small against the run, with a loss that swings up and down.
+The weights projected on the top eigenvector: whether successive updates are anti-correlated there, and how much of
+the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}(x)$. Bouncing alone is no fault - at
+$\alpha\lambda = 1.5$ the loss still falls fourfold a step; it must take a tenth of the run to shrink the loss tenfold.
+For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the
+very batch they were made for. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a
+loss that swings or has not settled.
 
 ## Why it happens
 For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
