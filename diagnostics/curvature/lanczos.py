@@ -48,7 +48,7 @@ class Krylov:
     def __init__(self, matvec: Matvec, like: Float[Tensor, " n"], capacity: int, total: Total | None = None):
         """`like` gives length, type and device; `capacity` rows of memory; `total` sums inner products over ranks."""
         self.matvec, self.total = matvec, total or _identity
-        self.dimension = int(self.total(torch.tensor(float(like.numel()), dtype=torch.float64, device=like.device)))
+        self.dimension = int(self.total(torch.tensor(like.numel(), device=like.device)))
         self.capacity = min(capacity, self.dimension + 1)
         self.basis = like.new_empty(self.capacity, like.numel())  # O(capacity n), touched row by row
         self.projected = np.zeros((self.capacity, self.capacity))
@@ -58,6 +58,7 @@ class Krylov:
         self.rounding = 20 * torch.finfo(like.dtype).eps
         self.restarted = False
         self.chain: list[tuple[float, float]] = []
+        self.chain_whole = True  # until a thick restart, which ends the three-term recurrence
 
     @property
     def exhausted(self) -> bool:
@@ -79,7 +80,7 @@ class Krylov:
         # What is left of a vector mostly inside the basis is partly rounding: once more, at full length.
         w /= new
         self._append(w, self._orthogonalize(w)[1])
-        self.chain = []
+        self.chain, self.chain_whole = [], True
         return new
 
     def step(self) -> None:
@@ -104,7 +105,8 @@ class Krylov:
         if left:
             self.projected[self.size, j] = left
             self._append(w, left)
-        self.chain.append((float(coefficients[j]), left))
+        if self.chain_whole:
+            self.chain.append((float(coefficients[j]), left))
 
     def ritz(self) -> Ritz:
         m = self.done
@@ -119,7 +121,7 @@ class Krylov:
 
     def project(self, vector: Float[Tensor, " n"]) -> np.ndarray:
         """(m,) coefficients of a vector in the vectors already multiplied."""
-        return self.total(self.basis[: self.done] @ vector).double().cpu().numpy()
+        return self.total(self.basis[: self.done] @ vector).cpu().double().numpy()
 
     def compress(self) -> None:
         """Thick restart: keep the Ritz vectors nearest the ends, in half of the rows, and those not yet multiplied."""
@@ -134,6 +136,7 @@ class Krylov:
         self.projected[:kept, :kept] = np.diag(ritz.values[chosen])
         self.projected[kept : kept + pending, :kept] = coupling
         self.done, self.size, self.restarted = kept, kept + pending, True
+        self.chain_whole = False
 
     def _orthogonalize(self, w: Tensor) -> tuple[np.ndarray, float]:
         """Subtract from w, in place, its part in the basis: two matrix products, twice where much cancels."""
@@ -142,7 +145,7 @@ class Krylov:
         for _ in range(2):
             c = self.total(v @ w)
             w.addmv_(v.t(), c, alpha=-1)
-            coefficients += c.double().cpu().numpy()  # host sync
+            coefficients += c.cpu().double().numpy()  # host sync
             left = self._norm(w)
             if left > 0.1 * np.linalg.norm(coefficients):
                 break

@@ -7,10 +7,9 @@ operator; where the optimizer makes two of them the same up to a factor, one bas
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,13 +19,15 @@ from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
 from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.gains import measured_terms
-from diagnostics.curvature.lanczos import Krylov, Target
+from diagnostics.curvature.lanczos import Target
 from diagnostics.curvature.layout import Closure, Layout, loss_of
 from diagnostics.curvature.operators import Hessian
-from diagnostics.curvature.quadrature import density
-from diagnostics.curvature.runs import RANDOM_SHARE, Solver, flat_share, missed_above, quotient
+from diagnostics.curvature.request import Request
+from diagnostics.curvature.runs import Solver
 from diagnostics.curvature.scaling import UNKNOWN, Scaling, scaling
+from diagnostics.curvature.spectrum import spectrum
 from diagnostics.curvature.stability import known_as, stability_terms
+from diagnostics.curvature.steepest import steepest
 
 DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
 DEFECT_AUTOCAST = 5e-2  # 8-bit mantissas alone give up to 1e-2
@@ -35,25 +36,6 @@ DEFECT_AUTOCAST = 5e-2  # 8-bit mantissas alone give up to 1e-2
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
     """What the optimizer changes, in the order of its groups."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `measure` was asked for, in flat coordinates."""
-
-    closure: Closure
-    model: nn.Module
-    optimizer: Optimizer
-    rates: Sequence[float]
-    layout: Layout
-    ranks: Ranks | None
-    target: Target
-    previous: Estimate | None
-    displacement: Tensor | None
-    cold: bool
-    full: bool
-    memory_bytes: int | None
-    loss: float  # of the closure, from the same random state; NaN if not evaluated
 
 
 def measure(
@@ -108,22 +90,31 @@ def _target(eigenvalues: int, tolerance: float, cold: bool) -> Target:
 
 def _measure(request: Request) -> Estimate:
     """By double backward if that works and its products are symmetric, else by differences of gradients."""
-    note = "parameters are sharded"
-    if request.previous and request.previous.method == "differences":
-        note = "as in the last estimate"
-    elif not (request.ranks and request.ranks.sharded):
-        try:
-            hessian = _hessian(request, differences=False)
-            estimate = _estimate(request, hessian)
-            if estimate.symmetry_defect <= (DEFECT_AUTOCAST if hessian.low_precision else DEFECT):
-                return estimate
-            note = "the double backward is not symmetric, so it is wrong"
-        except CurvatureError:
-            raise
-        except (RuntimeError, NotImplementedError) as error:
-            note = f"the loss has no double backward: {str(error).splitlines()[0]}"
+    if request.ranks and request.ranks.sharded:
+        reason = "parameters are sharded"
+    elif request.previous and request.previous.method == "differences":
+        reason = "as in the last estimate"
+    else:
+        found = _by_double_backward(request)
+        if isinstance(found, Estimate):
+            return found
+        reason = found
     estimate = _estimate(request, _hessian(request, differences=True))
-    return replace(estimate, notes=(f"Hessian products are differences of gradients ({note})", *estimate.notes))
+    return replace(estimate, notes=(f"Hessian products are differences of gradients ({reason})", *estimate.notes))
+
+
+def _by_double_backward(request: Request) -> Estimate | str:
+    """The estimate, or why there is none; the graph is freed either way."""
+    try:
+        hessian = _hessian(request, differences=False)
+        estimate = _estimate(request, hessian)
+    except CurvatureError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:  # "derivative not implemented", memory, ...
+        return f"the loss has no double backward: {str(error).splitlines()[0]}"
+    if estimate.symmetry_defect <= (DEFECT_AUTOCAST if hessian.low_precision else DEFECT):
+        return estimate
+    return "the double backward is not symmetric, so it is wrong"
 
 
 def _hessian(request: Request, differences: bool) -> Hessian:
@@ -138,8 +129,8 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
     columns: dict[str, Any] = {}
     krylov = None
     if request.full:
-        krylov, columns = _spectrum(request, hessian, solver)
-    columns |= _steepest(request, hessian, solver, scale, krylov)
+        krylov, columns = spectrum(request, hessian, solver)
+    columns |= steepest(request, hessian, solver, scale, krylov)
     schedule: dict[str, Any] = _schedule(request, columns["preconditioned_vector"])
     spread = abs(request.loss - hessian.loss) / max(abs(hessian.loss), 1e-30)
     return Estimate(
@@ -176,123 +167,13 @@ def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
         return UNKNOWN, [f"no stability ratio: {error}"]
 
 
-def _spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov, dict[str, Any]]:
-    """The ends of the Hessian's spectrum, and from a cold start what the random vector reveals."""
-    target, previous = request.target, request.previous
-    krylov = solver.basis(hessian, target.largest + 1)
-    columns: dict[str, Any] = {}
-    if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
-        krylov.extend(solver.random())
-        ritz = solver.run(krylov, target)
-        columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, 1.0)
-        columns |= _density(krylov)
-        if previous is None or previous.copies:
-            columns["copies"] = solver.find_copies(krylov, target)
-    else:
-        krylov.extend(solver.warm(*previous.vectors, previous.smallest_vector))
-        ritz = solver.run(krylov, target)
-        columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, RANDOM_SHARE)
-    return krylov, columns | _ends(krylov, target, hessian.gradient)
-
-
-def _density(krylov: Krylov) -> dict[str, Any]:
-    if krylov.restarted:  # the chain was cut: its Ritz values are no longer a quadrature
-        return {}
-    found = density(krylov.ritz(), krylov.dimension)
-    return {
-        "trace": found.trace,
-        "trace_error": found.trace_error,
-        "frobenius": found.frobenius,
-        "stable_rank": found.stable_rank,
-        "density_nodes": found.nodes.tolist(),
-        "density_weights": found.weights.tolist(),
-    }
-
-
-def _ends(krylov: Krylov, target: Target, gradient: Tensor) -> dict[str, Any]:
-    ritz = krylov.ritz()
-    top = slice(0, min(target.largest, len(ritz.values)))
-    vectors = krylov.vectors(ritz.coefficients[:, np.r_[top, len(ritz.values) - 1]])
-    inside = (krylov.project(gradient) @ ritz.coefficients[:, top]) ** 2
-    square = float(krylov.total(torch.dot(gradient, gradient)))
-    return {
-        "eigenvalues": ritz.values[top].tolist(),
-        "residuals": ritz.residuals[top].tolist(),
-        "smallest": float(ritz.values[-1]),
-        "smallest_residual": float(ritz.residuals[-1]),
-        "vectors": vectors[:-1],
-        "smallest_vector": vectors[-1],
-        "gradient_alignment": float(inside.sum()) / square if square > 0 else math.nan,
-    }
-
-
-def _steepest(
-    request: Request, hessian: Hessian, solver: Solver, scale: Scaling, krylov: Krylov | None
-) -> dict[str, Any]:
-    """The stability ratio, and how ill-conditioned the optimizer finds the loss."""
-    columns: dict[str, Any] = {}
-    if krylov is None or not scale.plain:
-        krylov = solver.basis(scale.preconditioned(hessian))
-        columns["missed"] = _find_top(request, solver, krylov)
-    ritz = krylov.ritz()
-    vector = krylov.vectors(ritz.coefficients[:, :1])[0]
-    top, residual = float(ritz.values[0]), float(ritz.residuals[0])
-    columns |= {"preconditioned": top, "preconditioned_residual": residual, "preconditioned_vector": vector}
-    if not request.full and scale.plain:
-        columns |= {"eigenvalues": [top], "residuals": [residual]}
-    if scale.known:
-        columns |= _stability(request, hessian, solver, scale, top, vector)
-    if request.full:
-        columns["flat_gradient_share"] = flat_share(krylov, scale.gradient(hessian.gradient))
-        if request.displacement is not None:
-            columns["condition"] = _condition(krylov, top, scale.into(request.displacement))
-    return columns
-
-
-def _find_top(request: Request, solver: Solver, krylov: Krylov, start: Tensor | None = None) -> float:
-    """Run until the largest eigenvalue is found; returns the chance of having missed a larger one."""
-    known = request.previous.preconditioned_vector if request.previous and not request.cold else start
-    krylov.extend(solver.fresh() if known is None else solver.warm(known))
-    share = 1.0 if known is None else RANDOM_SHARE
-    ritz = solver.run_top(krylov, request.target.tolerance, share)
-    return missed_above(krylov, ritz.values[0], request.target.tolerance, share)
-
-
-def _stability(
-    request: Request, hessian: Hessian, solver: Solver, scale: Scaling, top: float, vector: Tensor
-) -> dict[str, Any]:
-    """From the preconditioned eigenvalue where that is the same up to a factor, else from runs of their own."""
-
-    def largest(krylov: Krylov) -> float:
-        _find_top(request, solver, krylov, vector)
-        return float(krylov.ritz().values[0])
-
-    if math.isnan(scale.sign):
-        return {}
-    ratio = scale.factor * (top + scale.shift)
-    if math.isnan(ratio):
-        ratio = largest(solver.basis(scale.stability(hessian)))
-    progress = scale.constant * top
-    if math.isnan(progress) or scale.sign < 0:
-        progress = largest(solver.basis(scale.moving(hessian)))
-    # At s = 1 the preconditioned eigenvalue may be 1 / factor, less what weight decay adds to it now.
-    limit = 1 / scale.factor - (ratio / scale.factor - top) if scale.sign > 0 else math.nan
-    return {"stability": ratio, "progress": progress, "limit": limit}
-
-
-def _condition(krylov: Krylov, top: float, displacement: Tensor) -> float:
-    if float(displacement.norm()) == 0:
-        return math.nan
-    along = quotient(krylov, displacement)
-    return top / along if along > 0 else math.inf
-
-
 def _schedule(request: Request, vector: Tensor) -> dict[str, int]:
     """When the next cold start is due: soon after cold and warm disagreed about the top, later after they agreed."""
     previous = request.previous
     if previous is None or previous.preconditioned_vector is None:
         return {}
-    agree = abs(float(torch.dot(vector, previous.preconditioned_vector))) > 0.5
+    overlap = torch.dot(vector, previous.preconditioned_vector)
+    agree = abs(float(request.ranks.total(overlap) if request.ranks else overlap)) > 0.5
     if not request.cold:
         # A top eigenvector that the last one had no part in: the next start is cold.
         return {"age": previous.age + 1 if agree else previous.cold_after, "cold_after": previous.cold_after}
