@@ -286,3 +286,28 @@ def test_results_are_values():
     assert dataclasses.is_dataclass(Quotients)
     with pytest.raises(dataclasses.FrozenInstanceError):
         UNKNOWN.gain = 1.0  # type: ignore[misc]
+
+
+def test_weights_in_half_precision_are_measured_and_said_to_be():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 4)).bfloat16()
+    x, y = torch.randn(64, 10).bfloat16(), torch.randint(0, 4, (64,))
+    low = measure(lambda: F.cross_entropy(model(x).float(), y), model, sgd(model), [0.1])
+    model.float()
+    high = measure(lambda: F.cross_entropy(model(x.float()), y), model, sgd(model), [0.1])
+    assert low.method == "double backward" and any("half precision" in note for note in low.notes)
+    assert low.eigenvalues[0] == pytest.approx(high.eigenvalues[0], rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["Muon", "Rprop"])
+def test_optimizers_that_are_no_linear_filter_have_no_ratio(kind: str):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 16, bias=False), nn.Tanh(), nn.Linear(16, 4, bias=False))
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=1e-2)
+    x, y = torch.randn(64, 10), torch.randint(0, 4, (64,))
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    estimate = measure(lambda: F.cross_entropy(model(x), y), model, optimizer, [1e-2])
+    assert math.isnan(estimate.stability) and estimate.eigenvalues[0] > 0

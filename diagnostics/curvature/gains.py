@@ -25,11 +25,12 @@ def measured_terms(optimizer: Optimizer, learning_rates: Sequence[float], gradie
     copied = _Copy(optimizer, gradients)
     alternating, constant = copied.response(-1.0), copied.response(1.0)
     doubled = copied.response(-1.0, scale=2.0)
+    name = type(optimizer).__name__
     for single, double in zip(alternating, doubled, strict=True):
         if not torch.allclose(double, single, rtol=2e-2, atol=1e-6 * float(single.abs().max())):
-            raise CurvatureError(
-                f"{type(optimizer).__name__}'s update is not proportional to the gradient, so it has no stability ratio"
-            )
+            raise CurvatureError(f"{name}'s update is not proportional to the gradient")
+    if not any(bool((single > 0).any()) for single in alternating):
+        raise CurvatureError(f"{name} does not answer an alternating gradient")
     rates = [
         float(rate)
         for group, rate in zip(optimizer.param_groups, learning_rates, strict=True)

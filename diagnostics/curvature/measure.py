@@ -30,7 +30,6 @@ from diagnostics.curvature.stability import known_as, stability_terms
 from diagnostics.curvature.steepest import steepest
 
 DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
-DEFECT_AUTOCAST = 5e-2  # 8-bit mantissas alone give up to 1e-2
 
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
@@ -112,7 +111,8 @@ def _by_double_backward(request: Request) -> Estimate | str:
         raise
     except (RuntimeError, NotImplementedError) as error:  # "derivative not implemented", memory, ...
         return f"the loss has no double backward: {str(error).splitlines()[0]}"
-    if estimate.symmetry_defect <= (DEFECT_AUTOCAST if hessian.low_precision else DEFECT):
+    # In half precision asymmetry is rounding, and differences of gradients would be worse.
+    if estimate.symmetry_defect <= DEFECT or hessian.low_precision:
         return estimate
     return "the double backward is not symmetric, so it is wrong"
 
@@ -195,7 +195,9 @@ def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:
     if hessian.constant:
         remarks.append("the loss does not depend on the parameters: all eigenvalues are 0")
     if hessian.low_precision:
-        remarks.append("the forward runs under autocast: eigenvalues are good to about one per cent")
+        remarks.append(
+            "part of the forward runs in half precision (autocast): eigenvalues are good to about one per cent"
+        )
     if hessian.error > 0.05:
         remarks.append(f"products by differences are uncertain by about {hessian.error:.0%}")
     if isinstance(scale.preconditioner, Tensor) and bool(scale.preconditioner.isinf().any()):

@@ -23,7 +23,7 @@ class Hessian(Protocol):
     method: str  # "double backward" or "differences"
     gradient: Tensor  # (n,)
     constant: bool  # the loss does not depend on the parameters
-    low_precision: bool  # parts of the forward ran under autocast
+    low_precision: bool  # parts of the forward ran in half precision
     loss: float
     error: float  # relative error of a product, beyond rounding
 
@@ -43,7 +43,8 @@ class DoubleBackward:
         self.layout = layout
         with torch.enable_grad(), Rewrites() as rewrites:
             loss = loss_of(closure)
-        self.low_precision = rewrites.autocast
+        halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in layout.parameters)
+        self.low_precision = rewrites.autocast or halves
         self.constant, self.loss = loss.grad_fn is None, float(loss.detach())
         gradients = self._differentiate(loss)
         self.gradient = layout.flatten(gradients)
