@@ -12,7 +12,6 @@ from diagnostics.views.common import no_runs
 from diagnostics.views.text import STATES
 
 ROW_HEIGHT = 40
-POINTS = 40  # of a sparkline
 
 
 def page() -> None:
