@@ -61,7 +61,7 @@ def text() -> tuple[Tensor, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--accumulate", type=int, default=2, help="micro-batches an update")
@@ -76,7 +76,8 @@ def main() -> None:
     characters, vocabulary = text()
     model = CharTransformer(vocabulary, arguments.length).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=0.1)
-    forward = torch.compile(model) if arguments.compile else model
+    if arguments.compile:
+        model.compile()
     autocast = torch.autocast(device, dtype=torch.bfloat16)
 
     def batch() -> tuple[Tensor, Tensor]:
@@ -86,7 +87,7 @@ def main() -> None:
 
     def loss_of(x: Tensor, y: Tensor) -> Tensor:
         with autocast:
-            return F.cross_entropy(forward(x).flatten(0, 1), y.flatten())
+            return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
 
     def rate(step: int) -> float:
         """Linear warm-up over a tenth of the run, then half a cosine down to a tenth."""
@@ -94,7 +95,7 @@ def main() -> None:
         decay = 0.55 + 0.45 * math.cos(math.pi * step / arguments.steps)
         return arguments.lr * min(1.0, step / warm) * decay
 
-    with diagnostics.watch(forward, optimizer, arguments.out, config=vars(arguments)) as monitor:
+    with diagnostics.watch(model, optimizer, arguments.out, config=vars(arguments)) as monitor:
         for step in range(1, arguments.steps + 1):
             optimizer.param_groups[0]["lr"] = rate(step)
             total = 0.0

@@ -16,8 +16,9 @@ def _parity() -> Data:
 
 def _logistic(loss: nn.Module) -> Sample:
     """The output's bias starts at -8, the prior of one positive in 3,000, although half of the rows are positive."""
-    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1), nn.Sigmoid())
-    nn.init.constant_(model[2].bias, -8.0)
+    output = nn.Linear(32, 1)
+    nn.init.constant_(output.bias, -8.0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), output, nn.Sigmoid())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     return Sample(model, optimizer, loss, _parity(), steps=300)
 
@@ -80,10 +81,11 @@ def zero_gradient_logistic_loss(seed: int) -> Sample:
 
 
 def _tanh(std: float | None, data: Data) -> Sample:
-    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    first, second = nn.Linear(64, 64), nn.Linear(64, 64)
     if std is not None:
-        for layer in (model[0], model[2]):
+        for layer in (first, second):
             nn.init.normal_(layer.weight, std=std)
+    model = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     return Sample(model, optimizer, F.cross_entropy, data, steps=300, batch=128)
 

@@ -10,13 +10,13 @@ from sample_runs.data import Data, digits
 from sample_runs.training import Sample, squared_error
 
 
-def _classifier(start: Callable[[Tensor], Tensor] | None) -> Sample:
-    """A tanh network on digits whose weight matrices start as `start` makes them (`None`: as PyTorch does)."""
-    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-    for layer in (model[0], model[2]):
-        if start is not None:
-            start(layer.weight)
-            nn.init.zeros_(layer.bias)
+def _classifier(start: Callable[[Tensor], Tensor]) -> Sample:
+    """A tanh network on digits whose weight matrices start as `start` makes them."""
+    hidden, output = nn.Linear(64, 32), nn.Linear(32, 10)
+    for layer in (hidden, output):
+        start(layer.weight)
+        nn.init.zeros_(layer.bias)
+    model = nn.Sequential(hidden, nn.Tanh(), output)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     return Sample(model, optimizer, F.cross_entropy, digits(), steps=300, batch=128)
 
@@ -39,9 +39,10 @@ def symmetry_random_start(seed: int) -> Sample:
 def _linear_network(std: float) -> Sample:
     data = digits()
     onehot = Data(data.x, F.one_hot(data.y, 10).float() - 0.1, data.recipe + "; targets one-hot, centred")
-    model = nn.Sequential(nn.Linear(64, 32, bias=False), nn.Linear(32, 10, bias=False))
-    for layer in model:
+    layers = nn.Linear(64, 32, bias=False), nn.Linear(32, 10, bias=False)
+    for layer in layers:
         nn.init.normal_(layer.weight, std=std)
+    model = nn.Sequential(*layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.025)
     return Sample(model, optimizer, squared_error, onehot, steps=120, curvature_every=10)
 
