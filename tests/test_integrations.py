@@ -100,7 +100,7 @@ def test_lightning(micro: int, tmp_path: Path) -> None:
     assert list(scalars["grad_norm"]) == pytest.approx([min(norm, 0.3) for norm in norms], rel=1e-4)
     assert list(scalars["micro_batches"]) == [micro] * steps
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), weights, strict=True))
-    assert len(run.table("curvature")) > 2 and len(run.table("units")) > 2
+    assert len(run.table("curvature")) > 1 and len(run.table("units")) > 2
     assert "val_loss" in scalars and run.meta["status"] == "finished"
     assert list(run.table("events")["kind"]) == []
 

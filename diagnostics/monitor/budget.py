@@ -22,6 +22,8 @@ class Budget:
         self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0}
         self.latest = {"measured": 0.0, "curvature": 0.0}
         self._began = time.perf_counter()
+        self._last_update = 0.0
+        self.update_seconds = float("inf")  # of the fastest update so far, unwatched
 
     @property
     def total(self) -> float:
@@ -37,6 +39,16 @@ class Budget:
         if earned >= FLOOR_SECONDS:
             return earned
         return min(FLOOR_SECONDS, max(FIRST_SECONDS, (FLOOR_SECONDS * earned) ** 0.5))
+
+    def updated(self) -> None:
+        """Called once an update: how long do they take?"""
+        now = self.unwatched
+        self.update_seconds, self._last_update = min(self.update_seconds, now - self._last_update), now
+
+    def affords_first(self, updates: float) -> bool:
+        """Whether a first estimate that costs as much as so many updates fits into the floor, or by now."""
+        cost = updates * self.update_seconds
+        return cost <= FLOOR_SECONDS or self.affords("curvature", cost)
 
     def affords(self, kind: str, cost: float | None = None) -> bool:
         """Whether one more measurement of this kind, at its latest cost, stays within its share."""

@@ -99,6 +99,7 @@ class Curving:
                 eigenvalues=self._eigenvalues,
                 previous=self._tracking.estimate,
                 displacement=self._tracking.displacement(parameters),
+                full=self._schedule.whole_estimate(),
             )
             self._writer.append("curvature", step, estimate.record())
             self._schedule.last_curvature = step

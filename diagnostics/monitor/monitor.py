@@ -153,6 +153,7 @@ class Monitor:
             )
             return
         self._together.settle()
+        self._budget.updated()
         update = update or self._skipped()
         try:
             self._record(update, loss, closure)
@@ -258,7 +259,7 @@ class Monitor:
     def _stretched(self) -> None:
         message = (
             f"measuring cost {self._budget.total:.1f} s beside {self._budget.unwatched:.1f} s of training so far: "
-            f"measured updates are spaced wider than every={self._schedule.every} to keep the budget"
+            f"measurements are spaced wider than every={self._schedule.every}, or put off, to keep the budget"
         )
         self._tell_once("budget", message)
 

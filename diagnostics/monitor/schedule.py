@@ -14,6 +14,7 @@ from diagnostics.monitor.together import Together
 WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as the budget allows it
 BATCHES = 8  # independent batches that follow an estimate
 PROJECTED = 16  # updates after an estimate on which the weights are projected on its top eigenvector
+WHOLE, QUICK = 110.0, 25.0  # updates that a first estimate costs (measured), whole or of the stability ratio alone
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 
 
@@ -104,8 +105,21 @@ class Schedule:
 
     def _curvature(self, step: int) -> bool:
         if self.last_curvature is None:
-            return True
+            return self._first_curvature(step)
         return self.wants_curvature(step) and (self.curvature_every is not None or self._budget.affords("curvature"))
+
+    def _first_curvature(self, step: int) -> bool:
+        """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""
+        if self.curvature_every is not None or self._together.active or self._budget.affords_first(QUICK):
+            return True
+        if step - self.first > 3:  # the first updates may be slow for reasons of their own
+            self._stretched()
+        return False
+
+    def whole_estimate(self) -> bool:
+        """Whether the estimate now due is a whole one; only a first one is ever a quick one."""
+        exact = self.curvature_every is not None or self._together.active
+        return exact or self.last_curvature is not None or self._budget.affords_first(WHOLE)
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:

@@ -56,7 +56,9 @@ class Tracking:
         return torch.dot(estimate.scaling.into(flat), vector)
 
     def following(self) -> bool:
-        return self.estimate is not None and len(self.quotients) < BATCHES
+        """Whether the estimate has vectors (a quick one has not) and batches are still to come."""
+        has_vectors = self.estimate is not None and self.estimate.vectors is not None
+        return has_vectors and len(self.quotients) < BATCHES
 
     def follow(self, closure: Callable[[], Any], model: nn.Module) -> dict[str, Any] | None:
         """Try the estimate's vectors on the closure's batch; the row for table `batches` once there are enough."""

@@ -61,6 +61,7 @@ class Updates:
         self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
         self._after_backward: tuple[tuple[Any, ...], Tensor | None] | None = None  # gradient versions, perhaps norms
+        self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
         self._clips = False  # gradients were written to between the last backward and its update
         self._pair: tuple[int, list[Tensor], list[Tensor]] | None = None
         self._expected = 1  # backward passes of an update, as seen at the last one
@@ -146,8 +147,11 @@ class Updates:
         update.rescued = [tensor.detach().clone() for tensor in names.values()]
 
     def _optimized(self, names: dict[str, Tensor]) -> tuple[bool, ...]:
-        inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        return tuple(id(tensor) in inside for tensor in names.values())
+        """Which tensors are the optimizer's; made anew only when the tensors are others."""
+        if self._mask is None or self._mask[0] is not names:
+            inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+            self._mask = (names, tuple(id(tensor) in inside for tensor in names.values()))
+        return self._mask[1]
 
     def _backward_values(self, received: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
         passes = self.sentinel.passes
