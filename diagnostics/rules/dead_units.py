@@ -71,7 +71,7 @@ def check(
         last_step=None,
         layers=layers,
         summary=(
-            f"{number(100 * now[worst])} % of the {units} units of {names[worst]} are dead since step "
+            f"{number(100 * now[worst])} % of the {units} units of layer {names[worst]} are dead since step "
             f"{int(steps[first_at])}: inactive on every input, with gradient exactly 0"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),

@@ -228,7 +228,8 @@ def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Fi
     if max(crests) < swing and not unsettled:
         return None
     rate = signals.last_rate(run)
-    calm = max(0.0, 1 - 2 / (0.02 * history.count)) if history.count > 200 else 0.9
+    calm = max(0.0, min(0.9, 1 - 2 / (memory / 3 * history.count)))
+    best = _rate_for(run, mu, calm)
     return Finding(
         kind=KIND,
         cause="momentum",
@@ -243,11 +244,8 @@ def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Fi
         ),
         evidence={"momentum": mu, "memory in updates": lasts, "largest swing": max(crests), "loss at end": history.end},
         remedies=(
-            (
-                f"lower the momentum to {number(min(0.9, calm))} and keep the terminal velocity by a learning "
-                f"rate of {number(rate * (1 - min(0.9, calm)) / max(1 - mu, 1e-6))} at most; start with "
-                f"{number(rate)}"
-            ),
+            f"lower the momentum to {number(calm)}, with a learning rate of {number(best)} (now {number(rate)}): as close "
+            "to the present terminal velocity as stability allows",
             "or raise the momentum from 0.5 as training goes on",
         ),
         charts=(
@@ -259,6 +257,15 @@ def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Fi
             rf"velocity }} \frac{{\alpha}}{{1-\mu}} = {tex(rate / (1 - mu) if mu < 1 else np.inf)}"
         ),
     )
+
+
+def _rate_for(run: Run, mu: float, lower: float) -> float:
+    """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within heavy ball's limit there."""
+    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability")
+    same_velocity = rate * (1 - lower) / max(1 - mu, 1e-6)
+    if not ratio > 0:
+        return rate
+    return min(same_velocity, limits.SAFETY * rate / ratio * (1 + lower) / (1 + mu))
 
 
 def _swings(history: signals.Loss, blocks: int = 40) -> list[float]:

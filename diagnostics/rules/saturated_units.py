@@ -81,7 +81,7 @@ def check(
         last_step=None,
         layers=layers,
         summary=(
-            f"{number(100 * now[worst])} % of the {units} {function} units of {names[worst]} are "
+            f"{number(100 * now[worst])} % of the {units} {function} units of layer {names[worst]} are "
             f"saturated since step {first}: their derivative is below 5 % of its maximum on nearly all "
             "data"
         )

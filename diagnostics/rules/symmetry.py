@@ -78,7 +78,7 @@ def check(
         last_step=last if ended else None,
         layers=layers,
         summary=(
-            f"In {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
+            f"In layer {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
             f"distinct: the others have identical incoming and outgoing weights and {until}."
         ),
         evidence={"units": float(count), "distinct units": float(kept), "layers": float(len(stuck))},
