@@ -105,7 +105,7 @@ class Curving:
             self._schedule.last_curvature = step
             self._tracking.begin(step, estimate, parameters)
             for note in estimate.notes:
-                self._tell_once("curvature-note", note, note)
+                self._tell_once("curvature-note", note, key=note)
 
     def _append_batches(self, step: int, row: Mapping[str, Any] | None) -> None:
         if row is not None:

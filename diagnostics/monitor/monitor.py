@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.monitor import describe, forwards, losspath, nonfinite
+from diagnostics.monitor import describe, forwards, losspath, nonfinite, transfer
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
@@ -48,7 +48,15 @@ class Monitor:
         self._count = _size(optimizer)
         device = _device(self._tensors)
         self._together = Together(model, device)
-        self._reporter = Reporter(run_dir, settings.diagnose, settings.rules_version, settings.on_finding, self._event)
+        self._budget = Budget(settings.budget)
+        self._reporter = Reporter(
+            run_dir,
+            settings.diagnose,
+            settings.rules_version,
+            settings.on_finding,
+            self._event,
+            charge=lambda seconds: self._budget.add("always", seconds),
+        )
         self._writer: Writer = Silent()
         if self._together.writes:
             self._writer = RunWriter(
@@ -59,7 +67,7 @@ class Monitor:
         self._once: set[str] = set()
         self._has_closure: bool | None = None
         self._closed = False
-        self._guard, self._budget = Guard(self._event), Budget(settings.budget)
+        self._guard = Guard(self._event)
         self._schedule = Schedule(
             first, settings.every, settings.curvature_every, self._budget, self._together, self._stretched
         )
@@ -282,10 +290,10 @@ class Monitor:
     def _event(self, kind: str, message: str, subject: str, step: int | None = None) -> None:
         self._writer.event(self._plan.step if step is None else step, kind, message, subject)
 
-    def _tell_once(self, kind: str, message: str, subject: str = "") -> None:
-        if kind + subject in self._once:
+    def _tell_once(self, kind: str, message: str, subject: str = "", key: str = "") -> None:
+        if kind + subject + key in self._once:
             return
-        self._once.add(kind + subject)
+        self._once.add(kind + subject + key)
         self._event(kind, message, subject)
         if kind.startswith(("step-", "loss-")):
             warn(message)
@@ -293,8 +301,8 @@ class Monitor:
 
 def _bad(update: Update, loss: Any) -> bool:
     """Read at once only where that does not wait for a device."""
-    on_host = not isinstance(loss, Tensor) or loss.device.type == "cpu"
-    return bool(update.bad_gradients) or (on_host and not math.isfinite(float(loss)))
+    readable = not isinstance(loss, Tensor) or transfer.on_host(loss.device)
+    return bool(update.bad_gradients) or (readable and not math.isfinite(float(loss)))
 
 
 def _size(optimizer: Optimizer) -> int:

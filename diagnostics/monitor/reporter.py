@@ -24,12 +24,12 @@ class Reporter:
         rules_version: str,
         on_finding: Callable[[Any], None] | None,
         event: Callable[[str, str, str], None],
+        charge: Callable[[float], None],
     ) -> None:
         self._run_dir, self._diagnose, self._rules_version = run_dir, diagnose, rules_version
-        self._on_finding, self._event = on_finding, event
+        self._on_finding, self._event, self._charge = on_finding, event, charge
         self._told: set[tuple[str, str | None]] = set()
         self._next = time.perf_counter() + SOONEST
-        self.seconds = 0.0
 
     def on_flush_or_none(self) -> Callable[[], None] | None:
         """What the writer calls after each flush: nothing, if nobody wants to be told."""
@@ -44,7 +44,7 @@ class Reporter:
         except Exception as error:  # the writer thread must live on
             self._event("on-finding-failed", f"diagnosing while training failed: {type(error).__name__}: {error}", "")
         seconds = time.perf_counter() - began
-        self.seconds += seconds
+        self._charge(seconds)  # training waits for the interpreter meanwhile
         self._next = time.perf_counter() + max(SOONEST, SPACING * seconds)
 
     def summary(self) -> Mapping[str, Any]:

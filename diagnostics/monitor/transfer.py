@@ -15,6 +15,18 @@ from torch import Tensor
 Values = dict[str, Any]
 
 
+def on_host(device: torch.device) -> bool:
+    """Where reading a number waits for nothing."""
+    return device.type == "cpu"
+
+
+def mark(device: torch.device) -> Any:
+    """An event that is ready when everything asked of the device so far is done."""
+    event = torch.Event(device)
+    event.record()
+    return event
+
+
 @dataclass(frozen=True)
 class _Parcel:
     host: Tensor
@@ -33,7 +45,7 @@ class Courier:
 
     def send(self, values: Mapping[str, Any], deliver: Callable[[Values], None]) -> None:
         tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-        if self._device.type == "cpu" or not tensors:
+        if on_host(self._device) or not tensors:
             self.collect(wait=bool(self._pending))
             deliver({**values, **{name: tensor.tolist() for name, tensor in tensors.items()}})
             return
@@ -45,10 +57,8 @@ class Courier:
         packed = torch.cat(pieces)
         host = torch.empty(packed.shape, dtype=wide, pin_memory=self._device.type == "cuda")
         host.copy_(packed, non_blocking=True)
-        ready = torch.Event(self._device)
-        ready.record()
         sizes = {name: (tensor.numel(), tensor.dim() == 0) for name, tensor in tensors.items()}
-        self._pending.append(_Parcel(host, sizes, ready, values, deliver))
+        self._pending.append(_Parcel(host, sizes, mark(self._device), values, deliver))
 
     def collect(self, wait: bool = False) -> None:
         """Deliver what has arrived; with `wait`, everything."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diagnostics import stats
-from diagnostics.monitor import distributed
+from diagnostics.monitor import distributed, transfer
 from diagnostics.monitor.distributed import local
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
@@ -135,7 +135,7 @@ class Updates:
             self._pair_gradients(update, gradients, scale)
         if self.sentinel.passes == 0:
             self._choose_sentinel()
-        if squares.device.type == "cpu" and not self.settled and update.values.get("found_inf") is None:
+        if transfer.on_host(squares.device) and not self.settled and update.values.get("found_inf") is None:
             self._rescue(update, names)
 
     def _rescue(self, update: Update, names: dict[str, Tensor]) -> None:
