@@ -244,8 +244,8 @@ def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Fi
         ),
         evidence={"momentum": mu, "memory in updates": lasts, "largest swing": max(crests), "loss at end": history.end},
         remedies=(
-            f"lower the momentum to {number(calm)}, with a learning rate of {number(best)} (now {number(rate)}): as close "
-            "to the present terminal velocity as stability allows",
+            f"lower the momentum to {number(calm)}, with a learning rate of {number(best)} (now {number(rate)}): as "
+            "close to the present terminal velocity as stability allows",
             "or raise the momentum from 0.5 as training goes on",
         ),
         charts=(
