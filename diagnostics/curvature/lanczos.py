@@ -191,9 +191,10 @@ class Target:
     smallest_tolerance: float | None = None  # the same for the smallest, where another is wanted
     floor: float = 1e-2  # sizes below this share of the largest count as this share
     max_products: int = 150
+    guarded: bool = True  # wait for one more value; needless where the start holds the last ones
 
     def met(self, ritz: Ritz, dimension: int) -> bool:
-        m, guarded = len(ritz.values), self.largest + (self.largest > 1)
+        m, guarded = len(ritz.values), self.largest + (self.guarded and self.largest > 1)
         if m < min(guarded + self.smallest, dimension):
             return False
         i = np.r_[: min(guarded, m), m - 1] if self.smallest else np.arange(min(guarded, m))

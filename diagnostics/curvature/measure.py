@@ -84,7 +84,7 @@ def measure(
 
 def _target(eigenvalues: int, tolerance: float, cold: bool) -> Target:
     """Warm estimates follow the top exactly and the smallest roughly: it costs most, and one batch's is uncertain."""
-    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance)
+    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance, guarded=cold)
 
 
 def _measure(request: Request) -> Estimate:

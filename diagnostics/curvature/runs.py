@@ -14,10 +14,10 @@ from diagnostics.curvature.quadrature import missed
 
 ROWS = 96  # of a basis, if memory allows
 RANDOM_SHARE = 0.3  # of a warm start's length: what a new direction is found by
-TWICE_MISSED = 0.1  # a run for the top alone goes on while an eigenvalue twice as large is this likely missed
+TWICE_MISSED = 0.2  # a run for the top alone goes on while an eigenvalue twice as large is this likely missed
 COPIES_MISSED = 0.05  # accepted chance of not finding a copy of one of the listed eigenvalues ...
 COPIES_PRODUCTS = 12  # ... and what a search may cost: a flat spectrum never gets there
-PROBES = 4  # products spent on where the gradient lies, at most
+PROBES = 3  # products spent on where the gradient lies, at most
 
 
 @dataclass
