@@ -183,7 +183,7 @@ def converged(task: Task) -> np.ndarray:
     layout = Layout(list(double.model.parameters()))
     with undisturbed(double.model):
         hessian = DoubleBackward(double.closure, layout)
-        krylov = Krylov(hessian, layout.empty(), 160)
+        krylov = Krylov(hessian, layout.empty(), 160 if layout.dimension < 5_000_000 else 48)  # 4 GB for ResNet-18
         krylov.extend(torch.randn(layout.dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(9)))
         ritz = solve(
             krylov, Target(TOP, True, 1e-5, floor=1e-4, max_products=400), lambda: torch.randn(layout.dimension)
