@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import diagnostics
 from benchmarks import curvature_tasks
@@ -86,7 +87,8 @@ def power_iteration(every: int) -> Callable[..., Variant]:
         def after(loss: Tensor, closure: Callable[[], Tensor]) -> None:
             nonlocal steps
             if steps % every == 0:
-                _largest(closure(), list(model.parameters()))
+                with sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
+                    _largest(closure(), list(model.parameters()))
             steps += 1
 
         return Variant(f"power iteration every {every}", model, optimizer, after)

@@ -16,6 +16,8 @@ from diagnostics.curvature import Estimate, Quotients, combine, follow
 from diagnostics.monitor.distributed import is_sharded
 from diagnostics.monitor.schedule import BATCHES, PROJECTED
 
+ENTRIES = 1 << 28  # numbers kept of the batches that follow an estimate (1 GiB in float32)
+
 
 @dataclass
 class Tracking:
@@ -57,14 +59,19 @@ class Tracking:
 
     def following(self) -> bool:
         """Whether the estimate has vectors (a quick one has not) and batches are still to come."""
-        has_vectors = self.estimate is not None and self.estimate.vectors is not None
-        return has_vectors and len(self.quotients) < BATCHES
+        return self._wanted() > len(self.quotients)
+
+    def _wanted(self) -> int:
+        """Batches that follow; each is two vectors of memory until they are combined, so fewer of a large model."""
+        if self.estimate is None or self.estimate.vectors is None:
+            return 0
+        return max(2, min(BATCHES, ENTRIES // max(1, 2 * self.estimate.dimension)))
 
     def follow(self, closure: Callable[[], Any], model: nn.Module) -> dict[str, Any] | None:
         """Try the estimate's vectors on the closure's batch; the row for table `batches` once there are enough."""
         assert self.estimate is not None
         self.quotients.append(follow(closure, model, self.estimate))
-        return self.combined() if len(self.quotients) == BATCHES else None
+        return self.combined() if len(self.quotients) == self._wanted() else None
 
     def combined(self) -> dict[str, Any] | None:
         """The row of what has been seen so far; at least two batches are needed for an error."""
