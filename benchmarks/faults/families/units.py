@@ -47,7 +47,7 @@ def dead_by_step() -> Iterator[Case]:
         (
             "deep",
             RELU.but(model=spec("mlp", widths=(64, 24, 24, 24, 10)), optimizer=spec("momentum", lr=0.03)),
-            (100, 200, 400, 1000),
+            (1000, 2000, 5000, 10000),
         ),
     )
     for name, twin, ladder in tasks:
