@@ -68,6 +68,7 @@ def check(
     held_falling: float = 0.7,  # where it still falls: nearly all of what is left
     memory: float = 0.3,  # of the run: 2/(1-mu) updates, within which nothing settles
     swing: float = 0.5,  # of the level, from crest to trough in the later half
+    edge: float = 1.15,  # stability ratio; beyond, steps are unstable or clipped
     lasting: float = 0.1,  # of the run, for the bouncing to shrink the loss tenfold: shorter bouncing costs nothing
     reached: float = 1e-9,  # of the starting loss: rounding
 ) -> Iterator[Finding]:
@@ -85,7 +86,7 @@ def check(
     needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
     last = bounces[-windows:]
     slow = _tenfold(float(np.median([each.ratio for each in last]))) >= lasting * history.count
-    if slow and all(each.share >= needed and each.flip < 0 and each.ratio > 0.5 for each in last):
+    if slow and all(each.share >= needed and each.flip < 0 and 0.5 < each.ratio <= edge for each in last):
         yield _across(run, history, bounces, needed)
     elif _noise_ball(run, history, bounces):
         yield _in_noise(run, history, bounces[-1])

@@ -47,6 +47,8 @@ def check(
     most: float = 0.5,  # of a layer's units
     early: float = 0.2,  # of the run: saturation that is there before anything was learned
     learned: float = 0.1,  # of the starting loss: a run this far down is not held back
+    nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
+    little: float = 0.02,  # of the starting loss, in that case
 ) -> Iterator[Finding]:
     steps, names, saturated = signals.layer_matrix(run, "units", "saturated_fraction")
     hidden = _hidden(run, names)
@@ -60,9 +62,9 @@ def check(
     if not bad:
         return
     history = signals.loss(run)
-    if history.end <= learned * history.start:
-        return
     worst = max(bad, key=lambda at: now[at])
+    if history.end <= (learned if now[worst] < nearly_all else little) * history.start:
+        return
     held = np.flatnonzero(saturated[:, worst] >= most)
     first = int(steps[held[0]])
     lived = (first - history.steps[0]) / max(1, history.count)
