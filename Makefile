@@ -21,7 +21,7 @@ dashboard: $(INSTALLED)
 	$(BIN)/streamlit run dashboard.py --server.port $(PORT) $(if $(DIR),-- "$(DIR)")
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist load $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
