@@ -44,6 +44,7 @@ from diagnostics.run import Run
 
 KIND = "lr-oscillation"
 RANK = 12
+USUAL = 0.9  # momentum that the lecture recommends: where even its 20 updates are long, the run is short
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _finding(run: Run, history: signals.Loss, last: Bounce, ratio: float, first:
 
 def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Finding | None:
     mu = signals.momentum(run)
-    if mu <= 0 or (mu >= 1 and signals.adaptive(run)):
+    if mu <= USUAL or (mu >= 1 and signals.adaptive(run)):
         return None
     lasts = 2 / (1 - mu) if mu < 1 else np.inf
     if lasts < memory * history.count:
