@@ -65,6 +65,12 @@ def test_heavy_ball_has_its_own_limit(tmp_path):
     ]
 
 
+def test_a_usual_momentum_is_not_blamed_for_a_short_run(tmp_path):
+    """Twenty updates are as long as the memory of mu = 0.9: nothing has settled, and nothing is wrong."""
+    diagnosis = descend(tmp_path, [10.0, 1.0], lr=0.002, momentum=0.9, steps=20)
+    assert ("lr-oscillation", "momentum") not in alarms(diagnosis)
+
+
 def test_a_rate_far_too_small_is_named_with_a_better_one(tmp_path):
     diagnosis = descend(tmp_path, [10.0, 9.0], lr=1e-4)
     assert alarms(diagnosis) == [("lr-too-small", "learning-rate")]
