@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 
@@ -63,7 +65,7 @@ def test_spread_of_the_inputs_names_the_larger_cause(mean, deviation, cause):
         {"step": 1, "feature": ["0", "1"], "mean": mean, "std": deviation, "condition": 1.0, "nonfinite": 0.0}
     )
     run = Run.from_frames({"name": "test", "status": "finished"}, {"inputs": table})
-    spread = signals.spread(run)
+    spread = conditioning.spread(run)
     assert spread is not None and spread.cause == cause
 
 
@@ -73,7 +75,7 @@ def test_offset_condition_number_is_that_of_the_second_moment_matrix():
     table = pd.DataFrame(
         {"step": 1, "feature": ["0", "1"], "mean": mean, "std": deviation, "condition": 1.0, "nonfinite": 0.0}
     )
-    spread = signals.spread(Run.from_frames({"name": "test", "status": "finished"}, {"inputs": table}))
+    spread = conditioning.spread(Run.from_frames({"name": "test", "status": "finished"}, {"inputs": table}))
     exact = np.linalg.eigvalsh(deviation**2 * np.eye(2) + mean**2 * np.ones((2, 2)))
     assert spread is not None and spread.offset == pytest.approx(exact[-1] / exact[0], rel=1e-6)
 
@@ -89,7 +91,7 @@ def test_heavy_ball_contraction_is_the_spectral_radius_of_its_iteration(conditio
 
 
 def test_numbers_are_written_as_people_write_them():
-    assert [signals.number(each) for each in (0.0, 0.123456, 1234.5, 1e-7, np.inf, np.nan)] == [
+    assert [number(each) for each in (0.0, 0.123456, 1234.5, 1e-7, np.inf, np.nan)] == [
         "0",
         "0.123",
         "1,234",

@@ -7,7 +7,7 @@ momentum and Adam; the two-term budget for small batches.
 import math
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._signals import number, tex
+from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, but grows while training

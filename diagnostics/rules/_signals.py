@@ -279,34 +279,6 @@ def hidden_weights(run: Run) -> list[str]:
     return [each["name"] for each in layers if len(each.get("shape", ())) >= 2 and not each.get("frozen")]
 
 
-def number(value: float) -> str:
-    """Three significant digits, as people write them."""
-    if not np.isfinite(value):
-        return "NaN" if np.isnan(value) else "infinite"
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def tex(value: float) -> str:
-    """The same for LaTeX."""
-    text = number(value)
-    if "e" in text and text not in ("infinite",):
-        mantissa, exponent = text.split("e")
-        return rf"{mantissa}\cdot 10^{{{int(exponent)}}}"
-    return {"NaN": r"\text{NaN}", "infinite": r"\infty"}.get(text, text.replace(",", r"\,"))
-
-
-def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
-    """'a, b and 4 more', for sentences."""
-    shown = [str(each) for each in layers[:most]]
-    more = len(layers) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
 @dataclass(frozen=True)
 class Flat:
     """A stretch of the run in which the loss did not move. `share`: of the run; `escaped`: it fell clearly
@@ -372,72 +344,3 @@ def inside(run: Run, name: str, first: int, last: int) -> np.ndarray:
     """Measured values of a column of `scalars` between two steps."""
     steps, values = column(run, name)
     return values[(steps >= first) & (steps <= last)]
-
-
-MANY = 16  # features from which on they are taken as a bulk
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Which property of the inputs makes the Hessian of the first layer ill-conditioned, as condition numbers.
-
-    For a linear layer the Hessian is the matrix of the inputs' second moments: with deviations S, correlations C and
-    means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + the sum of
-    squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
-    number of C.
-    """
-
-    scale: float
-    offset: float
-    correlation: float
-
-    @property
-    def cause(self) -> str:
-        size = {"feature-scale": self.scale, "uncentered-inputs": self.offset, "correlated-inputs": self.correlation}
-        return max(size, key=lambda name: size[name])
-
-    @property
-    def largest(self) -> float:
-        return max(self.scale, self.offset, self.correlation)
-
-
-def inputs(run: Run) -> pd.DataFrame:
-    """Mean and deviation of each input feature at the last record; empty if the inputs were not observed."""
-    table = run.table("inputs")
-    return table.loc[table["step"] == table["step"].max()] if len(table) else table
-
-
-def spread(run: Run) -> Spread | None:
-    """`None` where the inputs were not observed, or never vary."""
-    table = inputs(run)
-    if table.empty:
-        return None
-    mean, deviation = table["mean"].to_numpy(dtype=float), table["std"].to_numpy(dtype=float)
-    varies = deviation > 1e-6 * np.abs(mean).max(initial=0) + np.finfo(np.float32).tiny
-    if not varies.any():
-        return None
-    mean, deviation = mean[varies], deviation[varies]
-    square = mean**2 + deviation**2
-    condition = table["condition"].to_numpy(dtype=float)
-    finite = condition[np.isfinite(condition)]
-    # of many features, such as pixels, some are almost always zero: compare the bulk, not the extremes
-    low, high = (square.min(), square.max()) if len(square) < MANY else np.quantile(square, [0.25, 0.75])
-    offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
-    return Spread(float(high / low), offset, float(finite[-1]) if len(finite) and len(square) < MANY else 1.0)
-
-
-def activation_offset(run: Run) -> float:
-    """The same 1 + sum of squared means over variances for the outputs of the logistic layer where it is largest."""
-    logistic = [
-        name
-        for name, (function, _) in activations(run).items()
-        if function == "sigmoid" and not name.startswith("loss.")
-    ]
-    _, names, means = run.matrix("units", "mean")
-    _, _, deviations = run.matrix("units", "std")
-    at = [list(map(str, names)).index(name) for name in logistic]
-    if not at:
-        return 1.0
-    units = np.array([activations(run)[name][1] for name in logistic])
-    ratio = np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)
-    return float(np.nanmax(1 + units * ratio**2))

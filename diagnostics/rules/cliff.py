@@ -34,7 +34,7 @@ import pandas as pd
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import number
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "cliff"

@@ -29,7 +29,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import number
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "edge-of-stability"

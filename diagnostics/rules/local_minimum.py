@@ -31,7 +31,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import number, tex
+from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 KIND = "local-minimum"

@@ -37,10 +37,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import number, tex
+from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 KIND = "ravine"
@@ -150,9 +151,9 @@ def _gradient_square(run: Run, history: signals.Loss) -> float:
 
 def _cause(run: Run, wide: float) -> str:
     """The largest of the condition numbers that inputs and activations make by themselves."""
-    spread = signals.spread(run)
+    spread = conditioning.spread(run)
     inputs = spread.largest if spread is not None else 1.0
-    activations = signals.activation_offset(run)
+    activations = conditioning.activation_offset(run)
     if max(inputs, activations) < wide:
         return "intrinsic"
     return spread.cause if spread is not None and inputs >= activations else "uncentered-activations"
@@ -183,7 +184,7 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
 
 
 def _standardize(run: Run) -> str:
-    table = signals.inputs(run).head(3)
+    table = conditioning.inputs(run).head(3)
     shown = "; ".join(
         f"x[{feature}]: mean {number(mean)}, deviation {number(std)}"
         for feature, mean, std in zip(table["feature"], table["mean"], table["std"], strict=True)

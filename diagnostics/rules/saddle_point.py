@@ -36,7 +36,7 @@ import pandas as pd
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import number, tex
+from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 KIND = "saddle-point"

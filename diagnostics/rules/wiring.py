@@ -34,7 +34,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import names_of, number
+from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
 
 KIND = "wiring"

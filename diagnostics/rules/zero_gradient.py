@@ -33,7 +33,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._signals import names_of
+from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
 KIND = "zero-gradient"

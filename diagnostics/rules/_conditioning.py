@@ -1,0 +1,80 @@
+"""Which property of the inputs, or of a layer's outputs, makes the Hessian of the next layer ill-conditioned.
+
+Source: lecture, "Ill-conditioned curvature: normalization".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+MANY = 16  # features from which on they are taken as a bulk
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Which property of the inputs makes the Hessian of the first layer ill-conditioned, as condition numbers.
+
+    For a linear layer the Hessian is the matrix of the inputs' second moments: with deviations S, correlations C and
+    means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + the sum of
+    squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
+    number of C.
+    """
+
+    scale: float
+    offset: float
+    correlation: float
+
+    @property
+    def cause(self) -> str:
+        size = {"feature-scale": self.scale, "uncentered-inputs": self.offset, "correlated-inputs": self.correlation}
+        return max(size, key=lambda name: size[name])
+
+    @property
+    def largest(self) -> float:
+        return max(self.scale, self.offset, self.correlation)
+
+
+def inputs(run: Run) -> pd.DataFrame:
+    """Mean and deviation of each input feature at the last record; empty if the inputs were not observed."""
+    table = run.table("inputs")
+    return table.loc[table["step"] == table["step"].max()] if len(table) else table
+
+
+def spread(run: Run) -> Spread | None:
+    """`None` where the inputs were not observed, or never vary."""
+    table = inputs(run)
+    if table.empty:
+        return None
+    mean, deviation = table["mean"].to_numpy(dtype=float), table["std"].to_numpy(dtype=float)
+    varies = deviation > 1e-6 * np.abs(mean).max(initial=0) + np.finfo(np.float32).tiny
+    if not varies.any():
+        return None
+    mean, deviation = mean[varies], deviation[varies]
+    square = mean**2 + deviation**2
+    condition = table["condition"].to_numpy(dtype=float)
+    finite = condition[np.isfinite(condition)]
+    # of many features, such as pixels, some are almost always zero: compare the bulk, not the extremes
+    low, high = (square.min(), square.max()) if len(square) < MANY else np.quantile(square, [0.25, 0.75])
+    offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
+    return Spread(float(high / low), offset, float(finite[-1]) if len(finite) and len(square) < MANY else 1.0)
+
+
+def activation_offset(run: Run) -> float:
+    """The same 1 + sum of squared means over variances for the outputs of the logistic layer where it is largest."""
+    logistic = [
+        name
+        for name, (function, _) in signals.activations(run).items()
+        if function == "sigmoid" and not name.startswith("loss.")
+    ]
+    _, names, means = run.matrix("units", "mean")
+    _, _, deviations = run.matrix("units", "std")
+    at = [list(map(str, names)).index(name) for name in logistic]
+    if not at:
+        return 1.0
+    units = np.array([signals.activations(run)[name][1] for name in logistic])
+    ratio = np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)
+    return float(np.nanmax(1 + units * ratio**2))

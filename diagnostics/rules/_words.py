@@ -1,0 +1,31 @@
+"""Numbers and names as people write them, in sentences and in LaTeX."""
+
+import numpy as np
+
+
+def number(value: float) -> str:
+    """Three significant digits, as people write them."""
+    if not np.isfinite(value):
+        return "NaN" if np.isnan(value) else "infinite"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def tex(value: float) -> str:
+    """The same for LaTeX."""
+    text = number(value)
+    if "e" in text and text not in ("infinite",):
+        mantissa, exponent = text.split("e")
+        return rf"{mantissa}\cdot 10^{{{int(exponent)}}}"
+    return {"NaN": r"\text{NaN}", "infinite": r"\infty"}.get(text, text.replace(",", r"\,"))
+
+
+def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
+    """'a, b and 4 more', for sentences."""
+    shown = [str(each) for each in layers[:most]]
+    more = len(layers) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
