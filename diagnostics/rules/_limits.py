@@ -13,11 +13,6 @@ from diagnostics.run import Run
 SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, but grows while training
 
 
-def stable_rate(run: Run, stability: float) -> float:
-    """The learning rate that would bring the stability ratio, noise included, to `SAFETY`."""
-    return SAFETY * signals.last_rate(run) / (stability + signals.noise_term(run))
-
-
 def stability_formula(run: Run, stability: float, rate: float) -> str:
     """The stability ratio with this run's numbers in place of the symbols."""
     top = 2 * stability / rate if rate else math.nan
