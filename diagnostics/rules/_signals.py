@@ -122,13 +122,6 @@ def column(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     return table["step"].to_numpy()[kept], values[kept]
 
 
-def measured(run: Run, name: str, at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    steps, values = column(run, name)
-    if len(steps) < at_least:
-        raise Missing(f"scalars.{name}: measured {len(steps)} times, {at_least} needed; give monitor.step a closure")
-    return steps, values
-
-
 def array(table: pd.DataFrame, name: str) -> np.ndarray:
     """A column as float64."""
     return table[name].to_numpy(dtype=float)
