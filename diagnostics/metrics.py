@@ -199,6 +199,19 @@ _TABLES = (
         ),
     ),
     Table(
+        "slices",
+        "estimate on one process with a deterministic closure, direction",
+        (
+            STEP,
+            Metric("direction", "", "'top eigenvector' or 'gradient'; a unit vector v", "string"),
+            Metric("offsets", "", "distances t from the weights after the update along v, ascending", "list"),
+            Metric("losses", "", "loss of the current batch at weights + t v", "list"),
+            Metric("slope", "", "g'v of the loss at t = 0"),
+            Metric("curvature", "", "v'Hv of the loss at t = 0"),
+            Metric("moved", "", "u'v of the update u just made, which along v began at t = -moved"),
+        ),
+    ),
+    Table(
         "symmetry",
         "measured update, layer",
         (

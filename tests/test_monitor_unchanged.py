@@ -128,4 +128,5 @@ def test_training_is_bitwise_unchanged(model: str, optimizer: str, closure: bool
     assert len(run.table("scalars")) == STEPS
     assert len(run.table("units")) > 0
     assert len(run.table("curvature")) == (5 if closure else 0)
+    assert len(run.table("slices")) == (10 if closure else 0)  # along two directions
     assert set(run.table("events")["kind"]) <= {"no-closure"}

@@ -94,7 +94,7 @@ def limit_lines(run: Run, x: alt.X, last: float) -> parts.Layers:
     end = table.iloc[[-1]].assign(step=last)
     table = pd.concat([table, end])
     table = table[np.isfinite(table["limit"])]
-    limits = pd.concat(
+    limits: Frame = pd.concat(
         [
             table.assign(value=table["limit"], name="stability limit"),
             table.assign(value=table["limit"] * table["oscillation_limit"], name="oscillation starts"),
@@ -169,6 +169,6 @@ def limit_stems(row: Frame, x: alt.X) -> parts.Layers:
     if not (len(row["eigenvalues"]) and np.isclose(row["eigenvalues"][0], row["preconditioned"], rtol=1e-3)):
         return []
     limits = {"stability limit": row["limit"], "oscillation starts": row["limit"] * row["oscillation_limit"]}
-    data = pd.DataFrame({"name": list(limits), "value": list(limits.values())})
+    data: Frame = pd.DataFrame({"name": list(limits), "value": list(limits.values())})
     data = data[np.isfinite(data["value"])]
     return [alt.Chart(data).mark_rule(strokeWidth=2).encode(x=x, color=colour(), strokeDash=dash())]

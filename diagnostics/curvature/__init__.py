@@ -11,6 +11,7 @@ from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.measure import measure, trained_parameters
+from diagnostics.curvature.slices import slices
 from diagnostics.curvature.stability import stability_terms
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "combine",
     "follow",
     "measure",
+    "slices",
     "stability_terms",
     "trained_parameters",
     "undisturbed",

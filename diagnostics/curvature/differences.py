@@ -10,7 +10,6 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.errors import CurvatureError
@@ -59,16 +58,10 @@ class Differences:
     def _gradient_at(self, v: Tensor, step: float) -> Tensor:
         try:
             parts = zip(self._origin, self.layout.split(v), strict=True)
-            self._move_to([origin.add(part, alpha=step) for origin, part in parts])
+            self.layout.put([origin.add(part, alpha=step) for origin, part in parts])
             return self._evaluate()[2]
         finally:
-            self._move_to(self._origin)
-
-    def _move_to(self, values: Sequence[Tensor]) -> None:
-        """In place; the weights come back bitwise, so graphs of the training stay valid, their versions included."""
-        for p, value in zip(self.layout.parameters, values, strict=True):
-            with torch.no_grad(), _unsafe_preserve_version_counter(p):
-                local(p).copy_(value)
+            self.layout.put(self._origin)
 
     def _evaluate(self) -> tuple[float, bool, Tensor]:
         """Loss, whether it depends on nothing, and gradient at the weights as they are."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from diagnostics.curvature.errors import CurvatureError
 
@@ -45,6 +46,13 @@ class Layout:
             torch.complex(part[..., 0], part[..., 1]) if p.is_complex() else part
             for p, part in zip(self.parameters, parts, strict=True)
         ]
+
+    def put(self, values: Sequence[Tensor]) -> None:
+        """Other values in place of the weights. Graphs of the training stay valid once the old ones are put back
+        bitwise: the version of each weight is not counted up."""
+        for p, value in zip(self.parameters, values, strict=True):
+            with torch.no_grad(), _unsafe_preserve_version_counter(p):
+                local(p).copy_(value)
 
     def empty(self) -> Float[Tensor, " n"]:
         return torch.empty(self.dimension, dtype=self.dtype, device=self.device)

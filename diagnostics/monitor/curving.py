@@ -4,14 +4,14 @@ Holds the last estimate (its vectors) and one copy of the weights, and nothing t
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.curvature import CurvatureError, measure, trained_parameters
+from diagnostics.curvature import CurvatureError, measure, slices, trained_parameters
 from diagnostics.monitor import forwards
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.guard import Guard
@@ -36,10 +36,12 @@ class Curving:
         writer: Writer,
         together: Together,
         tell_once: Callable[..., None],
+        tensors: Callable[[], Mapping[str, Tensor]],
     ) -> None:
         self._model, self._optimizer, self._eigenvalues = model, optimizer, eigenvalues
         self._schedule, self._budget, self._guard = schedule, budget, guard
         self._writer, self._together, self._tell_once = writer, together, tell_once
+        self._tensors = tensors
         self._tracking = Tracking()
 
     def project(self, update: Update) -> None:
@@ -55,6 +57,8 @@ class Curving:
         if update.plan.curvature:
             began = time.perf_counter()
             self._guard.run("curvature", self._estimate, update, closure)
+            if self._tracking.step == step:
+                self._guard.run("slices", self._slice, update, closure)
             self._budget.cost_of("curvature", time.perf_counter() - began)
         elif self._tracking.following() and self._affords_batch():
             self._guard.run("batches", self._follow, step, closure)
@@ -106,6 +110,21 @@ class Curving:
             self._tracking.begin(step, estimate, parameters)
             for note in estimate.notes:
                 self._tell_once("curvature-note", note, key=note)
+
+    def _slice(self, update: Update, closure: Closure) -> None:
+        """The loss along the estimate's top eigenvector and along the gradient, past where the update began."""
+        estimate = self._tracking.estimate
+        assert estimate is not None
+        with forwards.quiet(self._model):
+            for row in slices(closure, self._model, estimate, self._change(update, estimate.parameters)):
+                self._writer.append("slices", update.plan.step, row)
+
+    def _change(self, update: Update, parameters: Sequence[Tensor]) -> list[Tensor | None] | None:
+        """The update itself, of these parameters; `None` where it was not kept."""
+        if update.before is None or "update_norm" not in update.values:  # not yet the change
+            return None
+        changes = {id(t): change for t, change in zip(self._tensors().values(), update.before, strict=True)}
+        return [changes.get(id(parameter)) for parameter in parameters]
 
     def _append_batches(self, step: int, row: Mapping[str, Any] | None) -> None:
         if row is not None:

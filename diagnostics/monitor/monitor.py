@@ -85,6 +85,7 @@ class Monitor:
             self._writer,
             self._together,
             self._tell_once,
+            self._current_tensors,
         )
         self._wiring = Wiring(self._inner, optimizer, self._event)
         self._updates = Updates(

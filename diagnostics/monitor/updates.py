@@ -92,7 +92,7 @@ class Updates:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group["lr"]) for group in optimizer.param_groups]
-            if update.plan.measured or update.plan.partner:
+            if update.plan.measured or update.plan.partner or update.plan.curvature:
                 update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
             closure = args[1] if len(args) > 1 else kwargs.get("closure")
             if closure is None:

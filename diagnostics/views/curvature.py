@@ -1,12 +1,13 @@
 """How curved the loss is, and how the step sits against what this optimizer can follow."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from diagnostics import charts
-from diagnostics.charts import spectrum
+from diagnostics.charts import slices, spectrum
 from diagnostics.charts.parts import Frame
 from diagnostics.rules import Chart
 from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
@@ -40,7 +41,8 @@ def body(view: View) -> None:
     figure(charts.draw(view.run, ALIGNMENT, alarm), "alignment", "Share of the gradient in the top eigenvectors")
     st.caption("Near 1, the gradient points across the ravine: the steps bounce instead of following its floor.")
     downloads(
-        {"curvature": partial(view.run.table, "curvature"), "batches": partial(view.run.table, "batches")}, "curvature"
+        {name: partial(view.run.table, name) for name in ("curvature", "batches", "slices")},
+        "curvature",
     )
 
 
@@ -88,6 +90,55 @@ def sentence(ratio: float, border: float, step: int) -> str:
 
 def at_step(view: View, table: Frame) -> None:
     steps = [int(step) for step in table["step"]]
-    chosen = st.select_slider("Spectrum after step", steps, value=steps[-1], key="spectrum", bind="query-params")
+    chosen = st.select_slider(
+        "Spectrum and loss after step", steps, value=steps[-1], key="spectrum", bind="query-params"
+    )
     chosen = chosen if chosen in steps else steps[-1]
     figure(spectrum.at_step(view.run, chosen), "spectrum-at", f"Eigenvalues after step {chosen}")
+    sliced(view, chosen)
+
+
+def sliced(view: View, step: int) -> None:
+    """The loss along two lines: what the step did, and how far the quadratic picture holds."""
+    rows = view.run.table("slices", first=step, last=step).to_dict("records")
+    if not rows:
+        st.caption(
+            "No slice of the loss was recorded at this step: it takes a full estimate, one process, a closure that "
+            "gives the same loss twice, and a version of diagnostics that records them."
+        )
+        return
+    for column, row in zip(st.columns(2, gap="large"), rows, strict=False):
+        with column:
+            name = row["direction"]
+            figure(
+                slices.along(row, f"Loss along the {name} after step {step:,}"),
+                f"slice-{name[:3]}",
+                f"Loss along the {name}",
+            )
+            st.caption(what_the_step_did(row))
+    st.caption(
+        r"Dashed: the second-order Taylor approximation $\mathcal J(0) + \mathbf g^\top \mathbf v\,t + "
+        r"\frac{\lambda}{2} t^2$ along the unit vector $\mathbf v$, "
+        r"with $\lambda = \mathbf v^\top \mathbf H \mathbf v$. "
+        r"A gradient step with $\alpha = 1/\lambda$ lands on its floor; with $\alpha > 2/\lambda$ on the other side, "
+        r"higher than it began. Where the measured loss leaves the dashes it is no quadratic any more, and limits such "
+        r"as $2/\lambda$ hold for shorter steps only."
+    )
+
+
+def what_the_step_did(row: dict[str, Any]) -> str:
+    """One sentence: along this line, which way did the last update go, and did it pass the floor?"""
+    start, end = slices.began(row), slices.here(row)
+    if start is None or not np.isfinite(start):
+        return f"Curvature {number(row['curvature'])} along it; where the last update began was not kept."
+    losses = f"the loss on this line from {number(start, 4)} to {number(end, 4)}"
+    floor = -row["slope"] / row["curvature"] if row["curvature"] > 0 else np.inf
+    if min(-row["moved"], 0) < floor < max(-row["moved"], 0):
+        side = "**higher** on the other side: too long a step" if end > start else "lower on the other side"
+        return f"The last update stepped over the valley's floor and landed {side}; it took {losses}."
+    if end > start:
+        return f"The last update went uphill along this line; it took {losses}."
+    if not np.isfinite(floor):
+        return f"The loss bends down along this line, there is no floor; the last update took {losses}."
+    way = abs(row["moved"]) / (abs(row["moved"]) + abs(floor) or 1.0)
+    return f"The last update went {number(100 * way, 2)} % of the way down to the valley's floor; it took {losses}."
