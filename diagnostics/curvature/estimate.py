@@ -43,6 +43,7 @@ class Estimate:
     loss_spread: float = NAN
     missed: float = NAN
     # Not recorded:
+    asymmetric: bool = False  # the products were, by more than rounding: they are wrong
     notes: tuple[str, ...] = ()  # sentences a person should read with this estimate
     vectors: Tensor | None = None  # (k, n) unit eigenvectors of `eigenvalues`
     smallest_vector: Tensor | None = None  # (n,)
@@ -60,6 +61,7 @@ class Estimate:
 
 
 UNRECORDED = {
+    "asymmetric",
     "notes",
     "vectors",
     "smallest_vector",

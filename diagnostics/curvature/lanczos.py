@@ -18,6 +18,9 @@ from torch import Tensor
 from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.layout import Matvec, Total
 
+DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
+TESTED = 5  # products tested for symmetry; in later ones lost orthogonality, which does no harm, would look the same
+
 
 @dataclass(frozen=True)
 class Ritz:
@@ -54,7 +57,8 @@ class Krylov:
         self.projected = np.zeros((self.capacity, self.capacity))
         self.size = self.done = self.products = 0
         self.scale = 0.0  # largest ||Hv|| seen
-        self.defect = 0.0  # largest |u'Hv - v'Hu| / ||Hv|| over pairs of basis vectors
+        self.defect = 0.0  # largest |u'Hv - v'Hu| / ||Hv|| over pairs of the first basis vectors
+        self.asymmetric = False  # by more than rounding explains
         self.rounding = 20 * torch.finfo(like.dtype).eps
         self.restarted = False
         self.chain: list[tuple[float, float]] = []
@@ -96,10 +100,8 @@ class Krylov:
         self.products += 1
         self.scale = max(self.scale, length)
         self.projected[: self.size, j] = coefficients
-        if j and self.scale > 0:
-            # In the null space a product is rounding, and so is its asymmetry.
-            against = max(length, 1e-3 * self.scale)
-            self.defect = max(self.defect, float(np.abs(self.projected[j, :j] - coefficients[:j]).max()) / against)
+        if 0 < j < TESTED and self.scale > 0:
+            self._test_symmetry(j, coefficients, length)
         self.done += 1
         left = left if left > self.rounding * self.scale and self.size < self.dimension else 0.0
         if left:
@@ -137,6 +139,18 @@ class Krylov:
         self.projected[kept : kept + pending, :kept] = coupling
         self.done, self.size, self.restarted = kept, kept + pending, True
         self.chain_whole = False
+
+    def _test_symmetry(self, j: int, coefficients: np.ndarray, length: float) -> None:
+        difference = float(np.abs(self.projected[j, :j] - coefficients[:j]).max())
+        # In the null space a product is rounding, and so is its asymmetry.
+        against = max(length, 1e-3 * self.scale)
+        self.defect = max(self.defect, difference / against)
+        if difference > DEFECT * against:
+            # A wrong formula is linear, rounding is not: the product of the same vector, stretched, tells them apart.
+            again = self.total(self.basis[: len(coefficients)] @ self.matvec(1.1 * self.basis[j]) / 1.1)
+            self.products += 1
+            rounding = float(np.abs(again.cpu().double().numpy() - coefficients).max())
+            self.asymmetric |= difference > 10 * rounding
 
     def _orthogonalize(self, w: Tensor) -> tuple[np.ndarray, float]:
         """Subtract from w, in place, its part in the basis: two matrix products, twice where much cancels."""

@@ -29,8 +29,6 @@ from diagnostics.curvature.spectrum import spectrum
 from diagnostics.curvature.stability import known_as, stability_terms
 from diagnostics.curvature.steepest import steepest
 
-DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
-
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
     """What the optimizer changes, in the order of its groups."""
@@ -112,7 +110,7 @@ def _by_double_backward(request: Request) -> Estimate | str:
     except (RuntimeError, NotImplementedError) as error:  # "derivative not implemented", memory, ...
         return f"the loss has no double backward: {str(error).splitlines()[0]}"
     # In half precision asymmetry is rounding, and differences of gradients would be worse.
-    if estimate.symmetry_defect <= DEFECT or hessian.low_precision:
+    if not estimate.asymmetric or hessian.low_precision:
         return estimate
     return "the double backward is not symmetric, so it is wrong"
 
@@ -143,6 +141,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
         oscillation_limit=scale.oscillation,
         gain_dc=scale.gain,
         symmetry_defect=max(run.defect for run in solver.spent),
+        asymmetric=any(run.asymmetric for run in solver.spent),
         loss_spread=spread,
         notes=(*notes, *_remarks(hessian, scale, spread)),
         scaling=scale,
