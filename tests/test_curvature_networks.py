@@ -269,22 +269,20 @@ def test_a_wrong_double_backward_is_caught_by_the_self_test():
     assert any("not symmetric" in note for note in estimate.notes)
 
 
-@pytest.mark.parametrize(("scale", "tolerance"), [(3.0, 1e-3), (300.0, None)])
-def test_rounding_of_a_nearly_solved_loss_is_not_taken_for_a_wrong_double_backward(scale, tolerance):
+def test_lost_orthogonality_is_not_taken_for_a_wrong_double_backward():
     torch.manual_seed(0)
     features = F.relu(torch.randn(64, 50))
     head = nn.Linear(50, 3, bias=False)
     with torch.no_grad():
-        head.weight.normal_(0, scale)
+        head.weight.normal_(0, 3)
         targets = head(features).argmax(1)
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
     estimate = measure(lambda: F.cross_entropy(head(features), targets), head, optimizer, [0.1], tolerance=1e-4)
     assert estimate.method == "double backward"
-    if tolerance:  # the softmax's own rounding leaves no digits of the other
-        x, p = features.double(), F.softmax(features.double() @ head.weight.detach().double().t(), 1)
-        blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        exact = torch.einsum("nij,na,nb->iajb", blocks, x, x).reshape(150, 150) / 64
-        assert estimate.eigenvalues[0] == pytest.approx(float(torch.linalg.eigvalsh(exact)[-1]), rel=tolerance)
+    x, p = features.double(), F.softmax(features.double() @ head.weight.detach().double().t(), 1)
+    blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    exact = torch.einsum("nij,na,nb->iajb", blocks, x, x).reshape(150, 150) / 64
+    assert estimate.eigenvalues[0] == pytest.approx(float(torch.linalg.eigvalsh(exact)[-1]), rel=1e-3)
 
 
 def test_every_random_state_is_restored():

@@ -129,6 +129,14 @@ def test_an_operator_that_is_not_symmetric_is_noticed():
     assert basis.defect > 5e-3 and basis.asymmetric
 
 
+def test_rounding_is_not_a_wrong_formula():
+    matrix, noise = planted(np.linspace(-1, 1, 60)), _generator(6)
+    basis = krylov(matrix)
+    basis.matvec = lambda v: matrix @ v + 0.02 * torch.randn(60, dtype=torch.float64, generator=noise) / 60**0.5
+    solve(basis, Target(3, tolerance=0.1), fresh(matrix))
+    assert basis.defect > 5e-3 and not basis.asymmetric
+
+
 def test_a_product_that_is_not_finite_is_an_error():
     basis = Krylov(lambda v: v * math.nan, torch.empty(10), 8)
     basis.extend(torch.ones(10))
