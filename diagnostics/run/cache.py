@@ -1,5 +1,7 @@
 """Columns that have been read, kept within bounds, so that a page that is drawn again reads nothing again."""
 
+from collections.abc import Sequence
+
 from diagnostics.run.streams import Column, Stream
 
 KEYED_BYTES_MAX = 1 << 28  # of statistics per layer, unit or feature: three columns of 100,000 x 200 values
@@ -30,6 +32,18 @@ class Cache:
         used = sum(kept.bytes for kept in self._keyed.values())
         while used > KEYED_BYTES_MAX:
             used -= self._keyed.pop(next(iter(self._keyed))).bytes
+
+    def room_beside(self, stream: Stream, columns: Sequence[str]) -> list[str]:
+        """What else of a stream to keep when these columns of it are read: all of a flat table, few of a keyed one."""
+        others = [
+            name for name in ("step", *stream.layout.columns) if name not in columns and not self.get(stream, name)
+        ]
+        if stream.layout.names is None:
+            return others
+        each = stream.size // max(1, len(stream.layout.columns))
+        return others[
+            : max(0, KEYED_BYTES_MAX // 2 // max(1, each) - len([name for name in columns if name != "step"]))
+        ]
 
     def forget(self, stream: Stream) -> None:
         for columns in (self._flat, self._keyed):

@@ -164,9 +164,14 @@ class Files:
             return self._read(stream, ["step"])[0]
 
     def _read(self, stream: Stream, columns: Sequence[str]) -> list[Column]:
-        """Columns of a stream; from its file only what is not known yet."""
+        """Columns of a stream; from its file only what is not known yet.
+
+        Checking a record means to read all of it. So the first pass brings all that the cache has room for.
+        """
         known = {name: column for name in columns if (column := self._cache.get(stream, name))}
         stale = [name for name in columns if name not in known or known[name].size < stream.size]
+        if stale and not known.keys() & set(stale):
+            stale += self._cache.room_beside(stream, stale)
         try:
             fresh = stream.read(stale, [known.get(name) for name in stale]) if stale else []
         except OSError as error:

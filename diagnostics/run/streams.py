@@ -15,7 +15,9 @@ from diagnostics.run.storage import Storage
 
 _NAME = re.compile(r"([a-z]+)-(\d{4,9})\.arrows")
 _HEADER_BYTES = 1 << 16  # enough for the schema of most streams in one read
-_BLOCK_BYTES = 1 << 25  # read at a time, so that memory is bounded by what is kept, not by the file
+# Read at a time: memory is bounded by what is kept, not by the file. Larger blocks go back to the system each time they
+# are freed, and faulting their pages in again takes longer than all the rest.
+_BLOCK_BYTES = 1 << 24
 _SEARCH_BYTES = (1 << 20, 2 * FRAME_BYTES_MAX)  # how far behind damage the next whole record is looked for
 _DAMAGES_MAX = 1_000  # places in one file; behind them nothing more is looked for
 
