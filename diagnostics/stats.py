@@ -35,8 +35,8 @@ def squared_norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
 
 
 def silent_rows(gradient: Tensor) -> Float[Tensor, ""]:
-    """Share of the rows (output units) of a weight's gradient that are exactly zero."""
-    return (gradient.reshape(gradient.shape[0], -1).count_nonzero(dim=1) == 0).float().mean()
+    """How many rows (output units) of a weight's gradient are exactly zero."""
+    return (gradient.flatten(1).count_nonzero(dim=1) == 0).float().sum()
 
 
 def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -317,17 +317,22 @@ def project(rows: Shaped[Tensor, "units weights"]) -> Side:
     return Side(rows @ directions.to(rows.device), torch.linalg.vector_norm(rows, dim=1))
 
 
-def distinct_units(incoming: Side, outgoing: Side, neighbours: int = 4) -> Int[Tensor, ""]:
+def distinct_units(incoming: Side, outgoing: Side, groups: int = 1, neighbours: int = 4) -> Int[Tensor, ""]:
     """Number of classes of units equal, up to one sign for both sides, within `SAME` of each side's own norm.
 
     Units are sorted by one projection's size, so that equal ones become neighbours; each is compared with the few
-    before it. Johnson-Lindenstrauss: the projected distance is the distance within about a quarter.
+    before it. Johnson-Lindenstrauss: the projected distance is the distance within about a quarter. Units of different
+    `groups` (equal blocks, one after the other) have inputs of their own and are different.
     """
     first = incoming.projected[:, 0] + 0.7548776662 * outgoing.projected[:, 0]
     order = torch.argsort(first.abs())
+    group = order.div(len(order) // groups, rounding_mode="floor")
+    by_group = torch.argsort(group, stable=True)
+    order, group = order[by_group], group[by_group]
     repeated = torch.zeros_like(order, dtype=torch.bool)
     for offset in range(1, min(neighbours, len(order) - 1) + 1):
-        repeated[offset:] |= _same(incoming, outgoing, order[offset:], order[:-offset])
+        same = _same(incoming, outgoing, order[offset:], order[:-offset])
+        repeated[offset:] |= same & (group[offset:] == group[:-offset])
     return len(order) - repeated.sum()
 
 

@@ -19,7 +19,7 @@ def test_silent_rows_are_exactly_zero_rows() -> None:
     gradient = torch.ones(4, 2, 3)
     gradient[1] = 0
     gradient[2, 0] = 0  # not the whole row
-    assert stats.silent_rows(gradient).item() == 0.25
+    assert stats.silent_rows(gradient).item() == 1
 
 
 @pytest.mark.parametrize("name", [k for k in stats.KINDS if k not in ("softmax", "threshold", "leaky_relu", "elu")])

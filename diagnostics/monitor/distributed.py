@@ -48,14 +48,35 @@ def _reduced(squares: Tensor, tensors: Sequence[Tensor | None], together: bool) 
     return torch.where(mask, sums, squares)
 
 
+def silent_fractions(gradients: Sequence[Tensor | None], device: torch.device, together: bool = True) -> Tensor:
+    """Share of the rows of each whole gradient that are exactly zero; NaN for what has no rows.
+
+    Rows of a tensor that is sharded along another dimension than the first lie on several processes: NaN as well.
+    """
+    counted = [g is not None and g.dim() > 1 and not g.is_sparse and not _is_split(g) for g in gradients]
+    rows = tuple(
+        float(g.shape[0]) if g is not None and ok else torch.nan for g, ok in zip(gradients, counted, strict=True)
+    )
+    zero = torch.zeros((), device=device)
+    silent = [
+        stats.silent_rows(local(g)).to(device) if g is not None and ok else zero
+        for g, ok in zip(gradients, counted, strict=True)
+    ]
+    return _reduced(torch.stack(silent), gradients, together) / constant(rows, device, torch.float32)
+
+
 @lru_cache(maxsize=64)
-def constant(values: tuple[bool, ...], device: torch.device) -> Tensor:
-    """A mask on the device, made once: making it anew would wait for the device at every step."""
-    return torch.tensor(values, device=device)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.bool) -> Tensor:
+    """A mask or numbers on the device, made once: making them anew would wait for the device at every step."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def is_sharded(tensor: Tensor | None) -> bool:
     return any(placement.is_shard() for placement in getattr(tensor, "placements", ()))
+
+
+def _is_split(tensor: Tensor) -> bool:
+    return any(placement.is_shard() and not placement.is_shard(0) for placement in getattr(tensor, "placements", ()))
 
 
 def local(tensor: Any) -> Tensor:

@@ -163,7 +163,7 @@ class Monitor:
             return
         self._together.settle()
         self._budget.updated()
-        update = update or self._skipped()
+        update = update or self._skipped(passes)
         try:
             self._record(update, loss, closure)
         finally:  # other processes may be waiting for the plan
@@ -232,13 +232,17 @@ class Monitor:
             origin = nonfinite.by_place(loss, update.bad_gradients)
         self._event("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
 
-    def _skipped(self) -> Update:
+    def _skipped(self, passes: int) -> Update:
         scale = self._scaler.scale()
         suffix = "" if scale is None else f" (the gradient scaler's scale is now {float(scale):g})"
         message = f"the optimizer did not step: its gradients overflowed, or the loop left it out{suffix}"
         self._event("skipped-step", message, "", self._plan.step)
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        return Update(self._plan, learning_rates=rates, values={"grad_norm": NAN, "update_norm": 0.0})
+        return Update(
+            self._plan,
+            learning_rates=rates,
+            values={"grad_norm": NAN, "update_norm": 0.0, "micro_batches": float(passes)},
+        )
 
     def _unclosed(self) -> None:
         """The optimizer steps again, but `monitor.step` was not called: the record is kept, without a loss."""

@@ -26,11 +26,12 @@ class Together:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.size, self.rank, self._device = 1, 0, device
+        self._model = model
         self.active = self._settled = False
         if _is_distributed(model):
             self.size, self.rank = dist.get_world_size(), dist.get_rank()
-            number = next(_numbers)
-            self._keys = [f"diagnostics/{number}/{rank}" for rank in range(self.size)]
+            self._prefix = f"diagnostics/{next(_numbers)}"
+            self._keys = [f"{self._prefix}/{rank}" for rank in range(self.size)]
             _store().set(self._keys[self.rank], "watching")
 
     @property
@@ -43,13 +44,17 @@ class Together:
         return self.size > 1 and not self.active
 
     def settle(self) -> None:
-        """In the first backward pass, for which every process waited: by then each has called `watch`, or never will.
+        """In the first backward pass for which every process waited: by then each has called `watch`, or never will.
 
-        Asking any earlier could give two processes two answers.
+        The first to ask answers for all. Were each to answer for itself, one that asks before another has called
+        `watch` (`no_sync` lets it) would be alone, while the other waits for it for ever.
         """
-        if not self._settled:
-            self._settled = True
-            self.active = self.size > 1 and _store().check(self._keys)
+        if self._settled or not getattr(self._model, "require_backward_grad_sync", True):
+            return
+        self._settled = True
+        if self.size > 1:
+            answer = "together" if _store().check(self._keys) else "alone"
+            self.active = _store().compare_set(f"{self._prefix}/answer", "", answer) == b"together"
 
     def decided(self, numbers: Sequence[int]) -> list[int]:
         """Rank 0's numbers, on every process. Waits for the device, as every measured step may once."""

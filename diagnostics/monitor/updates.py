@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable, without importing the compiler
 from torch.optim import Optimizer
 
 from diagnostics import stats
@@ -86,6 +87,7 @@ class Updates:
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
+    @_disable_dynamo  # a compiled `optimizer.step` calls this, and does not trace it
     def _before(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         with self._guarded("gradients"):
             if self.current is not None:
@@ -125,17 +127,19 @@ class Updates:
         scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer unscales within its step
         if scale is not None:
             squares = squares / scale.to(squares.device, squares.dtype).square()
-            update.values["found_inf"] = getattr(self._optimizer, "found_inf", None)
+        found_inf = getattr(self._optimizer, "found_inf", None)  # set also where the loop has unscaled by itself
+        if found_inf is not None:
+            update.values["found_inf"] = found_inf
         optimized = self._optimized(names)
         update.values["grad_norm"] = _total(squares, optimized)
         update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured:
-            update.layers |= _layer_columns(names, gradients, squares)
+            update.layers |= _layer_columns(names, gradients, squares, self._together.active)
         if update.plan.measured or update.plan.partner:
             self._pair_gradients(update, gradients, scale)
         if self.sentinel.passes == 0:
             self._choose_sentinel()
-        if transfer.on_host(squares.device) and not self.settled and update.values.get("found_inf") is None:
+        if transfer.on_host(squares.device) and not self.settled and found_inf is None:
             self._rescue(update, names)
 
     def _rescue(self, update: Update, names: dict[str, Tensor]) -> None:
@@ -156,7 +160,9 @@ class Updates:
     def _backward_values(self, received: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
         passes = self.sentinel.passes
         self._expected = max(1, passes)
-        values: dict[str, Any] = {"micro_batches": float(passes), "carried_grad_norm": self.sentinel.carried}
+        countable = not any(map(distributed.is_sharded, self._tensors().values()))  # FSDP2 hides all but the last pass
+        micro_batches = float(passes) if countable else math.nan
+        values: dict[str, Any] = {"micro_batches": micro_batches, "carried_grad_norm": self.sentinel.carried}
         if self._after_backward is not None:
             versions, squares = self._after_backward
             self._clips = versions != _versions(self._tensors().values())
@@ -187,6 +193,7 @@ class Updates:
         self._together.settle()
         return distributed.squared_norms(tensors, like, self._together.active)
 
+    @_disable_dynamo
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
         update = self.current
@@ -244,17 +251,15 @@ class Updates:
             self.sentinel.attach(parameter)
 
 
-def _layer_columns(names: dict[str, Tensor], gradients: list[Tensor | None], squares: Tensor) -> dict[str, Tensor]:
+def _layer_columns(
+    names: dict[str, Tensor], gradients: list[Tensor | None], squares: Tensor, together: bool
+) -> dict[str, Tensor]:
     missing = distributed.constant(tuple(g is None for g in gradients), squares.device)
     trained = distributed.constant(tuple(t.requires_grad for t in names.values()), squares.device)
     nan = torch.full((), torch.nan, device=squares.device)
-    silent = [
-        nan if g is None or g.dim() < 2 or g.is_sparse else stats.silent_rows(local(g)).to(squares.device)
-        for g in gradients
-    ]
     return {
         "grad_norm": torch.where(missing, nan, squares.sqrt()),
-        "silent_fraction": torch.stack(silent),
+        "silent_fraction": distributed.silent_fractions(gradients, squares.device, together),
         "grad_missing": (missing & trained).float(),
     }
 
