@@ -1,21 +1,16 @@
 """What a list of runs shows without opening a stream: made once at close, or once by the reader for a killed run."""
 
-import hashlib
-import json
-import logging
-import os
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diagnostics.run import kept
 from diagnostics.run.buckets import bucketed
 from diagnostics.run.reader import Run
 
 SPARKLINE_POINTS = 60
-log = logging.getLogger("diagnostics")
 
 
 def summarize(run: Run, diagnosis: Any = None, rules_version: str = "") -> dict[str, Any]:
@@ -42,24 +37,12 @@ def cached_summary(run: Run, diagnose: Callable[[Run], Any] | None = None, rules
     """The run's own summary, or one made here and kept in a cache outside the runs folder until the run changes."""
     if run.summary is not None:
         return run.summary
-    key = json.dumps([run.path, run.fingerprint(), rules_version, diagnose is not None])
-    file = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):  # not there yet, or not whole
+    key = kept.key(run, rules_version, diagnose is not None)
+    summary = kept.recall("summaries", key)
+    if summary is None:
         summary = summarize(run, diagnose(run) if diagnose else None, rules_version)
-        _store(file, summary)
-        return summary
-
-
-def _store(file: Path, summary: dict[str, Any]) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(summary))
-        temporary.replace(file)
-    except OSError as error:  # a home that cannot be written: it will be made again next time
-        log.info("a summary is not cached: %s", error)
+        kept.keep("summaries", key, summary)
+    return summary
 
 
 def _worst(finding: Any) -> dict[str, Any]:
@@ -69,8 +52,3 @@ def _worst(finding: Any) -> dict[str, Any]:
 def _number(value: float) -> float | None:
     """JSON has no NaN; the sparkline has a gap there."""
     return float(value) if np.isfinite(value) else None
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diagnostics" / "summaries"

@@ -13,8 +13,9 @@ from weakref import WeakValueDictionary
 
 import streamlit as st
 
-from diagnostics.rules import VERSION, Diagnosis, diagnose
+from diagnostics.rules import VERSION, Diagnosis
 from diagnostics.run import Run, cached_summary, load, runs, summarize
+from diagnostics.views import kept
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 Stamp = tuple[tuple[str, int, int], ...]
@@ -73,7 +74,7 @@ def opened(path: str, on_disk: Stamp) -> Run:
 
 @st.cache_data(max_entries=200, show_spinner=False)
 def diagnosis(path: str, on_disk: Stamp) -> Diagnosis:
-    return diagnose(opened(path, on_disk))
+    return kept.diagnosis(opened(path, on_disk))
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
@@ -88,7 +89,7 @@ def summary(path: str, on_disk: Stamp) -> dict:
         return summarize(run, diagnosis(path, on_disk), str(VERSION))
     unwritten = copy.copy(run)  # its own summary is of other rules, or missing
     unwritten.summary = None
-    return cached_summary(unwritten, diagnose, str(VERSION))
+    return cached_summary(unwritten, kept.diagnosis, str(VERSION))
 
 
 @dataclass(frozen=True)
