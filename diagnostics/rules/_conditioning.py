@@ -63,8 +63,9 @@ def spread(run: Run) -> Spread | None:
     return Spread(float(high / low), offset, float(finite[-1]) if len(finite) and len(square) < MANY else 1.0)
 
 
-def activation_offset(run: Run) -> float:
-    """The same 1 + sum of squared means over variances for the outputs of the logistic layer where it is largest."""
+def logistic_offset(run: Run) -> tuple[str, float]:
+    """The logistic layer where 1 + sum of squared means over variances of the outputs is largest, and that number;
+    1 where there is none."""
     logistic = [
         name
         for name, (function, _) in signals.activations(run).items()
@@ -74,7 +75,8 @@ def activation_offset(run: Run) -> float:
     _, _, deviations = run.matrix("units", "std")
     at = [list(map(str, names)).index(name) for name in logistic]
     if not at:
-        return 1.0
+        return "", 1.0
     units = np.array([signals.activations(run)[name][1] for name in logistic])
-    ratio = np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)
-    return float(np.nanmax(1 + units * ratio**2))
+    offset = 1 + units * (np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)) ** 2
+    largest = int(np.nanargmax(offset))
+    return logistic[largest], float(offset[largest])

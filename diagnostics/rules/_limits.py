@@ -6,6 +6,8 @@ momentum and Adam; the two-term budget for small batches.
 
 import math
 
+import pandas as pd
+
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -52,6 +54,14 @@ def steps_for_tenfold(contraction: float) -> float:
     if contraction <= 0:
         return 1.0
     return math.inf if contraction >= 1 else math.log(10) / -math.log(contraction)
+
+
+def steps_along(estimates: pd.DataFrame, condition: float) -> float:
+    """Updates for a tenfold shrink along a path that curves `condition` times less than the steepest direction."""
+    progress = signals.median(signals.array(estimates, "progress"))
+    if not math.isfinite(progress) or not math.isfinite(condition):
+        return math.inf
+    return steps_for_tenfold(1 - min(1.0, progress / condition))
 
 
 def momentum_remedy(condition: float) -> str:

@@ -10,8 +10,9 @@ The weights projected on the top eigenvector: whether successive updates are ant
 the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}(x)$. Bouncing alone is no fault - at
 $\alpha\lambda = 1.5$ the loss still falls fourfold a step; it must take a tenth of the run to shrink the loss tenfold.
 For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the
-very batch they were made for. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a
-loss that swings or has not settled.
+very batch they were made for, or more often than by chance so far past it that they raise that batch's loss. For
+momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a loss that swings (against its level,
+or against all that it covers in the later half) or has not settled.
 
 ## Why it happens
 For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
@@ -31,6 +32,7 @@ variance is taken over a window of updates after each curvature estimate; slow r
 *Learning Rate* ("α too large: oscillations") and *Momentum* ("if μ = 1 ... it will never settle down").
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -39,12 +41,12 @@ import numpy as np
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import number, tex
+from diagnostics.rules._ringing import momentum_ringing
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "lr-oscillation"
 RANK = 12
-USUAL = 0.9  # momentum that the lecture recommends: where even its 20 updates are long, the run is short
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def check(
     held: float = 0.3,  # share of the loss made by bouncing, where the loss has stopped falling
     held_falling: float = 0.7,  # where it still falls: nearly all of what is left
     memory: float = 0.3,  # of the run: 2/(1-mu) updates, within which nothing settles
-    swing: float = 0.5,  # of the level, from crest to trough in the later half
+    swing: float = 0.5,  # of the level, or of all that the loss covers, from trough to crest in the later half
     edge: float = 1.15,  # stability ratio; beyond, steps are unstable or clipped
     lasting: float = 0.1,  # of the run, for the bouncing to shrink the loss tenfold: shorter bouncing costs nothing
     reached: float = 1e-9,  # of the starting loss: rounding
@@ -76,7 +78,7 @@ def check(
     history = signals.loss(run)
     if history.count < 20 or history.end <= reached * history.start:
         return
-    ringing = _ringing(run, history, memory, swing)
+    ringing = momentum_ringing(KIND, run, history, memory, swing)
     if ringing is not None:
         yield ringing
         return
@@ -109,26 +111,40 @@ def _noise_ball(
     ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
     left: float = 0.05,  # of the starting loss: below, the run has learned what there was
     high: float = 0.3,  # the same where the steps alone do not prove it
+    jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
-    Steps that go only most of the way must also undo each other. In the noise ball successive gradients correlate at
-    about -s, so a negative cosine alone is normal in a converged run (Pflug 1990; Chee and Toulis 2018).
+    Steps that go only most of the way must also raise the loss of their batch now and then, or undo each other. In the
+    noise ball successive gradients correlate at about -s, so a negative cosine alone is normal in a converged run
+    (Pflug 1990; Chee and Toulis 2018).
     """
     half = int(history.steps[history.count // 2])
-    settled = signals.trend(history.after(half))
     over_steps, over = signals.column(run, "overshoot")
-    length = signals.median(over[over_steps >= half])
-    if (settled.z > 3 and settled.relative > 0.02) or history.end < left * history.start or not length >= far:
+    over = over[over_steps >= half]
+    length = signals.median(over)
+    if history.end < left * history.start or not length >= far:
         return False
-    if length >= beyond:
+    raised = _more_than_chance(int((over > 1).sum()), len(over))
+    if raised and length >= beyond and history.after(half).mean() >= history.start:
+        return True  # bursts that the median does not see
+    settled = signals.trend(history.after(half))
+    if settled.z > 3 and settled.relative > 0.02:
+        return False
+    if length >= beyond or (raised and history.noise >= jumps * history.end):
         return True
     cosine_steps, cosines = signals.column(run, "gradient_cosine")
-    late = cosines[cosine_steps >= half]
-    if signals.adaptive(run) or len(late) < 5 or history.end < high * history.start:
+    late, last = cosines[cosine_steps >= half], [each.ratio for each in bounces if each.step >= half][-3:]
+    if signals.adaptive(run) or len(late) < 5 or not last or history.end < high * history.start:
         return False
     opposed = late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0
-    return opposed and float(np.median([each.ratio for each in bounces[-3:]])) + signals.noise_term(run) >= ratio
+    return opposed and float(np.median(last)) + signals.noise_term(run) >= ratio
+
+
+def _more_than_chance(count: int, of: int, chance: float = 0.05, level: float = 0.01) -> bool:
+    """Whether `count` events `of` so many are more than a rare one's binomial frequency allows."""
+    tail = 1 - sum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(count))
+    return tail < level
 
 
 def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
@@ -215,80 +231,6 @@ def _finding(run: Run, history: signals.Loss, last: Bounce, ratio: float, first:
         ),
         formula=limits.stability_formula(run, last.ratio, rate),
     )
-
-
-def _ringing(run: Run, history: signals.Loss, memory: float, swing: float) -> Finding | None:
-    mu = signals.momentum(run)
-    if mu <= USUAL or (mu >= 1 and signals.adaptive(run)):
-        return None
-    lasts = 2 / (1 - mu) if mu < 1 else np.inf
-    if lasts < memory * history.count:
-        return None
-    crests = [0.0, *_swings(history)]
-    late = signals.trend(history.values[2 * history.count // 3 :])
-    unsettled = lasts >= history.count and history.end > 0.05 * history.start and late.relative < 0.2
-    if max(crests) < swing and not unsettled:
-        return None
-    rate = signals.last_rate(run)
-    calm = max(0.0, min(0.9, 1 - 2 / (memory / 3 * history.count)))
-    best = _rate_for(run, mu, calm)
-    return Finding(
-        kind=KIND,
-        cause="momentum",
-        severity="warning",
-        first_step=int(history.steps[0]),
-        last_step=None,
-        layers=(),
-        summary=(
-            f"With momentum {mu:.6g} the updates remember {number(lasts)} steps in a run of "
-            f"{history.count}: the loss swings by {number(100 * max(crests))} % of its level and has not "
-            "settled."
-        ),
-        evidence={"momentum": mu, "memory in updates": lasts, "largest swing": max(crests), "loss at end": history.end},
-        remedies=(
-            f"lower the momentum to {number(calm)}, with a learning rate of {number(best)} (now {number(rate)}): as "
-            "close to the present terminal velocity as stability allows",
-            "or raise the momentum from 0.5 as training goes on",
-        ),
-        charts=(
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
-            Chart("line", "scalars", ("weight_norm",), "Norm of the weights"),
-        ),
-        formula=(
-            rf"\frac{{2}}{{1-\mu}} = {tex(lasts)} \text{{ updates of memory}}, \qquad \text{{terminal "
-            rf"velocity }} \frac{{\alpha}}{{1-\mu}} = {tex(rate / (1 - mu) if mu < 1 else np.inf)}"
-        ),
-    )
-
-
-def _rate_for(run: Run, mu: float, lower: float) -> float:
-    """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within heavy ball's limit there."""
-    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability")
-    same_velocity = rate * (1 - lower) / max(1 - mu, 1e-6)
-    if not ratio > 0:
-        return rate
-    return min(same_velocity, limits.SAFETY * rate / ratio * (1 + lower) / (1 + mu))
-
-
-def _swings(history: signals.Loss, blocks: int = 40) -> list[float]:
-    """Rises of the smoothed loss in the second half that exceed its noise, over the level they start from."""
-    late = history.values[history.count // 2 :]
-    late = late[np.isfinite(late)]
-    size = max(1, len(late) // blocks)
-    medians = np.median(late[: len(late) // size * size].reshape(-1, size), axis=1)
-    error = 1.2533 * history.noise / np.sqrt(size)
-    rises, low = [], medians[0] if len(medians) else 0.0
-    crest = low
-    for value in medians[1:]:
-        if value > crest:
-            crest = value
-        elif value < low or crest - value > 0.5 * (crest - low):
-            if crest - low > 5 * error and low > 0:
-                rises.append(float((crest - low) / low))
-            low = crest = value
-    if crest - low > 5 * error and low > 0:
-        rises.append(float((crest - low) / low))
-    return rises
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -7,7 +7,8 @@ Each step goes a small part of the way that curvature and noise would allow. Tra
 Whether a rate ten times higher would still be well inside the stability limit ($s$ and its noise term below 0.05)
 *and* still lower the loss along the update itself (overshoot ratio $r$ below 0.05, where $r = 1/2$ is the minimum
 along the step), after both limits are lowered by the part of a batch's gradient that is noise; and whether the
-run is held up by it: the loss is still on its way down at the end, or all steps together were too short to move it.
+run is held up by it: the loss is still on its way down at the end, so that a run ten times as long (which is what a
+tenfold rate amounts to) would take a good part off it, or all steps together were too short to move it.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -32,6 +33,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
@@ -45,7 +47,7 @@ def check(
     run: Run,
     *,
     slack: float = 0.05,  # of the limit, and overshoot: ten times as much is still at most half way
-    falls: float = 0.1,  # of the level, from the third to the last quarter: far from settled
+    promised: float = 0.3,  # of the loss: what a tenfold rate would still take off it
     learned: float = 0.5,  # of the starting loss gone: half way
     warm: int = 10,  # updates in which bias-corrected averages of the gradient say little (Adam)
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
@@ -74,7 +76,9 @@ def check(
         return  # warming up
     first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
     standing = _reach(run, history) < still * abs(history.start)
-    crawls = history.end > reached * history.start and _crawls(history, falls, learned)
+    left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
+    much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
+    crawls = much and _crawls(history, promised, learned)
     if not (_cut_short(run, history, first) if by_schedule else standing or crawls):
         return
     rate = float(rates[-1]) if len(rates) else np.nan
@@ -171,10 +175,16 @@ def _reach(run: Run, history: signals.Loss) -> float:
     return float(product.mean() * history.count) if len(product) else np.inf
 
 
-def _crawls(history: signals.Loss, falls: float, learned: float) -> bool:
-    """Still on its way down at the end, significantly, and by a good part of what is left or with most of it left."""
+def _crawls(history: signals.Loss, promised: float, learned: float) -> bool:
+    """Still on its way down at the end, significantly, and with a good part of the loss within reach of a tenfold rate,
+    or most of it left.
+
+    Far below the limits the loss depends on rate times updates alone: a tenfold rate is a run ten times as long. The
+    fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time.
+    """
     late = signals.trend(history.values[history.count // 2 :])
-    return late.z > 3 and (late.relative > falls or history.end > (1 - learned) * history.start)
+    longer = 1 - max(1 - late.relative, 0.0) ** (np.log(10) / np.log(7 / 5))
+    return late.z > 3 and (longer > promised or history.end > (1 - learned) * history.start)
 
 
 def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:

@@ -6,8 +6,10 @@ nothing moves.
 
 ## What we look at
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
-output whose derivative has vanished; a softmax applied twice; gradients that shrink from layer to layer towards
-the input. A flat loss without such a mechanism is reported as information, not as a fault.
+output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything); a
+softmax applied twice; gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more
+than 4 a layer while the first layer hardly moves. A flat loss without such a mechanism is reported as information, not
+as a fault.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
@@ -22,7 +24,8 @@ or tanh with normalization or residual connections instead of stacked logistic u
 
 ## When this is wrong
 A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these
-mechanisms. Some runs learn after a long flat stretch: the finding ends there.
+mechanisms. Some runs learn after a long flat stretch: the finding ends there. Least squares on logistic outputs that
+are wrong for less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -31,6 +34,7 @@ mechanisms. Some runs learn after a long flat stretch: the finding ends there.
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
@@ -50,21 +54,45 @@ def check(
     run: Run,
     *,
     longest: float = 0.25,  # of the run without progress
+    brief: float = 0.1,  # of the run, worse than undecided
     slope: float = 0.2,  # of the logistic's largest derivative: outputs beyond 0.05 and 0.95
     depth: int = 4,  # weight layers: fewer factors of 1/4 make no plateau
     vanished: float = 1e-3,  # of the last layer's relative gradient: the early layers are frozen for a thousand updates
+    factor: float = 0.25,  # of the gradient that a layer passes on: the logistic's largest derivative
+    frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     twice = _softmax_twice(run, history)
     if twice is not None:
         yield twice
         return
+    if history.count < 20:
+        return
+    wrong = _wrong(history)
+    if wrong.share >= brief and not _learned(history, wrong):
+        found = _logistic(run, wrong, slope, first=True)
+        if found is not None:
+            yield found
+            return
     stretch = signals.flat(run)
-    if history.count < 20 or stretch is None or stretch.share < longest:
+    if stretch is None or stretch.share < longest or (not stretch.escaped and _learned(history, stretch)):
         return
-    if not stretch.escaped and _learned(history, stretch):
-        return
-    yield _logistic(run, stretch, slope) or _vanishing(run, stretch, depth, vanished) or _unexplained(run, stretch)
+    yield (
+        _logistic(run, stretch, slope)
+        or _vanishing(run, stretch, depth, vanished, factor, frozen)
+        or _unexplained(run, stretch)
+    )
+
+
+def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> signals.Flat:
+    """The first updates, in which the loss stays above 1/4: the most that answering 1/2 to everything can cost in
+    squared error."""
+    smooth = pd.Series(history.values).rolling(5, min_periods=1).median().to_numpy()
+    better = np.flatnonzero(smooth < undecided)
+    count = int(better[0]) if len(better) else history.count
+    last = int(history.steps[max(count, 1) - 1])
+    share = count / history.count
+    return signals.Flat(int(history.steps[0]), last, signals.level(history.values[:count]), share, bool(len(better)))
 
 
 def _learned(history: signals.Loss, stretch: signals.Flat, *, most: float = 0.5) -> bool:
@@ -101,11 +129,11 @@ def _softmax_twice(run: Run, history: signals.Loss) -> Finding | None:
     )
 
 
-def _logistic(run: Run, stretch: signals.Flat, slope: float) -> Finding | None:
+def _logistic(run: Run, stretch: signals.Flat, slope: float, first: bool = False) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     if not ("sigmoid" in path and "mse" in path):
         return None
-    derivative = _output_slope(run, stretch)
+    derivative = _output_slope(run, stretch, first)
     if not derivative < slope:
         return None
     return Finding(
@@ -131,31 +159,42 @@ def _logistic(run: Run, stretch: signals.Flat, slope: float) -> Finding | None:
     )
 
 
-def _output_slope(run: Run, stretch: signals.Flat) -> float:
-    """Mean derivative of the last logistic activation over its maximum, within the stretch."""
+def _output_slope(run: Run, stretch: signals.Flat, first: bool) -> float:
+    """Mean derivative of the last logistic activation over its maximum, at the first measurement of the stretch or its
+    median."""
     steps, names, values = run.matrix("units", "derivative")
     functions = signals.activations(run)
     logistic = [at for at, name in enumerate(names) if functions.get(str(name), ("",))[0] == "sigmoid"]
     if not logistic:
         return np.nan
     here = values[(steps >= stretch.first_step) & (steps <= stretch.last_step), logistic[-1]]
-    return float(np.nanmedian(here)) if np.isfinite(here).any() else np.nan
+    here = here[np.isfinite(here)]
+    return float(here[0] if first else np.median(here)) if len(here) else np.nan
 
 
-def _vanishing(run: Run, stretch: signals.Flat, depth: int, vanished: float) -> Finding | None:
-    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input."""
+def _vanishing(
+    run: Run, stretch: signals.Flat, depth: int, vanished: float, factor: float, frozen: float
+) -> Finding | None:
+    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
+    orders of magnitude, or by more than logistic units must, while the first layer stays where it is."""
     names = signals.hidden_weights(run)
     steps, columns, gradients = signals.layer_matrix(run, "layers", "grad_norm")
     _, _, weights = signals.layer_matrix(run, "layers", "weight_norm")
+    _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
     at = [columns.index(name) for name in names if name in columns]
     inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
     if len(at) < depth or not inside.any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.median(gradients[inside][:, at] / weights[inside][:, at], axis=0)
-    if not (np.isfinite(relative).all() and (relative > 0).all()) or relative[0] > vanished * relative[-1]:
+        moved = np.nanmedian(updates[inside][:, at[0]] / weights[inside][:, at[0]]) * (
+            stretch.last_step - stretch.first_step + 1
+        )
+    if not (np.isfinite(relative).all() and (relative > 0).all()):
         return None
-    factor = float((relative[0] / relative[-1]) ** (1 / (len(at) - 1)))
+    passed = float((relative[0] / relative[-1]) ** (1 / (len(at) - 1)))
+    if relative[0] > vanished * relative[-1] and not (passed <= factor and moved <= frozen):
+        return None
     layers = tuple(columns[each] for each in at[: max(1, len(at) // 2)])
     return Finding(
         KIND,
@@ -164,12 +203,12 @@ def _vanishing(run: Run, stretch: signals.Flat, depth: int, vanished: float) -> 
         stretch.first_step,
         stretch.last_step if stretch.escaped else None,
         layers,
-        f"The gradient shrinks by a factor of {number(1 / factor)} a layer towards the input: {layers[0]} "
+        f"The gradient shrinks by a factor of {number(1 / passed)} a layer towards the input: {layers[0]} "
         f"gets {number(relative[0] / relative[-1])} of what the last layer gets, and the loss stood at "
         f"{number(stretch.level)} "
         f"from step {stretch.first_step} to {stretch.last_step}.",
         {
-            "factor a layer": factor,
+            "factor a layer": passed,
             "first over last": float(relative[0] / relative[-1]),
             "loss": stretch.level,
             "layers": float(len(at)),
@@ -180,7 +219,7 @@ def _vanishing(run: Run, stretch: signals.Flat, depth: int, vanished: float) -> 
         ),
         (Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True), _LOSS[0]),
         (
-            rf"\|\nabla_1\| / \|\nabla_{{{len(at)}}}\| \approx {tex(factor)}^{{{len(at) - 1}}} = "
+            rf"\|\nabla_1\| / \|\nabla_{{{len(at)}}}\| \approx {tex(passed)}^{{{len(at) - 1}}} = "
             rf"{tex(float(relative[0] / relative[-1]))}"
         ),
     )

@@ -8,8 +8,11 @@ step, and with that step progress along the floor is slow.
 Whether the learning rate is pinned by the steepest direction ($s$ not small), how much flatter the direction is
 in which the weights really move, $\kappa = \lambda_{\max}\,\|u\|^2/(u^\top\mathbf H u)$ for the recent
 displacement $u$, how much of the gradient lies along curvature below $\lambda_{\max}/100$, and whether at this
-rate a tenfold shrink along the floor takes longer than the run. For Adam and RMSprop all of it is measured on the
-Hessian they see. The cause comes from the inputs and activations.
+rate a tenfold shrink along the floor takes longer than the run. For a linear model under its own gradient the
+quadratic picture is exact, and it is enough that a good part of the loss is still to be had along the floor. Logistic
+units show themselves by one eigenvalue that stands far above the next, because their mean adds $\mathbf m\mathbf
+m^\top$ to the next layer's second moments: the loss then comes down along directions that this one holds back. For
+Adam and RMSprop all of it is measured on the Hessian they see. The cause comes from the inputs and activations.
 
 ## Why it happens
 In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. Stability needs $\alpha <
@@ -26,7 +29,9 @@ $\kappa$; Adam.
 ## When this is wrong
 Networks have many near-zero eigenvalues that do not matter; they are silent unless the gradient lies there and
 the rate is pinned. Momentum or Adam may cross a ravine well: silent too. The displacement shows the direction
-being moved in, not the flattest one, so $\kappa$ is a lower bound.
+being moved in, not the flattest one, so $\kappa$ is a lower bound. A loss in its flat region (a softmax or logistic
+output thrown far by inputs near 1000) has no curvature, and nothing is said about the inputs that threw it there.
+Whether centred units would have served a network of logistic ones better is inferred from the spectrum, not tried.
 
 ## In the lecture
 *Ill-conditioned curvature* (all four parts), *Momentum*, *Ravines*, *RMSprop and Adam*.
@@ -39,14 +44,17 @@ import pandas as pd
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._mean_mode import MeanMode, mean_mode_of_logistic_units
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 KIND = "ravine"
 RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
+DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold of the loss: four decades in all
 
 
 def check(
@@ -64,23 +72,35 @@ def check(
     signals.stability(run)
     if history.count < 20:
         return
-    late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
-    late = late if len(late) else table.tail(1)
-    ratio = signals.median(signals.array(late, "stability"))
+    late = _late(table, history)
     condition = _condition(run, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
-    slow = _slow_steps(late, condition)
-    steep = ratio >= pinned and (condition > narrow or share > floor)
-    if not steep or slow < history.count or not _held_up(run, history, late, condition, left, gained):
+    if not signals.median(signals.array(late, "stability")) >= pinned:
         return
-    cause = _cause(run, wide)
-    condition = condition if np.isfinite(condition) else narrow
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= pinned].min())
-    rate = signals.last_rate(run)
-    top = signals.median(signals.tops(late))
-    yield Finding(
+    mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
+    patience = DECADES if quadratic.exact(run) else 1.0
+    slow = limits.steps_along(late, condition) >= patience * history.count
+    if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
+        cause = "uncentered-activations" if mean_mode else _cause(run, wide)
+        yield _along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
+    elif mean_mode:
+        yield _below_the_mean_mode(run, history, mean_mode, first)
+
+
+def _late(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
+    late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
+    return late if len(late) else table.tail(1)
+
+
+def _along_the_floor(
+    run: Run, history: signals.Loss, late: pd.DataFrame, cause: str, first: int, condition: float
+) -> Finding:
+    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
+    slow = limits.steps_along(late, condition)
+    return Finding(
         kind=KIND,
         cause=cause,
         severity="warning",
@@ -94,9 +114,9 @@ def check(
         evidence={
             "condition number": condition,
             "stability ratio": ratio,
-            "share of gradient along flat directions": share,
+            "share of gradient along flat directions": signals.median(signals.array(late, "flat_gradient_share")),
             "updates for a tenfold shrink": slow,
-            "largest eigenvalue": top,
+            "largest eigenvalue": signals.median(signals.tops(late)),
         },
         remedies=_remedies(run, cause, condition),
         charts=_charts(cause),
@@ -107,22 +127,47 @@ def check(
     )
 
 
+def _below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: int) -> Finding:
+    rate = signals.last_rate(run)
+    return Finding(
+        kind=KIND,
+        cause="uncentered-activations",
+        severity="warning",
+        first_step=first,
+        last_step=None,
+        layers=(mode.layer,),
+        summary=f"The logistic units of {mode.layer} are far from centred, and one direction is {number(mode.gap)} "
+        f"times steeper than the next: it alone pins the learning rate at {number(rate)} (s = {number(mode.ratio)}), "
+        f"and the fall from {number(history.start)} to {number(history.end)} took {mode.updates} of {history.count} "
+        "updates.",
+        evidence={
+            "largest eigenvalue over the next": mode.gap,
+            "condition number": mode.condition,
+            "stability ratio": mode.ratio,
+            "squared means over variances": mode.offset - 1,
+            "updates for nine tenths of the fall": float(mode.updates),
+        },
+        remedies=_remedies(run, "uncentered-activations", mode.condition),
+        charts=_charts("uncentered-activations"),
+        formula=(
+            rf"\mathbf{{E}}[\mathbf{{h}}\mathbf{{h}}^\top] = \mathbf{{V}} + \mathbf{{m}}\mathbf{{m}}^\top, \qquad "
+            rf"\frac{{\lambda_1}}{{\lambda_2}} = {tex(mode.gap)} \le 1 + \mathbf{{m}}^\top\mathbf{{V}}^{{-1}}"
+            rf"\mathbf{{m}} = {tex(mode.offset)}"
+        ),
+    )
+
+
 def _condition(run: Run, table: pd.DataFrame) -> float:
-    """Median over the estimates. In a linear model curvature along the updates that seems to be zero or negative is
-    positive but lost in float32's rounding: the condition number is then at least one over its precision."""
+    """Median over the estimates; in the quadratic picture the last, since the path only turns to flatter directions.
+
+    In a linear model curvature along the updates that seems to be zero or negative is positive but lost in float32's
+    rounding: the condition number is then at least one over its precision.
+    """
     values = signals.array(table, "condition")
     if run.meta.get("linear_model"):
         values = np.minimum(values, 1 / np.finfo(np.float32).eps)
-    return signals.median(values[np.isfinite(values) & (values > 0)])
-
-
-def _slow_steps(table: pd.DataFrame, condition: float) -> float:
-    """Updates for a tenfold shrink along the displacement: contraction of the steepest direction over the
-    condition number."""
-    progress = signals.median(signals.array(table, "progress"))
-    if not np.isfinite(progress) or not np.isfinite(condition):
-        return np.inf
-    return limits.steps_for_tenfold(1 - min(1.0, progress / condition))
+    values = values[np.isfinite(values) & (values > 0)]
+    return float(values[-1]) if len(values) and quadratic.exact(run) else signals.median(values)
 
 
 def _held_up(
@@ -130,30 +175,22 @@ def _held_up(
 ) -> bool:
     """Most of the loss that stood when the steepest direction had settled is still there, and can still be gained.
 
-    What is left along the floor is |g|^2 kappa / (2 lambda_max) in the quadratic picture. That picture is exact for a
-    linear model under its own gradient: there the share of the loss that is left decides by itself.
+    Where the quadratic picture is exact, the share of the loss that is left along the floor decides by itself.
     """
     settled = float(history.values[history.count // 20])
-    gain = _gradient_square(run, history) * condition / (2 * signals.median(signals.tops(table)))
+    gain = quadratic.left(run, history, condition, signals.median(signals.tops(table)))
     if not signals.trend(history.values[history.count // 2 :]).z > 3 or gain < LITTLE * abs(history.end):
         return False
-    if run.meta.get("linear_model") and not signals.adaptive(run) and gain >= left * abs(history.end):
+    if quadratic.exact(run) and gain >= left * abs(history.end):
         return True
     return history.end > (1 - gained) * settled and not gain < left * (settled - history.end)
-
-
-def _gradient_square(run: Run, history: signals.Loss) -> float:
-    """Without the batches' noise where it was measured."""
-    square = signals.latest(run, "batches", "gradient_square")
-    _, norms = signals.column(run, "grad_norm")
-    return square if np.isfinite(square) else signals.median(norms[-history.window :] ** 2)
 
 
 def _cause(run: Run, wide: float) -> str:
     """The largest of the condition numbers that inputs and activations make by themselves."""
     spread = conditioning.spread(run)
     inputs = spread.largest if spread is not None else 1.0
-    activations = conditioning.activation_offset(run)
+    _, activations = conditioning.logistic_offset(run)
     if max(inputs, activations) < wide:
         return "intrinsic"
     return spread.cause if spread is not None and inputs >= activations else "uncentered-activations"

@@ -9,7 +9,9 @@ A stretch in which the loss does not move although it is not at its floor, while
 Hessian is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches -
 and the gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less
 than a fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
-updates in which the distance from the saddle grows by a factor $e$.
+updates in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$ the negative
+curvature has set the pace, and the gradient is followed at the run's own rate: around a saddle all curvature is small,
+and the largest rate that is stable there would not be later.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -73,7 +75,9 @@ def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience
     gain = _gain(run)
     escape = 1 / np.log1p(gain * abs(smallest)) if gain > 0 else np.inf
     waited = stretch.last_step - stretch.first_step + 1
-    downhill = gradient**2 * gain / max(signals.latest(run, "curvature", "stability"), np.finfo(float).tiny) * waited
+    downhill = gradient**2 * gain * waited
+    if waited < escape:
+        downhill /= max(signals.latest(run, "curvature", "stability"), np.finfo(float).tiny)
     if downhill > near * abs(stretch.level) or (waited > patience * escape and gradient > 0):
         return None
     rate = signals.last_rate(run)

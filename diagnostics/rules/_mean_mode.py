@@ -1,0 +1,64 @@
+"""The one steep direction that uncentred hidden units make, and whether it holds back all others.
+
+Source: lecture, "Ill-conditioned curvature: normalization" ("hidden units may have non-centered activations").
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from diagnostics.rules import _conditioning as conditioning
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+@dataclass(frozen=True)
+class MeanMode:
+    """The direction that the mean of logistic units makes steep, while the loss came down.
+
+    `gap`: its eigenvalue over the next; `condition`: the same over the curvature along the path; `updates`: the run
+    took for nine tenths of its fall; `layer`: whose `offset` is the largest, 1 + sum of squared means over variances.
+    """
+
+    gap: float
+    condition: float
+    ratio: float
+    updates: int
+    layer: str
+    offset: float
+
+
+def mean_mode_of_logistic_units(
+    run: Run,
+    history: signals.Loss,
+    table: pd.DataFrame,
+    wide: float,
+    *,
+    most: float = 0.5,  # of the fall, made after the steepest direction had settled
+    lasting: float = 0.1,  # of the run: a fall, or a tenfold shrink along its path, that is over sooner costs nothing
+) -> MeanMode | None:
+    """Logistic units whose mean pins the rate for the directions in which the loss came down, `None` if they do not.
+
+    The second moments of outputs with means m and variances V are V + m m': one eigenvalue stands out by
+    1 + m' V^-1 m (`offset`) at most. Without it the next one would set the rate.
+    """
+    layer, offset = conditioning.logistic_offset(run)
+    fall = history.start - history.end
+    if signals.adaptive(run) or offset < wide or not fall > 0:
+        return None
+    smooth = pd.Series(history.values).rolling(5, min_periods=1).median().to_numpy()
+    updates = int(np.argmax(smooth <= history.start - 0.9 * fall))
+    settled = float(smooth[history.count // 20])
+    if updates < lasting * history.count or settled - history.end < most * fall:
+        return None
+    falling = table.loc[table["step"] <= history.steps[updates]]
+    gap = signals.median(np.array([e[0] / e[1] if len(e) > 1 and e[1] > 0 else np.nan for e in falling["eigenvalues"]]))
+    conditions = signals.array(falling, "condition")
+    conditions = conditions[~np.isnan(conditions)]
+    condition = float(np.median(conditions)) if len(conditions) else np.nan
+    slow = 0.5 * limits.steps_along(falling, condition)  # the loss falls twice as fast as the distance
+    if not (wide <= gap <= offset and condition >= wide and slow >= lasting * history.count):
+        return None
+    return MeanMode(gap, condition, signals.median(signals.array(falling, "stability")), updates, layer, offset)
