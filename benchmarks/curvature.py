@@ -228,7 +228,7 @@ def follow_training(name: str, estimates: int, every: int = 10) -> dict[str, Any
 
         first = quick is None
         quick, full = estimate(previous=quick, full=False), estimate(previous=full)
-        exact = estimate(full=False, cold=True, tolerance=1e-4).stability
+        exact = estimate(full=False, cold=True, tolerance=1e-8).stability  # stops at 30 products
         if not first:
             spent["ratio"].append(quick.products)
             spent["full"].append(full.products)
