@@ -18,7 +18,7 @@ RUN_PAGES = ["diagnosis", "training", "layers", "curvature", "whatif"]
 SAMPLES = {f"sample/{Path(run.path).name}": run for run in runs(data.SAMPLES)}
 
 
-def opened(name: str, folder: Path, monkeypatch, **params: str | list[str]) -> AppTest:
+def opened(name: str, folder: Path | str, monkeypatch, **params: str | list[str]) -> AppTest:
     """A page as a browser would open it, with the runs of `folder`."""
     monkeypatch.setenv("DIAGNOSTICS_RUNS", str(folder))
     app = AppTest.from_string(f"from diagnostics.views import {name}\n{name}.page()", default_timeout=30)
@@ -32,9 +32,11 @@ def texts(app: AppTest) -> str:
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
-def train(folder: Path, steps: int = 20, **meta) -> RunWriter:
+def train(folder: Path | str, steps: int = 20, **meta) -> RunWriter:
     """A run being written: real least squares on one weight, so that its curvature is known to be 2."""
-    writer = RunWriter(folder, {"name": folder.name, "optimizer": "SGD", "hyperparameters": [{"lr": 0.1}], **meta})
+    writer = RunWriter(
+        folder, {"name": Path(folder).name, "optimizer": "SGD", "hyperparameters": [{"lr": 0.1}], **meta}
+    )
     weight = 1.0
     for step in range(1, steps + 1):
         scalars = {"time": time.time(), "loss": weight**2, "lr": 0.1, "grad_norm": abs(2 * weight)}
@@ -190,7 +192,46 @@ def test_an_address_cannot_open_a_path(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     train(tmp_path / "runs" / "mine").close("finished")
     app = opened("diagnosis", tmp_path / "runs", monkeypatch, run="../outside")
-    assert app.selectbox(key="picked").value == "mine"
+    assert not app.title and r"no run `\.\.\/outside`" in app.warning[0].value
+
+
+def test_a_run_that_is_not_there_is_said_to_be_and_can_be_chosen(tmp_path, monkeypatch):
+    train(tmp_path / "mine").close("finished")
+    app = opened("diagnosis", tmp_path, monkeypatch, run="gone")
+    assert not app.exception and app.selectbox(key="picked").value is None
+    assert "gone" in app.warning[0].value and app.get("page_link")[0].proto.query_string == ""
+    app.selectbox(key="picked").set_value("mine").run()
+    assert not app.warning and app.title and app.query_params["run"] in ("mine", ["mine"])
+
+
+def test_a_sample_run_is_found_by_its_bare_name(tmp_path, monkeypatch):
+    train(tmp_path / "mine").close("finished")
+    app = opened("diagnosis", tmp_path, monkeypatch, run="lr-unstable")
+    assert app.selectbox(key="picked").value == "sample/lr-unstable"
+
+
+@pytest.mark.parametrize("root", ["memory://dashboard-{}", "file://{}"])
+def test_a_folder_at_a_url_is_listed_and_its_runs_are_opened(root, tmp_path, monkeypatch):
+    url = root.format(tmp_path if "file" in root else tmp_path.name)
+    train(f"{url}/far").close("finished")
+    live = train(f"{url}/live", steps=5)
+    table = opened("runs", url, monkeypatch).dataframe[0].value.set_index("id")
+    assert table.loc["far", "updates"] == 20 and table.loc["far", "source"] == "yours"
+    for name in RUN_PAGES:
+        app = opened(name, url, monkeypatch, run="far")
+        assert not app.exception and app.selectbox(key="picked").value == "far" and "20 updates" in texts(app)
+    app = opened("training", url, monkeypatch, run="live")
+    assert "▶ training" in texts(app) and "5 updates" in texts(app)
+    live.append("scalars", 6, {"loss": 0.1, "lr": 0.1, "grad_norm": 0.1})
+    live.flush()
+    assert "6 updates" in texts(app.run())
+    live.close("finished")
+    assert "■ finished" in texts(app.run())
+
+
+def test_a_folder_that_cannot_be_reached_says_why(tmp_path, monkeypatch):
+    app = opened("runs", "nosuch://bucket", monkeypatch)
+    assert not app.exception and "nosuch" in app.error[0].value and not app.code
 
 
 def test_a_hostile_name_stays_text(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """The store: append to a run, load a run."""
 
 from diagnostics.run.buckets import BUCKETS, Buckets, bucketed, buckets
-from diagnostics.run.catalog import load, runs
+from diagnostics.run.catalog import load, runs, stamp, unreachable
 from diagnostics.run.errors import RunError
 from diagnostics.run.reader import Run
+from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
 from diagnostics.run.writer import RunWriter
 
@@ -13,10 +14,13 @@ __all__ = [
     "Run",
     "RunError",
     "RunWriter",
+    "Stamp",
     "bucketed",
     "buckets",
     "cached_summary",
     "load",
     "runs",
+    "stamp",
     "summarize",
+    "unreachable",
 ]

@@ -11,7 +11,7 @@ from diagnostics.run.files import Files
 from diagnostics.run.memory import Frames
 from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, read_meta, read_summary
 from diagnostics.run.reader import Run
-from diagnostics.run.storage import Storage, storage
+from diagnostics.run.storage import Stamp, Storage, storage
 from diagnostics.run.streams import Damage, is_stream
 
 _NEXT = "Next: give a folder that diagnostics.watch wrote, or remove this one."
@@ -31,6 +31,22 @@ def runs(root: str | os.PathLike) -> list[Run]:
     with _collector_paused():
         found = [run for place in places if (run := _listed(place))]
     return sorted(found, key=lambda run: run.meta["created"], reverse=True)
+
+
+def stamp(run_dir: str | os.PathLike) -> Stamp:
+    """What is there now, without opening a file: a cached run goes by it."""
+    return storage(run_dir).stamp()
+
+
+def unreachable(root: str | os.PathLike) -> str | None:
+    """Why a folder of runs cannot be listed: no access, no back end. One that is not there yet is just empty."""
+    try:
+        storage(root).directories()
+    except FileNotFoundError:
+        return None
+    except (OSError, RunError) as error:
+        return str(error)
+    return None
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from typing import Any
 from diagnostics.run.errors import RunError
 
 JSON_BYTES_MAX = 1 << 26
+_CHANGED = ("mtime", "modified", "LastModified", "last_modified", "updated", "created", "ETag", "etag")  # by back end
+
+
+Stamp = tuple[tuple[str, int, str], ...]  # name, size and time of change of each file: other whenever a file is
 
 
 def _flag(*names: str) -> int:
@@ -43,6 +47,11 @@ class Local:
         """Regular files and their sizes."""
         with os.scandir(self.path) as entries:
             return {e.name: e.stat(follow_symlinks=False).st_size for e in entries if e.is_file(follow_symlinks=False)}
+
+    def stamp(self) -> Stamp:
+        with os.scandir(self.path) as entries:
+            found = [(e.name, e.stat(follow_symlinks=False)) for e in entries if e.is_file(follow_symlinks=False)]
+        return tuple(sorted((name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in found))
 
     def directories(self) -> list["Local"]:
         with os.scandir(self.path) as entries:
@@ -137,6 +146,11 @@ class Remote:
 
     def files(self) -> dict[str, int]:
         return {_leaf(entry): entry["size"] or 0 for entry in self._entries() if entry["type"] == "file"}
+
+    def stamp(self) -> Stamp:
+        files = [entry for entry in self._entries() if entry["type"] == "file"]
+        changed = [" ".join(str(entry[key]) for key in _CHANGED if key in entry) for entry in files]
+        return tuple(sorted((_leaf(e), e["size"] or 0, when) for e, when in zip(files, changed, strict=True)))
 
     def directories(self) -> list["Remote"]:
         return [Remote(f"{self.url}/{_leaf(entry)}") for entry in self._entries() if entry["type"] == "directory"]

@@ -9,7 +9,7 @@ import streamlit as st
 
 from diagnostics.charts.parts import Drawn, detached
 from diagnostics.rules import Diagnosis, Finding
-from diagnostics.run import Run, RunError
+from diagnostics.run import Run, RunError, Stamp, stamp, unreachable
 from diagnostics.views import data, pages
 from diagnostics.views.text import STATES, age, md, plural, settings
 
@@ -33,7 +33,7 @@ class View:
 
     entry: data.Entry
     run: Run
-    stamp: data.Stamp
+    stamp: Stamp
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -54,13 +54,33 @@ def choose() -> data.Entry | None:
         no_runs()
         return None
     wanted = pages.current_run()
-    st.session_state["picked"] = wanted if wanted in listed else next(iter(listed))
-    chosen = st.selectbox("Run", list(listed), key="picked", on_change=pages.remember_run, width=420)
+    known = next((id for id in (wanted, f"sample/{wanted}") if id in listed), None)
+    st.session_state["picked"] = known if wanted else next(iter(listed))
+    chosen = st.selectbox(
+        "Run",
+        list(listed),
+        index=0 if st.session_state["picked"] else None,
+        key="picked",
+        on_change=pages.remember_run,
+        width=420,
+        placeholder="Choose a run",
+    )
+    if chosen is None:
+        not_found(str(wanted))
+        return None
     st.session_state["run"] = chosen
     return listed[chosen][0]
 
 
+def not_found(wanted: str) -> None:
+    st.warning(f"There is no run `{md(wanted)}` in `{md(data.folder())}` or among the samples. Choose one above, or:")
+    pages.link("runs", "See all runs", keep=False)
+
+
 def no_runs() -> None:
+    if trouble := unreachable(data.folder()):
+        st.error(md(trouble), title=f"{md(data.folder())} cannot be listed")
+        return
     st.info(
         f"No run in `{md(data.folder())}` yet. Wrap your training loop as below, run it, and reload this page; "
         "or start the dashboard with another folder: `streamlit run dashboard.py -- FOLDER`."
@@ -71,7 +91,7 @@ def no_runs() -> None:
 def view(entry: data.Entry) -> View | None:
     """Open a run, or say in a sentence why it cannot be."""
     try:
-        on_disk = data.stamp(entry.path)
+        on_disk = stamp(entry.path)
         return View(entry, data.opened(entry.path, on_disk), on_disk)
     except (RunError, OSError) as error:
         st.error(md(error), icon=":material/error:", title="This run cannot be read")

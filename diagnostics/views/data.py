@@ -14,11 +14,10 @@ from weakref import WeakValueDictionary
 import streamlit as st
 
 from diagnostics.rules import VERSION, Diagnosis
-from diagnostics.run import Run, cached_summary, load, runs, summarize
+from diagnostics.run import Run, Stamp, cached_summary, load, runs, summarize
 from diagnostics.views import kept
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
-Stamp = tuple[tuple[str, int, int], ...]
 _followed: "WeakValueDictionary[str, Run]" = WeakValueDictionary()  # runs being written, while a cache below holds them
 
 
@@ -31,32 +30,27 @@ class Entry:
     sample: bool
 
 
-def folder() -> Path:
-    """`streamlit run dashboard.py -- DIR`, else DIAGNOSTICS_RUNS, else ./runs."""
+def folder() -> str:
+    """`streamlit run dashboard.py -- DIR`, else DIAGNOSTICS_RUNS, else ./runs. A directory, or a URL for fsspec."""
     given = sys.argv[1:] if Path(sys.argv[0]).name == "dashboard.py" else []
-    return Path(given[0] if given else os.environ.get("DIAGNOSTICS_RUNS", "runs")).expanduser()
+    chosen = given[0] if given else os.environ.get("DIAGNOSTICS_RUNS", "runs")
+    return chosen if "://" in chosen else str(Path(chosen).expanduser())
 
 
 @st.cache_resource(ttl=2, max_entries=4, show_spinner=False)
 def listing(root: str) -> list[tuple[Entry, Run]]:
     """Runs of the folder, then the sample runs; newest first within each."""
-    own = [(Entry(_id(run, Path(root)), str(run.path), False), run) for run in runs(root)]
-    return own + [(Entry(f"sample/{_id(run, SAMPLES)}", str(run.path), True), run) for run in runs(SAMPLES)]
+    own = [(Entry(_id(run), run.path, False), run) for run in runs(root)]
+    return own + [(Entry(f"sample/{_id(run)}", run.path, True), run) for run in runs(SAMPLES)]
 
 
-def _id(run: Run, root: Path) -> str:
-    return Path(run.path).resolve().relative_to(root.resolve()).as_posix()
+def _id(run: Run) -> str:
+    """A run lies directly in its folder, which may be a URL."""
+    return Path(run.path).name
 
 
 def entries() -> dict[str, tuple[Entry, Run]]:
-    return {entry.id: (entry, run) for entry, run in listing(str(folder()))}
-
-
-def stamp(path: str) -> Stamp:
-    """What is on disk now: name, size and time of each file of a run."""
-    with os.scandir(path) as files:
-        found = [(file.name, file.stat()) for file in files if file.is_file()]
-    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found))
+    return {entry.id: (entry, run) for entry, run in listing(folder())}
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)

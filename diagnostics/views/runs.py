@@ -6,7 +6,7 @@ import streamlit as st
 
 from diagnostics.charts.parts import Frame
 from diagnostics.charts.theme import CLEAN, SIGNS
-from diagnostics.run import Run, RunError
+from diagnostics.run import Run, RunError, stamp
 from diagnostics.views import data, pages
 from diagnostics.views.common import no_runs
 from diagnostics.views.text import STATES
@@ -53,7 +53,7 @@ def row(entry: data.Entry, run: Run) -> dict:
     if meta["status"] == "broken":
         return line | {"worst": "⚠ cannot be read"}
     try:
-        return line | measured(data.summary(entry.path, data.stamp(entry.path)))
+        return line | measured(data.summary(entry.path, stamp(entry.path)))
     except (RunError, OSError) as error:
         return line | {"worst": f"⚠ {error}"}
 
