@@ -43,11 +43,12 @@ class Watching:
         if self._accumulating(trainer):
             return
         self._updates = trainer.global_step
-        total = sum(self._losses[1:], self._losses[0]) if self._losses else float("nan")
+        total = sum(self._losses[1:], self._losses[0]) if self._losses else None
         self._losses = []
         closure = partial(_loss, trainer, pl_module, batch, batch_idx) if pl_module.automatic_optimization else None
         for monitor in self.monitors:
-            monitor.step(total, closure)
+            if pl_module.automatic_optimization or monitor.updated:  # by hand not every batch updates each optimizer
+                monitor.step(total, closure)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if _is_number(value)}

@@ -4,6 +4,7 @@ The trainer's callbacks are given neither the loss nor the batch, and its logs r
 average. Both are therefore read where they pass: at the model's forward. The closure repeats the last one.
 """
 
+import gc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ class Watching:
         self.monitor: Monitor | None = None
         self._hook: Any = None
         self._model: Any = None
+        self.entrance: Any = None
         self._inputs: dict[str, Any] | None = None
         self._losses: list[Tensor] = []
         self._shared = False  # the model divides by the items of all micro-batches itself
@@ -33,12 +35,13 @@ class Watching:
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._model = kwargs["model"]
         self.monitor = watch(self._model, kwargs["optimizer"], self.run_dir, **self.options)
-        self._hook = self._model.register_forward_hook(_Passing(self), with_kwargs=True)
+        self.entrance = _compiled(self._model) if args.torch_compile else self._model
+        self._hook = self.entrance.register_forward_hook(_Passing(self), with_kwargs=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         losses, self._losses = self._losses, []
-        total = sum(losses[1:], losses[0]) if losses else float("nan")
-        mean = total if self._shared or not losses else total / len(losses)
+        total = sum(losses[1:], losses[0]) if losses else None
+        mean = total if self._shared or total is None else total / len(losses)
         if self.monitor is not None:
             self.monitor.step(mean, self._closure if self._inputs is not None else None)
         self._inputs = None
@@ -69,6 +72,17 @@ class Watching:
         return self._model(**self._inputs)["loss"]
 
 
+def _compiled(model: Any) -> Any:
+    """The compiled wrapper that the trainer calls: a hook on the model inside it would be compiled as well.
+
+    No callback is given it, so that it is looked for among all objects, once.
+    """
+    from torch._dynamo import OptimizedModule
+
+    wrappers = (each for each in gc.get_objects() if type(each) is OptimizedModule)
+    return next((each for each in wrappers if each._orig_mod is model), model)
+
+
 class _Passing:
     """A forward hook that copies and pickles as nothing: the trainer saves the model."""
 
@@ -76,7 +90,7 @@ class _Passing:
         self._watching = watching
 
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self._watching is not None and module is self._watching._model:
+        if self._watching is not None and module is self._watching.entrance:
             self._watching.passed(kwargs, output)
 
     def __reduce__(self) -> tuple:

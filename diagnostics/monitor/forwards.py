@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.curvature import undisturbed
 from diagnostics.monitor.observe import Observer
@@ -26,17 +28,25 @@ def is_quiet() -> bool:
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
-    """Work of ours: no hook counts it, and a closure that calls `backward` finds no gradient to add to."""
+    """Work of ours: no hook counts it, a closure that calls `backward` finds no gradient to add to, and one that calls
+    an optimizer's `step` fails before anything has changed."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    refusing = register_optimizer_step_pre_hook(_refuse)
     _here.depth = getattr(_here, "depth", 0) + 1
     try:
         for parameter, _ in gradients:
             parameter.grad = None
         yield
     finally:
+        refusing.remove()
         for parameter, gradient in gradients:
             parameter.grad = gradient
         _here.depth -= 1
+
+
+def _refuse(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if is_quiet():  # of this thread: another one may train
+        raise RuntimeError(f"the closure calls {type(optimizer).__name__}.step: let it compute the loss, nothing else")
 
 
 @contextmanager

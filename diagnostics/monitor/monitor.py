@@ -5,7 +5,7 @@ Nothing here may change training: no gradient, weight, buffer, flag or random st
 
 import atexit
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.monitor import describe, forwards, losspath, nonfinite, transfer
+from diagnostics.monitor import describe, forwards, nonfinite, transfer
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
+from diagnostics.monitor.given import Closure, Given
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.looking import Looking
 from diagnostics.monitor.reporter import Reporter
@@ -30,8 +31,6 @@ from diagnostics.monitor.transfer import Courier
 from diagnostics.monitor.updates import Update, Updates
 from diagnostics.monitor.wiring import Wiring
 from diagnostics.run import RunWriter
-
-Closure = Callable[[], Any]
 
 
 class Monitor:
@@ -65,7 +64,6 @@ class Monitor:
         first = self._writer.resumed_from + 1
         self._plan = Plan(first)
         self._once: set[str] = set()
-        self._has_closure: bool | None = None
         self._closed = False
         self._guard = Guard(self._event)
         self._schedule = Schedule(
@@ -87,6 +85,7 @@ class Monitor:
             self._tell_once,
             self._current_tensors,
         )
+        self._given = Given(model, self._writer, self._event, self._tell_once, self._guard, self._together)
         self._wiring = Wiring(self._inner, optimizer, self._event)
         self._updates = Updates(
             optimizer,
@@ -112,6 +111,11 @@ class Monitor:
             return
         with self._budget.charge("always"), self._guard("step"):
             self._step(loss, closure)
+
+    @property
+    def updated(self) -> bool:
+        """Whether the optimizer made an update that `step` has not been told of."""
+        return self._updates.current is not None
 
     def log(self, **scalars: float) -> None:
         """Any other number (validation loss, accuracy), at the current step."""
@@ -170,12 +174,11 @@ class Monitor:
             self._plan_next(update.plan.step + 1)
 
     def _record(self, update: Update, loss: Any, closure: Closure | None) -> None:
-        if self._has_closure is None:
-            self._meet(loss, closure)
-        value = self._loss(loss)
+        closure = self._given.usable(loss, closure)
+        value = self._given.loss(loss)
         record = Record(update)
         if not self._wiring.settled:
-            self._wiring.look(self._current_tensors())
+            self._guard.run("wiring", self._wiring.look, self._current_tensors())
         if update.plan.measured and update.finished:
             self._measure(record, value, closure)
         if not self._updates.settled and _bad(update, value):
@@ -183,7 +186,7 @@ class Monitor:
                 self._explain(update, value, closure)
         self._curving.project(update)
         self._sender.send(record, value)
-        if closure is not None and update.finished and not self._together.alone:
+        if closure is not None and update.finished:
             with self._budget.charge("curvature"):
                 self._curving.after(update, closure)
 
@@ -193,32 +196,6 @@ class Monitor:
             record.add("layers", list(self._tensors), record.update.layers)
             self._looking.look(record, loss, closure, self._compiled)
         self._budget.cost_of("measured", self._budget.spent["measured"] - before)
-
-    def _meet(self, loss: Any, closure: Closure | None) -> None:
-        """The first step: is there a closure, and what lies between the model's output and its loss?"""
-        self._has_closure = closure is not None
-        changes: dict[str, Any] = {"closure": self._has_closure}
-        with self._guard("loss path"):
-            tensor = loss if isinstance(loss, Tensor) and loss.grad_fn is not None else None
-            if tensor is None and closure is not None:
-                with forwards.ours(self.model), torch.enable_grad():
-                    tensor = closure()
-            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                changes |= {"loss_path": losspath.describe(tensor), "linear_model": losspath.is_linear_model(tensor)}
-            elif isinstance(tensor, Tensor):
-                message = "the loss does not depend on any parameter: nothing can be learned from it"
-                self._event("no-graph", message, "loss")
-        self._writer.update_meta(**changes)
-        if closure is None:
-            self._event("no-closure", "no closure was given to monitor.step: curvature is not measured", "")
-
-    def _loss(self, loss: Any) -> Any:
-        if not isinstance(loss, Tensor):
-            return float(loss)
-        if loss.numel() != 1:
-            self._tell_once("loss-not-scalar", f"the loss has shape {tuple(loss.shape)}: its mean is recorded")
-            return loss.detach().double().mean()
-        return loss.detach().reshape(())
 
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
         """The first number that is not finite becomes one event that says where it came from."""
@@ -248,6 +225,7 @@ class Monitor:
         """The optimizer steps again, but `monitor.step` was not called: the record is kept, without a loss."""
         update, _ = self._updates.take()
         if update is not None:
+            self._budget.updated()
             self._tell_once("step-missing", "monitor.step was not called after an update: its loss is not recorded")
             self._sender.send(Record(update), NAN)
             self._plan_next(update.plan.step + 1)
@@ -262,12 +240,12 @@ class Monitor:
     # -- small parts ---------------------------------------------------------------------------------------------------
 
     def _plan_next(self, step: int) -> None:
-        self._plan = self._schedule.plan(step, closure=self._has_closure is not False)
+        self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
         self._compiled = self._compiled or describe.compiled_frames() > self._frames
-        if self._plan.measured and not self._compiled and self._has_closure is not None:
-            self._entrance.arm(observing=not self._has_closure)
+        if self._plan.measured and not self._compiled and self._given.has_closure is not None:
+            self._entrance.arm(observing=not self._given.has_closure)
 
     def _stretched(self) -> None:
         message = (
@@ -305,8 +283,8 @@ class Monitor:
 
 
 def _bad(update: Update, loss: Any) -> bool:
-    """Read at once only where that does not wait for a device."""
-    readable = not isinstance(loss, Tensor) or transfer.on_host(loss.device)
+    """Read at once only where that does not wait for a device. A loss that is missing is not bad."""
+    readable = loss is not NAN if not isinstance(loss, Tensor) else transfer.on_host(loss.device)
     return bool(update.bad_gradients) or (readable and not math.isfinite(float(loss)))
 
 

@@ -1,0 +1,116 @@
+"""What `monitor.step` is given: a loss to record, and a closure that is meant to compute it once more.
+
+A closure that does something else than that - makes an update, draws the next batch, moves a state along - would change
+the training each time it is called. It is tried at the first step, and given up if it does not repeat itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.monitor import forwards, losspath
+from diagnostics.monitor.guard import Guard, warn
+from diagnostics.monitor.sending import NAN, Writer
+from diagnostics.monitor.together import Together
+
+Closure = Callable[[], Any]
+ROUNDING = 1e-4  # relative difference that kernels of changing order may leave in the same loss
+COARSE = 1e-2  # and in half precision
+
+
+class Given:
+    """`has_closure`: `None` before the first step, then whether there is a closure that may be called."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        writer: Writer,
+        event: Callable[[str, str, str], None],
+        tell_once: Callable[..., None],
+        guard: Guard,
+        together: Together,
+    ) -> None:
+        self._model, self._writer, self._guard, self._together = model, writer, guard, together
+        self._event, self._tell_once = event, tell_once
+        self.has_closure: bool | None = None
+
+    def loss(self, loss: Any) -> Any:
+        """A scalar tensor on its device, or a float; `NAN` itself for what is no number."""
+        if isinstance(loss, Tensor) and not loss.is_meta:
+            if loss.numel() == 1:
+                return loss.detach().reshape(())
+            self._tell_once("loss-not-scalar", f"the loss has shape {tuple(loss.shape)}: its mean is recorded")
+            return loss.detach().double().mean()
+        try:
+            return float(loss)
+        except Exception:
+            kind = "tensor without data" if isinstance(loss, Tensor) else type(loss).__name__
+            self._tell_once("loss-unreadable", f"monitor.step was given a {kind} for a loss: NaN is recorded")
+            return NAN
+
+    def usable(self, loss: Any, closure: Closure | None) -> Closure | None:
+        """The closure, if it may be called."""
+        if self.has_closure is None:
+            self._meet(loss, closure)
+        return closure if self.has_closure else None
+
+    def _meet(self, loss: Any, closure: Closure | None) -> None:
+        """The first step: is there a closure, and what lies between the model's output and its loss?"""
+        given = closure is not None
+        if given and self._together.alone:  # a forward may wait for the other processes
+            message = "only some of the processes called watch: units are seen in this one, curvature is not measured"
+            self._event("alone", f"{message}. Call watch on every process.", "")
+            closure = None
+        elif closure is None:
+            self._event("no-closure", "no closure was given to monitor.step: curvature is not measured", "")
+        if closure is not None and not self._repeats(closure):
+            closure = None
+        self.has_closure = closure is not None
+        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure))
+
+    def _path(self, loss: Any, closure: Closure | None) -> dict[str, Any]:
+        with self._guard("loss path"):
+            tensor = loss if isinstance(loss, Tensor) and loss.grad_fn is not None else None
+            if tensor is None and closure is not None:
+                with forwards.ours(self._model), torch.enable_grad():
+                    tensor = closure()
+            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                return {"loss_path": losspath.describe(tensor), "linear_model": losspath.is_linear_model(tensor)}
+            if isinstance(tensor, Tensor):
+                message = "the loss does not depend on any parameter: nothing can be learned from it"
+                self._event("no-graph", message, "loss")
+        return {}
+
+    def _repeats(self, closure: Closure) -> bool:
+        """Whether two calls from the same state give the same loss. One that raises is dealt with where it is used."""
+        losses: list[Any] = []
+        for _ in range(2):
+            try:
+                losses.append(forwards.observe(closure, self._model, None)[:2])
+            except Exception:
+                break
+        same = len(losses) < 2 or _agree(losses[0][1], losses[1][1], any(observer.autocast for observer, _ in losses))
+        if self._together.active:
+            same = self._together.all_agree("same" if same else None)
+        if not same:
+            message = (
+                "the closure gave two losses for the same weights: it draws another batch, or changes something that "
+                "training uses. It is not called again. Let it compute the loss of the current batch, nothing else."
+            )
+            self._event("closure-differs", message, "closure")
+            warn(message)
+        return same
+
+
+def _agree(first: Any, second: Any, half: bool) -> bool:
+    if not (_is_number(first) and _is_number(second)):
+        return True  # no loss: said where it is used
+    a, b = float(first), float(second)
+    coarse = half or (isinstance(first, Tensor) and first.dtype.itemsize < 4)
+    return a != a or b != b or a == b or abs(a - b) <= (COARSE if coarse else ROUNDING) * max(abs(a), abs(b))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta)
