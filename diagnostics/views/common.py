@@ -74,7 +74,7 @@ def choose() -> data.Entry | None:
 
 def not_found(wanted: str) -> None:
     st.warning(f"There is no run `{md(wanted)}` in `{md(data.folder())}` or among the samples. Choose one above, or:")
-    pages.link("runs", "See all runs", keep=False)
+    st.page_link(pages.page("runs"), label="See all runs")  # without the run that is not there
 
 
 def no_runs() -> None:

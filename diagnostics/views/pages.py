@@ -53,10 +53,10 @@ def remember_run() -> None:
     st.query_params["run"] = st.session_state["picked"]
 
 
-def link(name: str, label: str, *, run: str | None = None, keep: bool = True, **params: str) -> None:
-    """A link to another page; it keeps the chosen run unless another is named, or `keep` is off."""
+def link(name: str, label: str, *, run: str | None = None, **params: str) -> None:
+    """A link to another page; it keeps the chosen run unless another is named."""
     _, icon = PAGES[name]
-    query = {"run": run or (current_run() if keep else None), **params}
+    query = {"run": run or current_run(), **params}
     st.page_link(page(name), label=label, icon=icon, query_params={k: v for k, v in query.items() if v})
 
 
