@@ -178,13 +178,19 @@ def test_metadata_of_wrong_types_gives_way_to_defaults(folder):
     assert meta["config"] == {} and meta["updated"] == 0.0 and meta["modules"] == []
 
 
-def test_a_newer_format_is_refused_with_what_to_do(folder):
+@pytest.mark.parametrize("number", [99, "two", None, 1.5])
+def test_of_a_newer_format_what_is_known_is_read_and_the_rest_named(folder, number):
     meta = json.loads((folder / "run.json").read_text())
-    meta["versions"]["format"] = 99
+    meta["versions"]["format"] = number
     (folder / "run.json").write_text(json.dumps(meta))
-    with pytest.raises(RunError, match=r"newer version .*format 99.*Next: pip install --upgrade"):
-        load(folder)
-    assert runs(folder.parent)[0].meta["status"] == "broken"
+    run = load(folder)
+    assert len(steps_of(run)) == BATCHES * STEPS and run.meta["name"] == meta["name"]
+    named = damaged(run)["message"].tolist()
+    assert len(named) == 1 and f"format {number}" in named[0] and "pip install --upgrade" in named[0]
+    assert [listed.meta["status"] for listed in runs(folder.parent)] == [meta["status"]]
+    with pytest.raises(RunError, match=r"cannot be continued: .*newer version"):
+        RunWriter(folder, {})
+    assert load(folder).meta["versions"]["format"] == number
 
 
 def test_a_stream_of_a_newer_format_is_named(folder):

@@ -9,7 +9,7 @@ from typing import Any
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
 from diagnostics.run.memory import Frames
-from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, read_meta, read_summary
+from diagnostics.run.metadata import RUN, SUMMARY, checked, is_alive, newer, read_meta, read_summary
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp, Storage, storage
 from diagnostics.run.streams import Damage, is_stream
@@ -110,4 +110,5 @@ def _meta(place: Storage, files: Mapping[str, int]) -> tuple[dict[str, Any], lis
         return checked({}, place.name), [Damage(RUN, 0, files.get(RUN, 0), reason)]
     if meta["status"] == "running" and not is_alive(meta):
         meta["status"] = "interrupted"
-    return meta, []
+    unknown = newer(meta)
+    return meta, [Damage(RUN, 0, 0, unknown)] if unknown else []

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from diagnostics.run.errors import RunError
-from diagnostics.run.metadata import RUN, is_alive, read_meta, this_machine
+from diagnostics.run.metadata import RUN, is_alive, newer, read_meta, this_machine
 from diagnostics.run.storage import Local, Storage
 
 if sys.platform != "win32":
@@ -28,6 +28,9 @@ class Claim:
         except OSError as error:
             self.release()
             raise RunError(f"{place} cannot be written ({error}). Next: give another run_dir.") from error
+        if reason := self.meta and newer(self.meta):
+            self.release()
+            raise RunError(f"{place} cannot be continued: {reason}, or give another run_dir.")
         if free is False or (self.meta.get("status") == "running" and self._lives(free)):
             self.release()
             writer = self.meta.get("writer", {})

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diagnostics.run.errors import RunError
 from diagnostics.run.layout import FORMAT
 from diagnostics.run.storage import JSON_BYTES_MAX, Storage
 
@@ -65,16 +64,19 @@ def is_alive(meta: dict[str, Any], now: float | None = None) -> bool:
 
 
 def read_meta(place: Storage) -> dict[str, Any]:
-    """The checked metadata. Raises `ValueError` for what is not JSON, `RunError` for a newer format."""
-    meta = _read_json(place, RUN)
-    versions = meta.get("versions")
-    written = versions.get("format", FORMAT) if isinstance(versions, dict) else FORMAT
-    if not isinstance(written, int) or written > FORMAT:
-        raise RunError(
-            f"{place} was written by a newer version of diagnostics (format {written}, this one reads {FORMAT}). "
-            f"Next: pip install --upgrade diagnostics"
-        )
-    return checked(meta, place.name)
+    """The checked metadata. Raises `ValueError` for what is not JSON."""
+    return checked(_read_json(place, RUN), place.name)
+
+
+def newer(meta: dict[str, Any]) -> str | None:
+    """A sentence if a later version of this package wrote the run: what this one knows of it can still be read."""
+    written = meta["versions"].get("format", FORMAT)
+    if isinstance(written, int) and written <= FORMAT:
+        return None
+    return (
+        f"the run was written by a newer version of diagnostics (format {written}, this one reads {FORMAT}): what this "
+        "version does not know is left out. Next: pip install --upgrade diagnostics"
+    )
 
 
 def read_summary(place: Storage) -> dict[str, Any] | None:

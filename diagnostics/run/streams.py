@@ -37,23 +37,9 @@ def stream_number(name: str) -> int:
 
 @dataclass(frozen=True)
 class Damage:
-    """Bytes that hold no whole record. `torn`: the file merely stops within one, as it does while it grows or after a
-    kill."""
+    """Bytes that hold no whole record; none where a file is whole and only partly understood.
 
-    file: str
-    offset: int
-    bytes: int
-    reason: str
-    torn: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.bytes} bytes from offset {self.offset} cannot be read: {self.reason}"
-
-
-class Column:
-    """What has been read of one column of a file that was `size` long: blocks of values, and the offset behind each.
-
-    `empty` has the type and shape of a block without rows.
+    `torn`: the file merely stops within a record, as it does while it grows or after a kill.
     """
 
     def __init__(
