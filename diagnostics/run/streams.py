@@ -42,6 +42,24 @@ class Damage:
     `torn`: the file merely stops within a record, as it does while it grows or after a kill.
     """
 
+    file: str
+    offset: int
+    bytes: int
+    reason: str
+    torn: bool = False
+
+    def __str__(self) -> str:
+        if not self.bytes:
+            return f"{self.file}: {self.reason}"
+        return f"{self.file}: {self.bytes} bytes from offset {self.offset} cannot be read: {self.reason}"
+
+
+class Column:
+    """What has been read of one column of a file that was `size` long: blocks of values, and the offset behind each.
+
+    `empty` has the type and shape of a block without rows.
+    """
+
     def __init__(
         self, blocks: list[np.ndarray], ends: list[int], size: int, damage: tuple[Damage, ...], empty: np.ndarray
     ):
