@@ -7,6 +7,8 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import Finding, _one_alarm_a_fault
 
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
 
 class Quadratic(nn.Module):
     """J(w) = 1/2 sum_i lambda_i w_i^2, whose Hessian is known."""
@@ -25,7 +27,7 @@ def descend(path, curvatures, steps=60, optimizer=torch.optim.SGD, **settings):
     model = Quadratic(curvatures)
     torch.manual_seed(0)
     opt = optimizer(model.parameters(), **settings)
-    with diagnostics.watch(model, opt, path) as monitor:
+    with diagnostics.watch(model, opt, path, budget=ANY) as monitor:
         for _ in range(steps):
             opt.zero_grad()
             loss = model()
@@ -81,6 +83,80 @@ def test_a_ravine_pins_the_rate(tmp_path):
     diagnosis = descend(tmp_path, [1000.0, 1.0, 1.0, 1.0], lr=1e-3, steps=200)
     assert [kind for kind, _ in alarms(diagnosis)] == ["ravine"]
     assert diagnosis.alarms[0].evidence["condition number"] == pytest.approx(1000, rel=0.05)
+
+
+def train(path, model, optimizer, criterion, x, y, steps=200):
+    """The diagnosis of `steps` watched updates on all data."""
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: criterion(model(x), y))
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
+def curve(rows=128):
+    """White inputs, and a target that is a smooth function of them."""
+    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(2))
+    y = torch.sin(x[:, :1] + x[:, 1:2]) + 0.5 * x[:, 2:3]
+    return x, y - y.mean()
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"), [(nn.Sigmoid, [("ravine", "uncentered-activations")]), (nn.Tanh, [])]
+)
+def test_the_mean_of_logistic_units_pins_the_rate(tmp_path, activation, expected):
+    """32 outputs near 1/2 make the steepest curvature 2 (1 + 32 / 4) = 18: half its limit is 1/18."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), activation(), nn.Linear(32, 1))
+    diagnosis = train(tmp_path, model, torch.optim.SGD(model.parameters(), 1 / 18), nn.functional.mse_loss, *curve())
+    assert alarms(diagnosis) == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(-5.0, [("plateau", "logistic-least-squares")]), (0.0, [])])
+def test_a_plateau_that_is_left_is_named_too(tmp_path, bias, expected):
+    """At z = -5 the logistic's derivative is 2.7 % of its maximum; it takes a fifth of the run to get out of there."""
+    torch.manual_seed(0)
+    x = torch.randn(128, 2)
+    y = (x[:, :1] > -1.0).float()
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.bias, bias)
+    optimizer = torch.optim.SGD(model.parameters(), 2.0)
+    diagnosis = train(tmp_path, model, optimizer, lambda z, t: nn.functional.mse_loss(torch.sigmoid(z), t), x, y)
+    assert alarms(diagnosis) == expected
+
+
+def test_a_rate_that_momentum_makes_large_is_not_too_small(tmp_path):
+    """eta lambda / (1 - mu) = 5: the terminal velocity passes the minimum, though s is a hundredth."""
+    diagnosis = descend(tmp_path, [10.0, 9.0], lr=0.005, momentum=0.99, steps=60)
+    assert ("lr-too-small", "learning-rate") not in alarms(diagnosis)
+
+
+class Product(nn.Module):
+    """J = 1/2 (1 - abc)^2 started at a = b = c = 0.1: gradient 0.01, eigenvalues -0.2, 0.1, 0.1."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.full((3,), 0.1))
+
+    def forward(self):
+        return 0.5 * (1 - self.w.prod()) ** 2
+
+
+def test_a_wait_at_a_saddle_point_is_told_from_a_small_rate(tmp_path):
+    """da/dt = a^2 leaves at t = 1/0.1, after 100 updates at rate 0.1; the escape time is 1 / (0.1 * 0.2) = 50."""
+    model = Product()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(90):
+            optimizer.zero_grad()
+            loss = model()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=model)
+    assert [kind for kind, _ in alarms(diagnostics.diagnose(diagnostics.load(tmp_path)))] == ["saddle-point"]
 
 
 def finding(kind, first_step=1, severity="critical", **evidence) -> Finding:

@@ -3,11 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._ringing import _swings
 from diagnostics.rules._words import number
+from diagnostics.rules.lr_oscillation import _more_than_chance, _noise_ball
 from diagnostics.run import Run
 
 
@@ -78,6 +82,69 @@ def test_offset_condition_number_is_that_of_the_second_moment_matrix():
     spread = conditioning.spread(Run.from_frames({"name": "test", "status": "finished"}, {"inputs": table}))
     exact = np.linalg.eigvalsh(deviation**2 * np.eye(2) + mean**2 * np.ones((2, 2)))
     assert spread is not None and spread.offset == pytest.approx(exact[-1] / exact[0], rel=1e-6)
+
+
+def gradient_descent(tops, curvature=2.0, rate=0.01) -> Run:
+    """Measured as on a quadratic whose path curves by `curvature`; `tops`: largest eigenvalue at each estimate."""
+    steps = np.arange(1, 61)
+    scalars = pd.DataFrame({"step": steps, "loss": 1.0, "lr": rate, "overshoot": rate * curvature / 2})
+    estimates = pd.DataFrame(
+        {"step": np.arange(1, len(tops) + 1), "eigenvalues": [[top] for top in tops], "stability": rate * tops / 2}
+    )
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"momentum": 0.0}]}
+    return Run.from_frames(meta, {"scalars": scalars, "curvature": estimates})
+
+
+def test_condition_number_from_overshoot_alone():
+    assert quadratic.condition(gradient_descent(np.full(4, 150.0)), 30, 60) == pytest.approx(150 / 2)
+    assert np.isnan(quadratic.condition(gradient_descent(np.array([150.0, 120.0, 90.0])), 30, 60))  # s is of the past
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_logistic_offset_bounds_how_far_the_mean_mode_stands_out(width):
+    """The top eigenvalue of the outputs' second moments, over the next one, for logistic units of random inputs."""
+    rng = np.random.default_rng(4)
+    h = 1 / (1 + np.exp(-rng.normal(size=(2000, 6)) @ rng.normal(size=(6, width)) / 6**0.5))
+    eigenvalues = np.linalg.eigvalsh(h.T @ h / len(h))
+    units = {"step": 1, "layer": ["1"], "activation": ["sigmoid"], "units": [width], "dead_fraction": [np.nan]}
+    table = pd.DataFrame({**units, "mean": [h.mean()], "std": [h.std()]})
+    layer, offset = conditioning.logistic_offset(
+        Run.from_frames({"name": "test", "status": "finished"}, {"units": table})
+    )
+    assert layer == "1" and 10 <= eigenvalues[-1] / eigenvalues[-2] <= offset
+
+
+def test_swings_are_rises_not_the_fall():
+    time = np.arange(400)
+    ringing = _swings(signals.loss(run_of(1 + 0.2 * np.exp(-time / 300) * np.cos(time / 15) ** 2)))
+    assert ringing and max(rise / covered for rise, _, covered in ringing) > 0.5
+    assert _swings(signals.loss(run_of(1 + np.exp(-time / 100)))) == []
+
+
+@pytest.mark.parametrize(
+    ("overshoot", "slope", "held_up"),
+    [
+        (np.r_[np.full(11, 0.4), np.full(4, 1.5)], 0.0, True),  # four of fifteen updates raise their own batch's loss
+        (np.full(15, 0.4), 0.0, False),
+        (np.full(15, 0.4), 0.006, True),  # the loss of all batches has climbed
+        (np.full(15, 0.1), 0.006, False),  # short steps do not make it climb
+        (np.full(15, 0.4), -0.004, False),  # it still falls
+    ],
+)
+def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, held_up):
+    loss = np.exp(slope * np.arange(300) + np.random.default_rng(5).normal(0, 0.1, 300))
+    measured = np.full(300, np.nan)
+    measured[155::10] = overshoot
+    run = Run.from_frames(
+        {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]},
+        {"scalars": pd.DataFrame({"step": np.arange(1, 301), "loss": loss, "lr": 0.1, "overshoot": measured})},
+    )
+    assert _noise_ball(run, signals.loss(run), []) is held_up
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (4, 15), (3, 15), (10, 15)])
+def test_more_than_chance_is_the_binomial_test(count, of):
+    assert _more_than_chance(count, of) == (stats.binomtest(count, of, 0.05, alternative="greater").pvalue < 0.01)
 
 
 @pytest.mark.parametrize("condition", [10.0, 1e4])

@@ -10,6 +10,7 @@ import pandas as pd
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
@@ -50,14 +51,16 @@ def mean_mode_of_logistic_units(
         return None
     smooth = pd.Series(history.values).rolling(5, min_periods=1).median().to_numpy()
     updates = int(np.argmax(smooth <= history.start - 0.9 * fall))
-    settled = float(smooth[history.count // 20])
+    falling = table.loc[table["step"] <= history.steps[updates]]
+    steepest = min(3 * limits.steps_along(falling, 1.0), history.count // 20)  # updates to a thousandth
+    settled = float(smooth[int(steepest)])
     if updates < lasting * history.count or settled - history.end < most * fall:
         return None
-    falling = table.loc[table["step"] <= history.steps[updates]]
     gap = signals.median(np.array([e[0] / e[1] if len(e) > 1 and e[1] > 0 else np.nan for e in falling["eigenvalues"]]))
     conditions = signals.array(falling, "condition")
     conditions = conditions[~np.isnan(conditions)]
-    condition = float(np.median(conditions)) if len(conditions) else np.nan
+    along = quadratic.condition(run, int(history.steps[0]), int(history.steps[updates]))
+    condition = float(np.median(conditions)) if len(conditions) else along
     slow = 0.5 * limits.steps_along(falling, condition)  # the loss falls twice as fast as the distance
     if not (wide <= gap <= offset and condition >= wide and slow >= lasting * history.count):
         return None

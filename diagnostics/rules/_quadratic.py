@@ -15,6 +15,25 @@ def exact(run: Run) -> bool:
     return bool(run.meta.get("linear_model")) and not signals.adaptive(run)
 
 
+def condition(run: Run, first: int, last: int) -> float:
+    """kappa along the updates between two steps, where no curvature was measured along the path; NaN but for plain
+    gradient descent on a loss whose steepest curvature stays the same.
+
+    u = -eta g makes the overshoot ratio r = eta u'Hu / (2 |u|^2), so kappa = lambda_max |u|^2 / u'Hu = s / r. A lower
+    bound: r is taken two standard errors up, since the shorter the steps the more of it is rounding.
+    """
+    table = signals.curvature(run)
+    tops, ratio = signals.tops(table), signals.latest(run, "curvature", "stability", last)
+    overshoot = signals.inside(run, "overshoot", first, last)
+    changes = len(tops) < 3 or not np.ptp(tops) <= 0.01 * np.median(tops)
+    if signals.adaptive(run) or signals.momentum(run) > 0 or len(overshoot) < 3 or changes:
+        return np.nan
+    middle = np.median(overshoot)
+    error = 1.2533 * signals.MAD_TO_SD * np.median(np.abs(overshoot - middle)) / np.sqrt(len(overshoot))
+    highest = max(middle, 0.0) + 2 * error
+    return float(ratio / highest) if highest > 0 else np.nan
+
+
 def left(run: Run, history: signals.Loss, condition: float, top: float) -> float:
     """|g|^2 kappa / (2 lambda_max): the fall that is left along a path that curves kappa times less than the steepest
     direction; NaN where nothing curves upwards."""

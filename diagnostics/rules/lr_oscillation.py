@@ -110,32 +110,34 @@ def _noise_ball(
     far: float = 0.3,  # more than half way there, which noise turns into too far
     ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
     left: float = 0.05,  # of the starting loss: below, the run has learned what there was
-    high: float = 0.3,  # the same where the steps alone do not prove it
+    little: float = 0.01,  # the same where updates that raise the loss of their own batch prove that more is left
+    high: float = 0.3,  # the same where the steps alone do not prove it; rise of the loss that shows it is held up
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
-    Steps that go only most of the way must also raise the loss of their batch now and then, or undo each other. In the
-    noise ball successive gradients correlate at about -s, so a negative cosine alone is normal in a converged run
-    (Pflug 1990; Chee and Toulis 2018).
+    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own, or undo
+    each other. In the noise ball successive gradients correlate at about -s, so a negative cosine alone is normal in a
+    converged run (Pflug 1990; Chee and Toulis 2018).
     """
     half = int(history.steps[history.count // 2])
     over_steps, over = signals.column(run, "overshoot")
     over = over[over_steps >= half]
     length = signals.median(over)
-    if history.end < left * history.start or not length >= far:
-        return False
     raised = _more_than_chance(int((over > 1).sum()), len(over))
+    if history.end < (little if raised else left) * abs(history.start) or not length >= far:
+        return False
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
     settled = signals.trend(history.after(half))
     if settled.z > 3 and settled.relative > 0.02:
         return False
-    if length >= beyond or (raised and history.noise >= jumps * history.end):
+    climbs = settled.z < -3 and settled.relative < -high
+    if length >= beyond or climbs or (raised and history.noise >= jumps * history.end):
         return True
     cosine_steps, cosines = signals.column(run, "gradient_cosine")
     late, last = cosines[cosine_steps >= half], [each.ratio for each in bounces if each.step >= half][-3:]
-    if signals.adaptive(run) or len(late) < 5 or not last or history.end < high * history.start:
+    if signals.adaptive(run) or len(late) < 5 or not last or history.end < high * abs(history.start):
         return False
     opposed = late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0
     return opposed and float(np.median(last)) + signals.noise_term(run) >= ratio

@@ -8,7 +8,8 @@ Whether a rate ten times higher would still be well inside the stability limit (
 *and* still lower the loss along the update itself (overshoot ratio $r$ below 0.05, where $r = 1/2$ is the minimum
 along the step), after both limits are lowered by the part of a batch's gradient that is noise; and whether the
 run is held up by it: the loss is still on its way down at the end, so that a run ten times as long (which is what a
-tenfold rate amounts to) would take a good part off it, or all steps together were too short to move it.
+tenfold rate amounts to) would take a good part off it - unless momentum already covers the steepest direction within an
+update, $\eta\lambda_{\max}/(1-\mu) \ge 1$ - or all steps together were too short to move it.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -78,13 +79,13 @@ def check(
     standing = _reach(run, history) < still * abs(history.start)
     left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
     much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
-    crawls = much and _crawls(history, promised, learned)
+    progress = signals.median(signals.array(table, "progress"))
+    crawls = much and not progress >= 1 and _crawls(history, promised, learned)
     if not (_cut_short(run, history, first) if by_schedule else standing or crawls):
         return
     rate = float(rates[-1]) if len(rates) else np.nan
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     raised = rate * factor
-    progress = signals.median(signals.array(table, "progress"))
     slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
     yield Finding(
         kind=KIND,

@@ -73,7 +73,7 @@ def check(
     if history.count < 20:
         return
     late = _late(table, history)
-    condition = _condition(run, late)
+    condition = _condition(run, history, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
@@ -157,17 +157,24 @@ def _below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first:
     )
 
 
-def _condition(run: Run, table: pd.DataFrame) -> float:
-    """Median over the estimates; in the quadratic picture the last, since the path only turns to flatter directions.
+def _condition(run: Run, history: signals.Loss, late: pd.DataFrame) -> float:
+    """Median over the estimates; where the picture is exactly quadratic the last, since the path only turns to flatter
+    directions, or what the updates say where the last estimate is old.
 
     In a linear model curvature along the updates that seems to be zero or negative is positive but lost in float32's
     rounding: the condition number is then at least one over its precision.
     """
-    values = signals.array(table, "condition")
+    values = signals.array(late, "condition")
     if run.meta.get("linear_model"):
         values = np.minimum(values, 1 / np.finfo(np.float32).eps)
     values = values[np.isfinite(values) & (values > 0)]
-    return float(values[-1]) if len(values) and quadratic.exact(run) else signals.median(values)
+    if not quadratic.exact(run):
+        return signals.median(values)
+    half = int(history.steps[history.count // 2])
+    last = float(values[-1]) if len(values) else np.nan
+    if int(late["step"].iloc[-1]) >= half:
+        return last
+    return float(np.fmax(last, quadratic.condition(run, half, int(history.steps[-1]))))
 
 
 def _held_up(

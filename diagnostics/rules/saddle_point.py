@@ -9,9 +9,9 @@ A stretch in which the loss does not move although it is not at its floor, while
 Hessian is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches -
 and the gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less
 than a fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
-updates in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$ the negative
-curvature has set the pace, and the gradient is followed at the run's own rate: around a saddle all curvature is small,
-and the largest rate that is stable there would not be later.
+updates in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves
+downwards along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own
+rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -76,7 +76,7 @@ def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience
     escape = 1 / np.log1p(gain * abs(smallest)) if gain > 0 else np.inf
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
-    if waited < escape:
+    if waited < escape or not _downward(run, stretch):
         downhill /= max(signals.latest(run, "curvature", "stability"), np.finfo(float).tiny)
     if downhill > near * abs(stretch.level) or (waited > patience * escape and gradient > 0):
         return None
@@ -120,6 +120,12 @@ def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience
             rf"\lambda_{{\min}} = {tex(smallest)} < 0 < \lambda_{{\max}} = {tex(largest)}"
         ),
     )
+
+
+def _downward(run: Run, stretch: signals.Flat) -> bool:
+    """Negative curvature along the updates of the stretch's later half."""
+    middle = (stretch.first_step + stretch.last_step) // 2
+    return signals.median(signals.inside(run, "overshoot", middle, stretch.last_step)) < 0
 
 
 def _at_floor(history: signals.Loss, stretch: signals.Flat) -> bool:
