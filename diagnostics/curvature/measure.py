@@ -129,7 +129,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
     if request.full:
         krylov, columns = spectrum(request, hessian, solver)
     columns |= steepest(request, hessian, solver, scale, krylov)
-    schedule: dict[str, Any] = _schedule(request, columns["preconditioned_vector"])
+    schedule: dict[str, Any] = _schedule(request, columns)
     spread = abs(request.loss - hessian.loss) / max(abs(hessian.loss), 1e-30)
     return Estimate(
         **columns,
@@ -166,15 +166,18 @@ def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
         return UNKNOWN, [f"no stability ratio: {error}"]
 
 
-def _schedule(request: Request, vector: Tensor) -> dict[str, int]:
+def _schedule(request: Request, columns: dict[str, Any]) -> dict[str, int]:
     """When the next cold start is due: soon after cold and warm disagreed about the top, later after they agreed."""
     previous = request.previous
     if previous is None or previous.preconditioned_vector is None:
         return {}
-    overlap = torch.dot(vector, previous.preconditioned_vector)
-    agree = abs(float(request.ranks.total(overlap) if request.ranks else overlap)) > 0.5
+    top, known = columns["preconditioned_vector"], previous.preconditioned_vector[None]
+    if "vectors" in columns and previous.vectors is not None:  # two directions may change places
+        top, known = columns["vectors"][0], previous.vectors
+    overlaps = known @ top
+    agree = float((request.ranks.total(overlaps) if request.ranks else overlaps).norm()) > 0.5
     if not request.cold:
-        # A top eigenvector that the last one had no part in: the next start is cold.
+        # A top eigenvector that the last ones had no part in: the next start is cold.
         return {"age": previous.age + 1 if agree else previous.cold_after, "cold_after": previous.cold_after}
     return {"cold_after": min(16, 2 * previous.cold_after) if agree else max(2, previous.cold_after // 2)}
 
