@@ -9,8 +9,10 @@ in `NaN`.
 The stability ratio $s$ of the optimizer in use: the top eigenvalue of the Hessian, rescaled by learning rate,
 momentum and preconditioner so that $s = 1$ is exactly the limit. A finding needs both: $s > 1$ (or, where
 curvature was not measured, growth over several updates), and harm - the loss stands above where it began, or has
-lost most of what it had gained, or is no longer finite. With small batches the noise term of the stability budget
-is added to $s$.
+lost most of what it had gained, or is no longer finite. Between two estimates $s$ follows the learning rate, to
+which it is proportional. The last loss counts where the gradient has grown tenfold over several updates and is still
+growing; otherwise the level of the last twentieth does, so that a spike that passes is no harm. With small batches
+the noise term of the stability budget is added to $s$.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -28,20 +30,22 @@ updates only, warm the rate up over those. If noise is the larger term, use a la
 A *catapult* - a short spike after which the loss falls below where it was - is no fault and is not reported once
 it has recovered. Adaptive optimizers hover at $s \approx 1$ by themselves, which is reported as edge of
 stability. Between two curvature estimates a blow-up can begin unseen; then it is told from a cliff by its gradual
-growth only.
+growth only. While a catapult climbs it looks like a divergence, and is reported as one until it turns. A rate that
+passes the limit many times over multiplies the loss by more than ten an update: then no update comes between the
+first harm and ten times the starting loss.
 
 ## In the lecture
 *Learning Rate* ("α much too large: instability") and *Ill-conditioned curvature: gradient descent dynamics*.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._growth import Growth, Limit, against_limit, growth, running_away
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -52,15 +56,6 @@ CHARTS = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),
     Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True),
 )
-
-
-@dataclass(frozen=True)
-class _Growth:
-    """The stretch in which the loss left the level it had reached. `factor`: gradient norm after over before."""
-
-    onset: int
-    steps: int
-    factor: float
 
 
 def check(
@@ -75,14 +70,14 @@ def check(
     history = signals.loss(run)
     if history.count < 3:
         return
-    if not _harmed(history, sigmas, lost):
+    if not _harmed(history, sigmas, lost, running_away(run, history, gradual)):
         yield from _sustained(run, history, sustained, reached)
         return
-    growth = _growth(run, history)
-    ratio, since = _ratio_at(run, growth, gradual)
-    if _one_step(run, growth, gradual) or _no_instability(run, ratio, growth, gradual):
+    grown = growth(run, history)
+    limit = against_limit(run, grown, gradual)
+    if _one_step(run, grown, gradual) or _no_instability(run, limit.ratio, grown, gradual):
         return
-    yield _finding(run, history, growth, ratio, min(since, growth.onset))
+    yield _finding(run, history, grown, limit)
 
 
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
@@ -94,7 +89,8 @@ def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float
         return
     if np.median(late) > sustained and not (falling.z > 3 and falling.relative > 0.2):
         since = int(steps[ratios > 1][0])
-        yield _finding(run, history, _Growth(since, 0, np.nan), float(np.median(late)), since)
+        rate = signals.median(signals.inside(run, "lr", int(history.steps[history.count // 2]), int(history.steps[-1])))
+        yield _finding(run, history, Growth(since, 0, np.nan), Limit(float(np.median(late)), rate, since))
 
 
 def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -108,97 +104,48 @@ def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray]:
         return np.array([], dtype=int), np.array([])
 
 
-def _harmed(history: signals.Loss, sigmas: float, lost: float) -> bool:
+def _harmed(history: signals.Loss, sigmas: float, lost: float, running_away: bool) -> bool:
     """Not finite, above the start, or most of the gain lost - and still so at the end."""
     recent = history.values[-min(3, history.count) :]
     if not np.isfinite(history.end) or not np.isfinite(recent).all():
         return True
+    end = recent[-1] if running_away else history.end
+    low = end if running_away else min(end, float(recent.min()))
     quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
     margin = max(min(sigmas * quiet, abs(history.start)), 0.1 * abs(history.start))
-    if min(history.end, float(recent.min())) - history.start > margin:
+    if low - history.start > margin:
         return True
     gain = history.start - history.best
     if gain <= margin:  # nothing was learned: did the loss tower over its start in between?
         return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
-    return history.end - history.best > max(lost * gain, sigmas * quiet)
+    return end - history.best > max(lost * gain, sigmas * quiet)
 
 
-def _growth(run: Run, history: signals.Loss) -> _Growth:
-    """From the last update at or below the best level reached before the worst, to the worst (or the first
-    non-finite)."""
-    values = np.where(np.isfinite(history.values), history.values, np.inf)
-    worst = int(np.argmax(values))
-    if worst == 0:
-        return _Growth(int(history.steps[0]), 0, 1.0)
-    before = values[:worst]
-    onset = int(np.flatnonzero(before <= before.min() + history.noise)[-1])
-    steps, norms = signals.column(run, "grad_norm")
-    inside = (steps >= history.steps[onset]) & (steps <= history.steps[worst]) & np.isfinite(norms)
-    factor = float(norms[inside][-1] / norms[inside][0]) if inside.sum() >= 2 and norms[inside][0] > 0 else np.nan
-    return _Growth(int(history.steps[onset]), worst - onset, factor)
-
-
-def _ratio_at(run: Run, growth: _Growth, gradual: int) -> tuple[float, int]:
-    """Largest stability ratio at the rates of the growth, and the step since when it has been above 1.
-
-    Estimates from before the growth are scaled to the rate the schedule had reached in it. Estimates from inside it
-    count only if the growth was gradual: beyond a cliff the curvature says nothing about the step that led there.
-    """
-    try:
-        steps, ratios = signals.stability(run)
-    except signals.Missing:
-        return np.nan, growth.onset
-    end = growth.onset + growth.steps
-    ratios = ratios * _rate_ratio(run, steps, growth) + signals.noise_term(run, before=end)
-    before = steps[steps <= growth.onset]
-    first = before[-1] if len(before) else steps[0]
-    last = end if growth.steps >= gradual or not len(before) else growth.onset
-    inside = (steps >= first) & (steps <= last) & np.isfinite(ratios)
-    if not inside.any():
-        return np.nan, growth.onset
-    above = np.flatnonzero(inside & (ratios > 1))
-    if not len(above):
-        return float(ratios[inside].max()), growth.onset
-    within = np.flatnonzero(~(ratios[: above[0]] > 1))
-    return float(ratios[inside].max()), int(steps[within[-1] + 1 if len(within) else 0])
-
-
-def _rate_ratio(run: Run, steps: np.ndarray, growth: _Growth) -> np.ndarray:
-    """Highest learning rate of the growth over the one in use at each estimate; 1 for estimates from inside it."""
-    rate_steps, rates = signals.learning_rates(run)
-    if not len(rates):
-        return np.ones(len(steps))
-    inside = (rate_steps >= growth.onset) & (rate_steps <= growth.onset + growth.steps)
-    highest = rates[inside].max() if inside.any() else rates[-1]
-    own = rates[np.clip(np.searchsorted(rate_steps, steps, side="right") - 1, 0, len(rates) - 1)]
-    return np.where((steps <= growth.onset) & (own > 0), highest / np.where(own > 0, own, 1), 1.0)
-
-
-def _one_step(run: Run, growth: _Growth, gradual: int) -> bool:
+def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
     """A single huge step: the rate that did the harm was gone an update or two later."""
     rate_steps, rates = signals.learning_rates(run)
-    inside = (rate_steps >= growth.onset) & (rate_steps <= growth.onset + growth.steps)
+    inside = (rate_steps >= grown.onset) & (rate_steps <= grown.end)
     if not inside.any() or rates[-1] >= 0.5 * rates[inside].max():
         return False
     return int((rates >= 0.5 * rates[inside].max()).sum()) < gradual
 
 
-def _no_instability(run: Run, ratio: float, growth: _Growth, gradual: int) -> bool:
+def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
     if ratio > 1:
         return False
     steps, overshoot = signals.column(run, "overshoot")
-    inside = (steps >= growth.onset) & (steps <= growth.onset + growth.steps)
+    inside = (steps >= grown.onset) & (steps <= grown.end)
     overshot = bool((overshoot[inside] > 1).any())  # the update itself raised the loss of its own batch
     if np.isfinite(ratio):
-        return not (overshot and ratio > 0.5 and growth.steps >= gradual)
-    grows = growth.factor > 10 or not np.isfinite(growth.factor)
-    return not (growth.steps >= gradual and (overshot or grows))
+        return not (overshot and ratio > 0.5 and grown.steps >= gradual)
+    grows = grown.factor > 10 or not np.isfinite(grown.factor)
+    return not (grown.steps >= gradual and (overshot or grows))
 
 
-def _cause(run: Run, growth: _Growth) -> str:
+def _cause(run: Run, grown: Growth) -> str:
     rate_steps, rates = signals.learning_rates(run)
-    before = rates[rate_steps <= max(growth.onset, rate_steps[0])] if len(rates) else rates
+    before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
     if len(before) and before[-1] > 1.5 * before[0] > 0:
         return "schedule"
     curvature_term = signals.latest(run, "batches", "curvature_term")
@@ -207,51 +154,55 @@ def _cause(run: Run, growth: _Growth) -> str:
     return "learning-rate"
 
 
-def _finding(run: Run, history: signals.Loss, growth: _Growth, ratio: float, since: int) -> Finding:
-    steps, rates = signals.learning_rates(run)
-    rate = float(rates[steps <= max(since, steps[0])][-1]) if len(rates) else np.nan
-    nonfinite = signals.first_nonfinite(run)
+def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Finding:
+    nonfinite, past = signals.first_nonfinite(run), limit.ratio > 1
     evidence = {
-        "learning rate": rate,
+        "learning rate": limit.rate,
         "loss at start": history.start,
         "loss at end": history.end,
-        "growth steps": float(growth.steps),
+        "growth steps": float(grown.steps),
     }
-    if np.isfinite(ratio):
-        evidence["stability ratio"] = ratio
-    if np.isfinite(growth.factor):
-        evidence["gradient growth"] = growth.factor
-    if signals.noise_term(run):
-        evidence["noise term"] = signals.noise_term(run)
+    if np.isfinite(limit.ratio):
+        evidence["stability ratio"] = limit.ratio
+    if np.isfinite(grown.factor):
+        evidence["gradient growth"] = grown.factor
+    if limit.noise:
+        evidence["noise term"] = limit.noise
     if nonfinite is not None:
         evidence["first non-finite step"] = float(nonfinite)
     ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
-    if ratio > 1:
-        seen = f"The learning rate {number(rate)} is {number(ratio)} times the largest stable one"
-    else:
-        seen = f"The loss grew over {growth.steps} updates at a learning rate of {number(rate)}"
-    cause = _cause(run, growth)
+    cause = _cause(run, grown)
     return Finding(
         kind=KIND,
         cause=cause,
         severity="critical",
-        first_step=since,
+        first_step=limit.since,
         last_step=None,
         layers=(),
-        summary=f"{seen} since step {since}: the loss started at {number(history.start)} and {ended}"
+        summary=f"{_seen(grown, limit)}: the loss started at {number(history.start)} and {ended}"
         + (f" at step {nonfinite}." if nonfinite is not None and not np.isfinite(history.end) else "."),
         evidence=evidence,
-        remedies=_remedies(run, cause, ratio, rate),
+        remedies=_remedies(run, cause, limit),
         charts=CHARTS,
-        formula=limits.stability_formula(run, ratio - signals.noise_term(run), rate) if ratio > 1 else "",
+        formula=limits.stability_formula(run, limit.ratio - limit.noise, limit.rate) if past else "",
     )
 
 
-def _remedies(run: Run, cause: str, ratio: float, rate: float) -> tuple[str, ...]:
-    target = limits.SAFETY * rate / ratio if ratio > 1 else rate / 10
-    first = f"set the learning rate to {number(target)}" + (
-        "" if ratio > 1 else " (a tenth), and record curvature with closure= to learn the limit"
-    )
+def _seen(grown: Growth, limit: Limit) -> str:
+    rate = number(limit.rate)
+    if not limit.ratio > 1:
+        return f"The loss grew over {grown.steps} updates at a learning rate of {rate} since step {limit.since}"
+    if limit.ruined:
+        return f"The learning rate {rate} is past the largest stable one since step {limit.since}"
+    return f"The learning rate {rate} is {number(limit.ratio)} times the largest stable one since step {limit.since}"
+
+
+def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
+    measured = limit.ratio > 1 and not limit.ruined
+    target = limits.SAFETY * limit.rate / limit.ratio if measured else limit.rate / 10
+    first = f"set the learning rate to {number(target)}"
+    if not measured:
+        first += " (a tenth; the limit was not measured before the loss had grown)"
     if cause == "schedule":
         return (
             f"cap the schedule's highest learning rate at {number(target)}",
@@ -262,8 +213,8 @@ def _remedies(run: Run, cause: str, ratio: float, rate: float) -> tuple[str, ...
         return (
             (
                 f"lower the momentum from {number(mu)} to "
-                f"{number(1 - min(1.0, (1 - mu) * ratio / limits.SAFETY))}, or use a batch "
-                f"{number(np.ceil(ratio * 2))} times as large"
+                f"{number(1 - min(1.0, (1 - mu) * limit.ratio / limits.SAFETY))}, or use a batch "
+                f"{number(np.ceil(limit.ratio * 2))} times as large"
             ),
             first,
         )

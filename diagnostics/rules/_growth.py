@@ -1,0 +1,130 @@
+"""How the loss left the level it had reached, and where the learning rate stood against the limit while it did."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The stretch in which the loss left the level it had reached. `factor`: gradient norm after over before."""
+
+    onset: int
+    steps: int
+    factor: float
+
+    @property
+    def end(self) -> int:
+        return self.onset + self.steps
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The rate against the stability limit: `ratio` at the learning rate `rate`, above 1 without a break since `since`.
+
+    `noise`: the part of the ratio that small batches add. `ruined`: measured only when the loss had already grown
+    tenfold, so that it says nothing of the weights before.
+    """
+
+    ratio: float
+    rate: float
+    since: int
+    noise: float = 0.0
+    ruined: bool = False
+
+
+def growth(run: Run, history: signals.Loss) -> Growth:
+    """From the last update at or below the best level reached before the worst, to the worst (or the first
+    non-finite)."""
+    values = np.where(np.isfinite(history.values), history.values, np.inf)
+    worst = int(np.argmax(values))
+    if worst == 0:  # the start is the worst there was: what was lost of the gain since?
+        lowest = int(np.argmin(values))
+        worst = lowest + int(np.argmax(values[lowest:]))
+    if worst == 0:
+        return Growth(int(history.steps[0]), 0, 1.0)
+    before = values[:worst]
+    onset = int(np.flatnonzero(before <= before.min() + history.noise)[-1])
+    steps, norms = signals.column(run, "grad_norm")
+    inside = (steps >= history.steps[onset]) & (steps <= history.steps[worst]) & np.isfinite(norms)
+    factor = float(norms[inside][-1] / norms[inside][0]) if inside.sum() >= 2 and norms[inside][0] > 0 else np.nan
+    return Growth(int(history.steps[onset]), worst - onset, factor)
+
+
+def running_away(run: Run, history: signals.Loss, gradual: int, *, times: float = 10.0, rising: float = 0.75) -> bool:
+    """Whether the run ends while its gradient and loss are growing: the gradient's norm `times` what it was, over at
+    least `gradual` updates most of which (`rising`) added to it. The last loss is then no spike among others."""
+    steps, norms = signals.column(run, "grad_norm")
+    if len(norms) <= gradual or steps[-1] != history.steps[-1]:
+        return False
+    smaller = np.flatnonzero(norms * times <= norms[-1])
+    if not len(smaller):
+        return False
+    climb = np.diff(norms[min(smaller[-1], len(norms) - 1 - gradual) :]) > 0
+    losses = np.diff(history.values[-3:])
+    return bool(climb[-gradual:].all() and climb.mean() >= rising and (losses > history.noise).all())
+
+
+def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
+    """Where the growth first was past the limit; its largest ratio if it never was.
+
+    Between estimates the ratio follows the learning rate, to which it is proportional. Estimates from inside the growth
+    count only if it was gradual: beyond a cliff the curvature says nothing about the step that led there.
+    """
+    steps, rates = signals.learning_rates(run)
+    unknown = Limit(
+        np.nan, float(rates[steps <= max(grown.onset, steps[0])][-1]) if len(rates) else np.nan, grown.onset
+    )
+    try:
+        estimates, ratios = signals.stability(run)
+    except signals.Missing:
+        return unknown
+    if not len(rates):
+        return unknown
+    last = grown.end if grown.steps >= gradual or estimates[0] > grown.onset else grown.onset
+    known = estimates <= max(last, estimates[0])
+    noise = _held(steps, rates, *_noise(run, grown, gradual))
+    held = _held(steps, rates, estimates[known], ratios[known]) + noise
+    inside = np.flatnonzero((steps >= grown.onset) & (steps <= max(grown.end, estimates[0])) & np.isfinite(held))
+    if not len(inside):
+        return unknown
+    past = inside[held[inside] > 1]
+    if not len(past):
+        at = int(inside[np.argmax(held[inside])])
+        return Limit(float(held[at]), float(rates[at]), grown.onset, float(noise[at]))
+    at = int(past[0])
+    within = np.flatnonzero(~(held[:at] > 1))
+    begin = int(within[-1] + 1 if len(within) else 0)
+    if _blown(run, estimates, int(steps[at])):  # the weights that the rate was too large for were earlier ones
+        at = begin
+    unmeasured = estimates[0] > grown.onset
+    since = min(int(steps[begin]), grown.onset) if unmeasured else int(steps[begin])
+    blown = _blown(run, estimates, int(steps[at]))
+    return Limit(float(held[at]), float(rates[at]), since, float(noise[at]), blown)
+
+
+def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and noise terms, up to the growth's end where it was gradual; a zero before the first."""
+    table = run.table("batches", ["step", "noise_term"])
+    last = grown.end if grown.steps >= gradual else grown.onset
+    steps, terms = signals.array(table, "step"), signals.array(table, "noise_term")
+    kept = (steps <= last) & np.isfinite(terms)
+    return np.r_[0, steps[kept]], np.r_[0.0, terms[kept]]
+
+
+def _held(steps: np.ndarray, rates: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The last value known at each update, times what the learning rate has become of the one it was measured at."""
+    own = rates[np.clip(np.searchsorted(steps, at, side="right") - 1, 0, len(rates) - 1)]
+    index = np.searchsorted(at, steps, side="right") - 1
+    scale = np.where(own > 0, values / np.where(own > 0, own, 1), np.nan)
+    return np.where(index >= 0, scale[np.maximum(index, 0)] * rates, np.nan)
+
+
+def _blown(run: Run, estimates: np.ndarray, step: int) -> bool:
+    """Whether the loss had grown tenfold when the last estimate up to a step was made."""
+    history = signals.loss(run)
+    measured = history.steps <= estimates[estimates <= step][-1]
+    return bool(not (history.values[measured][-1:] <= 10 * abs(history.start)).all())

@@ -1,0 +1,44 @@
+"""Instability while it happens: named in time, at the step where the rate passed the limit, with the limit's number."""
+
+import pytest
+import torch
+from torch import nn
+
+import diagnostics
+
+
+class Quadratic(nn.Module):
+    """J(w) = 5 w_1^2 + w_2^2 / 2: lambda_max is 10."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(2))
+
+    def forward(self):
+        return 5 * self.w[0] ** 2 + 0.5 * self.w[1] ** 2
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_rate_that_grows_past_the_limit_is_named_before_the_loss_is_ten_times_its_start(tmp_path, momentum):
+    """s = 1 at lr 2(1 + mu)/10; grown 2 % a step from half of it, which crosses the limit at update 36."""
+    model = Quadratic()
+    limit = 2 * (1 + momentum) / 10
+    opt = torch.optim.SGD(model.parameters(), lr=limit / 2, momentum=momentum)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(opt, 1.02)
+    losses = []
+    with diagnostics.watch(model, opt, tmp_path) as monitor:
+        for _ in range(120):
+            opt.zero_grad()
+            loss = model() + 0.3
+            loss.backward()
+            opt.step()
+            monitor.step(loss, closure=lambda: model() + 0.3)
+            schedule.step()
+            losses.append(loss.item())
+    tenfold = next(step for step, value in enumerate(losses, 1) if not value <= 10 * losses[0])
+    run = diagnostics.load(tmp_path)
+    found = diagnostics.diagnose(run.until(tenfold - 1)).alarms[0]
+    assert (found.kind, found.cause) == ("lr-unstable", "schedule")
+    assert found.first_step == pytest.approx(37, abs=1)
+    assert found.evidence["learning rate"] / found.evidence["stability ratio"] == pytest.approx(limit, rel=0.02)
+    assert "lr-unstable" not in [each.kind for each in diagnostics.diagnose(run.until(found.first_step)).findings]
