@@ -224,6 +224,9 @@ _TABLES = (
                 "classes of (incoming, bias, outgoing) weights equal up to sign within 1e-4 relative",
                 "int64",
             ),
+            Metric(
+                "groups", "", "blocks of units that have inputs of their own (attention heads): never alike", "int64"
+            ),
         ),
         "layer",
     ),

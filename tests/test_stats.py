@@ -120,6 +120,11 @@ def test_distinct_units(units: int) -> None:
     assert distinct(torch.zeros(units, 40), torch.zeros(units, 9)) == 1
 
 
+def test_units_of_different_groups_are_different() -> None:
+    w, out = (stats.project(torch.ones(12, n)) for n in (5, 7))
+    assert [int(stats.distinct_units(w, out, groups)) for groups in (1, 2, 3, 12)] == [1, 2, 3, 12]
+
+
 def test_nothing_here_draws_from_the_global_random_state() -> None:
     before = torch.get_rng_state()
     stats.project(torch.ones(4, 5))

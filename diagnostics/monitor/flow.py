@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diagnostics.monitor import functions
+from diagnostics.monitor import functions, places
 
 
 @dataclass
@@ -23,6 +23,9 @@ class Layer:
     """One weight that makes units, and the weights that read them. `escaped`: something else reads them as well.
 
     `readers`: (weight, entries per unit) of each layer that reads the units. `scales`: per-unit parameters on the way.
+    `groups`: equal blocks of units that are never alike, since they have inputs (or attention) of their own.
+    `part`: which rows of the weight these units are, where it makes several things at once (queries, keys and values),
+    which leaves the whole `split`.
     """
 
     weight: Tensor
@@ -32,11 +35,16 @@ class Layer:
     scales: list[Tensor] = field(default_factory=list)
     readers: list[tuple[Tensor, int]] = field(default_factory=list)
     escaped: bool = False
+    part: Tensor | None = None
+    split: bool = False
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What is known of one tensor: whose units it holds (`None`: mixed), entries per unit, activations it carries."""
+    """What is known of one tensor: whose units it holds (`None`: mixed), entries per unit, activations it carries.
+
+    `places`: where the units are, once they have been moved out of their order along one dimension.
+    """
 
     layer: Layer | None = None
     entries: int = 1
@@ -44,6 +52,7 @@ class Flow:
     carries: frozenset[int] = frozenset()
     fresh: int | None = None
     parameter: bool = False
+    places: Tensor | None = None
 
 
 NOTHING = Flow()
@@ -73,11 +82,13 @@ class Graph:
             return
         tensors = list(_tensors((*args, *kwargs.values())))
         flows = [self.flow(tensor) for tensor in tensors]
-        flow = self._result(function, args, kwargs, tensors, flows, results[0])
-        if activation is not None:
-            flow = replace(flow, carries=flow.carries | {activation}, fresh=activation)
-        if flow is not NOTHING:
-            for result in results:
+        found = self._moved(function, args, kwargs, tensors, flows, results)
+        if found is None:
+            found = [self._result(function, args, kwargs, tensors, flows, results[0])] * len(results)
+        for result, flow in zip(results, found, strict=True):
+            if activation is not None:
+                flow = replace(flow, carries=flow.carries | {activation}, fresh=activation)
+            if flow is not NOTHING:
                 self._flows[result] = flow
 
     def _result(
@@ -97,6 +108,10 @@ class Graph:
             self._read(data, tensors, flows)
         if parametric and function in functions.LINEAR | functions.CONVOLUTIONS | functions.TRANSPOSED:
             return self._layer(function, args, kwargs, out)
+        if function in functions.ATTENTION | functions.MATMUL:
+            return self._attend(function, args, kwargs, tensors, data, out)
+        if data[0].places is not None and function not in functions.ENTRYWISE:
+            return self._mix(function, tensors, data, out)
         if function in functions.KEEPS_UNITS and (flows[0].layer or parametric or not any(data[1:])):
             return self._keep(function, tensors, flows, out)
         if function in functions.FLATTEN:
@@ -126,11 +141,70 @@ class Graph:
         assert layer is not None
         readable = function in functions.LINEAR | functions.CONVOLUTIONS and groups == 1
         # a linear layer reads the last dimension: the units only if they are there
-        aligned = (function in functions.LINEAR) != flow.channels_first
+        aligned = (function in functions.LINEAR) != flow.channels_first and flow.places is None
         if readable and aligned:
             layer.readers.append((weight, flow.entries))
         else:
             layer.escaped = True
+
+    def _moved(
+        self,
+        function: Callable,
+        args: tuple,
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        flows: list[Flow],
+        results: list[Tensor],
+    ) -> list[Flow] | None:
+        """Flows after a call that only moves the units of a linear layer; `None` if it does something else."""
+        flow = flows[0] if flows else NOTHING
+        plain = flow.layer is not None and not flow.channels_first and flow.entries == 1
+        if function not in functions.LAYOUT or len(tensors) != 1 or not args or tensors[0] is not args[0] or not plain:
+            return None
+        before = places.last(args[0].shape) if flow.places is None else flow.places
+        after = places.moved(function, args, kwargs, before)
+        if after is None or [each.shape for each in after] != [each.shape for each in results]:
+            return None
+        return [self._part(flow, each) for each in after]
+
+    def _part(self, flow: Flow, where: Tensor) -> Flow:
+        """The flow of a result that may hold only some of the units: these become a layer of their own."""
+        whole = flow.layer
+        assert whole is not None
+        numbers, renumbered = places.units(where)
+        if len(numbers) < rows(whole):
+            part = numbers if whole.part is None else whole.part[numbers]
+            layer = Layer(whole.weight, whole.bias, whole.transposed, whole.groups, part=part)
+            self.layers.append(layer)
+            whole.split = True
+            flow, where = replace(flow, layer=layer), renumbered
+        return replace(flow, places=None if places.is_last(where) else where)
+
+    def _attend(
+        self,
+        function: Callable,
+        args: tuple,
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        data: list[Flow],
+        out: Tensor,
+    ) -> Flow:
+        """Weighted sums over time keep the units of the values; those of queries and keys end in the weights."""
+        names = ("query", "key", "value") if function in functions.ATTENTION else ("input", "other")
+        value: Tensor = (dict(zip(names, args, strict=False)) | kwargs).get(names[-1], tensors[-1])
+        others = [each for each in tensors if each is not value]
+        flow = self.flow(value)
+        plain = not flow.channels_first and flow.entries == 1 and value.dim() > 1
+        if flow.layer is None or not plain or value.dim() != out.dim():
+            return self._mix(function, tensors, data, out)
+        where = places.last(value.shape) if flow.places is None else flow.places
+        groups = places.heads(where)
+        if where.stride(-2) != 0 or groups is None:
+            return self._mix(function, tensors, data, out)
+        flow.layer.groups = groups
+        carries = flow.carries | self._mix(function, others, [self.flow(each) for each in others], out).carries
+        after = places.of(out.shape, where.stride(), int(where.storage_offset()))
+        return replace(flow, carries=carries, fresh=None, places=None if places.is_last(after) else after)
 
     def _keep(self, function: Callable, tensors: list[Tensor], flows: list[Flow], out: Tensor) -> Flow:
         flow = flows[0]
@@ -162,6 +236,11 @@ class Graph:
         carries = frozenset().union(*(flow.carries for flow in data))
         fresh = data[0].fresh if len(tensors) == 1 else None
         return Flow(None, channels_first=channels_first, carries=carries, fresh=fresh)
+
+
+def rows(layer: Layer) -> int:
+    """Number of units."""
+    return layer.weight.shape[1 if layer.transposed else 0] if layer.part is None else len(layer.part)
 
 
 def _tensors(values: tuple) -> Iterator[Tensor]:

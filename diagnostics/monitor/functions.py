@@ -61,11 +61,14 @@ NORMS = PER_CHANNEL | _LAST_NORMS
 ATTENTION = {F.scaled_dot_product_attention}
 MULTI_HEAD = {F.multi_head_attention_forward}
 FLATTEN = _functions("flatten", "view", "reshape")
+MATMUL = _functions("matmul") | {Tensor.__matmul__}
 GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 PERMUTING = _functions("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t") | {
     getattr(Tensor.T, "__get__"),  # noqa: B009
     getattr(Tensor.mT, "__get__"),  # noqa: B009
 }
+LAYOUT = FLATTEN | PERMUTING | _functions("unflatten", "chunk", "split", "tensor_split", "unbind", "narrow", "select")
+LAYOUT |= _functions("squeeze", "unsqueeze", "expand") | {Tensor.__getitem__}
 _POOLS = {
     f
     for size in "123"
@@ -75,9 +78,10 @@ _POOLS = {
 _DROPOUTS = _functions("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")
 _CASTS = _functions("float", "half", "bfloat16", "double", "to", "contiguous", "type_as", "clone", "detach", "identity")
 _SCALINGS = _functions("abs", "square", "exp", "neg", "log_softmax")
-KEEPS_UNITS = (
-    set(_KIND_OF) | _CLAMP | _CLAMP_MIN | _THRESHOLD | _LEAKY | NORMS | _POOLS | _DROPOUTS | _CASTS | _SCALINGS
-) - _functions("softmax", "log_softmax")
+ENTRYWISE = (set(_KIND_OF) | _CLAMP | _CLAMP_MIN | _THRESHOLD | _LEAKY | _DROPOUTS | _CASTS | _SCALINGS) - _functions(
+    "softmax", "log_softmax"
+)
+KEEPS_UNITS = ENTRYWISE | NORMS | _POOLS
 
 
 def activation(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Kind | None:

@@ -17,44 +17,70 @@ from diagnostics.monitor.flow import Layer
 
 @dataclass(frozen=True)
 class Sides:
-    """Incoming (with bias and per-unit scales) and outgoing weights of a layer's units, one row a unit."""
+    """Incoming (with bias and per-unit scales) and outgoing weights of a layer's units, one row a unit.
+
+    `groups`: units of different groups have inputs of their own and count as different.
+    """
 
     name: str
     incoming: Tensor
     outgoing: Tensor
+    groups: int = 1
 
 
 def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
     """Names and columns of table `symmetry`."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    found = [*_layers(layers, names), *_heads(model)]
+    found = [*_layers(layers, names), *_attention(model)]
     units = [len(sides.incoming) for sides in found]
-    distinct = [stats.distinct_units(stats.project(s.incoming), stats.project(s.outgoing)) for s in found]
-    columns = {"units": torch.tensor(units), "distinct_units": torch.stack(distinct)} if found else {}
-    return [sides.name for sides in found], columns
+    distinct = [stats.distinct_units(stats.project(s.incoming), stats.project(s.outgoing), s.groups) for s in found]
+    groups = [sides.groups for sides in found]
+    if not found:
+        return [], {}
+    columns = {"units": torch.tensor(units), "distinct_units": torch.stack(distinct), "groups": torch.tensor(groups)}
+    return _numbered([sides.name for sides in found]), columns
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """Parts of one weight share its name: the second is "name#1"."""
+    return [f"{name}#{names[:at].count(name)}" if name in names[:at] else name for at, name in enumerate(names)]
 
 
 def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
     """Hidden layers that are used once: every reader known, and nothing else reads their units."""
-    uses = [id(layer.weight) for layer in layers]
+    uses = [id(layer.weight) for layer in layers if layer.part is None]
     for layer in layers:
         hidden = layer.readers and not layer.escaped and layer.weight.dim() > 1 and uses.count(id(layer.weight)) == 1
+        hidden = hidden and not layer.split and _apart(layer, layers)
         if hidden and id(layer.weight) in names and not hasattr(layer.weight, "placements"):
             incoming = _incoming(layer)
             outgoing = [_outgoing(weight, entries, len(incoming)) for weight, entries in layer.readers]
             if len(incoming) > 1 and all(part is not None for part in outgoing):
-                yield Sides(names[id(layer.weight)], incoming, torch.cat([p for p in outgoing if p is not None], dim=1))
+                out = torch.cat([part for part in outgoing if part is not None], dim=1)
+                yield Sides(names[id(layer.weight)], incoming, out, layer.groups)
+
+
+def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
+    """Whether each unit of a weight that is split into parts is read as one of one part only."""
+    same = [each for each in layers if each.weight is layer.weight]
+    parts = [each.part for each in same if each.part is not None and not each.split]
+    if not parts:
+        return True
+    numbers = torch.cat(parts)
+    return len(numbers.unique()) == len(numbers) and not any(s.split and (s.readers or s.escaped) for s in same)
 
 
 def _incoming(layer: Layer) -> Tensor:
     weight = layer.weight.detach()
     matrix = weight.movedim(1, 0) if layer.transposed else weight
     matrix = matrix.reshape(len(matrix), -1)
-    perunit = [layer.bias, *layer.scales]
-    columns = [p.detach().reshape(-1, 1) for p in perunit if p is not None and p.numel() == len(matrix)]
-    group = [torch.arange(len(matrix), device=matrix.device).div(len(matrix) // layer.groups, rounding_mode="floor")]
-    grouped = [g[:, None].to(matrix.dtype) for g in group] if layer.groups > 1 else []  # other groups read other inputs
-    return torch.cat([matrix, *columns, *grouped], dim=1)
+    bias = [] if layer.bias is None else [layer.bias.detach()]
+    if layer.part is not None:
+        part = layer.part.to(matrix.device)
+        matrix, bias = matrix[part], [each[part] for each in bias]
+    perunit = [*bias, *layer.scales]
+    columns = [p.detach().reshape(-1, 1) for p in perunit if p.numel() == len(matrix)]
+    return torch.cat([matrix, *columns], dim=1)
 
 
 def _outgoing(weight: Tensor, entries: int, units: int) -> Tensor | None:
@@ -65,15 +91,22 @@ def _outgoing(weight: Tensor, entries: int, units: int) -> Tensor | None:
     return split.movedim(1, 0).reshape(units, -1)
 
 
-def _heads(model: nn.Module) -> Iterator[Sides]:
-    """Cloned heads: equal slices of q, k, v and of the output projection."""
+def _attention(model: nn.Module) -> Iterator[Sides]:
+    """Of each attention module its heads, and within a head the channels of its values.
+
+    The weights that sum over time are a head's own, so two of its value channels with the same incoming and outgoing
+    weights stay alike. Heads are alike where all of q, k, v and the output projection are.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None and module.num_heads > 1:
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             heads, out = module.num_heads, module.out_proj.weight.detach()
-            parts = [module.in_proj_weight, module.in_proj_bias, module.bias_k, module.bias_v]
-            incoming = [_slices(p.detach(), heads) for p in parts[:2] if p is not None]
-            outgoing = out.reshape(len(out), heads, -1).movedim(1, 0).reshape(heads, -1)
-            yield Sides(f"{plain_name(name)}.heads".removeprefix("."), torch.cat(incoming, dim=1), outgoing)
+            parts = [p.detach() for p in (module.in_proj_weight, module.in_proj_bias) if p is not None]
+            if heads > 1:
+                incoming = torch.cat([_slices(p, heads) for p in parts], dim=1)
+                outgoing = out.reshape(len(out), heads, -1).movedim(1, 0).reshape(heads, -1)
+                yield Sides(f"{plain_name(name)}.heads".removeprefix("."), incoming, outgoing)
+            values = torch.cat([p.reshape(3, len(out), -1)[2] for p in parts], dim=1)
+            yield Sides(f"{plain_name(name)}.in_proj_weight".removeprefix("."), values, out.T, heads)
 
 
 def _slices(stacked: Tensor, heads: int) -> Tensor:

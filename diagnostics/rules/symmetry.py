@@ -8,7 +8,8 @@ was given.
 ## What we look at
 For each hidden layer, the number of distinct units: classes of (incoming weights, bias, outgoing weights) that
 agree up to sign within one part in ten thousand. Units that agree in only one of the two separate by themselves
-and are not reported.
+and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
+over time with weights of their own); of `nn.MultiheadAttention` also whole heads.
 
 ## Why it happens
 If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
@@ -24,7 +25,8 @@ cloned units, add noise to one of each pair.
 ## When this is wrong
 Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of
 the unit differs. Units that agree to a part in a thousand but not in ten thousand are left out; they separate,
-slowly.
+slowly. Channels of queries and keys are not compared, nor are heads that are written out by hand, nor values whose
+way to the output projection is not made of views (copied key-value heads, batch and heads merged into one dimension).
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
@@ -50,6 +52,7 @@ def check(
 ) -> Iterator[Finding]:
     steps, names, distinct = signals.layer_matrix(run, "symmetry", "distinct_units")
     _, _, units = signals.layer_matrix(run, "symmetry", "units")
+    groups = np.nan_to_num(signals.layer_matrix(run, "symmetry", "groups")[2], nan=1)
     if len(steps) < records:
         raise signals.Missing(f"symmetry: {len(steps)} records, {records} needed")
     same = (distinct < units) & (units >= 2)
@@ -60,20 +63,22 @@ def check(
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:
-        by_cause.setdefault(_cause(run, names[at], float(distinct[spans[at][0], at])), []).append(at)
+        by_cause.setdefault(_cause(run, names[at], distinct[spans[at][0], at] > groups[spans[at][0], at]), []).append(
+            at
+        )
     # one fault, one alarm: the cause that holds the most units speaks for all
     alike = units - distinct
     cause = max(by_cause, key=lambda each: sum(alike[spans[at][0], at] for at in by_cause[each]))
     worst = max(stuck, key=lambda at: alike[spans[at][0], at] / units[spans[at][0], at])
     begin, lasted, ended = spans[worst]
     first, last = int(steps[begin]), int(steps[begin + lasted - 1])
-    count, kept = int(units[begin, worst]), int(distinct[begin, worst])
+    count, kept, least = (int(table[begin, worst]) for table in (units, distinct, groups))
     layers = tuple(names[at] for at in stuck)
     until = f"stayed identical until step {last}" if ended else "stay identical"
     yield Finding(
         kind=KIND,
         cause=cause,
-        severity="critical" if kept <= max(1, count // 4) and not ended else "warning",
+        severity="critical" if kept <= max(least, count // 4) and not ended else "warning",
         first_step=first,
         last_step=last if ended else None,
         layers=layers,
@@ -81,7 +86,12 @@ def check(
             f"In layer {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
             f"distinct: the others have identical incoming and outgoing weights and {until}."
         ),
-        evidence={"units": float(count), "distinct units": float(kept), "layers": float(len(stuck))},
+        evidence={
+            "units": float(count),
+            "distinct units": float(kept),
+            "least possible": float(least),
+            "layers": float(len(stuck)),
+        },
         remedies=_remedies(cause, names[worst]),
         charts=(Chart("line", "symmetry", ("distinct_units", "units"), "Distinct units of the layer", layers=layers),),
         formula=r"\mathbf{w}_i = \mathbf{w}_j,\; v_i = v_j \;\Rightarrow\; \nabla_{\mathbf{w}_i}\mathcal{J} = "
@@ -100,10 +110,11 @@ def _span(same: np.ndarray) -> tuple[int, int, bool]:
     return begin, int(at[-1]) - begin + 1, bool(at[-1] < len(same) - 1)
 
 
-def _cause(run: Run, layer: str, distinct: float) -> str:
-    """Zero if the first update made all there is of the weights; constant if all units are one."""
-    if distinct > 1:
+def _cause(run: Run, layer: str, several: bool) -> str:
+    """Zero if the first update made all there is of the weights; constant if all units (of a head) are one."""
+    if several:
         return "cloned-units"
+    layer = layer.split("#")[0]
     _, names, weights = signals.layer_matrix(run, "layers", "weight_norm")
     _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
     own = [at for at, name in enumerate(names) if name == layer or (name.startswith(f"{layer}.") and "weight" in name)]
@@ -125,7 +136,7 @@ def _remedies(cause: str, layer: str) -> tuple[str, ...]:
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A layer of one unit makes dead, flat and slow runs; one cloned pair does not."""
-    if finding.evidence["distinct units"] > 0.25 * finding.evidence["units"]:
+    if finding.evidence["distinct units"] > max(finding.evidence["least possible"], 0.25 * finding.evidence["units"]):
         return False
     if other.kind == "lr-unstable":  # an early spike that such a layer could not come back from; no divergence
         return other.evidence["loss at end"] <= 1.1 * other.evidence["loss at start"]

@@ -1,0 +1,57 @@
+"""Which entry of a tensor belongs to which unit of a layer, while reshaping, transposing and splitting move them about.
+
+Attention splits a layer's units into heads, moves them and joins them again. All of these are views, so the places are
+kept as a view too: a tensor on the meta device, which holds no data, whose strides map an entry's index to a unit's
+number (stride 0 along batch and time). The call that moved the tensor is repeated on it.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def last(shape: torch.Size) -> Tensor:
+    """Units along the last dimension, as a linear layer leaves them."""
+    return of(shape, (0,) * (len(shape) - 1) + (1,))
+
+
+def of(shape: torch.Size, strides: tuple[int, ...], offset: int = 0) -> Tensor:
+    units = 1 + offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return torch.empty(units, device="meta").as_strided(shape, strides, offset)
+
+
+def moved(function: Callable, args: tuple, kwargs: dict[str, Any], places: Tensor) -> list[Tensor] | None:
+    """Places after the call, one a result; `None` where a copy was made, which no strides describe."""
+    found = function(places, *args[1:], **kwargs)
+    results = [found] if isinstance(found, Tensor) else list(found)
+    return results if all(each.is_meta and each._is_view() for each in results) else None
+
+
+def units(places: Tensor) -> tuple[Tensor, Tensor]:
+    """The units that a part of a tensor holds, in the order of its dimensions, and places that number them so."""
+    size = [n if stride else 1 for n, stride in zip(places.shape, places.stride(), strict=True)]
+    least = int(places.storage_offset())
+    last = least + sum((n - 1) * stride for n, stride in zip(size, places.stride(), strict=True))
+    number = torch.arange(last + 1)
+    strides = tuple(prod(size[at + 1 :]) if stride else 0 for at, stride in enumerate(places.stride()))
+    return number.as_strided(size, places.stride(), least).flatten(), of(places.shape, strides)
+
+
+def heads(places: Tensor) -> int | None:
+    """Number of equal blocks of units that lie side by side in other dimensions than the last; `None` if they do not
+    follow each other."""
+    *others, last = zip(places.shape, places.stride(), strict=True)
+    blocks = [(n, stride) for n, stride in others if stride and n > 1]
+    for _, stride in blocks:
+        if stride != last[0] * prod(m for m, s in blocks if s < stride):
+            return None
+    return prod(n for n, _ in blocks) if last[1] == 1 else None
+
+
+def is_last(places: Tensor) -> bool:
+    """Whether the units lie along the last dimension alone, in order."""
+    *others, (_, stride) = zip(places.shape, places.stride(), strict=True)
+    return stride == 1 and places.storage_offset() == 0 and not any(s for n, s in others if n > 1)

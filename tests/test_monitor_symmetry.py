@@ -1,0 +1,181 @@
+"""Value channels of attention, in the ways people write it: alike only within a head, and only on both sides."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+
+D, HEADS = 8, 2
+Split = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def split_heads(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+def chunked(x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(split_heads(part) for part in x.chunk(3, dim=-1))
+
+
+def permuted(x: Tensor) -> tuple[Tensor, ...]:
+    return x.reshape(len(x), -1, 3, HEADS, D // HEADS).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def indexed(x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(split_heads(x[..., at * D : (at + 1) * D]) for at in range(3))
+
+
+def interleaved(x: Tensor) -> tuple[Tensor, ...]:
+    return x.view(len(x), -1, HEADS, 3 * D // HEADS).transpose(1, 2).chunk(3, -1)
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.softmax(q @ k.transpose(-1, -2) / 2, dim=-1)
+    return F.dropout(weights, 0.0) @ v
+
+
+def by_function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class Attention(nn.Module):
+    def __init__(self, split: Split | None, attend: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.split, self.attend = split, attend
+        if split is None:
+            self.query, self.key, self.value = (nn.Linear(D, D) for _ in range(3))
+        else:
+            self.qkv = nn.Linear(D, 3 * D)
+        self.out = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.split is None:
+            q, k, v = (split_heads(project(x)) for project in (self.query, self.key, self.value))
+        else:
+            q, k, v = self.split(self.qkv(x))
+        mixed = self.attend(q, k, v)
+        return x + self.out(mixed.transpose(1, 2).contiguous().flatten(2))
+
+    def values(self) -> tuple[nn.Linear, list[int]]:
+        """The layer that makes the values, and its rows, head by head."""
+        if self.split is None:
+            return self.value, list(range(D))
+        if self.split is interleaved:
+            return self.qkv, [12 * head + 8 + channel for head in range(HEADS) for channel in range(D // HEADS)]
+        return self.qkv, list(range(2 * D, 3 * D))
+
+
+def recorded(model: nn.Module, path: Path) -> dict[str, tuple[int, int, int]]:
+    """Layer -> units, distinct units, groups."""
+    torch.manual_seed(1)
+    x = torch.randn(3, 5, D)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, path, every=1, curvature_every=10**6, budget=1e9) as monitor:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss, closure=lambda: model(x).square().mean())
+    run = diagnostics.load(path)
+    assert "measurement-failed" not in set(run.table("events")["kind"]), run.table("events")["message"].tolist()
+    return {row.layer: (row.units, row.distinct_units, row.groups) for row in run.table("symmetry").itertuples()}
+
+
+WAYS = {
+    "separate": (None, written_out),
+    "separate, by function": (None, by_function),
+    "chunk": (chunked, by_function),
+    "permute": (permuted, by_function),
+    "index": (indexed, written_out),
+    "interleaved": (interleaved, by_function),
+}
+
+
+def alike(model: Attention, first: int, second: int, outgoing: bool) -> None:
+    layer, rows = model.values()
+    with torch.no_grad():
+        for each in (layer.weight, layer.bias):
+            each[rows[second]] = each[rows[first]]
+        if outgoing:
+            model.out.weight[:, second] = model.out.weight[:, first]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("pair", "outgoing", "distinct"),
+    [((1, 3), True, D - 1), ((1, 3), False, D), ((1, 5), True, D)],
+    ids=["both sides", "incoming only", "of two heads"],
+)
+def test_value_channels(way: str, pair: tuple[int, int], outgoing: bool, distinct: int, tmp_path: Path) -> None:
+    """Channels of two heads are summed with weights of their own, which part them."""
+    torch.manual_seed(0)
+    model = Attention(*WAYS[way])
+    alike(model, *pair, outgoing)
+    (found,) = recorded(model, tmp_path / "run").values()
+    assert found == (D, distinct, HEADS)
+
+
+def test_value_channels_of_the_module(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(D, HEADS, batch_first=True)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = module, nn.Linear(D, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x + self.attention(x, x, x, need_weights=False)[0])
+
+    with torch.no_grad():
+        module.in_proj_weight[2 * D + 3] = module.in_proj_weight[2 * D + 1]
+        module.out_proj.weight[:, 3] = module.out_proj.weight[:, 1]
+    found = recorded(Model(), tmp_path / "run")
+    assert found == {"attention.heads": (HEADS, HEADS, 1), "attention.in_proj_weight": (D, D - 1, HEADS)}
+
+
+def test_parts_that_are_read_twice_are_not_judged(tmp_path: Path) -> None:
+    """Units 2 and 3 are in both halves: what reads them is in two places."""
+
+    class Overlapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(D, 6), nn.Linear(4, D), nn.Linear(4, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.a(x))
+            return self.b(h[..., :4]) + self.c(h[..., 2:])
+
+    assert recorded(Overlapping(), tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize(("value", "cause"), [(0.0, "zero-initialization"), (0.1, "constant-initialization")])
+def test_equal_attention_weights_are_named(value: float, cause: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attention(chunked, by_function)
+    with torch.no_grad():
+        for each in model.parameters():
+            each.fill_(value)
+    x, y = torch.randn(64, 5, D), torch.randn(64, 5, D)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [(each.kind, each.cause) for each in found] == [("symmetry", cause)]
+
+
+def test_a_zero_output_projection_is_no_symmetry(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attention(permuted, by_function)
+    nn.init.zeros_(model.out.weight)
+    (found,) = recorded(model, tmp_path / "run").values()
+    assert found == (D, D, HEADS)
