@@ -1,6 +1,7 @@
 """Set-up shared by all tests: checked shapes, one thread a process, and no silent skip where skipping is a failure."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pytest workers share two cores
 
@@ -19,6 +20,14 @@ def _charts_of_any_size():
     import altair
 
     altair.data_transformers.disable_max_rows()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_compiled():
+    """Once something in a process is compiled, the monitor puts no hook on a forward any more."""
+    yield
+    if getattr(sys.modules.get("torch._dynamo.convert_frame"), "FRAME_COUNTER", 0):
+        sys.modules["torch._dynamo"].reset()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -85,6 +85,17 @@ def test_the_loop_runs_and_its_run_is_diagnosed(tmp_path, monkeypatch, capsys):
     assert not diagnostics.diagnose(run).alarms, capsys.readouterr().out
 
 
+def test_the_tests_of_the_loops_exist():
+    section = README.read_text().partition("## Which loops it is right in")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 25
+    for row in rows:
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert tests, row
+        for file, name in tests:
+            assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+
+
 def test_every_command_of_the_readme_exists():
     commands = set(re.findall(r"python -m diagnostics (\w+)", README.read_text()))
     help_text = (ROOT / "diagnostics" / "__main__.py").read_text()

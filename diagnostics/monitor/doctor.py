@@ -72,7 +72,7 @@ def _tensors(model: nn.Module, inner: nn.Module, optimizer: Optimizer) -> Findin
 
 def _activations(model: nn.Module, inner: nn.Module, optimizer: Optimizer) -> Findings:
     what = "dead and saturated units, input features"
-    if describe.is_compiled(model):
+    if describe.is_compiled(model) or describe.compiled_frames():  # which of them the model's are is not known
         why = "in one extra, uncompiled forward through the closure; without a closure nothing is seen, because a hook "
         yield Observed(what, True, why + "would break or change the compiled training step")
     else:

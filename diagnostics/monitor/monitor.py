@@ -41,7 +41,7 @@ class Monitor:
     ) -> None:
         self.model, self.optimizer, self.run_dir = model, optimizer, run_dir
         self._inner = describe.unwrap(model)
-        self._compiled, self._frames = describe.is_compiled(model), describe.compiled_frames()
+        self._compiled = describe.is_compiled(model)
         self._scaler = Scaler(settings.scaler)
         self._tensors = describe.named_tensors(self._inner, optimizer)
         self._count = _size(optimizer)
@@ -243,7 +243,7 @@ class Monitor:
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
-        self._compiled = self._compiled or describe.compiled_frames() > self._frames
+        self._compiled = self._compiled or describe.compiled_frames() > 0
         if self._plan.measured and not self._compiled and self._given.has_closure is not None:
             self._entrance.arm(observing=not self._given.has_closure)
 

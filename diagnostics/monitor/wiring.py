@@ -4,6 +4,7 @@ A parameter outside the optimizer may belong to another optimizer, and an optimi
 model: only those that get gradients and do not move, or move nothing, are reported.
 """
 
+import gc
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Wiring:
             if id(tensor) not in members:
                 self._foreign(name, tensor)
         if any(count >= UPDATES for count in (*self._still.values(), *self._idle.values())):
-            self._report()
+            self._report(tensors)
         self.settled = self.settled or (not self._still and not self._idle)
 
     def _outside(self, name: str, tensor: Tensor) -> None:
@@ -44,9 +45,9 @@ class Wiring:
         """A parameter of the optimizer that the model does not have: never gets a gradient."""
         self._idle[name] = self._idle.get(name, 0) + 1 if tensor.grad is None else 0
 
-    def _report(self) -> None:
+    def _report(self, tensors: dict[str, Tensor]) -> None:
         self.settled = True
-        still = [name for name, count in self._still.items() if count >= UPDATES]
+        still = [name for name, count in self._still.items() if count >= UPDATES and not _held_elsewhere(tensors[name])]
         idle = [name for name, count in self._idle.items() if count >= UPDATES]
         if idle:
             trained = ", ".join(still) if still else "the model's parameters"
@@ -62,3 +63,9 @@ class Wiring:
                 f"add it to the optimizer, or freeze it with requires_grad_(False)."
             )
             self._event("not-in-optimizer", message, name)
+
+
+def _held_elsewhere(tensor: Tensor) -> bool:
+    """Whether some other optimizer of this process has the parameter: it may step less often. Asked once in a run."""
+    optimizers = (each for each in gc.get_objects() if issubclass(type(each), Optimizer))
+    return any(tensor is p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])

@@ -156,7 +156,7 @@ class Remote:
         return [Remote(f"{self.url}/{_leaf(entry)}") for entry in self._entries() if entry["type"] == "directory"]
 
     def read(self, name: str, start: int, end: int, head: bytes = b"") -> bytearray:
-        return bytearray(head + self._call(self.system.cat_file, f"{self.path}/{name}", start, end))
+        return bytearray(head + self._call(self.system.cat_file, f"{self.path}/{name}", start=start, end=end))
 
     def make(self) -> None:
         self._call(self.system.makedirs, self.path, True)
@@ -174,13 +174,17 @@ class Remote:
             self._call(self.system.rm_file, f"{self.path}/{name}")
 
     def _entries(self) -> list[dict[str, Any]]:
+        """None of a directory that is not there: an object store knows no empty ones."""
         self._call(self.system.invalidate_cache, self.path)
-        return self._call(self.system.ls, self.path, True)
+        try:
+            return self._call(self.system.ls, self.path, True)
+        except FileNotFoundError:
+            return []
 
-    def _call(self, function: Callable, *arguments: Any) -> Any:
+    def _call(self, function: Callable, *arguments: Any, **named: Any) -> Any:
         """Back ends raise what their libraries raise; the store handles one family of errors."""
         try:
-            return function(*arguments)
+            return function(*arguments, **named)
         except OSError:
             raise
         except Exception as error:
