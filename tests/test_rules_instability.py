@@ -1,10 +1,15 @@
 """Instability while it happens: named in time, at the step where the rate passed the limit, with the limit's number."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import diagnostics
+from diagnostics.rules import _growth as growth
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
 
 
 class Quadratic(nn.Module):
@@ -42,3 +47,17 @@ def test_a_rate_that_grows_past_the_limit_is_named_before_the_loss_is_ten_times_
     assert found.first_step == pytest.approx(37, abs=1)
     assert found.evidence["learning rate"] / found.evidence["stability ratio"] == pytest.approx(limit, rel=0.02)
     assert "lr-unstable" not in [each.kind for each in diagnostics.diagnose(run.until(found.first_step)).findings]
+
+
+@pytest.mark.parametrize(("measured", "ratio"), [(9, 0.2), (60, 2.2)])
+def test_a_noise_term_after_which_the_loss_fell_explains_no_growth(measured, ratio):
+    """The loss falls from 2 to 0.2 until update 60 and then grows; curvature alone is at a fifth of the limit."""
+    loss = np.r_[np.linspace(2, 0.2, 60), 0.2 * 1.2 ** np.arange(1, 21)]
+    steps = np.arange(1, 81)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": 1.0})
+    curvature = pd.DataFrame({"step": [5, 60], "stability": [0.2, 0.2]})
+    batches = pd.DataFrame({"step": [measured], "origin": [measured], "noise_term": [2.0]})
+    tables = {"scalars": scalars, "curvature": curvature, "batches": batches}
+    run = Run.from_frames({"name": "test", "status": "finished"}, tables)
+    grown = growth.growth(run, signals.loss(run))
+    assert growth.against_limit(run, grown, 4).ratio == pytest.approx(ratio)

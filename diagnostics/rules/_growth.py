@@ -107,11 +107,17 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
 
 
 def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and noise terms, up to the growth's end where it was gradual; a zero before the first."""
-    table = run.table("batches", ["step", "noise_term"])
+    """Steps and noise terms, up to the growth's end where it was gradual; a zero before the first.
+
+    A term after which most of what was ever gained was gained has not made the loss grow: where the noise is past its
+    limit, it does so from there on. Such a term is a few examples' huge curvature, as before a cliff.
+    """
+    table = run.table("batches", ["step", "origin", "noise_term"])
     last = grown.end if grown.steps >= gradual else grown.onset
     steps, terms = signals.array(table, "step"), signals.array(table, "noise_term")
     kept = (steps <= last) & np.isfinite(terms)
+    if kept.any() and _gained_most(run, int(signals.array(table, "origin")[kept][-1]), grown, gradual):
+        terms = np.zeros_like(terms)
     return np.r_[0, steps[kept]], np.r_[0.0, terms[kept]]
 
 
@@ -128,3 +134,13 @@ def _blown(run: Run, estimates: np.ndarray, step: int) -> bool:
     history = signals.loss(run)
     measured = history.steps <= estimates[estimates <= step][-1]
     return bool(not (history.values[measured][-1:] <= 10 * abs(history.start)).all())
+
+
+def _gained_most(run: Run, since: int, grown: Growth, gradual: int, *, most: float = 0.5) -> bool:
+    """Whether the loss fell by `most` of its whole gain between a step and the growth."""
+    history = signals.loss(run)
+    between = history.values[(history.steps >= since) & (history.steps <= grown.onset)]
+    if len(between) < 2 * gradual:
+        return False
+    fall = signals.level(between[:gradual]) - signals.level(between[-gradual:])
+    return bool(fall > most * (history.start - history.best) > 0)

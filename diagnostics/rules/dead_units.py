@@ -19,8 +19,9 @@ After a large step: a smaller learning rate or warm-up, and re-initialize the de
 biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the negative side.
 
 ## When this is wrong
-A few dead units in a run that trains well are normal and not reported. A unit that answers to one rare input in a
-thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
+A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
+loss has fallen to a tenth are `info`, though without them it may have ended lower still. A unit that answers to one
+rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").

@@ -12,7 +12,7 @@ curvature was not measured, growth over several updates), and harm - the loss st
 lost most of what it had gained, or is no longer finite. Between two estimates $s$ follows the learning rate, to
 which it is proportional. The last loss counts where the gradient has grown tenfold over several updates and is still
 growing; otherwise the level of the last twentieth does, so that a spike that passes is no harm. With small batches
-the noise term of the stability budget is added to $s$.
+the noise term of the stability budget is added to $s$, unless most of the gain was made after it was measured.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:

@@ -126,7 +126,8 @@ def overflow() -> Iterator[Case]:
             rung,
             setup.but(loss="cross_entropy"),
             ("non-finite",),
-            ("overflow",),
+            # below exp(88) nothing overflows: the quotient of two powers underflows, and the logarithm meets a zero
+            ("overflow",) if factor > 200 else ("overflow", "domain-error"),
             spec("non-finite"),
         )
     for rung, (length, value) in enumerate(((60, 6.0), (80, 6.0), (100, 6.0), (140, 6.0)), 1):
