@@ -26,7 +26,9 @@ to go with it.
 
 ## When this is wrong
 Full-batch training at the edge of stability bounces while the loss falls; that is reported as information. The
-variance is taken over a window of updates after each curvature estimate; slow ringing is longer than the window.
+variance is taken over a window of updates after each curvature estimate; slow ringing is longer than the window. The
+overshoot is known at some fifteen updates of a half: an adaptive rate that holds the loss up by a few percent, or under
+a loss that still falls, is not seen.
 
 ## In the lecture
 *Learning Rate* ("α too large: oscillations") and *Momentum* ("if μ = 1 ... it will never settle down").

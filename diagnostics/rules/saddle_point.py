@@ -25,7 +25,7 @@ the escape in proportion. If units are identical, break the symmetry first.
 
 ## When this is wrong
 Every network has slightly negative eigenvalues; they are silent unless the loss stands still. Where no curvature
-estimate fell into the flat stretch, nothing is said.
+estimate fell into the flat stretch, nothing is said. A start that is left within a fifth of the run is not counted.
 
 ## In the lecture
 *Saddle points*.
