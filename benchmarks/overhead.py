@@ -2,7 +2,8 @@
 
     python -m benchmarks.overhead                   # every task and variant, 100 s of training each: an hour
     python -m benchmarks.overhead --seconds 3       # to see that it works
-    python -m benchmarks.overhead --tasks mlp cnn
+    python -m benchmarks.overhead --tasks mlp cnn --variants watch,            # ours alone: eleven minutes
+    python -m benchmarks.overhead --seconds 15 --variants power wandb lightning # peers have no budget to keep
 
 Every variant trains a copy of the same model on the same batches; blocks of a few steps alternate, so that whatever
 else the machine does hits all alike. "total" is all watched time over all unwatched time (the promise of the budget),
@@ -16,7 +17,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -111,18 +112,18 @@ def _largest(loss: Tensor, parameters: list[Tensor]) -> float:
     return quotient
 
 
-def _variants() -> list[Callable[..., Variant]]:
-    found = [
-        nothing,
-        watched("watch, no closure", False),
-        watched("watch, default", True),
-        power_iteration(64),
-    ]
+def _variants(wanted: Sequence[str]) -> list[Callable[..., Variant]]:
+    """The unwatched one first, then those whose name contains one of `wanted`."""
+    found = {
+        "watch, no closure": watched("watch, no closure", False),
+        "watch, default": watched("watch, default", True),
+        "power iteration": power_iteration(64),
+    }
     if find_spec("wandb"):
-        found.append(wandb_watch)
+        found["wandb.watch"] = wandb_watch
     if find_spec("lightning"):
-        found.append(lightning_norms)
-    return found
+        found["lightning grad_norm"] = lightning_norms
+    return [nothing, *(make for name, make in found.items() if any(part in name for part in wanted))]
 
 
 # -- tasks
@@ -167,13 +168,13 @@ TASKS: dict[str, Callable[[], tuple[nn.Module, Iterator[Batch]]]] = {
 # -- timing
 
 
-def compare(task: str, seconds: float) -> list[Variant]:
+def compare(task: str, seconds: float, wanted: Sequence[str] = ("",)) -> list[Variant]:
     """All variants of one task, in alternating blocks, until the unwatched one has trained for `seconds`."""
     torch.manual_seed(0)
     model, batches = TASKS[task]()
     with tempfile.TemporaryDirectory() as folder:
         variants = []
-        for make in _variants():
+        for make in _variants(wanted):
             own = copy.deepcopy(model)
             variants.append(make(own, torch.optim.SGD(own.parameters(), lr=0.01, momentum=0.9), folder))
         plain = copy.deepcopy(model)
@@ -234,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=100.0, help="unwatched training a task")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--variants", nargs="+", default=[""], help="only those whose name contains one of these")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")
@@ -241,7 +243,7 @@ def main() -> None:
         if not find_spec(name):
             print(f"{name} is not installed: left out")
     for task in options.tasks:
-        report(task, compare(task, options.seconds))
+        report(task, compare(task, options.seconds, options.variants))
 
 
 if __name__ == "__main__":

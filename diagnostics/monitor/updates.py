@@ -63,6 +63,7 @@ class Updates:
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
         self._after_backward: tuple[tuple[Any, ...], Tensor | None] | None = None  # gradient versions, perhaps norms
         self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
+        self._sharded = False
         self._clips = False  # gradients were written to between the last backward and its update
         self._pair: tuple[int, list[Tensor], list[Tensor]] | None = None
         self._expected = 1  # backward passes of an update, as seen at the last one
@@ -155,13 +156,13 @@ class Updates:
         if self._mask is None or self._mask[0] is not names:
             inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
             self._mask = (names, tuple(id(tensor) in inside for tensor in names.values()))
+            self._sharded = any(map(distributed.is_sharded, names.values()))
         return self._mask[1]
 
     def _backward_values(self, received: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
         passes = self.sentinel.passes
         self._expected = max(1, passes)
-        countable = not any(map(distributed.is_sharded, self._tensors().values()))  # FSDP2 hides all but the last pass
-        micro_batches = float(passes) if countable else math.nan
+        micro_batches = math.nan if self._sharded else float(passes)  # FSDP2 hides all passes but the last
         values: dict[str, Any] = {"micro_batches": micro_batches, "carried_grad_norm": self.sentinel.carried}
         if self._after_backward is not None:
             versions, squares = self._after_backward
