@@ -32,8 +32,9 @@ def train(watched):
     counters.clear()
     torch.manual_seed(0)
     model = Network()
+    first = model.body[0]
     with torch.no_grad():
-        model.body[0].bias[:6] = -1000  # a quarter of the units is dead
+        first.bias[:6] = -1000  # a quarter of the units is dead
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     step_of, given, forward = optimizer.step, model, model
     if mode in ("compiled", "beside", "warm"):
@@ -59,7 +60,7 @@ def train(watched):
         loss.backward()
         losses.append(loss.item())
         norms.append(sum(float(p.grad.double().square().sum()) for p in model.parameters()) ** 0.5)
-        silent.append(float((model.body[0].weight.grad == 0).all(1).double().mean()))
+        silent.append(float((first.weight.grad == 0).all(1).double().mean()))
         step_of()
         if monitor:
             monitor.step(loss, (lambda: loss_of(step)) if closure == "closure" else None)
