@@ -27,6 +27,8 @@ GRID = 60  # of the tooltips
 ROW = 18  # pixels a layer, as long as there are few
 FURNITURE = 130  # pixels of title, legend and axis, which count as height
 MOST_ROWS_LABELLED = 40
+SHADES = 253  # of the palette; behind them:
+MISSING, INFINITE, ZERO = 253, 254, 255
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,16 @@ def heatmap(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
 def read(run: Run, chart: Chart) -> Field | None:
     steps, names, values = run.matrix(chart.table, chart.columns[0])
     chosen = [i for i in in_model_order(run, names) if not chart.layers or names[i] in chart.layers]
-    if not len(steps) or not chosen or not np.isfinite(values[:, chosen]).any():
+    values = picked(values, chosen)
+    if not np.isfinite(values).any():
         return None
     low = chart.columns[0] in ("grad_norm", "update_norm", "distinct_units")
-    return Field(chart.title, steps, [str(names[i]) for i in chosen], values[:, chosen], chart.log, low)
+    return Field(chart.title, steps, [str(names[i]) for i in chosen], values, chart.log, low)
+
+
+def picked(values: NDArray, columns: list[int]) -> NDArray:
+    """These columns of values (T, L), without a copy where they are all of them in their order."""
+    return values if columns == list(range(values.shape[1])) else values[:, columns]
 
 
 def in_model_order(run: Run, names: Iterable[str]) -> list[int]:
@@ -80,7 +88,7 @@ def draw_field(
         picture(field, steps, shown, low, high, x, y),
         key(field, low, high, x, y),
         *parts.span_layers(finding, x, first, last)[1:],
-        grid(field, x, y, name),
+        grid(field, steps, shown, x, y, name),
     ]
     return parts.layer(layers, field.title, height)
 
@@ -136,26 +144,26 @@ def on_even_steps(steps: NDArray, values: NDArray) -> NDArray:
 def png(values: NDArray, low: float, high: float, log: bool) -> str:
     """(C, L) -> data URL of an L x C picture: viridis, transparent where nothing was measured, black for exact zero
     on a log scale, red for infinity."""
-    table = _viridis()
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled = (np.log(values) - np.log(low)) / (np.log(high) - np.log(low)) if log else (values - low) / (high - low)
-    index = np.nan_to_num(np.clip(scaled, 0, 1) * 255, nan=0.0).astype(np.uint8)
-    pixels = table[index]
-    pixels[np.isnan(values)] = 0
-    pixels[np.isinf(values)] = (213, 94, 0, 255)
+    index = np.nan_to_num(np.clip(scaled, 0, 1) * (SHADES - 1), nan=0.0).astype(np.uint8)
+    index[np.isnan(values)] = MISSING
+    index[np.isinf(values)] = INFINITE
     if log:
-        pixels[values == 0] = (0, 0, 0, 255)
+        index[values == 0] = ZERO
+    picture = Image.fromarray(np.ascontiguousarray(index.T))
+    picture.putpalette(_palette().tobytes())  # a byte a pixel: half the size of full colours, and no time to compress
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 0, 2))).save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", transparency=MISSING)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _viridis() -> NDArray:
-    """(256, 4) RGBA, interpolated between the theme's ten colours."""
+def _palette() -> NDArray:
+    """(256, 3) RGB: shades interpolated between the theme's ten colours, then the three special ones."""
     stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in VIRIDIS], float)
-    at = np.linspace(0, len(stops) - 1, 256)
-    channels = [np.interp(at, np.arange(len(stops)), stops[:, i]) for i in range(3)]
-    return np.stack([*channels, np.full(256, 255.0)], axis=1).round().astype(np.uint8)
+    at = np.linspace(0, len(stops) - 1, SHADES)
+    shades = np.stack([np.interp(at, np.arange(len(stops)), stops[:, i]) for i in range(3)], axis=1)
+    return np.concatenate([shades, [(0, 0, 0), (213, 94, 0), (0, 0, 0)]]).round().astype(np.uint8)
 
 
 def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
@@ -173,9 +181,10 @@ def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
     )
 
 
-def grid(field: Field, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
-    """Invisible cells under the pointer, at most `GRID` columns; a click selects a cell if `name` is given."""
-    steps, values = bin_columns(field.steps, field.values, GRID, field.worst_is_low)
+def grid(field: Field, steps: NDArray, shown: NDArray, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
+    """Invisible cells under the pointer, at most `GRID` columns of those `shown`; a click selects one if `name` is
+    given."""
+    steps, values = bin_columns(steps, shown, GRID, field.worst_is_low)
     until = np.append(steps[1:], steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
     rows = len(field.names)
     data = pd.DataFrame(

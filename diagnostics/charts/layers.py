@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from diagnostics.charts.heatmap import Field, in_model_order
+from diagnostics.charts.heatmap import Field, draw_field, in_model_order, picked
 from diagnostics.charts.lines import draw_lines, whole
 from diagnostics.charts.parts import Drawn
 from diagnostics.rules import Finding
@@ -73,19 +74,44 @@ def field(run: Run, quantity: Quantity) -> Field | None:
     if quantity.divisor and len(steps):
         with np.errstate(divide="ignore", invalid="ignore"):
             values = values / run.matrix(quantity.table, quantity.divisor)[2]
-    order = [i for i in in_model_order(run, names) if np.isfinite(values[:, i]).any()]
+    seen = np.asarray(np.isfinite(values).any(axis=0))
+    order = [i for i in in_model_order(run, names) if seen[i]]
     if not order:
         return None
     rows = [str(names[i]) for i in order]
-    return Field(quantity.title, steps, rows, values[:, order], quantity.log, quantity.worst_is_low)
+    return Field(quantity.title, steps, rows, picked(values, order), quantity.log, quantity.worst_is_low)
+
+
+def heat_map(run: Run, quantity: Quantity, finding: Finding | None = None) -> Drawn:
+    """All layers; a click on a cell selects it as "cell"."""
+    return draw_field(_recorded_field(run, quantity), finding, whole(run), name="cell")
+
+
+def _recorded_field(run: Run, quantity: Quantity) -> Field:
+    found = field(run, quantity)
+    assert found is not None  # a page offers what is recorded only
+    return found
+
+
+def extremes(run: Run, quantity: Quantity) -> pd.DataFrame:
+    """layer, first, last, smallest, largest."""
+    found = _recorded_field(run, quantity)
+    with np.errstate(all="ignore"):
+        ends = {"smallest": np.fmin.reduce(found.values), "largest": np.fmax.reduce(found.values)}
+    return pd.DataFrame({"layer": found.names, "first": found.values[0], "last": found.values[-1], **ends})
 
 
 def recorded(run: Run) -> dict[str, Quantity]:
     """The quantities this run has at all."""
-    return {name: quantity for name, quantity in QUANTITIES.items() if field(run, quantity) is not None}
+    return {
+        name: quantity
+        for name, quantity in QUANTITIES.items()
+        if np.isfinite(run.matrix(quantity.table, quantity.column)[2]).any()
+    }
 
 
-def history(run: Run, field: Field, layer: str, finding: Finding | None = None) -> Drawn:
+def history(run: Run, quantity: Quantity, layer: str, finding: Finding | None = None) -> Drawn:
     """One layer's values over the updates."""
+    field = _recorded_field(run, quantity)
     series = {layer: (field.steps, field.values[:, field.names.index(layer)])}
     return draw_lines(series, f"{field.title}: {layer}", log=field.log, finding=finding, limits=whole(run))

@@ -67,5 +67,6 @@ def _extreme(
 ) -> np.ndarray:
     if not len(starts):
         return values
-    result = extreme.reduceat(np.where(finite, values, neutral), starts, axis=0)
+    shown = values if finite.all() else np.where(finite, values, neutral)  # a copy that a long run feels
+    result = extreme.reduceat(shown, starts, axis=0)
     return np.where(np.isfinite(result), result, np.nan)

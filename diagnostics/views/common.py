@@ -39,6 +39,10 @@ class View:
     def diagnosis(self) -> Diagnosis:
         return data.diagnosis(self.entry.path, self.stamp)
 
+    def derived(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(run, *args)`, worked out once until the run changes."""
+        return data.derived(self.entry.path, self.stamp, function, *args)
+
     @property
     def live(self) -> bool:
         return self.run.meta["status"] == "running"
@@ -135,13 +139,25 @@ def facts(view: View) -> None:
     st.caption(" · ".join(part for part in parts if part))
 
 
-def figure(chart: Drawn, key: str, alt_text: str, **options: Any) -> None:
-    """A chart over the full width. Its own toolbar shows the data and saves a picture.
+def picture(view: View, draw: Callable[..., Drawn], *args: Any, key: str, alt_text: str, **options: Any) -> None:
+    """The chart `draw(run, *args)`, drawn once until the run changes."""
+    spec, frames = view.derived(_detached, draw, *args)
+    _show(spec, frames, key, alt_text, **options)
 
-    Sent as a specification that stays the same and data that changes, so that a live run does not flicker; `alt_text`
-    must therefore not count updates either.
+
+def _detached(run: Run, draw: Callable[..., Drawn], *args: Any) -> tuple[dict, dict]:
+    return detached(draw(run, *args))
+
+
+def figure(chart: Drawn, key: str, alt_text: str, **options: Any) -> None:
+    """A chart over the full width. Its own toolbar shows the data and saves a picture."""
+    _show(*detached(chart), key, alt_text, **options)
+
+
+def _show(spec: dict, frames: dict, key: str, alt_text: str, **options: Any) -> None:
+    """Sent as a specification that stays the same and data that changes, so that a live run does not flicker;
+    `alt_text` must therefore not count updates either.
     """
-    spec, frames = detached(chart)
     st.vega_lite_chart(None, {**spec, "datasets": frames}, width="stretch", key=key, alt=alt_text, **options)
 
 

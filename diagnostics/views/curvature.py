@@ -10,7 +10,7 @@ from diagnostics import charts
 from diagnostics.charts import slices, spectrum
 from diagnostics.charts.parts import Frame
 from diagnostics.rules import Chart
-from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
+from diagnostics.views.common import View, downloads, figure, picture, run_page, worst_alarm
 from diagnostics.views.text import number
 
 STABILITY = Chart("stability", "curvature", ("stability",), "Stability ratio s against this optimizer's limits")
@@ -29,16 +29,19 @@ def body(view: View) -> None:
         return
     verdict(table.iloc[-1])
     alarm = worst_alarm(view)
-    figure(charts.draw(view.run, STABILITY, alarm), "stability", "Stability ratio over updates against its limits")
+    words = "Stability ratio over updates against its limits"
+    picture(view, charts.draw, STABILITY, alarm, key="stability", alt_text=words)
     st.caption(
         "s is the largest curvature, rescaled by learning rate, momentum and preconditioner, so that 1 is the limit of "
         "this optimizer. For gradient descent s = ηλ/2: below ½ the steepest direction decays, up to 1 it oscillates, "
         "beyond 1 it diverges - the lecture's three cases."
     )
-    figure(charts.draw(view.run, EIGENVALUES, alarm), "eigenvalues", "Eigenvalues over updates with error bars")
+    words = "Eigenvalues over updates with error bars"
+    picture(view, charts.draw, EIGENVALUES, alarm, key="eigenvalues", alt_text=words)
     st.caption("Bars: the residual of each eigenvalue. The axis is linear near zero and logarithmic beyond.")
     at_step(view, table)
-    figure(charts.draw(view.run, ALIGNMENT, alarm), "alignment", "Share of the gradient in the top eigenvectors")
+    words = "Share of the gradient in the top eigenvectors"
+    picture(view, charts.draw, ALIGNMENT, alarm, key="alignment", alt_text=words)
     st.caption("Near 1, the gradient points across the ravine: the steps bounce instead of following its floor.")
     downloads(
         {name: partial(view.run.table, name) for name in ("curvature", "batches", "slices")},
@@ -94,7 +97,8 @@ def at_step(view: View, table: Frame) -> None:
         "Spectrum and loss after step", steps, value=steps[-1], key="spectrum", bind="query-params"
     )
     chosen = chosen if chosen in steps else steps[-1]
-    figure(spectrum.at_step(view.run, chosen), "spectrum-at", f"Eigenvalues after step {chosen}")
+    words = f"Eigenvalues after step {chosen}"
+    picture(view, spectrum.at_step, chosen, key="spectrum-at", alt_text=words)
     sliced(view, chosen)
 
 

@@ -7,8 +7,11 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 from weakref import WeakValueDictionary
 
 import streamlit as st
@@ -69,6 +72,13 @@ def opened(path: str, on_disk: Stamp) -> Run:
 @st.cache_data(max_entries=200, show_spinner=False)
 def diagnosis(path: str, on_disk: Stamp) -> Diagnosis:
     return kept.diagnosis(opened(path, on_disk))
+
+
+@st.cache_data(max_entries=300, show_spinner=False, hash_funcs={FunctionType: lambda f: (f.__module__, f.__qualname__)})
+def derived(path: str, on_disk: Stamp, function: Callable[..., Any], *args: Any) -> Any:
+    """`function(run, *args)`, once for a state of the run: what a page shows of a long run takes a while to work out.
+    The result is copied to each page."""
+    return function(opened(path, on_disk), *args)
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)

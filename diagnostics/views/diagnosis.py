@@ -8,7 +8,7 @@ from diagnostics import charts
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, explain, title
 from diagnostics.views import data, pages
-from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
+from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.text import first_clause, first_paragraph, md, names, number, plural, prose
 
 OVERVIEW = (
@@ -65,7 +65,7 @@ def card(view: View, finding: Finding, key: str) -> None:
         with pictures:
             for index, chart in enumerate(finding.charts):
                 alt_text = chart.title if view.live else f"{chart.title}. {finding.summary}"
-                figure(charts.draw(view.run, chart, finding), f"{key}-{index}", alt_text)
+                picture(view, charts.draw, chart, finding, key=f"{key}-{index}", alt_text=alt_text)
         more(view, finding, texts, key)
 
 
@@ -129,7 +129,8 @@ def overview(view: View, diagnosis: Diagnosis) -> None:
     for index in range(0, len(shown), 2):
         for column, chart in zip(st.columns(2, gap="large"), shown[index : index + 2], strict=False):
             with column:
-                figure(charts.draw(view.run, chart, worst), f"overview-{chart.columns[0]}", chart.title)
+                key = f"overview-{chart.columns[0]}"
+                picture(view, charts.draw, chart, worst, key=key, alt_text=chart.title)
     layer_map(view, worst)
     downloads({name: partial(view.run.table, name) for name in ("scalars", "layers", "units", "curvature")}, "overview")
 
@@ -146,7 +147,7 @@ def layer_map(view: View, worst: Finding | None) -> None:
         "Layer by step", list(options), key="map", default="Gradient norm", required=True, bind="query-params"
     )
     chart = options[choice or "Gradient norm"]
-    figure(charts.draw(view.run, chart, worst), f"map-{chart.columns[0]}", chart.title)
+    picture(view, charts.draw, chart, worst, key=f"map-{chart.columns[0]}", alt_text=chart.title)
 
 
 def checked(diagnosis: Diagnosis) -> None:

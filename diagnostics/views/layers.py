@@ -2,13 +2,11 @@
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from diagnostics.charts import heatmap, layers
-from diagnostics.charts.lines import whole
-from diagnostics.views.common import View, downloads, figure, run_page, worst_alarm
+from diagnostics.charts import layers
+from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.text import number
 
 
@@ -17,7 +15,7 @@ def page() -> None:
 
 
 def body(view: View) -> None:
-    available = layers.recorded(view.run)
+    available = view.derived(layers.recorded)
     if not available:
         st.info(
             "No per-layer measurement in this run. They are made on every `every`-th update: "
@@ -28,16 +26,17 @@ def body(view: View) -> None:
         "Quantity", list(available), key="quantity", default=next(iter(available)), required=True, bind="query-params"
     )
     quantity = available.get(str(choice)) or next(iter(available.values()))
-    field = layers.field(view.run, quantity)
-    assert field is not None  # it is among the recorded ones
-    layer = chosen_layer(field.names, quantity.column)
+    ends = view.derived(layers.extremes, quantity)
+    layer = chosen_layer(list(ends["layer"]), quantity.column)
     alarm = worst_alarm(view)
-    drawn = heatmap.draw_field(field, alarm, whole(view.run), name="cell")
     key = f"map-{quantity.column}"
-    figure(
-        drawn,
-        key,
-        f"{quantity.title}, layers from top to bottom over updates",
+    picture(
+        view,
+        layers.heat_map,
+        quantity,
+        alarm,
+        key=key,
+        alt_text=f"{quantity.title}, layers from top to bottom over updates",
         on_select=partial(clicked, key, quantity.column),
         selection_mode="cell",
     )
@@ -46,8 +45,9 @@ def body(view: View) -> None:
         f"{'smallest' if quantity.worst_is_low else 'largest'} value of its updates; "
         "the colours reach from the 1st to the 99th percentile."
     )
-    figure(layers.history(view.run, field, layer, alarm), "history", f"{quantity.title} of {layer} over updates")
-    last_values(field)
+    words = f"{quantity.title} of {layer} over updates"
+    picture(view, layers.history, quantity, layer, alarm, key="history", alt_text=words)
+    last_values(ends, quantity.title)
     downloads({name: partial(view.run.table, name) for name in ("layers", "units", "symmetry")}, "layers")
 
 
@@ -63,17 +63,8 @@ def clicked(key: str, column: str) -> None:
         st.session_state[f"layer-{column}"] = rows[0]["layer"]
 
 
-def last_values(field: heatmap.Field) -> None:
+def last_values(ends: pd.DataFrame, title: str) -> None:
     """The same as text, for those who cannot see colours."""
     with st.expander("Values per layer as a table"):
-        with np.errstate(all="ignore"):
-            table = pd.DataFrame(
-                {
-                    "layer": field.names,
-                    "first": [number(v) for v in field.values[0]],
-                    "last": [number(v) for v in field.values[-1]],
-                    "smallest": [number(v) for v in np.fmin.reduce(field.values)],
-                    "largest": [number(v) for v in np.fmax.reduce(field.values)],
-                }
-            )
-        st.dataframe(table, hide_index=True, key="layer-values", alt=f"{field.title} per layer")
+        words = {name: ends[name].map(number) for name in ("first", "last", "smallest", "largest")}
+        st.dataframe(ends.assign(**words), hide_index=True, key="layer-values", alt=f"{title} per layer")
