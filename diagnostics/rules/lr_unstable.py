@@ -10,9 +10,10 @@ The stability ratio $s$ of the optimizer in use: the top eigenvalue of the Hessi
 momentum and preconditioner so that $s = 1$ is exactly the limit. A finding needs both: $s > 1$ (or, where
 curvature was not measured, growth over several updates), and harm - the loss stands above where it began, or has
 lost most of what it had gained, or is no longer finite. Between two estimates $s$ follows the learning rate, to
-which it is proportional. The last loss counts where the gradient has grown tenfold over several updates and is still
-growing; otherwise the level of the last twentieth does, so that a spike that passes is no harm. With small batches
-the noise term of the stability budget is added to $s$, unless most of the gain was made after it was measured.
+which it is proportional. Where the gradient has grown tenfold over several updates and is still growing, the loss
+that follows if it grows once more at this rate is what counts; otherwise the level of the last twentieth does, so
+that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$,
+unless most of the gain was made after it was measured.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -109,7 +110,7 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, running_away: boo
     recent = history.values[-min(3, history.count) :]
     if not np.isfinite(history.end) or not np.isfinite(recent).all():
         return True
-    end = recent[-1] if running_away else history.end
+    end = _ahead(recent) if running_away else history.end
     low = end if running_away else min(end, float(recent.min()))
     quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
     margin = max(min(sigmas * quiet, abs(history.start)), 0.1 * abs(history.start))
@@ -119,6 +120,12 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, running_away: boo
     if gain <= margin:  # nothing was learned: did the loss tower over its start in between?
         return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
+
+
+def _ahead(recent: np.ndarray) -> float:
+    """The next loss, if its rise grows once more as it just did: past s = 2 it is more than nine times the last."""
+    before, rise = np.diff(recent)
+    return float(recent[-1] + rise**2 / before)
 
 
 def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
