@@ -1,8 +1,9 @@
 """`python -m benchmarks.dashboard`: what the pages cost in a browser, at 1,000, 100,000 and 1,000,000 updates.
 
-Records real runs of those lengths (least squares on one weight with noise, so a million updates take seconds), serves
-them, and measures in Chromium: first paint and table of a cold start, the way to another page, the release of the
-brush until finer data is drawn, a moved slider, and the bytes that each of these sends.
+Records real runs of those lengths (least squares on one weight with noise, so a million updates take seconds; the
+layers are its gradient rescaled) and serves them with an empty cache of diagnoses. Measures in Chromium: first paint
+and table of a cold start, the way to another page, the release of the brush until finer data is drawn, and the bytes
+that each of these sends.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from diagnostics.run import RunWriter
+from diagnostics.rules import VERSION, diagnose
+from diagnostics.run import RunWriter, load, summarize
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -28,19 +30,23 @@ DRAWN = """[...document.querySelectorAll('[data-testid=stVegaLiteChart]')]
     .every(chart => chart.querySelector('svg.marks, canvas'))"""
 
 
-def record(folder: Path, steps: int) -> None:
-    """Stochastic gradient descent on a noisy quadratic, every update recorded, ten layers on every tenth."""
+def record(folder: Path, steps: int, layers: int) -> None:
+    """Stochastic gradient descent on a noisy quadratic, every update recorded, the layers on every tenth."""
     writer = RunWriter(folder, {"name": folder.name, "optimizer": "SGD", "hyperparameters": [{"lr": 0.02}]})
     noise = np.random.default_rng(0).standard_normal(steps)
-    weight, names = 1.0, [f"layer{i}.weight" for i in range(10)]
-    every = max(10, steps // 2000)
+    weight, names = 1.0, [f"layer{i}.weight" for i in range(layers)]
+    share = 0.97 ** np.arange(layers)
     for step in range(1, steps + 1):
         gradient = weight + 0.3 * noise[step - 1]
         loss = weight**2 / 2 + 0.01
         writer.append("scalars", step, {"time": 0.0, "loss": loss, "lr": 0.02, "grad_norm": abs(gradient)})
-        if step % every == 0:
-            values = [abs(gradient) * 0.5**i for i in range(10)]
-            writer.append_many("layers", step, names, {"grad_norm": values})
+        if step % 10 == 0:
+            norms = {
+                "grad_norm": share * abs(gradient),
+                "weight_norm": share,
+                "update_norm": share * abs(gradient) / 50,
+            }
+            writer.append_many("layers", step, names, norms | {"silent_fraction": 0 * share, "grad_missing": 0 * share})
         if step % (steps // 50) == 0:
             writer.append(
                 "curvature",
@@ -55,7 +61,9 @@ def record(folder: Path, steps: int) -> None:
                 },
             )
         weight -= 0.02 * gradient
-    writer.close("finished")
+    writer.flush()
+    recorded = load(folder)
+    writer.close("finished", summarize(recorded, diagnose(recorded), str(VERSION)))  # as `watch` does at its end
 
 
 class Server:
@@ -65,7 +73,7 @@ class Server:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "streamlit", "run", "dashboard.py", "--server.port", str(port)]
-        environment = {**os.environ, "DIAGNOSTICS_RUNS": str(folder)}
+        environment = {**os.environ, "DIAGNOSTICS_RUNS": str(folder), "XDG_CACHE_HOME": str(folder / ".cache")}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         while True:
             try:
@@ -107,11 +115,12 @@ def measure(browser, server: Server, steps: int) -> None:
 
     tab.timed("runs: address to first paint", steps, lambda: page.goto(server.url), shown("h1"))
     tab.timed("runs: to its table", steps, lambda: None, shown("[data-testid=stDataFrame] canvas"))
-    for name in ("diagnosis", "layers", "curvature", "whatif", "training"):
+    for name in ("diagnosis", "diagnosis again", "layers", "layers again", "curvature", "whatif", "training"):
+        address = name.partition(" ")[0]
         page.goto(f"{server.url}/?run={run}")
         tab.settle()
-        link = page.locator(f"a[href^='{name}?']").first
-        arrived = lambda n=name: (page.wait_for_url(f"**/{n}**"), tab.settle())  # noqa: E731
+        link = page.locator(f"a[href^='{address}?']").first
+        arrived = lambda n=address: (page.wait_for_url(f"**/{n}**"), tab.settle())  # noqa: E731
         tab.timed(f"{name}: click to drawn", steps, link.click, arrived)
     zoom(tab, steps)
     context.close()
@@ -135,10 +144,11 @@ def zoom(tab: Tab, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
+    parser.add_argument("--layers", type=int, default=200)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     for steps in arguments.steps:
-        record(folder / f"steps-{steps}", steps)
+        record(folder / f"steps-{steps}", steps, arguments.layers)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     server = Server(folder)
     try:

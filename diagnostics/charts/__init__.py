@@ -1,19 +1,21 @@
 """A chart description and a run -> an Altair chart. Pure: no page, no state, no file is touched here."""
 
-from diagnostics.charts import heatmap, inputs, lines, spectrum, stability
-from diagnostics.charts.parts import Drawn
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
 
-MARKS = {
-    "line": lines.lines,
-    "heatmap": heatmap.heatmap,
-    "stability": stability.stability,
-    "spectrum": spectrum.spectrum,
-    "inputs": inputs.inputs,
-}
+if TYPE_CHECKING:
+    from diagnostics.charts.parts import Drawn
+
+MARKS = ("line", "heatmap", "stability", "spectrum", "inputs")  # each in a module of that name
 
 
-def draw(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
-    """The picture `chart` describes, of this run, with the span of `finding` shaded."""
-    return MARKS[chart.mark](run, chart, finding)
+def draw(run: Run, chart: Chart, finding: Finding | None = None) -> "Drawn":
+    """The picture `chart` describes, of this run, with the span of `finding` shaded.
+
+    Its module is imported here: altair takes half a second, and the list of runs draws nothing.
+    """
+    module = import_module(f"diagnostics.charts.{'lines' if chart.mark == 'line' else chart.mark}")
+    return getattr(module, module.__name__.rpartition(".")[2])(run, chart, finding)

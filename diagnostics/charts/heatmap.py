@@ -23,7 +23,7 @@ from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
 
 COLUMNS = 600  # of the picture
-GRID = 60  # of the tooltips
+GRID, CELLS = 60, 6_000  # columns and cells of the tooltips, at most
 ROW = 18  # pixels a layer, as long as there are few
 FURNITURE = 130  # pixels of title, legend and axis, which count as height
 MOST_ROWS_LABELLED = 40
@@ -184,7 +184,7 @@ def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
 def grid(field: Field, steps: NDArray, shown: NDArray, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
     """Invisible cells under the pointer, at most `GRID` columns of those `shown`; a click selects one if `name` is
     given."""
-    steps, values = bin_columns(steps, shown, GRID, field.worst_is_low)
+    steps, values = bin_columns(steps, shown, max(12, min(GRID, CELLS // len(field.names))), field.worst_is_low)
     until = np.append(steps[1:], steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
     rows = len(field.names)
     data = pd.DataFrame(

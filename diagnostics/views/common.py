@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from diagnostics.charts.parts import Drawn, detached
 from diagnostics.rules import Diagnosis, Finding
 from diagnostics.run import Run, RunError, Stamp, stamp, unreachable
 from diagnostics.views import data, pages
 from diagnostics.views.text import STATES, age, md, plural, settings
 
+Drawn = Any  # an Altair chart
 REFRESH_SECONDS = 2.0
 
 FIRST_RUN = """import diagnostics
@@ -146,11 +146,15 @@ def picture(view: View, draw: Callable[..., Drawn], *args: Any, key: str, alt_te
 
 
 def _detached(run: Run, draw: Callable[..., Drawn], *args: Any) -> tuple[dict, dict]:
+    from diagnostics.charts.parts import detached  # altair, which takes half a second, only where something is drawn
+
     return detached(draw(run, *args))
 
 
 def figure(chart: Drawn, key: str, alt_text: str, **options: Any) -> None:
     """A chart over the full width. Its own toolbar shows the data and saves a picture."""
+    from diagnostics.charts.parts import detached
+
     _show(*detached(chart), key, alt_text, **options)
 
 

@@ -1,16 +1,18 @@
 """All runs: state, worst finding, and the shape of the loss, so that the one that matters is found at a glance."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from diagnostics.charts.parts import Frame
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.run import Run, RunError, stamp
 from diagnostics.views import data, pages
 from diagnostics.views.common import no_runs
 from diagnostics.views.text import STATES
 
+Frame = Any  # a pandas.DataFrame; charts.parts has the same name, but brings altair
 ROW_HEIGHT = 40
 
 
