@@ -73,6 +73,13 @@ def test_no_trainable_parameter():
         measure(lambda: model(torch.ones(1, 2)).sum(), model, optimizer, [0.1])
 
 
+def test_a_single_parameter_has_its_second_derivative():
+    model = nn.Linear(1, 1, bias=False)
+    estimate = measure(lambda: 3 * model.weight.square().sum(), model, sgd(model), [0.1])
+    assert estimate.eigenvalues == pytest.approx([6.0]) and estimate.stability == pytest.approx(0.3)
+    assert float(estimate.vectors.abs()) == pytest.approx(1.0)
+
+
 def test_a_loss_without_the_parameters_has_only_zero_eigenvalues_and_says_so():
     model, *_ = problem()
     estimate = measure(lambda: torch.tensor(1.0), model, sgd(model), [0.1])

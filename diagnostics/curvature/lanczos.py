@@ -178,7 +178,7 @@ class Krylov:
         return float(self.total(torch.dot(w, w))) ** 0.5
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array), dtype=self.basis.dtype, device=self.basis.device)
+        return torch.tensor(array.copy(), dtype=self.basis.dtype, device=self.basis.device)  # of reversed views too
 
 
 def _identity(x: Tensor) -> Tensor:
