@@ -56,6 +56,13 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     return quick(cases) if options.quick else cases
 
 
+def what(options: argparse.Namespace) -> str:
+    """The command as far as it matters to what is looked at."""
+    size = "--quick" if options.quick else "--full" if options.full else f"--half {options.half}"
+    families = " ".join(f"--family {family}" for family in options.family)
+    return " ".join(filter(None, [size, families, "--rescore" if options.rescore else ""]))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options, began = arguments(argv), time.perf_counter()
     cases, seeds = chosen(options), range(options.seeds or (5 if options.full else 1))
@@ -73,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(kept)} kept, {len(dropped)} dropped; to mend: {'; '.join(mend) or 'none'}")
         return 1 if errors else 0
     if any(half(case) == "report" for case in kept):
-        looks.log(" ".join(sys.argv[1:]), work.digest(), len(kept), options.note)
+        looks.log(what(options), work.digest(), len(kept), options.note)
     if not options.rescore:
         errors |= runner.run(runner.jobs("record", kept, seeds), options.out, options.jobs, "record")
     pairs = [
