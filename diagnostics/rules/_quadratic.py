@@ -9,10 +9,19 @@ from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 
-def exact(run: Run) -> bool:
-    """Whether gradient descent on this loss is gradient descent on a quadratic, as for a linear model under its own
-    gradient (with a squared error; nearly so with the others)."""
-    return bool(run.meta.get("linear_model")) and not signals.adaptive(run)
+def exact(run: Run, *, change: float = 2.0) -> bool:
+    """Whether gradient descent on this loss is gradient descent on a quadratic, to a factor of `change`: a linear model
+    under its own gradient whose Hessian stays what it was.
+
+    With a squared error it does. With a cross-entropy on separable data it vanishes with the loss, as 1 / t: there is
+    always as much again to gain, at any rate, and no minimum to be far from.
+    """
+    if not run.meta.get("linear_model") or signals.adaptive(run):
+        return False
+    tops = signals.tops(signals.curvature(run))
+    half = len(tops) // 2
+    before, after = signals.median(tops[:half]), signals.median(tops[half:])
+    return bool(before < change * after and after < change * before)
 
 
 def condition(run: Run, first: int, last: int) -> float:
