@@ -20,6 +20,7 @@ import numpy as np
 
 from diagnostics.metrics import TABLES
 from diagnostics.run.appender import Appender
+from diagnostics.run.bell import Bell
 from diagnostics.run.claim import Claim
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
@@ -61,9 +62,9 @@ class RunWriter:
             self._claim.release()
             raise RunError(f"{self._place} cannot be written ({error}). Next: give another run_dir.") from error
         self._queue: deque[Item] = deque()
-        self._flushes: deque[threading.Event] = deque()  # of those who wait until everything is written
+        self._flushes: deque[Bell] = deque()  # of those who wait until everything is written
         self._saving = threading.Lock()
-        self._wake = threading.Event()
+        self._wake = Bell()
         self._outage = Outage()
         self._refusals: set[tuple[str, int]] = set()
         self._nonfinite = dict.fromkeys(_URGENT, False)
@@ -124,7 +125,7 @@ class RunWriter:
             value = values.get(name, 0.0)
             nonfinite = value != value or value in (math.inf, -math.inf)
             if nonfinite and not self._nonfinite[name]:
-                self._wake.set()
+                self._wake.ring()
             self._nonfinite[name] = nonfinite
 
     # -- writing: in the background ------------------------------------------------------------------------------
@@ -136,9 +137,9 @@ class RunWriter:
         """
         if self._closed:
             return
-        done = threading.Event()
+        done = Bell()
         self._flushes.append(done)
-        self._wake.set()
+        self._wake.ring()
         while not done.wait(FLUSH_SECONDS) and self._thread.is_alive():
             pass
 
@@ -176,7 +177,6 @@ class RunWriter:
         pause = FLUSH_SECONDS if isinstance(self._place, Local) else SEGMENT_SECONDS
         while not self._stopping:
             self._wake.wait(pause)
-            self._wake.clear()
             self._turn()
         self._turn()
         self._turn()  # for the event about a gap that the turn before ended
@@ -192,7 +192,7 @@ class RunWriter:
         except Exception:  # recording must not end in silence; what failed is in the log
             log.exception("%s: the writer failed and goes on", self._place)
         for done in waiting:
-            done.set()
+            done.ring()
         if self._watcher and not self._stopping:
             self._watcher.wake()
 
@@ -227,7 +227,7 @@ class RunWriter:
         if self._watcher:
             self._watcher.stop()
         self._stopping = True
-        self._wake.set()
+        self._wake.ring()
         self._thread.join()
 
     def _save_meta(self) -> None:
