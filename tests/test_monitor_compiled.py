@@ -91,11 +91,16 @@ print(json.dumps({
 """
 
 MODES = ("compiled", "beside", "warm", "in place", "part", "whole loss", "optimizer")
+QUICK = {("compiled", "closure"), ("part", "alone")}  # each takes ten seconds
+CASES = [
+    pytest.param(mode, closure, marks=[] if (mode, closure) in QUICK else pytest.mark.exhaustive)
+    for mode in MODES
+    for closure in ("closure", "alone")
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closure", ["closure", "alone"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "closure"), CASES)
 def test_compiled_training_is_untouched(mode: str, closure: str, tmp_path: Path) -> None:
     """As many graphs, and the same, as unwatched; inductor and dropout; no hook and no eager step in the training."""
     done = subprocess.run(
