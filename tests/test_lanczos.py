@@ -186,3 +186,15 @@ def test_the_bound_on_what_was_missed_holds_and_is_not_idle():
     for _ in range(30):
         basis.step()
     assert missed(basis.chain, 1.3 * 1.01, n) < 1e-3
+
+
+def test_the_basis_stays_orthonormal_in_single_precision():
+    """A linear model's squared error: every eigenvalue three times, and a basis that ends up as the whole space."""
+    x = torch.randn(120, 14, generator=_generator(3))
+    matrix = torch.block_diag(*[2 / 3 * x.t() @ x / 120] * 3)
+    basis = Krylov(lambda v: matrix @ v, torch.empty(42), 64)
+    basis.extend(torch.randn(42, generator=_generator(4)))
+    ritz = solve(basis, Target(5, tolerance=1e-6), lambda: torch.randn(42, generator=_generator(5)))
+    v = basis.basis[: basis.size]
+    assert float((v @ v.t() - torch.eye(basis.size)).abs().max()) < 1e-5
+    assert ritz.values[0] == pytest.approx(float(torch.linalg.eigvalsh(matrix.double())[-1]), rel=1e-4)

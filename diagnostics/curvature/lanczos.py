@@ -153,17 +153,15 @@ class Krylov:
             self.asymmetric |= difference > 10 * rounding
 
     def _orthogonalize(self, w: Tensor) -> tuple[np.ndarray, float]:
-        """Subtract from w, in place, its part in the basis: two matrix products, twice where much cancels."""
+        """Subtract from w, in place, its part in the basis: two matrix products, always twice. Once lets orthogonality
+        decay three- to fourfold a product."""
         v = self.basis[: self.size]
         coefficients = np.zeros(self.size)
         for _ in range(2):
             c = self.total(v @ w)
             w.addmv_(v.t(), c, alpha=-1)
             coefficients += c.cpu().double().numpy()  # host sync
-            left = self._norm(w)
-            if left > 0.1 * np.linalg.norm(coefficients):
-                break
-        return coefficients, left
+        return coefficients, self._norm(w)
 
     def _append(self, w: Tensor, length: float) -> None:
         """The newest vector is the next to be multiplied: swap it with the first one waiting."""
