@@ -132,7 +132,8 @@ def flat_share(krylov: Krylov, gradient: Tensor) -> float:
     ritz, c = krylov.ritz(), krylov.project(gradient)
     total = float(c @ c)
     along = (c @ ritz.coefficients) ** 2
-    return float(along[np.abs(ritz.values) < np.abs(ritz.values).max() / 100].sum()) / total if total > 0 else math.nan
+    flat = np.abs(ritz.values) < (1 - 1e-4) * np.abs(ritz.values).max() / 100  # rounding does not make a tie flat
+    return float(along[flat].sum()) / total if total > 0 else math.nan
 
 
 def free_memory(device: torch.device) -> int:
