@@ -6,6 +6,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules import Finding, _one_alarm_a_fault
+from diagnostics.rules import _quadratic as quadratic
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -173,3 +174,22 @@ def test_one_fault_gives_one_alarm_and_the_rest_is_its_evidence():
 def test_a_tenth_of_dead_units_does_not_explain_a_plateau():
     dead = finding("dead-units", 5, **{"dead fraction": 0.1})
     assert [each.kind for each in _one_alarm_a_fault([dead, finding("plateau", 8)])] == ["dead-units", "plateau"]
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()], ids=["least squares", "cross-entropy"])
+def test_the_quadratic_picture_of_a_linear_model_is_exact_for_least_squares_only(tmp_path, loss):
+    """Three clusters so far apart that the cross-entropy has fallen after one update, and its Hessian with it."""
+    torch.manual_seed(0)
+    classes = torch.arange(90) % 3
+    x = torch.eye(3)[classes] * 8 + torch.randn(90, 3)
+    y = torch.eye(3)[classes] if isinstance(loss, nn.MSELoss) else classes
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 if isinstance(loss, nn.MSELoss) else 0.5)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(300):
+            optimizer.zero_grad()
+            value = loss(model(x), y)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=lambda: loss(model(x), y))
+    assert quadratic.exact(diagnostics.load(tmp_path)) == isinstance(loss, nn.MSELoss)
