@@ -104,16 +104,10 @@ def _left_out(run: Run) -> Iterator[Finding]:
         return
     steps, names, norms = signals.layer_matrix(run, "layers", "weight_norm")
     _, _, gradients = signals.layer_matrix(run, "layers", "grad_norm")
-    if len(steps) < 3:
-        return
-    stuck = []
-    for name in outside:
-        if name in names:
-            at = names.index(name)
-            values, received = norms[:, at], gradients[:, at]
-            if np.nanmax(received, initial=0) > 0 and np.nanmax(values) == np.nanmin(values):
-                stuck.append(name)
-    stuck = list(dict.fromkeys([*signals.events(run, "not-in-optimizer")["subject"], *stuck]))
+    told = signals.events(run, "not-in-optimizer")["subject"]
+    measured = [(name, names.index(name)) for name in outside if name in names and len(steps) >= 3]
+    still = [name for name, at in measured if _stands_still(norms[:, at], gradients[:, at])]
+    stuck = list(dict.fromkeys([*told, *still]))
     if not stuck:
         return
     yield _finding(
@@ -130,6 +124,10 @@ def _left_out(run: Run) -> Iterator[Finding]:
             f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
         ),
     )
+
+
+def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:
+    return bool(np.nanmax(gradients, initial=0) > 0 and np.nanmax(norms) == np.nanmin(norms))
 
 
 def _detached(run: Run) -> Iterator[Finding]:
