@@ -25,7 +25,12 @@ def inputs(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     )
     features = list(dict.fromkeys(data["feature"]))
     named = len(features) <= MOST_NAMED
-    y = alt.Y("feature:N", sort=features, title="input feature", axis=alt.Axis(labels=named, ticks=named))
+    y = alt.Y(
+        "feature:N",
+        sort=features,
+        title="input feature",
+        axis=alt.Axis(labels=named, ticks=named, domain=False, grid=named),
+    )
     names, legend = list(NAMES.values()), alt.Legend(orient="bottom", title=None)
     points = (
         alt.Chart(data)
@@ -38,7 +43,8 @@ def inputs(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
             tooltip=["feature:N", alt.Tooltip("name:N", title=" "), alt.Tooltip("value:Q", format=".4g")],
         )
     )
-    return parts.layer([points], chart.title, max(140, min(len(features) * 22 + 80, 420)))
+    around = 130  # pixels of title, axis and legend, which the height includes
+    return parts.layer([points], chart.title, min(len(features) * 22 + around, 420))
 
 
 def last_statistics(run: Run) -> Frame:

@@ -1,5 +1,7 @@
 """Eigenvalues of the Hessian: over steps with error bars and the optimizer's limits, and at one step."""
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ STYLES = {  # name -> colour, dash: told apart without colour
     "stability limit": (VERMILION, [10, 4]),
     "oscillation starts": (GREEN, [2, 2]),
 }
+LEGEND = alt.Legend(orient="bottom", title=None, columns=3, symbolType="stroke", symbolStrokeWidth=2, symbolSize=300)
 
 
 def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
@@ -53,19 +56,22 @@ def eigenvalues(run: Run) -> Frame:
     return data.assign(below=data["value"] - data["residual"], above=data["value"] + data["residual"])
 
 
-def value_scale(values: np.ndarray) -> alt.Scale:
-    """Linear near zero, logarithmic beyond a hundredth of the largest size: eigenvalues have both signs."""
-    largest = float(np.abs(values).max()) if len(values) else 1.0
-    return alt.Scale(type="symlog", constant=max(largest / 100, 1e-12))
+def value_axis(values: np.ndarray, **options: Any) -> dict[str, Any]:
+    """Scale and axis, linear up to the typical size and logarithmic beyond: eigenvalues have both signs, those of one
+    size are told apart on a linear scale only, those of a ravine on a logarithmic one. Less than a millionth of the
+    largest is rounding."""
+    sizes = np.abs(values) if len(values) else np.ones(1)
+    largest = max(float(sizes.max()), 1e-12)
+    typical = max(float(np.median(sizes)), largest / 1e6, 1e-12)
+    if largest > 30 * typical:  # Vega's own ticks are evenly spaced, which leaves the decades without any
+        decades = 10.0 ** np.arange(np.ceil(np.log10(typical)), np.floor(np.log10(largest)) + 1)
+        options["values"] = [*-decades[::-1], 0.0, *decades]
+    scale = alt.Scale(type="symlog", constant=typical, nice=False, padding=8)
+    return {"scale": scale, "axis": alt.Axis(labelExpr=parts.NUMBER_LABEL, **options)}
 
 
 def with_errors(data: Frame, x: alt.X) -> parts.Layers:
-    y = alt.Y(
-        "value:Q",
-        title="eigenvalue",
-        scale=value_scale(data["value"].to_numpy()),
-        axis=alt.Axis(labelExpr=parts.NUMBER_LABEL),
-    )
+    y = alt.Y("value:Q", title="eigenvalue", **value_axis(data["value"].to_numpy()))
     base = alt.Chart(data).encode(
         x=x,
         y=y,
@@ -116,12 +122,12 @@ def comparable(table: Frame) -> bool:
 
 def colour() -> alt.Color:
     scale = alt.Scale(domain=list(STYLES), range=[style[0] for style in STYLES.values()])
-    return alt.Color("name:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, columns=3))
+    return alt.Color("name:N", scale=scale, legend=LEGEND)
 
 
 def dash() -> alt.StrokeDash:
     scale = alt.Scale(domain=list(STYLES), range=[style[1] for style in STYLES.values()])
-    return alt.StrokeDash("name:N", scale=scale, legend=None)
+    return alt.StrokeDash("name:N", scale=scale, legend=LEGEND)
 
 
 def at_step(run: Run, step: int) -> Drawn:
@@ -129,9 +135,7 @@ def at_step(run: Run, step: int) -> Drawn:
     row = run.table("curvature").set_index("step").loc[step]
     found = eigenvalues(run)
     found = found[found["step"] == step].assign(size=1.0)
-    largest = float(np.abs(found["value"]).max())
-    scale = alt.Scale(type="symlog", constant=max(largest / 100, 1e-12))
-    x = alt.X("value:Q", title="eigenvalue", scale=scale, axis=alt.Axis(labelExpr=parts.NUMBER_LABEL, grid=False))
+    x = alt.X("value:Q", title="eigenvalue", **value_axis(found["value"].to_numpy(), grid=False))
     tips = [
         alt.Tooltip("name:N", title=" "),
         alt.Tooltip("value:Q", format=".4g"),

@@ -38,7 +38,9 @@ def body(view: View) -> None:
     )
     words = "Eigenvalues over updates with error bars"
     picture(view, charts.draw, EIGENVALUES, alarm, key="eigenvalues", alt_text=words)
-    st.caption("Bars: the residual of each eigenvalue. The axis is linear near zero and logarithmic beyond.")
+    st.caption(
+        "Bars: the residual of each eigenvalue. The axis is linear up to their typical size and logarithmic beyond."
+    )
     at_step(view, table)
     words = "Share of the gradient in the top eigenvectors"
     picture(view, charts.draw, ALIGNMENT, alarm, key="alignment", alt_text=words)
