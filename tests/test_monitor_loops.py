@@ -167,6 +167,23 @@ def test_forgotten_zero_grad_is_carried(tmp_path: Path) -> None:
     assert list(carried) == pytest.approx(truth, rel=1e-6)
 
 
+def test_gradients_that_another_loss_left_and_zero_grad_removed_are_not_carried(tmp_path: Path) -> None:
+    """As in a discriminator, through which the generator's loss goes before its own turn."""
+    model, other = small(), nn.Linear(6, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for step in range(4):
+            x, y = batch(step)
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+            (-F.cross_entropy(model(other(x)), y)).backward()
+    carried = diagnostics.load(tmp_path / "run").table("scalars")["carried_grad_norm"]
+    assert list(carried) == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("given", [True, False], ids=["scaler given", "scaler not given"])
 @pytest.mark.parametrize("fused", [False, True], ids=["ordinary", "fused"])
 def test_gradient_scaler(fused: bool, given: bool, tmp_path: Path) -> None:

@@ -55,10 +55,13 @@ class Sentinel:
         self.passes, self.carried = 0, float("nan")
 
     def _begins(self, incoming: Any) -> None:
-        if self._quiet() or self.passes or self._parameter is None:
+        if self._quiet() or self._parameter is None or (isinstance(self.carried, float) and self.carried == 0):
             return
         old = self._parameter.grad
-        self.carried = 0.0 if old is None else torch.linalg.vector_norm(local(old.detach()).float())
+        held = 0.0 if old is None else torch.linalg.vector_norm(local(old.detach()).float())
+        if self.passes and isinstance(self.carried, Tensor) and isinstance(held, Tensor):
+            held = torch.minimum(self.carried, held)
+        self.carried = held
 
     def _accumulated(self, parameter: Tensor) -> None:
         task = torch._C._current_graph_task_id()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
@@ -86,8 +87,8 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
         return unknown
     last = grown.end if grown.steps >= gradual or estimates[0] > grown.onset else grown.onset
     known = estimates <= max(last, estimates[0])
-    noise = _held(steps, rates, *_noise(run, grown, gradual))
-    held = _held(steps, rates, estimates[known], ratios[known]) + noise
+    noise = limits.held(steps, rates, *_noise(run, grown, gradual))
+    held = limits.held(steps, rates, estimates[known], ratios[known]) + noise
     inside = np.flatnonzero((steps >= grown.onset) & (steps <= max(grown.end, estimates[0])) & np.isfinite(held))
     if not len(inside):
         return unknown
@@ -119,14 +120,6 @@ def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarra
     if kept.any() and _gained_most(run, int(signals.array(table, "origin")[kept][-1]), grown, gradual):
         terms = np.zeros_like(terms)
     return np.r_[0, steps[kept]], np.r_[0.0, terms[kept]]
-
-
-def _held(steps: np.ndarray, rates: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The last value known at each update, times what the learning rate has become of the one it was measured at."""
-    own = rates[np.clip(np.searchsorted(steps, at, side="right") - 1, 0, len(rates) - 1)]
-    index = np.searchsorted(at, steps, side="right") - 1
-    scale = np.where(own > 0, values / np.where(own > 0, own, 1), np.nan)
-    return np.where(index >= 0, scale[np.maximum(index, 0)] * rates, np.nan)
 
 
 def _blown(run: Run, estimates: np.ndarray, step: int) -> bool:

@@ -6,6 +6,7 @@ momentum and Adam; the two-term budget for small batches.
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
@@ -40,6 +41,15 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
         rf"\eta \lambda_{{\max}} = {tex(stability * limit)} \;{'>' if stability > 1 else '<'}\; {law} = "
         rf"{tex(limit)}, \quad s = {tex(stability)}"
     )
+
+
+def held(steps: np.ndarray, rates: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of something proportional to the learning rate, measured at some updates: the last value known at each update,
+    times what the rate has become of the one it was measured at; NaN before the first."""
+    own = rates[np.clip(np.searchsorted(steps, at, side="right") - 1, 0, len(rates) - 1)]
+    index = np.searchsorted(at, steps, side="right") - 1
+    scale = np.where(own > 0, values / np.where(own > 0, own, 1), np.nan)
+    return np.where(index >= 0, scale[np.maximum(index, 0)] * rates, np.nan)
 
 
 def heavy_ball(condition: float) -> tuple[float, float]:

@@ -82,7 +82,7 @@ def check(
         remedies=(
             (
                 "clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), "
-                f"{number(2 * usual)})"
+                f"{2 * usual:.3g})"
             ),
             "keep the product of factors near 1: orthogonal initial weights, gates (LSTM, GRU) or residual connections",
         ),

@@ -91,7 +91,8 @@ def check(
     needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
     last = bounces[-windows:]
     slow = _tenfold(float(np.median([each.ratio for each in last]))) >= lasting * history.count
-    if slow and all(each.share >= needed and each.flip < 0 and 0.5 < each.ratio <= edge for each in last):
+    bouncing = all(each.share >= held and each.flip < 0 and 0.5 < each.ratio <= edge for each in last)
+    if slow and bouncing and last[-1].share >= needed:
         yield _across(run, history, bounces, needed)
     elif _noise_ball(run, history, bounces):
         yield _in_noise(run, history, bounces[-1])
@@ -189,23 +190,34 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], needed: floa
         f"{number(last.flip)}, s = {number(last.ratio)}), and {number(100 * min(1.0, last.share))} % of the loss of "
         f"{number(history.end)} is that bouncing."
     )
-    return _finding(run, history, last, last.ratio, first, seen)
+    rate = signals.last_rate(run)
+    best = number(0.5 * rate / last.ratio)
+    remedy = (
+        f"lower the learning rate from {number(rate)} to {best}: the steepest direction is then settled in one step"
+    )
+    return _finding(run, history, last, last.ratio, first, seen, remedy)
 
 
 def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
-    ratio = last.ratio + signals.noise_term(run)
     stretch = signals.flat(run)
-    first = stretch.first_step if stretch is not None else int(history.steps[history.count // 2])
+    lasts = stretch is not None and not stretch.escaped
+    first = stretch.first_step if stretch and lasts else int(history.steps[history.count // 2])
     seen = (
-        f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
-        f"at {number(100 * ratio)} % of the stability limit, the updates go too far and undo each other."
+        f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: the "
+        "updates go too far for the noise of the batches and undo each other."
     )
-    return _finding(run, history, last, ratio, first, seen)
-
-
-def _finding(run: Run, history: signals.Loss, last: Bounce, ratio: float, first: int, seen: str) -> Finding:
     rate = signals.last_rate(run)
-    target = 0.5 * rate / ratio
+    remedy = (
+        f"lower the learning rate from {number(rate)} to {number(rate / 10)}: the part of the loss that "
+        "long steps hold up falls with it"
+    )
+    return _finding(run, history, last, last.ratio + signals.noise_term(run), first, seen, remedy)
+
+
+def _finding(
+    run: Run, history: signals.Loss, last: Bounce, ratio: float, first: int, seen: str, remedy: str
+) -> Finding:
+    rate = signals.last_rate(run)
     return Finding(
         kind=KIND,
         cause="learning-rate",
@@ -222,10 +234,7 @@ def _finding(run: Run, history: signals.Loss, last: Bounce, ratio: float, first:
             "learning rate": rate,
         },
         remedies=(
-            (
-                f"lower the learning rate from {number(rate)} to {number(target)}, where the steepest direction "
-                "is settled in one step"
-            ),
+            remedy,
             f"or decay it: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={history.count})",
         ),
         charts=(

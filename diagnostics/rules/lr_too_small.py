@@ -61,18 +61,15 @@ def check(
     if history.count < 20:
         return
     half = int(history.steps[history.count // 2])
-    overshoot = _overshoot(run, half)
     by_schedule = _decayed(run, decayed)
-    # at every estimate, if the rate was constant: a tenfold rate must have been stable throughout
-    counted = steps >= (half if by_schedule else warm) if steps[-1] >= (half if by_schedule else warm) else steps > 0
-    ratio = float(np.nanmax(ratios[counted]))
-    ratio += signals.noise_term(run)
+    overshoot = _overshoot(run, half, needed=not by_schedule)
+    rate_steps, rates = signals.learning_rates(run)
+    ratio = _lowered(run, half) if by_schedule else _throughout(run, steps, ratios, warm)
     allowed = slack * _signal_share(run, half)
     if (
         ratio >= allowed or overshoot >= allowed or _downward(run, history)
     ):  # too short a step to tell its overshoot from rounding is NaN
         return
-    rate_steps, rates = signals.learning_rates(run)
     if len(rates) and rates[-1] > 1.05 * np.median(rates):
         return  # warming up
     first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
@@ -94,11 +91,15 @@ def check(
         first_step=first,
         last_step=None,
         layers=(),
-        summary=f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one and "
-        f"each update goes {number(200 * max(overshoot, 0))} % of the way to the minimum along it; "
-        f"the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates"
+        summary=f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
         + (
-            f", hardly moving since the rate was lowered at step {first}."
+            f" and each update goes {number(200 * max(overshoot, 0))} % of the way to the minimum along it; "
+            if np.isfinite(overshoot)
+            else "; "
+        )
+        + f"the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates"
+        + (
+            f", hardly moving since the rate was lowered at step {first} although the gradient has not gone."
             if by_schedule
             else ", and no more was possible at these step lengths."
             if standing
@@ -135,10 +136,28 @@ def check(
     )
 
 
-def _overshoot(run: Run, since: int, *, least: int = 3) -> float:
+def _throughout(run: Run, steps: np.ndarray, ratios: np.ndarray, warm: int) -> float:
+    """The largest stability ratio, with noise: at a constant rate ten times it must have been stable throughout."""
+    counted = steps >= warm if steps[-1] >= warm else steps > 0
+    return float(np.nanmax(ratios[counted])) + signals.noise_term(run)
+
+
+def _lowered(run: Run, since: int) -> float:
+    """The same of a rate that was lowered, which the ratio follows between estimates."""
+    steps, rates = signals.learning_rates(run)
+    noise = run.table("batches", ["step", "noise_term"]).dropna()
+    total = limits.held(steps, rates, *signals.stability(run))
+    if len(noise):
+        total = total + np.nan_to_num(
+            limits.held(steps, rates, noise["step"].to_numpy(), noise["noise_term"].to_numpy())
+        )
+    return float(np.nanmax(total[steps >= since]))
+
+
+def _overshoot(run: Run, since: int, needed: bool, *, least: int = 3) -> float:
     """Median of the later half; NaN where every step was too short to tell it from rounding."""
     steps, _ = signals.column(run, "update_norm")
-    if (steps >= since).sum() < least:
+    if needed and (steps >= since).sum() < least:
         raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates in the later half of the run")
     steps, values = signals.column(run, "overshoot")
     return signals.median(values[steps >= since])
@@ -194,17 +213,30 @@ def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:
     return int(steps[min(high[-1] + 1, len(steps) - 1)])
 
 
-def _cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5) -> bool:
-    """Lowered in the first half, while the loss was falling and the gradient far from gone."""
-    before, after = history.values[history.steps < first], history.after(first)
-    if len(before) < 6 or len(before) > early * history.count:
-        return False
-    falling = signals.trend(before[len(before) // 2 :] if len(before) >= 12 else before)
-    norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))
+def _cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5, forgone: float = 0.5) -> bool:
+    """Lowered in the first half, for good, while the gradient was still there: by its squared norm without the batches'
+    noise, the rest of the run at the old rate would have gained `forgone` of what was gained before.
+
+    Progress an update is the rate times the squared gradient, so that its pace against the one before needs no more.
+    """
+    rate_steps, rates = signals.learning_rates(run)
+    before = int((history.steps < first).sum())
+    fewer = rates[rate_steps >= first].sum() > rates[rate_steps < first].sum()
     was = signals.inside(run, "grad_norm", int(history.steps[0]), first)
-    alive = len(norms) and len(was) and np.median(norms[-history.window :]) > 0.2 * np.median(was[-history.window :])
-    slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
-    return bool(falling.z > 3 and alive and slower)
+    if before < 6 or before > early * history.count or fewer or not len(was):
+        return False
+    norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))
+    pace = _signal_surely(run, first) * np.median(norms[-history.window :] ** 2) / np.median(was**2)
+    return bool(pace * (history.count - before) >= forgone * before)
+
+
+def _signal_surely(run: Run, since: int, *, least: int = 3) -> float:
+    """`_signal_share`, two standard errors down; 0 where it was not measured."""
+    steps, cosines = signals.column(run, "gradient_cosine")
+    late = cosines[steps >= since]
+    if len(late) < least:
+        return 0.0
+    return float(np.clip(late.mean() - 2 * late.std(ddof=1) / np.sqrt(len(late)), 0.0, 1.0))
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -7,9 +7,9 @@ nothing moves.
 ## What we look at
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything); a
-softmax applied twice; gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more
-than 4 a layer while the first layer hardly moves. A flat loss without such a mechanism is reported as information, not
-as a fault.
+softmax or sigmoid applied twice; gradients that shrink from layer to layer towards the input, a thousandfold in
+all, or by more than 4 a layer while the first layer hardly moves. A flat loss without such a mechanism is reported
+as information, not as a fault.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
@@ -62,7 +62,7 @@ def check(
     frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    twice = _softmax_twice(run, history)
+    twice = _squashed_twice(run, history)
     if twice is not None:
         yield twice
         return
@@ -100,33 +100,43 @@ def _learned(history: signals.Loss, stretch: signals.Flat, *, most: float = 0.5)
     return history.start - stretch.level > most * abs(history.start)
 
 
-def _softmax_twice(run: Run, history: signals.Loss) -> Finding | None:
+_TWICE = {  # what squashes, the loss that squashes again, and the least that is left of it
+    ("softmax", "cross_entropy"): (
+        r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le "
+        r"\mathrm{softmax}(z)_c \le 1"
+    ),
+    ("sigmoid", "binary_cross_entropy_with_logits"): (
+        r"\mathcal{L} \ge \log\!\left(1 + e^{-1}\right) = 0.31 \text{ where } t = 1, \; \ge \log 2 = 0.69 "
+        r"\text{ where } t = 0, \quad\text{since}\quad 0 \le \sigma(z) \le 1"
+    ),
+}
+
+
+def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     calls = [each.strip() for each in path.split("->")]
-    if "cross_entropy" not in calls or not any(each == "softmax" for each in calls[: calls.index("cross_entropy")]):
-        return None
-    return Finding(
-        KIND,
-        "double-softmax",
-        "warning",
-        int(history.steps[0]),
-        None,
-        (),
-        (
-            f"The loss applies softmax twice ({path}): cross_entropy expects logits, but its inputs lie between 0 "
-            f"and 1, so the loss cannot come near 0 (it ended at {number(history.end)})."
-        ),
-        {"loss at end": history.end},
-        (
-            "remove the softmax before cross_entropy: return logits from the model",
-            "use softmax only to read off probabilities after training",
-        ),
-        _LOSS,
-        (
-            r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le "
-            r"\mathrm{softmax}(z)_c \le 1"
-        ),
-    )
+    for (function, loss), formula in _TWICE.items():
+        if loss in calls and function in calls[: calls.index(loss)]:
+            return Finding(
+                KIND,
+                "double-softmax",
+                "warning",
+                int(history.steps[0]),
+                None,
+                (),
+                (
+                    f"The loss applies {function} twice ({path}): {loss} expects logits, but its inputs lie between 0 "
+                    f"and 1, so the loss cannot come near 0 (it ended at {number(history.end)})."
+                ),
+                {"loss at end": history.end},
+                (
+                    f"remove the {function} before {loss}: return logits from the model",
+                    f"use {function} only to read off probabilities after training",
+                ),
+                _LOSS,
+                formula,
+            )
+    return None
 
 
 def _logistic(run: Run, stretch: signals.Flat, slope: float, first: bool = False) -> Finding | None:

@@ -55,6 +55,7 @@ def check(
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
     silent = [at for at in trainable if (np.nan_to_num(norms[:, at]) == 0).all()]
+    silent = [at for at in silent if not _cancels(names, norms, at)]
     if not silent:
         return
     hard = [name for name, (function, _) in signals.activations(run).items() if function in signals.HARD_THRESHOLDS]
@@ -97,6 +98,14 @@ def check(
 def _trainable(run: Run, names: list[str]) -> list[int]:
     frozen = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen")}
     return [at for at, name in enumerate(names) if name not in frozen]
+
+
+def _cancels(names: list[str], norms: np.ndarray, at: int) -> bool:
+    """A bias beside a weight that gets a gradient: what reaches the layer sums to zero, because the loss does not
+    depend on the bias at all (it compares outputs of the same layer, say)."""
+    module, _, kind = names[at].rpartition(".")
+    weight = f"{module}.weight".removeprefix(".")
+    return kind == "bias" and weight in names and bool(np.nanmax(norms[:, names.index(weight)], initial=0) > 0)
 
 
 def _dead(run: Run, inactive: float) -> bool:
