@@ -119,16 +119,21 @@ def _noise_ball(
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
-    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own, or undo
-    each other. In the noise ball successive gradients correlate at about -s, so a negative cosine alone is normal in a
-    converged run (Pflug 1990; Chee and Toulis 2018).
+    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own. With
+    momentum an update raises its own batch's loss now and then for the sake of those before, and where the gradient is
+    not the loss's own (straight-through estimators) it always may: so either the rate must be near its limit, or
+    successive gradients oppose each other. Opposition alone is normal in a converged run's noise ball, where they
+    correlate at about -s (Pflug 1990; Chee and Toulis 2018).
     """
     half = int(history.steps[history.count // 2])
     over_steps, over = signals.column(run, "overshoot")
     over = over[over_steps >= half]
     length = signals.median(over)
     raised = _more_than_chance(int((over > 1).sum()), len(over))
-    if history.end < (little if raised else left) * abs(history.start) or not length >= far:
+    last = [each.ratio for each in bounces if each.step >= half][-3:] or [each.ratio for each in bounces][-1:]
+    near = signals.median(np.array(last)) + signals.noise_term(run) >= ratio
+    opposed = _opposed(run, half)
+    if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
@@ -138,12 +143,14 @@ def _noise_ball(
     climbs = settled.z < -3 and settled.relative < -high
     if length >= beyond or climbs or (raised and history.noise >= jumps * history.end):
         return True
-    cosine_steps, cosines = signals.column(run, "gradient_cosine")
-    late, last = cosines[cosine_steps >= half], [each.ratio for each in bounces if each.step >= half][-3:]
-    if signals.adaptive(run) or len(late) < 5 or not last or history.end < high * abs(history.start):
-        return False
-    opposed = late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0
-    return opposed and float(np.median(last)) + signals.noise_term(run) >= ratio
+    return near and opposed and not signals.adaptive(run) and history.end >= high * abs(history.start)
+
+
+def _opposed(run: Run, since: int, *, least: int = 5) -> bool:
+    """Whether successive gradients point against each other on average, by two standard errors."""
+    steps, cosines = signals.column(run, "gradient_cosine")
+    late = cosines[steps >= since]
+    return len(late) >= least and bool(late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0)
 
 
 def _more_than_chance(count: int, of: int, chance: float = 0.05, level: float = 0.01) -> bool:
