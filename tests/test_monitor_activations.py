@@ -293,3 +293,28 @@ def test_wide_images_by_channel(tmp_path: Path) -> None:
     x = torch.randn(4, 3, 32, 32) + torch.tensor([0.0, 1.0, 2.0])[:, None, None]
     table = watch(model, x, tmp_path).table("inputs")
     assert list(table["mean"]) == pytest.approx(x.mean((0, 2, 3)).tolist(), abs=1e-5)
+
+
+def test_a_loss_that_differentiates_by_itself(tmp_path: Path) -> None:
+    """As in physics-informed networks: u' + u = 0 and u(0) = 1. The extra forward needs a graph there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss() -> Tensor:
+        t = torch.linspace(0, 1, 20).unsqueeze(1).requires_grad_()
+        u = model(t)
+        slope = torch.autograd.grad(u.sum(), t, create_graph=True)[0]
+        return (slope + u).square().mean() + (model(torch.zeros(1, 1)) - 1).square().mean()
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=loss)
+    run = diagnostics.load(tmp_path / "run")
+    assert run.table("events").empty
+    assert len(run.table("curvature")) > 2 and run.table("scalars")["overshoot"].count() > 1
+    assert set(run.table("units")["layer"]) == {"1#0", "1#1"}

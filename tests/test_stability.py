@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, optim
 
+import diagnostics
 from diagnostics.curvature import measure, stability_terms
 from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.gains import measured_terms
@@ -250,3 +251,44 @@ def test_weights_that_never_had_a_gradient_do_not_move():
     optimizer.step()
     response = stability_terms(optimizer, [1e-2])[0].response
     assert response[1] == 0 and (response[[0, 2]] > 0).all()
+
+
+class Plain(torch.optim.Optimizer):
+    """Gradient descent as somebody writes it, with the decorator that torch's own documentation shows."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.add_(p.grad, alpha=-group["lr"])
+
+
+@pytest.mark.parametrize(
+    ("make", "gain"),
+    [
+        (lambda p: Plain(p, lr=0.1), 1.0),
+        (lambda p: torch.optim.ASGD(p, lr=0.1), 1.0),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=1.0), 0.5),  # heavy ball's 2 (1 + mu) / eta
+        (lambda p: torch.optim.SGD(p, lr=0.0), 0.0),
+    ],
+    ids=["not in the table", "measured", "momentum 1", "rate 0"],
+)
+def test_a_watched_run_gets_the_ratio_of_any_linear_optimizer(tmp_path, make, gain):
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 4), torch.randn(50, 1)
+    model = torch.nn.Linear(4, 1, bias=False)
+    optimizer = make(model.parameters())
+    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = (model(x) - y).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: (model(x) - y).square().mean())
+    top = float(torch.linalg.eigvalsh(2 * x.T @ x / 50)[-1])
+    rate = optimizer.param_groups[0]["lr"]
+    measured = diagnostics.load(tmp_path).table("curvature")["stability"].to_numpy()
+    assert len(measured) and measured == pytest.approx(gain * rate * top / 2, rel=5e-3)

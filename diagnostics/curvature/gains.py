@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.stability import Terms
+from diagnostics.curvature.stability import Terms, plain
 
 SIZE = 1e-3  # of the typical gradient: small, so that feeding it barely moves the second moments
 
@@ -79,14 +79,19 @@ class _Copy:
         raise CurvatureError(f"{type(self.optimizer).__name__}'s response to a steady gradient does not settle")
 
     def _step(self, factor: float) -> list[Tensor]:
-        for p, size in zip(self.parameters, self.sizes, strict=True):
-            p.grad = torch.full_like(p, factor * size)
-        type(self.optimizer).step(self.optimizer)
+        self._feed(factor)
         self._restore(momentum=True)
         updates = [p.detach().clone() for p in self.parameters]
         for p in self.parameters:
             p.detach().zero_()
         return updates
+
+    @torch.no_grad()
+    def _feed(self, factor: float) -> None:
+        """One step, without what torch wraps round it: hooks for all optimizers are meant for updates of the model."""
+        for p, size in zip(self.parameters, self.sizes, strict=True):
+            p.grad = torch.full_like(p, factor * size)
+        plain(type(self.optimizer).step)(self.optimizer)
 
     def _held(self) -> dict[tuple[int, str], Any]:
         """The values of what reacts alike to both signs, as they are now; momentum is not in it."""
@@ -100,9 +105,7 @@ class _Copy:
         return {key: value for key, value in before.items() if _same(ahead.get(key), behind.get(key))}
 
     def _step_once(self, factor: float) -> None:
-        for p, size in zip(self.parameters, self.sizes, strict=True):
-            p.grad = torch.full_like(p, factor * size)
-        type(self.optimizer).step(self.optimizer)
+        self._feed(factor)
         for p in self.parameters:
             p.detach().zero_()
 

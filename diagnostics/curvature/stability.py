@@ -78,9 +78,14 @@ def _sgd(group: Group, state: State, rate: float) -> Terms:
     mu = float(group["momentum"])
     common = {"coupled": float(group["weight_decay"]), "sign": _sign(group)}
     if group["nesterov"]:
-        return Terms(rate, (1 + 2 * mu) / (1 + mu), 1 / (1 - mu), oscillation=(1 + 2 * mu) / (2 * (1 + mu)), **common)
+        return Terms(rate, (1 + 2 * mu) / (1 + mu), _terminal(mu), oscillation=(1 + 2 * mu) / (2 * (1 + mu)), **common)
     kept = 1 - float(group["dampening"]) if mu else 1.0
-    return Terms(rate, kept / (1 + mu), kept / (1 - mu), **common)
+    return Terms(rate, kept / (1 + mu), kept * _terminal(mu), **common)
+
+
+def _terminal(mu: float) -> float:
+    """Velocity under a constant gradient over the rate; without bound where nothing is forgotten."""
+    return 1 / (1 - mu) if mu < 1 else float("inf")
 
 
 def _adam(group: Group, state: State, rate: float) -> Terms:
@@ -150,7 +155,7 @@ def _rmsprop(group: Group, state: State, rate: float) -> Terms:
         second = _moment(state, "square_avg")
         centred = (second - _moment(state, "grad_avg") ** 2).clamp_min(0) if group["centered"] else second
         denominator = _moving(second, centred.sqrt() + group["eps"])
-    return Terms(rate, 1 / (1 + mu), 1 / (1 - mu), denominator, **_decays(group))
+    return Terms(rate, 1 / (1 + mu), _terminal(mu), denominator, **_decays(group))
 
 
 def _adagrad(group: Group, state: State, rate: float) -> Terms:

@@ -62,9 +62,14 @@ def _stability(
     progress = scale.constant * top
     if math.isnan(progress) or scale.sign < 0:
         progress = largest(solver.basis(scale.moving(hessian)))
-    # At s = 1 the preconditioned eigenvalue may be 1 / factor, less what weight decay adds to it now.
-    limit = 1 / scale.factor - (ratio / scale.factor - top) if scale.sign > 0 else math.nan
-    return {"stability": ratio, "progress": progress, "limit": limit}
+    return {"stability": ratio, "progress": progress, "limit": _limit(scale, ratio, top)}
+
+
+def _limit(scale: Scaling, ratio: float, top: float) -> float:
+    """At s = 1 the preconditioned eigenvalue may be 1 / factor, less what weight decay adds to it now."""
+    if not scale.sign > 0:
+        return math.nan
+    return 1 / scale.factor - (ratio / scale.factor - top) if scale.factor else math.inf  # at rate 0 all is stable
 
 
 def _condition(krylov: Krylov, top: float, displacement: Tensor) -> float:

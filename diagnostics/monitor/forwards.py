@@ -146,16 +146,19 @@ def _device(model: nn.Module) -> torch.device:
 def observe(
     closure: Callable[[], Any], model: nn.Module, states: Sequence[Tensor] | None
 ) -> tuple[Observer, Any, bool]:
-    """One extra forward without gradients. Returns the observer, the loss, and whether random numbers were drawn."""
-    observer = Observer(model)
-    with ours(model), torch.no_grad():
+    """One extra forward. Returns the observer, the loss, and whether random numbers were drawn."""
+
+    def observed() -> tuple[Observer, Any, bool]:
+        observer = Observer(model)
         if states is not None:
             set_random_state(model, states)
         before = random_state(model)
         with observer:
             loss = closure()
         drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
-    return observer, loss, drew
+        return observer, loss.detach() if isinstance(loss, Tensor) else loss, drew
+
+    return _without_gradients(model, observed)
 
 
 def loss_at(
@@ -165,11 +168,28 @@ def loss_at(
     model: nn.Module,
     states: Sequence[Tensor] | None,
 ) -> Any:
-    """The closure's loss at other weights, in an extra forward without gradients."""
-    with ours(model), torch.no_grad(), standing_in(weights, parameters):
+    """The closure's loss at other weights, in an extra forward."""
+
+    def loss() -> Any:
         if states is not None:
             set_random_state(model, states)
         return closure()
+
+    with standing_in(weights, parameters):
+        return _without_gradients(model, loss)
+
+
+def _without_gradients(model: nn.Module, forward: Callable[[], Any]) -> Any:
+    """A forward of ours; with a graph only where the loss differentiates by itself (physics, gradient penalties)."""
+    with ours(model):
+        try:
+            with torch.no_grad():
+                return forward()
+        except RuntimeError as error:
+            if "grad" not in str(error):
+                raise
+    with ours(model), torch.enable_grad():
+        return forward()
 
 
 @contextmanager
