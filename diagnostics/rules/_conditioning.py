@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 MANY = 16  # features from which on they are taken as a bulk
@@ -80,3 +81,13 @@ def logistic_offset(run: Run) -> tuple[str, float]:
     offset = 1 + units * (np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)) ** 2
     largest = int(np.nanargmax(offset))
     return logistic[largest], float(offset[largest])
+
+
+def standardize(run: Run) -> str:
+    """The remedy for inputs of unequal scale or far from centred, with the first few features' numbers."""
+    table = inputs(run).head(3)
+    shown = "; ".join(
+        f"x[{feature}]: mean {number(mean)}, deviation {number(std)}"
+        for feature, mean, std in zip(table["feature"], table["mean"], table["std"], strict=True)
+    )
+    return f"centre and scale each input feature, x = (x - mean) / std ({shown})"

@@ -132,19 +132,29 @@ def _pushed_by_bias(run: Run, activation: str) -> bool:
 
 def _bias_before(run: Run, activation: str) -> float | None:
     """Root mean square of the bias of the last parametric module before the activation, at the first record."""
-    order = [each["name"] for each in run.meta.get("modules") or []]
     layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    order = [each["name"] for each in run.meta.get("modules") or []]
+    biases = [f"{name}.bias" for name in order if f"{name}.bias" in layers]
     base = activation.split("#")[0]
-    position = order.index(base) if base in order else len(order)
-    before = [name for name in order[:position] if f"{name}.bias" in layers]
-    if not before:
-        return None
+    if base in order:
+        before = [name for name in biases if order.index(name.removesuffix(".bias")) < order.index(base)][-1:]
+    else:
+        before = _bias_of_size(run, activation, [name for name in biases if len(layers[name]["shape"]) == 1], layers)
     _, names, norms = run.matrix("layers", "weight_norm")
-    name = f"{before[-1]}.bias"
-    if name not in [str(each) for each in names]:
+    known = [str(each) for each in names]
+    if not before or before[0] not in known:
         return None
-    at = [str(each) for each in names].index(name)
-    return float(norms[0, at]) / float(np.sqrt(np.prod(layers[name]["shape"])))
+    return float(norms[0, known.index(before[0])]) / float(np.sqrt(np.prod(layers[before[0]]["shape"])))
+
+
+def _bias_of_size(run: Run, activation: str, biases: list[str], layers: dict[str, dict]) -> list[str]:
+    """The bias before a function such as `F.relu`, which has no place among the modules: of the biases with one entry a
+    unit, the one that comes as this call comes among the calls with as many units."""
+    calls = signals.activations(run)
+    units = calls.get(activation, ("", 0))[1]
+    alike = [name for name, (_, count) in calls.items() if count == units]
+    fitting = [name for name in biases if layers[name]["shape"][0] == units]
+    return fitting[alike.index(activation) :][:1] if activation in alike else []
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:

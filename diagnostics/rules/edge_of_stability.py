@@ -27,6 +27,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
@@ -49,7 +50,7 @@ def check(
     if len(steps) < estimates or history.count < 20:
         return
     at_edge = (ratios >= low) & (ratios <= high)
-    if not at_edge.any():
+    if not at_edge.any() or quadratic.exact(run):  # where the curvature cannot move, nothing settles at the limit
         return
     first = int(np.flatnonzero(at_edge)[0])
     later = at_edge[first:]

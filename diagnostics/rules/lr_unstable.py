@@ -43,6 +43,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
@@ -150,7 +151,7 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
     return not (grown.steps >= gradual and (overshot or grows))
 
 
-def _cause(run: Run, grown: Growth) -> str:
+def _cause(run: Run, grown: Growth, limit: Limit) -> str:
     rate_steps, rates = signals.learning_rates(run)
     before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
     if len(before) and before[-1] > 1.5 * before[0] > 0:
@@ -158,7 +159,18 @@ def _cause(run: Run, grown: Growth) -> str:
     curvature_term = signals.latest(run, "batches", "curvature_term")
     if signals.momentum(run) > 0 and not signals.adaptive(run) and signals.noise_term(run) > curvature_term:
         return "momentum"
+    if _without_nesterov(run, limit.ratio) < 1 < limit.ratio:
+        return "momentum"
     return "learning-rate"
+
+
+def _without_nesterov(run: Run, ratio: float) -> float:
+    """The ratio of gradient descent at the same rate, 2 / eta instead of 2 (1 + mu) / ((1 + 2 mu) eta); NaN for other
+    optimizers, whose momentum does not lower the limit."""
+    if not signals.hyperparameter(run, "nesterov", False) or signals.adaptive(run):
+        return np.nan
+    mu = signals.momentum(run)
+    return ratio * (1 + mu) / (1 + 2 * mu)
 
 
 def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Finding:
@@ -178,7 +190,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
     if nonfinite is not None:
         evidence["first non-finite step"] = float(nonfinite)
     ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
-    cause = _cause(run, grown)
+    cause = _cause(run, grown, limit)
     return Finding(
         kind=KIND,
         cause=cause,
@@ -217,6 +229,8 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         )
     if cause == "momentum":
         mu = signals.momentum(run)
+        if _without_nesterov(run, limit.ratio) < 1:
+            return ("use plain momentum, nesterov=False: its limit is 1 + 2 mu times as high", first)
         return (
             (
                 f"lower the momentum from {number(mu)} to "
@@ -228,8 +242,15 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
     return (
         first,
         f"or warm up: start at {number(target / 10)} and raise it over the first updates",
+        *_inputs(run),
         "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     )
+
+
+def _inputs(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
+    """Inputs far from standardized make the first layer's curvature by themselves, and so the limit."""
+    spread = conditioning.spread(run)
+    return (f"or {conditioning.standardize(run)}",) if spread is not None and spread.largest >= wide else ()
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -204,7 +204,7 @@ def _cause(run: Run, wide: float) -> str:
 
 
 def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
-    standardize = _standardize(run)
+    standardize = conditioning.standardize(run)
     momentum = limits.momentum_remedy(condition)
     adam = "or use torch.optim.Adam, which rescales each coordinate by its own gradients"
     if cause in {"feature-scale", "uncentered-inputs"}:
@@ -225,15 +225,6 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
         )
     already = signals.momentum(run) > 0
     return (adam, "put normalization layers between the layers") if already else (momentum, adam)
-
-
-def _standardize(run: Run) -> str:
-    table = conditioning.inputs(run).head(3)
-    shown = "; ".join(
-        f"x[{feature}]: mean {number(mean)}, deviation {number(std)}"
-        for feature, mean, std in zip(table["feature"], table["mean"], table["std"], strict=True)
-    )
-    return f"centre and scale each input feature, x = (x - mean) / std ({shown})"
 
 
 def _charts(cause: str) -> tuple[Chart, ...]:

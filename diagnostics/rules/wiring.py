@@ -66,7 +66,7 @@ def _accumulating(run: Run, always: float) -> Iterator[Finding]:
         (),
         (
             f"Since step {first} every backward pass added to the gradient of the update before it "
-            f"({number(100 * float((carried > 0).mean()))} % of the updates): the loop never zeroes gradients."
+            f"({number(100 * float((carried > 0).mean()))} % of the updates): the loop does not zero them."
         ),
         {"share of updates": float((carried > 0).mean()), "carried gradient norm": float(carried[-1])},
         ("call optimizer.zero_grad() before loss.backward() in every update",),
@@ -90,7 +90,7 @@ def _stale(run: Run) -> Iterator[Finding]:
         (
             (
                 "make the optimizer after the model is in its final form: optimizer = "
-                "torch.optim.SGD(model.parameters(), lr=...)"
+                f"torch.optim.{_optimizer(run)}(model.parameters(), lr=...)"
             ),
         ),
     )
@@ -115,15 +115,19 @@ def _left_out(run: Run) -> Iterator[Finding]:
         int(steps[0]),
         tuple(stuck),
         (
-            f"{names_of(stuck)} receive gradients but are not in the optimizer and never change ({len(stuck)} of "
-            f"{len(layers)} tensors)."
+            f"{len(stuck)} of {len(layers)} tensors get gradients but are not in the optimizer and never change: "
+            f"{names_of(stuck)}."
         ),
         {"tensors": float(len(stuck))},
         (
-            "give the optimizer all parameters: torch.optim.SGD(model.parameters(), lr=...)",
+            f"give the optimizer all parameters: torch.optim.{_optimizer(run)}(model.parameters(), lr=...)",
             f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
         ),
     )
+
+
+def _optimizer(run: Run) -> str:
+    return str(run.meta.get("optimizer") or "SGD")
 
 
 def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:
@@ -134,9 +138,9 @@ def _detached(run: Run) -> Iterator[Finding]:
     """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
     cut = signals.events(run, "no-graph")
     if (len(cut) or _no_gradient_at_all(run)) and not signals.counts_errors(run):
-        summary = "The loss has no gradient: the graph is cut between the model's output and the loss."
         first = int(run.table("scalars", ["step"])["step"].iloc[0])
-        yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, _REATTACH)
+        summary, remedies = (_ERASED, _ZERO_FIRST) if _erased(run) and not len(cut) else (_CUT, _REATTACH)
+        yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return
     names = _before_a_cut(run)
     hard = [function for function, _ in signals.activations(run).values() if function in signals.HARD_THRESHOLDS]
@@ -152,9 +156,18 @@ def _detached(run: Run) -> Iterator[Finding]:
     )
 
 
+_CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
+_ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
+_ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
 _REATTACH = (
     "remove .detach(), .data, .item(), .numpy(), torch.no_grad() or a comparison between these layers and the loss",
 )
+
+
+def _erased(run: Run) -> bool:
+    """Every update had its backward pass: the gradients were there once."""
+    _, passes = signals.column(run, "micro_batches")
+    return len(passes) > 0 and bool((passes >= 1).all())
 
 
 def _no_gradient_at_all(run: Run) -> bool:
