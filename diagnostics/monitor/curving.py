@@ -85,11 +85,15 @@ class Curving:
         return self._budget.affords("curvature", self._budget.latest["curvature"] / 8)
 
     def _fresh_origin_due(self, step: int) -> bool:
-        """About ten updates before the next estimate, so that its displacement is a recent one."""
+        """About ten updates before the next estimate, so that its displacement is a recent one.
+
+        One that is due but put off may come at any time; a copy of the weights every ten updates until then is dear.
+        """
         tracking = self._tracking
         if tracking.estimate is None or tracking.projecting(step + 1) or step - tracking.origin_step < DISPLACEMENT:
             return False
-        return self._schedule.wants_curvature(step + DISPLACEMENT)
+        long_ago = step - tracking.origin_step >= 10 * DISPLACEMENT
+        return self._schedule.wants_curvature(step + DISPLACEMENT) and (long_ago or self._schedule.affords_curvature())
 
     def _estimate(self, update: Update, closure: Closure) -> None:
         step, parameters = update.plan.step, trained_parameters(self._optimizer)

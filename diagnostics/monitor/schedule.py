@@ -107,10 +107,12 @@ class Schedule:
     def _curvature(self, step: int) -> bool:
         if self.last_curvature is None:
             return self._first_curvature(step)
-        return self.wants_curvature(step) and (self.curvature_every is not None or self._affords_whole())
+        return self.wants_curvature(step) and self.affords_curvature()
 
-    def _affords_whole(self) -> bool:
-        """The latest cost is no forecast where the latest estimate was a quick one."""
+    def affords_curvature(self) -> bool:
+        """One more estimate after the first. The cost of a quick one is no forecast for the whole one after it."""
+        if self.curvature_every is not None:
+            return True
         forecast = 0.0 if self.seen_whole else WHOLE * self._budget.update_seconds
         return self._budget.affords("curvature", max(forecast, self._budget.latest["curvature"]))
 

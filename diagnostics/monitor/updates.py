@@ -179,7 +179,7 @@ class Updates:
             self._sharded = any(map(distributed.is_sharded, names.values()))
         return self._mask[1]
 
-    def _backward_values(self, received: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
+    def _backward_values(self, received: Tensor | float, optimized: tuple[bool, ...]) -> dict[str, Any]:
         passes = self.sentinel.passes
         self._expected = max(1, passes)
         micro_batches = math.nan if self._sharded else float(passes)  # FSDP2 hides all passes but the last
