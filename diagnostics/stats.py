@@ -29,9 +29,19 @@ def squared_norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
 
     Half precision would overflow; so does float32 only where one tensor's norm is above 1e19.
     """
-    half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
-    norms = torch.stack(foreach._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None))
+    norms = _norms(tensors)
     return norms.to(_wide(norms.device)).square()
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Euclidean norm of all tensors (of one type, on one device) together: the same in fewer operations."""
+    norms = _norms(tensors)
+    return torch.linalg.vector_norm(norms, dtype=_wide(norms.device))
+
+
+def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
+    half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
+    return torch.stack(foreach._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None))
 
 
 def silent_rows(gradient: Tensor) -> Float[Tensor, ""]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import diagnostics
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.inputs import Inputs
+from diagnostics.monitor.schedule import Schedule
+from diagnostics.monitor.together import Together
 
 
 def small() -> nn.Module:
@@ -243,6 +245,38 @@ def test_the_allowance_never_exceeds_the_promise(seconds: float) -> None:
     budget = Budget(0.05)
     budget._began = time.perf_counter() - seconds
     assert budget.allowance() <= max(5.0, 0.05 * seconds) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("update, always", [(0.002, 0.00004), (0.02, 0.0003), (0.03, 0.0006), (0.15, 0.001)])
+def test_the_promise_is_kept_by_all_measuring_together(
+    update: float, always: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulated run: what a measurement costs is a number of updates, as it is on networks."""
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    budget = Budget(0.05)
+    schedule = Schedule(1, 10, None, budget, Together(small(), torch.device("cpu")), lambda: None)
+    estimates = 0
+
+    def spend(kind: str, seconds: float) -> float:
+        with budget.charge(kind):
+            nonlocal now
+            now += seconds
+        return seconds
+
+    for step in range(1, round(150 / update)):
+        plan = schedule.plan(step, closure=step > 1)
+        now += update
+        spend("always", always)
+        budget.updated()
+        if plan.measured:
+            budget.cost_of("measured", spend("measured", 1.5 * update))
+        if plan.curvature:
+            whole, estimates = schedule.whole_estimate(), estimates + 1
+            budget.cost_of("curvature", spend("curvature", (130 if whole else 20) * update))
+            schedule.last_curvature, schedule.seen_whole = step, schedule.seen_whole or whole
+        assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
+    assert estimates > 0 and budget.spent["measured"] > 0.3
 
 
 def test_slow_measurements_are_spaced_wider(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The result of one curvature measurement."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diagnostics.curvature.scaling import Scaling
@@ -54,6 +55,26 @@ class Estimate:
     cold_after: int = 8  # warm estimates allowed before the next cold one
     copies: bool = False  # repeated eigenvalues were found
     count: int = 0  # estimates before this one
+
+    def lasting(self) -> "Estimate":
+        """What the next estimate and the batches until then need of it: `eigenvalues` + 2 vectors, and P if any."""
+        return replace(self, scaling=self.scaling and self.scaling.lasting())
+
+    @property
+    def bytes(self) -> int:
+        """Of its vectors."""
+        preconditioner = None if self.scaling is None else self.scaling.preconditioner
+        held = (self.vectors, self.smallest_vector, self.preconditioned_vector, preconditioner)
+        return sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))
+
+    def to(self, device: torch.device) -> "Estimate":
+        """The same with its vectors on another device: they are waited with, not computed with, most of the time."""
+        if self.preconditioned_vector is None or self.preconditioned_vector.device == device:
+            return self
+        vectors = ("vectors", "smallest_vector", "preconditioned_vector")
+        moved: dict[str, Any] = {name: getattr(self, name) for name in vectors}
+        moved = {name: None if vector is None else vector.to(device) for name, vector in moved.items()}
+        return replace(self, **moved, scaling=self.scaling and self.scaling.to(device))
 
     def record(self) -> dict[str, Any]:
         """The row for table `curvature`."""

@@ -58,6 +58,7 @@ def measure(
     layout = Layout(trained_parameters(optimizer))
     if previous and (previous.preconditioned_vector is None or len(previous.preconditioned_vector) != layout.dimension):
         previous = None  # the parameters are others now
+    previous = previous and previous.to(layout.device)
     is_cold = previous is None or previous.age >= previous.cold_after if cold is None else cold or previous is None
     ranks = ranks_of(model, layout)
     request = Request(

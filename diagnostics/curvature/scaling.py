@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,14 @@ class Scaling:
         """d with s = c (top eigenvalue of P^-1/2 H P^-1/2 + d), where it is that simple, else NaN."""
         uniform = isinstance(self.coupled, float) and (self.plain or self.coupled == 0.0)
         return float(self.coupled) if uniform and self.sign == 1.0 else math.nan
+
+    def lasting(self) -> "Scaling":
+        """What is needed after an estimate; R and eta F(1) / P are not, and each may be as long as the weights."""
+        return replace(self, response=math.nan, progress=math.nan)
+
+    def to(self, device: torch.device) -> "Scaling":
+        """On another device, for a scaling that is `lasting`."""
+        return replace(self, preconditioner=_moved(self.preconditioner, device), coupled=_moved(self.coupled, device))
 
     def preconditioned(self, hessian: Matvec) -> Matvec:
         """P^-1/2 H P^-1/2."""
@@ -92,6 +100,10 @@ def _flat(numbers: Sequence[Number], layout: Layout) -> Number:
         for x, shape in zip(numbers, layout.shapes, strict=True)
     ]
     return layout.flatten(parts)
+
+
+def _moved(x: Number, device: torch.device) -> Number:
+    return x.to(device) if isinstance(x, Tensor) else x
 
 
 def _root(x: Number) -> Number:

@@ -48,6 +48,7 @@ def slices(
     `change`: of `estimate.parameters` in the update just made. Costs a graph, two products and 21 forwards at most.
     """
     layout = Layout(estimate.parameters)
+    estimate = estimate.to(layout.device)
     noisy = estimate.loss_spread > SPREAD or any(p.dtype.itemsize < 4 for p in layout.parameters)
     if estimate.vectors is None or noisy or ranks_of(model, layout):
         return []

@@ -2,25 +2,31 @@
 
 The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
 seconds are spent in proportion to the square root of the time, so that a run of any length is measured from its first
-updates on and still has something left for its end.
+updates on and still has something left for its end. What every update costs is set aside first, up to half: where
+recording alone costs more than that (updates of a fraction of a millisecond), measuring goes on with the other half.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 FLOOR_SECONDS = 5.0
 FIRST_SECONDS = 2.5  # may be spent at once: a run of a few seconds is measured as densely as it was asked to be
-SHARES = {"measured": 0.5, "curvature": 0.5}  # of the allowance, so that neither starves the other
+FIRST_ESTIMATE = {True: 2.0, False: 4.0}  # what a first curvature estimate may take of them, whole or quick
+CLOSING_SECONDS = 0.2  # kept for the last diagnosis
+SHARES = {"measured": 0.5, "curvature": 0.5}  # of what is left, so that neither starves the other
 
 
 class Budget:
-    """Seconds spent so far by kind of measurement, and the latest cost of one of each."""
+    """Seconds spent so far by kind of measurement, and the latest cost of one of each.
+
+    `always`: at every update. `writing`, `diagnosing`: in other threads, which take the interpreter from training.
+    """
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0}
+        self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0, "writing": 0.0, "diagnosing": 0.0}
         self.latest = {"measured": 0.0, "curvature": 0.0}
+        self.inside = 0.0  # charged further inside of what is being charged
         self._began = time.perf_counter()
         self._last_update = 0.0
         self.update_seconds = float("inf")  # of the fastest update so far, unwatched
@@ -40,29 +46,37 @@ class Budget:
             return earned
         return min(FLOOR_SECONDS, max(FIRST_SECONDS, (FLOOR_SECONDS * earned) ** 0.5))
 
+    def _left(self) -> float:
+        """Seconds of the promise for measurements: less what every update has cost, and will while the floor lasts."""
+        seconds = self.unwatched
+        promise = max(FLOOR_SECONDS, self.share * seconds) - CLOSING_SECONDS
+        fixed = self.total - self._measuring()
+        lasts = max(1.0, FLOOR_SECONDS / self.share / seconds) if self.share and seconds else 1.0
+        return promise - min(promise / 2, fixed * lasts)
+
     def updated(self) -> None:
         """Called once an update: how long do they take?"""
         now = self.unwatched
         self.update_seconds, self._last_update = min(self.update_seconds, now - self._last_update), now
 
-    def affords_first(self, updates: float) -> bool:
-        """Whether a first estimate that costs as much as so many updates fits into the floor, or by now."""
+    def affords_first(self, updates: float, whole: bool) -> bool:
+        """Whether a first estimate that costs as much as so many updates may be made out of the floor, or by now."""
         cost = updates * self.update_seconds
-        return cost <= FLOOR_SECONDS or self.affords("curvature", cost)
+        return cost <= FIRST_ESTIMATE[whole] or self.affords("curvature", cost)
 
     def affords(self, kind: str, cost: float | None = None) -> bool:
-        """Whether one more measurement of this kind, at its latest cost, stays within its share."""
-        spent = self.spent[kind] + (self.spent["always"] if kind == "measured" else 0.0)
-        return spent + (self.latest[kind] if cost is None else cost) <= SHARES[kind] * self.allowance()
+        """Whether one more measurement of this kind, at its latest cost, stays within its share and the promise."""
+        cost = self.latest[kind] if cost is None else cost
+        left = self._left()
+        mine = self.spent[kind] + cost
+        return mine <= SHARES[kind] * min(left, self.allowance()) and self._measuring() + cost <= left
 
-    @contextmanager
-    def charge(self, kind: str) -> Iterator[None]:
+    def _measuring(self) -> float:
+        return sum(self.spent[kind] for kind in SHARES)
+
+    def charge(self, kind: str) -> "Charge":
         """Charge the time inside to a kind; what is charged further inside is not charged twice."""
-        began, inside = time.perf_counter(), self.total
-        try:
-            yield
-        finally:
-            self.add(kind, time.perf_counter() - began - (self.total - inside))
+        return Charge(self, kind)
 
     def add(self, kind: str, seconds: float) -> None:
         self.spent[kind] += seconds
@@ -70,3 +84,21 @@ class Budget:
     def cost_of(self, kind: str, seconds: float) -> None:
         """Note what one whole measurement cost: the forecast for the next."""
         self.latest[kind] = seconds
+
+
+class Charge:
+    """A context manager of a class of its own: several are entered at every update, and generators cost twice that."""
+
+    __slots__ = ("_began", "_budget", "_kind", "_outside")
+
+    def __init__(self, budget: Budget, kind: str) -> None:
+        self._budget, self._kind = budget, kind
+
+    def __enter__(self) -> None:
+        self._outside, self._budget.inside = self._budget.inside, 0.0
+        self._began = time.perf_counter()
+
+    def __exit__(self, *error: Any) -> None:
+        seconds = time.perf_counter() - self._began
+        self._budget.add(self._kind, seconds - self._budget.inside)
+        self._budget.inside = self._outside + seconds

@@ -1,6 +1,6 @@
 """When curvature is estimated, what happens between two estimates, and what goes into the run of it.
 
-Holds the last estimate (its vectors) and one copy of the weights, and nothing that grows.
+What is held between them is said in `tracking`.
 """
 
 import time
@@ -46,7 +46,9 @@ class Curving:
 
     def project(self, update: Update) -> None:
         """Where the weights went along the last top eigenvector, for a few updates after its estimate."""
-        if update.finished and self._tracking.projecting(update.plan.step):
+        if not update.finished or not self._tracking.projecting(update.plan.step):
+            return
+        with self._budget.charge("curvature"):
             parameters = trained_parameters(self._optimizer)
             update.values["top_projection"] = self._guard.run("projection", self._tracking.projection, parameters)
             update.values["top_origin"] = float(self._tracking.step)
@@ -83,17 +85,22 @@ class Curving:
         return self._budget.affords("curvature", self._budget.latest["curvature"] / 8)
 
     def _fresh_origin_due(self, step: int) -> bool:
-        """About ten updates before the next estimate, so that its displacement is a recent one."""
+        """About ten updates before the next estimate, so that its displacement is a recent one.
+
+        One that is due but put off may come at any time; a copy of the weights every ten updates until then is dear.
+        """
         tracking = self._tracking
         if tracking.estimate is None or tracking.projecting(step + 1) or step - tracking.origin_step < DISPLACEMENT:
             return False
-        return self._schedule.wants_curvature(step + DISPLACEMENT)
+        long_ago = step - tracking.origin_step >= 10 * DISPLACEMENT
+        return self._schedule.wants_curvature(step + DISPLACEMENT) and (long_ago or self._schedule.affords_curvature())
 
     def _estimate(self, update: Update, closure: Closure) -> None:
         step, parameters = update.plan.step, trained_parameters(self._optimizer)
         if self._tracking.following():
             self._append_batches(step, self._tracking.combined())
         rates = [float(rate) for rate in update.learning_rates]  # a tensor rate is read here: one wait for the device
+        whole = self._schedule.whole_estimate()
         with self._finite_only(), forwards.quiet(self._model):
             estimate = measure(
                 closure,
@@ -103,10 +110,10 @@ class Curving:
                 eigenvalues=self._eigenvalues,
                 previous=self._tracking.estimate,
                 displacement=self._tracking.displacement(parameters),
-                full=self._schedule.whole_estimate(),
+                full=whole,
             )
             self._writer.append("curvature", step, estimate.record())
-            self._schedule.last_curvature = step
+            self._schedule.last_curvature, self._schedule.seen_whole = step, self._schedule.seen_whole or whole
             self._tracking.begin(step, estimate, parameters)
             for note in estimate.notes:
                 self._tell_once("curvature-note", note, key=note)

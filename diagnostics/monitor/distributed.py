@@ -79,6 +79,15 @@ def _is_split(tensor: Tensor) -> bool:
     return any(placement.is_shard() and not placement.is_shard(0) for placement in getattr(tensor, "placements", ()))
 
 
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether each is dense, all of it here, and all are of one type on one device. Asked at every update."""
+    first = tensors[0]
+    kind, device = first.dtype, first.device
+    return all(
+        type(t) is Tensor and t.dtype is kind and t.layout is torch.strided and t.device == device for t in tensors
+    )
+
+
 def local(tensor: Any) -> Tensor:
     """This process's part of a DTensor, or the tensor itself."""
     return tensor.to_local() if hasattr(tensor, "placements") else tensor

@@ -80,7 +80,7 @@ class Entrance:
     def disarm(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
+        self._hooks, self.observers = [], []  # which hold a batch of inputs
 
     def entered(self, module: nn.Module) -> None:
         training = torch.is_grad_enabled() and module is self._model and not is_quiet()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.monitor import forwards, losspath
+from diagnostics.monitor import forwards, losspath, transfer
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -40,7 +40,7 @@ class Given:
         """A scalar tensor on its device, or a float; `NAN` itself for what is no number."""
         if isinstance(loss, Tensor) and not loss.is_meta:
             if loss.numel() == 1:
-                return loss.detach().reshape(())
+                return loss.item() if transfer.on_host(loss.device) else loss.detach().reshape(())
             self._tell_once("loss-not-scalar", f"the loss has shape {tuple(loss.shape)}: its mean is recorded")
             return loss.detach().double().mean()
         try:

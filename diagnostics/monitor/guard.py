@@ -6,9 +6,10 @@ An error becomes an event and, the first time, a warning; a measurement that fai
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
+
+from diagnostics.monitor.budget import Charge
 
 LIMIT = 3
 
@@ -21,13 +22,9 @@ class Guard:
     def off(self, measurement: str) -> bool:
         return self.failures[measurement] >= LIMIT
 
-    @contextmanager
-    def __call__(self, measurement: str) -> Iterator[None]:
+    def __call__(self, measurement: str) -> "Guarded":
         """What raises inside is recorded as a failure of `measurement`."""
-        try:
-            yield
-        except Exception as error:
-            self._failed(measurement, error)
+        return Guarded(self, measurement)
 
     def run(self, measurement: str, function: Callable[..., Any], *args: Any) -> Any:
         """What the function returns; `None` if it fails, or if the measurement is switched off."""
@@ -37,7 +34,7 @@ class Guard:
             return function(*args)
         return None
 
-    def _failed(self, measurement: str, error: Exception) -> None:
+    def failed(self, measurement: str, error: Exception) -> None:
         self.failures[measurement] += 1
         if self.failures[measurement] > LIMIT:
             return  # what cannot be switched off is told no more
@@ -48,6 +45,41 @@ class Guard:
         if self.off(measurement):
             message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {text}"
             self._event("measurement-off", message, measurement)
+
+
+class Guarded:
+    """A context manager of a class of its own, as in `budget.Charge`."""
+
+    __slots__ = ("_guard", "_measurement")
+
+    def __init__(self, guard: Guard, measurement: str) -> None:
+        self._guard, self._measurement = guard, measurement
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception):
+            return False  # nothing, or an interruption that ends the training
+        self._guard.failed(self._measurement, error)
+        return True
+
+
+class Hooked:
+    """Two context managers in one; `ExitStack` would cost more than what runs inside."""
+
+    __slots__ = ("_charge", "_guarded")
+
+    def __init__(self, charge: Charge, guarded: Guarded) -> None:
+        self._charge, self._guarded = charge, guarded
+
+    def __enter__(self) -> None:
+        self._charge.__enter__()
+
+    def __exit__(self, *error: Any) -> bool:
+        swallowed = self._guarded.__exit__(*error)
+        self._charge.__exit__()
+        return swallowed
 
 
 def warn(text: str) -> None:

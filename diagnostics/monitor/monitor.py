@@ -5,8 +5,7 @@ Nothing here may change training: no gradient, weight, buffer, flag or random st
 
 import atexit
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +18,7 @@ from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.given import Closure, Given
-from diagnostics.monitor.guard import Guard, warn
+from diagnostics.monitor.guard import Guard, Hooked, warn
 from diagnostics.monitor.looking import Looking
 from diagnostics.monitor.reporter import Reporter
 from diagnostics.monitor.scaling import Scaler
@@ -54,7 +53,7 @@ class Monitor:
             settings.rules_version,
             settings.on_finding,
             self._event,
-            charge=lambda seconds: self._budget.add("always", seconds),
+            charge=lambda seconds: self._budget.add("diagnosing", seconds),
         )
         self._writer: Writer = Silent()
         if self._together.writes:
@@ -134,14 +133,15 @@ class Monitor:
         atexit.unregister(self.close)
         self._entrance.disarm()
         self._updates.close()
-        with self._guard("closing"):
-            self._finish()
-        summary = None
-        if self._together.writes:
-            with self._guard("summary"):
-                self._writer.flush()
-                summary = self._reporter.summary()
-        self._writer.close(status, summary)
+        with self._budget.charge("always"):
+            with self._guard("closing"):
+                self._finish()
+            summary = None
+            if self._together.writes:
+                with self._guard("summary"):
+                    self._writer.flush()
+                    summary = self._reporter.summary()
+            self._writer.close(status, summary)
 
     def __enter__(self) -> "Monitor":
         return self
@@ -166,6 +166,7 @@ class Monitor:
             )
             return
         self._together.settle()
+        self._budget.spent["writing"] = self._writer.seconds
         self._budget.updated()
         update = update or self._skipped(passes)
         try:
@@ -264,11 +265,9 @@ class Monitor:
             self._event("layers-changed", f"the optimizer now holds {count} tensors", "")
         return self._tensors
 
-    @contextmanager
-    def _hooked(self, name: str) -> Iterator[None]:
+    def _hooked(self, name: str) -> Hooked:
         """Around everything that runs inside one of our hooks: charged, and never raising."""
-        with self._budget.charge(self._plan.kind), self._guard(name):
-            yield
+        return Hooked(self._budget.charge(self._plan.kind), self._guard(name))
 
     def _event(self, kind: str, message: str, subject: str, step: int | None = None) -> None:
         self._writer.event(self._plan.step if step is None else step, kind, message, subject)

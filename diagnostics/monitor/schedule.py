@@ -14,7 +14,7 @@ from diagnostics.monitor.together import Together
 WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as the budget allows it
 BATCHES = 8  # independent batches that follow an estimate
 PROJECTED = 16  # updates after an estimate on which the weights are projected on its top eigenvector
-WHOLE, QUICK = 110.0, 25.0  # updates that a first estimate costs (measured), whole or of the stability ratio alone
+WHOLE, QUICK = 130.0, 25.0  # updates that a first estimate costs (measured), whole or of the stability ratio alone
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 
 
@@ -47,6 +47,7 @@ class Schedule:
     ) -> None:
         self.first, self.every, self.curvature_every = first, max(1, every), curvature_every
         self.last_curvature: int | None = None
+        self.seen_whole = False  # an estimate of all that is wanted, not a quick one
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
@@ -106,11 +107,18 @@ class Schedule:
     def _curvature(self, step: int) -> bool:
         if self.last_curvature is None:
             return self._first_curvature(step)
-        return self.wants_curvature(step) and (self.curvature_every is not None or self._budget.affords("curvature"))
+        return self.wants_curvature(step) and self.affords_curvature()
+
+    def affords_curvature(self) -> bool:
+        """One more estimate after the first. The cost of a quick one is no forecast for the whole one after it."""
+        if self.curvature_every is not None:
+            return True
+        forecast = 0.0 if self.seen_whole else WHOLE * self._budget.update_seconds
+        return self._budget.affords("curvature", max(forecast, self._budget.latest["curvature"]))
 
     def _first_curvature(self, step: int) -> bool:
         """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""
-        if self.curvature_every is not None or self._together.active or self._budget.affords_first(QUICK):
+        if self.curvature_every is not None or self._together.active or self._budget.affords_first(QUICK, whole=False):
             return True
         if step - self.first > 3:  # the first updates may be slow for reasons of their own
             self._stretched()
@@ -119,7 +127,7 @@ class Schedule:
     def whole_estimate(self) -> bool:
         """Whether the estimate now due is a whole one; only a first one is ever a quick one."""
         exact = self.curvature_every is not None or self._together.active
-        return exact or self.last_curvature is not None or self._budget.affords_first(WHOLE)
+        return exact or self.last_curvature is not None or self._budget.affords_first(WHOLE, whole=True)
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:

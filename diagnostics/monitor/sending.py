@@ -18,6 +18,7 @@ class Silent:
     """In place of a `RunWriter` on every process but the first: takes everything, writes nothing."""
 
     resumed_from = last_step = 0
+    seconds = 0.0
 
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
         return None
@@ -53,8 +54,9 @@ class Record:
             columns[column] = [*columns[column], *value]
 
     def packet(self, scalars: Mapping[str, Any]) -> dict[str, Any]:
-        flat = {f"scalars/{name}": value for name, value in scalars.items()}
-        return flat | {f"{table}/{name}": v for table, columns in self.columns.items() for name, v in columns.items()}
+        """All on one way: scalars under their own names, columns of tables as `table/column`."""
+        columns = {f"{table}/{name}": v for table, columns in self.columns.items() for name, v in columns.items()}
+        return {**scalars, **columns}
 
 
 class Sender:
@@ -79,7 +81,7 @@ class Sender:
 
     def _deliver(self, record: Record, arrived: Mapping[str, Any]) -> None:
         step = record.update.plan.step
-        scalars = {k.removeprefix("scalars/"): v for k, v in arrived.items() if k.startswith("scalars/")}
+        scalars = {name: value for name, value in arrived.items() if "/" not in name}
         if (scalars.pop("found_inf", None) or 0.0) > 0:  # fused optimizers decide on the device
             self._event("skipped-step", "the fused optimizer skipped an update whose gradients overflowed", "", step)
             scalars |= {"grad_norm": NAN, "update_norm": 0.0}
@@ -87,7 +89,8 @@ class Sender:
         self._writer.append("scalars", step, numbers)
         for table, names in record.names.items():
             self._writer.append_many(table, step, names, {c: arrived[f"{table}/{c}"] for c in record.columns[table]})
-        self.forward(step, {n: v for n, v in numbers.items() if n != "time" and v == v})
+        if self._forward is not None:
+            self.forward(step, {n: v for n, v in numbers.items() if n != "time" and v == v})
 
     def forward(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._forward is not None:

@@ -1,7 +1,8 @@
 """What is followed between curvature estimates: independent batches, the weights along the top eigenvector, and how
 far the weights went.
 
-Holds the estimate (its vectors) and one copy of the weights, and nothing that grows.
+Holds the estimate (its `eigenvalues` + 2 vectors, and an adaptive optimizer's P) and one copy of the weights, on the
+host where a device has little memory left; 16 MiB of batches; and nothing that grows.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from diagnostics import stats
 from diagnostics.curvature import Estimate, Quotients, combine, follow
+from diagnostics.curvature.runs import free_memory
 from diagnostics.monitor.distributed import is_sharded
 from diagnostics.monitor.schedule import BATCHES, PROJECTED
 
-ENTRIES = 1 << 28  # numbers kept of the batches that follow an estimate (1 GiB in float32)
+ROOM = 0.1  # of a device's free memory: vectors that take more than that wait on the host
 
 
 @dataclass
@@ -25,24 +27,29 @@ class Tracking:
 
     estimate: Estimate | None = None
     step: int = 0
+    place: torch.device | None = None  # where vectors and origin wait
     origin: list[Tensor] | None = None
     origin_step: int = 0
     quotients: list[Quotients] = field(default_factory=list)
 
     def begin(self, step: int, estimate: Estimate, parameters: Sequence[Tensor]) -> None:
-        self.estimate, self.step, self.quotients = estimate, step, []
+        estimate = estimate.lasting()
+        device = parameters[0].device
+        self.place = resting_place(device, estimate.bytes, free_memory(device))
+        self.estimate, self.step, self.quotients = estimate.to(self.place), step, []
         self.mark(step, parameters)
 
     def mark(self, step: int, parameters: Sequence[Tensor]) -> None:
         """Measure displacements from here on; of sharded weights each process has a part, and none is measured."""
         self.origin, self.origin_step = None, step
         if not any(map(is_sharded, parameters)):
-            self.origin = [p.detach().clone() for p in parameters]
+            self.origin = [p.detach().to(self.place or p.device, copy=True) for p in parameters]
 
     def displacement(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
         if self.origin is None or len(self.origin) != len(parameters):
             return None
-        return list(stats.foreach._foreach_sub([p.detach() for p in parameters], self.origin))
+        origin = [o.to(p.device) for o, p in zip(self.origin, parameters, strict=True)]
+        return list(stats.foreach._foreach_sub([p.detach() for p in parameters], origin))
 
     def projecting(self, step: int) -> bool:
         return self.estimate is not None and self.origin_step == self.step < step <= self.step + PROJECTED
@@ -53,28 +60,27 @@ class Tracking:
         estimate = self.estimate
         if moved is None or estimate is None or estimate.scaling is None or estimate.preconditioned_vector is None:
             return None
-        vector = estimate.preconditioned_vector
-        flat = torch.cat([m.reshape(-1) for m in moved]).to(vector)
-        return torch.dot(estimate.scaling.into(flat), vector)
+        flat = torch.cat([m.reshape(-1) for m in moved]).to(estimate.preconditioned_vector.dtype)
+        along = estimate.scaling.to(flat.device).into(flat)
+        return torch.dot(along, estimate.preconditioned_vector.to(flat.device))
 
     def following(self) -> bool:
         """Whether the estimate has vectors (a quick one has not) and batches are still to come."""
-        return self._wanted() > len(self.quotients)
-
-    def _wanted(self) -> int:
-        """Batches that follow; each is two vectors of memory until they are combined, so fewer of a large model."""
-        if self.estimate is None or self.estimate.vectors is None:
-            return 0
-        return max(2, min(BATCHES, ENTRIES // max(1, 2 * self.estimate.dimension)))
+        return self.estimate is not None and self.estimate.vectors is not None and len(self.quotients) < BATCHES
 
     def follow(self, closure: Callable[[], Any], model: nn.Module) -> dict[str, Any] | None:
         """Try the estimate's vectors on the closure's batch; the row for table `batches` once there are enough."""
         assert self.estimate is not None
         self.quotients.append(follow(closure, model, self.estimate))
-        return self.combined() if len(self.quotients) == self._wanted() else None
+        return self.combined() if len(self.quotients) == BATCHES else None
 
     def combined(self) -> dict[str, Any] | None:
         """The row of what has been seen so far; at least two batches are needed for an error."""
         if self.estimate is None or len(self.quotients) < 2:
             return None
         return {"origin": self.step, **combine(self.quotients, self.estimate)}
+
+
+def resting_place(device: torch.device, needed_bytes: int, free_bytes: int) -> torch.device:
+    """Where vectors wait for their next use: the host, if they would take more than `ROOM` of the device."""
+    return device if device.type == "cpu" or needed_bytes <= ROOM * free_bytes else torch.device("cpu")

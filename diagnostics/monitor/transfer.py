@@ -45,11 +45,11 @@ class Courier:
 
     def send(self, values: Mapping[str, Any], deliver: Callable[[Values], None]) -> None:
         tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-        if on_host(self._device) or not tensors:
-            self.collect(wait=bool(self._pending))
-            deliver({**values, **{name: tensor.tolist() for name, tensor in tensors.items()}})
+        if tensors and not on_host(self._device):
+            self._dispatch(dict(values), tensors, deliver)
             return
-        self._dispatch(dict(values), tensors, deliver)
+        self.collect(wait=bool(self._pending))
+        deliver({**values, **{name: tensor.tolist() for name, tensor in tensors.items()}})
 
     def _dispatch(self, values: Values, tensors: dict[str, Tensor], deliver: Callable[[Values], None]) -> None:
         wide = torch.float32 if self._device.type == "mps" else torch.float64

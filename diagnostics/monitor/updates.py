@@ -6,7 +6,7 @@ until the monitor sends it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,11 @@ from torch.optim import Optimizer
 from diagnostics import stats
 from diagnostics.monitor import distributed, transfer
 from diagnostics.monitor.distributed import local
+from diagnostics.monitor.pairs import Pairs
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
 from diagnostics.monitor.together import Together
-
-SAMPLE = 1 << 22  # entries of gradient and update kept to make a cosine: all of them, or every k-th
 
 
 @dataclass
@@ -61,11 +60,13 @@ class Updates:
         self.sentinel = Sentinel(self._backward_finished, quiet, replicated)
         self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
-        self._after_backward: tuple[tuple[Any, ...], Tensor | None] | None = None  # gradient versions, perhaps norms
+        self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = (
+            None  # gradient versions, perhaps norms
+        )
         self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
         self._sharded = False
         self._clips = False  # gradients were written to between the last backward and its update
-        self._pair: tuple[int, list[Tensor], list[Tensor]] | None = None
+        self._pairs = Pairs()
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
@@ -77,7 +78,7 @@ class Updates:
         self.sentinel.detach()
         for hook in self._hooks:
             hook.remove()
-        self._pair = self._after_backward = None
+        self._pairs, self._after_backward = Pairs(), None
 
     def take(self) -> tuple[Update | None, int]:
         """The update finished since the last call, if any, and the number of backward passes seen."""
@@ -121,27 +122,46 @@ class Updates:
 
     @torch.no_grad()
     def _gradients(self, update: Update) -> None:
-        names = self._tensors()
-        gradients = [None if t.grad is None else t.grad.detach() for t in names.values()]
-        squares = self._norms(gradients)
+        self._together.settle()
         self._scaler.look()
+        names = self._tensors()
+        gradients = [tensor.grad for tensor in names.values()]
+        optimized = self._optimized(names)
         scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer unscales within its step
-        if scale is not None:
-            squares = squares / scale.to(squares.device, squares.dtype).square()
         found_inf = getattr(self._optimizer, "found_inf", None)  # set also where the loop has unscaled by itself
         if found_inf is not None:
             update.values["found_inf"] = found_inf
-        optimized = self._optimized(names)
-        update.values["grad_norm"] = _total(squares, optimized)
-        update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured:
-            update.layers |= _layer_columns(names, gradients, squares, self._together.active)
+            norm = self._layer_gradients(update, names, gradients, scale)
+        else:
+            norm = self._whole_norm(gradients, optimized)
+            norm = norm if scale is None else norm / scale.to(norm)
+        on_host = transfer.on_host(norm.device)
+        update.values["grad_norm"] = norm if update.plan.measured or not on_host else norm.item()
+        update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured or update.plan.partner:
-            self._pair_gradients(update, gradients, scale)
+            update.values |= self._pairs.gradient(update.plan.step, gradients, list(names.values()), scale)
         if self.sentinel.passes == 0:
             self._choose_sentinel()
-        if transfer.on_host(squares.device) and not self.settled and found_inf is None:
+        if on_host and not self.settled and found_inf is None:
             self._rescue(update, names)
+
+    def _whole_norm(self, gradients: list[Tensor | None], optimized: tuple[bool, ...]) -> Tensor:
+        """Over the optimizer's parameters, by as few operations as the gradients allow."""
+        own = [g for g, mine in zip(gradients, optimized, strict=True) if mine and g is not None]
+        if own and distributed.are_plain(own):
+            return stats.total_norm(own)
+        return _total(self._norms(gradients), optimized)
+
+    def _layer_gradients(
+        self, update: Update, names: dict[str, Tensor], gradients: list[Tensor | None], scale: Tensor | None
+    ) -> Tensor:
+        """The norm of each gradient, and of those together that the optimizer has."""
+        squares = self._norms(gradients)
+        if scale is not None:
+            squares = squares / scale.to(squares.device, squares.dtype).square()
+        update.layers |= _layer_columns(names, gradients, squares, self._together.active)
+        return _total(squares, self._optimized(names))
 
     def _rescue(self, update: Update, names: dict[str, Tensor]) -> None:
         """On a CPU a number may be read at once: keep the last finite weights, to find where it went wrong."""
@@ -159,7 +179,7 @@ class Updates:
             self._sharded = any(map(distributed.is_sharded, names.values()))
         return self._mask[1]
 
-    def _backward_values(self, received: Tensor, optimized: tuple[bool, ...]) -> dict[str, Any]:
+    def _backward_values(self, received: Tensor | float, optimized: tuple[bool, ...]) -> dict[str, Any]:
         passes = self.sentinel.passes
         self._expected = max(1, passes)
         micro_batches = math.nan if self._sharded else float(passes)  # FSDP2 hides all passes but the last
@@ -175,7 +195,6 @@ class Updates:
         self._after_backward = None
         return values
 
-    @torch.no_grad()
     def _backward_finished(self) -> None:
         """After a backward pass, before clipping: norms are taken only where clipping was seen or is looked for.
 
@@ -187,7 +206,8 @@ class Updates:
             tensors = self._tensors().values()
             squares = None
             if self._clips or self._plan().measured:
-                squares = self._norms([None if t.grad is None else t.grad.detach() for t in tensors])
+                with torch.no_grad():
+                    squares = self._norms([t.grad for t in tensors])
             self._after_backward = (_versions(tensors), squares)
 
     def _norms(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
@@ -195,16 +215,16 @@ class Updates:
         return distributed.squared_norms(tensors, like, self._together.active)
 
     @_disable_dynamo
-    @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
         update = self.current
         if update is None:
             return
-        with self._guarded("updates"):
-            update.finished = True
-            if update.before is not None:
+        update.finished = True
+        if update.before is not None:
+            with self._guarded("updates"):
                 self._changes(update)
 
+    @torch.no_grad()
     def _changes(self, update: Update) -> None:
         tensors = self._tensors()
         after = [local(tensor).detach() for tensor in tensors.values()]
@@ -216,31 +236,8 @@ class Updates:
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
-        self._pair_updates(update, change)
-
-    # -- pairs of consecutive updates ----------------------------------------------------------------------------------
-
-    def _pair_gradients(self, update: Update, gradients: list[Tensor | None], scale: Tensor | None) -> None:
-        tensors = list(self._tensors().values())
-        kept = [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)]
-        sample = _sample(kept, scale)
-        if self._pair is not None and self._pair[0] == update.plan.step - 1:
-            update.values["gradient_cosine"] = stats.cosine(self._pair[1], sample)
-            previous = self._pair[2]
-        else:
-            previous = []
-        self._pair = (update.plan.step, sample, previous)
-
-    def _pair_updates(self, update: Update, change: list[Tensor]) -> None:
-        if self._pair is None or self._pair[0] != update.plan.step:
-            return
-        step, gradient, previous = self._pair
-        sample = _sample(change, None)
-        if previous:
-            update.values["update_cosine"] = stats.cosine(previous, sample)
-        if all(g.numel() == c.numel() for g, c in zip(gradient, change, strict=True)):
-            update.slope = stats.inner(gradient, change)
-        self._pair = (step, gradient, sample) if update.plan.measured else None
+        found, update.slope = self._pairs.change(update.plan.step, change, keep=update.plan.measured)
+        update.values |= found
 
     # -- sentinel ------------------------------------------------------------------------------------------------------
 
@@ -271,18 +268,17 @@ def _total(squares: Tensor, optimized: tuple[bool, ...]) -> Tensor:
     return counted.sum().sqrt()
 
 
-def _sample(tensors: list[Tensor], scale: Tensor | None) -> list[Tensor]:
-    """A copy of every k-th entry, flat, so that at most `SAMPLE` entries are kept."""
-    stride = max(1, sum(t.numel() for t in tensors) // SAMPLE)
-    flat = [local(t).detach().reshape(-1)[::stride] for t in tensors]
-    return [f.clone() if scale is None else f / scale.to(f.device, f.dtype) for f in flat]
-
-
 def _rate(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else float(value)
 
 
-def _versions(tensors: Any) -> tuple[Any, ...]:
+def _versions(tensors: Iterable[Tensor]) -> list[tuple[int, Any]]:
     """Changes whenever a gradient is written to; always for a DTensor, which does not count writes to its part."""
-    gradients = [t.grad for t in tensors if t.grad is not None]
-    return tuple((id(g), object() if hasattr(g, "placements") else g._version) for g in gradients)
+    gradients = [t.grad for t in tensors]
+    return [
+        (id(g), g._version if type(g) is Tensor or not _is_dtensor(g) else object()) for g in gradients if g is not None
+    ]
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    return hasattr(tensor, "placements")

@@ -69,6 +69,7 @@ class RunWriter:
         self._refusals: set[tuple[str, int]] = set()
         self._nonfinite = dict.fromkeys(_URGENT, False)
         self._stopping = self._closed = self._forked = False
+        self.seconds = 0.0  # of a processor that the writer thread has used
         self._watcher = Watcher(on_flush, self._watcher_failed) if on_flush else None
         self._thread = threading.Thread(target=self._work, name="diagnostics-writer", daemon=True)
         self._thread.start()
@@ -178,6 +179,7 @@ class RunWriter:
         while not self._stopping:
             self._wake.wait(pause)
             self._turn()
+            self.seconds = time.thread_time()
         self._turn()
         self._turn()  # for the event about a gap that the turn before ended
 
