@@ -176,11 +176,9 @@ class Flattened(nn.Module):
         return self.model(x).flatten(0, -2)
 
 
-STEPS = (10, 15, 20, 25, 30, 40, 50, 60, 80)
+STEPS = (10, 12, 15, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 60, 70, 80)
 SOLVERS = (
-    Solver(
-        "this project", "Target(5, tolerance={})", (0.3, 0.2, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 3e-3, 1e-3, 1e-4), ours
-    ),
+    Solver("this project", "Target(5, tolerance={})", (0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 6e-3, 3e-3, 1e-3), ours),
     Solver(
         "hessian-eigenthings", "lanczos(k=5, which='LA', max_iter={}); lanczos(k=1, which='SA')", STEPS, eigenthings
     ),
