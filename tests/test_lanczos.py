@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.lanczos import Krylov, Target, solve
+from diagnostics.curvature.lanczos import Krylov, Ritz, Target, solve
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.quadrature import density, missed
 from diagnostics.curvature.runs import Solver
@@ -78,6 +78,13 @@ def test_single_precision_keeps_the_basis_orthogonal_and_has_no_ghosts():
     gram = basis.basis[:50] @ basis.basis[:50].t()
     assert float((gram - torch.eye(50)).abs().max()) < 1e-4
     assert (basis.ritz().values > 40).sum() == 2
+
+
+def test_the_error_of_a_value_without_neighbours_is_its_residual():
+    """One Ritz value has no gap, which does not make it exact."""
+    assert Ritz(np.array([3.0]), np.eye(1), np.array([0.5])).errors.tolist() == [0.5]
+    two = Ritz(np.array([3.0, 1.0]), np.eye(2), np.array([0.5, 4.0]))
+    assert two.errors.tolist() == [0.125, 4.0]  # r^2 / gap, but r where the gap is narrower
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])

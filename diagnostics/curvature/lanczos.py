@@ -35,6 +35,8 @@ class Ritz:
     @property
     def errors(self) -> np.ndarray:
         """(m,) min(residual, residual^2 / gap): the error of a value, the gap taken to the nearest other value."""
+        if len(self.values) < 2:
+            return self.residuals
         gaps = np.full(len(self.values) + 1, np.inf)
         gaps[1:-1] = self.values[:-1] - self.values[1:]
         nearest, r = np.minimum(gaps[:-1], gaps[1:]), self.residuals
