@@ -7,7 +7,7 @@ measure the same Hessian: the mode being trained, attention under the math kerne
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Solver:
     has_smallest: bool = True
 
 
-def ours(task: Task, tolerance: float, smallest: bool, seed: int) -> Answer:
+def ours(task: Task, target: Target, smallest: bool, seed: int) -> Answer:
     began = CLOCK()
     layout = Layout([p for p in task.model.parameters() if p.requires_grad])
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +53,7 @@ def ours(task: Task, tolerance: float, smallest: bool, seed: int) -> Answer:
         hessian = DoubleBackward(task.closure, layout)
         krylov = Krylov(hessian, layout.empty(), 96)
         krylov.extend(torch.randn(layout.dimension, generator=generator))
-        ritz = solve(krylov, Target(TOP, smallest, tolerance), lambda: torch.randn(layout.dimension))
+        ritz = solve(krylov, replace(target, smallest=smallest), lambda: torch.randn(layout.dimension))
         krylov.vectors(ritz.coefficients[:, :TOP])
     seconds = CLOCK() - began
     return Answer(ritz.values[:TOP].tolist(), float(ritz.values[-1]) if smallest else None, krylov.products, seconds)
@@ -176,10 +176,11 @@ class Flattened(nn.Module):
         return self.model(x).flatten(0, -2)
 
 
-STEPS = (10, 15, 20, 25, 30, 40, 50, 60, 80)
+TOLERANCES = (0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 6e-3, 3e-3, 1e-3)
+STEPS = (10, 12, 15, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 60, 70, 80)
 SOLVERS = (
     Solver(
-        "this project", "Target(5, tolerance={})", (0.3, 0.2, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 3e-3, 1e-3, 1e-4), ours
+        "this project", "Target(5, tolerance={.tolerance})", tuple(Target(TOP, tolerance=t) for t in TOLERANCES), ours
     ),
     Solver(
         "hessian-eigenthings", "lanczos(k=5, which='LA', max_iter={}); lanczos(k=1, which='SA')", STEPS, eigenthings

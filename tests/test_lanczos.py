@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.lanczos import Krylov, Target, solve
+from diagnostics.curvature.lanczos import Krylov, Ritz, Target, solve
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.quadrature import density, missed
 from diagnostics.curvature.runs import Solver
@@ -78,6 +78,13 @@ def test_single_precision_keeps_the_basis_orthogonal_and_has_no_ghosts():
     gram = basis.basis[:50] @ basis.basis[:50].t()
     assert float((gram - torch.eye(50)).abs().max()) < 1e-4
     assert (basis.ritz().values > 40).sum() == 2
+
+
+def test_the_error_of_a_value_without_neighbours_is_its_residual():
+    """One Ritz value has no gap, which does not make it exact."""
+    assert Ritz(np.array([3.0]), np.eye(1), np.array([0.5])).errors.tolist() == [0.5]
+    two = Ritz(np.array([3.0, 1.0]), np.eye(2), np.array([0.5, 4.0]))
+    assert two.errors.tolist() == [0.125, 4.0]  # r^2 / gap, but r where the gap is narrower
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -198,3 +205,28 @@ def test_the_basis_stays_orthonormal_in_single_precision():
     v = basis.basis[: basis.size]
     assert float((v @ v.t() - torch.eye(basis.size)).abs().max()) < 1e-5
     assert ritz.values[0] == pytest.approx(float(torch.linalg.eigvalsh(matrix.double())[-1]), rel=1e-4)
+
+
+@pytest.mark.parametrize("capacity", [100, 24])
+def test_orthogonality_outlasts_converged_eigenvalues_new_starts_and_restarts(capacity: int):
+    """Products of converged directions are all rounding: one pass over the basis would let it decay to nothing."""
+    matrix = planted(np.r_[1e3, 700, 100, np.linspace(-0.1, 1, 300)]).float()
+    basis = krylov(matrix, capacity=capacity)
+    for product in range(90):
+        basis.step()
+        if product in (15, 40):
+            basis.extend(fresh(matrix, seed=product)())
+        v = basis.basis[: basis.size].double()
+        assert float((v @ v.t() - torch.eye(basis.size, dtype=torch.float64)).abs().max()) < 1e-5
+    assert basis.restarted == (capacity == 24)
+    assert np.allclose(basis.ritz().values[:3], [1e3, 700, 100], rtol=1e-5)
+
+
+def test_thinned_out_tests_of_convergence_stop_soon_after_the_first_that_holds():
+    matrix = planted(np.linspace(-1, 1, 3000)[::10] ** 3)
+    every, thinned, target = krylov(matrix, capacity=120), krylov(matrix, capacity=120), Target(3, True, 1e-3)
+    every.step()
+    while not target.met(every.ritz(), every.dimension):
+        every.step()
+    solve(thinned, target, fresh(matrix))
+    assert every.products > 32 and every.products <= thinned.products <= every.products + every.products // 32

@@ -20,6 +20,8 @@ from diagnostics.curvature.layout import Matvec, Total
 
 DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
 TESTED = 5  # products tested for symmetry; in later ones lost orthogonality, which does no harm, would look the same
+ENOUGH = 0.1  # what a pass may subtract, relative to what it leaves, without making orthogonality worse
+SPARSE = 32  # products tested for convergence each; then every second one, from twice as many every third, ...
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class Ritz:
         """(m,) min(residual, residual^2 / gap): the error of a value, the gap taken to the nearest other value."""
         if len(self.values) < 2:
             return self.residuals
-        steps = -np.diff(self.values)
-        gaps = np.minimum(np.append(steps, np.inf), np.insert(steps, 0, np.inf))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(gaps > self.residuals, self.residuals**2 / gaps, self.residuals)
+        gaps = np.full(len(self.values) + 1, np.inf)
+        gaps[1:-1] = self.values[:-1] - self.values[1:]
+        nearest, r = np.minimum(gaps[:-1], gaps[1:]), self.residuals
+        return np.where(nearest > r, r * r / np.maximum(nearest, np.finfo(float).tiny), r)
 
 
 class Krylov:
@@ -81,9 +83,7 @@ class Krylov:
         new = self._orthogonalize(w)[1]
         if new < 1e-3:
             return 0.0
-        # What is left of a vector mostly inside the basis is partly rounding: once more, at full length.
-        w /= new
-        self._append(w, self._orthogonalize(w)[1])
+        self._append(w, new)
         self.chain, self.chain_whole = [], True
         return new
 
@@ -93,7 +93,7 @@ class Krylov:
             self.compress()
         j = self.done
         w = self.matvec(self.basis[j])
-        coefficients, left = self._orthogonalize(w)
+        coefficients, left = self._orthogonalize(w, max(0, j - 1))  # in exact arithmetic nothing lies before
         length = float(np.hypot(np.linalg.norm(coefficients), left))
         if not np.isfinite(length):
             raise CurvatureError("a Hessian-vector product is not finite; this estimate is dropped")
@@ -115,7 +115,8 @@ class Krylov:
         block = self.projected[:m, :m]
         values, vectors = np.linalg.eigh((block + block.T) / 2)
         values, vectors = values[::-1], vectors[:, ::-1]
-        return Ritz(values, vectors, np.linalg.norm(self.projected[m : self.size, :m] @ vectors, axis=0))
+        coupling = self.projected[m : self.size, :m] @ vectors
+        return Ritz(values, vectors, np.sqrt((coupling * coupling).sum(0)))
 
     def vectors(self, coefficients: np.ndarray) -> Float[Tensor, "k n"]:
         """Ritz vectors (rows) from the columns of their coefficients."""
@@ -152,16 +153,30 @@ class Krylov:
             rounding = float(np.abs(again.cpu().double().numpy() - coefficients).max())
             self.asymmetric |= difference > 10 * rounding
 
-    def _orthogonalize(self, w: Tensor) -> tuple[np.ndarray, float]:
-        """Subtract from w, in place, its part in the basis: two matrix products, always twice. Once lets orthogonality
-        decay three- to fourfold a product."""
+    def _orthogonalize(self, w: Tensor, first: int = 0) -> tuple[np.ndarray, float]:
+        """Subtract from w, in place, its part in the basis; returns that part and the length of the rest.
+
+        Twice at least: an error in the basis' orthogonality returns, times what was subtracted over what is left. The
+        first pass is for the bulk and may start at row `first`; another follows while one subtracts a lot.
+        """
         v = self.basis[: self.size]
-        coefficients = np.zeros(self.size)
+        passes = [self._subtract(w, v[first:]), self._subtract(w, v)]
+        found = self._numbers(*passes, self._square(w))
+        bulk, again, left = found[: self.size - first], found[self.size - first : -1], found[-1] ** 0.5
+        coefficients = again.copy()
+        coefficients[first:] += bulk
         for _ in range(2):
-            c = self.total(v @ w)
-            w.addmv_(v.t(), c, alpha=-1)
-            coefficients += c.cpu().double().numpy()  # host sync
-        return coefficients, self._norm(w)
+            if np.linalg.norm(again) <= ENOUGH * left or left <= self.rounding * self.scale:
+                break
+            found = self._numbers(self._subtract(w, v), self._square(w))
+            again, left = found[:-1], found[-1] ** 0.5
+            coefficients += again
+        return coefficients, float(left)
+
+    def _subtract(self, w: Tensor, rows: Tensor) -> Tensor:
+        c = self.total(rows @ w)
+        w.addmv_(rows.t(), c, alpha=-1)
+        return c
 
     def _append(self, w: Tensor, length: float) -> None:
         """The newest vector is the next to be multiplied: swap it with the first one waiting."""
@@ -173,7 +188,13 @@ class Krylov:
         self.size += 1
 
     def _norm(self, w: Tensor) -> float:
-        return float(self.total(torch.dot(w, w))) ** 0.5
+        return float(self._square(w)) ** 0.5
+
+    def _square(self, w: Tensor) -> Tensor:
+        return self.total(torch.dot(w, w))
+
+    def _numbers(self, *found: Tensor) -> np.ndarray:
+        return torch.cat([x.reshape(-1) for x in found]).cpu().double().numpy()  # host sync
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array.copy(), dtype=self.basis.dtype, device=self.basis.device)  # of reversed views too
@@ -209,13 +230,13 @@ class Target:
         m, guarded = len(ritz.values), self.largest + (self.guarded and self.largest > 1)
         if m < min(guarded + self.smallest, dimension):
             return False
-        i = np.r_[: min(guarded, m), m - 1] if self.smallest else np.arange(min(guarded, m))
-        allowed = np.full(len(i), self.tolerance)
+        wanted = [*range(min(guarded, m)), *[m - 1] * self.smallest]
+        allowed = np.full(len(wanted), self.tolerance)
         allowed[self.largest :] = 3 * self.tolerance
         if self.smallest:
             allowed[-1] = self.smallest_tolerance or self.tolerance
-        sizes = np.maximum(np.abs(ritz.values[i]), self.floor * np.abs(ritz.values).max())
-        return bool((ritz.errors[i] <= allowed * sizes).all())
+        sizes = np.maximum(np.abs(ritz.values[wanted]), self.floor * np.abs(ritz.values).max())
+        return bool((ritz.errors[wanted] <= allowed * sizes).all())
 
 
 def solve(
@@ -231,6 +252,9 @@ def solve(
             return krylov.ritz()  # the whole space
         krylov.step()
         if krylov.done < min(target.largest + target.smallest, krylov.dimension):
+            continue
+        # A test costs O(m^3): beside the product of a small network, that is dear.
+        if krylov.products < limit and krylov.done % (1 + krylov.done // SPARSE):
             continue
         ritz = krylov.ritz()
         if krylov.products >= limit or (target.met(ritz, krylov.dimension) and enough()):
