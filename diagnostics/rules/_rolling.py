@@ -34,7 +34,7 @@ def lowest_median(values: np.ndarray, window: int, few: int = 100) -> float:
     lower = np.partition(values[at : at + window], rank - 2)[rank - 2]
     better = np.flatnonzero(whole & (_sliding(values < lower, window) >= rank - 1))
     if len(better) > few:
-        return float(pd.Series(values).rolling(window).median().min())
+        return float(np.nanmin(pd.Series(values).rolling(window).median().to_numpy()))
     return min(float(np.median(values[at : at + window])) for at in (at, *better))
 
 

@@ -239,7 +239,7 @@ _NOTHING = {
 
 def layer_matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Steps (T,), layer names and values (T, L); raises `Missing` where nothing was recorded."""
-    steps, names, values = run.matrix(table, name)
+    steps, names, values = run.matrix(table, name, copy=False)
     if len(steps) == 0 or len(names) == 0:
         raise Missing(_NOTHING[table])
     return steps, [str(each) for each in names], values
@@ -248,7 +248,7 @@ def layer_matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str]
 @lru_cache(maxsize=16)
 def activations(run: Run) -> dict[str, tuple[str, int]]:
     """Activation call -> (function, number of units), in the order of the forward pass."""
-    steps, names, _ = run.matrix("units", "dead_fraction")
+    steps, names, _ = run.matrix("units", "dead_fraction", copy=False)
     if len(steps) == 0:
         return {}
     table = run.until(int(steps[0])).table("units", ["layer", "activation", "units"])

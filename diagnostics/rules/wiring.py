@@ -164,10 +164,10 @@ _REATTACH = (
 def _without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps (T,), names (L,) and where a tensor had no gradient (T, L). Empty if all had one at first: then nothing is
     cut off, and of a long run a column less is read."""
-    steps, names, norms = run.matrix("layers", "grad_norm")
+    steps, names, norms = run.matrix("layers", "grad_norm", copy=False)
     if len(steps) < 3 or (norms[0] > 0).all():
         return steps[:0], names, norms[:0]
-    return run.matrix("layers", "grad_missing")
+    return run.matrix("layers", "grad_missing", copy=False)
 
 
 def _before_a_cut(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
