@@ -189,6 +189,9 @@ def test_what_a_reader_writes_into_a_table_stays_its_own(tmp_path):
         frame.iloc[0, 0] = 7.0 if columns == ["loss"] else 7
     run.matrix("layers", "grad_norm")[2][:] = 7.0
     run.matrix("layers", "grad_norm")[0][:] = 7
+    for kept in run.matrix("layers", "grad_norm", copy=False)[::2]:
+        with pytest.raises(ValueError, match="read-only"):
+            kept[:] = 7
     run.steps("scalars")[:] = 7
     assert run.table("scalars")["loss"].tolist() == [1 / step for step in range(1, 21)]
     assert run.table("scalars")["step"].tolist() == run.steps("scalars").tolist() == list(range(1, 21))

@@ -10,6 +10,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._ringing import _swings
+from diagnostics.rules._rolling import lowest_median
 from diagnostics.rules._words import number
 from diagnostics.rules.lr_oscillation import _more_than_chance, _noise_ball
 from diagnostics.run import Run
@@ -169,3 +170,23 @@ def test_numbers_are_written_as_people_write_them():
         "infinite",
         "NaN",
     ]
+
+
+@pytest.mark.parametrize("kind", ["noise", "walk", "ties", "gaps", "falling", "waves"])
+@pytest.mark.parametrize(
+    ("count", "window"), [(1, 1), (3, 3), (40, 4), (399, 19), (400, 20), (5_000, 250), (5_001, 251)]
+)
+def test_the_lowest_median_is_the_least_of_a_rolling_median(kind: str, count: int, window: int) -> None:
+    random, at = np.random.default_rng(count), np.arange(count)
+    values = {
+        "noise": random.standard_normal(count),
+        "walk": np.cumsum(random.standard_normal(count)),
+        "ties": np.round(random.standard_normal(count)),
+        "gaps": np.where(random.random(count) < 0.01, random.choice([np.nan, np.inf, -np.inf], count), at % 7.0),
+        "falling": np.exp(-at / count),
+        "waves": np.sin(6 * np.pi * at / count),  # smooth: many windows could be the least
+    }[kind]
+    rolling = pd.Series(values).rolling(window).median().to_numpy()
+    least = rolling[np.isfinite(rolling)].min(initial=np.inf)
+    found = lowest_median(values, window)
+    assert found == least or (np.isnan(found) and np.isinf(least))

@@ -51,7 +51,7 @@ def heatmap(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
 
 
 def read(run: Run, chart: Chart) -> Field | None:
-    steps, names, values = run.matrix(chart.table, chart.columns[0])
+    steps, names, values = run.matrix(chart.table, chart.columns[0], copy=False)
     chosen = [i for i in in_model_order(run, names) if not chart.layers or names[i] in chart.layers]
     values = picked(values, chosen)
     if not np.isfinite(values).any():

@@ -70,10 +70,10 @@ QUANTITIES = {
 
 def field(run: Run, quantity: Quantity) -> Field | None:
     """The quantity of every layer, in the order of the model; `None` if it was not recorded."""
-    steps, names, values = run.matrix(quantity.table, quantity.column)
+    steps, names, values = run.matrix(quantity.table, quantity.column, copy=False)
     if quantity.divisor and len(steps):
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = values / run.matrix(quantity.table, quantity.divisor)[2]
+            values = values / run.matrix(quantity.table, quantity.divisor, copy=False)[2]
     seen = np.asarray(np.isfinite(values).any(axis=0))
     order = [i for i in in_model_order(run, names) if seen[i]]
     if not order:
@@ -106,7 +106,7 @@ def recorded(run: Run) -> dict[str, Quantity]:
     return {
         name: quantity
         for name, quantity in QUANTITIES.items()
-        if np.isfinite(run.matrix(quantity.table, quantity.column)[2]).any()
+        if np.isfinite(run.matrix(quantity.table, quantity.column, copy=False)[2]).any()
     }
 
 

@@ -32,11 +32,12 @@ def lines(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
 
 def collect(run: Run, chart: Chart) -> Series:
     if TABLES[chart.table].key is None:
-        frame: Frame = run.table(chart.table)
+        recorded = [name for name in chart.columns if name in run.columns(chart.table)]
+        frame: Frame = run.table(chart.table, ["step", *recorded])
         return {
             name: (frame["step"].to_numpy(), frame[name].to_numpy(float))
-            for name in chart.columns
-            if name in frame and frame[name].notna().any()
+            for name in recorded
+            if frame[name].notna().any()
         }
     return {
         name if len(chart.columns) == 1 else f"{name} {column}": (steps, values)
@@ -47,7 +48,7 @@ def collect(run: Run, chart: Chart) -> Series:
 
 def layer_series(run: Run, table: str, column: str, layers: tuple[str, ...] = ()) -> Series:
     """The named layers of a per-layer column, at most `MOST_LINES`; without names, evenly chosen ones."""
-    steps, names, values = run.matrix(table, column)
+    steps, names, values = run.matrix(table, column, copy=False)
     index_of = {name: i for i, name in enumerate(names)}
     index = [index_of[name] for name in layers if name in index_of] or list(range(len(names)))
     if len(index) > MOST_LINES:

@@ -1,5 +1,7 @@
 """The numbers of the training timeline, thinned: what goes to the browser at each zoom, and nothing else."""
 
+from math import ceil, floor
+
 import numpy as np
 import pandas as pd
 
@@ -17,9 +19,10 @@ def datasets(
     run: Run, findings: tuple[Finding, ...], shown: tuple[float, float] | None, window: int
 ) -> dict[str, pd.DataFrame]:
     """Name -> data of `timeline.specification`; the panels only within `shown`, so that zooming refines them."""
-    scalars: Frame = run.table("scalars")
+    columns = [name for name in ("step", "loss", "lr", *NORMS) if name in run.columns("scalars")]
+    scalars: Frame = run.table("scalars", ["step", "loss"])
     first, last = ends(scalars)
-    cut = scalars if shown is None else scalars[scalars["step"].between(*shown)]
+    cut: Frame = run.table("scalars", columns, first=shown and ceil(shown[0]), last=shown and floor(shown[1]))
     return {
         "overview": line(scalars["step"], scalars["loss"], "loss", 300),
         "lanes": lanes(findings, first, last),

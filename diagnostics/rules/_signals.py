@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules._rolling import lowest_median
 from diagnostics.run import Run
 
 MAD_TO_SD = 1.4826  # of a normal distribution
@@ -101,15 +102,13 @@ def loss(run: Run) -> Loss:
     if np.isnan(values).all() and not nonfinite_events(run):
         raise Missing("loss: none was given to monitor.step")
     window = max(3, len(values) // 20)
-    smooth = pd.Series(values).rolling(min(window, len(values))).median().to_numpy()
-    finite = smooth[np.isfinite(smooth)]
     return Loss(
         steps=steps,
         values=values,
         window=window,
         start=float(values[0]),
         end=level(values[-window:]),
-        best=float(finite.min()) if len(finite) else np.nan,
+        best=lowest_median(values, min(window, len(values))),
         noise=step_noise(values),
     )
 
@@ -221,14 +220,12 @@ def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
 def first_nonfinite(run: Run) -> int | None:
     """Step at which the loss, or the gradient of an update that was made, was first not finite."""
     table = run.table("scalars", ["step", "loss", "grad_norm"])
-    skipped = set(events(run, "skipped-step")["step"])
-    bad = ~np.isfinite(table["loss"].to_numpy(dtype=float))
-    bad_gradient = ~np.isfinite(table["grad_norm"].to_numpy(dtype=float))
-    steps = table["step"].to_numpy()
-    counted = (bad | bad_gradient) & ~np.isin(steps, list(skipped))
-    if np.isnan(table["grad_norm"].to_numpy(dtype=float)).all():  # never observed
-        counted = bad & ~np.isin(steps, list(skipped))
-    found = [int(steps[counted][0])] if counted.any() else []
+    bad, gradients = ~np.isfinite(array(table, "loss")), array(table, "grad_norm")
+    if not np.isnan(gradients).all():  # else never observed
+        bad |= ~np.isfinite(gradients)
+    steps = table["step"].to_numpy()[bad]
+    counted = steps[~np.isin(steps, events(run, "skipped-step")["step"].to_numpy())]
+    found = [int(counted[0])] if len(counted) else []
     found += [step for step, subject, _ in nonfinite_events(run) if not subject.startswith("input")]
     return min(found) if found else None
 
@@ -242,7 +239,7 @@ _NOTHING = {
 
 def layer_matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Steps (T,), layer names and values (T, L); raises `Missing` where nothing was recorded."""
-    steps, names, values = run.matrix(table, name)
+    steps, names, values = run.matrix(table, name, copy=False)
     if len(steps) == 0 or len(names) == 0:
         raise Missing(_NOTHING[table])
     return steps, [str(each) for each in names], values
@@ -251,7 +248,7 @@ def layer_matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str]
 @lru_cache(maxsize=16)
 def activations(run: Run) -> dict[str, tuple[str, int]]:
     """Activation call -> (function, number of units), in the order of the forward pass."""
-    steps, names, _ = run.matrix("units", "dead_fraction")
+    steps, names, _ = run.matrix("units", "dead_fraction", copy=False)
     if len(steps) == 0:
         return {}
     table = run.until(int(steps[0])).table("units", ["layer", "activation", "units"])

@@ -137,18 +137,20 @@ def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:
 def _detached(run: Run) -> Iterator[Finding]:
     """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
     cut = signals.events(run, "no-graph")
-    if (len(cut) or _no_gradient_at_all(run)) and not signals.counts_errors(run):
+    steps, layers, missing = _without_gradient(run)
+    nowhere = len(steps) > 0 and not (missing < 1).any()
+    if (len(cut) or nowhere) and not signals.counts_errors(run):
         first = int(run.table("scalars", ["step"])["step"].iloc[0])
         summary, remedies = (_ERASED, _ZERO_FIRST) if _erased(run) and not len(cut) else (_CUT, _REATTACH)
         yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return
-    names = _before_a_cut(run)
+    names = _before_a_cut(run, layers, missing)
     hard = [function for function, _ in signals.activations(run).values() if function in signals.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
         return
     yield _finding(
         "detached",
-        int(run.matrix("layers", "grad_missing")[0][0]),
+        int(steps[0]),
         names,
         f"{names_of(names)} get no gradient although the tensors behind them do: the graph is cut between them.",
         {"tensors": float(len(names))},
@@ -170,22 +172,25 @@ def _erased(run: Run) -> bool:
     return len(passes) > 0 and bool((passes >= 1).all())
 
 
-def _no_gradient_at_all(run: Run) -> bool:
-    steps, _, missing = run.matrix("layers", "grad_missing")
-    return len(steps) >= 3 and bool(np.nanmin(missing, initial=1) == 1)
+def _without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps (T,), names (L,) and where a tensor had no gradient (T, L). Empty if all had one at first: then nothing is
+    cut off, and of a long run a column less is read."""
+    steps, names, norms = run.matrix("layers", "grad_norm", copy=False)
+    if len(steps) < 3 or (norms[0] > 0).all():
+        return steps[:0], names, norms[:0]
+    return run.matrix("layers", "grad_missing", copy=False)
 
 
-def _before_a_cut(run: Run) -> tuple[str, ...]:
+def _before_a_cut(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient, if they are the first ones of the model and no others.
 
     An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it.
     """
-    steps, names, missing = run.matrix("layers", "grad_missing")
     frozen = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen") or not each.get("optimized")}
     at = [index for index, name in enumerate(names) if str(name) not in frozen]
-    if len(steps) < 3 or not at:
+    if not len(missing) or not at:
         return ()
-    absent = (missing[:, at] == 1).all(axis=0)
+    absent = np.array([missing[0, index] == 1 and (missing[:, index] == 1).all() for index in at])
     count = int(absent.sum())
     if not 0 < count < len(at) or not absent[:count].all():
         return ()

@@ -54,7 +54,7 @@ def check(
     if len(steps) < records:
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
-    silent = [at for at in trainable if (np.nan_to_num(norms[:, at]) == 0).all()]
+    silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
     silent = [at for at in silent if not _cancels(names, norms, at)]
     if not silent:
         return

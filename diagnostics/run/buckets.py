@@ -43,7 +43,7 @@ def bucketed(
         _extreme(np.minimum, values, finite, starts, np.inf),
         _extreme(np.maximum, values, finite, starts, -np.inf),
         values[ends],
-        np.add.reduceat(~finite, starts, axis=0, dtype=np.int64) if len(starts) else np.zeros(values.shape, np.int64),
+        _reduce(np.add, ~finite, starts, np.int64) if len(starts) else np.zeros(values.shape, np.int64),
     )
 
 
@@ -68,5 +68,12 @@ def _extreme(
     if not len(starts):
         return values
     shown = values if finite.all() else np.where(finite, values, neutral)  # a copy that a long run feels
-    result = extreme.reduceat(shown, starts, axis=0)
+    result = _reduce(extreme, shown, starts)
     return np.where(np.isfinite(result), result, np.nan)
+
+
+def _reduce(ufunc: np.ufunc, values: np.ndarray, starts: np.ndarray, dtype: type | None = None) -> np.ndarray:
+    """`ufunc.reduceat` over the steps; of series side by side that takes eight times as long as a call a bucket."""
+    if values.ndim == 1:
+        return ufunc.reduceat(values, starts, dtype=dtype)
+    return np.stack([ufunc.reduce(part, axis=0, dtype=dtype) for part in np.split(values, starts[1:])])

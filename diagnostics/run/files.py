@@ -110,11 +110,12 @@ class Files:
         data = columns_of("logged", self._parts("logged", wanted), wanted) if wanted else {}
         return {_logged_name(name): last_given(data["step"], data[name], steps) for name in wanted if name in data}
 
-    def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def matrix(self, table: str, column: str, copy: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         parts, dtype = self._parts(table, (column,)), matrix_dtype(table, column)
         names = np.array(list(dict.fromkeys(name for part in parts for name in part.names)), object)
         if len(parts) == 1 and column in parts[0].values and (np.diff(parts[0].steps) > 0).all():
-            return parts[0].steps.copy(), names, parts[0].values[column].astype(dtype)
+            steps = parts[0].steps
+            return steps.copy() if copy else steps, names, parts[0].values[column].astype(dtype, copy=copy)
         steps = distinct([part.steps for part in parts])
         self._check_size(table, column, parts, len(steps) * len(names))
         place = {name: index for index, name in enumerate(names)}

@@ -38,7 +38,7 @@ class Frames:
         frame = frame[frame["step"].between(*bounds)]
         return fill(table, {str(name): frame[name] for name in frame}, columns, len(frame))
 
-    def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def matrix(self, table: str, column: str, copy: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         key = TABLES[table].key
         assert key is not None
         frame = self.frame(table, ["step", key, column], ALL_STEPS)

@@ -28,9 +28,12 @@ class Part:
         if bounds == ALL_STEPS:
             return self
         inside = (self.steps >= bounds[0]) & (self.steps <= bounds[1])
-        return self if inside.all() else self.where(inside)
+        rows = np.flatnonzero(inside)
+        if len(rows) and len(rows) == rows[-1] - rows[0] + 1:  # as in every stream that one process wrote
+            return self.where(slice(rows[0], rows[-1] + 1))
+        return self.where(inside)
 
-    def where(self, rows: np.ndarray) -> "Part":
+    def where(self, rows: "np.ndarray | slice") -> "Part":
         values = {name: values[rows] for name, values in self.values.items()}
         return Part(self.steps[rows], values, self.names, self.texts)
 

@@ -26,7 +26,7 @@ class Source(Protocol):
 
     def frame(self, table: str, columns: Sequence[str], bounds: Bounds) -> pd.DataFrame: ...
 
-    def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+    def matrix(self, table: str, column: str, copy: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
 class Run:
@@ -101,15 +101,21 @@ class Run:
         steps = self._source.steps(table)
         return steps[: np.searchsorted(steps, self._last, side="right")]
 
-    def matrix(self, table: str, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A statistic of a keyed table: steps (T,), names (L,), values (T, L); NaN where a name was not measured."""
+    def matrix(self, table: str, column: str, *, copy: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A statistic of a keyed table: steps (T,), names (L,), values (T, L); NaN where a name was not measured.
+
+        Without `copy` they may be what the run itself keeps, and cannot be written to: of a long run a copy takes as
+        long as much that is done with it.
+        """
         numeric = column in self.columns(table) and column_dtype(table, column) != "string"
         if not numeric or TABLES[table].key is None:
             keyed = ", ".join(name for name, known in TABLES.items() if known.key)
             raise KeyError(f"no statistic {column!r} per name in table {table!r}; tables with names: {keyed}")
-        steps, names, values = self._source.matrix(table, column)
+        steps, names, values = self._source.matrix(table, column, copy)
         rows = np.searchsorted(steps, self._last, side="right")
-        return steps[:rows], names, values[:rows]
+        steps, values = steps[:rows], values[:rows]
+        steps.flags.writeable = values.flags.writeable = copy
+        return steps, names, values
 
     def until(self, step: int) -> "Run":
         """The run as it was known at `step`: a diagnosis of it uses nothing later."""

@@ -127,11 +127,11 @@ def facts(view: View) -> None:
     """One line: state, optimizer, learning rate, updates, age."""
     run, meta = view.run, view.run.meta
     groups = meta.get("hyperparameters") or [{}]
-    steps = run.table("scalars", ["step"])["step"]
+    steps = run.steps("scalars")
     parts = [
         STATES.get(meta["status"], meta["status"]),
         md(settings(meta.get("optimizer", ""), groups[0])),
-        plural(int(steps.iloc[-1]) if len(steps) else 0, "update"),
+        plural(int(steps[-1]) if len(steps) else 0, "update"),
         plural(int(meta.get("parameters") or 0), "parameter"),
         age(meta["created"]) if meta.get("created") else "",
         "sample run" if view.entry.sample else "",

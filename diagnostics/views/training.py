@@ -8,6 +8,7 @@ import streamlit as st
 from diagnostics.charts import timeline
 from diagnostics.charts.parts import wide
 from diagnostics.charts.timeline_data import datasets
+from diagnostics.run import Run
 from diagnostics.views.common import View, downloads, run_page
 from diagnostics.views.text import plural
 
@@ -19,14 +20,14 @@ def page() -> None:
 
 
 def body(view: View) -> None:
-    steps = view.run.table("scalars", ["step"])["step"]
+    steps = view.run.steps("scalars")
     if len(steps) < 2:
         st.info("Fewer than two updates are recorded so far: there is no curve to draw yet.")
         return
-    first, last = int(steps.iloc[0]), int(steps.iloc[-1])
+    first, last = int(steps[0]), int(steps[-1])
     window, log = controls()
     shown = chosen_range(view, first, last)
-    chart(view, shown, window, log)
+    chart(view, (first, last), shown, window, log)
     downloads({name: partial(view.run.table, name) for name in ("scalars", "curvature", "events")}, "training")
     events(view)
 
@@ -88,16 +89,14 @@ def specification(options: timeline.Options) -> dict:
     return timeline.specification(options)
 
 
-def chart(view: View, shown: tuple[int, int] | None, window: int, log: bool) -> None:
+def chart(view: View, ends: tuple[int, int], shown: tuple[int, int] | None, window: int, log: bool) -> None:
     run, findings = view.run, view.diagnosis.findings
-    scalars = run.table("scalars", ["step", "lr"])
-    steps = scalars["step"]
     version = st.session_state.get("drawn", 0)
     start = st.session_state.setdefault("starts", {}).setdefault(version, shown)
     data = datasets(run, findings, shown, window)
     options = timeline.Options(
         log_loss=log,
-        log_rates=wide(scalars["lr"]),
+        log_rates=view.derived(wide_rates),
         smoothed=window > 1,
         lanes=len(findings),
         start=start,
@@ -108,12 +107,16 @@ def chart(view: View, shown: tuple[int, int] | None, window: int, log: bool) -> 
         {**specification(options), "datasets": data},
         key=key,
         width="stretch",
-        on_select=partial(brushed, key, int(steps.iloc[0]), int(steps.iloc[-1])),
+        on_select=partial(brushed, key, *ends),
         selection_mode=timeline.BRUSH,
         # Without numbers that grow while the run trains: a new text would draw the whole chart anew.
         alt=f"Loss, norms and learning rate over updates, {plural(len(findings), 'finding')} marked",
     )
     st.caption("Long runs are thinned to the smallest and the largest value of each pixel: no spike is lost.")
+
+
+def wide_rates(run: Run) -> bool:
+    return wide(run.table("scalars", ["lr"])["lr"])
 
 
 def events(view: View) -> None:
