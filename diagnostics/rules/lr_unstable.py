@@ -151,7 +151,7 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
     return not (grown.steps >= gradual and (overshot or grows))
 
 
-def _cause(run: Run, grown: Growth, limit: Limit) -> str:
+def _cause(run: Run, grown: Growth) -> str:
     rate_steps, rates = signals.learning_rates(run)
     before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
     if len(before) and before[-1] > 1.5 * before[0] > 0:
@@ -159,18 +159,7 @@ def _cause(run: Run, grown: Growth, limit: Limit) -> str:
     curvature_term = signals.latest(run, "batches", "curvature_term")
     if signals.momentum(run) > 0 and not signals.adaptive(run) and signals.noise_term(run) > curvature_term:
         return "momentum"
-    if _without_nesterov(run, limit.ratio) < 1 < limit.ratio:
-        return "momentum"
     return "learning-rate"
-
-
-def _without_nesterov(run: Run, ratio: float) -> float:
-    """The ratio of gradient descent at the same rate, 2 / eta instead of 2 (1 + mu) / ((1 + 2 mu) eta); NaN for other
-    optimizers, whose momentum does not lower the limit."""
-    if not signals.hyperparameter(run, "nesterov", False) or signals.adaptive(run):
-        return np.nan
-    mu = signals.momentum(run)
-    return ratio * (1 + mu) / (1 + 2 * mu)
 
 
 def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Finding:
@@ -190,7 +179,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
     if nonfinite is not None:
         evidence["first non-finite step"] = float(nonfinite)
     ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
-    cause = _cause(run, grown, limit)
+    cause = _cause(run, grown)
     return Finding(
         kind=KIND,
         cause=cause,
@@ -229,8 +218,6 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         )
     if cause == "momentum":
         mu = signals.momentum(run)
-        if _without_nesterov(run, limit.ratio) < 1:
-            return ("use plain momentum, nesterov=False: its limit is 1 + 2 mu times as high", first)
         return (
             (
                 f"lower the momentum from {number(mu)} to "
@@ -243,6 +230,7 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         first,
         f"or warm up: start at {number(target / 10)} and raise it over the first updates",
         *_inputs(run),
+        *_plain_momentum(run, limit.ratio),
         "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     )
 
@@ -251,6 +239,12 @@ def _inputs(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
     """Inputs far from standardized make the first layer's curvature by themselves, and so the limit."""
     spread = conditioning.spread(run)
     return (f"or {conditioning.standardize(run)}",) if spread is not None and spread.largest >= wide else ()
+
+
+def _plain_momentum(run: Run, ratio: float) -> tuple[str, ...]:
+    """Heavy ball's limit 2 (1 + mu) / eta is 1 + 2 mu times Nesterov's."""
+    stable = ratio < 1 + 2 * signals.momentum(run) and signals.hyperparameter(run, "nesterov", False)
+    return ("or leave nesterov=True out: plain momentum is stable at this rate",) if stable else ()
 
 
 def explains(finding: Finding, other: Finding) -> bool:
