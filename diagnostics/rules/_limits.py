@@ -47,8 +47,10 @@ def held(steps: np.ndarray, rates: np.ndarray, at: np.ndarray, values: np.ndarra
     """Of something proportional to the learning rate, measured at some updates: the last value known at each update,
     times what the rate has become of the one it was measured at; NaN before the first."""
     own = rates[np.clip(np.searchsorted(steps, at, side="right") - 1, 0, len(rates) - 1)]
+    at, scale = at[own > 0], values[own > 0] / own[own > 0]  # at rate 0 nothing was seen of what another would do
     index = np.searchsorted(at, steps, side="right") - 1
-    scale = np.where(own > 0, values / np.where(own > 0, own, 1), np.nan)
+    if not len(at):
+        return np.full(len(steps), np.nan)
     return np.where(index >= 0, scale[np.maximum(index, 0)] * rates, np.nan)
 
 

@@ -158,6 +158,7 @@ def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
     return float(values[-1]) if len(values) else np.nan
 
 
+RECTIFIERS = frozenset({"relu", "relu6", "threshold relu"})  # exactly 0 where they are inactive
 _STEPS = ("sign", "heaviside", "step", "threshold", "hard_threshold", "round", "floor", "ceil", "trunc", "argmax")
 _COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 HARD_THRESHOLDS = frozenset((*_STEPS, *_COMPARISONS))
@@ -257,6 +258,15 @@ def activations(run: Run) -> dict[str, tuple[str, int]]:
     )
     rows = table.drop_duplicates("layer")
     return {str(a): (str(b), int(c)) for a, b, c in zip(rows["layer"], rows["activation"], rows["units"], strict=True)}
+
+
+def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Steps (T,), activation calls and dead fractions (T, L). Where too few inputs were seen to tell a dead unit from a
+    sparse one, a layer without a single active entry is dead all the same."""
+    steps, names, dead = layer_matrix(run, "units", "dead_fraction")
+    rectifies = [activations(run).get(name, ("",))[0] in RECTIFIERS for name in names]
+    _, _, zeros = layer_matrix(run, "units", "zero_fraction")
+    return steps, names, np.where(np.isnan(dead) & (zeros == 1) & rectifies, 1.0, dead)
 
 
 def total(run: Run) -> int:

@@ -48,7 +48,7 @@ def check(
     nearly_all: float = 0.75,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.1,  # of the starting loss: a run this far down is not held back by its dead units
 ) -> Iterator[Finding]:
-    steps, names, dead = signals.layer_matrix(run, "units", "dead_fraction")
+    steps, names, dead = signals.dead_fractions(run)
     known = ~np.isnan(dead)
     if not known.any():
         raise signals.Missing("units.dead_fraction: no rectified activation was seen with 300 inputs a unit")

@@ -109,8 +109,10 @@ def _cancels(names: list[str], norms: np.ndarray, at: int) -> bool:
 
 
 def _dead(run: Run, inactive: float) -> bool:
-    steps, _, dead = run.matrix("units", "dead_fraction")
-    return bool(len(steps) and np.nanmax(np.nan_to_num(dead[-1]), initial=0) >= inactive)
+    if not signals.activations(run):
+        return False
+    _, _, dead = signals.dead_fractions(run)
+    return bool(np.nanmax(np.nan_to_num(dead[-1]), initial=0) >= inactive)
 
 
 def _unrouted(norms: np.ndarray, silent: list[int]) -> bool:

@@ -1,0 +1,154 @@
+"""Faults that people make in ordinary loops, and ordinary loops that look like them: small real runs, watched."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def examples(n=256, features=8, classes=4):
+    """Gaussian clusters whose centres lie two deviations apart."""
+    torch.manual_seed(0)
+    y = torch.randint(classes, (n,))
+    return torch.randn(classes, features)[y] * 1.5 + torch.randn(n, features), y
+
+
+def watched(path, model, optimizer, loss_of, steps=150, size=32, each=lambda: None, between=lambda: None):
+    """The diagnosis of a loop over random batches; `between` runs after backward, `each` after the update."""
+    x, y = examples()
+    draw = torch.Generator().manual_seed(1)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            chosen = torch.randint(len(x), (size,), generator=draw)
+            a, b = x[chosen], y[chosen]
+            optimizer.zero_grad()
+            loss = loss_of(model, a, b)
+            loss.backward()
+            between()
+            optimizer.step()
+            monitor.step(loss, closure=lambda a=a, b=b: loss_of(model, a, b))
+            each()
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
+def cross_entropy(model, x, y):
+    return F.cross_entropy(model(x), y)
+
+
+def network(*, inputs=8, outputs=4):
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, outputs))
+
+
+def alarms(diagnosis):
+    return [(finding.kind, finding.cause) for finding in diagnosis.alarms]
+
+
+SCHEDULES = {
+    "step": lambda o: torch.optim.lr_scheduler.StepLR(o, 10, 0.1),
+    "exponential": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+    "polynomial": lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 30),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("decayed", [True, False])
+def test_a_schedule_meant_for_epochs_but_stepped_each_update(tmp_path, name, decayed):
+    """The rate is gone before a noisy loss shows any fall; stepped once in 100 updates the same schedule is silent."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    schedule, count = SCHEDULES[name](optimizer), [0]
+
+    def each():
+        count[0] += 1
+        if decayed or count[0] % 100 == 0:
+            schedule.step()
+
+    found = watched(tmp_path, model, optimizer, cross_entropy, steps=300, each=each)
+    assert alarms(found) == ([("lr-too-small", "schedule")] if decayed else [])
+    assert not any("NaN" in finding.summary for finding in found.findings)
+
+
+@pytest.mark.parametrize("squashed", [True, False])
+def test_a_sigmoid_before_a_loss_on_logits(tmp_path, squashed):
+    def loss(model, x, y):
+        z = model(x).squeeze(1)
+        return F.binary_cross_entropy_with_logits(torch.sigmoid(z) if squashed else z, (y > 1).float())
+
+    model = network(outputs=1)
+    found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), loss)
+    assert alarms(found) == ([("plateau", "double-softmax")] if squashed else [])
+
+
+def test_a_bias_that_cancels_in_the_loss_is_no_fault(tmp_path):
+    """A loss on differences of one layer's outputs does not depend on its bias."""
+
+    def loss(model, x, y):
+        z = model(x)
+        apart = (z[::2] - z[1::2]).square().sum(1)
+        same = (y[::2] == y[1::2]).float()
+        return (same * apart + (1 - same) * F.relu(4 - apart)).mean()
+
+    model = network(outputs=2)
+    assert alarms(watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=3e-3), loss)) == []
+
+
+def test_gradients_erased_before_the_step(tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = watched(tmp_path, model, optimizer, cross_entropy, steps=40, between=optimizer.zero_grad)
+    assert alarms(found) == [("wiring", "detached")]
+    assert "erased" in found.alarms[0].summary and "zero_grad" in found.alarms[0].remedies[0]
+
+
+class Functional(nn.Module):
+    """Its ReLUs are functions, which have no place among the modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second, self.out = nn.Linear(8, 24), nn.Linear(24, 16), nn.Linear(16, 4)
+        nn.init.constant_(self.first.bias, -20.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.second(F.relu(self.first(x)))))
+
+
+def test_the_bias_before_a_functional_relu_is_found(tmp_path):
+    model = Functional()
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.05), cross_entropy, steps=60)
+    assert ("dead-units", "bias") in alarms(found)
+
+
+def test_an_absolute_error_that_bounces_has_no_curvature_to_divide_by(tmp_path):
+    """Curvature is 0 wherever it exists, and the steps are what holds the loss up."""
+
+    def loss(model, x, y):
+        return (model(x).squeeze(1) - x.sum(1)).abs().mean()
+
+    torch.manual_seed(4)
+    model = nn.Linear(8, 1)
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=1.0), loss, steps=300)
+    assert not found.crashed and alarms(found) == [("lr-oscillation", "learning-rate")]
+    assert "to 0.1" in found.alarms[0].remedies[0]
+
+
+def test_remedies_lower_what_they_say_they_lower(tmp_path):
+    """No sentence may call a higher rate a lower one, whatever the stability ratio."""
+
+    def loss(model, x, y):
+        return (model(x).squeeze(1) - x.sum(1) - 3 * torch.randn(len(x))).square().mean()
+
+    torch.manual_seed(5)
+    model = nn.Linear(8, 1)
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.15), loss, steps=300, size=8)
+    for finding in found.findings:
+        words = finding.remedies[0].split()
+        if words[:4] == ["lower", "the", "learning", "rate"]:
+            before, after = (float(words[at + 1].rstrip(":;,")) for at in (words.index("from"), words.index("to")))
+            assert np.isfinite(after) and after < before
