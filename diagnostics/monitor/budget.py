@@ -3,7 +3,7 @@
 The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
 seconds are spent in proportion to the square root of the time, so that a run of any length is measured from its first
 updates on and still has something left for its end. What every update costs is set aside first, up to half: where
-recording alone costs more than that (updates of a fraction of a millisecond), measuring goes on with the other half.
+recording alone costs more than that (updates of a fraction of a millisecond), curvature goes on with the other half.
 """
 
 import time
@@ -67,9 +67,10 @@ class Budget:
     def affords(self, kind: str, cost: float | None = None) -> bool:
         """Whether one more measurement of this kind, at its latest cost, stays within its share and the promise."""
         cost = self.latest[kind] if cost is None else cost
-        left = self._left()
-        mine = self.spent[kind] + cost
-        return mine <= SHARES[kind] * min(left, self.allowance()) and self._measuring() + cost <= left
+        mine, left, share = self.spent[kind] + cost, self._left(), SHARES[kind]
+        # What every update costs comes out of the half of `measured`: without a closure it is all there is.
+        paced = mine + (self.total - self._measuring() if kind == "measured" else 0.0)
+        return paced <= share * self.allowance() and mine <= share * left and self._measuring() + cost <= left
 
     def _measuring(self) -> float:
         return sum(self.spent[kind] for kind in SHARES)
