@@ -43,8 +43,8 @@ def inputs(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
             tooltip=["feature:N", alt.Tooltip("name:N", title=" "), alt.Tooltip("value:Q", format=".4g")],
         )
     )
-    around = 130  # pixels of title, axis and legend, which the height includes
-    return parts.layer([points], chart.title, min(len(features) * 22 + around, 420))
+    around = 180  # pixels of title, axis and legend, which the height includes
+    return parts.layer([points], chart.title, min(len(features) * 24 + around, 460))
 
 
 def last_statistics(run: Run) -> Frame:

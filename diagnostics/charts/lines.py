@@ -106,7 +106,9 @@ def draw_lines(
 def told_apart(names: list[str]) -> tuple[alt.Color, alt.StrokeDash]:
     """A colour and a dash for each name, with a legend where there is more than one."""
     columns = 1 if max(map(len, names)) > 24 else 3
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns) if len(names) > 1 else None
+    stroke = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
+    several = len(names) > 1
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns, **stroke) if several else None
     colours = alt.Scale(domain=names, range=[CATEGORIES[i % 5] for i in range(len(names))])
     dashes = alt.Scale(domain=names, range=[list(DASHES[i % 5]) for i in range(len(names))])
     return (

@@ -104,7 +104,9 @@ def value_axis(log: bool) -> alt.Y:
     }
     if not log:
         return alt.Y(
-            "value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(labelExpr=NUMBER_LABEL, tickCount=4, **inside)
+            "value:Q",
+            scale=alt.Scale(zero=False, padding=6),
+            axis=alt.Axis(labelExpr=NUMBER_LABEL, tickCount=4, **inside),
         )
     some: Any = alt.condition(ROUND, alt.value(1), alt.value(0))
     axis = alt.Axis(labelExpr=LOG_LABEL, labelOverlap=True, gridOpacity=some, tickCount=6, **inside)
@@ -116,7 +118,12 @@ def overview(brush: alt.Parameter) -> Drawn:
     y = alt.Y("value:Q", axis=None, scale=alt.Scale(type="symlog", constant=0.01, zero=False))
     line = alt.Chart(alt.NamedData("overview")).mark_line(color=GREY, strokeWidth=1.2).encode(x=step_axis(), y=y)
     title = heading("Whole run · drag to zoom, double-click to see all")
-    return line.add_params(brush).properties(height=44, title=title)
+    return alt.layer(whole_run(step_axis()), line.add_params(brush)).properties(height=44, title=title)
+
+
+def whole_run(x: alt.X) -> Drawn:
+    """Invisible ends: a loss that is NaN from some update on must not end the axis there."""
+    return alt.Chart(alt.NamedData("whole")).mark_point(opacity=0, tooltip=None).encode(x=x)
 
 
 def lane_strip(count: int, picked: alt.Parameter) -> Drawn:
@@ -129,8 +136,7 @@ def lane_strip(count: int, picked: alt.Parameter) -> Drawn:
     strength: Any = alt.condition(picked, alt.value(1), alt.value(0.7))
     bars = base.mark_bar(height=5, yOffset=7, cursor="pointer").encode(x2="until:Q", color=colour, opacity=strength)
     words = base.mark_text(align="left", baseline="middle", fontSize=12, fontWeight="bold", dy=-3, cursor="pointer")
-    whole = alt.Chart(alt.NamedData("overview")).mark_point(opacity=0, tooltip=None).encode(x=x)
-    drawn = alt.layer(whole, bars.add_params(picked), words.encode(x=alt.value(2), text="label:N", color=colour))
+    drawn = alt.layer(whole_run(x), bars.add_params(picked), words.encode(x=alt.value(2), text="label:N", color=colour))
     return drawn.properties(height=count * LANE, title=heading("Findings · click one to shade it below"))
 
 

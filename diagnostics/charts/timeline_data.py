@@ -25,6 +25,7 @@ def datasets(
     cut: Frame = run.table("scalars", columns, first=shown and ceil(shown[0]), last=shown and floor(shown[1]))
     return {
         "overview": line(scalars["step"], scalars["loss"], "loss", 300),
+        "whole": pd.DataFrame({"step": [first, last]}),
         "lanes": lanes(findings, first, last),
         "ends": pd.DataFrame({"step": [first, last] if shown is None else list(shown)}),
         "loss": loss_lines(cut, window),
