@@ -196,6 +196,14 @@ _TABLES = (
             Metric("gradient_square", "", "unbiased |G|^2 from products of independent batch gradients"),
             Metric("gradient_square_error", "", "its standard error"),
             Metric("gradient_noise", "", "mean squared norm of a batch gradient, noise included"),
+            Metric(
+                "flat_gain",
+                "",
+                "decrease of the loss that is left, in the quadratic picture, along directions that curve less than a "
+                "hundredth of the steepest",
+            ),
+            Metric("flat_gain_error", "", "its standard error"),
+            Metric("flat_curvature", "", "curvature of the directions where it is left"),
         ),
     ),
     Table(

@@ -258,6 +258,32 @@ def test_brackets_and_the_two_terms_on_batches_that_follow():
     assert set(row) == set(TABLES["batches"].names) - {"step", "origin"}
 
 
+def test_what_is_left_along_flat_directions_of_least_squares():
+    """Uncentred inputs make one steep direction; half the sum of lambda_i (w_i - w*_i)^2 over the others is left."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(4000, 12, generator=generator, dtype=torch.float64) + 30
+    truth = torch.randn(12, 1, generator=generator, dtype=torch.float64)
+    y = (x - 30) @ truth + torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+    model = nn.Linear(12, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    optimizer = sgd(model, 1e-6)
+
+    def batch(rows):
+        return lambda: (model(x[rows]) - y[rows]).square().mean()
+
+    estimate = measure(batch(slice(0, 4000)), model, optimizer, [1e-6])
+    row = combine([follow(batch(slice(i, i + 100)), model, estimate) for i in range(0, 4000, 100)], estimate)
+    values, vectors = torch.linalg.eigh(2 * x.T @ x / 4000)
+    best = torch.linalg.lstsq(x, y).solution
+    along = vectors.T @ best
+    left = 0.5 * float((values * along.square().squeeze())[:-1].sum())
+    assert values[-1] > 100 * values[-2]
+    # directions beyond the five listed are given the curvature of the second: less is promised than is there
+    assert 0.8 * left < row["flat_gain"] < left + 3 * row["flat_gain_error"]
+    assert row["flat_gain_error"] < 0.2 * left
+    assert values[0] < row["flat_curvature"] < values[-2] * 1.01
+
+
 def test_the_stated_errors_of_a_few_batches_are_honest():
     generator = torch.Generator().manual_seed(1)
     theta = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))

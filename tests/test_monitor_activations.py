@@ -287,6 +287,25 @@ def test_inputs_of_the_first_layer(tmp_path: Path) -> None:
     assert (table["nonfinite"] == 0).all()
 
 
+class Prepared(nn.Module):
+    """Scales and reorders its inputs before the first layer, as loops do that index their data in the closure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x[torch.arange(len(x) - 1, -1, -1)] * 2 + 1)
+
+
+def test_inputs_that_are_computed_from_the_data(tmp_path: Path) -> None:
+    """What the first layer reads is what makes its curvature."""
+    x = torch.randn(200, 5)
+    table = watch(Prepared(), x, tmp_path).table("inputs")
+    assert list(table["mean"]) == pytest.approx((2 * x.mean(0) + 1).tolist(), abs=1e-5)
+    assert list(table["std"]) == pytest.approx(2 * x.std(0, correction=0), rel=1e-4)
+
+
 def test_wide_images_by_channel(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.LazyLinear(2))
     model(torch.zeros(1, 3, 32, 32))

@@ -152,3 +152,26 @@ def test_remedies_lower_what_they_say_they_lower(tmp_path):
         if words[:4] == ["lower", "the", "learning", "rate"]:
             before, after = (float(words[at + 1].rstrip(":;,")) for at in (words.index("from"), words.index("to")))
             assert np.isfinite(after) and after < before
+
+
+@pytest.mark.parametrize("offset", [30.0, 0.0], ids=["in Kelvin", "centred"])
+def test_noise_across_a_ravine_does_not_hide_it(tmp_path, offset):
+    """Batches throw the weights across the steep direction; what is left along the floor shows in their gradients."""
+    torch.manual_seed(6)
+    z = torch.randn(600, 12)
+    y = z @ torch.randn(12, 1) / 3 + 0.1 * torch.randn(600, 1)
+    x = z + offset
+    model = nn.Linear(12, 1)
+    steepest = float(torch.linalg.eigvalsh(2 * x.T @ x / 600)[-1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.7 / steepest)
+    draw = torch.Generator().manual_seed(1)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(300):
+            rows = torch.randint(600, (100,), generator=draw)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda rows=rows: F.mse_loss(model(x[rows]), y[rows]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert alarms(found) == ([("ravine", "uncentered-inputs")] if offset else [])

@@ -31,6 +31,8 @@ from diagnostics.curvature.scaling import Scaling
 # Entries that stand for a vector of which only inner products are wanted: 16 MiB for all batches. A prime, so that one
 # large column of a weight matrix is not added up in a few of them.
 FOLDED = 262_139
+STEEP = 100.0  # directions that curve this many times less than the steepest count as flat
+EXACT = 0.1  # residual over value of an eigenvalue that bounds the curvature of all that are not listed
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Quotients:
     curvature: float  # v' B v of the preconditioned Hessian B at the top eigenvector v of the estimate's B
     product: Tensor  # (min(n, FOLDED),) B v
     gradient: Tensor  # (min(n, FOLDED),)
+    along: np.ndarray  # (k,) the gradient along each of the estimate's eigenvectors
     ranks: Ranks | None = None
 
 
@@ -68,6 +71,7 @@ def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
             curvature=dot(largest if scale.plain else top, preconditioned),
             product=folded(preconditioned, FOLDED),
             gradient=folded(hessian.gradient, FOLDED),
+            along=_along(estimate.vectors, hessian.gradient, ranks),
             ranks=ranks,
         )
 
@@ -85,6 +89,8 @@ def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float
         lambda keep: _noise(products, keep, [b.curvature for b in batches], scale), len(batches)
     )
     square, square_error = _jackknife(lambda keep: _between(gradients, keep), len(batches))
+    gains, curvatures = _flat_gains(batches, gradients, estimate)
+    gain, gain_error = _jackknife(lambda keep: math.fsum(_between(each, keep) for each in gains), len(batches))
     return {
         "batches": len(batches),
         "largest": largest,
@@ -98,7 +104,42 @@ def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float
         "gradient_square": square,
         "gradient_square_error": square_error,
         "gradient_noise": float(np.trace(gradients)) / len(batches),
+        "flat_gain": gain if gains else math.nan,
+        "flat_gain_error": gain_error if gains else math.nan,
+        "flat_curvature": _weighted(curvatures, [_between(each, np.arange(len(batches))) for each in gains]),
     }
+
+
+def _flat_gains(
+    batches: Sequence[Quotients], gradients: np.ndarray, estimate: Estimate
+) -> tuple[list[np.ndarray], list[float]]:
+    """For each direction flatter than 1 / `STEEP` of the steepest, g g' / (2 lambda) between the batches: the decrease
+    that the quadratic picture still holds there. And the curvatures.
+
+    H is diagonal in Ritz vectors, whether or not they have converged. All directions that are not listed count as one,
+    with the curvature of the steepest flat one, which none of them exceeds once that one has converged.
+    """
+    values, residuals = np.asarray(estimate.eigenvalues), np.asarray(estimate.residuals)
+    along = np.stack([b.along for b in batches])
+    if not len(values) or not values[0] > 0:
+        return [], []
+    flat = np.flatnonzero((values < values[0] / STEEP) & (values > values[0] * np.finfo(np.float32).eps))
+    gains = [np.outer(along[:, i], along[:, i]) / (2 * values[i]) for i in flat]
+    curvatures = [float(values[i]) for i in flat]
+    if len(flat) and residuals[flat[0]] <= EXACT * values[flat[0]]:
+        gains.append((gradients - along @ along.T) / (2 * values[flat[0]]))
+        curvatures.append(curvatures[0])
+    return gains, curvatures
+
+
+def _along(vectors: Tensor, gradient: Tensor, ranks: Ranks | None) -> np.ndarray:
+    products = vectors @ gradient.to(vectors.dtype)
+    return (ranks.total(products) if ranks else products).cpu().double().numpy()  # host sync
+
+
+def _weighted(values: Sequence[float], weights: Sequence[float]) -> float:
+    kept = np.clip(np.asarray(weights, dtype=float), 0, None)
+    return float(np.average(values, weights=kept)) if kept.sum() > 0 else math.nan
 
 
 def folded(v: Tensor, size: int) -> Tensor:

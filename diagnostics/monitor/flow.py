@@ -121,7 +121,9 @@ class Graph:
     def _read(self, data: list[Flow], tensors: list[Tensor], flows: list[Flow]) -> None:
         for flow in data:
             self.hidden |= flow.carries
-        raw = [t for t, f in zip(tensors, flows, strict=True) if f is NOTHING and t.is_floating_point() and t.dim() > 1]
+        raw = [
+            t for t, f in zip(tensors, flows, strict=True) if not f.parameter and t.is_floating_point() and t.dim() > 1
+        ]
         if self.first_input is None and not self.layers:
             self.first_input = raw[0].detach() if raw else torch.empty(0)
 

@@ -85,17 +85,25 @@ def check(
         yield ringing
         return
     bounces = _bounces(run, history)
-    if len(bounces) < windows:
+    last = bounces[-windows:]
+    if len(last) == windows and _bouncing(run, history, last, held, held_falling, edge, lasting):
+        yield _across(run, history, bounces, held)
+    elif _noise_ball(run, history, bounces):
+        yield _in_noise(run, history, bounces)
+    elif len(last) < windows:
         raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
+
+
+def _bouncing(
+    run: Run, history: signals.Loss, last: list[Bounce], held: float, held_falling: float, edge: float, lasting: float
+) -> bool:
+    """Across the steepest direction, in each of the last windows, and slowly; the last one says how much of the loss it
+    is, since bouncing outlasts everything else."""
     falling = signals.trend(history.values[2 * history.count // 3 :])
     needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
-    last = bounces[-windows:]
     slow = _tenfold(float(np.median([each.ratio for each in last]))) >= lasting * history.count
-    bouncing = all(each.share >= held and each.flip < 0 and 0.5 < each.ratio <= edge for each in last)
-    if slow and bouncing and last[-1].share >= needed:
-        yield _across(run, history, bounces, needed)
-    elif _noise_ball(run, history, bounces):
-        yield _in_noise(run, history, bounces[-1])
+    across = all(each.share >= held and each.flip < 0 and 0.5 < each.ratio <= edge for each in last)
+    return slow and across and last[-1].share >= needed
 
 
 def _tenfold(ratio: float) -> float:
@@ -185,11 +193,11 @@ def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
     return found
 
 
-def _across(run: Run, history: signals.Loss, bounces: list[Bounce], needed: float) -> Finding:
+def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float) -> Finding:
     last = bounces[-1]
     first = last.step
     for each in reversed(bounces):
-        if each.share < needed or each.flip >= 0:
+        if each.share < held or each.flip >= 0:
             break
         first = each.step
     seen = (
@@ -205,7 +213,8 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], needed: floa
     return _finding(run, history, last, last.ratio, first, seen, remedy)
 
 
-def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
+def _in_noise(run: Run, history: signals.Loss, bounces: list[Bounce]) -> Finding:
+    last = bounces[-1] if bounces else Bounce(0, np.nan, np.nan, np.nan, np.nan)
     stretch = signals.flat(run)
     lasts = stretch is not None and not stretch.escaped
     first = stretch.first_step if stretch and lasts else int(history.steps[history.count // 2])
@@ -249,7 +258,7 @@ def _finding(
             Chart("line", "scalars", ("loss",), "Loss", log=True),
             Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
         ),
-        formula=limits.stability_formula(run, last.ratio, rate),
+        formula=limits.stability_formula(run, last.ratio, rate) if np.isfinite(last.ratio) else "",
     )
 
 

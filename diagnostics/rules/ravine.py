@@ -9,10 +9,13 @@ Whether the learning rate is pinned by the steepest direction ($s$ not small), h
 in which the weights really move, $\kappa = \lambda_{\max}\,\|u\|^2/(u^\top\mathbf H u)$ for the recent
 displacement $u$, how much of the gradient lies along curvature below $\lambda_{\max}/100$, and whether at this
 rate a tenfold shrink along the floor takes longer than the run. For a linear model under its own gradient the
-quadratic picture is exact, and it is enough that a good part of the loss is still to be had along the floor. Logistic
-units show themselves by one eigenvalue that stands far above the next, because their mean adds $\mathbf m\mathbf
-m^\top$ to the next layer's second moments: the loss then comes down along directions that this one holds back. For
-Adam and RMSprop all of it is measured on the Hessian they see. The cause comes from the inputs and activations.
+quadratic picture is exact, and it is enough that a good part of the loss is still to be had along the floor. Where
+the noise of small batches throws the weights across the valley, the displacement does not show the floor; the
+gradients of independent batches do, by $\sum_i g_i^2/(2\lambda_i)$ over the eigenvectors flatter than
+$\lambda_{\max}/100$. Logistic units show themselves by one eigenvalue that stands far above the next, because their
+mean adds $\mathbf m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions
+that this one holds back. For Adam and RMSprop all of it is measured on the Hessian they see. The cause comes from
+the inputs and activations.
 
 ## Why it happens
 In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. Stability needs $\alpha <
@@ -86,8 +89,27 @@ def check(
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield _along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
+        return
+    hidden = _hidden(run, history, late, left)
+    if hidden > narrow:
+        yield _along_the_floor(run, history, late, _cause(run, wide), first, hidden)
     elif mean_mode:
         yield _below_the_mean_mode(run, history, mean_mode, first)
+
+
+def _hidden(run: Run, history: signals.Loss, late: pd.DataFrame, left: float) -> float:
+    """Condition number of a quadratic's ravine whose floor the weights do not show, because the noise of the batches
+    throws them across the valley all the time; NaN if there is none.
+
+    What is left along the floor comes from gradients of independent batches, two standard errors down.
+    """
+    gain, error, curvature = (
+        signals.latest(run, "batches", name) for name in ("flat_gain", "flat_gain_error", "flat_curvature")
+    )
+    if not quadratic.exact(run) or not gain - 2 * error >= left * abs(history.end):
+        return np.nan
+    condition = signals.median(signals.tops(late)) / curvature
+    return condition if limits.steps_along(late, condition) >= history.count else np.nan
 
 
 def _late(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
