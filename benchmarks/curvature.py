@@ -4,10 +4,9 @@
 
 On the same models, batches and machine, in one run: the five largest eigenvalues, and the five largest with the
 smallest. Every solver goes through its settings from cheap to dear until its true relative error, against a converged
-reference, is at most one per cent for all seeds; that setting's time is the one compared. The unit
-is the CPU time of one gradient (forward and backward), timed beside each solve. The floor: the products that exact
-Lanczos needs for that error from the same starts, times the cost of one product, plus the graph. Needs the extra
-`bench`.
+reference, is at most one per cent for all seeds; that setting's time is the one compared. The unit is the CPU time of
+one gradient (forward and backward), timed beside each solve. The floor: the products that exact Lanczos needs for that
+error from the same starts, times the cost of one product, plus the graph. Needs the extra `bench`.
 """
 
 import argparse
@@ -69,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the MLP alone, one seed, every solver: a minute or two")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--solvers", nargs="+", metavar="NAME", help="these alone; a ResNet-18 takes PyHessian an hour")
+    parser.add_argument("--solvers", nargs="+", metavar="NAME", help="only these, by the names of the table")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="also write all rows to this file")

@@ -7,6 +7,7 @@ copies of repeated eigenvalues. When memory ends, the basis is compressed to its
 Wu & Simon, SIAM J. Matrix Anal. 22, 2000). Sees only `matvec`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,8 +95,8 @@ class Krylov:
         j = self.done
         w = self.matvec(self.basis[j])
         coefficients, left = self._orthogonalize(w, max(0, j - 1))  # in exact arithmetic nothing lies before
-        length = float(np.hypot(np.linalg.norm(coefficients), left))
-        if not np.isfinite(length):
+        length = float(coefficients @ coefficients + left**2) ** 0.5
+        if not math.isfinite(length):
             raise CurvatureError("a Hessian-vector product is not finite; this estimate is dropped")
         self.products += 1
         self.scale = max(self.scale, length)
@@ -166,7 +167,7 @@ class Krylov:
         coefficients = again.copy()
         coefficients[first:] += bulk
         for _ in range(2):
-            if np.linalg.norm(again) <= ENOUGH * left or left <= self.rounding * self.scale:
+            if again @ again <= (ENOUGH * left) ** 2 or left <= self.rounding * self.scale:
                 break
             found = self._numbers(self._subtract(w, v), self._square(w))
             again, left = found[:-1], found[-1] ** 0.5
@@ -191,10 +192,10 @@ class Krylov:
         return float(self._square(w)) ** 0.5
 
     def _square(self, w: Tensor) -> Tensor:
-        return self.total(torch.dot(w, w))
+        return self.total(torch.dot(w, w).reshape(1))
 
     def _numbers(self, *found: Tensor) -> np.ndarray:
-        return torch.cat([x.reshape(-1) for x in found]).cpu().double().numpy()  # host sync
+        return np.array(torch.cat(found).tolist())  # one host sync; on the CPU the fewest calls
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array.copy(), dtype=self.basis.dtype, device=self.basis.device)  # of reversed views too
@@ -226,11 +227,21 @@ class Target:
     max_products: int = 150
     guarded: bool = True  # wait for one more value; needless where the start holds the last ones
 
+    @property
+    def watched(self) -> int:
+        """The largest values looked at, the guard included."""
+        return self.largest + (self.guarded and self.largest > 1)
+
+    @property
+    def least(self) -> int:
+        """Products before which it cannot be met."""
+        return self.watched + self.smallest
+
     def met(self, ritz: Ritz, dimension: int) -> bool:
-        m, guarded = len(ritz.values), self.largest + (self.guarded and self.largest > 1)
-        if m < min(guarded + self.smallest, dimension):
+        m = len(ritz.values)
+        if m < min(self.least, dimension):
             return False
-        wanted = [*range(min(guarded, m)), *[m - 1] * self.smallest]
+        wanted = [*range(min(self.watched, m)), *[m - 1] * self.smallest]
         allowed = np.full(len(wanted), self.tolerance)
         allowed[self.largest :] = 3 * self.tolerance
         if self.smallest:
@@ -251,7 +262,7 @@ def solve(
         if krylov.exhausted and not krylov.extend(fresh()):
             return krylov.ritz()  # the whole space
         krylov.step()
-        if krylov.done < min(target.largest + target.smallest, krylov.dimension):
+        if krylov.done < min(target.least, krylov.dimension):
             continue
         # A test costs O(m^3): beside the product of a small network, that is dear.
         if krylov.products < limit and krylov.done % (1 + krylov.done // SPARSE):
