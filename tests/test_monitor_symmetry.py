@@ -179,3 +179,33 @@ def test_a_zero_output_projection_is_no_symmetry(tmp_path: Path) -> None:
     nn.init.zeros_(model.out.weight)
     (found,) = recorded(model, tmp_path / "run").values()
     assert found == (D, D, HEADS)
+
+
+class Own(nn.Module):
+    """Layers as products with parameters of its own."""
+
+    def __init__(self, same: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.b, self.v = (nn.Parameter(torch.randn(*shape)) for shape in ((5, 6), (6,), (6, 3)))
+        with torch.no_grad():
+            for each in (self.w.T, self.b, self.v):
+                each[list(same[1:])] = each[list(same[:1])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x @ self.w + self.b) @ self.v
+
+
+@pytest.mark.parametrize(("same", "distinct"), [((), 6), ((1, 4), 5), ((0, 2, 3), 4)])
+def test_layers_written_as_products(same: tuple[int, ...], distinct: int, tmp_path: Path) -> None:
+    model = Own(same)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x = torch.randn(32, 5)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss, closure=lambda: model(x).square().mean())
+    table = diagnostics.load(tmp_path / "run").table("symmetry")
+    assert list(table["layer"]) == ["w"]
+    assert list(table["units"]) == [6] and list(table["distinct_units"]) == [distinct]

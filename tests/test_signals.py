@@ -138,7 +138,7 @@ def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, cosine, held_up):
     measured = np.full((2, 300), np.nan)
     measured[:, 155::10] = overshoot, np.random.default_rng(6).normal(cosine, 0.1, 15)
     columns = {"step": np.arange(1, 301), "loss": loss, "lr": 0.1}
-    columns |= {"overshoot": measured[0], "gradient_cosine": measured[1]}
+    columns |= {"overshoot": measured[0], "gradient_cosine": measured[1], "grad_norm": 1.0, "update_norm": 1.0}
     run = Run.from_frames(
         {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]},
         {"scalars": pd.DataFrame(columns)},

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -108,6 +109,10 @@ class Graph:
             self._read(data, tensors, flows)
         if parametric and function in functions.LINEAR | functions.CONVOLUTIONS | functions.TRANSPOSED:
             return self._layer(function, args, kwargs, out)
+        if parametric and function in functions.MATMUL and flows[-1].parameter and tensors[-1].dim() == 2:
+            return self._multiplied(tensors[0], tensors[-1])
+        if parametric and function in functions.ADDING and self._is_bias(tensors, flows, data):
+            return self._biased(tensors, flows, data[0])
         if function in functions.ATTENTION | functions.MATMUL:
             return self._attend(function, args, kwargs, tensors, data, out)
         if data[0].places is not None and function not in functions.ENTRYWISE:
@@ -137,6 +142,27 @@ class Graph:
         layer = Layer(weight, bias, function in functions.TRANSPOSED, groups)
         self.layers.append(layer)
         return Flow(layer, channels_first=function not in functions.LINEAR and out.dim() > 2)
+
+    def _multiplied(self, x: Tensor, weight: Tensor) -> Flow:
+        """`x @ weight`: a linear layer as somebody writes it, its weight the other way round."""
+        flow = self.flow(x)
+        if flow.layer is not None:
+            self._connect(flow, weight.detach().t(), F.linear, 1)
+        layer = Layer(weight, None, True, 1)
+        self.layers.append(layer)
+        return Flow(layer)
+
+    def _is_bias(self, tensors: list[Tensor], flows: list[Flow], data: list[Flow]) -> bool:
+        """Whether a parameter with one entry a unit is added; positions, which have one a place, tell units apart."""
+        layer = data[0].layer
+        if layer is None or len(data) > 1 or data[0].places is not None:
+            return False
+        return all(t.numel() == rows(layer) for t, f in zip(tensors, flows, strict=True) if f.parameter)
+
+    def _biased(self, tensors: list[Tensor], flows: list[Flow], flow: Flow) -> Flow:
+        assert flow.layer is not None
+        flow.layer.scales += [t for t, f in zip(tensors, flows, strict=True) if f.parameter]
+        return replace(flow, fresh=None)
 
     def _connect(self, flow: Flow, weight: Tensor, function: Callable, groups: int) -> None:
         layer = flow.layer

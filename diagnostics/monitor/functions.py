@@ -42,6 +42,10 @@ _SIMPLE = {
     "sign": "threshold",
     "sgn": "threshold",
     "heaviside": "threshold",
+    "round": "threshold",
+    "floor": "threshold",
+    "ceil": "threshold",
+    "trunc": "threshold",
     "softmax": "softmax",
 }
 _KIND_OF: dict[Callable, Kind] = {f: KINDS[kind] for name, kind in _SIMPLE.items() for f in _functions(name)}
@@ -62,6 +66,7 @@ ATTENTION = {F.scaled_dot_product_attention}
 MULTI_HEAD = {F.multi_head_attention_forward}
 FLATTEN = _functions("flatten", "view", "reshape")
 MATMUL = _functions("matmul") | {Tensor.__matmul__}
+ADDING = _functions("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 PERMUTING = _functions("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t") | {
     getattr(Tensor.T, "__get__"),  # noqa: B009

@@ -85,13 +85,12 @@ def check(
         yield ringing
         return
     bounces = _bounces(run, history)
-    last = bounces[-windows:]
-    if len(last) == windows and _bouncing(run, history, last, held, held_falling, edge, lasting):
+    if len(bounces) < windows:
+        raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
+    if _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
     elif _noise_ball(run, history, bounces):
-        yield _in_noise(run, history, bounces)
-    elif len(last) < windows:
-        raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
+        yield _in_noise(run, history, bounces[-1])
 
 
 def _bouncing(
@@ -124,6 +123,7 @@ def _noise_ball(
     little: float = 0.01,  # the same where updates that raise the loss of their own batch prove that more is left
     high: float = 0.3,  # the same where the steps alone do not prove it; rise of the loss that shows it is held up
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
+    seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
@@ -143,6 +143,8 @@ def _noise_ball(
     opposed = _opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
+    if _held_up_at_most(run, half) < seen * abs(history.end):
+        return False  # an adaptive optimizer's updates flip signs at any floor
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
     settled = signals.trend(history.after(half))
@@ -152,6 +154,13 @@ def _noise_ball(
     if length >= beyond or climbs or (raised and history.noise >= jumps * history.end):
         return True
     return near and opposed and not signals.adaptive(run) and history.end >= high * abs(history.start)
+
+
+def _held_up_at_most(run: Run, since: int) -> float:
+    """Median of |g| |u| / (4 r): along an update u the loss can fall by -g'u / (4 r), to its minimum."""
+    table = run.table("scalars", ["step", "grad_norm", "update_norm", "overshoot"]).dropna()
+    late = table.loc[(table["step"] >= since) & (table["overshoot"] > 0)]
+    return signals.median((late["grad_norm"] * late["update_norm"] / (4 * late["overshoot"])).to_numpy())
 
 
 def _opposed(run: Run, since: int, *, least: int = 5) -> bool:
@@ -213,8 +222,7 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
     return _finding(run, history, last, last.ratio, first, seen, remedy)
 
 
-def _in_noise(run: Run, history: signals.Loss, bounces: list[Bounce]) -> Finding:
-    last = bounces[-1] if bounces else Bounce(0, np.nan, np.nan, np.nan, np.nan)
+def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
     stretch = signals.flat(run)
     lasts = stretch is not None and not stretch.escaped
     first = stretch.first_step if stretch and lasts else int(history.steps[history.count // 2])
@@ -258,7 +266,7 @@ def _finding(
             Chart("line", "scalars", ("loss",), "Loss", log=True),
             Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
         ),
-        formula=limits.stability_formula(run, last.ratio, rate) if np.isfinite(last.ratio) else "",
+        formula=limits.stability_formula(run, last.ratio, rate),
     )
 
 
