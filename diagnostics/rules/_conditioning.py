@@ -84,10 +84,13 @@ def logistic_offset(run: Run) -> tuple[str, float]:
 
 
 def standardize(run: Run) -> str:
-    """The remedy for inputs of unequal scale or far from centred, with the first few features' numbers."""
-    table = inputs(run).head(3)
+    """The remedy for inputs of unequal scale or far from centred, with the numbers of the largest and the smallest."""
+    table = inputs(run)
+    sizes = np.hypot(signals.array(table, "mean"), signals.array(table, "std"))
+    table = table.iloc[np.argsort(-sizes, kind="stable")]
     shown = "; ".join(
         f"x[{feature}]: mean {number(mean)}, deviation {number(std)}"
         for feature, mean, std in zip(table["feature"], table["mean"], table["std"], strict=True)
+        if feature in {*table["feature"].iloc[:2], *table["feature"].iloc[-1:]}
     )
     return f"centre and scale each input feature, x = (x - mean) / std ({shown})"

@@ -42,8 +42,9 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
         layers=(),
         summary=(
             f"With momentum {mu:.6g} the updates remember {number(lasts)} steps in a run of "
-            f"{history.count}: the loss swings by {number(100 * largest)} % of its level and has not "
-            "settled."
+            f"{history.count}: the loss "
+            + (f"swings by {number(100 * largest)} % of its level and " if largest >= 0.01 else "")
+            + "has not settled."
         ),
         evidence={"momentum": mu, "memory in updates": lasts, "largest swing": largest, "loss at end": history.end},
         remedies=(

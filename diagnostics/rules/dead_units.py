@@ -20,7 +20,8 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 
 ## When this is wrong
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
-loss has fallen to a tenth are `info`, though without them it may have ended lower still. A unit that answers to one
+loss has come down by a third are `info`: what is left of the layer learns, though without them it may have ended lower
+still. A unit that answers to one
 rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
 
 ## In the lecture
@@ -46,7 +47,7 @@ def check(
     most: float = 0.5,  # of a layer's units: more inactive than active
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
     nearly_all: float = 0.75,  # of the units of a layer, in a run that learns all the same
-    learned: float = 0.1,  # of the starting loss: a run this far down is not held back by its dead units
+    learned: float = 0.7,  # of the starting loss: a run this far down learns through the units that are left
 ) -> Iterator[Finding]:
     steps, names, dead = signals.dead_fractions(run)
     known = ~np.isnan(dead)

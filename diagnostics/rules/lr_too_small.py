@@ -94,7 +94,7 @@ def check(
         summary=f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
         + (
             f" and each update goes {number(200 * max(overshoot, 0))} % of the way to the minimum along it; "
-            if np.isfinite(overshoot)
+            if overshoot > 1e-4  # less is not to be told from rounding
             else "; "
         )
         + f"the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates"
@@ -200,11 +200,18 @@ def _crawls(history: signals.Loss, promised: float, learned: float) -> bool:
     or most of it left.
 
     Far below the limits the loss depends on rate times updates alone: a tenfold rate is a run ten times as long. The
-    fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time.
+    fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time; the one
+    within the last quarter, 13/16 to 15/16, must not tell of a floor instead.
     """
-    late = signals.trend(history.values[history.count // 2 :])
-    longer = 1 - max(1 - late.relative, 0.0) ** (np.log(10) / np.log(7 / 5))
+    late, last = (signals.trend(history.values[-(history.count // part) :]) for part in (2, 4))
+    floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)
+    longer = min(_tenfold(late.relative, 7 / 5), _tenfold(floor, 15 / 13))
     return late.z > 3 and (longer > promised or history.end > (1 - learned) * history.start)
+
+
+def _tenfold(fall: float, over: float) -> float:
+    """The fall in ten times the time, where time grew by `over` during a relative fall, as a power of time."""
+    return 1 - max(1 - fall, 0.0) ** (np.log(10) / np.log(over))
 
 
 def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:

@@ -68,6 +68,7 @@ def check(
     sustained: float = 1.3,  # stability ratio in the later half; networks at the edge of stability stay below 1.15
     reached: float = 0.2,  # of the starting loss: a run this far down trains, whatever its ratio
     gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
+    ruined: float = 10.0,  # times the starting loss at the end: what a single huge step left is not over
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     if history.count < 3:
@@ -77,7 +78,10 @@ def check(
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
-    if _one_step(run, grown, gradual) or _no_instability(run, limit.ratio, grown, gradual):
+    recovered = not history.end > ruined * abs(history.start)
+    if (recovered and _one_step(run, grown, gradual)) or _no_instability(run, limit.ratio, grown, gradual):
+        return
+    if limit.ratio - limit.noise <= 1 and _fell_to_the_end(history, sigmas):
         return
     yield _finding(run, history, grown, limit)
 
@@ -121,6 +125,13 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, running_away: boo
     if gain <= margin:  # nothing was learned: did the loss tower over its start in between?
         return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
+
+
+def _fell_to_the_end(history: signals.Loss, sigmas: float) -> bool:
+    """A loss that was at its lowest when it became NaN or infinite was not growing: an operation failed."""
+    bad = np.flatnonzero(~np.isfinite(history.values))
+    before = history.values[: bad[0]] if len(bad) else history.values[:0]
+    return len(before) > 3 and float(np.median(before[-3:])) <= history.best + sigmas * signals.step_noise(before)
 
 
 def _ahead(recent: np.ndarray) -> float:
@@ -202,13 +213,20 @@ def _seen(grown: Growth, limit: Limit) -> str:
         return f"The loss grew over {grown.steps} updates at a learning rate of {rate} since step {limit.since}"
     if limit.ruined:
         return f"The learning rate {rate} is past the largest stable one since step {limit.since}"
+    if limit.ratio < 1.05:
+        return f"The learning rate {rate} is just past the largest stable one since step {limit.since}"
     return f"The learning rate {rate} is {number(limit.ratio)} times the largest stable one since step {limit.since}"
 
 
 def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
     measured = limit.ratio > 1 and not limit.ruined
     target = limits.SAFETY * limit.rate / limit.ratio if measured else limit.rate / 10
-    first = f"set the learning rate to {number(target)}"
+    lowered = target >= signals.last_rate(run)  # since, by a schedule
+    first = (
+        f"keep the learning rate below {number(target)} throughout"
+        if lowered
+        else f"set the learning rate to {number(target)}"
+    )
     if not measured:
         first += " (a tenth; the limit was not measured before the loss had grown)"
     if cause == "schedule":
@@ -218,14 +236,10 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         )
     if cause == "momentum":
         mu = signals.momentum(run)
-        return (
-            (
-                f"lower the momentum from {number(mu)} to "
-                f"{number(1 - min(1.0, (1 - mu) * limit.ratio / limits.SAFETY))}, or use a batch "
-                f"{number(np.ceil(limit.ratio * 2))} times as large"
-            ),
-            first,
-        )
+        calmer = 1 - min(1.0, (1 - mu) * limit.ratio / limits.SAFETY)
+        larger = np.ceil(limit.ratio * 2)
+        batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
+        return (f"lower the momentum from {number(mu)} to {number(calmer)}{batch}", first)
     return (
         first,
         f"or warm up: start at {number(target / 10)} and raise it over the first updates",

@@ -91,8 +91,8 @@ def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience
         summary=(
             f"From step {stretch.first_step} to {stretch.last_step} the loss stood at "
             f"{number(stretch.level)} with a gradient norm of {number(gradient)}, "
-            f"while the smallest eigenvalue was {number(smallest)}: a saddle point, left at a factor e every "
-            f"{number(escape)} updates."
+            f"while the smallest eigenvalue was {number(smallest)}: a saddle point; the distance from it grows "
+            f"e-fold in {number(escape)} updates."
         ),
         evidence={
             "smallest eigenvalue": smallest,

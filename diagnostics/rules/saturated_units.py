@@ -6,8 +6,10 @@ data, so almost no gradient passes, and the weights before them move very slowly
 
 ## What we look at
 For each sigmoid or tanh layer with weights behind it, the share of units whose derivative is below 5 % of its
-maximum on 95 % of the inputs. It counts as a fault when it holds back learning: early in the run, or while the
-loss is still high. Whether the inputs of the network or the weights make the arguments large gives the cause.
+maximum on 95 % of the inputs, and the layer's mean derivative: weights far too large throw units from one flat
+region to the other, and a mean below 5 % of the maximum passes as little. It counts as a fault when it holds back
+learning: early in the run, or while the loss is still high. Whether the inputs of the network or the weights make
+the arguments large gives the cause.
 
 ## Why it happens
 In $\bar z_i = \bar h_i\,\phi'(z_i)$ the factor $\phi'(z_i)$ is at most $1/4$ for the logistic function and falls
@@ -45,6 +47,7 @@ def check(
     run: Run,
     *,
     most: float = 0.5,  # of a layer's units
+    flat: float = 0.05,  # mean derivative over its maximum: what makes one input of one unit flat, for all of them
     early: float = 0.2,  # of the run: saturation that is there before anything was learned
     learned: float = 0.1,  # of the starting loss: a run this far down is not held back
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
@@ -57,21 +60,23 @@ def check(
         raise signals.Missing(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
+    _, _, slopes = signals.layer_matrix(run, "units", "derivative")
+    stuck = np.where(known, (saturated >= most) | (slopes <= flat), np.nan)
     now = {at: float(saturated[known[:, at], at][-1]) for at in hidden if known[:, at].any()}
-    bad = [at for at, share in now.items() if share >= most]
+    bad = [at for at in now if stuck[known[:, at], at][-1]]
     if not bad:
         return
     history = signals.loss(run)
     worst = max(bad, key=lambda at: now[at])
     if history.end <= (learned if now[worst] < nearly_all else little) * history.start:
         return
-    held = np.flatnonzero(saturated[:, worst] >= most)
+    held = np.flatnonzero(stuck[:, worst] == 1)
     first = int(steps[held[0]])
     lived = (first - history.steps[0]) / max(1, history.count)
     reached = signals.level(history.values[(history.steps <= first) & (history.steps > first - history.window)])
     if lived > early and history.start - reached > 0.5 * (history.start - history.best):
         return  # came with learning, after most of it
-    cause = _cause(run, names[worst], steps, saturated[:, worst], most)
+    cause = _cause(run, names[worst], stuck[:, worst])
     layers = tuple(names[at] for at in bad)
     function, units = signals.activations(run)[names[worst]]
     slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
@@ -84,8 +89,10 @@ def check(
         layers=layers,
         summary=(
             f"{number(100 * now[worst])} % of the {units} {function} units of layer {names[worst]} are "
-            f"saturated since step {first}: their derivative is below 5 % of its maximum on nearly all "
-            "data"
+            f"saturated since step {first}: their derivative is below 5 % of its maximum on nearly all data"
+            if now[worst] >= most
+            else f"The {units} {function} units of layer {names[worst]} are in their flat regions for nearly all data "
+            f"since step {first}: their mean derivative is {number(100 * slope)} % of its maximum"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
         evidence={"saturated fraction": now[worst], "mean derivative over maximum": slope, "layers": float(len(bad))},
@@ -130,9 +137,8 @@ def _derivative(run: Run, at: int) -> float:
     return float(here[-1]) if len(here) else np.nan
 
 
-def _cause(run: Run, layer: str, steps: np.ndarray, saturated: np.ndarray, most: float) -> str:
-    known = saturated[~np.isnan(saturated)]
-    if known[0] < most:
+def _cause(run: Run, layer: str, stuck: np.ndarray) -> str:
+    if not stuck[~np.isnan(stuck)][0]:
         return "large-step"
     return "input-scale" if _raw_inputs(run) and _is_first(run, layer) else "initialization"
 
