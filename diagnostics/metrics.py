@@ -59,7 +59,7 @@ _TABLES = (
             Metric(
                 "carried_grad_norm",
                 "",
-                "norm of the old gradient a sentinel parameter still held when this update's first backward began",
+                "least norm of the old gradient that a sentinel parameter held as a backward of this update began",
             ),
             Metric(
                 "overshoot",
