@@ -9,6 +9,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._ringing import _swings
 from diagnostics.rules._rolling import lowest_median
 from diagnostics.rules._words import number
@@ -41,15 +42,15 @@ def test_trend_sees_a_fall_of_a_tenth_of_the_noise_a_step():
 
 def test_flat_stretch_before_a_late_drop_is_found_and_has_ended():
     loss = np.concatenate([np.full(120, 2.0), 2 * np.exp(-np.arange(80) / 10)])
-    stretch = signals.flat(run_of(loss + np.random.default_rng(3).normal(0, 0.01, 200)))
+    stretch = stretches.flat(run_of(loss + np.random.default_rng(3).normal(0, 0.01, 200)))
     assert stretch is not None and stretch.escaped
     assert stretch.first_step == 1 and 100 <= stretch.last_step <= 130
 
 
 def test_a_steady_fall_is_not_flat():
     assert (
-        signals.flat(run_of(3 * 0.98 ** np.arange(200))) is None
-        or signals.flat(run_of(3 * 0.98 ** np.arange(200))).share < 0.5
+        stretches.flat(run_of(3 * 0.98 ** np.arange(200))) is None
+        or stretches.flat(run_of(3 * 0.98 ** np.arange(200))).share < 0.5
     )
 
 

@@ -42,6 +42,7 @@ import numpy as np
 
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._ringing import momentum_ringing
 from diagnostics.rules._words import number
@@ -223,7 +224,7 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
 
 
 def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
-    stretch = signals.flat(run)
+    stretch = stretches.flat(run)
     lasts = stretch is not None and not stretch.escaped
     first = stretch.first_step if stretch and lasts else int(history.steps[history.count // 2])
     seen = (

@@ -37,6 +37,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -74,7 +75,7 @@ def check(
         if found is not None:
             yield found
             return
-    stretch = signals.flat(run)
+    stretch = stretches.flat(run)
     if stretch is None or stretch.share < longest or (not stretch.escaped and _learned(history, stretch)):
         return
     yield (
@@ -84,7 +85,7 @@ def check(
     )
 
 
-def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> signals.Flat:
+def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> stretches.Flat:
     """The first updates, in which the loss stays above 1/4: the most that answering 1/2 to everything can cost in
     squared error."""
     smooth = pd.Series(history.values).rolling(5, min_periods=1).median().to_numpy()
@@ -92,10 +93,10 @@ def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> signals.Flat:
     count = int(better[0]) if len(better) else history.count
     last = int(history.steps[max(count, 1) - 1])
     share = count / history.count
-    return signals.Flat(int(history.steps[0]), last, signals.level(history.values[:count]), share, bool(len(better)))
+    return stretches.Flat(int(history.steps[0]), last, signals.level(history.values[:count]), share, bool(len(better)))
 
 
-def _learned(history: signals.Loss, stretch: signals.Flat, *, most: float = 0.5) -> bool:
+def _learned(history: signals.Loss, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
     """Level after the larger part of the starting loss is gone: a floor, as far as the run shows."""
     return history.start - stretch.level > most * abs(history.start)
 
@@ -139,7 +140,7 @@ def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
     return None
 
 
-def _logistic(run: Run, stretch: signals.Flat, slope: float, first: bool = False) -> Finding | None:
+def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = False) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     if not ("sigmoid" in path and "mse" in path):
         return None
@@ -169,7 +170,7 @@ def _logistic(run: Run, stretch: signals.Flat, slope: float, first: bool = False
     )
 
 
-def _output_slope(run: Run, stretch: signals.Flat, first: bool) -> float:
+def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:
     """Mean derivative of the last logistic activation over its maximum, at the first measurement of the stretch or its
     median."""
     steps, names, values = run.matrix("units", "derivative")
@@ -183,7 +184,7 @@ def _output_slope(run: Run, stretch: signals.Flat, first: bool) -> float:
 
 
 def _vanishing(
-    run: Run, stretch: signals.Flat, depth: int, vanished: float, factor: float, frozen: float
+    run: Run, stretch: stretches.Flat, depth: int, vanished: float, factor: float, frozen: float
 ) -> Finding | None:
     """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
     orders of magnitude, or by more than logistic units must, while the first layer stays where it is."""
@@ -235,7 +236,7 @@ def _vanishing(
     )
 
 
-def _unexplained(run: Run, stretch: signals.Flat) -> Finding:
+def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
     return Finding(
         KIND,
         None,

@@ -37,6 +37,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -57,7 +58,7 @@ def check(
     history = signals.loss(run)
     if history.count < 20:
         return
-    for stretch in signals.flats(run):
+    for stretch in stretches.flats(run):
         if stretch.share >= longest and not _at_floor(history, stretch):
             found = _held(run, stretch, clearly, near, patience)
             if found is not None:
@@ -65,7 +66,7 @@ def check(
                 return
 
 
-def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience: float) -> Finding | None:
+def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float) -> Finding | None:
     """The finding for one flat stretch, if a saddle point explains it."""
     found = _negative(run, stretch, clearly)
     if found is None:
@@ -122,20 +123,20 @@ def _held(run: Run, stretch: signals.Flat, clearly: float, near: float, patience
     )
 
 
-def _downward(run: Run, stretch: signals.Flat) -> bool:
+def _downward(run: Run, stretch: stretches.Flat) -> bool:
     """Negative curvature along the updates of the stretch's later half."""
     middle = (stretch.first_step + stretch.last_step) // 2
     return signals.median(signals.inside(run, "overshoot", middle, stretch.last_step)) < 0
 
 
-def _at_floor(history: signals.Loss, stretch: signals.Flat) -> bool:
+def _at_floor(history: signals.Loss, stretch: stretches.Flat) -> bool:
     """Level at the lowest the run reached, after most of the fall from its start: converged, as far as the run
     shows."""
     fell = history.start - history.best
     return not stretch.escaped and fell > 0.5 * abs(history.start) and stretch.level - history.best <= 0.1 * fell
 
 
-def _negative(run: Run, stretch: signals.Flat, clearly: float) -> tuple[int, float, float, float] | None:
+def _negative(run: Run, stretch: stretches.Flat, clearly: float) -> tuple[int, float, float, float] | None:
     """Step, smallest eigenvalue, its residual and the largest, at the clearest estimate of the stretch."""
     table = signals.curvature(run)
     table = table.loc[table["step"].between(stretch.first_step, stretch.last_step) & table["smallest"].notna()]

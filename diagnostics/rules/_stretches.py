@@ -1,0 +1,73 @@
+"""Stretches of a run in which the loss did not move.
+
+Nothing here decides whether that is a fault: a converged run is flat too.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A stretch of the run in which the loss did not move. `share`: of the run; `escaped`: it fell clearly
+    afterwards."""
+
+    first_step: int
+    last_step: int
+    level: float
+    share: float
+    escaped: bool
+
+
+@lru_cache(maxsize=16)
+def flats(run: Run, blocks: int = 20, still: float = 0.02) -> tuple[Flat, ...]:
+    """The stretches, longest first, in which the medians of blocks of the loss agree; none shorter than three blocks.
+
+    Medians agree within three of their standard errors, or within `still` of the loss's whole fall (of its size where
+    it never fell): a fiftieth is what an eye sees as level on a plot.
+    """
+    history = signals.loss(run)
+    kept = np.isfinite(history.values)
+    values, steps = history.values[kept], history.steps[kept]
+    size = max(3, len(values) // blocks)
+    count = len(values) // size
+    if count < 4:
+        return ()
+    medians = np.median(values[: count * size].reshape(count, size), axis=1)
+    error = 1.2533 * history.noise / np.sqrt(size)
+    fall = history.start - history.best
+    tolerance = max(3 * error, still * (fall if fall > 0.05 * abs(history.start) else abs(history.start)))
+    found = []
+    for first, last in _level_spans(medians, tolerance):
+        where = float(np.median(medians[first:last]))
+        after = medians[last:]
+        escaped = bool(len(after) and where - after.min() > max(5 * error, 0.1 * abs(where - history.best), tolerance))
+        end = int(steps[min(last * size, len(steps)) - 1])
+        found.append(Flat(int(steps[first * size]), end, where, (last - first) / count, escaped))
+    return tuple(sorted(found, key=lambda each: -each.share))
+
+
+def _level_spans(medians: np.ndarray, tolerance: float, least: int = 3) -> list[tuple[int, int]]:
+    """Disjoint spans [first, last) within the tolerance: the longest, then the longest of what lies on either side."""
+    best, where, begin = 0, 0, 0
+    for end in range(len(medians)):
+        while np.ptp(medians[begin : end + 1]) > tolerance:
+            begin += 1
+        if end + 1 - begin > best:
+            best, where = end + 1 - begin, begin
+    if best < least:
+        return []
+    left = _level_spans(medians[:where], tolerance, least)
+    right = _level_spans(medians[where + best :], tolerance, least)
+    moved = [(first + where + best, last + where + best) for first, last in right]
+    return [*left, (where, where + best), *moved]
+
+
+def flat(run: Run) -> Flat | None:
+    """The longest stretch without progress."""
+    return next(iter(flats(run)), None)
