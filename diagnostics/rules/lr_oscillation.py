@@ -144,7 +144,7 @@ def _noise_ball(
     opposed = _opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
-    if _held_up_at_most(run, half) < seen * abs(history.end):
+    if history.end < history.start and _held_up_at_most(run, half) < seen * abs(history.end):
         return False  # an adaptive optimizer's updates flip signs at any floor
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see

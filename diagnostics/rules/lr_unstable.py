@@ -78,8 +78,10 @@ def check(
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
-    recovered = not history.end > ruined * abs(history.start)
-    if (recovered and _one_step(run, grown, gradual)) or _no_instability(run, limit.ratio, grown, gradual):
+    told = not history.end > ruined * abs(history.start) or _all_dead(
+        run
+    )  # it is over, or another rule says what it did
+    if (told and _one_step(run, grown, gradual)) or _no_instability(run, limit.ratio, grown, gradual):
         return
     if limit.ratio - limit.noise <= 1 and _fell_to_the_end(history, sigmas):
         return
@@ -147,6 +149,13 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
     if not inside.any() or rates[-1] >= 0.5 * rates[inside].max():
         return False
     return int((rates >= 0.5 * rates[inside].max()).sum()) < gradual
+
+
+def _all_dead(run: Run, *, nearly: float = 0.9) -> bool:
+    if not signals.activations(run):
+        return False
+    _, _, dead = signals.dead_fractions(run)
+    return bool((dead[-1] >= nearly).any())
 
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:

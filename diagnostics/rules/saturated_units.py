@@ -76,7 +76,8 @@ def check(
     reached = signals.level(history.values[(history.steps <= first) & (history.steps > first - history.window)])
     if lived > early and history.start - reached > 0.5 * (history.start - history.best):
         return  # came with learning, after most of it
-    cause = _cause(run, names[worst], stuck[:, worst])
+    told_by = saturated[:, worst] >= most if now[worst] >= most else stuck[:, worst] == 1
+    cause = _cause(run, names[worst], told_by[known[:, worst]])
     layers = tuple(names[at] for at in bad)
     function, units = signals.activations(run)[names[worst]]
     slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
@@ -138,7 +139,8 @@ def _derivative(run: Run, at: int) -> float:
 
 
 def _cause(run: Run, layer: str, stuck: np.ndarray) -> str:
-    if not stuck[~np.isnan(stuck)][0]:
+    """`stuck`: at each record with enough inputs."""
+    if not stuck[0]:
         return "large-step"
     return "input-scale" if _raw_inputs(run) and _is_first(run, layer) else "initialization"
 

@@ -64,7 +64,8 @@ def check(
     if len(silent) == len(trainable) and not hard and (counted or signals.counts_errors(run)):
         yield _zero_one(run, int(steps[0]))
         return
-    if not hard and (_dead(run, inactive) or _unrouted(norms, silent)):
+    # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
+    if _unrouted(norms, silent) or (not hard and _dead(run, inactive)):
         return
     layers = tuple(names[at] for at in silent)
     where = f"behind the hard threshold in {names_of(hard)}" if hard else "for a reason the record does not show"
