@@ -269,6 +269,14 @@ def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
     return steps, names, np.where(np.isnan(dead) & (zeros == 1) & rectifies, 1.0, dead)
 
 
+def has_dead_layer(run: Run, share: float) -> bool:
+    """Whether at least that share of some layer's units is dead at the last record."""
+    if not activations(run):
+        return False
+    _, _, dead = dead_fractions(run)
+    return bool((dead[-1] >= share).any())
+
+
 def total(run: Run) -> int:
     return len(run.table("scalars", ["step"]))
 

@@ -19,10 +19,10 @@ After a large step: a smaller learning rate or warm-up, and re-initialize the de
 biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the negative side.
 
 ## When this is wrong
-A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
-loss has come down by a third are `info`: what is left of the layer learns, though without them it may have ended lower
-still. A unit that answers to one
-rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
+A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run
+whose loss has come down by a third are `info`: what is left of the layer learns, though without them it may have
+ended lower still. A unit that answers to one rare input in a thousand looks dead in a window of 300; the window
+bounds its firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").

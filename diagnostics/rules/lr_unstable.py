@@ -69,6 +69,7 @@ def check(
     reached: float = 0.2,  # of the starting loss: a run this far down trains, whatever its ratio
     gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
     ruined: float = 10.0,  # times the starting loss at the end: what a single huge step left is not over
+    killed: float = 0.9,  # of a layer's units: nothing passes it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     if history.count < 3:
@@ -78,9 +79,8 @@ def check(
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
-    told = not history.end > ruined * abs(history.start) or _all_dead(
-        run
-    )  # it is over, or another rule says what it did
+    # What a single huge step did is over, or the units that it killed tell of it.
+    told = not history.end > ruined * abs(history.start) or signals.has_dead_layer(run, killed)
     if (told and _one_step(run, grown, gradual)) or _no_instability(run, limit.ratio, grown, gradual):
         return
     if limit.ratio - limit.noise <= 1 and _fell_to_the_end(history, sigmas):
@@ -149,13 +149,6 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
     if not inside.any() or rates[-1] >= 0.5 * rates[inside].max():
         return False
     return int((rates >= 0.5 * rates[inside].max()).sum()) < gradual
-
-
-def _all_dead(run: Run, *, nearly: float = 0.9) -> bool:
-    if not signals.activations(run):
-        return False
-    _, _, dead = signals.dead_fractions(run)
-    return bool((dead[-1] >= nearly).any())
 
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:

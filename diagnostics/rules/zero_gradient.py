@@ -65,7 +65,7 @@ def check(
         yield _zero_one(run, int(steps[0]))
         return
     # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
-    if _unrouted(norms, silent) or (not hard and _dead(run, inactive)):
+    if _unrouted(norms, silent) or (not hard and signals.has_dead_layer(run, inactive)):
         return
     layers = tuple(names[at] for at in silent)
     where = f"behind the hard threshold in {names_of(hard)}" if hard else "for a reason the record does not show"
@@ -107,13 +107,6 @@ def _cancels(names: list[str], norms: np.ndarray, at: int) -> bool:
     module, _, kind = names[at].rpartition(".")
     weight = f"{module}.weight".removeprefix(".")
     return kind == "bias" and weight in names and bool(np.nanmax(norms[:, names.index(weight)], initial=0) > 0)
-
-
-def _dead(run: Run, inactive: float) -> bool:
-    if not signals.activations(run):
-        return False
-    _, _, dead = signals.dead_fractions(run)
-    return bool(np.nanmax(np.nan_to_num(dead[-1]), initial=0) >= inactive)
 
 
 def _unrouted(norms: np.ndarray, silent: list[int]) -> bool:
