@@ -233,6 +233,12 @@ _TABLES = (
                 "int64",
             ),
             Metric(
+                "alike_units",
+                "units",
+                "units less than one percent from another in incoming and in outgoing weights: all but one of a class",
+                "int64",
+            ),
+            Metric(
                 "groups", "", "blocks of units that have inputs of their own (attention heads): never alike", "int64"
             ),
         ),

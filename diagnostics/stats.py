@@ -18,6 +18,7 @@ foreach: Any = torch  # its _foreach functions are what torch.optim is made of, 
 FLAT = 0.05  # a unit is flat where its derivative is below this share of the activation's maximum
 FIRING = -2.3  # below this input GELU and SiLU pass on less than a tenth of it: counted as inactive
 SAME = 1e-4  # relative distance within which two units count as one
+ALIKE = 1e-2  # within which they have not yet come apart: what they can do together, one of them nearly does alone
 PROJECTIONS = 32  # random directions that stand for a unit's weights; the distance they give is within a quarter
 
 
@@ -327,8 +328,10 @@ def project(rows: Shaped[Tensor, "units weights"]) -> Side:
     return Side(rows @ directions.to(rows.device), torch.linalg.vector_norm(rows, dim=1))
 
 
-def distinct_units(incoming: Side, outgoing: Side, groups: int = 1, neighbours: int = 4) -> Int[Tensor, ""]:
-    """Number of classes of units equal, up to one sign for both sides, within `SAME` of each side's own norm.
+def distinct_units(
+    incoming: Side, outgoing: Side, groups: int = 1, within: float = SAME, neighbours: int = 4
+) -> Int[Tensor, ""]:
+    """Number of classes of units equal, up to one sign for both sides, `within` that part of each side's own norm.
 
     Units are sorted by one projection's size, so that equal ones become neighbours; each is compared with the few
     before it. Johnson-Lindenstrauss: the projected distance is the distance within about a quarter. Units of different
@@ -341,20 +344,20 @@ def distinct_units(incoming: Side, outgoing: Side, groups: int = 1, neighbours: 
     order, group = order[by_group], group[by_group]
     repeated = torch.zeros_like(order, dtype=torch.bool)
     for offset in range(1, min(neighbours, len(order) - 1) + 1):
-        same = _same(incoming, outgoing, order[offset:], order[:-offset])
+        same = _same(incoming, outgoing, order[offset:], order[:-offset], within)
         repeated[offset:] |= same & (group[offset:] == group[:-offset])
     return len(order) - repeated.sum()
 
 
-def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor) -> Bool[Tensor, " pairs"]:
+def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor, within: float) -> Bool[Tensor, " pairs"]:
     signs = (1.0, -1.0)
-    near = [_near(incoming, i, j, sign) & _near(outgoing, i, j, sign) for sign in signs]
+    near = [_near(incoming, i, j, sign, within) & _near(outgoing, i, j, sign, within) for sign in signs]
     return near[0] | near[1]
 
 
-def _near(side: Side, i: Tensor, j: Tensor, sign: float) -> Bool[Tensor, " pairs"]:
+def _near(side: Side, i: Tensor, j: Tensor, sign: float, within: float) -> Bool[Tensor, " pairs"]:
     distance = torch.linalg.vector_norm(side.projected[i] - sign * side.projected[j], dim=1)
-    return distance <= SAME * torch.maximum(side.norm[i], side.norm[j])
+    return distance <= within * torch.maximum(side.norm[i], side.norm[j])
 
 
 def softmax_rows(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "rows classes"]:

@@ -1,4 +1,4 @@
-"""Value channels of attention, in the ways people write it: alike only within a head, and only on both sides."""
+"""Units alike on both sides only: value channels of attention, in the ways people write it, and recurrent units."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -209,3 +209,75 @@ def test_layers_written_as_products(same: tuple[int, ...], distinct: int, tmp_pa
     table = diagnostics.load(tmp_path / "run").table("symmetry")
     assert list(table["layer"]) == ["w"]
     assert list(table["units"]) == [6] and list(table["distinct_units"]) == [distinct]
+
+
+class Sequence(nn.Module):
+    """A recurrent net of any kind and what reads it: by its output, or by its last state."""
+
+    def __init__(self, kind: type[nn.RNNBase], depth: int, both_ways: bool, by_state: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(D, D)
+        self.recurrent = kind(D, D, depth, batch_first=True, bidirectional=both_ways)
+        self.head = nn.Linear(2 * D if both_ways else D, 2)
+        self.by_state = by_state
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, state = self.recurrent(self.first(x).tanh())
+        if self.by_state:
+            return self.head((state[0] if isinstance(state, tuple) else state)[-1])
+        return self.head(out[:, -1])
+
+
+def clone_cell(model: Sequence, layer: int, outgoing: bool) -> list[Tensor]:
+    """Unit 3 of a layer gets the weights of unit 1; all incoming parameters of the layer."""
+    net = model.recurrent
+    incoming = [getattr(net, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    last = layer == net.num_layers - 1
+    readers = [incoming[1], model.head.weight if last else getattr(net, f"weight_ih_l{layer + 1}")]
+    with torch.no_grad():
+        for parameter in incoming:
+            gates = parameter.unflatten(0, (-1, D))
+            gates[:, 3] = gates[:, 1]
+        for weight in readers if outgoing else []:
+            weight[:, 3] = weight[:, 1]
+    return incoming
+
+
+@pytest.mark.parametrize("by_state", [False, True])
+@pytest.mark.parametrize(("depth", "layer"), [(1, 0), (2, 0), (2, 1)])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("outgoing", [True, False])
+def test_recurrent_units(
+    kind: type[nn.RNNBase], depth: int, layer: int, by_state: bool, outgoing: bool, tmp_path: Path
+) -> None:
+    """Units alike in the weights of all gates and in every reader get the same gradient; in the first only, not."""
+    torch.manual_seed(0)
+    model = Sequence(kind, depth, False, by_state)
+    incoming = clone_cell(model, layer, outgoing)
+    found = recorded(model, tmp_path / "run")
+    expected = {f"recurrent.weight_ih_l{at}": (D, D - (at == layer and outgoing), 1) for at in range(depth)}
+    assert found == {"first.weight": (D, D, 1)} | expected
+    gradient = incoming[0].grad
+    assert gradient is not None
+    gates = gradient.unflatten(0, (-1, D))
+    assert torch.allclose(gates[:, 1], gates[:, 3], rtol=1e-4, atol=0) == outgoing
+
+
+def test_units_of_two_directions(tmp_path: Path) -> None:
+    """What reads both directions of the last layer is not told apart; the layer below is compared."""
+    torch.manual_seed(0)
+    model = Sequence(nn.GRU, 2, True, False)
+    net = model.recurrent
+    with torch.no_grad():
+        for parameter in (net.weight_ih_l0_reverse, net.weight_hh_l0_reverse, net.bias_ih_l0_reverse):
+            gates = parameter.unflatten(0, (-1, D))
+            gates[:, 3] = gates[:, 1]
+        net.bias_hh_l0_reverse.unflatten(0, (-1, D))[:, 3] = net.bias_hh_l0_reverse.unflatten(0, (-1, D))[:, 1]
+        net.weight_hh_l0_reverse[:, 3] = net.weight_hh_l0_reverse[:, 1]
+        for above in (net.weight_ih_l1, net.weight_ih_l1_reverse):
+            above[:, D + 3] = above[:, D + 1]
+    assert recorded(model, tmp_path / "run") == {
+        "first.weight": (D, D, 1),
+        "recurrent.weight_ih_l0": (D, D, 1),
+        "recurrent.weight_ih_l0_reverse": (D, D - 1, 1),
+    }

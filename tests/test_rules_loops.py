@@ -175,3 +175,36 @@ def test_noise_across_a_ravine_does_not_hide_it(tmp_path, offset):
             monitor.step(loss, closure=lambda rows=rows: F.mse_loss(model(x[rows]), y[rows]))
     found = diagnostics.diagnose(diagnostics.load(tmp_path))
     assert alarms(found) == ([("ravine", "uncentered-inputs")] if offset else [])
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(5e-4, [("symmetry", "constant-initialization")]), (1.0, [])])
+def test_units_that_begin_nearly_alike(noise, expected, tmp_path):
+    """Noise of less than a thousandth parts them late; of the weights' own size, at once."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.fill_(0.1).mul_(1 + noise * torch.randn_like(layer.weight))
+            layer.bias.zero_()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy)) == expected
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_net_with_constant_weights(kind, tmp_path):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent, self.head = kind(1, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.head(self.recurrent(x[..., None])[0][:, -1])
+
+    model = Reader()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    diagnosis = watched(tmp_path, model, optimizer, cross_entropy)
+    assert alarms(diagnosis) == [("symmetry", "constant-initialization")]
+    assert diagnosis.alarms[0].layers == ("recurrent.weight_ih_l0",)

@@ -120,6 +120,18 @@ def test_distinct_units(units: int) -> None:
     assert distinct(torch.zeros(units, 40), torch.zeros(units, 9)) == 1
 
 
+def test_units_within_a_percent() -> None:
+    """The distance by projection is the distance within about a quarter."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(40, generator=generator), torch.randn(9, generator=generator)
+    for noise, apart in ((1e-3, 1), (5e-3, 1), (3e-2, 20)):
+        sides = [stats.project(x * (1 + noise * torch.randn(20, len(x), generator=generator))) for x in (one, other)]
+        assert int(stats.distinct_units(*sides)) == 20
+        assert int(stats.distinct_units(*sides, within=stats.ALIKE, neighbours=19)) == apart
+    parted = stats.project(one.expand(20, -1)), stats.project(torch.randn(20, 9, generator=generator))
+    assert int(stats.distinct_units(*parted, within=stats.ALIKE)) == 20  # alike on one side only
+
+
 def test_units_of_different_groups_are_different() -> None:
     w, out = (stats.project(torch.ones(12, n)) for n in (5, 7))
     assert [int(stats.distinct_units(w, out, groups)) for groups in (1, 2, 3, 12)] == [1, 2, 3, 12]

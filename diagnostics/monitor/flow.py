@@ -26,7 +26,8 @@ class Layer:
     `readers`: (weight, entries per unit) of each layer that reads the units. `scales`: per-unit parameters on the way.
     `groups`: equal blocks of units that are never alike, since they have inputs (or attention) of their own.
     `part`: which rows of the weight these units are, where it makes several things at once (queries, keys and values),
-    which leaves the whole `split`.
+    which leaves the whole `split`. `gates`: rows of the weight that each unit has, one from each of as many blocks, and
+    so of every parameter in `recurrent`.
     """
 
     weight: Tensor
@@ -38,6 +39,8 @@ class Layer:
     escaped: bool = False
     part: Tensor | None = None
     split: bool = False
+    gates: int = 1
+    recurrent: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Graph:
         tensors = list(_tensors((*args, *kwargs.values())))
         flows = [self.flow(tensor) for tensor in tensors]
         found = self._moved(function, args, kwargs, tensors, flows, results)
+        if found is None and function in functions.RECURRENT:
+            found = self._recurrent(args, tensors, flows, results)
         if found is None:
             found = [self._result(function, args, kwargs, tensors, flows, results[0])] * len(results)
         for result, flow in zip(results, found, strict=True):
@@ -152,12 +157,47 @@ class Graph:
         self.layers.append(layer)
         return Flow(layer)
 
+    def _recurrent(
+        self, args: tuple, tensors: list[Tensor], flows: list[Flow], results: list[Tensor]
+    ) -> list[Flow] | None:
+        """Flows after a recurrent net of any depth. Its units are read by the next step of their own layer, those of
+        all layers but the last by the layer above; `None` for one with projections."""
+        packed = isinstance(args[3], list)
+        weights, biased, depth, _, _, both_ways = args[3:9] if packed else args[2:8]
+        each, ways = (4 if biased else 2), (2 if both_ways else 1)
+        units = weights[1].shape[1]
+        if len(weights) != each * ways * depth or len(weights[0]) != len(weights[1]):
+            return None
+        self._read([flow for flow in flows if not flow.parameter], tensors, flows)
+        found = [self._cells(weights[at : at + each]) for at in range(0, len(weights), each)]
+        for above in range(ways, len(found)):
+            for way in range(ways):
+                below, columns = found[(above // ways - 1) * ways + way], slice(way * units, (way + 1) * units)
+                below.readers.append((found[above].weight.detach()[:, columns], 1))
+        source = flows[0]
+        for first in found[:ways] if source.layer else []:
+            self._connect(source, first.weight, F.linear, 1)
+        carries = frozenset().union(*(flow.carries for flow in flows))
+        if ways > 1:  # the two directions' units lie side by side
+            for last in found[-ways:]:
+                last.escaped = True
+            return [Flow(carries=carries)] * len(results)
+        return [Flow(found[-1], carries=carries)] * len(results)
+
+    def _cells(self, weights: list[Tensor]) -> Layer:
+        """One layer in one direction, from its weights for the input, for the state, and their biases."""
+        own, state, *biases = weights
+        layer = Layer(own, None, False, 1, gates=len(own) // state.shape[1], recurrent=[state, *biases])
+        layer.readers.append((state, 1))
+        self.layers.append(layer)
+        return layer
+
     def _is_bias(self, tensors: list[Tensor], flows: list[Flow], data: list[Flow]) -> bool:
         """Whether a parameter with one entry a unit is added; positions, which have one a place, tell units apart."""
         layer = data[0].layer
         if layer is None or len(data) > 1 or data[0].places is not None:
             return False
-        return all(t.numel() == rows(layer) for t, f in zip(tensors, flows, strict=True) if f.parameter)
+        return all(t.numel() == width(layer) for t, f in zip(tensors, flows, strict=True) if f.parameter)
 
     def _biased(self, tensors: list[Tensor], flows: list[Flow], flow: Flow) -> Flow:
         assert flow.layer is not None
@@ -200,7 +240,7 @@ class Graph:
         whole = flow.layer
         assert whole is not None
         numbers, renumbered = places.units(where)
-        if len(numbers) < rows(whole):
+        if len(numbers) < width(whole):
             part = numbers if whole.part is None else whole.part[numbers]
             layer = Layer(whole.weight, whole.bias, whole.transposed, whole.groups, part=part)
             self.layers.append(layer)
@@ -266,9 +306,11 @@ class Graph:
         return Flow(None, channels_first=channels_first, carries=carries, fresh=fresh)
 
 
-def rows(layer: Layer) -> int:
+def width(layer: Layer) -> int:
     """Number of units."""
-    return layer.weight.shape[1 if layer.transposed else 0] if layer.part is None else len(layer.part)
+    if layer.part is not None:
+        return len(layer.part)
+    return layer.weight.shape[1 if layer.transposed else 0] // layer.gates
 
 
 def _tensors(values: tuple) -> Iterator[Tensor]:

@@ -63,6 +63,7 @@ PER_CHANNEL = _functions("batch_norm", "instance_norm", "group_norm")
 _LAST_NORMS = _functions("layer_norm", "rms_norm")
 NORMS = PER_CHANNEL | _LAST_NORMS
 ATTENTION = {F.scaled_dot_product_attention}
+RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 MULTI_HEAD = {F.multi_head_attention_forward}
 FLATTEN = _functions("flatten", "view", "reshape")
 MATMUL = _functions("matmul") | {Tensor.__matmul__}

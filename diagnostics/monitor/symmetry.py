@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import stats
 from diagnostics.monitor.describe import plain_name
-from diagnostics.monitor.flow import Layer
+from diagnostics.monitor.flow import Layer, width
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,18 @@ def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str
     """Names and columns of table `symmetry`."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     found = [*_layers(layers, names), *_attention(model)]
-    units = [len(sides.incoming) for sides in found]
-    distinct = [stats.distinct_units(stats.project(s.incoming), stats.project(s.outgoing), s.groups) for s in found]
-    groups = [sides.groups for sides in found]
     if not found:
         return [], {}
-    columns = {"units": torch.tensor(units), "distinct_units": torch.stack(distinct), "groups": torch.tensor(groups)}
+    units = [len(each.incoming) for each in found]
+    sides = [(stats.project(each.incoming), stats.project(each.outgoing), each.groups) for each in found]
+    columns = {
+        "units": torch.tensor(units),
+        "distinct_units": torch.stack([stats.distinct_units(*each) for each in sides]),
+        "alike_units": torch.stack(
+            [count - stats.distinct_units(*each, within=stats.ALIKE) for count, each in zip(units, sides, strict=True)]
+        ),
+        "groups": torch.tensor([each.groups for each in found]),
+    }
     return _numbered([sides.name for sides in found]), columns
 
 
@@ -71,6 +77,9 @@ def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
 
 
 def _incoming(layer: Layer) -> Tensor:
+    if layer.gates > 1 or layer.recurrent:
+        stacked = [parameter.detach() for parameter in (layer.weight, *layer.recurrent)]
+        return torch.cat([_slices(each, layer.gates, width(layer)) for each in stacked], dim=1)
     weight = layer.weight.detach()
     matrix = weight.movedim(1, 0) if layer.transposed else weight
     matrix = matrix.reshape(len(matrix), -1)
@@ -102,13 +111,13 @@ def _attention(model: nn.Module) -> Iterator[Sides]:
             heads, out = module.num_heads, module.out_proj.weight.detach()
             parts = [p.detach() for p in (module.in_proj_weight, module.in_proj_bias) if p is not None]
             if heads > 1:
-                incoming = torch.cat([_slices(p, heads) for p in parts], dim=1)
+                incoming = torch.cat([_slices(p, 3, heads) for p in parts], dim=1)
                 outgoing = out.reshape(len(out), heads, -1).movedim(1, 0).reshape(heads, -1)
                 yield Sides(f"{plain_name(name)}.heads".removeprefix("."), incoming, outgoing)
             values = torch.cat([p.reshape(3, len(out), -1)[2] for p in parts], dim=1)
             yield Sides(f"{plain_name(name)}.in_proj_weight".removeprefix("."), values, out.T, heads)
 
 
-def _slices(stacked: Tensor, heads: int) -> Tensor:
-    """(3 * heads * d, ...) of q, k and v -> (heads, 3 * d * ...)."""
-    return stacked.reshape(3, heads, -1).movedim(1, 0).reshape(heads, -1)
+def _slices(stacked: Tensor, blocks: int, units: int) -> Tensor:
+    """(blocks * units * d, ...), such as q, k and v or the gates of an LSTM -> (units, blocks * d * ...)."""
+    return stacked.reshape(blocks, units, -1).movedim(1, 0).reshape(units, -1)

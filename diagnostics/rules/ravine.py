@@ -5,7 +5,8 @@ A long, narrow valley. Across it the loss curves steeply, along it hardly at all
 step, and with that step progress along the floor is slow.
 
 ## What we look at
-Whether the learning rate is pinned by the steepest direction ($s$ not small), how much flatter the direction is
+Whether the learning rate is pinned by the steepest direction ($s$ not small, or the largest stable rate would still be
+too slow along the floor), how much flatter the direction is
 in which the weights really move, $\kappa = \lambda_{\max}\,\|u\|^2/(u^\top\mathbf H u)$ for the recent
 displacement $u$, how much of the gradient lies along curvature below $\lambda_{\max}/100$, and whether at this
 rate a tenfold shrink along the floor takes longer than the run. For a linear model under its own gradient the
@@ -64,6 +65,7 @@ def check(
     run: Run,
     *,
     pinned: float = 0.3,  # stability ratio: three times the rate would be unstable
+    raisable: float = 0.05,  # stability ratio: below, ten times the rate is the first thing to try
     narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
     floor: float = 0.5,  # share of the squared gradient along curvature below a hundredth of the largest
     gained: float = 0.5,  # of the loss since the steepest direction had settled: a run this far along is not held up
@@ -80,15 +82,19 @@ def check(
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
-    if not signals.median(signals.array(late, "stability")) >= pinned:
+    ratio = signals.median(signals.array(late, "stability"))
+    if not ratio >= raisable:
         return
-    first = int(table["step"].to_numpy()[signals.array(table, "stability") >= pinned].min())
+    first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
     patience = DECADES if quadratic.exact(run) else 1.0
-    slow = limits.steps_along(late, condition) >= patience * history.count
+    fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
+    slow = limits.steps_along(late, condition) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield _along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
+        return
+    if ratio < pinned:
         return
     hidden = _hidden(run, history, late, left)
     if hidden > narrow:

@@ -7,9 +7,11 @@ was given.
 
 ## What we look at
 For each hidden layer, the number of distinct units: classes of (incoming weights, bias, outgoing weights) that
-agree up to sign within one part in ten thousand. Units that agree in only one of the two separate by themselves
+agree up to sign within one part in ten thousand; and whether a layer whose units all began within one percent of
+a few keeps them there for a good part of the run. Units that agree in only one of the two separate by themselves
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
-over time with weights of their own); of `nn.MultiheadAttention` also whole heads.
+over time with weights of their own); of `nn.MultiheadAttention` also whole heads. A recurrent unit is read by its own
+layer, too.
 
 ## Why it happens
 If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
@@ -24,9 +26,10 @@ cloned units, add noise to one of each pair.
 
 ## When this is wrong
 Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of
-the unit differs. Units that agree to a part in a thousand but not in ten thousand are left out; they separate,
-slowly. Channels of queries and keys are not compared, nor are heads that are written out by hand, nor values whose
-way to the output projection is not made of views (copied key-value heads, batch and heads merged into one dimension).
+the unit differs. A pair among many that agrees to a part in a thousand but not in ten thousand is left out: the
+two separate, slowly. Channels of queries and keys are not compared, nor are heads that are written out by hand, nor
+values whose way to the output projection is not made of views (copied key-value heads, batch and heads merged into
+one dimension), nor recurrent cells called by hand or whose two directions are read together.
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
@@ -49,6 +52,7 @@ def check(
     *,
     records: int = 2,  # identical again after an update: chance does not repeat itself to a part in ten thousand
     lasting: float = 0.2,  # of the records, if the units came apart in the end: time lost at the symmetric saddle
+    few: float = 0.25,  # of the units: so few that differ by a percent make a far smaller layer
 ) -> Iterator[Finding]:
     steps, names, distinct = signals.layer_matrix(run, "symmetry", "distinct_units")
     _, _, units = signals.layer_matrix(run, "symmetry", "units")
@@ -60,6 +64,7 @@ def check(
     long_enough = max(records, lasting * len(steps))
     stuck = [at for at, (_, count, ended) in enumerate(spans) if count >= (long_enough if ended else records)]
     if not stuck:
+        yield from _nearly(run, steps, names, units, groups, lasting, few)
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:
@@ -108,6 +113,50 @@ def _span(same: np.ndarray) -> tuple[int, int, bool]:
     gaps = np.flatnonzero(np.diff(at) > 1)
     begin = int(at[gaps[-1] + 1]) if len(gaps) else int(at[0])
     return begin, int(at[-1]) - begin + 1, bool(at[-1] < len(same) - 1)
+
+
+def _nearly(
+    run: Run, steps: np.ndarray, names: list[str], units: np.ndarray, groups: np.ndarray, lasting: float, few: float
+) -> Iterator[Finding]:
+    """A layer that began with all units within a percent of a few, and spent a good part of the run so."""
+    _, _, alike = signals.layer_matrix(run, "symmetry", "alike_units")
+    close = (alike > 0) & (units - alike <= np.maximum(groups, few * units))
+    began = np.flatnonzero(close[0])
+    ends = [int(np.argmin(close[:, at])) or len(steps) for at in began]  # records until the units are apart
+    history = signals.loss(run)
+    spent = [(history.steps <= steps[end - 1]).mean() for end in ends]
+    if not len(began) or max(spent) < lasting:
+        return
+    worst = int(np.argmax(spent))
+    end, at = ends[worst], int(began[worst])
+    ended = end < len(steps)
+    layers = tuple(names[each] for each, share in zip(began, spent, strict=True) if share >= lasting)
+    kept = int(units[0, at] - alike[0, at])
+    yield Finding(
+        kind=KIND,
+        cause="constant-initialization",
+        severity="warning",
+        first_step=int(steps[0]),
+        last_step=int(steps[end - 1]) if ended else None,
+        layers=layers,
+        summary=(
+            f"The {int(units[0, at])} hidden units of {names[at]} began less than one percent from "
+            f"{'each other' if kept == 1 else f'one of {kept}'} in incoming and outgoing weights, and had not come "
+            f"apart by step {int(steps[end - 1])} of {int(history.steps[-1])}."
+        ),
+        evidence={
+            "units": float(units[0, at]),
+            "distinct units": float(kept),
+            "least possible": float(groups[0, at]),
+            "layers": float(len(layers)),
+        },
+        remedies=_remedies("constant-initialization", names[at]),
+        charts=(
+            Chart("line", "symmetry", ("alike_units", "units"), "Units within one percent of another", layers=layers),
+        ),
+        formula=r"\mathbf{w}_i \approx \mathbf{w}_j,\; v_i \approx v_j \;\Rightarrow\; "
+        r"\nabla_{\mathbf{w}_i}\mathcal{J} \approx \nabla_{\mathbf{w}_j}\mathcal{J}",
+    )
 
 
 def _cause(run: Run, layer: str, several: bool) -> str:
