@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics import stats
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.inputs import Inputs
 from diagnostics.monitor.schedule import Schedule
@@ -277,6 +278,35 @@ def test_the_promise_is_kept_by_all_measuring_together(
             schedule.last_curvature, schedule.seen_whole = step, schedule.seen_whole or whole
         assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
     assert estimates > 0 and budget.spent["measured"] > 0.3
+
+
+def test_what_observing_the_training_forward_costs_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a closure: the counting inside the forward, and not the forward itself."""
+
+    class Slow(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x.apply_(_wait))  # 0.05 s in a torch function of the model's own
+
+    count = stats.count_units
+    monkeypatch.setattr(stats, "count_units", lambda *args: (time.sleep(0.02), count(*args))[1])
+    model = nn.Sequential(Slow(), nn.Linear(1, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1) as monitor:
+        for step in range(5):
+            loss = model(torch.ones(1, 1)).square().mean()
+            loss.backward()
+            optimizer.step()
+            before = monitor._budget.total
+            monitor.step(loss)
+            if step > 1:  # the first forward is left alone: whether there is a closure is not known yet
+                assert 0.02 <= monitor._budget.latest["measured"] < 0.05, step
+                assert monitor._budget.total - before < 0.02
+        assert 4 * 0.02 <= monitor._budget.spent["measured"] < 4 * 0.05
+
+
+def _wait(value: float) -> float:
+    time.sleep(0.05)
+    return value
 
 
 def test_slow_measurements_are_spaced_wider(tmp_path: Path) -> None:

@@ -59,11 +59,12 @@ def ours(model: nn.Module) -> Iterator[None]:
 class Entrance:
     """A hook on the model's forward, there only for measured steps. Copies and pickles as nothing at all.
 
-    Notes the random state at the start of the last training forward, and opens an observer if there is no closure.
+    Notes the random state at the start of the last training forward, and opens an observer if there is no closure, whose
+    seconds it hands to `charge`.
     """
 
-    def __init__(self, model: nn.Module, guarded: Callable[[str], Any]) -> None:
-        self._model, self._guarded = model, guarded
+    def __init__(self, model: nn.Module, guarded: Callable[[str], Any], charge: Callable[[float], None]) -> None:
+        self._model, self._guarded, self._charge = model, guarded, charge
         self._hooks: list[Any] = []
         self._open: Observer | None = None
         self.random_state: list[Tensor] | None = None
@@ -98,6 +99,7 @@ class Entrance:
             observer, self._open = self._open, None
             observer.__exit__(None, None, None)
             self.observers.append(observer)
+            self._charge(observer.seconds)
 
 
 class _Enter:

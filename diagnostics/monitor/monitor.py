@@ -70,7 +70,7 @@ class Monitor:
         )
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)
-        self._entrance = Entrance(model, self._hooked)
+        self._entrance = Entrance(model, self._hooked, lambda seconds: self._budget.add("measured", seconds))
         self._looking = Looking(model, self._current_tensors, self._entrance, self._guard, self._together)
         self._curving = Curving(
             model,
@@ -192,11 +192,10 @@ class Monitor:
                 self._curving.after(update, closure)
 
     def _measure(self, record: Record, loss: Any, closure: Closure | None) -> None:
-        before = self._budget.spent["measured"]
         with self._budget.charge("measured"):
             record.add("layers", list(self._tensors), record.update.layers)
             self._looking.look(record, loss, closure, self._compiled)
-        self._budget.cost_of("measured", self._budget.spent["measured"] - before)
+        self._budget.cost_of("measured", self._budget.spent["measured"] - self._spent_before)
 
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
         """The first number that is not finite becomes one event that says where it came from."""
@@ -241,6 +240,7 @@ class Monitor:
     # -- small parts ---------------------------------------------------------------------------------------------------
 
     def _plan_next(self, step: int) -> None:
+        self._spent_before = self._budget.spent["measured"]
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.

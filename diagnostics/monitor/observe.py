@@ -5,6 +5,7 @@ exist only inside `with observer:`. Statistics are taken at once and no activati
 and memory are safe. Nothing here synchronizes.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,13 +40,14 @@ GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate m
 
 
 class Observer(TorchFunctionMode):
-    """`with observer: closure()`, then `observer.calls()` and `observer.graph`."""
+    """`with observer: closure()`, then `observer.calls()` and `observer.graph`. `seconds`: what observing took."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
         self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
+        self.seconds = 0.0
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
         self._hooks: list[Any] = []
@@ -103,18 +105,27 @@ class Observer(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        began = time.perf_counter()
         self.autocast = self.autocast or torch._C._is_any_autocast_enabled()
         if func in functions.MULTI_HEAD:
             with attention.inside_multi_head(self._attention):
-                out = func(*args, **kwargs)
+                out = self._run(func, args, kwargs)
         else:
             out = self._call(func, args, kwargs)
+        self.seconds += time.perf_counter() - began
+        return out
+
+    def _run(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The call itself, which would have been made without us."""
+        began = time.perf_counter()
+        out = func(*args, **kwargs)
+        self.seconds -= time.perf_counter() - began
         return out
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kind = functions.activation(func, args, kwargs)
         if kind is None:
-            out = func(*args, **kwargs)
+            out = self._run(func, args, kwargs)
             if func in functions.ATTENTION:
                 with torch.no_grad():
                     self._attention(attention.count(*args, **kwargs))
@@ -123,7 +134,7 @@ class Observer(TorchFunctionMode):
         x = args[0] if args else kwargs["input"]
         before = x.detach().clone() if functions.in_place(func, args, kwargs) else x
         channels_first = self.graph.flow(x).channels_first
-        out = func(*args, **kwargs)
+        out = self._run(func, args, kwargs)
         self._count(_spelled(func), kind, before, out, _dimension(kind, args, kwargs, x), channels_first)
         self.graph.follow(func, args, kwargs, out, len(self._seen) - 1)
         return out
