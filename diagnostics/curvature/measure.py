@@ -51,8 +51,9 @@ def measure(
 ) -> Estimate:
     """`learning_rates`: of the update just made, one a group. `displacement`: recent change of `trained_parameters`.
 
-    `full=False` measures only what the stability ratio needs. Under `DistributedDataParallel` and `fully_shard` every
-    process must call this at the same step. Raises CurvatureError; nothing is changed even then.
+    `full=False` measures only what the stability ratio and the displacement's condition number need. Under
+    `DistributedDataParallel` and `fully_shard` every process must call this at the same step. Raises CurvatureError;
+    nothing is changed even then.
     """
     began = time.perf_counter()
     layout = Layout(trained_parameters(optimizer))

@@ -24,7 +24,7 @@ def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov
         ritz = solver.run(krylov, target)
         columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, 1.0)
         columns |= _density(krylov)
-        if previous is None or previous.copies:
+        if previous is None or previous.vectors is None or previous.copies:
             columns["copies"] = solver.find_copies(krylov, target)
     else:
         krylov.extend(solver.warm(*previous.vectors, previous.smallest_vector))

@@ -31,8 +31,8 @@ def steepest(
         columns |= _stability(request, hessian, solver, scale, top, vector)
     if request.full:
         columns["flat_gradient_share"] = flat_share(krylov, scale.gradient(hessian.gradient))
-        if request.displacement is not None:
-            columns["condition"] = _condition(krylov, top, scale.into(request.displacement))
+    if request.displacement is not None:
+        columns["condition"] = _condition(krylov, top, scale.into(request.displacement))
     return columns
 
 

@@ -59,6 +59,10 @@ class Budget:
         now = self.unwatched
         self.update_seconds, self._last_update = min(self.update_seconds, now - self._last_update), now
 
+    def part(self, kind: str) -> float:
+        """Seconds that this kind of measurement may have taken by now."""
+        return SHARES[kind] * self.allowance()
+
     def affords_first(self, updates: float, whole: bool) -> bool:
         """Whether a first estimate that costs as much as so many updates may be made out of the floor, or by now."""
         cost = updates * self.update_seconds
@@ -67,10 +71,10 @@ class Budget:
     def affords(self, kind: str, cost: float | None = None) -> bool:
         """Whether one more measurement of this kind, at its latest cost, stays within its share and the promise."""
         cost = self.latest[kind] if cost is None else cost
-        mine, left, share = self.spent[kind] + cost, self._left(), SHARES[kind]
+        mine, left = self.spent[kind] + cost, self._left()
         # What every update costs comes out of the half of `measured`: without a closure it is all there is.
         paced = mine + (self.total - self._measuring() if kind == "measured" else 0.0)
-        return paced <= share * self.allowance() and mine <= share * left and self._measuring() + cost <= left
+        return paced <= self.part(kind) and mine <= SHARES[kind] * left and self._measuring() + cost <= left
 
     def _measuring(self) -> float:
         return sum(self.spent[kind] for kind in SHARES)

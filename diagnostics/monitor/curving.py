@@ -57,11 +57,12 @@ class Curving:
         """At the end of an update: an estimate if it is due, else one more batch for the last one."""
         step = update.plan.step
         if update.plan.curvature:
-            began = time.perf_counter()
-            self._guard.run("curvature", self._estimate, update, closure)
-            if self._tracking.step == step:
+            began, first = time.perf_counter(), self._schedule.last_curvature is None
+            whole = self._schedule.whole_estimate()
+            self._guard.run("curvature", self._estimate, update, closure, whole)
+            if self._tracking.step == step and (whole or first):
                 self._guard.run("slices", self._slice, update, closure)
-            self._budget.cost_of("curvature", time.perf_counter() - began)
+            self._schedule.estimated(whole, time.perf_counter() - began)
         elif self._tracking.following() and self._affords_batch():
             self._guard.run("batches", self._follow, step, closure)
         if self._fresh_origin_due(step):
@@ -95,12 +96,11 @@ class Curving:
         long_ago = step - tracking.origin_step >= 10 * DISPLACEMENT
         return self._schedule.wants_curvature(step + DISPLACEMENT) and (long_ago or self._schedule.affords_curvature())
 
-    def _estimate(self, update: Update, closure: Closure) -> None:
+    def _estimate(self, update: Update, closure: Closure, whole: bool) -> None:
         step, parameters = update.plan.step, trained_parameters(self._optimizer)
         if self._tracking.following():
             self._append_batches(step, self._tracking.combined())
         rates = [float(rate) for rate in update.learning_rates]  # a tensor rate is read here: one wait for the device
-        whole = self._schedule.whole_estimate()
         with self._finite_only(), forwards.quiet(self._model):
             estimate = measure(
                 closure,
@@ -113,7 +113,7 @@ class Curving:
                 full=whole,
             )
             self._writer.append("curvature", step, estimate.record())
-            self._schedule.last_curvature, self._schedule.seen_whole = step, self._schedule.seen_whole or whole
+            self._schedule.last_curvature = step
             self._tracking.begin(step, estimate, parameters)
             for note in estimate.notes:
                 self._tell_once("curvature-note", note, key=note)

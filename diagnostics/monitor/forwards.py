@@ -59,8 +59,8 @@ def ours(model: nn.Module) -> Iterator[None]:
 class Entrance:
     """A hook on the model's forward, there only for measured steps. Copies and pickles as nothing at all.
 
-    Notes the random state at the start of the last training forward, and opens an observer if there is no closure, whose
-    seconds it hands to `charge`.
+    Notes the random state at the start of the last training forward, and opens an observer if there is no closure; what
+    that one took goes to `charge`.
     """
 
     def __init__(self, model: nn.Module, guarded: Callable[[str], Any], charge: Callable[[float], None]) -> None:

@@ -15,6 +15,7 @@ WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as th
 BATCHES = 8  # independent batches that follow an estimate
 PROJECTED = 16  # updates after an estimate on which the weights are projected on its top eigenvector
 WHOLE, QUICK = 130.0, 25.0  # updates that a first estimate costs (measured), whole or of the stability ratio alone
+QUICKLY = 0.5  # of what curvature may take, for quick estimates while a whole one is not affordable
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 
 
@@ -47,7 +48,9 @@ class Schedule:
     ) -> None:
         self.first, self.every, self.curvature_every = first, max(1, every), curvature_every
         self.last_curvature: int | None = None
-        self.seen_whole = False  # an estimate of all that is wanted, not a quick one
+        self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
+        self._quick_seconds: float | None = None  # of the last one of the steepest direction alone
+        self._spent_quickly = 0.0
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
@@ -110,11 +113,27 @@ class Schedule:
         return self.wants_curvature(step) and self.affords_curvature()
 
     def affords_curvature(self) -> bool:
-        """One more estimate after the first. The cost of a quick one is no forecast for the whole one after it."""
-        if self.curvature_every is not None:
-            return True
-        forecast = 0.0 if self.seen_whole else WHOLE * self._budget.update_seconds
-        return self._budget.affords("curvature", max(forecast, self._budget.latest["curvature"]))
+        """One more estimate after the first, whole or quick."""
+        return self.curvature_every is not None or self._affords_whole() or self._affords_quick()
+
+    def _affords_whole(self) -> bool:
+        """The cost of a quick one is no forecast for a whole one."""
+        forecast = WHOLE * self._budget.update_seconds if self._whole_seconds is None else self._whole_seconds
+        return self._budget.affords("curvature", forecast)
+
+    def _affords_quick(self) -> bool:
+        """What quick estimates take is kept to a part, so that a whole one comes, if later."""
+        cost = QUICK * self._budget.update_seconds if self._quick_seconds is None else self._quick_seconds
+        kept = self._spent_quickly + cost <= QUICKLY * self._budget.part("curvature")
+        return kept and not self._together.active and self._budget.affords("curvature", cost)
+
+    def estimated(self, whole: bool, seconds: float) -> None:
+        """What the estimate just made cost."""
+        self._budget.cost_of("curvature", seconds)
+        if whole:
+            self._whole_seconds = seconds
+        else:
+            self._quick_seconds, self._spent_quickly = seconds, self._spent_quickly + seconds
 
     def _first_curvature(self, step: int) -> bool:
         """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""
@@ -125,9 +144,12 @@ class Schedule:
         return False
 
     def whole_estimate(self) -> bool:
-        """Whether the estimate now due is a whole one; only a first one is ever a quick one."""
-        exact = self.curvature_every is not None or self._together.active
-        return exact or self.last_curvature is not None or self._budget.affords_first(WHOLE, whole=True)
+        """Whether an estimate that is due is a whole one."""
+        if self.curvature_every is not None or self._together.active:
+            return True
+        if self.last_curvature is None:
+            return self._budget.affords_first(WHOLE, whole=True)
+        return self._affords_whole()
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:

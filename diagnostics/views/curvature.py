@@ -27,7 +27,7 @@ def body(view: View) -> None:
     if table.empty:
         not_measured(view)
         return
-    verdict(table.iloc[-1])
+    verdict(table.iloc[-1], latest_whole(table))
     alarm = worst_alarm(view)
     words = "Stability ratio over updates against its limits"
     picture(view, charts.draw, STABILITY, alarm, key="stability", alt_text=words)
@@ -64,18 +64,26 @@ def not_measured(view: View) -> None:
     )
 
 
-def verdict(last: Frame) -> None:
-    """Where the run stands now, in a sentence and three numbers."""
+def latest_whole(table: Frame) -> Frame:
+    """The last estimate of both ends of the spectrum; where there is none yet, the last of the steepest direction."""
+    whole = table[table["smallest"].notna()]
+    return (table if whole.empty else whole).iloc[-1]
+
+
+def verdict(last: Frame, whole: Frame) -> None:
+    """Where the run stands now, in a sentence and four numbers."""
     ratio, border = float(last["stability"]), float(last["oscillation_limit"])
     st.title(sentence(ratio, border, int(last["step"])), anchor=False)
-    top = last["eigenvalues"][0] if len(last["eigenvalues"]) else np.nan
+    steepest = last if len(last["eigenvalues"]) else whole
+    top, error = (each[0] if len(each) else np.nan for each in (steepest["eigenvalues"], steepest["residuals"]))
+    then = "" if whole["step"] == last["step"] else f", step {whole['step']:,}"
     for column, (label, value, note) in zip(
         st.columns(4),
         (
             ("Stability ratio s", ratio, "above 1: unstable"),
-            ("Largest eigenvalue", top, f"± {number(last['residuals'][0], 2)}" if len(last["residuals"]) else ""),
-            ("Smallest eigenvalue", last["smallest"], f"± {number(last['smallest_residual'], 2)}"),
-            ("Gradient in the top directions", last["gradient_alignment"], "share of its square"),
+            ("Largest eigenvalue", top, f"± {number(error, 2)}" if np.isfinite(error) else ""),
+            ("Smallest eigenvalue", whole["smallest"], f"± {number(whole['smallest_residual'], 2)}{then}"),
+            ("Gradient in the top directions", whole["gradient_alignment"], f"share of its square{then}"),
         ),
         strict=True,
     ):
@@ -96,7 +104,11 @@ def sentence(ratio: float, border: float, step: int) -> str:
 def at_step(view: View, table: Frame) -> None:
     steps = [int(step) for step in table["step"]]
     chosen = st.select_slider(
-        "Spectrum and loss after step", steps, value=steps[-1], key="spectrum", bind="query-params"
+        "Spectrum and loss after step",
+        steps,
+        value=int(latest_whole(table)["step"]),
+        key="spectrum",
+        bind="query-params",
     )
     chosen = chosen if chosen in steps else steps[-1]
     words = f"Eigenvalues after step {chosen}"

@@ -10,7 +10,7 @@ from diagnostics.charts import dynamics, factors, landscape
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.parts import Frame
 from diagnostics.views.common import View, figure, run_page
-from diagnostics.views.curvature import not_measured
+from diagnostics.views.curvature import latest_whole, not_measured
 from diagnostics.views.text import number, plural, tex
 
 NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "Adam")
@@ -30,7 +30,7 @@ def body(view: View) -> None:
     if table.empty:
         not_measured(view)
         return
-    row = table.iloc[-1]
+    row = latest_whole(table)
     optimizer, steps = settings(view, row)
     directions = measured(row, optimizer)
     headline(optimizer, directions)
