@@ -6,6 +6,7 @@ import numpy as np
 
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Finding
 from diagnostics.run import Run
 
 
@@ -137,3 +138,8 @@ def _gained_most(run: Run, since: int, grown: Growth, gradual: int, *, most: flo
         return False
     fall = signals.level(between[:gradual]) - signals.level(between[-gradual:])
     return bool(fall > most * (history.start - history.best) > 0)
+
+
+def by_noise_alone(finding: Finding) -> bool:
+    """Past the limit only with the noise of small batches, which makes a loss grow gradually."""
+    return 0 <= finding.evidence.get("stability ratio", 2.0) - finding.evidence.get("noise term", 0.0) <= 1

@@ -34,6 +34,7 @@ import pandas as pd
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._growth import by_noise_alone
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -102,9 +103,11 @@ def _jumps(norms: np.ndarray, jump: float, above: float, before: int) -> list[in
     if not highest.any():  # as in most runs, and far quicker to see than the medians
         return []
     found: list[int] = []
+    last = -3  # the last update on the wall: as long as it stays there it is one jump
     for at in np.flatnonzero(values > jump * known.median().shift(2).to_numpy()).tolist():
-        if at >= before and (highest[at] if not found else at - found[-1] >= 3):
+        if at >= before and at - last >= 3 and (found or highest[at]):
             found.append(at)
+        last = at if found else last
     return found
 
 
@@ -139,4 +142,6 @@ def explains(finding: Finding, other: Finding) -> bool:
     """What follows the jump follows from it, the growth that its first updates look like included."""
     if other.kind in {"wiring", "symmetry"}:
         return False
+    if other.kind == "lr-unstable" and by_noise_alone(other):  # a few examples' huge curvature, as before a wall
+        return True
     return other.first_step >= finding.first_step - 5 or other.kind in {"lr-oscillation", "plateau", "saddle-point"}

@@ -73,7 +73,7 @@ def check(
     if len(rates) and rates[-1] > 1.05 * np.median(rates):
         return  # warming up
     first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
-    standing = _reach(run, history) < still * abs(history.start)
+    standing = _reach(run, history, half) < still * abs(history.start)
     left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
     much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
     progress = signals.median(signals.array(table, "progress"))
@@ -177,22 +177,36 @@ def _downward(run: Run, history: signals.Loss) -> bool:
 
 
 def _signal_share(run: Run, since: int) -> float:
-    """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2.
+    """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2, or what
+    independent batches prove of it, where that is more.
 
     The best rate under noise is that part of the noiseless one (McCandlish et al. 2018, "An Empirical Model of
     Large-Batch Training", 2.2). With a direction that turns by itself the cosine is smaller still: the safe side.
     """
     steps, cosines = signals.column(run, "gradient_cosine")
     late = cosines[steps >= since]
-    return float(np.clip(np.median(late), 0.0, 1.0)) if len(late) else 1.0
+    along = float(np.clip(np.median(late), 0.0, 1.0)) if len(late) else 1.0
+    return max(along, _proved_share(run, since))
 
 
-def _reach(run: Run, history: signals.Loss) -> float:
-    """Bound on what all updates together could lower the loss by, to first order: the sum of |u| |g|."""
+def _proved_share(run: Run, since: int) -> float:
+    """By the last independent batches, two standard errors down; 0 where none were tried."""
+    table = run.table("batches", ["step", "gradient_square", "gradient_square_error", "gradient_noise"]).dropna()
+    table = table.loc[table["step"] >= since]
+    if table.empty:
+        return 0.0
+    square, error, noise = (float(table[name].iloc[-1]) for name in table.columns[1:])
+    return max(square - 2 * error, 0.0) / max(square + noise, np.finfo(float).tiny)
+
+
+def _reach(run: Run, history: signals.Loss, since: int) -> float:
+    """Bound on what all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the
+    part that is surely signal counts: the noise of the batches leads nowhere."""
     table = run.table("scalars", ["update_norm", "grad_norm"])
     product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
     product = product[np.isfinite(product)]
-    return float(product.mean() * history.count) if len(product) else np.inf
+    share = _signal_share(run, since) if _signal_surely(run, since) > 0 else 1.0
+    return float(product.mean() * history.count * share) if len(product) else np.inf
 
 
 def _crawls(history: signals.Loss, promised: float, learned: float) -> bool:

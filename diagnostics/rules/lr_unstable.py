@@ -47,7 +47,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._growth import Growth, Limit, against_limit, growth, running_away
+from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alone, growth, running_away
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -74,7 +74,7 @@ def check(
     history = signals.loss(run)
     if history.count < 3:
         return
-    if not _harmed(history, sigmas, lost, running_away(run, history, gradual)):
+    if not _harmed(history, sigmas, lost, reached, running_away(run, history, gradual)):
         yield from _sustained(run, history, sustained, reached)
         return
     grown = growth(run, history)
@@ -112,7 +112,7 @@ def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray]:
         return np.array([], dtype=int), np.array([])
 
 
-def _harmed(history: signals.Loss, sigmas: float, lost: float, running_away: bool) -> bool:
+def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, running_away: bool) -> bool:
     """Not finite, above the start, or most of the gain lost - and still so at the end."""
     recent = history.values[-min(3, history.count) :]
     if not np.isfinite(history.end) or not np.isfinite(recent).all():
@@ -124,7 +124,8 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, running_away: boo
     if low - history.start > margin:
         return True
     gain = history.start - history.best
-    if gain <= margin:  # nothing was learned: did the loss tower over its start in between?
+    if gain <= margin and history.end > reached * abs(history.start):
+        # Nothing was learned for sure: did the loss tower over its start in between?
         return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
 
@@ -267,7 +268,7 @@ def explains(finding: Finding, other: Finding) -> bool:
     """Whatever is found in a run that has diverged is found in its ruins, except what was wired or planted before."""
     if other.kind in {"wiring", "symmetry", "zero-gradient"}:
         return False
-    if other.kind == "cliff":  # only if the rate was past the limit well before the jump
-        return other.first_step > finding.first_step + 3
+    if other.kind == "cliff":  # only if the rate was past the limit well before the jump, without what noise adds
+        return other.first_step > finding.first_step + 3 and not by_noise_alone(finding)
     planted = other.kind in {"dead-units", "saturated-units", "non-finite"}
     return not planted or other.first_step >= finding.first_step - 1
