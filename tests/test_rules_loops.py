@@ -208,3 +208,18 @@ def test_a_recurrent_net_with_constant_weights(kind, tmp_path):
     diagnosis = watched(tmp_path, model, optimizer, cross_entropy)
     assert alarms(diagnosis) == [("symmetry", "constant-initialization")]
     assert diagnosis.alarms[0].layers == ("recurrent.weight_ih_l0",)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1000.0, [("lr-unstable", "learning-rate")]), (1.0, [])])
+def test_large_inputs_before_a_softmax(scale, expected, tmp_path):
+    """Thrown far into the flat region there is no curvature to be past: every update is undone by the next."""
+    torch.manual_seed(4)
+    model = nn.Linear(8, 4)
+    sizes = torch.tensor([scale, *[1.0] * 7])
+
+    def loss_of(net, x, y):
+        return F.cross_entropy(net(x * sizes), y)
+
+    diagnosis = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.5), loss_of, size=256)
+    assert alarms(diagnosis) == expected
+    assert all(found.remedies[0].startswith("centre and scale each input feature") for found in diagnosis.alarms)

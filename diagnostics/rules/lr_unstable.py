@@ -8,7 +8,8 @@ in `NaN`.
 ## What we look at
 The stability ratio $s$ of the optimizer in use: the top eigenvalue of the Hessian, rescaled by learning rate,
 momentum and preconditioner so that $s = 1$ is exactly the limit. A finding needs both: $s > 1$ (or, where
-curvature was not measured, growth over several updates), and harm - the loss stands above where it began, or has
+curvature was not measured, growth over several updates; where the loss is so flat that there is none, gradients that
+turn round at every update), and harm - the loss stands above where it began, or has
 lost most of what it had gained, or is no longer finite. Between two estimates $s$ follows the learning rate, to
 which it is proportional. Where the gradient has grown tenfold over several updates and is still growing, the loss
 that follows if it grows once more at this rate is what counts; otherwise the level of the last twentieth does, so
@@ -53,6 +54,7 @@ from diagnostics.run import Run
 
 KIND = "lr-unstable"
 RANK = 1
+REVERSED = -0.5  # cosine of successive gradients: most of each update is undone by the next
 
 CHARTS = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),
@@ -154,7 +156,7 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
-    if ratio > 1:
+    if ratio > 1 or signals.median(_reversals(run, grown)) < REVERSED:
         return False
     steps, overshoot = signals.column(run, "overshoot")
     inside = (steps >= grown.onset) & (steps <= grown.end)
@@ -163,6 +165,13 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
         return not (overshot and ratio > 0.5 and grown.steps >= gradual)
     grows = grown.factor > 10 or not np.isfinite(grown.factor)
     return not (grown.steps >= gradual and (overshot or grows))
+
+
+def _reversals(run: Run, grown: Growth, *, least: int = 5) -> np.ndarray:
+    """Cosines of successive gradients since the loss left its level; none if they are too few to tell."""
+    steps, cosines = signals.column(run, "gradient_cosine")
+    since = cosines[steps >= grown.onset]
+    return since if len(since) >= least else since[:0]
 
 
 def _cause(run: Run, grown: Growth) -> str:
@@ -188,6 +197,9 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
         evidence["stability ratio"] = limit.ratio
     if np.isfinite(grown.factor):
         evidence["gradient growth"] = grown.factor
+    reversal = signals.median(_reversals(run, grown))
+    if not past and reversal < REVERSED:
+        evidence["correlation of successive gradients"] = reversal
     if limit.noise:
         evidence["noise term"] = limit.noise
     if nonfinite is not None:
@@ -201,7 +213,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
         first_step=limit.since,
         last_step=None,
         layers=(),
-        summary=f"{_seen(grown, limit)}: the loss started at {number(history.start)} and {ended}"
+        summary=f"{_seen(grown, limit, reversal)}: the loss started at {number(history.start)} and {ended}"
         + (f" at step {nonfinite}." if nonfinite is not None and not np.isfinite(history.end) else "."),
         evidence=evidence,
         remedies=_remedies(run, cause, limit),
@@ -210,8 +222,13 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
     )
 
 
-def _seen(grown: Growth, limit: Limit) -> str:
+def _seen(grown: Growth, limit: Limit, reversal: float) -> str:
     rate = number(limit.rate)
+    if not limit.ratio > 1 and reversal < REVERSED:
+        return (
+            f"At a learning rate of {rate} each update is undone by the next (successive gradients correlate at "
+            f"{number(reversal)})"
+        )
     if not limit.ratio > 1:
         return f"The loss grew over {grown.steps} updates at a learning rate of {rate} since step {limit.since}"
     if limit.ruined:
@@ -243,10 +260,11 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         larger = np.ceil(limit.ratio * 2)
         batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
         return (f"lower the momentum from {number(mu)} to {number(calmer)}{batch}", first)
+    inputs = _inputs(run)
     return (
-        first,
+        *inputs,
+        f"or {first}" if inputs else first,
         f"or warm up: start at {number(target / 10)} and raise it over the first updates",
-        *_inputs(run),
         *_plain_momentum(run, limit.ratio),
         "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     )
@@ -255,7 +273,8 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
 def _inputs(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
     """Inputs far from standardized make the first layer's curvature by themselves, and so the limit."""
     spread = conditioning.spread(run)
-    return (f"or {conditioning.standardize(run)}",) if spread is not None and spread.largest >= wide else ()
+    far = spread is not None and max(spread.scale, spread.offset) >= wide  # standardizing leaves correlation as it is
+    return (conditioning.standardize(run),) if far else ()
 
 
 def _plain_momentum(run: Run, ratio: float) -> tuple[str, ...]:
