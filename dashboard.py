@@ -10,3 +10,4 @@ st.set_page_config("Diagnostics", page_icon=Path(__file__).with_name(".streamlit
 current = st.navigation(pages.all_pages(), position="hidden")
 pages.bar()
 current.run()
+pages.warm_up()

@@ -23,7 +23,7 @@ from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
 
 COLUMNS = 600  # of the picture
-GRID, CELLS = 60, 6_000  # columns and cells of the tooltips, at most
+GRID, CELLS = 60, 2_000  # columns and cells of the tooltips, at most
 ROW = 18  # pixels a layer, as long as there are few
 FURNITURE = 130  # pixels of title, legend and axis, which count as height
 MOST_ROWS_LABELLED = 40

@@ -122,9 +122,12 @@ def more(view: View, finding: Finding, texts: dict[str, str], key: str) -> None:
 
 
 def overview(view: View, diagnosis: Diagnosis) -> None:
-    """The run's main curves, less those that a card above shows already."""
+    """The run's main curves, less those that a card above shows already, and a learning rate that never changed."""
     worst = worst_alarm(view)
     above = {(chart.table, chart.columns) for finding in diagnosis.findings for chart in finding.charts}
+    rates = view.run.table("scalars", ["lr"])["lr"].to_numpy()
+    if (rates == rates[:1]).all():
+        above.add(("scalars", ("lr",)))
     shown = [chart for chart in OVERVIEW if (chart.table, chart.columns) not in above]
     for index in range(0, len(shown), 2):
         for column, chart in zip(st.columns(2, gap="large"), shown[index : index + 2], strict=False):

@@ -1,7 +1,9 @@
 """The pages, in the order of the navigation bar, and the ways from one to another."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from threading import Timer
 
 import streamlit as st
 
@@ -35,6 +37,14 @@ def _body(name: str) -> Callable[[], None]:
 
     body.__name__ = name
     return body
+
+
+@cache
+def warm_up() -> None:
+    """Once a server: import the other pages while the first is looked at. Altair alone takes half a second."""
+    timer = Timer(0.5, lambda: [import_module(f"diagnostics.views.{name}") for name in PAGES])
+    timer.daemon = True
+    timer.start()
 
 
 def bar() -> None:
