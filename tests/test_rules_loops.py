@@ -223,3 +223,39 @@ def test_large_inputs_before_a_softmax(scale, expected, tmp_path):
     diagnosis = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.5), loss_of, size=256)
     assert alarms(diagnosis) == expected
     assert all(found.remedies[0].startswith("centre and scale each input feature") for found in diagnosis.alarms)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("scale", "offset", "cause"),
+    [(1.0, 0.0, None), (300.0, 0.0, "feature-scale"), (1.0, 100.0, "uncentered-inputs")],
+)
+def test_inputs_that_make_a_ravine_in_mini_batches(scale, offset, cause, momentum, tmp_path):
+    """The noise of the batches throws the weights across the valley, so that their path does not show its floor; with
+    momentum the rate could be raised a few times, which would not do either."""
+    torch.manual_seed(5)
+    model = nn.Linear(8, 4)
+    nn.init.zeros_(model.weight)
+    sizes = torch.tensor([scale, *[1.0] * 7])
+    inputs = examples()[0] * sizes + offset
+    steepest = float(torch.linalg.eigvalsh(inputs.T @ inputs / len(inputs))[-1]) / 4  # of a softmax at its start
+    optimizer = torch.optim.SGD(model.parameters(), 0.4 / steepest, momentum=momentum)
+
+    def loss_of(net, x, y):
+        return F.cross_entropy(net(x * sizes + offset), y)
+
+    expected = [("ravine", cause)] if cause else []
+    assert alarms(watched(tmp_path, model, optimizer, loss_of, steps=300)) == expected
+
+
+def test_a_hinge_loss_at_its_zero_has_no_dead_units(tmp_path):
+    """Of batches of 16 that are all beyond the margin."""
+    torch.manual_seed(6)
+    model = nn.Linear(8, 1)
+
+    def hinge(net, x, y):
+        signs = 2.0 * (y < 2) - 1
+        return F.relu(1 - signs * net(x)[:, 0]).mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    assert alarms(watched(tmp_path, model, optimizer, hinge, steps=300, size=16)) == []

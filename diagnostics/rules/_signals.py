@@ -273,8 +273,8 @@ def has_dead_layer(run: Run, share: float) -> bool:
     """Whether at least that share of some layer's units is dead at the last record."""
     if not activations(run):
         return False
-    _, _, dead = dead_fractions(run)
-    return bool((dead[-1] >= share).any())
+    _, names, dead = dead_fractions(run)
+    return any(dead[-1, at] >= share for at, name in enumerate(names) if not name.startswith("loss."))
 
 
 def total(run: Run) -> int:

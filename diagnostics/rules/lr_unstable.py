@@ -156,7 +156,7 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
-    if ratio > 1 or signals.median(_reversals(run, grown)) < REVERSED:
+    if ratio > 1 or _reversal(run, grown) < REVERSED:
         return False
     steps, overshoot = signals.column(run, "overshoot")
     inside = (steps >= grown.onset) & (steps <= grown.end)
@@ -167,20 +167,24 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
     return not (grown.steps >= gradual and (overshot or grows))
 
 
-def _reversals(run: Run, grown: Growth, *, least: int = 5) -> np.ndarray:
-    """Cosines of successive gradients since the loss left its level; none if they are too few to tell."""
+def _reversal(run: Run, grown: Growth, *, least: int = 5) -> float:
+    """Median cosine of successive gradients since the loss left its level, where their mean is negative for sure: of a
+    gradient along one direction alone each is 1 or -1, whatever the noise. NaN otherwise, and if they are too few."""
     steps, cosines = signals.column(run, "gradient_cosine")
     since = cosines[steps >= grown.onset]
-    return since if len(since) >= least else since[:0]
+    if len(since) < least or since.mean() + 2 * since.std(ddof=1) / np.sqrt(len(since)) >= 0:
+        return np.nan
+    return float(np.median(since))
 
 
-def _cause(run: Run, grown: Growth) -> str:
+def _cause(run: Run, grown: Growth, limit: Limit) -> str:
     rate_steps, rates = signals.learning_rates(run)
     before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
     if len(before) and before[-1] > 1.5 * before[0] > 0:
         return "schedule"
     curvature_term = signals.latest(run, "batches", "curvature_term")
-    if signals.momentum(run) > 0 and not signals.adaptive(run) and signals.noise_term(run) > curvature_term:
+    noisy = signals.noise_term(run) > curvature_term and limit.ratio - limit.noise <= 1
+    if signals.momentum(run) > 0 and not signals.adaptive(run) and noisy:
         return "momentum"
     return "learning-rate"
 
@@ -197,7 +201,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
         evidence["stability ratio"] = limit.ratio
     if np.isfinite(grown.factor):
         evidence["gradient growth"] = grown.factor
-    reversal = signals.median(_reversals(run, grown))
+    reversal = _reversal(run, grown)
     if not past and reversal < REVERSED:
         evidence["correlation of successive gradients"] = reversal
     if limit.noise:
@@ -205,7 +209,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
     if nonfinite is not None:
         evidence["first non-finite step"] = float(nonfinite)
     ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
-    cause = _cause(run, grown)
+    cause = _cause(run, grown, limit)
     return Finding(
         kind=KIND,
         cause=cause,

@@ -6,7 +6,8 @@ nothing moves.
 
 ## What we look at
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
-output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything); a
+output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
+above twice the mean derivative, which only confidently wrong outputs cost); a
 softmax or sigmoid applied twice; gradients that shrink from layer to layer towards the input, a thousandfold in
 all, or by more than 4 a layer while the first layer hardly moves. A flat loss without such a mechanism is reported
 as information, not as a fault.
@@ -75,6 +76,12 @@ def check(
         if found is not None:
             yield found
             return
+    overconfident = _overconfident(run, history)
+    if overconfident.share >= longest:
+        found = _logistic(run, overconfident, slope)
+        if found is not None:
+            yield found
+            return
     stretch = stretches.flat(run)
     if stretch is None or stretch.share < longest or (not stretch.escaped and _learned(history, stretch)):
         return
@@ -94,6 +101,24 @@ def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> stretches.Flat:
     last = int(history.steps[max(count, 1) - 1])
     share = count / history.count
     return stretches.Flat(int(history.steps[0]), last, signals.level(history.values[:count]), share, bool(len(better)))
+
+
+def _overconfident(run: Run, history: signals.Loss, *, times: float = 2.0) -> stretches.Flat:
+    """Where outputs that are confidently wrong make up most of a squared error against targets of 0 and 1.
+
+    An output y on the right side of 1/2 costs at most y (1 - y), the derivative: what the mean cost exceeds the mean
+    derivative by is paid on the wrong side. Outputs as sure as they are right cost y (1 - y) on average (Brier 1950).
+    """
+    derivative = _logistic_slopes(run)
+    steps, slopes = (derivative.index.to_numpy(), derivative.to_numpy() / 4)
+    smooth = pd.Series(history.values, history.steps).rolling(5, min_periods=1).median()
+    losses = smooth.reindex(steps).to_numpy()
+    wrong = np.flatnonzero(losses > times * slopes)
+    if not len(wrong) or history.start > 1:  # summed, not a mean
+        return stretches.Flat(0, 0, np.nan, 0.0, False)
+    first, last = int(steps[wrong[0]]), int(steps[wrong[-1]])
+    escaped = len(steps) - wrong[-1] > 2
+    return stretches.Flat(first, last, float(np.median(losses[wrong])), len(wrong) / len(steps), escaped)
 
 
 def _learned(history: signals.Loss, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
@@ -173,14 +198,18 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
 def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:
     """Mean derivative of the last logistic activation over its maximum, at the first measurement of the stretch or its
     median."""
+    slopes = _logistic_slopes(run).loc[stretch.first_step : stretch.last_step].to_numpy()
+    return float(slopes[0] if first else np.median(slopes)) if len(slopes) else np.nan
+
+
+def _logistic_slopes(run: Run) -> pd.Series:
+    """Mean derivative of the last logistic activation over its maximum, by step."""
     steps, names, values = run.matrix("units", "derivative")
     functions = signals.activations(run)
     logistic = [at for at, name in enumerate(names) if functions.get(str(name), ("",))[0] == "sigmoid"]
     if not logistic:
-        return np.nan
-    here = values[(steps >= stretch.first_step) & (steps <= stretch.last_step), logistic[-1]]
-    here = here[np.isfinite(here)]
-    return float(here[0] if first else np.median(here)) if len(here) else np.nan
+        return pd.Series(dtype=float)
+    return pd.Series(values[:, logistic[-1]], steps, dtype=float).dropna()
 
 
 def _vanishing(

@@ -13,7 +13,8 @@ rate a tenfold shrink along the floor takes longer than the run. For a linear mo
 quadratic picture is exact, and it is enough that a good part of the loss is still to be had along the floor. Where
 the noise of small batches throws the weights across the valley, the displacement does not show the floor; the
 gradients of independent batches do, by $\sum_i g_i^2/(2\lambda_i)$ over the eigenvectors flatter than
-$\lambda_{\max}/100$. Logistic units show themselves by one eigenvalue that stands far above the next, because their
+$\lambda_{\max}/100$; and in a linear model the inputs' own means and deviations say how long the floor is. Logistic
+units show themselves by one eigenvalue that stands far above the next, because their
 mean adds $\mathbf m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions
 that this one holds back. For Adam and RMSprop all of it is measured on the Hessian they see. The cause comes from
 the inputs and activations.
@@ -58,6 +59,7 @@ from diagnostics.run import Run
 KIND = "ravine"
 RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
+NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold of the loss: four decades in all
 
 
@@ -94,6 +96,10 @@ def check(
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield _along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
         return
+    spread = _unlearned(run, history, late, min(1.0, ratio / pinned), gained)
+    if spread is not None:
+        yield _of_the_inputs(run, history, late, spread, first)
+        return
     if ratio < pinned:
         return
     hidden = _hidden(run, history, late, left)
@@ -116,6 +122,27 @@ def _hidden(run: Run, history: signals.Loss, late: pd.DataFrame, left: float) ->
         return np.nan
     condition = signals.median(signals.tops(late)) / curvature
     return condition if limits.steps_along(late, condition) >= history.count else np.nan
+
+
+def _unlearned(
+    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, gained: float, *, times: float = 10.0
+) -> conditioning.Spread | None:
+    """Inputs of a linear model whose scale or mean makes a ravine so long that the run has hardly begun along its
+    floor: a tenfold shrink takes `times` as long, were the rate raised to where it is pinned; else `None`.
+
+    Across the valley lies the largest feature, or what all inputs have in common; whatever else there is to learn from
+    them lies along the floor, and the loss that is left still falls, or nothing was learned at all.
+    """
+    spread = conditioning.spread(run)
+    falling = signals.trend(history.values[history.count // 2 :])
+    if spread is None or not run.meta.get("linear_model") or signals.adaptive(run):
+        return None
+    held_up = history.end > (1 - gained) * float(history.values[history.count // 20])
+    left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * history.start
+    if not held_up or not left or spread.cause == "correlated-inputs":
+        return None
+    slow = limits.steps_along(late, spread.largest) * raised >= times * history.count
+    return spread if slow else None
 
 
 def _late(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
@@ -151,6 +178,41 @@ def _along_the_floor(
         formula=(
             rf"\kappa = \frac{{\lambda_{{\max}}\,\|u\|^2}}{{u^\top \mathbf{{H}} u}} = {tex(condition)}, "
             rf"\qquad \alpha\lambda_{{\text{{along}}}} < \frac{{2}}{{\kappa}} = {tex(2 / condition)}"
+        ),
+    )
+
+
+def _of_the_inputs(
+    run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread, first: int
+) -> Finding:
+    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
+    slow, condition = limits.steps_along(late, spread.largest), spread.largest
+    steep, flat = {
+        "feature-scale": ("The largest input feature", "the smallest"),
+        "uncentered-inputs": ("The mean of the inputs", "their variation around it"),
+    }[spread.cause]
+    return Finding(
+        kind=KIND,
+        cause=spread.cause,
+        severity="warning",
+        first_step=first,
+        last_step=None,
+        layers=(),
+        summary=f"{steep} makes the loss of this linear model {number(condition)} times steeper in one direction than "
+        f"along {flat}: at a learning rate of {number(rate)} (s = {number(ratio)}) a tenfold shrink along the latter "
+        f"takes {number(slow)} updates in a run of {history.count}, and the loss has come from "
+        f"{number(history.start)} to {number(history.end)}.",
+        evidence={
+            "condition number of the inputs": condition,
+            "stability ratio": ratio,
+            "updates for a tenfold shrink": slow,
+            "largest eigenvalue": signals.median(signals.tops(late)),
+        },
+        remedies=_remedies(run, spread.cause, condition),
+        charts=_charts(spread.cause),
+        formula=(
+            r"\mathbf{H} \propto \mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + "
+            rf"\boldsymbol{{\mu}}\boldsymbol{{\mu}}^\top, \qquad \kappa \approx {tex(condition)}"
         ),
     )
 

@@ -48,6 +48,7 @@ def check(
     *,
     most: float = 0.5,  # of a layer's units
     flat: float = 0.05,  # mean derivative over its maximum: what makes one input of one unit flat, for all of them
+    began: float = 0.2,  # the same at the first record: outputs beyond 0.9 (logistic: 0.05 and 0.95) from the start
     early: float = 0.2,  # of the run: saturation that is there before anything was learned
     learned: float = 0.1,  # of the starting loss: a run this far down is not held back
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
@@ -61,7 +62,8 @@ def check(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
     _, _, slopes = signals.layer_matrix(run, "units", "derivative")
-    stuck = np.where(known, (saturated >= most) | (slopes <= flat), np.nan)
+    # the mean over units and inputs is known before there are inputs enough to tell of each unit
+    stuck = np.where(known, (saturated >= most) | (slopes <= flat), np.where(slopes <= flat, 1.0, np.nan))
     now = {at: float(saturated[known[:, at], at][-1]) for at in hidden if known[:, at].any()}
     bad = [at for at in now if stuck[known[:, at], at][-1]]
     if not bad:
@@ -76,8 +78,7 @@ def check(
     reached = signals.level(history.values[(history.steps <= first) & (history.steps > first - history.window)])
     if lived > early and history.start - reached > 0.5 * (history.start - history.best):
         return  # came with learning, after most of it
-    told_by = saturated[:, worst] >= most if now[worst] >= most else stuck[:, worst] == 1
-    cause = _cause(run, names[worst], told_by[known[:, worst]])
+    cause = _cause(run, names[worst], slopes[:, worst], began)
     layers = tuple(names[at] for at in bad)
     function, units = signals.activations(run)[names[worst]]
     slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
@@ -138,9 +139,9 @@ def _derivative(run: Run, at: int) -> float:
     return float(here[-1]) if len(here) else np.nan
 
 
-def _cause(run: Run, layer: str, stuck: np.ndarray) -> str:
-    """`stuck`: at each record with enough inputs."""
-    if not stuck[0]:
+def _cause(run: Run, layer: str, slopes: np.ndarray, began: float) -> str:
+    """`slopes`: mean derivative over its maximum at each record; where they began steep, updates flattened them."""
+    if not slopes[~np.isnan(slopes)][0] <= began:
         return "large-step"
     return "input-scale" if _raw_inputs(run) and _is_first(run, layer) else "initialization"
 
