@@ -54,6 +54,7 @@ from diagnostics.run import Run
 
 KIND = "lr-unstable"
 RANK = 1
+FLAT = 0.05  # stability ratio: the curvature that was met limits no rate, as behind a softmax thrown far
 REVERSED = -0.5  # cosine of successive gradients: most of each update is undone by the next
 
 CHARTS = (
@@ -156,7 +157,7 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
-    if ratio > 1 or _reversal(run, grown) < REVERSED:
+    if ratio > 1 or (not ratio > FLAT and _reversal(run, grown) < REVERSED):
         return False
     steps, overshoot = signals.column(run, "overshoot")
     inside = (steps >= grown.onset) & (steps <= grown.end)
@@ -202,7 +203,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
     if np.isfinite(grown.factor):
         evidence["gradient growth"] = grown.factor
     reversal = _reversal(run, grown)
-    if not past and reversal < REVERSED:
+    if not limit.ratio > FLAT and reversal < REVERSED:
         evidence["correlation of successive gradients"] = reversal
     if limit.noise:
         evidence["noise term"] = limit.noise
@@ -228,7 +229,7 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
 
 def _seen(grown: Growth, limit: Limit, reversal: float) -> str:
     rate = number(limit.rate)
-    if not limit.ratio > 1 and reversal < REVERSED:
+    if not limit.ratio > FLAT and reversal < REVERSED:
         return (
             f"At a learning rate of {rate} each update is undone by the next (successive gradients correlate at "
             f"{number(reversal)})"
