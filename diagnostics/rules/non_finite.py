@@ -79,9 +79,11 @@ def check(run: Run) -> Iterator[Finding]:
 
 
 def _first_seen(run: Run, first: int | None) -> tuple[int, str, str]:
+    """A gradient whose square alone overflows is not searched for; the values of the next update are."""
     seen = signals.nonfinite_events(run)
-    if seen and (first is None or seen[0][0] <= first):
-        return seen[0]
+    if seen and (first is None or seen[0][0] <= first + 1):
+        step, subject, message = seen[0]
+        return (step if first is None else min(step, first)), subject, message
     step = first if first is not None else 0
     return step, "loss", "The loss or its gradient became non-finite"
 
