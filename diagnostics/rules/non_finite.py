@@ -68,7 +68,7 @@ def check(run: Run) -> Iterator[Finding]:
         first_step=step,
         last_step=None if lost and not abs(history.values[-1]) < float("inf") else step,
         layers=(subject.split(":", 1)[1],) if ":" in subject and not subject.startswith("op:") else (),
-        summary=f"{message.rstrip('.')} (step {step}); {lost} of {history.count} recorded losses are not finite.",
+        summary=f"{_dated(message, step)}; {lost} of {history.count} recorded losses are not finite.",
         evidence={"first step": float(step), "losses lost": float(lost)},
         remedies=_REMEDIES[cause](subject),
         charts=(
@@ -76,6 +76,10 @@ def check(run: Run) -> Iterator[Finding]:
             Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
         ),
     )
+
+
+def _dated(message: str, step: int) -> str:
+    return message.rstrip(".") + ("" if message.startswith("at update") else f" (step {step})")
 
 
 def _first_seen(run: Run, first: int | None) -> tuple[int, str, str]:
