@@ -20,9 +20,10 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 
 ## When this is wrong
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run
-whose loss has come down by a third are `info`: what is left of the layer learns, though without them it may have
-ended lower still. A unit that answers to one rare input in a thousand looks dead in a window of 300; the window
-bounds its firing rate below one percent, no more.
+whose loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its
+start: what is left of the layer learns, though without them it may have ended lower still. A unit that answers to
+one rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no
+more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").
@@ -61,9 +62,10 @@ def check(
         return
     worst = max(bad, key=lambda at: now[at])
     history = signals.loss(run)
-    trains = history.end <= learned * history.start and now[worst] < nearly_all
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
+    killed = cause == "large-step" and now[worst] >= most and _towered(history, int(steps[first_at]))
+    trains = history.end <= learned * history.start and now[worst] < nearly_all and not killed
     layers = tuple(names[at] for at in bad)
     units = signals.activations(run).get(names[worst], ("", 0))[1]
     yield Finding(
@@ -100,6 +102,12 @@ def check(
 def _jump(dead: np.ndarray) -> float:
     """Largest rise between two successive records."""
     return float(np.diff(dead).max()) if len(dead) > 1 else 0.0
+
+
+def _towered(history: signals.Loss, step: int) -> bool:
+    """Whether the loss rose by more than its start above the best until then, up to a step: no step of a training."""
+    values = history.values[history.steps <= step]
+    return bool((values - np.fmin.accumulate(values) > abs(history.start)).any())
 
 
 def _first(dead: np.ndarray, at_least: float) -> int:
