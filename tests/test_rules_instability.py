@@ -61,3 +61,27 @@ def test_a_noise_term_after_which_the_loss_fell_explains_no_growth(measured, rat
     run = Run.from_frames({"name": "test", "status": "finished"}, tables)
     grown = growth.growth(run, signals.loss(run))
     assert growth.against_limit(run, grown, 4).ratio == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "noise", "expected"),
+    [
+        ((50, 0.4), 0.2, "cliff"),
+        ((50, 0.4), 30.0, "cliff"),  # a few examples' huge curvature, as before a wall
+        ((20, 3.0), 0.0, "cliff"),  # 5^35: it would have blown up long before
+        ((58, 3.0), 0.0, "lr-unstable"),
+    ],
+)
+def test_a_wall_and_a_rate_past_the_limit(estimate, noise, expected):
+    """The loss falls for 60 updates; then the gradient grows five hundred times within one, and the loss stays up."""
+    steps = np.arange(1, 121)
+    before, after = np.linspace(2, 0.5, 60), np.linspace(4.0, 2.2, 60)
+    wobble = 0.02 * np.cos(3.0 * steps)
+    norms = np.where(steps == 61, 500.0, 1.0) + wobble
+    loss = np.r_[before, after] + wobble
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": norms})
+    curvature = pd.DataFrame({"step": [5, estimate[0]], "stability": [0.3, estimate[1]]})
+    batches = pd.DataFrame({"step": [58], "origin": [57], "noise_term": [noise]})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "batches": batches})
+    assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]

@@ -87,7 +87,7 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
     if not len(rates):
         return unknown
     last = grown.end if grown.steps >= gradual or estimates[0] > grown.onset else grown.onset
-    known = estimates <= max(last, estimates[0])
+    known = (estimates <= max(last, estimates[0])) & ~refuted(estimates, ratios, grown.onset)
     noise = limits.held(steps, rates, *_noise(run, grown, gradual))
     held = limits.held(steps, rates, estimates[known], ratios[known]) + noise
     inside = np.flatnonzero((steps >= grown.onset) & (steps <= max(grown.end, estimates[0])) & np.isfinite(held))
@@ -106,6 +106,13 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
     since = min(int(steps[begin]), grown.onset) if unmeasured else int(steps[begin])
     blown = _blown(run, estimates, int(steps[at]))
     return Limit(float(held[at]), float(rates[at]), since, float(noise[at]), blown)
+
+
+def refuted(estimates: np.ndarray, ratios: np.ndarray, onset: int, *, times: float = 100.0) -> np.ndarray:
+    """Which estimates past the limit were one batch's, not the loss's: the error grows by 2 s - 1 an update, so that
+    the loss would have left its level long before `onset`."""
+    with np.errstate(invalid="ignore"):
+        return (ratios > 1) & ((onset - estimates) * np.log(np.maximum(2 * ratios - 1, 1)) > np.log(times))
 
 
 def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ import pandas as pd
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._growth import by_noise_alone
+from diagnostics.rules._growth import by_noise_alone, refuted
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -57,7 +57,7 @@ def check(
     if len(steps) < before + 1:
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
     found = _jumps(norms, jump, above, before)
-    found = [at for at in found if _fitted(run, int(steps[at]), within, jump) and not _rate_jumped(run, int(steps[at]))]
+    found = [at for at in found if _fitted(run, int(steps[at]), within) and not _rate_jumped(run, int(steps[at]))]
     if not found:
         return
     first = found[0]
@@ -111,19 +111,12 @@ def _jumps(norms: np.ndarray, jump: float, above: float, before: int) -> list[in
     return found
 
 
-def _fitted(run: Run, step: int, within: int, jump: float) -> bool:
-    """Whether the last stability ratio from before the wall was within the limit, or none is known.
-
-    One past the limit multiplies the error by 2 s - 1 an update: where that would have made the jump long before, it
-    was one batch's, not the loss's.
-    """
+def _fitted(run: Run, step: int, within: int) -> bool:
+    """Whether the last stability ratio from before the wall was within the limit, or none is known."""
     table = run.table("curvature", ["step", "stability"])
     steps, ratios = table["step"].to_numpy(), signals.array(table, "stability")
-    earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))
-    if not len(earlier) or ratios[earlier[-1]] <= 1:
-        return True
-    at = earlier[-1]
-    return bool((step - within - steps[at]) * np.log(2 * ratios[at] - 1) > np.log(jump))
+    earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))[-1:]
+    return bool(((ratios[earlier] <= 1) | refuted(steps[earlier], ratios[earlier], step - within)).all())
 
 
 def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
