@@ -108,11 +108,12 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
     return Limit(float(held[at]), float(rates[at]), since, float(noise[at]), blown)
 
 
-def refuted(estimates: np.ndarray, ratios: np.ndarray, onset: int, *, times: float = 100.0) -> np.ndarray:
+def refuted(estimates: np.ndarray, ratios: np.ndarray, onset: int) -> np.ndarray:
     """Which estimates past the limit were one batch's, not the loss's: the error grows by 2 s - 1 an update, so that
-    the loss would have left its level long before `onset`."""
+    even rounding would have grown to the size of the weights before `onset`, and the loss left its level."""
     with np.errstate(invalid="ignore"):
-        return (ratios > 1) & ((onset - estimates) * np.log(np.maximum(2 * ratios - 1, 1)) > np.log(times))
+        grown = (onset - estimates) * np.log(np.maximum(2 * ratios - 1, 1))
+    return (ratios > 1) & (grown > -np.log(np.finfo(np.float32).eps))
 
 
 def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarray]:
