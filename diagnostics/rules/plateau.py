@@ -109,13 +109,16 @@ def _overconfident(run: Run, history: signals.Loss, *, times: float = 2.0) -> st
     An output y on the right side of 1/2 costs at most y (1 - y), the derivative: what the mean cost exceeds the mean
     derivative by is paid on the wrong side. Outputs as sure as they are right cost y (1 - y) on average (Brier 1950).
     """
+    nowhere = stretches.Flat(0, 0, np.nan, 0.0, False)
+    if not _squares_logistic_outputs(run) or history.start > 1:  # summed, not a mean
+        return nowhere
     derivative = _logistic_slopes(run)
-    steps, slopes = (derivative.index.to_numpy(), derivative.to_numpy() / 4)
+    steps, slopes = derivative.index.to_numpy(), derivative.to_numpy() / 4
     smooth = pd.Series(history.values, history.steps).rolling(5, min_periods=1).median()
     losses = smooth.reindex(steps).to_numpy()
     wrong = np.flatnonzero(losses > times * slopes)
-    if not len(wrong) or history.start > 1:  # summed, not a mean
-        return stretches.Flat(0, 0, np.nan, 0.0, False)
+    if not len(wrong):
+        return nowhere
     first, last = int(steps[wrong[0]]), int(steps[wrong[-1]])
     escaped = len(steps) - wrong[-1] > 2
     return stretches.Flat(first, last, float(np.median(losses[wrong])), len(wrong) / len(steps), escaped)
@@ -166,8 +169,7 @@ def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
 
 
 def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = False) -> Finding | None:
-    path = str(run.meta.get("loss_path") or "")
-    if not ("sigmoid" in path and "mse" in path):
+    if not _squares_logistic_outputs(run):
         return None
     derivative = _output_slope(run, stretch, first)
     if not derivative < slope:
@@ -193,6 +195,11 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
             rf"\approx {tex(derivative / 4)}"
         ),
     )
+
+
+def _squares_logistic_outputs(run: Run) -> bool:
+    path = str(run.meta.get("loss_path") or "")
+    return "sigmoid" in path and "mse" in path
 
 
 def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:

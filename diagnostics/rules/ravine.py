@@ -5,16 +5,15 @@ A long, narrow valley. Across it the loss curves steeply, along it hardly at all
 step, and with that step progress along the floor is slow.
 
 ## What we look at
-Whether the learning rate is pinned by the steepest direction ($s$ not small, or the largest stable rate would still be
-too slow along the floor), how much flatter the direction is
-in which the weights really move, $\kappa = \lambda_{\max}\,\|u\|^2/(u^\top\mathbf H u)$ for the recent
-displacement $u$, how much of the gradient lies along curvature below $\lambda_{\max}/100$, and whether at this
-rate a tenfold shrink along the floor takes longer than the run. For a linear model under its own gradient the
-quadratic picture is exact, and it is enough that a good part of the loss is still to be had along the floor. Where
-the noise of small batches throws the weights across the valley, the displacement does not show the floor; the
-gradients of independent batches do, by $\sum_i g_i^2/(2\lambda_i)$ over the eigenvectors flatter than
-$\lambda_{\max}/100$; and in a linear model the inputs' own means and deviations say how long the floor is. Logistic
-units show themselves by one eigenvalue that stands far above the next, because their
+Whether the learning rate is pinned by the steepest direction ($s$ not small, or the largest stable rate would still
+be too slow along the floor), how much flatter the direction is in which the weights really move, $\kappa =
+\lambda_{\max}\,\|u\|^2/(u^\top\mathbf H u)$ for the recent displacement $u$, how much of the gradient lies along
+curvature below $\lambda_{\max}/100$, and whether at this rate a tenfold shrink along the floor takes longer than
+the run. For a linear model under its own gradient the quadratic picture is exact, and it is enough that a good part
+of the loss is still to be had along the floor. Where the noise of small batches throws the weights across the
+valley, the displacement does not show the floor; the gradients of independent batches do, by $\sum_i
+g_i^2/(2\lambda_i)$ over the eigenvectors flatter than $\lambda_{\max}/100$, and in a linear model the inputs' own
+means and deviations. Logistic units show themselves by one eigenvalue that stands far above the next, because their
 mean adds $\mathbf m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions
 that this one holds back. For Adam and RMSprop all of it is measured on the Hessian they see. The cause comes from
 the inputs and activations.
