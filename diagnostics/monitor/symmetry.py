@@ -77,7 +77,7 @@ def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
 
 
 def _incoming(layer: Layer) -> Tensor:
-    if layer.gates > 1 or layer.recurrent:
+    if layer.recurrent:
         stacked = [parameter.detach() for parameter in (layer.weight, *layer.recurrent)]
         return torch.cat([_slices(each, layer.gates, width(layer)) for each in stacked], dim=1)
     weight = layer.weight.detach()

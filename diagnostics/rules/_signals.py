@@ -261,20 +261,22 @@ def activations(run: Run) -> dict[str, tuple[str, int]]:
 
 
 def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Steps (T,), activation calls and dead fractions (T, L). Where too few inputs were seen to tell a dead unit from a
-    sparse one, a layer without a single active entry is dead all the same."""
+    """Steps (T,), activation calls and dead fractions (T, L), NaN for the loss's own, such as a hinge. Where too few
+    inputs were seen to tell a dead unit from a sparse one, a layer without a single active entry is dead all the
+    same."""
     steps, names, dead = layer_matrix(run, "units", "dead_fraction")
     rectifies = [activations(run).get(name, ("",))[0] in RECTIFIERS for name in names]
     _, _, zeros = layer_matrix(run, "units", "zero_fraction")
-    return steps, names, np.where(np.isnan(dead) & (zeros == 1) & rectifies, 1.0, dead)
+    dead = np.where(np.isnan(dead) & (zeros == 1) & rectifies, 1.0, dead)
+    return steps, names, np.where([name.startswith("loss.") for name in names], np.nan, dead)
 
 
 def has_dead_layer(run: Run, share: float) -> bool:
     """Whether at least that share of some layer's units is dead at the last record."""
     if not activations(run):
         return False
-    _, names, dead = dead_fractions(run)
-    return any(dead[-1, at] >= share for at, name in enumerate(names) if not name.startswith("loss."))
+    _, _, dead = dead_fractions(run)
+    return bool((dead[-1] >= share).any())
 
 
 def total(run: Run) -> int:

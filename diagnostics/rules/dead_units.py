@@ -56,8 +56,7 @@ def check(
         raise signals.Missing("units.dead_fraction: no rectified activation was seen with 300 inputs a unit")
     now = np.array([dead[known[:, at], at][-1] if known[:, at].any() else 0.0 for at in range(len(names))])
     jumped = np.array([_jump(dead[known[:, at], at]) for at in range(len(names))])
-    layers_of_the_model = [at for at, name in enumerate(names) if not name.startswith("loss.")]  # no hinge or margin
-    bad = [at for at in layers_of_the_model if now[at] >= most or (jumped[at] >= sudden and now[at] >= sudden)]
+    bad = [at for at in range(len(names)) if now[at] >= most or (jumped[at] >= sudden and now[at] >= sudden)]
     if not bad:
         return
     worst = max(bad, key=lambda at: now[at])
