@@ -109,9 +109,30 @@ def test_a_flipped_bit_costs_one_batch_and_never_a_wrong_number(folder):
         assert damaged(run)["step"].tolist() == [hit * STEPS]
 
 
-def test_a_flipped_bit_in_the_schema_leaves_the_other_streams(folder):
+def test_a_flipped_bit_in_the_schema_is_mended_from_its_copy(folder):
     file = folder / "scalars-0000.arrows"
     data = file.read_bytes()
+    for place in range(0, schema_end(memoryview(data)), 5):
+        rotten = bytearray(data)
+        rotten[place] ^= 4
+        file.write_bytes(rotten)
+        run = load(folder)
+        assert len(steps_of(run)) == BATCHES * STEPS
+        assert damaged(run)["subject"].tolist() == [file.name]
+        assert "scalars-0000.schema was used" in damaged(run)["message"].iloc[0]
+
+
+@pytest.mark.parametrize("copy", ["missing", "rotten", "another stream's"])
+def test_a_flipped_bit_in_a_schema_without_its_copy_leaves_the_other_streams(folder, copy):
+    file, beside = folder / "scalars-0000.arrows", folder / "scalars-0000.schema"
+    data = file.read_bytes()
+    if copy == "missing":
+        beside.unlink()
+    else:
+        beside.write_bytes(
+            beside.read_bytes()[:-1] if copy == "rotten" else (folder / "layers-0000.schema").read_bytes()
+        )
+    assert len(steps_of(load(folder))) == BATCHES * STEPS  # the copy alone is needed for nothing
     for place in range(0, schema_end(memoryview(data)), 5):
         rotten = bytearray(data)
         rotten[place] ^= 4

@@ -35,7 +35,7 @@ def test_a_run_is_diagnosed_once(tmp_path, monkeypatch):
     first = kept.diagnosis(run)
     monkeypatch.setattr(kept, "diagnose", lambda _: pytest.fail("diagnosed twice"))
     assert kept.diagnosis(load(run.path)) == first
-    assert sorted(file.suffix for file in (tmp_path / "runs" / "run").iterdir()) == [".arrows", ".json"]
+    assert sorted(file.suffix for file in (tmp_path / "runs" / "run").iterdir()) == [".arrows", ".json", ".schema"]
 
 
 def test_it_is_made_again_when_run_or_rules_changed(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from diagnostics.metrics import TABLES
 from diagnostics.run.frames import FRAME_BYTES_MAX, PLACEHOLDER, seal
 from diagnostics.run.layout import Layout, Record, column_dtype
 from diagnostics.run.storage import Local, Storage
-from diagnostics.run.streams import stream_name, stream_number
+from diagnostics.run.streams import schema_copy_name, sealed_schema, stream_name, stream_number
 
 _OPEN_STREAMS_MAX = 1024  # sets of names at a time; a set that was not seen for long gets another stream
 
@@ -92,6 +93,7 @@ class Appender:
         if not data:
             return
         stream.name = self._created(layout.table, header + data)
+        self._copy_schema(stream.name, header)
         stream.size += len(data)
         self._streams[key] = stream
         if len(self._streams) > _OPEN_STREAMS_MAX:
@@ -110,6 +112,12 @@ class Appender:
             else:
                 self._numbers[table] += 1
                 return name
+
+    def _copy_schema(self, name: str, header: bytes) -> None:
+        """Best effort: the stream is whole without it."""
+        if isinstance(self._place, Local):
+            with suppress(OSError):
+                self._place.replace(schema_copy_name(name), sealed_schema(header))
 
     def _files_of(self, table: str) -> list[str]:
         return [name for name in self._place.files() if name.startswith(f"{table}-")]

@@ -84,7 +84,8 @@ class Files:
         found = [damage for stream in self.streams for damage in self._steps(stream).damage]
         newest = max((stream.origin.session for stream in self.streams), default=0)
         growing = {stream.name for stream in self.streams if self._live and stream.origin.session == newest}
-        unreadable = [*self._rotten, *(damage for damage in self._opened if isinstance(damage, Damage))]
+        opened = [each.rotten if isinstance(each, Stream) else each for each in self._opened]
+        unreadable = [*self._rotten, *(damage for damage in opened if damage)]
         return [*unreadable, *(d for d in found if not (d.torn and d.file in growing))]
 
     def _damage_events(self) -> dict[str, list]:

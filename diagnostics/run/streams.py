@@ -1,6 +1,7 @@
 """Reading one stream file: its schema once, then the columns asked for, every record batch verified on the way."""
 
 import re
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from diagnostics.run.frames import FRAME_BYTES_MAX, HEADER_BYTES_MAX, Damaged, next_frame, schema_end, whole_frames
 from diagnostics.run.layout import Foreign, Layout, Origin, read_schema
-from diagnostics.run.storage import Storage
+from diagnostics.run.storage import Local, Storage
 
 _NAME = re.compile(r"([a-z]+)-(\d{4,9})\.arrows")
 _HEADER_BYTES = 1 << 16  # enough for the schema of most streams in one read
@@ -24,6 +25,15 @@ _DAMAGES_MAX = 1_000  # places in one file; behind them nothing more is looked f
 
 def stream_name(table: str, number: int) -> str:
     return f"{table}-{number:04d}.arrows"
+
+
+def schema_copy_name(name: str) -> str:
+    """The file beside a stream that holds its schema once more: every record behind a rotten one would be lost."""
+    return f"{name.removesuffix('.arrows')}.schema"
+
+
+def sealed_schema(header: bytes) -> bytes:
+    return header + struct.pack("<I", zlib.crc32(header))
 
 
 def is_stream(name: str) -> bool:
@@ -85,7 +95,8 @@ class Column:
 
 @dataclass
 class Stream:
-    """A stream file as it was when the run was opened: the first `size` bytes of it."""
+    """A stream file as it was when the run was opened: the first `size` bytes of it. `rotten`: its own schema was, and
+    `header` is the copy."""
 
     place: Storage
     name: str
@@ -94,6 +105,7 @@ class Stream:
     origin: Origin
     schema: pa.Schema
     header: bytes
+    rotten: Damage | None = None
 
     def read(self, columns: Sequence[str], known: Sequence[Column | None]) -> list[Column]:
         """These columns up to `size`: what is `known` of them, and only what is new read from the file."""
@@ -164,8 +176,12 @@ class Stream:
 
 def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
     """A stream by its schema alone; `Damage` for a file that is none of ours."""
+    rotten = None
     try:
-        header = _read_header(place, name, size)
+        copy = _schema_copy(place, name, size)
+        header = copy or _read_header(place, name, size)
+        if copy:
+            rotten = Damage(name, 0, len(copy), f"its schema is rotten; the copy in {schema_copy_name(name)} was used")
         schema = pa.ipc.read_schema(pa.py_buffer(header))
         layout, origin = read_schema(schema)
         if not name.startswith(f"{layout.table}-"):
@@ -174,7 +190,22 @@ def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
         return Damage(name, 0, size, str(damaged) if size else "the file is empty", damaged.torn or size == 0)
     except (Foreign, OSError, ValueError, OverflowError, pa.ArrowException) as error:
         return Damage(name, 0, size, str(error))
-    return Stream(place, name, size, layout, origin, schema, header)
+    return Stream(place, name, size, layout, origin, schema, header, rotten)
+
+
+def _schema_copy(place: Storage, name: str, size: int) -> bytes | None:
+    """The copy, where it is whole, the stream begins differently, and a record behind it is sealed with the copy."""
+    if not isinstance(place, Local):  # objects are immutable, and their store checks them itself
+        return None
+    try:
+        data = bytes(place.read(schema_copy_name(name), 0, HEADER_BYTES_MAX))
+    except OSError:  # a run of an earlier version has none
+        return None
+    header, end = data[:-4], len(data) - 4
+    if end <= 0 or data != sealed_schema(header) or place.read(name, 0, min(size, end)) == header:
+        return None
+    records = place.read(name, end, min(size, end + _SEARCH_BYTES[-1]))
+    return header if next_frame(records, 0, zlib.crc32(header)) else None
 
 
 def _read_header(place: Storage, name: str, size: int) -> bytes:
