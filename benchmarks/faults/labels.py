@@ -19,6 +19,7 @@ MARGIN = 0.05  # of the distance that the twin's loss falls
 SLOWDOWN = 1.5  # times as many updates to the same loss
 AGREEMENT = 0.8  # share of seeds
 DEAD = 0.4  # share of a layer: as many dead units are a fault, planted or not
+LOST = 0.1  # of what the loss had come down: a run that gives back more has come apart
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ def worse(pair: Pair, margin: float = MARGIN, slowdown: float = SLOWDOWN) -> Ver
 
 
 def well(pair: Pair, below: float = 0.5) -> Verdict:
-    """Trains well: ends below this share of its starting loss, finite throughout, and no layer lost its units by it."""
+    """Trains well: ends below this share of its starting loss and near the lowest it has been, finite throughout, and
+    no layer lost its units by it."""
     start, end, dead = pair.trace.judged[0], tail(pair.trace.judged), unit_share(pair.training, "dead")
-    fine = bool(np.isfinite(pair.trace.losses).all()) and end <= below * start and dead < DEAD
-    text = f"loss {start:.3g} -> {end:.3g}, must be at most {below * start:.3g}; {100 * dead:.0f} % of a layer dead"
+    width = max(3, len(pair.trace.judged) // 10)
+    lowest = float(np.convolve(pair.trace.judged, np.full(width, 1 / width), "valid").min())
+    allowed = min(below * start, lowest + LOST * (start - lowest))
+    fine = bool(np.isfinite(pair.trace.losses).all()) and end <= allowed and dead < DEAD
+    text = f"loss {start:.3g} -> {end:.3g}, must be at most {allowed:.3g}; {100 * dead:.0f} % of a layer dead"
     return Verdict(fine, text)
 
 

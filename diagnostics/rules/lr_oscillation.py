@@ -122,7 +122,8 @@ def _noise_ball(
     ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
     left: float = 0.05,  # of the starting loss: below, the run has learned what there was
     little: float = 0.01,  # the same where updates that raise the loss of their own batch prove that more is left
-    high: float = 0.3,  # the same where the steps alone do not prove it; rise of the loss that shows it is held up
+    climb: float = 0.3,  # rise of the loss that shows it is held up
+    nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
     seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
 ) -> bool:
@@ -151,10 +152,10 @@ def _noise_ball(
     settled = signals.trend(history.after(half))
     if settled.z > 3 and settled.relative > 0.02:
         return False
-    climbs = settled.z < -3 and settled.relative < -high
+    climbs = settled.z < -3 and settled.relative < -climb
     if length >= beyond or climbs or (raised and history.noise >= jumps * history.end):
         return True
-    return near and opposed and not signals.adaptive(run) and history.end >= high * abs(history.start)
+    return near and opposed and not signals.adaptive(run) and history.end >= nothing * abs(history.start)
 
 
 def _held_up_at_most(run: Run, since: int) -> float:

@@ -68,6 +68,7 @@ def check(
     pinned: float = 0.3,  # stability ratio: three times the rate would be unstable
     raisable: float = 0.05,  # stability ratio: below, ten times the rate is the first thing to try
     narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
+    shallow: float = 10.0,  # where the quadratic picture is exact: below, momentum gains less than a factor of three
     floor: float = 0.5,  # share of the squared gradient along curvature below a hundredth of the largest
     gained: float = 0.5,  # of the loss since the steepest direction had settled: a run this far along is not held up
     left: float = 0.3,  # of that gain (of the loss, for a linear model), still to be had along the floor
@@ -88,7 +89,7 @@ def check(
         return
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
-    patience = DECADES if quadratic.exact(run) else 1.0
+    patience, narrow = (DECADES, shallow) if quadratic.exact(run) else (1.0, narrow)
     fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
     slow = limits.steps_along(late, condition) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
