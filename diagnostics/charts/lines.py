@@ -86,17 +86,15 @@ def draw_lines(
     data = long_form(series, log)
     first, last = limits or (float(data["step"].min()), float(data["step"].max()))
     x = parts.step_axis()
-    color, dash = told_apart(list(series))
-    tooltip = [
-        alt.Tooltip("step:Q", format=","),
-        alt.Tooltip("series:N", title=" "),
-        alt.Tooltip("value:Q", format=".4g"),
-    ]
+    names = list(series)
+    tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4g", title=names[0])]
     few = len(data) <= 40 * len(series)
-    line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=few)
-    line = line.encode(
-        x=x, y=parts.value_axis("value", None, log=log, domain=domain), color=color, strokeDash=dash, tooltip=tooltip
-    )
+    line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=few, color=CATEGORIES[0])
+    line = line.encode(x=x, y=parts.value_axis("value", None, log=log, domain=domain), tooltip=tooltip)
+    if len(names) > 1:  # a browser works out every channel at every point: one line needs neither
+        color, dash = told_apart(names)
+        tooltip = [tooltip[0], alt.Tooltip("series:N", title=" "), alt.Tooltip("value:Q", format=".4g")]
+        line = line.encode(color=color, strokeDash=dash, tooltip=tooltip)
     dense = [name for name in series if name in EVERY_UPDATE]
     bad = [part for name in dense for part in parts.non_finite_layers(*series[name], x, name)]
     around = [parts.whole_run(x, first, last), *parts.span_layers(finding, x, first, last)]
@@ -104,11 +102,10 @@ def draw_lines(
 
 
 def told_apart(names: list[str]) -> tuple[alt.Color, alt.StrokeDash]:
-    """A colour and a dash for each name, with a legend where there is more than one."""
+    """A colour and a dash for each name, with their legend."""
     columns = 1 if max(map(len, names)) > 24 else 3
     stroke = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
-    several = len(names) > 1
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns, **stroke) if several else None
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns, **stroke)
     colours = alt.Scale(domain=names, range=[CATEGORIES[i % 5] for i in range(len(names))])
     dashes = alt.Scale(domain=names, range=[list(DASHES[i % 5]) for i in range(len(names))])
     return (

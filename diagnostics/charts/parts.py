@@ -134,4 +134,6 @@ def detached(chart: Drawn) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
             node.layer = [take(child) for child in node.layer]
         return node
 
-    return take(chart).to_dict(), frames
+    spec = take(chart).to_dict()
+    spec["config"] = spec.get("config", {}) | {"aria": False}
+    return spec, frames

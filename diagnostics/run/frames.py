@@ -3,9 +3,8 @@
 Arrow does not checksum what it stores, and a reader that trusts a torn, zero-filled or rotten file shows wrong
 numbers. Every record batch therefore carries, in its custom metadata, the CRC-32 of the whole message (its own eight
 digits taken as zeros) continued from the CRC-32 of the stream's schema, which is kept once more beside the stream. The
-file stays a plain Arrow stream that any
-Arrow reader opens. Nothing here allocates by a size that a file claims: every length is compared with the bytes at
-hand first.
+file stays a plain Arrow stream that any Arrow reader opens. Nothing here allocates by a size that a file claims: every
+length is compared with the bytes at hand first.
 """
 
 import re
