@@ -2,8 +2,8 @@
 
 Records real runs of those lengths (least squares on one weight with noise, so a million updates take seconds; the
 layers are its gradient rescaled) and serves them with an empty cache of diagnoses. Measures in Chromium: first paint
-and table of a cold start, the way to another page, the release of the brush until finer data is drawn, and the bytes
-that each of these sends.
+and table of a cold start, the way to another page, the release of the brush until finer data is drawn, another
+quantity on the heat map, and the bytes that each of these sends.
 """
 
 import argparse
@@ -123,6 +123,7 @@ def measure(browser, server: Server, steps: int) -> None:
         arrived = lambda n=address: (page.wait_for_url(f"**/{n}**"), tab.settle())  # noqa: E731
         tab.timed(f"{name}: click to drawn", steps, link.click, arrived)
     zoom(tab, steps)
+    another_quantity(tab, run, steps)
     context.close()
 
 
@@ -139,6 +140,20 @@ def zoom(tab: Tab, steps: int) -> None:
         page.mouse.up,
         lambda: (page.wait_for_url("**range=**"), tab.settle()),
     )
+
+
+def another_quantity(tab: Tab, run: str, steps: int) -> None:
+    """From the first heat map to one whose columns nobody has read yet, and back."""
+    page = tab.page
+    page.goto(f"{tab.url}/layers?run={run}")
+    tab.settle()
+    for what, choice, begins in (
+        ("layers: another quantity", "Update ratio", "Size of the update"),
+        ("layers: back to the first quantity", "Gradient norm", "Gradient norm"),
+    ):
+        drawn = page.locator(f"[aria-label^='{begins}'] svg.marks").first
+        button = page.get_by_role("radio", name=choice)
+        tab.timed(what, steps, button.click, lambda d=drawn: (d.wait_for(), tab.settle()))
 
 
 def main() -> None:

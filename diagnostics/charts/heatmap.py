@@ -6,7 +6,7 @@ One rectangle a cell would be slow from 10,000 cells on and shows seams; the pic
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import altair as alt
 import numpy as np
@@ -76,21 +76,27 @@ def draw_field(
     field: Field, finding: Finding | None = None, limits: tuple[float, float] | None = None, name: str | None = None
 ) -> Drawn:
     """`name`: of a point selection over (layer, step) cells, for a page that follows clicks."""
-    steps, shown = bin_columns(field.steps, field.values, COLUMNS, field.worst_is_low)
-    low, high = colour_range(shown, field.log)
-    first, last = limits or (float(steps[0]), float(steps[-1]))
+    field = binned(field)
+    low, high = colour_range(field.values, field.log)
+    first, last = limits or (float(field.steps[0]), float(field.steps[-1]))
     rows = len(field.names)
     x = parts.step_axis()
     y = row_axis(field.names)
     height = min(max(rows * ROW, 60), 560) + FURNITURE
     layers = [
         parts.whole_run(x, first, last),
-        picture(field, steps, shown, low, high, x, y),
+        picture(field, low, high, x, y),
         key(field, low, high, x, y),
         *parts.span_layers(finding, x, first, last)[1:],
-        grid(field, steps, shown, x, y, name),
+        grid(field, x, y, name),
     ]
     return parts.layer(layers, field.title, height)
+
+
+def binned(field: Field) -> Field:
+    """With at most `COLUMNS` columns, each the worst value of its steps."""
+    steps, values = bin_columns(field.steps, field.values, COLUMNS, field.worst_is_low)
+    return replace(field, steps=steps, values=values)
 
 
 def colour_range(values: NDArray, log: bool) -> tuple[float, float]:
@@ -124,10 +130,11 @@ def short(name: str, most: int = 26) -> str:
     return name if len(name) <= most else "…" + name[-most + 1 :]
 
 
-def picture(field: Field, steps: NDArray, values: NDArray, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
+def picture(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
+    steps = field.steps
     until = float(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
     row = {"step": float(steps[0]), "until": until, "row": 0, "bottom": len(field.names)}
-    data = pd.DataFrame([row | {"url": png(on_even_steps(steps, values), low, high, field.log)}])
+    data = pd.DataFrame([row | {"url": png(on_even_steps(steps, field.values), low, high, field.log)}])
     # tooltip=None: a tooltip made of the picture's own address costs a quarter of a second a pointer move
     mark = alt.Chart(data).mark_image(aspect=False, smooth=False, tooltip=None, clip=True)
     return mark.encode(x=x, x2="until:Q", y=y, y2="bottom:Q", url="url:N")
@@ -181,10 +188,11 @@ def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
     )
 
 
-def grid(field: Field, steps: NDArray, shown: NDArray, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
-    """Invisible cells under the pointer, at most `GRID` columns of those `shown`; a click selects one if `name` is
+def grid(field: Field, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
+    """Invisible cells under the pointer, at most `GRID` columns; a click selects one if `name` is
     given."""
-    steps, values = bin_columns(steps, shown, max(12, min(GRID, CELLS // len(field.names))), field.worst_is_low)
+    most = max(12, min(GRID, CELLS // len(field.names)))
+    steps, values = bin_columns(field.steps, field.values, most, field.worst_is_low)
     until = np.append(steps[1:], steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
     rows = len(field.names)
     data = pd.DataFrame(

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from diagnostics.charts.heatmap import Field, draw_field, in_model_order, picked
+from diagnostics.charts.heatmap import Field, binned, draw_field, in_model_order, picked
 from diagnostics.charts.lines import draw_lines, whole
 from diagnostics.charts.parts import Drawn
 from diagnostics.rules import Finding
@@ -70,35 +71,53 @@ QUANTITIES = {
 
 def field(run: Run, quantity: Quantity) -> Field | None:
     """The quantity of every layer, in the order of the model; `None` if it was not recorded."""
-    steps, names, values = run.matrix(quantity.table, quantity.column, copy=False)
-    if quantity.divisor and len(steps):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = values / run.matrix(quantity.table, quantity.divisor, copy=False)[2]
+    steps, names, values = measured(run, quantity)
     seen = np.asarray(np.isfinite(values).any(axis=0))
     order = [i for i in in_model_order(run, names) if seen[i]]
     if not order:
         return None
-    rows = [str(names[i]) for i in order]
-    return Field(quantity.title, steps, rows, picked(values, order), quantity.log, quantity.worst_is_low)
+    return Field(
+        quantity.title, steps, names[order].tolist(), picked(values, order), quantity.log, quantity.worst_is_low
+    )
 
 
-def heat_map(run: Run, quantity: Quantity, finding: Finding | None = None) -> Drawn:
-    """All layers; a click on a cell selects it as "cell"."""
-    return draw_field(_recorded_field(run, quantity), finding, whole(run), name="cell")
+def measured(run: Run, quantity: Quantity, layer: str | None = None) -> tuple[NDArray, NDArray, NDArray]:
+    """steps (T,), names (L,), values (T, L); of one `layer` only, if given, which spares a long run the others."""
+
+    def read(column: str) -> tuple[NDArray, NDArray, NDArray]:
+        steps, names, values = run.matrix(quantity.table, column, copy=False)
+        names = np.asarray(names, str)
+        chosen = slice(None) if layer is None else names == layer
+        return steps, names[chosen], values[:, chosen]
+
+    steps, names, values = read(quantity.column)
+    if quantity.divisor and len(steps):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = values / read(quantity.divisor)[2]
+    return steps, names, values
 
 
-def _recorded_field(run: Run, quantity: Quantity) -> Field:
-    found = field(run, quantity)
-    assert found is not None  # a page offers what is recorded only
-    return found
+@dataclass(frozen=True)
+class Overview:
+    """`field`: with as many columns as a heat map draws. `extremes`: layer, first, last, smallest, largest."""
+
+    field: Field
+    extremes: pd.DataFrame
 
 
-def extremes(run: Run, quantity: Quantity) -> pd.DataFrame:
-    """layer, first, last, smallest, largest."""
-    found = _recorded_field(run, quantity)
+def overview(run: Run, quantity: Quantity) -> Overview:
+    """All that a page shows of every layer, from one pass over the run."""
+    full = field(run, quantity)
+    assert full is not None  # a page offers what is recorded only
     with np.errstate(all="ignore"):
-        ends = {"smallest": np.fmin.reduce(found.values), "largest": np.fmax.reduce(found.values)}
-    return pd.DataFrame({"layer": found.names, "first": found.values[0], "last": found.values[-1], **ends})
+        ends = {"smallest": np.fmin.reduce(full.values), "largest": np.fmax.reduce(full.values)}
+    extremes = pd.DataFrame({"layer": full.names, "first": full.values[0], "last": full.values[-1], **ends})
+    return Overview(binned(full), extremes)
+
+
+def heat_map(run: Run, field: Field, finding: Finding | None = None) -> Drawn:
+    """All layers; a click on a cell selects it as "cell"."""
+    return draw_field(field, finding, whole(run), name="cell")
 
 
 def recorded(run: Run) -> dict[str, Quantity]:
@@ -112,6 +131,6 @@ def recorded(run: Run) -> dict[str, Quantity]:
 
 def history(run: Run, quantity: Quantity, layer: str, finding: Finding | None = None) -> Drawn:
     """One layer's values over the updates."""
-    field = _recorded_field(run, quantity)
-    series = {layer: (field.steps, field.values[:, field.names.index(layer)])}
-    return draw_lines(series, f"{field.title}: {layer}", log=field.log, finding=finding, limits=whole(run))
+    steps, _, values = measured(run, quantity, layer)
+    series = {layer: (steps, values[:, 0])}
+    return draw_lines(series, f"{quantity.title}: {layer}", log=quantity.log, finding=finding, limits=whole(run))

@@ -26,14 +26,14 @@ def body(view: View) -> None:
         "Quantity", list(available), key="quantity", default=next(iter(available)), required=True, bind="query-params"
     )
     quantity = available.get(str(choice)) or next(iter(available.values()))
-    ends = view.derived(layers.extremes, quantity)
-    layer = chosen_layer(list(ends["layer"]), quantity.column)
+    overview = view.derived(layers.overview, quantity)
+    layer = chosen_layer(overview.field.names, quantity.column)
     alarm = worst_alarm(view)
     key = f"map-{quantity.column}"
     picture(
         view,
         layers.heat_map,
-        quantity,
+        overview.field,
         alarm,
         key=key,
         alt_text=f"{quantity.title}, layers from top to bottom over updates",
@@ -47,7 +47,7 @@ def body(view: View) -> None:
     )
     words = f"{quantity.title} of {layer} over updates"
     picture(view, layers.history, quantity, layer, alarm, key="history", alt_text=words)
-    last_values(ends, quantity.title)
+    last_values(overview.extremes, quantity.title)
     downloads({name: partial(view.run.table, name) for name in ("layers", "units", "symmetry")}, "layers")
 
 
