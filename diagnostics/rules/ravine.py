@@ -49,13 +49,13 @@ import pandas as pd
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
+from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._mean_mode import MeanMode, mean_mode_of_logistic_units
-from diagnostics.rules._words import number, tex
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
 from diagnostics.run import Run
 
-KIND = "ravine"
+KIND = words.KIND
 RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
@@ -94,19 +94,19 @@ def check(
     slow = limits.steps_along(late, condition) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
-        yield _along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
+        yield words.along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
         return
     spread = _unlearned(run, history, late, min(1.0, ratio / pinned), gained)
     if spread is not None:
-        yield _of_the_inputs(run, history, late, spread, first)
+        yield words.of_the_inputs(run, history, late, spread, first)
         return
     if ratio < pinned:
         return
     hidden = _hidden(run, history, late, left)
     if hidden > narrow:
-        yield _along_the_floor(run, history, late, _cause(run, wide), first, hidden)
+        yield words.along_the_floor(run, history, late, _cause(run, wide), first, hidden)
     elif mean_mode:
-        yield _below_the_mean_mode(run, history, mean_mode, first)
+        yield words.below_the_mean_mode(run, history, mean_mode, first)
 
 
 def _hidden(run: Run, history: signals.Loss, late: pd.DataFrame, left: float) -> float:
@@ -148,103 +148,6 @@ def _unlearned(
 def _late(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     return late if len(late) else table.tail(1)
-
-
-def _along_the_floor(
-    run: Run, history: signals.Loss, late: pd.DataFrame, cause: str, first: int, condition: float
-) -> Finding:
-    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
-    slow = limits.steps_along(late, condition)
-    return Finding(
-        kind=KIND,
-        cause=cause,
-        severity="warning",
-        first_step=first,
-        last_step=None,
-        layers=(),
-        summary=f"The loss curves {number(condition)} times more steeply across the valley than along it, "
-        f"where the weights move: stability pins the learning rate at {number(rate)} (s = "
-        f"{number(ratio)}), "
-        f"and a tenfold shrink along the floor takes {number(slow)} updates in a run of {history.count}.",
-        evidence={
-            "condition number": condition,
-            "stability ratio": ratio,
-            "share of gradient along flat directions": signals.median(signals.array(late, "flat_gradient_share")),
-            "updates for a tenfold shrink": slow,
-            "largest eigenvalue": signals.median(signals.tops(late)),
-        },
-        remedies=_remedies(run, cause, condition),
-        charts=_charts(cause),
-        formula=(
-            rf"\kappa = \frac{{\lambda_{{\max}}\,\|u\|^2}}{{u^\top \mathbf{{H}} u}} = {tex(condition)}, "
-            rf"\qquad \alpha\lambda_{{\text{{along}}}} < \frac{{2}}{{\kappa}} = {tex(2 / condition)}"
-        ),
-    )
-
-
-def _of_the_inputs(
-    run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread, first: int
-) -> Finding:
-    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
-    slow, condition = limits.steps_along(late, spread.largest), spread.largest
-    steep, flat = {
-        "feature-scale": ("The largest input feature", "the smallest"),
-        "uncentered-inputs": ("The mean of the inputs", "their variation around it"),
-    }[spread.cause]
-    return Finding(
-        kind=KIND,
-        cause=spread.cause,
-        severity="warning",
-        first_step=first,
-        last_step=None,
-        layers=(),
-        summary=f"{steep} makes the loss of this linear model {number(condition)} times steeper in one direction than "
-        f"along {flat}: at a learning rate of {number(rate)} (s = {number(ratio)}) a tenfold shrink along the latter "
-        f"takes {number(slow)} updates in a run of {history.count}, and the loss has come from "
-        f"{number(history.start)} to {number(history.end)}.",
-        evidence={
-            "condition number of the inputs": condition,
-            "stability ratio": ratio,
-            "updates for a tenfold shrink": slow,
-            "largest eigenvalue": signals.median(signals.tops(late)),
-        },
-        remedies=_remedies(run, spread.cause, condition),
-        charts=_charts(spread.cause),
-        formula=(
-            r"\mathbf{H} \propto \mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + "
-            rf"\boldsymbol{{\mu}}\boldsymbol{{\mu}}^\top, \qquad \kappa \approx {tex(condition)}"
-        ),
-    )
-
-
-def _below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: int) -> Finding:
-    rate = signals.last_rate(run)
-    return Finding(
-        kind=KIND,
-        cause="uncentered-activations",
-        severity="warning",
-        first_step=first,
-        last_step=None,
-        layers=(mode.layer,),
-        summary=f"The logistic units of {mode.layer} are far from centred, and one direction is {number(mode.gap)} "
-        f"times steeper than the next: it alone pins the learning rate at {number(rate)} (s = {number(mode.ratio)}), "
-        f"and the fall from {number(history.start)} to {number(history.end)} took {mode.updates} of {history.count} "
-        "updates.",
-        evidence={
-            "largest eigenvalue over the next": mode.gap,
-            "condition number": mode.condition,
-            "stability ratio": mode.ratio,
-            "squared means over variances": mode.offset - 1,
-            "updates for nine tenths of the fall": float(mode.updates),
-        },
-        remedies=_remedies(run, "uncentered-activations", mode.condition),
-        charts=_charts("uncentered-activations"),
-        formula=(
-            rf"\mathbf{{E}}[\mathbf{{h}}\mathbf{{h}}^\top] = \mathbf{{V}} + \mathbf{{m}}\mathbf{{m}}^\top, \qquad "
-            rf"\frac{{\lambda_1}}{{\lambda_2}} = {tex(mode.gap)} \le 1 + \mathbf{{m}}^\top\mathbf{{V}}^{{-1}}"
-            rf"\mathbf{{m}} = {tex(mode.offset)}"
-        ),
-    )
 
 
 def _condition(run: Run, history: signals.Loss, late: pd.DataFrame) -> float:
@@ -291,40 +194,6 @@ def _cause(run: Run, wide: float) -> str:
     if max(inputs, activations) < wide:
         return "intrinsic"
     return spread.cause if spread is not None and inputs >= activations else "uncentered-activations"
-
-
-def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
-    standardize = conditioning.standardize(run)
-    momentum = limits.momentum_remedy(condition)
-    adam = "or use torch.optim.Adam, which rescales each coordinate by its own gradients"
-    if cause in {"feature-scale", "uncentered-inputs"}:
-        return (standardize, momentum, adam)
-    if cause == "correlated-inputs":
-        return (
-            (
-                "whiten the inputs: project them on the eigenvectors of their covariance and divide by the "
-                "deviations (sklearn.decomposition.PCA(whiten=True)); standardizing alone leaves the correlation"
-            ),
-            momentum,
-        )
-    if cause == "uncentered-activations":
-        return (
-            "replace nn.Sigmoid by nn.Tanh, whose outputs are centred",
-            "put nn.BatchNorm1d before the activation",
-            momentum,
-        )
-    already = signals.momentum(run) > 0
-    return (adam, "put normalization layers between the layers") if already else (momentum, adam)
-
-
-def _charts(cause: str) -> tuple[Chart, ...]:
-    charts = (
-        Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues", log=True),
-        Chart("line", "scalars", ("loss",), "Loss", log=True),
-    )
-    if cause in {"feature-scale", "uncentered-inputs", "correlated-inputs"}:
-        return (Chart("inputs", "inputs", ("mean", "std"), "Mean and deviation of each input feature"), *charts)
-    return charts
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -1,68 +1,17 @@
-"""Tensors in, statistics out: what is recorded of gradients, weights, activations and inputs.
+"""What activation functions do to their units: inactive, flat, saturated; and softmax, by its entropy."""
 
-Everything stays on the tensors' device: no function here may read a number (`.item()`, `bool(tensor)`, boolean
-indexing), because that would wait for the device. Nothing here remembers anything.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-foreach: Any = torch  # its _foreach functions are what torch.optim is made of, but private by name
+from diagnostics.stats.norms import wide
 
 FLAT = 0.05  # a unit is flat where its derivative is below this share of the activation's maximum
 FIRING = -2.3  # below this input GELU and SiLU pass on less than a tenth of it: counted as inactive
-SAME = 1e-4  # relative distance within which two units count as one
-ALIKE = 1e-2  # within which they have not yet come apart: what they can do together, one of them nearly does alone
-PROJECTIONS = 32  # random directions that stand for a unit's weights; the distance they give is within a quarter
-
-
-# -- norms ------------------------------------------------------------------------------------------------------------
-
-
-def squared_norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
-    """Squared Euclidean norm of each tensor, accumulated in float32 at least and squared in float64.
-
-    Half precision would overflow; so does float32 only where one tensor's norm is above 1e19.
-    """
-    norms = _norms(tensors)
-    return norms.to(_wide(norms.device)).square()
-
-
-def total_norm(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Euclidean norm of all tensors (of one type, on one device) together: the same in fewer operations."""
-    norms = _norms(tensors)
-    return torch.linalg.vector_norm(norms, dtype=_wide(norms.device))
-
-
-def _norms(tensors: Sequence[Tensor]) -> Float[Tensor, " tensors"]:
-    half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors)
-    return torch.stack(foreach._foreach_norm(list(tensors), 2, dtype=torch.float32 if half else None))
-
-
-def silent_rows(gradient: Tensor) -> Float[Tensor, ""]:
-    """How many rows (output units) of a weight's gradient are exactly zero."""
-    return (gradient.flatten(1).count_nonzero(dim=1) == 0).float().sum()
-
-
-def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Cosine of two vectors that are given in the same pieces."""
-    dot = inner(first, second)
-    return dot / (inner(first, first) * inner(second, second)).sqrt()
-
-
-def inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Inner product of two vectors in pieces; the pieces are summed in float64."""
-    dots = [torch.dot(a.reshape(-1).float(), b.reshape(-1).float()) for a, b in zip(first, second, strict=True)]
-    return torch.stack(dots).double().sum()
-
-
-# -- activations ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,7 +142,7 @@ def count_units(kind: Kind, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape
     slope = kind.derivative(inputs)
     active = (~kind.inactive(inputs)).sum(0) if kind.inactive else torch.full_like(inputs[0], len(inputs)).long()
     moments = (inputs, inputs.square(), outputs, outputs.square(), outputs == 0, slope)
-    sums = [moment.sum(dtype=_wide(moment.device)) for moment in moments]
+    sums = [moment.sum(dtype=wide(moment.device)) for moment in moments]
     sums += [torch.full_like(sums[0], torch.nan), torch.full_like(sums[0], inputs.numel())]
     return UnitCounts(inputs.shape[1], len(inputs), active, (slope < FLAT).sum(0), torch.stack(sums), inputs.amax())
 
@@ -215,7 +164,7 @@ def count_softmax(
     finite = torch.where(torch.isfinite(logits), logits, 0)
     spread = entropy * (p.numel() / rows.clamp(min=1))  # so that over all entries it gives the mean of the rows counted
     entries = (finite, finite.square(), p, p.square(), p == 0, torch.ones_like(p), spread)
-    sums = [entry.sum(dtype=_wide(p.device)) for entry in entries]
+    sums = [entry.sum(dtype=wide(p.device)) for entry in entries]
     sums.append(torch.full_like(sums[0], p.numel()))
     return UnitCounts(p.shape[-1], len(p), rows.reshape(1), flat.reshape(1), torch.stack(sums), finite.amax())
 
@@ -248,116 +197,6 @@ def unit_moments(moments: Float[Tensor, " 8"]) -> Float[Tensor, " 7"]:
 
 def _deviation(mean: Tensor, square: Tensor) -> Tensor:
     return (square - mean.square()).clamp(min=0).sqrt()
-
-
-# -- inputs -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and centred second moment of the rows seen so far, mergeable (Chan, Golub, LeVeque 1983), in float64.
-
-    `scatter` is the sum of squared deviations, or of their outer products where the features are few.
-    """
-
-    count: Float[Tensor, ""]
-    mean: Float[Tensor, " features"]
-    scatter: Float[Tensor, " features"] | Float[Tensor, "features features"]
-
-
-def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:
-    """Moments of one batch. Rows that hold a NaN or an infinity are left out, so that one bad row spoils nothing."""
-    rows = rows.to(_wide(rows.device))
-    whole = torch.isfinite(rows).all(1, keepdim=True)
-    count = whole.sum().to(rows.dtype)
-    rows = torch.where(whole, rows, 0)
-    mean = rows.sum(0) / count.clamp(min=1)
-    centred = torch.where(whole, rows - mean, 0)
-    return Moments(count, mean, centred.T @ centred if crossed else centred.square().sum(0))
-
-
-def merge(a: Moments, b: Moments) -> Moments:
-    count = a.count + b.count
-    gap = b.mean - a.mean
-    outer = torch.outer(gap, gap) if a.scatter.dim() == 2 else gap.square()
-    weight = b.count / count.clamp(min=1)
-    return Moments(count, a.mean + gap * weight, a.scatter + b.scatter + outer * (a.count * weight))
-
-
-def deviations(m: Moments) -> Float[Tensor, " features"]:
-    variance = m.scatter.diagonal() if m.scatter.dim() == 2 else m.scatter
-    return (variance / m.count.clamp(min=1)).clamp(min=0).sqrt()
-
-
-def correlation(m: Moments) -> Float[Tensor, "features features"]:
-    """Correlation matrix; a constant feature is given the unit row, so that it neither helps nor hurts."""
-    spread = m.scatter.diagonal().clamp(min=0).sqrt()
-    varies = spread > 1e-12 * (spread.amax() + 1e-300)
-    scaled = m.scatter / torch.outer(spread, spread).clamp(min=1e-300)
-    both = torch.outer(varies, varies)
-    return torch.where(both, scaled, torch.eye(len(spread), dtype=scaled.dtype, device=scaled.device))
-
-
-def nonfinite_share(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " features"]:
-    return (~torch.isfinite(rows)).float().mean(0)
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-
-
-# -- symmetry ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side (incoming or outgoing weights) of a layer's units: random projections and norms of its rows."""
-
-    projected: Float[Tensor, "units projections"]
-    norm: Float[Tensor, " units"]
-
-
-def project(rows: Shaped[Tensor, "units weights"]) -> Side:
-    """32 random projections of each row stand for the row: linear memory, where all pairs would take units² of it.
-
-    The same directions are drawn each time, from a generator of their own: the global random state is not touched.
-    """
-    rows = rows.detach().float()
-    generator = torch.Generator().manual_seed(rows.shape[1])
-    directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator) / PROJECTIONS**0.5
-    return Side(rows @ directions.to(rows.device), torch.linalg.vector_norm(rows, dim=1))
-
-
-def distinct_units(
-    incoming: Side, outgoing: Side, groups: int = 1, within: float = SAME, neighbours: int = 4
-) -> Int[Tensor, ""]:
-    """Number of classes of units equal, up to one sign for both sides, `within` that part of each side's own norm.
-
-    Units are sorted by one projection's size, so that equal ones become neighbours; each is compared with the few
-    before it. Johnson-Lindenstrauss: the projected distance is the distance within about a quarter. Units of different
-    `groups` (equal blocks, one after the other) have inputs of their own and are different.
-    """
-    first = incoming.projected[:, 0] + 0.7548776662 * outgoing.projected[:, 0]
-    order = torch.argsort(first.abs())
-    group = order.div(len(order) // groups, rounding_mode="floor")
-    by_group = torch.argsort(group, stable=True)
-    order, group = order[by_group], group[by_group]
-    repeated = torch.zeros_like(order, dtype=torch.bool)
-    for offset in range(1, min(neighbours, len(order) - 1) + 1):
-        same = _same(incoming, outgoing, order[offset:], order[:-offset], within)
-        repeated[offset:] |= same & (group[offset:] == group[:-offset])
-    return len(order) - repeated.sum()
-
-
-def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor, within: float) -> Bool[Tensor, " pairs"]:
-    signs = (1.0, -1.0)
-    near = [_near(incoming, i, j, sign, within) & _near(outgoing, i, j, sign, within) for sign in signs]
-    return near[0] | near[1]
-
-
-def _near(side: Side, i: Tensor, j: Tensor, sign: float, within: float) -> Bool[Tensor, " pairs"]:
-    distance = torch.linalg.vector_norm(side.projected[i] - sign * side.projected[j], dim=1)
-    return distance <= within * torch.maximum(side.norm[i], side.norm[j])
 
 
 def softmax_rows(x: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "rows classes"]:

@@ -1,0 +1,54 @@
+"""Tensors in, statistics out: what is recorded of gradients, weights, activations and inputs.
+
+Everything stays on the tensors' device: no function here may read a number (`.item()`, `bool(tensor)`, boolean
+indexing), because that would wait for the device. Nothing here remembers anything.
+"""
+
+from diagnostics.stats.inputs import Moments, correlation, deviations, merge, moments, nonfinite_share
+from diagnostics.stats.norms import cosine, foreach, inner, silent_rows, squared_norms, total_norm
+from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
+from diagnostics.stats.units import (
+    KINDS,
+    OUTPUTS,
+    Kind,
+    UnitCounts,
+    add,
+    attention_probabilities,
+    by_unit,
+    count_softmax,
+    count_units,
+    softmax_rows,
+    unit_fractions,
+    unit_moments,
+)
+
+__all__ = [
+    "ALIKE",
+    "KINDS",
+    "OUTPUTS",
+    "Kind",
+    "Moments",
+    "Side",
+    "UnitCounts",
+    "add",
+    "attention_probabilities",
+    "by_unit",
+    "correlation",
+    "cosine",
+    "count_softmax",
+    "count_units",
+    "deviations",
+    "distinct_units",
+    "foreach",
+    "inner",
+    "merge",
+    "moments",
+    "nonfinite_share",
+    "project",
+    "silent_rows",
+    "softmax_rows",
+    "squared_norms",
+    "total_norm",
+    "unit_fractions",
+    "unit_moments",
+]

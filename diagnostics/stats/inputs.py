@@ -1,0 +1,58 @@
+"""Means, deviations and correlations of input features, batch by batch."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diagnostics.stats.norms import wide
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and centred second moment of the rows seen so far, mergeable (Chan, Golub, LeVeque 1983), in float64.
+
+    `scatter` is the sum of squared deviations, or of their outer products where the features are few.
+    """
+
+    count: Float[Tensor, ""]
+    mean: Float[Tensor, " features"]
+    scatter: Float[Tensor, " features"] | Float[Tensor, "features features"]
+
+
+def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:
+    """Moments of one batch. Rows that hold a NaN or an infinity are left out, so that one bad row spoils nothing."""
+    rows = rows.to(wide(rows.device))
+    whole = torch.isfinite(rows).all(1, keepdim=True)
+    count = whole.sum().to(rows.dtype)
+    rows = torch.where(whole, rows, 0)
+    mean = rows.sum(0) / count.clamp(min=1)
+    centred = torch.where(whole, rows - mean, 0)
+    return Moments(count, mean, centred.T @ centred if crossed else centred.square().sum(0))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    count = a.count + b.count
+    gap = b.mean - a.mean
+    outer = torch.outer(gap, gap) if a.scatter.dim() == 2 else gap.square()
+    weight = b.count / count.clamp(min=1)
+    return Moments(count, a.mean + gap * weight, a.scatter + b.scatter + outer * (a.count * weight))
+
+
+def deviations(m: Moments) -> Float[Tensor, " features"]:
+    variance = m.scatter.diagonal() if m.scatter.dim() == 2 else m.scatter
+    return (variance / m.count.clamp(min=1)).clamp(min=0).sqrt()
+
+
+def correlation(m: Moments) -> Float[Tensor, "features features"]:
+    """Correlation matrix; a constant feature is given the unit row, so that it neither helps nor hurts."""
+    spread = m.scatter.diagonal().clamp(min=0).sqrt()
+    varies = spread > 1e-12 * (spread.amax() + 1e-300)
+    scaled = m.scatter / torch.outer(spread, spread).clamp(min=1e-300)
+    both = torch.outer(varies, varies)
+    return torch.where(both, scaled, torch.eye(len(spread), dtype=scaled.dtype, device=scaled.device))
+
+
+def nonfinite_share(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " features"]:
+    return (~torch.isfinite(rows)).float().mean(0)
