@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diagnostics import charts
-from diagnostics.charts import compare, heatmap, layers, parts, reduce, spectrum, stability, timeline
+from diagnostics.charts import compare, heatmap, layers, parts, reduce, spectrum, stability, theme, timeline
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.rules import Chart, Finding, diagnose
 from diagnostics.run import Run, runs
@@ -152,6 +153,13 @@ def test_the_largest_stable_rate_is_the_rate_over_the_ratio():
     rates = datasets(run, (), None, 1)["lr"]
     limit = rates[rates["name"] == "largest stable rate"]["value"]
     np.testing.assert_allclose(limit, [2.0, 0.25])
+
+
+def test_the_points_of_a_short_line_have_its_colour():
+    svg = vl_convert.vegalite_to_svg(charts.draw(scalars(np.arange(3.0, 0.0, -1.0)), LOSS).to_dict())
+    marks = [mark for mark in re.findall('<path aria-label="step[^>]*>', svg) if 'opacity="0"' not in mark]
+    assert len(marks) == 4
+    assert all(f'"{theme.CATEGORIES[0]}"' in mark for mark in marks)
 
 
 def test_a_jump_of_the_learning_rate_stays_a_jump():

@@ -88,8 +88,8 @@ def draw_lines(
     x = parts.step_axis()
     names = list(series)
     tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4g", title=names[0])]
-    few = len(data) <= 40 * len(series)
-    line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=few, color=CATEGORIES[0])
+    points = alt.OverlayMarkDef(color=CATEGORIES[0]) if len(data) <= 40 * len(series) else False
+    line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=points, color=CATEGORIES[0])
     line = line.encode(x=x, y=parts.value_axis("value", None, log=log, domain=domain), tooltip=tooltip)
     if len(names) > 1:  # a browser works out every channel at every point: one line needs neither
         color, dash = told_apart(names)
