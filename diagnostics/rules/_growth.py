@@ -117,7 +117,8 @@ def refuted(estimates: np.ndarray, ratios: np.ndarray, onset: int) -> np.ndarray
 
 
 def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and noise terms, up to the growth's end where it was gradual; a zero before the first.
+    """Steps and noise terms, up to the growth's end where it was gradual; a zero before the first. For optimizers that
+    rescale their gradients the term is advice, no limit.
 
     A term after which most of what was ever gained was gained has not made the loss grow: where the noise is past its
     limit, it does so from there on. Such a term is a few examples' huge curvature, as before a cliff.
@@ -126,7 +127,8 @@ def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarra
     last = grown.end if grown.steps >= gradual else grown.onset
     steps, terms = signals.array(table, "step"), signals.array(table, "noise_term")
     kept = (steps <= last) & np.isfinite(terms)
-    if kept.any() and _gained_most(run, int(signals.array(table, "origin")[kept][-1]), grown, gradual):
+    gained = kept.any() and _gained_most(run, int(signals.array(table, "origin")[kept][-1]), grown, gradual)
+    if signals.adaptive(run) or gained:
         terms = np.zeros_like(terms)
     return np.r_[0, steps[kept]], np.r_[0.0, terms[kept]]
 

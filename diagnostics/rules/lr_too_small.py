@@ -21,8 +21,8 @@ Raise the learning rate tenfold, watching $s$; gradient descent does best near $
 lowered it, start the decay later.
 
 ## When this is wrong
-Warm-up, the tail of a decay after convergence and converged runs are silent. With very noisy gradients a small
-rate can be right although one batch allows more: the noise term is what knows, and it is measured for SGD and
+A warm-up under way, the tail of a decay after convergence and converged runs are silent. With very noisy gradients a
+small rate can be right although one batch allows more: the noise term is what knows, and it is measured for SGD and
 momentum only.
 
 ## In the lecture
@@ -61,24 +61,28 @@ def check(
     if history.count < 20:
         return
     half = int(history.steps[history.count // 2])
-    by_schedule = _decayed(run, decayed)
-    overshoot = _overshoot(run, half, needed=not by_schedule)
     rate_steps, rates = signals.learning_rates(run)
+    lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
+    first = _decay_step(rate_steps, rates, decayed) if lowered else int(history.steps[0])
+    by_schedule = lowered and _cut_short(run, history, first)
+    overshoot = _overshoot(run, half, needed=not lowered)
     ratio = _lowered(run, half) if by_schedule else _throughout(run, steps, ratios, warm)
-    allowed = slack * _signal_share(run, half)
-    if (
-        ratio >= allowed or overshoot >= allowed or _downward(run, history)
-    ):  # too short a step to tell its overshoot from rounding is NaN
+    share = _signal_share(run, half)
+    if not share > 0:
+        return  # nothing that is not noise would be followed by longer steps
+    allowed = slack * share
+    stable = slack if signals.noise_term(run) > 0 else allowed  # the noise term is what batches take off the limit
+    if ratio >= stable or overshoot >= allowed:
+        return  # too short a step to tell its overshoot from rounding is NaN
+    warming = bool(len(rates)) and rates[-1] > 1.05 * np.median(rates)
+    if warming and run.meta["status"] != "finished":
         return
-    if len(rates) and rates[-1] > 1.05 * np.median(rates):
-        return  # warming up
-    first = _decay_step(rate_steps, rates, decayed) if by_schedule else int(history.steps[0])
     standing = _reach(run, history, half) < still * abs(history.start)
     left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
     much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
     progress = signals.median(signals.array(table, "progress"))
     crawls = much and not progress >= 1 and _crawls(history, promised, learned)
-    if not (_cut_short(run, history, first) if by_schedule else standing or crawls):
+    if not (by_schedule or standing or crawls):
         return
     rate = float(rates[-1]) if len(rates) else np.nan
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
@@ -86,7 +90,7 @@ def check(
     slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
     yield Finding(
         kind=KIND,
-        cause="schedule" if by_schedule else "learning-rate",
+        cause="schedule" if by_schedule or warming else "learning-rate",
         severity="warning",
         first_step=first,
         last_step=None,
@@ -117,6 +121,8 @@ def check(
         remedies=(
             f"lower the rate later: keep {number(float(rates.max()))} until the loss stops falling"
             if by_schedule
+            else "shorten the warm-up: the rate was still rising when the run ended"
+            if warming
             else (
                 f"raise the learning rate to {number(raised)} ({number(factor)} times; the stability ratio "
                 f"becomes {number(ratio * factor)})"
@@ -163,19 +169,6 @@ def _overshoot(run: Run, since: int, needed: bool, *, least: int = 3) -> float:
     return signals.median(values[steps >= since])
 
 
-def _decayed(run: Run, decayed: float) -> bool:
-    _, rates = signals.learning_rates(run)
-    return bool(len(rates)) and rates[-1] < decayed * rates.max()
-
-
-def _downward(run: Run, history: signals.Loss) -> bool:
-    """Negative curvature along the updates and a fall that gets faster: the run is leaving a saddle point."""
-    _, overshoot = signals.column(run, "overshoot")
-    half = history.count // 2
-    first, second = signals.trend(history.values[:half]), signals.trend(history.values[half:])
-    return bool(len(overshoot)) and np.median(overshoot) < 0 and second.drop > first.drop and second.z > 3
-
-
 def _signal_share(run: Run, since: int) -> float:
     """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2, or what
     independent batches prove of it, where that is more.
@@ -220,7 +213,15 @@ def _crawls(history: signals.Loss, promised: float, learned: float) -> bool:
     late, last = (signals.trend(history.values[-(history.count // part) :]) for part in (2, 4))
     floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)
     longer = min(_tenfold(late.relative, 7 / 5), _tenfold(floor, 15 / 13))
-    return late.z > 3 and (longer > promised or history.end > (1 - learned) * history.start)
+    surely = late.z > 3 or _steadily(history)
+    return surely and (longer > promised or history.end > (1 - learned) * history.start)
+
+
+def _steadily(history: signals.Loss) -> bool:
+    """The whole run surely fell, and its later half no slower than its first, as far as the noise lets one see."""
+    half = history.count // 2
+    whole, first, second = map(signals.trend, (history.values, history.values[:half], history.values[half:]))
+    return whole.z > 5 and second.z > 2 and second.drop + 2 * second.error >= first.drop
 
 
 def _tenfold(fall: float, over: float) -> float:
