@@ -279,6 +279,14 @@ def has_dead_layer(run: Run, share: float) -> bool:
     return bool((dead[-1] >= share).any())
 
 
+def has_saturated_layer(run: Run, share: float) -> bool:
+    """The same of saturated units."""
+    if not activations(run):
+        return False
+    _, _, saturated = layer_matrix(run, "units", "saturated_fraction")
+    return bool((saturated[-1] >= share).any())
+
+
 def total(run: Run) -> int:
     return len(run.table("scalars", ["step"]))
 

@@ -48,7 +48,9 @@ def flats(run: Run, blocks: int = 20, still: float = 0.02) -> tuple[Flat, ...]:
         after = medians[last:]
         escaped = bool(len(after) and where - after.min() > max(5 * error, 0.1 * abs(where - history.best), tolerance))
         end = int(steps[min(last * size, len(steps)) - 1])
-        found.append(Flat(int(steps[first * size]), end, where, (last - first) / count, escaped))
+        arrived = np.abs(values[first * size : (first + 1) * size] - where) <= max(tolerance, 3 * history.noise)
+        begin = int(steps[first * size + np.argmax(arrived)])
+        found.append(Flat(begin, end, where, (last - first) / count, escaped))
     return tuple(sorted(found, key=lambda each: -each.share))
 
 

@@ -111,12 +111,13 @@ def _jumps(norms: np.ndarray, jump: float, above: float, before: int) -> list[in
     return found
 
 
-def _fitted(run: Run, step: int, within: int) -> bool:
-    """Whether the last stability ratio from before the wall was within the limit, or none is known."""
+def _fitted(run: Run, step: int, within: int, *, recent: int = 3) -> bool:
+    """Whether most of the last stability ratios from before the wall were within the limit, or none is known."""
     table = run.table("curvature", ["step", "stability"])
     steps, ratios = table["step"].to_numpy(), signals.array(table, "stability")
-    earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))[-1:]
-    return bool(((ratios[earlier] <= 1) | refuted(steps[earlier], ratios[earlier], step - within)).all())
+    earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))[-recent:]
+    past = (ratios[earlier] > 1) & ~refuted(steps[earlier], ratios[earlier], step - within)
+    return not past[-1:].any() and 2 * int(past.sum()) <= len(past)
 
 
 def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:

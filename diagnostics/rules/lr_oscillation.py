@@ -85,13 +85,12 @@ def check(
     if ringing is not None:
         yield ringing
         return
+    estimates, ratios = signals.stability(run)
     bounces = _bounces(run, history)
-    if len(bounces) < windows:
-        raise signals.Missing("scalars.top_projection: not measured; give monitor.step a closure")
-    if _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
+    if len(bounces) >= windows and _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
-    elif _noise_ball(run, history, bounces):
-        yield _in_noise(run, history, bounces[-1])
+    elif _noise_ball(run, history, estimates, ratios):
+        yield _in_noise(run, history, float(ratios[-1]))
 
 
 def _bouncing(
@@ -115,7 +114,8 @@ def _tenfold(ratio: float) -> float:
 def _noise_ball(
     run: Run,
     history: signals.Loss,
-    bounces: list[Bounce],
+    estimates: np.ndarray,
+    ratios: np.ndarray,
     *,
     beyond: float = 0.5,  # overshoot ratio: past the minimum along the step, on the batch the step was made for
     far: float = 0.3,  # more than half way there, which noise turns into too far
@@ -140,13 +140,17 @@ def _noise_ball(
     over = over[over_steps >= half]
     length = signals.median(over)
     raised = _more_than_chance(int((over > 1).sum()), len(over))
-    last = [each.ratio for each in bounces if each.step >= half][-3:] or [each.ratio for each in bounces][-1:]
-    near = signals.median(np.array(last)) + signals.noise_term(run) >= ratio
+    late = ratios[-3:] if (estimates >= half).sum() >= 3 else ratios[estimates >= half]
+    curved, noise = signals.median(late if len(late) else ratios[-1:]), signals.noise_term(run)
+    # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
+    near = (max(curved, noise) if signals.adaptive(run) else curved + noise) >= ratio
     opposed = _opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
     if history.end < history.start and _held_up_at_most(run, half) < seen * abs(history.end):
         return False  # an adaptive optimizer's updates flip signs at any floor
+    if history.end >= history.start and not raised:
+        return False  # it rose although no update raised it: somebody else's doing, as in a two-player game
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
     settled = signals.trend(history.after(half))
@@ -221,13 +225,19 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
     remedy = (
         f"lower the learning rate from {number(rate)} to {best}: the steepest direction is then settled in one step"
     )
-    return _finding(run, history, last, last.ratio, first, seen, remedy)
+    evidence = {
+        "share of the loss": last.share,
+        "correlation of successive updates": last.flip,
+        "largest eigenvalue": last.eigenvalue,
+    }
+    return _finding(run, history, last.ratio, first, seen, remedy, evidence)
 
 
-def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
+def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     stretch = stretches.flat(run)
     lasts = stretch is not None and not stretch.escaped
-    first = stretch.first_step if stretch and lasts else int(history.steps[history.count // 2])
+    half = int(history.steps[history.count // 2])
+    first = stretch.first_step if stretch and lasts else half
     seen = (
         f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: the "
         "updates go too far for the noise of the batches and undo each other."
@@ -237,11 +247,15 @@ def _in_noise(run: Run, history: signals.Loss, last: Bounce) -> Finding:
         f"lower the learning rate from {number(rate)} to {number(rate / 10)}: the part of the loss that "
         "long steps hold up falls with it"
     )
-    return _finding(run, history, last, last.ratio + signals.noise_term(run), first, seen, remedy)
+    evidence = {
+        "noise term": signals.noise_term(run),
+        "overshoot": signals.median(signals.inside(run, "overshoot", half, int(history.steps[-1]))),
+    }
+    return _finding(run, history, ratio, first, seen, remedy, evidence)
 
 
 def _finding(
-    run: Run, history: signals.Loss, last: Bounce, ratio: float, first: int, seen: str, remedy: str
+    run: Run, history: signals.Loss, ratio: float, first: int, seen: str, remedy: str, evidence: dict[str, float]
 ) -> Finding:
     rate = signals.last_rate(run)
     return Finding(
@@ -252,13 +266,7 @@ def _finding(
         last_step=None,
         layers=(),
         summary=seen,
-        evidence={
-            "stability ratio": ratio,
-            "share of the loss": last.share,
-            "correlation of successive updates": last.flip,
-            "largest eigenvalue": last.eigenvalue,
-            "learning rate": rate,
-        },
+        evidence={"stability ratio": ratio, "learning rate": rate, **evidence},
         remedies=(
             remedy,
             f"or decay it: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={history.count})",
@@ -268,7 +276,7 @@ def _finding(
             Chart("line", "scalars", ("loss",), "Loss", log=True),
             Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
         ),
-        formula=limits.stability_formula(run, last.ratio, rate),
+        formula=limits.stability_formula(run, ratio, rate),
     )
 
 

@@ -71,7 +71,7 @@ def check(
     sustained: float = 1.3,  # stability ratio in the later half; networks at the edge of stability stay below 1.15
     reached: float = 0.2,  # of the starting loss: a run this far down trains, whatever its ratio
     gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
-    ruined: float = 10.0,  # times the starting loss at the end: what a single huge step left is not over
+    ruined: float = 2.0,  # times the starting loss at the end: what a single huge step left is not over
     killed: float = 0.9,  # of a layer's units: nothing passes it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
@@ -82,9 +82,11 @@ def check(
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
-    # What a single huge step did is over, or the units that it killed tell of it.
-    told = not history.end > ruined * abs(history.start) or signals.has_dead_layer(run, killed)
-    if (told and _one_step(run, grown, gradual)) or _no_instability(run, limit.ratio, grown, gradual):
+    # What a single huge step did is over, or the units that it killed or saturated tell of it.
+    lost_units = signals.has_dead_layer(run, killed) or signals.has_saturated_layer(run, killed)
+    told = lost_units or not history.end > ruined * abs(history.start)
+    one_step = _one_step(run, grown, gradual)
+    if told if one_step else _no_instability(run, limit.ratio, grown, gradual):
         return
     if limit.ratio - limit.noise <= 1 and _fell_to_the_end(history, sigmas):
         return
@@ -93,26 +95,29 @@ def check(
 
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
     """Far past the limit for half the run without blowing up: a loss of bounded slope, bouncing from wall to wall."""
-    steps, ratios = _cautious_ratios(run)
-    late = ratios[steps >= history.steps[history.count // 2]]
+    steps, ratios, noise = _cautious_ratios(run)
+    late = steps >= history.steps[history.count // 2]
     falling = signals.trend(history.values[history.count // 2 :])
-    if signals.adaptive(run) or len(late) < 3 or history.count < 20 or history.end <= reached * history.start:
+    if signals.adaptive(run) or late.sum() < 3 or history.count < 20 or history.end <= reached * history.start:
         return
-    if np.median(late) > sustained and not (falling.z > 3 and falling.relative > 0.2):
+    if np.median(ratios[late]) > sustained and not (falling.z > 3 and falling.relative > 0.2):
         since = int(steps[ratios > 1][0])
         rate = signals.median(signals.inside(run, "lr", int(history.steps[history.count // 2]), int(history.steps[-1])))
-        yield _finding(run, history, Growth(since, 0, np.nan), Limit(float(np.median(late)), rate, since))
+        limit = Limit(float(np.median(ratios[late])), rate, since, float(np.median(noise[late])))
+        yield _finding(run, history, Growth(since, 0, np.nan), limit)
 
 
-def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and stability ratios, those of independent batches (biased down) where they were measured."""
-    table = run.table("batches", ["origin", "curvature_term"]).dropna()
+def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, stability ratios and the noise in them: of independent batches (biased down) where those were measured."""
+    table = run.table("batches", ["origin", "curvature_term", "noise_term"]).dropna()
     if len(table) >= 3:
-        return table["origin"].to_numpy(), signals.array(table, "curvature_term")
+        noise = signals.array(table, "noise_term")
+        return table["origin"].to_numpy(), signals.array(table, "curvature_term") + noise, noise
     try:
-        return signals.stability(run)
+        steps, ratios = signals.stability(run)
     except signals.Missing:
-        return np.array([], dtype=int), np.array([])
+        steps, ratios = np.array([], dtype=int), np.array([])
+    return steps, ratios, np.zeros_like(ratios)
 
 
 def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, running_away: bool) -> bool:
