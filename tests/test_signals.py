@@ -144,7 +144,7 @@ def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, cosine, held_up):
         {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]},
         {"scalars": pd.DataFrame(columns)},
     )
-    assert _noise_ball(run, signals.loss(run), []) is held_up
+    assert _noise_ball(run, signals.loss(run), np.array([1]), np.array([0.1])) is held_up
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (4, 15), (3, 15), (10, 15)])

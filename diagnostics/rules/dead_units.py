@@ -120,7 +120,9 @@ def _first(dead: np.ndarray, at_least: float) -> int:
 
 def _cause(run: Run, layer: str, steps: np.ndarray, dead: np.ndarray, jumped: float, sudden: float) -> str:
     known = dead[~np.isnan(dead)]
-    if known[0] < known[-1] - sudden or (jumped >= sudden and known[0] < 0.5):
+    _, names, zeros = signals.layer_matrix(run, "units", "zero_fraction")
+    began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
+    if began < known[-1] - sudden or (jumped >= sudden and began < 0.5):
         return "large-step"
     return "bias" if _pushed_by_bias(run, layer) else "initialization"
 
@@ -190,4 +192,5 @@ def explains(finding: Finding, other: Finding) -> bool:
     if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before
         later = other.first_step > finding.first_step and "first non-finite step" not in other.evidence
         return later and finding.evidence["dead fraction"] >= 0.9
-    return other.kind in flat and finding.evidence["dead fraction"] >= 0.5
+    most = 0.75 if other.kind == "lr-too-small" else 0.5  # half a layer learns at half its pace, not at a hundredth
+    return other.kind in flat and finding.evidence["dead fraction"] >= most

@@ -149,16 +149,16 @@ def _noise_ball(
         return False
     if history.end < history.start and _held_up_at_most(run, half) < seen * abs(history.end):
         return False  # an adaptive optimizer's updates flip signs at any floor
-    if history.end >= history.start and not raised:
-        return False  # it rose although no update raised it: somebody else's doing, as in a two-player game
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
     settled = signals.trend(history.after(half))
     if settled.z > 3 and settled.relative > 0.02:
         return False
     climbs = settled.z < -3 and settled.relative < -climb
-    if length >= beyond or climbs or (raised and history.noise >= jumps * history.end):
+    if climbs or (raised and history.noise >= jumps * history.end):
         return True
+    if length >= beyond:  # a loss above its start that no update raised is another player's doing
+        return raised or history.end < history.start
     return near and opposed and not signals.adaptive(run) and history.end >= nothing * abs(history.start)
 
 
