@@ -7,6 +7,7 @@ import numpy as np
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._rolling import lowest_median
 from diagnostics.run import Run
 
 
@@ -48,12 +49,24 @@ def growth(run: Run, history: signals.Loss) -> Growth:
         worst = lowest + int(np.argmax(values[lowest:]))
     if worst == 0:
         return Growth(int(history.steps[0]), 0, 1.0)
+    worst = _first_of_its_kind(history, values, worst)
     before = values[:worst]
     onset = int(np.flatnonzero(before <= before.min() + history.noise)[-1])
     steps, norms = signals.column(run, "grad_norm")
     inside = (steps >= history.steps[onset]) & (steps <= history.steps[worst]) & np.isfinite(norms)
     factor = float(norms[inside][-1] / norms[inside][0]) if inside.sum() >= 2 and norms[inside][0] > 0 else np.nan
     return Growth(int(history.steps[onset]), worst - onset, factor)
+
+
+def _first_of_its_kind(history: signals.Loss, values: np.ndarray, worst: int, *, towering: float = 10.0) -> int:
+    """Where the loss has grown to `towering` times its start once and never came back below the start for good, its
+    worst soon after that first time; else `worst`."""
+    towers = np.flatnonzero(values[:worst] > towering * abs(history.start))
+    if not len(towers):
+        return worst
+    first = int(towers[0])
+    back = lowest_median(values[first:worst], min(history.window, worst - first)) < history.start
+    return worst if back else first + int(np.argmax(values[first : first + history.window]))
 
 
 def running_away(run: Run, history: signals.Loss, gradual: int, *, times: float = 10.0, rising: float = 0.75) -> bool:

@@ -116,8 +116,17 @@ def _fitted(run: Run, step: int, within: int, *, recent: int = 3) -> bool:
     table = run.table("curvature", ["step", "stability"])
     steps, ratios = table["step"].to_numpy(), signals.array(table, "stability")
     earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))[-recent:]
-    past = (ratios[earlier] > 1) & ~refuted(steps[earlier], ratios[earlier], step - within)
-    return not past[-1:].any() and 2 * int(past.sum()) <= len(past)
+    past = ratios[earlier] > 1
+    if not _towered(run, step - within):
+        past &= ~refuted(steps[earlier], ratios[earlier], step - within)
+    return not past[-1:].any() and 2 * int(past.sum()) < max(len(past), 1)
+
+
+def _towered(run: Run, step: int) -> bool:
+    """Whether the loss had grown tenfold by then: what a ratio past the limit foretells."""
+    history = signals.loss(run)
+    before = history.values[history.steps <= step]
+    return bool((before > 10 * abs(history.start)).any())
 
 
 def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
