@@ -58,7 +58,7 @@ def check(
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
     found = _jumps(norms, jump, above, before)
     found = [at for at in found if _fitted(run, int(steps[at]), within) and not _rate_jumped(run, int(steps[at]))]
-    if not found:
+    if not found or _towered(run, int(steps[found[0]]) - within):  # walls in the ruins of something else
         return
     first = found[0]
     harm = _lasting_harm(run, int(steps[first]))

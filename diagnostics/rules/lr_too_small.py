@@ -53,6 +53,7 @@ def check(
     warm: int = 10,  # updates in which bias-corrected averages of the gradient say little (Adam)
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
+    delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the starting loss: the most that all updates together could have taken off it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
@@ -77,11 +78,13 @@ def check(
     warming = bool(len(rates)) and rates[-1] > 1.05 * np.median(rates)
     if warming and run.meta["status"] != "finished":
         return
-    standing = _reach(run, history, half) < still * abs(history.start)
+    reach = _reach(run, history, half)
+    standing = reach < still * abs(history.start)
     left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
     much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
     progress = signals.median(signals.array(table, "progress"))
-    crawls = much and not progress >= 1 and _crawls(history, promised, learned)
+    gone = history.start - history.end >= delivered * reach
+    crawls = much and gone and not progress >= 1 and _crawls(history, promised, learned)
     if not (by_schedule or standing or crawls):
         return
     rate = float(rates[-1]) if len(rates) else np.nan

@@ -9,8 +9,8 @@ A loss that does not move, together with a mechanism that is seen directly: a sq
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
 above twice the mean derivative, which only confidently wrong outputs cost); a
 softmax or sigmoid applied twice; gradients that shrink from layer to layer towards the input, a thousandfold in
-all, or by more than 4 a layer while the first layer hardly moves. A flat loss without such a mechanism is reported
-as information, not as a fault.
+all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on. A
+flat loss without such a mechanism is reported as information, not as a fault.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
@@ -40,6 +40,7 @@ import pandas as pd
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._vanishing import vanishing
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -87,7 +88,7 @@ def check(
         return
     yield (
         _logistic(run, stretch, slope)
-        or _vanishing(run, stretch, depth, vanished, factor, frozen)
+        or vanishing(KIND, run, stretch, depth, vanished, factor, frozen)
         or _unexplained(run, stretch)
     )
 
@@ -217,59 +218,6 @@ def _logistic_slopes(run: Run) -> pd.Series:
     if not logistic:
         return pd.Series(dtype=float)
     return pd.Series(values[:, logistic[-1]], steps, dtype=float).dropna()
-
-
-def _vanishing(
-    run: Run, stretch: stretches.Flat, depth: int, vanished: float, factor: float, frozen: float
-) -> Finding | None:
-    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
-    orders of magnitude, or by more than logistic units must, while the first layer stays where it is."""
-    names = signals.hidden_weights(run)
-    steps, columns, gradients = signals.layer_matrix(run, "layers", "grad_norm")
-    _, _, weights = signals.layer_matrix(run, "layers", "weight_norm")
-    _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
-    at = [columns.index(name) for name in names if name in columns]
-    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
-    if len(at) < depth or not inside.any():
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.median(gradients[inside][:, at] / weights[inside][:, at], axis=0)
-        moved = np.nanmedian(updates[inside][:, at[0]] / weights[inside][:, at[0]]) * (
-            stretch.last_step - stretch.first_step + 1
-        )
-    if not (np.isfinite(relative).all() and (relative > 0).all()):
-        return None
-    passed = float((relative[0] / relative[-1]) ** (1 / (len(at) - 1)))
-    if relative[0] > vanished * relative[-1] and not (passed <= factor and moved <= frozen):
-        return None
-    layers = tuple(columns[each] for each in at[: max(1, len(at) // 2)])
-    return Finding(
-        KIND,
-        "vanishing-gradient",
-        "critical" if not stretch.escaped else "warning",
-        stretch.first_step,
-        stretch.last_step if stretch.escaped else None,
-        layers,
-        f"The gradient shrinks by a factor of {number(1 / passed)} a layer towards the input: {layers[0]} "
-        f"gets {number(relative[0] / relative[-1])} of what the last layer gets, and the loss stood at "
-        f"{number(stretch.level)} "
-        f"from step {stretch.first_step} to {stretch.last_step}.",
-        {
-            "factor a layer": passed,
-            "first over last": float(relative[0] / relative[-1]),
-            "loss": stretch.level,
-            "layers": float(len(at)),
-        },
-        (
-            "replace the logistic units by ReLU with Kaiming initialization, or by tanh with Xavier",
-            "put nn.BatchNorm1d before each activation, or add residual connections",
-        ),
-        (Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True), _LOSS[0]),
-        (
-            rf"\|\nabla_1\| / \|\nabla_{{{len(at)}}}\| \approx {tex(passed)}^{{{len(at) - 1}}} = "
-            rf"{tex(float(relative[0] / relative[-1]))}"
-        ),
-    )
 
 
 def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:

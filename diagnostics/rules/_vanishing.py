@@ -1,0 +1,136 @@
+"""Signals that shrink from layer to layer: gradients on the way back, or the units' outputs on the way forward.
+
+Source: lecture, recap of the last lecture ("Jacobian close to zero"), for both: a chain of factors below one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._words import number, tex
+from diagnostics.run import Run
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Weight layers in the order of the model during a flat stretch. `relative`: gradient over weights of each;
+    `moved`: what all updates of the stretch together moved the first by, over its size."""
+
+    names: list[str]
+    relative: np.ndarray
+    moved: float
+
+
+def vanishing(
+    kind: str, run: Run, stretch: stretches.Flat, depth: int, vanished: float, factor: float, frozen: float
+) -> Finding | None:
+    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
+    orders of magnitude, or by more than logistic units must, while the first layer stays where it is. Or outputs that
+    shrink so from the input to the output, where it stays as well."""
+    chain = _chain(run, stretch)
+    if chain is None or len(chain.names) < depth:
+        return None
+    ratio = float(chain.relative[0] / chain.relative[-1])
+    passed = ratio ** (1 / (len(chain.names) - 1))
+    if ratio <= vanished or (passed <= factor and chain.moved <= frozen):
+        return _backward(kind, stretch, chain, passed, ratio)
+    kept, last = _forward(run, stretch, depth)
+    return _shrunk(kind, stretch, chain, kept, last) if kept <= factor and chain.moved <= frozen else None
+
+
+def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
+    names = signals.hidden_weights(run)
+    steps, columns, gradients = signals.layer_matrix(run, "layers", "grad_norm")
+    _, _, weights = signals.layer_matrix(run, "layers", "weight_norm")
+    _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
+    at = [columns.index(name) for name in names if name in columns]
+    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
+    if not at or not inside.any():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.median(gradients[inside][:, at] / weights[inside][:, at], axis=0)
+        moved = np.nanmedian(updates[inside][:, at[0]] / weights[inside][:, at[0]])
+    if not (np.isfinite(relative).all() and (relative > 0).all()):
+        return None
+    return Chain([columns[each] for each in at], relative, float(moved * (stretch.last_step - stretch.first_step + 1)))
+
+
+def _forward(run: Run, stretch: stretches.Flat, depth: int) -> tuple[float, str]:
+    """Factor a layer by which the deviation of the hidden units' outputs shrinks, down to the layer where it is the
+    smallest, and that layer; 1 where there are too few. What biases make units differ by counts as deviation too."""
+    steps, names, deviations = run.matrix("units", "std")
+    _, _, hidden = run.matrix("units", "hidden")
+    inside = np.flatnonzero((steps >= stretch.first_step) & (steps <= stretch.last_step))
+    if not len(inside):
+        return 1.0, ""
+    at = np.flatnonzero(hidden[inside[0]] == 1)
+    found = deviations[inside[0], at]
+    if len(at) < depth or not (np.isfinite(found).all() and found[0] > 0):
+        return 1.0, ""
+    least = int(np.argmin(found))
+    return (float(found[least] / found[0]) ** (1 / least), str(names[at[least]])) if least >= depth - 1 else (1.0, "")
+
+
+_STRONGER = (
+    "replace the logistic units by ReLU with Kaiming initialization, or by tanh with Xavier",
+    "put nn.BatchNorm1d before each activation, or add residual connections",
+)
+
+
+def _backward(kind: str, stretch: stretches.Flat, chain: Chain, passed: float, ratio: float) -> Finding:
+    first = chain.names[0]
+    summary = (
+        f"The gradient shrinks by a factor of {number(1 / passed)} a layer towards the input: {first} gets "
+        f"{number(ratio)} of what the last layer gets, and the loss stood at {number(stretch.level)} from step "
+        f"{stretch.first_step} to {stretch.last_step}."
+    )
+    evidence = {"factor a layer": passed, "first over last": ratio}
+    count = len(chain.names)
+    formula = rf"\|\nabla_1\| / \|\nabla_{{{count}}}\| \approx {tex(passed)}^{{{count - 1}}} = {tex(ratio)}"
+    return _finding(kind, stretch, chain, summary, evidence, _STRONGER, formula)
+
+
+def _shrunk(kind: str, stretch: stretches.Flat, chain: Chain, kept: float, last: str) -> Finding:
+    summary = (
+        f"The units' outputs shrink by a factor of {number(1 / kept)} a layer: what reaches {last} hardly depends on "
+        f"the inputs, the weights get next to no gradient, and the loss stood at {number(stretch.level)} from step "
+        f"{stretch.first_step} to {stretch.last_step}."
+    )
+    remedies = (
+        "start with larger weights: torch.nn.init.kaiming_normal_ (xavier_normal_ before tanh) on every layer",
+        "put nn.BatchNorm1d before each activation, or add residual connections",
+    )
+    formula = (
+        rf"\operatorname{{std}}(\mathbf{{h}}_\ell) \approx {tex(kept)} \operatorname{{std}}(\mathbf{{h}}_{{\ell-1}})"
+    )
+    return _finding(kind, stretch, chain, summary, {"factor a layer": kept}, remedies, formula)
+
+
+def _finding(
+    kind: str,
+    stretch: stretches.Flat,
+    chain: Chain,
+    summary: str,
+    evidence: dict[str, float],
+    remedies: tuple[str, ...],
+    formula: str,
+) -> Finding:
+    return Finding(
+        kind,
+        "vanishing-gradient",
+        "critical" if not stretch.escaped else "warning",
+        stretch.first_step,
+        stretch.last_step if stretch.escaped else None,
+        tuple(chain.names[: max(1, len(chain.names) // 2)]),
+        summary,
+        evidence | {"loss": stretch.level, "layers": float(len(chain.names))},
+        remedies,
+        (
+            Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
+            Chart("line", "scalars", ("loss",), "Loss"),
+        ),
+        formula,
+    )

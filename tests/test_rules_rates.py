@@ -1,0 +1,73 @@
+"""Learning rates and starts as people get them wrong, in real loops beside the same loop put right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.test_rules_loops import alarms, cross_entropy, network, watched
+
+
+@pytest.mark.parametrize(("peak", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (0.1, [])])
+def test_a_schedule_does_not_hide_that_its_highest_rate_is_far_too_small(tmp_path, peak, expected):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=peak)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=300, each=schedule.step)) == expected
+
+
+@pytest.mark.parametrize(("updates", "expected"), [(100_000, [("lr-too-small", "schedule")]), (100, [])])
+def test_a_warm_up_that_outlasts_the_run(tmp_path, updates, expected):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-4, total_iters=updates)
+    found = watched(tmp_path, model, optimizer, cross_entropy, steps=300, each=schedule.step)
+    assert alarms(found) == expected
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.15, [("plateau", "vanishing-gradient")]), (1.0, [])])
+def test_weights_so_small_that_no_signal_gets_through(tmp_path, gain, expected):
+    torch.manual_seed(3)
+    layers = [nn.Linear(8 if at == 0 else 32, 32) for at in range(6)] + [nn.Linear(32, 4)]
+    for layer in layers:
+        nn.init.xavier_normal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    model = nn.Sequential(*[each for layer in layers[:-1] for each in (layer, nn.Tanh())], layers[-1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=300)) == expected
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1000, [("lr-unstable", "schedule")]), (1, [])])
+def test_the_ruins_of_one_huge_step(tmp_path, times, expected):
+    """Of units that cannot die: nothing else tells of it, and the walls in the ruins are no cliffs of the loss."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(8, 32), nn.LeakyReLU(), nn.Linear(32, 32), nn.LeakyReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    count = [0]
+
+    def each():
+        count[0] += 1
+        optimizer.param_groups[0]["lr"] = 0.01 * (times if count[0] == 30 else 1)
+
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=150, each=each)) == expected
+
+
+def test_a_loss_that_another_player_holds_up(tmp_path):
+    """A generator's loss rises as its discriminator learns; its updates do not raise it."""
+    torch.manual_seed(5)
+    generator = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    judge = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(generator.parameters(), lr=3e-3, betas=(0.5, 0.99))
+    against = torch.optim.Adam(judge.parameters(), lr=3e-3, betas=(0.5, 0.99))
+
+    def fooled(net, x, y):
+        return F.softplus(-judge(net(x))).mean()
+
+    def each():
+        real = torch.randn(32, 2) * 0.3 + torch.tensor([1.0, -1.0])
+        fake = generator(torch.randn(32, 8)).detach()
+        against.zero_grad()
+        (F.softplus(-judge(real)).mean() + F.softplus(judge(fake)).mean()).backward()
+        against.step()
+
+    assert alarms(watched(tmp_path, generator, optimizer, fooled, steps=400, each=each)) == []
