@@ -232,6 +232,28 @@ def test_a_measurement_that_fails_three_times_is_switched_off(tmp_path: Path, mo
     assert len(run.table("units")) == 8
 
 
+def test_products_that_overflow_for_a_while_do_not_switch_curvature_off(tmp_path: Path) -> None:
+    """The second derivative of |w|^1.5 at 0 is infinite: weights that start there leave it only later."""
+    w = nn.Parameter(torch.zeros(3))
+    model = nn.ParameterList([w])
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100.0) as monitor:
+        for update in range(40):
+            target = torch.zeros(3) if update < 8 else torch.ones(3)
+
+            def closure(target: Tensor = target) -> Tensor:
+                return w.abs().pow(1.5).sum() - (target * w).sum()
+
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=closure)
+    run = diagnostics.load(tmp_path / "run")
+    assert kinds(run).count("measurement-failed") == 1 and "measurement-off" not in kinds(run)
+    assert (run.table("curvature")["step"] > 8).all() and len(run.table("curvature"))
+
+
 def test_the_budget_is_a_promise_over_the_whole_run() -> None:
     budget = Budget(0.05)
     budget._began = time.perf_counter() - 1000.0

@@ -8,7 +8,7 @@ displacements are given and vectors returned in that order.
 
 from diagnostics.curvature.batches import Quotients, combine, follow
 from diagnostics.curvature.context import undisturbed
-from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.errors import CurvatureError, NonFinite
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.measure import measure, trained_parameters
 from diagnostics.curvature.slices import slices
@@ -17,6 +17,7 @@ from diagnostics.curvature.stability import stability_terms
 __all__ = [
     "CurvatureError",
     "Estimate",
+    "NonFinite",
     "Quotients",
     "combine",
     "follow",

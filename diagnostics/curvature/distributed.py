@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diagnostics.curvature.differences import Differences
-from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.errors import CurvatureError, NonFinite
 from diagnostics.curvature.layout import Closure, Layout, is_sharded
 from diagnostics.curvature.operators import DoubleBackward, Hessian
 
@@ -42,14 +42,14 @@ class Ranks:
             value = compute()
         except Exception as caught:
             value, error = torch.zeros_like(like), caught
-        fatal = isinstance(error, CurvatureError)
-        message = torch.cat([value, value.new_tensor([error is not None, fatal])])
+        kinds = [error is not None, isinstance(error, CurvatureError), isinstance(error, NonFinite)]
+        message = torch.cat([value, value.new_tensor(kinds)])
         dist.all_reduce(message, group=self.group)
-        failed, dropped = int(message[-2]), int(message[-1])
+        failed, known, dropped = map(int, message[-3:])
         if failed:
-            kind = CurvatureError if dropped else RuntimeError
+            kind = NonFinite if dropped else CurvatureError if known else RuntimeError
             raise kind(f"{failed} of {self.size} processes failed here: {error or 'another one'}") from error
-        return message[:-2].div_(self.size)
+        return message[:-3].div_(self.size)
 
     def agree(self, compute: Callable[[], Any], device: torch.device) -> Any:
         """What `compute` returns here, if it succeeded everywhere."""

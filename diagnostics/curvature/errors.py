@@ -1,5 +1,9 @@
-"""The one exception that leaves this package."""
+"""The exceptions that leave this package."""
 
 
 class CurvatureError(RuntimeError):
     """Curvature could not be measured; the text names the reason and the next step."""
+
+
+class NonFinite(CurvatureError):
+    """A loss or a product was not finite: this estimate is dropped, the next one may well be made."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.errors import NonFinite
 from diagnostics.curvature.layout import Matvec, Total
 
 DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
@@ -97,7 +97,7 @@ class Krylov:
         coefficients, left = self._orthogonalize(w, max(0, j - 1))  # in exact arithmetic nothing lies before
         length = float(coefficients @ coefficients + left**2) ** 0.5
         if not math.isfinite(length):
-            raise CurvatureError("a Hessian-vector product is not finite; this estimate is dropped")
+            raise NonFinite("a Hessian-vector product is not finite; this estimate is dropped")
         self.products += 1
         self.scale = max(self.scale, length)
         self.projected[: self.size, j] = coefficients

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.errors import CurvatureError, NonFinite
 
 Closure = Callable[[], Tensor]
 Matvec = Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]
@@ -94,5 +94,5 @@ def loss_of(closure: Closure) -> Tensor:
     if loss.numel() != 1:
         raise CurvatureError(f"the closure returned shape {tuple(loss.shape)}; return a scalar, the mean or the sum")
     if not torch.isfinite(loss.detach()).all():  # host sync
-        raise CurvatureError(f"the closure's loss is {loss.item()}; this estimate is dropped")
+        raise NonFinite(f"the closure's loss is {loss.item()}; this estimate is dropped")
     return loss.reshape(())

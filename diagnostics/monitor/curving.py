@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.curvature import CurvatureError, measure, slices, trained_parameters
+from diagnostics.curvature import NonFinite, measure, slices, trained_parameters
 from diagnostics.monitor import forwards
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.guard import Guard
@@ -142,7 +142,5 @@ class Curving:
         """A loss that is not finite has no curvature, and that is no failure of the measurement."""
         try:
             yield
-        except CurvatureError as error:
-            if "closure's loss is" not in str(error):
-                raise
+        except NonFinite as error:
             self._tell_once("measurement-failed", str(error), "curvature")

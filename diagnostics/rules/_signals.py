@@ -136,7 +136,10 @@ def curvature(run: Run) -> pd.DataFrame:
     """Estimates of the Hessian's spectrum, oldest first; raises `Missing` where none was made."""
     table = run.table("curvature")
     if table.empty:
-        raise Missing("curvature: none was measured; give monitor.step a closure that recomputes the loss")
+        told = events(run, "measurement-off", "measurement-failed")
+        reasons = told.loc[told["subject"] == "curvature", "message"]
+        reason = str(reasons.iloc[-1]) if len(reasons) else "give monitor.step a closure that recomputes the loss"
+        raise Missing(f"curvature: none was measured; {reason}")
     return table
 
 
