@@ -13,8 +13,9 @@ turn round at every update), and harm - the loss stands above where it began, or
 lost most of what it had gained, or is no longer finite. Between two estimates $s$ follows the learning rate, to
 which it is proportional. Where the gradient has grown tenfold over several updates and is still growing, the loss
 that follows if it grows once more at this rate is what counts; otherwise the level of the last twentieth does, so
-that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$,
-unless most of the gain was made after it was measured.
+that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$ (not for
+optimizers that rescale their gradients, where it is advice), unless most of the gain was made after it was measured.
+One huge step is told where its ruins stay above twice the starting loss, and no dead or saturated units tell of it.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
