@@ -52,7 +52,7 @@ def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.median(gradients[inside][:, at] / weights[inside][:, at], axis=0)
-        moved = np.nanmedian(updates[inside][:, at[0]] / weights[inside][:, at[0]])
+        moved = signals.median(updates[inside][:, at[0]] / weights[inside][:, at[0]])
     if not (np.isfinite(relative).all() and (relative > 0).all()):
         return None
     return Chain([columns[each] for each in at], relative, float(moved * (stretch.last_step - stretch.first_step + 1)))
