@@ -283,11 +283,12 @@ def has_dead_layer(run: Run, share: float) -> bool:
 
 
 def has_saturated_layer(run: Run, share: float) -> bool:
-    """The same of saturated units."""
+    """The same of saturated units of hidden layers; outputs may be sure of themselves."""
     if not activations(run):
         return False
     _, _, saturated = layer_matrix(run, "units", "saturated_fraction")
-    return bool((saturated[-1] >= share).any())
+    _, _, hidden = layer_matrix(run, "units", "hidden")
+    return bool(((saturated[-1] >= share) & (hidden[-1] == 1)).any())
 
 
 def total(run: Run) -> int:

@@ -116,9 +116,7 @@ def _fitted(run: Run, step: int, within: int, *, recent: int = 3) -> bool:
     table = run.table("curvature", ["step", "stability"])
     steps, ratios = table["step"].to_numpy(), signals.array(table, "stability")
     earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))[-recent:]
-    past = ratios[earlier] > 1
-    if not _towered(run, step - within):
-        past &= ~refuted(steps[earlier], ratios[earlier], step - within)
+    past = (ratios[earlier] > 1) & ~refuted(steps[earlier], ratios[earlier], step - within)
     return not past[-1:].any() and 2 * int(past.sum()) < max(len(past), 1)
 
 

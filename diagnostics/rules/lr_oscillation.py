@@ -140,7 +140,7 @@ def _noise_ball(
     over = over[over_steps >= half]
     length = signals.median(over)
     raised = _more_than_chance(int((over > 1).sum()), len(over))
-    late = ratios[-3:] if (estimates >= half).sum() >= 3 else ratios[estimates >= half]
+    late = ratios[estimates >= half][-3:]
     curved, noise = signals.median(late if len(late) else ratios[-1:]), signals.noise_term(run)
     # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
     near = (max(curved, noise) if signals.adaptive(run) else curved + noise) >= ratio
