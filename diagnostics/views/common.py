@@ -43,6 +43,10 @@ class View:
         """`function(run, *args)`, worked out once until the run changes."""
         return data.derived(self.entry.path, self.stamp, function, *args)
 
+    def drawn(self, draw: Callable[..., Drawn], *args: Any) -> tuple[dict, dict]:
+        """Specification and data of the chart `draw(run, *args)`."""
+        return self.derived(_detached, draw, *args)
+
     @property
     def live(self) -> bool:
         return self.run.meta["status"] == "running"
@@ -141,7 +145,7 @@ def facts(view: View) -> None:
 
 def picture(view: View, draw: Callable[..., Drawn], *args: Any, key: str, alt_text: str, **options: Any) -> None:
     """The chart `draw(run, *args)`, drawn once until the run changes."""
-    spec, frames = view.derived(_detached, draw, *args)
+    spec, frames = view.drawn(draw, *args)
     _show(spec, frames, key, alt_text, **options)
 
 

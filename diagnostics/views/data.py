@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -79,6 +80,16 @@ def derived(path: str, on_disk: Stamp, function: Callable[..., Any], *args: Any)
     """`function(run, *args)`, once for a state of the run: what a page shows of a long run takes a while to work out.
     The result is copied to each page."""
     return function(opened(path, on_disk), *args)
+
+
+@st.cache_resource
+def _worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "ahead")
+
+
+def ahead(work: Callable[[], Any]) -> None:
+    """Fill the caches above in the background, with what the next click will ask for."""
+    _worker().submit(work)
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)

@@ -134,23 +134,7 @@ def overview(view: View, diagnosis: Diagnosis) -> None:
             with column:
                 key = f"overview-{chart.columns[0]}"
                 picture(view, charts.draw, chart, worst, key=key, alt_text=chart.title)
-    layer_map(view, worst)
     downloads({name: partial(view.run.table, name) for name in ("scalars", "layers", "units", "curvature")}, "overview")
-
-
-def layer_map(view: View, worst: Finding | None) -> None:
-    options = {
-        "Gradient norm": Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True),
-        "Dead units": Chart("heatmap", "units", ("dead_fraction",), "Share of dead units of each activation"),
-        "Saturated units": Chart(
-            "heatmap", "units", ("saturated_fraction",), "Share of saturated units of each activation"
-        ),
-    }
-    choice = st.segmented_control(
-        "Layer by step", list(options), key="map", default="Gradient norm", required=True, bind="query-params"
-    )
-    chart = options[choice or "Gradient norm"]
-    picture(view, charts.draw, chart, worst, key=f"map-{chart.columns[0]}", alt_text=chart.title)
 
 
 def checked(diagnosis: Diagnosis) -> None:

@@ -6,6 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from diagnostics.charts import layers
+from diagnostics.rules import Finding
+from diagnostics.views import data
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.text import number
 
@@ -49,6 +51,14 @@ def body(view: View) -> None:
     picture(view, layers.history, quantity, layer, alarm, key="history", alt_text=words)
     last_values(overview.extremes, quantity.title)
     downloads({name: partial(view.run.table, name) for name in ("layers", "units", "symmetry")}, "layers")
+    if not view.live:
+        data.ahead(lambda: prepare(view, available, alarm))
+
+
+def prepare(view: View, available: dict[str, layers.Quantity], alarm: Finding | None) -> None:
+    """The maps one click away: of a long run each is a second's work."""
+    for quantity in available.values():
+        view.drawn(layers.heat_map, view.derived(layers.overview, quantity).field, alarm)
 
 
 def chosen_layer(names: list[str], column: str) -> str:
