@@ -126,7 +126,7 @@ def adaptive_too_large() -> Iterator[Case]:
         batch=8,
     )
     tasks = {
-        "white": (white.but(optimizer=spec("adam")), (0.5, 0.6, 1, 3), 0.02),
+        "white": (white.but(optimizer=spec("adam")), (0.7, 1, 1.5, 3), 0.02),
         "teacher": (
             Setup(spec("teacher"), spec("mlp", widths=(8, 24, 1), act="tanh"), "mse", spec("adam"), batch=32),
             (0.35, 0.5, 0.8, 1.2),
@@ -137,7 +137,7 @@ def adaptive_too_large() -> Iterator[Case]:
             (0.2, 0.5, 1, 3),
             0.02,
         ),
-        "nadam": (white.but(optimizer=spec("nadam")), (0.5, 0.6, 1, 3), 0.02),
+        "nadam": (white.but(optimizer=spec("nadam")), (0.8, 1, 1.5, 3), 0.02),
     }
     for name, (setup, ladder, good) in tasks.items():
         for rung, lr in enumerate(ladder, 1):
