@@ -71,3 +71,43 @@ def test_a_loss_that_another_player_holds_up(tmp_path):
         against.step()
 
     assert alarms(watched(tmp_path, generator, optimizer, fooled, steps=400, each=each)) == []
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (0.05, [])])
+def test_a_small_rate_in_much_noise_is_told_by_all_independent_batches_together(tmp_path, rate, expected):
+    """Each of them alone cannot tell so weak a gradient from none."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=600, size=4)) == expected
+
+
+def test_a_small_rate_at_the_floor_is_no_fault(tmp_path):
+    """Fine-tuning what has converged on labels that are noise: nothing more is to be had at any rate."""
+    torch.manual_seed(6)
+    model = nn.Linear(8, 1)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    noise = torch.Generator().manual_seed(1)
+
+    def noisy(model, x, y):
+        return F.mse_loss(model(x)[:, 0], torch.randn(len(x), generator=noise))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    assert alarms(watched(tmp_path, model, optimizer, noisy, steps=400, size=8)) == []
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1000.0, [("ravine", "feature-scale")]), (1.0, [])])
+def test_one_large_feature_of_a_logistic_regression(tmp_path, scale, expected):
+    """Whose steep start makes the loss fall far, though along the floor nothing has been learned."""
+    torch.manual_seed(7)
+    model = nn.Linear(8, 4)
+    largest = torch.ones(8)
+    largest[0] = scale
+    with torch.no_grad():
+        model.weight[:, 0] *= 10 / scale
+
+    def loss(model, x, y):
+        return F.cross_entropy(model(x * largest), y)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=2.0 / scale**2)
+    assert alarms(watched(tmp_path, model, optimizer, loss, steps=400)) == expected

@@ -56,7 +56,7 @@ def check(
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
-    still: float = 0.1,  # of the starting loss: the most that all updates together could have taken off it
+    still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     table = signals.curvature(run)
@@ -81,7 +81,7 @@ def check(
     if warming and run.meta["status"] != "finished":
         return
     reach = _reach(run, history, half)
-    standing = reach < still * abs(history.start)
+    standing = reach < still * abs(history.start) and 0.5 * reach >= still * abs(history.end) * ratio
     left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
     much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
     progress = signals.median(signals.array(table, "progress"))
@@ -183,27 +183,34 @@ def _signal_share(run: Run, since: int) -> float:
     """
     steps, cosines = signals.column(run, "gradient_cosine")
     late = cosines[steps >= since]
-    along = float(np.clip(np.median(late), 0.0, 1.0)) if len(late) else 1.0
-    return max(along, _proved_share(run, since))
+    proved = _proved_share(run, since)
+    if not len(late):
+        return proved if proved > 0 else 1.0
+    return max(float(np.clip(np.median(late), 0.0, 1.0)), proved)
 
 
-def _proved_share(run: Run, since: int) -> float:
-    """By the last independent batches, two standard errors down; 0 where none were tried."""
+def _proved_share(run: Run, since: int, errors: float = 2.0) -> float:
+    """By all independent batches, so many standard errors down; 0 where none were tried."""
     table = run.table("batches", ["step", "gradient_square", "gradient_square_error", "gradient_noise"]).dropna()
     table = table.loc[table["step"] >= since]
     if table.empty:
         return 0.0
-    square, error, noise = (float(table[name].iloc[-1]) for name in table.columns[1:])
-    return max(square - 2 * error, 0.0) / max(square + noise, np.finfo(float).tiny)
+    squares, error, noise = (signals.array(table, str(name)) for name in table.columns[1:])
+    surely = squares.mean() - errors * np.linalg.norm(error) / len(error)
+    return max(float(surely), 0.0) / max(float(squares.mean() + noise.mean()), np.finfo(float).tiny)
 
 
 def _reach(run: Run, history: signals.Loss, since: int) -> float:
-    """Bound on what all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the
-    part that is surely signal counts: the noise of the batches leads nowhere."""
+    """What all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the part
+    counts that is signal, as far as there surely is one: the noise of the batches leads nowhere."""
     table = run.table("scalars", ["update_norm", "grad_norm"])
     product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
     product = product[np.isfinite(product)]
-    share = _signal_share(run, since) if _signal_surely(run, since) > 0 else 1.0
+    share = 1.0
+    if _proved_share(run, since) > 0:
+        share = _proved_share(run, since, errors=0)
+    elif _signal_surely(run, since) > 0:
+        share = _signal_share(run, since)
     return float(product.mean() * history.count * share) if len(product) else np.inf
 
 
@@ -266,7 +273,8 @@ def _gradient_left(
     must be shorter than those before."""
     rate_steps, rates = signals.learning_rates(run)
     before = int((history.steps < first).sum())
-    pace = _signal_surely(run, first) * np.median(norms**2) / np.median(was**2)
+    signal = max(_signal_surely(run, first), _proved_share(run, first))
+    pace = signal * np.median(norms**2) / np.median(was**2)
     shorter = rates[rate_steps >= first].sum() <= rates[rate_steps < first].sum()
     return bool(shorter and pace * (history.count - before) >= forgone * before)
 

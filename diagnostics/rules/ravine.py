@@ -79,7 +79,7 @@ def check(
     signals.stability(run)
     if history.count < 20:
         return
-    late = _late(table, history)
+    late = _since(table, history)
     condition = _condition(run, history, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
@@ -96,56 +96,63 @@ def check(
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield words.along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
         return
-    spread = _unlearned(run, history, late, min(1.0, ratio / pinned), gained)
+    raised = min(1.0, ratio / pinned)
+    spread = _unlearned(run, history, late, raised, gained)
     if spread is not None:
         yield words.of_the_inputs(run, history, late, spread, first)
         return
-    if ratio < pinned:
-        return
-    hidden = _hidden(run, history, late, left)
+    hidden = _hidden(run, history, late, raised, left)
     if hidden > narrow:
         yield words.along_the_floor(run, history, late, _cause(run, wide), first, hidden)
-    elif mean_mode:
+    elif mean_mode and ratio >= pinned:
         yield words.below_the_mean_mode(run, history, mean_mode, first)
 
 
-def _hidden(run: Run, history: signals.Loss, late: pd.DataFrame, left: float) -> float:
-    """Condition number of a quadratic's ravine whose floor the weights do not show, because the noise of the batches
+def _hidden(run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, left: float) -> float:
+    """Condition number of a linear model's ravine whose floor the weights do not show, because the noise of the batches
     throws them across the valley all the time; NaN if there is none.
 
-    What is left along the floor comes from gradients of independent batches, two standard errors down.
+    What is left along the floor comes from gradients of independent batches, two standard errors down. Where the loss
+    is no quadratic, the inputs must make the ravine as well.
     """
-    gain, error, curvature = (
-        signals.latest(run, "batches", name) for name in ("flat_gain", "flat_gain_error", "flat_curvature")
-    )
-    if not quadratic.exact(run) or not gain - 2 * error >= left * abs(history.end):
+    table = _since(run.table("batches"), history)
+    surely = signals.array(table, "flat_gain") - 2 * signals.array(table, "flat_gain_error")
+    if not signals.median(surely) >= left * abs(history.end):
         return np.nan
-    condition = signals.median(signals.tops(late)) / curvature
-    return condition if limits.steps_along(late, condition) >= history.count else np.nan
+    if not quadratic.exact(run) and _stretched(run, history, late, raised) is None:
+        return np.nan
+    condition = signals.median(signals.tops(late)) / signals.median(signals.array(table, "flat_curvature"))
+    return condition if limits.steps_along(late, condition) * raised >= history.count else np.nan
 
 
 def _unlearned(
-    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, gained: float, *, times: float = 10.0
+    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, gained: float
 ) -> conditioning.Spread | None:
-    """Inputs of a linear model whose scale or mean makes a ravine so long that the run has hardly begun along its
-    floor: a tenfold shrink takes `times` as long, were the rate raised to where it is pinned; else `None`.
+    """Inputs that make a ravine so long that the run has hardly begun along its floor; else `None`.
 
     Across the valley lies the largest feature, or what all inputs have in common; whatever else there is to learn from
     them lies along the floor, and the loss that is left still falls, or nothing was learned at all.
     """
-    spread = conditioning.spread(run)
     falling = signals.trend(history.values[history.count // 2 :])
-    if spread is None or not run.meta.get("linear_model") or signals.adaptive(run):
-        return None
     held_up = history.end > (1 - gained) * float(history.values[history.count // 20])
     left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * history.start
-    if not held_up or not left or spread.cause == "correlated-inputs":
+    return _stretched(run, history, late, raised) if held_up and left else None
+
+
+def _stretched(
+    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, *, times: float = 10.0
+) -> conditioning.Spread | None:
+    """Inputs of a linear model whose scale or mean makes a tenfold shrink along the floor take `times` as long as the
+    run, were the rate raised to where it is pinned; else `None`."""
+    spread = conditioning.spread(run)
+    if spread is None or not run.meta.get("linear_model") or signals.adaptive(run):
         return None
     slow = limits.steps_along(late, spread.largest) * raised >= times * history.count
-    return spread if slow else None
+    return spread if slow and spread.cause != "correlated-inputs" else None
 
 
-def _late(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
+def _since(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
+    """Without the first third of the run, if there is more."""
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     return late if len(late) else table.tail(1)
 
