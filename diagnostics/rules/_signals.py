@@ -188,6 +188,13 @@ def last_rate(run: Run) -> float:
     return latest(run, "scalars", "lr")
 
 
+def highest_rate(run: Run, until: int) -> float:
+    """Up to and including an update."""
+    steps, rates = learning_rates(run)
+    before = rates[steps <= until]
+    return float(before.max()) if len(before) else last_rate(run)
+
+
 def hyperparameter(run: Run, name: str, default: Any = None) -> Any:
     """Of the first parameter group."""
     groups = run.meta.get("hyperparameters") or [{}]

@@ -169,11 +169,11 @@ def _bias_of_size(run: Run, activation: str, biases: list[str], layers: dict[str
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
-    rate = signals.last_rate(run)
+    rate = signals.highest_rate(run, step)
     leaky = "use nn.LeakyReLU(0.01) or nn.GELU there, which keep a gradient on the negative side"
     if cause == "large-step":
         return (
-            f"lower the learning rate around step {step} (now {number(rate)}; try {number(rate / 10)}), or warm it up",
+            f"lower the learning rate, up to {number(rate)} by step {step} (try {number(rate / 10)}), or warm it up",
             "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
             f"re-initialize the dead units of {layer}; they will not come back",
         )

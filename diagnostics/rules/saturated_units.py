@@ -98,7 +98,7 @@ def check(
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
         evidence={"saturated fraction": now[worst], "mean derivative over maximum": slope, "layers": float(len(bad))},
-        remedies=_remedies(run, cause, names[worst]),
+        remedies=_remedies(run, cause, names[worst], first),
         charts=(
             Chart("line", "units", ("saturated_fraction",), "Share of saturated units", layers=layers),
             Chart("line", "scalars", ("loss",), "Loss", log=True),
@@ -161,9 +161,10 @@ def _raw_inputs(run: Run, *, size: float = 5.0) -> bool:
     return bool(np.sqrt(np.nanmean(square)) > size)
 
 
-def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
+def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"
     normalize = f"put nn.BatchNorm1d or nn.LayerNorm before {layer}"
+    rate = signals.highest_rate(run, step)
     if cause == "input-scale":
         table = run.table("inputs", ["mean", "std"])
         return (
@@ -176,10 +177,7 @@ def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
         )
     if cause == "large-step":
         return (
-            (
-                f"lower the learning rate (now {number(signals.last_rate(run))}; try "
-                f"{number(signals.last_rate(run) / 10)}) or warm it up"
-            ),
+            f"lower the learning rate, up to {number(rate)} by step {step} (try {number(rate / 10)}), or warm it up",
             normalize,
         )
     return (xavier, normalize)
