@@ -126,6 +126,7 @@ def _noise_ball(
     nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
     seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
+    trifle: float = 0.02,  # of all that the loss came down: the same, of updates that are a rate times the gradient
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
@@ -147,7 +148,8 @@ def _noise_ball(
     opposed = _opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
-    if history.end < history.start and _held_up_at_most(run, half) < seen * abs(history.end):
+    held, fell = _held_up_at_most(run, half), history.start - history.end
+    if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and not signals.adaptive(run))):
         return False  # an adaptive optimizer's updates flip signs at any floor
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see

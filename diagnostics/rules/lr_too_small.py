@@ -4,8 +4,8 @@ r"""Learning rate too small.
 Each step goes a small part of the way that curvature and noise would allow. Training works, only at a crawl.
 
 ## What we look at
-Whether a rate ten times higher would still be well inside the stability limit ($s$ and its noise term below 0.05)
-*and* still lower the loss along the update itself (overshoot ratio $r$ below 0.05, where $r = 1/2$ is the minimum
+Whether a rate thirty times higher would still be well inside the stability limit ($s$ and its noise term below 1/60)
+*and* still lower the loss along the update itself (overshoot ratio $r$ below 1/60, where $r = 1/2$ is the minimum
 along the step), after the latter (and the former too, where no noise term was measured) is lowered by the part of a
 batch's gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so
 that a run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
@@ -49,9 +49,10 @@ RANK = 13
 def check(
     run: Run,
     *,
-    slack: float = 0.05,  # of the limit, and overshoot: ten times as much is still at most half way
+    slack: float = 0.017,  # of the limit, and overshoot: thirty times as much, which is far, is at most half way
     promised: float = 0.3,  # of the loss: what a tenfold rate would still take off it
     learned: float = 0.5,  # of the starting loss gone: half way
+    worth: float = 0.05,  # of the starting loss, to be had by a tenfold rate
     warm: int = 10,  # updates in which bias-corrected averages of the gradient say little (Adam)
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
@@ -68,8 +69,11 @@ def check(
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
     first = _decay_step(rate_steps, rates, decayed) if lowered else int(history.steps[0])
     by_schedule = lowered and _cut_short(run, history, first)
-    overshoot = _overshoot(run, half, needed=not lowered)
-    ratio = _lowered(run, half) if by_schedule else _throughout(run, steps, ratios, warm)
+    if by_schedule:
+        end = int(history.steps[-1])
+        ratio, overshoot = _lowered(run, half), signals.median(signals.inside(run, "overshoot", half, end))
+    else:
+        ratio, overshoot = _throughout(run, steps, ratios, warm), _overshoot(run, half, lowered)
     share = _signal_share(run, half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
@@ -83,13 +87,14 @@ def check(
     reach = _reach(run, history, half)
     standing = reach < still * abs(history.start) and 0.5 * reach >= still * abs(history.end) * ratio
     left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
-    much = history.end > reached * history.start or (quadratic.exact(run) and left >= promised * history.end)
+    surely_more = quadratic.exact(run) and left >= promised * history.end
+    much = history.end > reached * history.start or surely_more
     progress = signals.median(signals.array(table, "progress"))
     gone = history.start - history.end >= delivered * reach
-    crawls = much and gone and not progress >= 1 and _crawls(history, promised, learned)
+    crawls = much and gone and not progress >= 1 and _crawls(history, promised, learned, 0 if surely_more else worth)
     if not (by_schedule or standing or crawls):
         return
-    rate = float(rates[-1]) if len(rates) else np.nan
+    rate = float(rates[-1] if by_schedule or warming else rates.max()) if len(rates) else np.nan
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     raised = rate * factor
     slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
@@ -97,7 +102,7 @@ def check(
         kind=KIND,
         cause="schedule" if by_schedule or warming else "learning-rate",
         severity="warning",
-        first_step=first,
+        first_step=first if by_schedule else int(history.steps[0]),
         last_step=None,
         layers=(),
         summary=f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
@@ -148,9 +153,11 @@ def check(
 
 
 def _throughout(run: Run, steps: np.ndarray, ratios: np.ndarray, warm: int) -> float:
-    """The largest stability ratio, with noise: at a constant rate ten times it must have been stable throughout."""
+    """The largest stability ratio, with noise, which follows the rate between estimates: ten times it must have been
+    stable throughout."""
     counted = steps >= warm if steps[-1] >= warm else steps > 0
-    return float(np.nanmax(ratios[counted])) + signals.noise_term(run)
+    followed = limits.held(*signals.learning_rates(run), steps[counted], ratios[counted])
+    return float(np.nanmax([*ratios[counted], *followed])) + signals.noise_term(run)
 
 
 def _lowered(run: Run, since: int) -> float:
@@ -165,27 +172,31 @@ def _lowered(run: Run, since: int) -> float:
     return float(np.nanmax(total[steps >= since]))
 
 
-def _overshoot(run: Run, since: int, needed: bool, *, least: int = 3) -> float:
-    """Median of the later half; NaN where every step was too short to tell it from rounding."""
-    steps, _ = signals.column(run, "update_norm")
-    if needed and (steps >= since).sum() < least:
-        raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates in the later half of the run")
-    steps, values = signals.column(run, "overshoot")
-    return signals.median(values[steps >= since])
+def _overshoot(run: Run, since: int, lowered: bool, *, high: float = 0.5, least: int = 3) -> float:
+    """Median of the later half, or of the updates at no less than half the highest rate where it was lowered; NaN where
+    every step was too short to tell it from rounding."""
+    table = run.table("scalars", ["step", "lr", "update_norm", "overshoot"])
+    rates = signals.array(table, "lr")
+    chosen = rates >= high * np.nanmax(rates) if lowered else table["step"].to_numpy() >= since
+    if np.isfinite(signals.array(table, "update_norm")[chosen]).sum() < least:
+        raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates at the rate to be judged")
+    return signals.median(signals.array(table, "overshoot")[chosen])
 
 
 def _signal_share(run: Run, since: int) -> float:
     """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2, or what
-    independent batches prove of it, where that is more.
+    independent batches say of it, where they prove that there is any and that is more.
 
     The best rate under noise is that part of the noiseless one (McCandlish et al. 2018, "An Empirical Model of
     Large-Batch Training", 2.2). With a direction that turns by itself the cosine is smaller still: the safe side.
     """
     steps, cosines = signals.column(run, "gradient_cosine")
     late = cosines[steps >= since]
-    proved = _proved_share(run, since)
+    proved = _proved_share(run, since, errors=0) if _proved_share(run, since) > 0 else 0.0
+    if not len(late) and not proved:
+        raise signals.Missing("scalars.gradient_cosine: none was measured that would tell gradients from their noise")
     if not len(late):
-        return proved if proved > 0 else 1.0
+        return proved
     return max(float(np.clip(np.median(late), 0.0, 1.0)), proved)
 
 
@@ -206,17 +217,14 @@ def _reach(run: Run, history: signals.Loss, since: int) -> float:
     table = run.table("scalars", ["update_norm", "grad_norm"])
     product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
     product = product[np.isfinite(product)]
-    share = 1.0
-    if _proved_share(run, since) > 0:
-        share = _proved_share(run, since, errors=0)
-    elif _signal_surely(run, since) > 0:
-        share = _signal_share(run, since)
+    surely = max(_signal_surely(run, since), _proved_share(run, since)) > 0
+    share = _signal_share(run, since) if surely else 1.0
     return float(product.mean() * history.count * share) if len(product) else np.inf
 
 
-def _crawls(history: signals.Loss, promised: float, learned: float) -> bool:
+def _crawls(history: signals.Loss, promised: float, learned: float, worth: float) -> bool:
     """Still on its way down at the end, significantly, and with a good part of the loss within reach of a tenfold rate,
-    or most of it left.
+    or most of it left, and no trifle beside the loss it started from.
 
     Far below the limits the loss depends on rate times updates alone: a tenfold rate is a run ten times as long. The
     fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time; the one
@@ -226,7 +234,8 @@ def _crawls(history: signals.Loss, promised: float, learned: float) -> bool:
     floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)
     longer = min(_tenfold(late.relative, 7 / 5), _tenfold(floor, 15 / 13))
     surely = late.z > 3 or _steadily(history)
-    return surely and (longer > promised or history.end > (1 - learned) * history.start)
+    far = longer > promised or history.end > (1 - learned) * history.start
+    return surely and far and longer * abs(history.end) >= worth * abs(history.start)
 
 
 def _steadily(history: signals.Loss) -> bool:

@@ -59,6 +59,7 @@ KIND = words.KIND
 RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+FLAT = 100.0  # times less than the steepest direction: what counts for the flat share of the gradient
 DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold of the loss: four decades in all
 
 
@@ -79,7 +80,9 @@ def check(
     signals.stability(run)
     if history.count < 20:
         return
-    late = _since(table, history)
+    late = _since(run, table, history)
+    if late.empty:
+        raise signals.Missing("curvature: no estimate in the last two thirds of the run")
     condition = _condition(run, history, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
@@ -91,10 +94,11 @@ def check(
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
     patience, narrow = (DECADES, shallow) if quadratic.exact(run) else (1.0, narrow)
     fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
-    slow = limits.steps_along(late, condition) * fastest >= patience * history.count
+    surely = condition if np.isfinite(condition) else FLAT
+    slow = limits.steps_along(late, surely) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
-        yield words.along_the_floor(run, history, late, cause, first, condition if np.isfinite(condition) else narrow)
+        yield words.along_the_floor(run, history, late, cause, first, surely)
         return
     raised = min(1.0, ratio / pinned)
     spread = _unlearned(run, history, late, raised, gained)
@@ -115,7 +119,7 @@ def _hidden(run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, 
     What is left along the floor comes from gradients of independent batches, two standard errors down. Where the loss
     is no quadratic, the inputs must make the ravine as well.
     """
-    table = _since(run.table("batches"), history)
+    table = _since(run, run.table("batches"), history)
     surely = signals.array(table, "flat_gain") - 2 * signals.array(table, "flat_gain_error")
     if not signals.median(surely) >= left * abs(history.end):
         return np.nan
@@ -151,10 +155,11 @@ def _stretched(
     return spread if slow and spread.cause != "correlated-inputs" else None
 
 
-def _since(table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
-    """Without the first third of the run, if there is more."""
+def _since(run: Run, table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
+    """Without the first third of the run, if there is more; only a quadratic's curvature is at the start what it is
+    later."""
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
-    return late if len(late) else table.tail(1)
+    return table.tail(1) if late.empty and quadratic.exact(run) else late
 
 
 def _condition(run: Run, history: signals.Loss, late: pd.DataFrame) -> float:
