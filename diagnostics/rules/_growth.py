@@ -97,7 +97,7 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
         estimates, ratios = signals.stability(run)
     except signals.Missing:
         return unknown
-    if not len(rates):
+    if not len(rates) or _long_before(estimates, grown, gradual):
         return unknown
     last = grown.end if grown.steps >= gradual or estimates[0] > grown.onset else grown.onset
     known = (estimates <= max(last, estimates[0])) & ~refuted(estimates, ratios, grown.onset)
@@ -119,6 +119,11 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
     since = min(int(steps[begin]), grown.onset) if unmeasured else int(steps[begin])
     blown = _blown(run, estimates, int(steps[at]))
     return Limit(float(held[at]), float(rates[at]), since, float(noise[at]), blown)
+
+
+def _long_before(estimates: np.ndarray, grown: Growth, gradual: int) -> bool:
+    """Whether all estimates are of the first half of the way to a gradual growth, and so of other curvature."""
+    return grown.steps >= gradual and bool(estimates[-1] < grown.onset / 2)
 
 
 def refuted(estimates: np.ndarray, ratios: np.ndarray, onset: int) -> np.ndarray:

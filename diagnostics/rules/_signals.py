@@ -302,12 +302,6 @@ def total(run: Run) -> int:
     return len(run.table("scalars", ["step"]))
 
 
-def hidden_weights(run: Run) -> list[str]:
-    """Weight matrices (two or more dimensions) in the order of the model, trainable ones only."""
-    layers = run.meta.get("layers") or []
-    return [each["name"] for each in layers if len(each.get("shape", ())) >= 2 and not each.get("frozen")]
-
-
 def inside(run: Run, name: str, first: int, last: int) -> np.ndarray:
     """Measured values of a column of `scalars` between two steps."""
     steps, values = column(run, name)

@@ -42,7 +42,7 @@ def vanishing(
 
 
 def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
-    names = signals.hidden_weights(run)
+    names = _weights(run)
     steps, columns, gradients = signals.layer_matrix(run, "layers", "grad_norm")
     _, _, weights = signals.layer_matrix(run, "layers", "weight_norm")
     _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
@@ -56,6 +56,14 @@ def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
     if not (np.isfinite(relative).all() and (relative > 0).all()):
         return None
     return Chain([columns[each] for each in at], relative, float(moved * (stretch.last_step - stretch.first_step + 1)))
+
+
+def _weights(run: Run) -> list[str]:
+    """Trainable weight matrices in the order of the model, less the embeddings, of which a batch moves a few rows
+    only."""
+    layers = run.meta.get("layers") or []
+    chosen = [each for each in layers if len(each.get("shape", ())) >= 2 and not each.get("frozen")]
+    return [each["name"] for each in chosen if not str(each.get("module", "")).startswith("Embedding")]
 
 
 def _forward(run: Run, stretch: stretches.Flat, depth: int) -> tuple[float, str]:

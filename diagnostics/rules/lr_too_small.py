@@ -10,8 +10,9 @@ along the step), after the latter (and the former too, where no noise term was m
 batch's gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so
 that a run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
 already covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far
-less than steps of that length promise - or all steps together were too short to move it. A schedule is judged by its
-highest rate, unless it lowered the rate while the loss was still falling; a warm-up once the run has ended.
+less than steps of that length promise - or all steps together were too short to move it, or to get once to the
+minimum along them. A schedule is judged by its highest rate, unless it lowered the rate while the loss was still
+falling; a warm-up once the run has ended.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -35,6 +36,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
@@ -60,64 +62,75 @@ def check(
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    table = signals.curvature(run)
-    steps, ratios = signals.stability(run)
+    signals.stability(run)
     if history.count < 20:
         return
-    half = int(history.steps[history.count // 2])
+    start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    first = _decay_step(rate_steps, rates, decayed) if lowered else int(history.steps[0])
+    first = _decay_step(rate_steps, rates, decayed) if lowered else start
     by_schedule = lowered and _cut_short(run, history, first)
     if by_schedule:
-        end = int(history.steps[-1])
         ratio, overshoot = _lowered(run, half), signals.median(signals.inside(run, "overshoot", half, end))
     else:
-        ratio, overshoot = _throughout(run, steps, ratios, warm), _overshoot(run, half, lowered)
-    share = _signal_share(run, half)
+        ratio, overshoot = _throughout(run, warm), _overshoot(run, half, lowered)
+    share = signal.share(run, half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
-    allowed = slack * share
-    stable = slack if signals.noise_term(run) > 0 else allowed  # the noise term is what batches take off the limit
-    if ratio >= stable or overshoot >= allowed:
+    stable = slack if signals.noise_term(run) > 0 else slack * share  # the noise term is what batches take off it
+    if ratio >= stable or overshoot >= slack * share:
         return  # too short a step to tell its overshoot from rounding is NaN
     warming = bool(len(rates)) and rates[-1] > 1.05 * np.median(rates)
     if warming and run.meta["status"] != "finished":
         return
-    reach = _reach(run, history, half)
-    standing = reach < still * abs(history.start) and 0.5 * reach >= still * abs(history.end) * ratio
-    left = quadratic.left(run, history, signals.latest(run, "curvature", "condition"), float(signals.tops(table)[-1]))
-    surely_more = quadratic.exact(run) and left >= promised * history.end
-    much = history.end > reached * history.start or surely_more
-    progress = signals.median(signals.array(table, "progress"))
-    gone = history.start - history.end >= delivered * reach
-    crawls = much and gone and not progress >= 1 and _crawls(history, promised, learned, 0 if surely_more else worth)
-    if not (by_schedule or standing or crawls):
+    if by_schedule:
+        words = f", hardly moving since the rate was lowered at step {first} although the gradient has not gone."
+        yield _finding(run, history, ratio, overshoot, first, "schedule", words, _LATER)
         return
-    rate = float(rates[-1] if by_schedule or warming else rates.max()) if len(rates) else np.nan
+    reach = _reach(run, history, half)
+    begun = 0 < 2 * overshoot * history.count < 1  # each update goes 2 r of the way to the minimum along it
+    begun = begun and signal.surely(run, half) > 0 and history.end > (1 - learned) * history.start
+    standing = (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
+    gone = history.start - history.end >= delivered * reach
+    if standing or (gone and _crawls(run, history, promised, learned, worth, reached)):
+        words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
+        cause, remedy = ("schedule", _SHORTER) if warming else ("learning-rate", "")
+        yield _finding(run, history, ratio, overshoot, start, cause, words, remedy)
+
+
+_LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
+_SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
+
+
+def _finding(
+    run: Run,
+    history: signals.Loss,
+    ratio: float,
+    overshoot: float,
+    first: int,
+    cause: str,
+    words: str,
+    remedy: str,
+) -> Finding:
+    """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
+    _, rates = signals.learning_rates(run)
+    highest = float(rates.max()) if len(rates) else np.nan
+    rate = highest if cause == "learning-rate" else signals.last_rate(run)
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
-    raised = rate * factor
+    progress = _progress(run)
     slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
-    yield Finding(
+    along = f" and each update goes {number(200 * overshoot)} % of the way to the minimum along it"
+    return Finding(
         kind=KIND,
-        cause="schedule" if by_schedule or warming else "learning-rate",
+        cause=cause,
         severity="warning",
-        first_step=first if by_schedule else int(history.steps[0]),
+        first_step=first,
         last_step=None,
         layers=(),
-        summary=f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
-        + (
-            f" and each update goes {number(200 * max(overshoot, 0))} % of the way to the minimum along it; "
-            if overshoot > 1e-4  # less is not to be told from rounding
-            else "; "
-        )
-        + f"the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates"
-        + (
-            f", hardly moving since the rate was lowered at step {first} although the gradient has not gone."
-            if by_schedule
-            else ", and no more was possible at these step lengths."
-            if standing
-            else " and still falls steadily."
+        summary=(
+            f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
+            + (along if overshoot > 1e-4 else "")  # less is not to be told from rounding
+            + f"; the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates{words}"
         ),
         evidence={
             "stability ratio with noise": ratio,
@@ -129,16 +142,11 @@ def check(
             "updates for a tenfold shrink then": fast,
         },
         remedies=(
-            f"lower the rate later: keep {number(float(rates.max()))} until the loss stops falling"
-            if by_schedule
-            else "shorten the warm-up: the rate was still rising when the run ended"
-            if warming
-            else (
-                f"raise the learning rate to {number(raised)} ({number(factor)} times; the stability ratio "
-                f"becomes {number(ratio * factor)})"
-            ),
+            remedy.format(number(highest))
+            or f"raise the learning rate to {number(rate * factor)} ({number(factor)} times; the stability ratio "
+            f"becomes {number(ratio * factor)})",
             f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
-            if np.isfinite(slow) and not by_schedule
+            if np.isfinite(slow) and not remedy
             else "use a schedule that follows the loss: torch.optim.lr_scheduler.ReduceLROnPlateau",
         ),
         charts=(
@@ -152,9 +160,15 @@ def check(
     )
 
 
-def _throughout(run: Run, steps: np.ndarray, ratios: np.ndarray, warm: int) -> float:
+def _progress(run: Run) -> float:
+    """What an update takes off the distance along the steepest direction, the momentum's share included."""
+    return signals.median(signals.array(signals.curvature(run), "progress"))
+
+
+def _throughout(run: Run, warm: int) -> float:
     """The largest stability ratio, with noise, which follows the rate between estimates: ten times it must have been
     stable throughout."""
+    steps, ratios = signals.stability(run)
     counted = steps >= warm if steps[-1] >= warm else steps > 0
     followed = limits.held(*signals.learning_rates(run), steps[counted], ratios[counted])
     return float(np.nanmax([*ratios[counted], *followed])) + signals.noise_term(run)
@@ -183,59 +197,42 @@ def _overshoot(run: Run, since: int, lowered: bool, *, high: float = 0.5, least:
     return signals.median(signals.array(table, "overshoot")[chosen])
 
 
-def _signal_share(run: Run, since: int) -> float:
-    """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2, or what
-    independent batches say of it, where they prove that there is any and that is more.
-
-    The best rate under noise is that part of the noiseless one (McCandlish et al. 2018, "An Empirical Model of
-    Large-Batch Training", 2.2). With a direction that turns by itself the cosine is smaller still: the safe side.
-    """
-    steps, cosines = signals.column(run, "gradient_cosine")
-    late = cosines[steps >= since]
-    proved = _proved_share(run, since, errors=0) if _proved_share(run, since) > 0 else 0.0
-    if not len(late) and not proved:
-        raise signals.Missing("scalars.gradient_cosine: none was measured that would tell gradients from their noise")
-    if not len(late):
-        return proved
-    return max(float(np.clip(np.median(late), 0.0, 1.0)), proved)
-
-
-def _proved_share(run: Run, since: int, errors: float = 2.0) -> float:
-    """By all independent batches, so many standard errors down; 0 where none were tried."""
-    table = run.table("batches", ["step", "gradient_square", "gradient_square_error", "gradient_noise"]).dropna()
-    table = table.loc[table["step"] >= since]
-    if table.empty:
-        return 0.0
-    squares, error, noise = (signals.array(table, str(name)) for name in table.columns[1:])
-    surely = squares.mean() - errors * np.linalg.norm(error) / len(error)
-    return max(float(surely), 0.0) / max(float(squares.mean() + noise.mean()), np.finfo(float).tiny)
-
-
 def _reach(run: Run, history: signals.Loss, since: int) -> float:
     """What all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the part
     counts that is signal, as far as there surely is one: the noise of the batches leads nowhere."""
     table = run.table("scalars", ["update_norm", "grad_norm"])
     product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
     product = product[np.isfinite(product)]
-    surely = max(_signal_surely(run, since), _proved_share(run, since)) > 0
-    share = _signal_share(run, since) if surely else 1.0
+    surely = max(signal.surely(run, since), signal.proved(run, since)) > 0
+    share = signal.share(run, since) if surely else 1.0
     return float(product.mean() * history.count * share) if len(product) else np.inf
 
 
-def _crawls(history: signals.Loss, promised: float, learned: float, worth: float) -> bool:
+def _crawls(run: Run, history: signals.Loss, promised: float, learned: float, worth: float, reached: float) -> bool:
     """Still on its way down at the end, significantly, and with a good part of the loss within reach of a tenfold rate,
-    or most of it left, and no trifle beside the loss it started from.
+    or most of it left, and no trifle beside the loss it started from, unless the loss is a quadratic that says so.
 
     Far below the limits the loss depends on rate times updates alone: a tenfold rate is a run ten times as long. The
     fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time; the one
     within the last quarter, 13/16 to 15/16, must not tell of a floor instead.
     """
+    if _progress(run) >= 1:
+        return False
     late, last = (signals.trend(history.values[-(history.count // part) :]) for part in (2, 4))
     floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)
     longer = min(_tenfold(late.relative, 7 / 5), _tenfold(floor, 15 / 13))
     surely = late.z > 3 or _steadily(history)
     far = longer > promised or history.end > (1 - learned) * history.start
-    return surely and far and longer * abs(history.end) >= worth * abs(history.start)
+    much = history.end > reached * history.start and longer * abs(history.end) >= worth * abs(history.start)
+    return surely and far and (much or _quadratic_left(run, history) >= promised * history.end)
+
+
+def _quadratic_left(run: Run, history: signals.Loss) -> float:
+    """What is left to gain where the quadratic picture is exact, else NaN."""
+    if not quadratic.exact(run):
+        return np.nan
+    condition, tops = signals.latest(run, "curvature", "condition"), signals.tops(signals.curvature(run))
+    return quadratic.left(run, history, condition, float(tops[-1]))
 
 
 def _steadily(history: signals.Loss) -> bool:
@@ -282,19 +279,10 @@ def _gradient_left(
     must be shorter than those before."""
     rate_steps, rates = signals.learning_rates(run)
     before = int((history.steps < first).sum())
-    signal = max(_signal_surely(run, first), _proved_share(run, first))
-    pace = signal * np.median(norms**2) / np.median(was**2)
+    part = max(signal.surely(run, first), signal.proved(run, first))
+    pace = part * np.median(norms**2) / np.median(was**2)
     shorter = rates[rate_steps >= first].sum() <= rates[rate_steps < first].sum()
     return bool(shorter and pace * (history.count - before) >= forgone * before)
-
-
-def _signal_surely(run: Run, since: int, *, least: int = 3) -> float:
-    """`_signal_share`, two standard errors down; 0 where it was not measured."""
-    steps, cosines = signals.column(run, "gradient_cosine")
-    late = cosines[steps >= since]
-    if len(late) < least:
-        return 0.0
-    return float(np.clip(late.mean() - 2 * late.std(ddof=1) / np.sqrt(len(late)), 0.0, 1.0))
 
 
 def explains(finding: Finding, other: Finding) -> bool:
