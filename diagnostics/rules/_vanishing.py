@@ -17,28 +17,30 @@ from diagnostics.run import Run
 @dataclass(frozen=True)
 class Chain:
     """Weight layers in the order of the model during a flat stretch. `relative`: gradient over weights of each;
-    `moved`: what all updates of the stretch together moved the first by, over its size."""
+    `moved`: what all updates of the stretch together moved each by, over its size."""
 
     names: list[str]
     relative: np.ndarray
-    moved: float
+    moved: np.ndarray
 
 
 def vanishing(
     kind: str, run: Run, stretch: stretches.Flat, depth: int, vanished: float, factor: float, frozen: float
 ) -> Finding | None:
     """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
-    orders of magnitude, or by more than logistic units must, while the first layer stays where it is. Or outputs that
-    shrink so from the input to the output, where it stays as well."""
+    orders of magnitude, or by more than logistic units must, while the first layer stays where it is; not where the
+    last one stays as well, and all updates are too short. Or outputs that shrink so from the input to the output, where
+    the first layer stays."""
     chain = _chain(run, stretch)
     if chain is None or len(chain.names) < depth:
         return None
     ratio = float(chain.relative[0] / chain.relative[-1])
     passed = ratio ** (1 / (len(chain.names) - 1))
-    if ratio <= vanished or (passed <= factor and chain.moved <= frozen):
+    first, last = (chain.moved[at] <= frozen for at in (0, -1))
+    if not last and (ratio <= vanished or (passed <= factor and first)):
         return _backward(kind, stretch, chain, passed, ratio)
-    kept, last = _forward(run, stretch, depth)
-    return _shrunk(kind, stretch, chain, kept, last) if kept <= factor and chain.moved <= frozen else None
+    kept, least = _forward(run, stretch, depth)
+    return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first else None
 
 
 def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
@@ -52,10 +54,10 @@ def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.median(gradients[inside][:, at] / weights[inside][:, at], axis=0)
-        moved = signals.median(updates[inside][:, at[0]] / weights[inside][:, at[0]])
+        moved = np.array([signals.median(each) for each in (updates[inside][:, at] / weights[inside][:, at]).T])
     if not (np.isfinite(relative).all() and (relative > 0).all()):
         return None
-    return Chain([columns[each] for each in at], relative, float(moved * (stretch.last_step - stretch.first_step + 1)))
+    return Chain([columns[each] for each in at], relative, moved * (stretch.last_step - stretch.first_step + 1))
 
 
 def _weights(run: Run) -> list[str]:

@@ -76,7 +76,7 @@ def check(
         layers=layers,
         summary=(
             f"{number(100 * now[worst])} % of the {units} units of layer {names[worst]} are dead since step "
-            f"{int(steps[first_at])}: inactive on every input, with gradient exactly 0"
+            f"{int(steps[first_at])}: inactive on every input, with {_gradient(run, names[worst])}"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
         evidence={
@@ -166,6 +166,11 @@ def _bias_of_size(run: Run, activation: str, biases: list[str], layers: dict[str
     alike = [name for name, (_, count) in calls.items() if count == units]
     fitting = [name for name in biases if layers[name]["shape"][0] == units]
     return fitting[alike.index(activation) :][:1] if activation in alike else []
+
+
+def _gradient(run: Run, layer: str) -> str:
+    function, _ = signals.activations(run)[layer]
+    return "gradient exactly 0" if function in signals.RECTIFIERS else "less than 1 % of the gradient passed on"
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:

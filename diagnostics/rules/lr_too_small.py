@@ -46,6 +46,8 @@ from diagnostics.run import Run
 
 KIND = "lr-too-small"
 RANK = 13
+NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+CLEAR = 0.2  # of the squared gradient is surely signal: no floor of the data, where it vanishes
 
 
 def check(
@@ -62,7 +64,7 @@ def check(
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    signals.stability(run)
+    signals.curvature(run)
     if history.count < 20:
         return
     start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
@@ -91,6 +93,9 @@ def check(
     begun = 0 < 2 * overshoot * history.count < 1  # each update goes 2 r of the way to the minimum along it
     begun = begun and signal.surely(run, half) > 0 and history.end > (1 - learned) * history.start
     standing = (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
+    if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
+        standing = reach < slack * history.end and history.end > NOTHING * history.start
+        standing = standing and signal.surely(run, half) >= CLEAR
     gone = history.start - history.end >= delivered * reach
     if standing or (gone and _crawls(run, history, promised, learned, worth, reached)):
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
@@ -128,12 +133,16 @@ def _finding(
         last_step=None,
         layers=(),
         summary=(
-            f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
+            (
+                f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
+                if np.isfinite(ratio)
+                else f"At a learning rate of {number(rate)} the weights hardly move"
+            )
             + (along if overshoot > 1e-4 else "")  # less is not to be told from rounding
             + f"; the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates{words}"
         ),
-        evidence={
-            "stability ratio with noise": ratio,
+        evidence=({"stability ratio with noise": ratio} if np.isfinite(ratio) else {})
+        | {
             "overshoot": overshoot,
             "learning rate": rate,
             "loss at start": history.start,
@@ -143,8 +152,8 @@ def _finding(
         },
         remedies=(
             remedy.format(number(highest))
-            or f"raise the learning rate to {number(rate * factor)} ({number(factor)} times; the stability ratio "
-            f"becomes {number(ratio * factor)})",
+            or f"raise the learning rate to {number(rate * factor)} ({number(factor)} times"
+            + (f"; the stability ratio becomes {number(ratio * factor)})" if np.isfinite(ratio) else ")"),
             f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
             if np.isfinite(slow) and not remedy
             else "use a schedule that follows the loss: torch.optim.lr_scheduler.ReduceLROnPlateau",
@@ -156,7 +165,7 @@ def _finding(
             Chart("line", "scalars", ("loss",), "Loss"),
             Chart("line", "scalars", ("lr",), "Learning rate", log=True),
         ),
-        formula=limits.stability_formula(run, ratio, rate),
+        formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
     )
 
 
@@ -167,7 +176,9 @@ def _progress(run: Run) -> float:
 
 def _throughout(run: Run, warm: int) -> float:
     """The largest stability ratio, with noise, which follows the rate between estimates: ten times it must have been
-    stable throughout."""
+    stable throughout. NaN for an optimizer without one."""
+    if np.isnan(signals.array(signals.curvature(run), "stability")).all():
+        return np.nan
     steps, ratios = signals.stability(run)
     counted = steps >= warm if steps[-1] >= warm else steps > 0
     followed = limits.held(*signals.learning_rates(run), steps[counted], ratios[counted])
@@ -216,7 +227,7 @@ def _crawls(run: Run, history: signals.Loss, promised: float, learned: float, wo
     fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time; the one
     within the last quarter, 13/16 to 15/16, must not tell of a floor instead.
     """
-    if _progress(run) >= 1:
+    if not _progress(run) < 1:
         return False
     late, last = (signals.trend(history.values[-(history.count // part) :]) for part in (2, 4))
     floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)

@@ -78,7 +78,10 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
     if waited < escape or not _downward(run, stretch):
-        downhill /= max(signals.latest(run, "curvature", "stability"), np.finfo(float).tiny)
+        ratio = signals.latest(run, "curvature", "stability")
+        if np.isnan(ratio):
+            return None  # no largest stable rate is known for this optimizer
+        downhill /= max(ratio, np.finfo(float).tiny)
     if downhill > near * abs(stretch.level) or (waited > patience * escape and gradient > 0):
         return None
     rate = signals.last_rate(run)

@@ -11,7 +11,7 @@ from torch import Tensor
 from diagnostics.stats.norms import wide
 
 FLAT = 0.05  # a unit is flat where its derivative is below this share of the activation's maximum
-FIRING = -2.3  # below this input GELU and SiLU pass on less than a tenth of it: counted as inactive
+GELU_OFF, SILU_OFF = -3.1, -6.5  # below, the derivative is under 1 % of its maximum: counted as inactive
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ _KINDS = (
     Kind("leaky_relu", lambda x: torch.where(x > 0, 1.0, 0.01)),
     Kind("elu", lambda x: x.clamp(max=0).exp()),
     Kind("softplus", torch.sigmoid),
-    Kind("gelu", lambda x: _gelu_slope(x) / 1.1289, lambda x: x < FIRING),
-    Kind("silu", lambda x: _silu_slope(x) / 1.0998, lambda x: x < FIRING),
-    Kind("mish", lambda x: _mish_slope(x) / 1.0885, lambda x: x < FIRING),
+    Kind("gelu", lambda x: _gelu_slope(x) / 1.1289, lambda x: x < GELU_OFF),
+    Kind("silu", lambda x: _silu_slope(x) / 1.0998, lambda x: x < SILU_OFF),
+    Kind("mish", lambda x: _mish_slope(x) / 1.0885, lambda x: x < SILU_OFF),
     Kind("hardswish", lambda x: _hardswish_slope(x) / 1.5, lambda x: x <= -3),
     Kind("sigmoid", _sigmoid_slope, saturates=True),
     Kind("tanh", lambda x: 1 - torch.tanh(x).square(), saturates=True),
