@@ -85,3 +85,21 @@ def test_a_wall_and_a_rate_past_the_limit(estimate, noise, expected):
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "batches": batches})
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]
+
+
+def growing(estimates):
+    """The loss stays at 1 for 60 updates and then grows by a quarter an update, until it overflows."""
+    steps = np.arange(1, 121)
+    loss = np.r_[np.ones(60), 1.25 ** np.arange(1, 56), [np.inf] * 5] + 0.01 * np.cos(3.0 * steps)
+    norms = np.r_[np.ones(60), 1.25 ** np.arange(1, 56), [np.inf] * 5]
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": norms})
+    events = pd.DataFrame({"step": [116], "kind": "non-finite", "subject": "overflow:mul", "message": "at update 116"})
+    curvature = pd.DataFrame({"step": estimates, "stability": [0.1] * len(estimates)})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    return Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "events": events})
+
+
+@pytest.mark.parametrize(("estimates", "expected"), [([2, 3], "lr-unstable"), ([2, 60, 90], "non-finite")])
+def test_a_gradual_growth_that_no_estimate_saw_is_an_instability(estimates, expected):
+    """The curvature of the start says nothing of what it was there; one of the growth itself clears the rate."""
+    assert [found.kind for found in diagnostics.diagnose(growing(estimates)).alarms] == [expected]

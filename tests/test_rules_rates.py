@@ -87,10 +87,9 @@ def test_a_small_rate_at_the_floor_is_no_fault(tmp_path):
     model = nn.Linear(8, 1)
     nn.init.zeros_(model.weight)
     nn.init.zeros_(model.bias)
-    noise = torch.Generator().manual_seed(1)
 
     def noisy(model, x, y):
-        return F.mse_loss(model(x)[:, 0], torch.randn(len(x), generator=noise))
+        return F.mse_loss(model(x)[:, 0], torch.sin(1e3 * x.sum(1)))
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     assert alarms(watched(tmp_path, model, optimizer, noisy, steps=400, size=8)) == []
@@ -111,3 +110,59 @@ def test_one_large_feature_of_a_logistic_regression(tmp_path, scale, expected):
 
     optimizer = torch.optim.SGD(model.parameters(), lr=2.0 / scale**2)
     assert alarms(watched(tmp_path, model, optimizer, loss, steps=400)) == expected
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(3e-5, [("lr-too-small", "learning-rate")]), (0.01, [])])
+def test_a_loss_so_noisy_that_its_fall_is_hidden(tmp_path, rate, expected):
+    """That the gradient is signal, and that all updates together do not get once to the minimum, is seen all the same.
+    A tenth of a good rate is slow, and no fault."""
+    torch.manual_seed(8)
+    model, truth = nn.Linear(8, 1), torch.randn(8)
+
+    def loss(model, x, y):
+        return F.mse_loss(model(x)[:, 0], x @ truth + 3 * torch.sin(1e3 * x.sum(1)))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    assert alarms(watched(tmp_path, model, optimizer, loss, steps=600, size=8)) == expected
+
+
+class Lion(torch.optim.Optimizer):
+    """Chen et al. 2023: a step of the rate's length in each coordinate, by the sign of a mean of gradients."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                parameter.sub_(torch.sign(mean.mul(0.9).add(parameter.grad, alpha=0.1)), alpha=group["lr"])
+                mean.mul_(0.99).add_(parameter.grad, alpha=0.01)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(1e-7, [("lr-too-small", "learning-rate")]), (3e-3, [])])
+def test_a_tiny_rate_of_an_optimizer_without_a_known_limit(tmp_path, rate, expected):
+    model = network()
+    diagnosis = watched(tmp_path, model, Lion(model.parameters(), rate), cross_entropy, steps=200)
+    assert alarms(diagnosis) == expected
+    assert all("NaN" not in found.summary and "nan" not in found.formula for found in diagnosis.alarms)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(1e-6, [("lr-too-small", "learning-rate")]), (5e-3, [])])
+def test_a_rate_so_small_that_no_layer_moves_is_no_vanishing_gradient(tmp_path, rate, expected):
+    """Of an embedding a batch moves a few rows only: its gradient is small beside its weights, as it should be."""
+    torch.manual_seed(9)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.read, self.out = nn.Embedding(500, 24), nn.LSTM(24, 32, batch_first=True), nn.Linear(32, 4)
+
+        def forward(self, x):
+            words = ((x + 4) * 60).long().clamp(0, 499)
+            return self.out(self.read(self.embed(words))[0][:, -1])
+
+    model = Reader()
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=200)) == expected

@@ -59,6 +59,15 @@ def test_dead_and_saturated_units() -> None:
     assert math.isnan(dead) and saturated == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("name", ["relu", "relu6", "gelu", "silu", "mish", "hardswish"])
+def test_an_inactive_unit_passes_on_less_than_a_hundredth(name: str) -> None:
+    x = torch.linspace(-12, 0, 12_001, dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(stats.OUTPUTS[name](x).sum(), x)
+    inactive = stats.KINDS[name].inactive
+    assert inactive is not None and inactive(x.detach()).any()
+    assert slope[inactive(x.detach())].abs().max() < 0.01
+
+
 def test_moments_are_those_of_the_entries() -> None:
     x = torch.randn(50, 6) * 3 + 1
     counts = stats.count_units(stats.KINDS["relu"], x, x.relu(), False)
