@@ -144,7 +144,8 @@ def _noise_ball(
     late = ratios[estimates >= half][-3:]
     curved, noise = signals.median(late if len(late) else ratios[-1:]), signals.noise_term(run)
     # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
-    near = (max(curved, noise) if signals.adaptive(run) else curved + noise) >= ratio
+    total = max(curved, noise) if signals.adaptive(run) else curved + noise
+    near = total >= ratio
     opposed = _opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
@@ -161,7 +162,10 @@ def _noise_ball(
         return True
     if length >= beyond:  # a loss above its start that no update raised is another player's doing
         return raised or history.end < history.start
-    return near and opposed and not signals.adaptive(run) and history.end >= nothing * abs(history.start)
+    early = abs(history.start)
+    if total < 1:  # not for sure: the first batch's loss alone may be a low one
+        early = max(early, signals.level(history.values[: history.window]))
+    return near and opposed and not signals.adaptive(run) and history.end >= nothing * early
 
 
 def _held_up_at_most(run: Run, since: int) -> float:
