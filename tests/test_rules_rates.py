@@ -112,6 +112,22 @@ def test_one_large_feature_of_a_logistic_regression(tmp_path, scale, expected):
     assert alarms(watched(tmp_path, model, optimizer, loss, steps=400)) == expected
 
 
+@pytest.mark.parametrize(("scale", "expected"), [(2000.0, [("ravine", "feature-scale")]), (1.0, [])])
+@pytest.mark.parametrize("ratio", [0.15, 0.01])
+def test_a_ravine_that_no_rate_gets_along(tmp_path, scale, expected, ratio):
+    """Half the limit or a hundredth of it: beside a feature that large nothing is learned from the others."""
+    torch.manual_seed(10)
+    model = nn.Linear(8, 1)
+    nn.init.zeros_(model.weight)
+    sizes = torch.tensor([scale, *[1.0] * 7])
+
+    def loss(model, x, y):
+        return F.mse_loss(model(x * sizes)[:, 0], x[:, 1:].sum(1))
+
+    rate = ratio / (3 * scale**2) if scale > 1 else 0.03
+    assert alarms(watched(tmp_path, model, torch.optim.SGD(model.parameters(), rate), loss, steps=300)) == expected
+
+
 @pytest.mark.parametrize(("rate", "expected"), [(3e-5, [("lr-too-small", "learning-rate")]), (0.01, [])])
 def test_a_loss_so_noisy_that_its_fall_is_hidden(tmp_path, rate, expected):
     """That the gradient is signal, and that all updates together do not get once to the minimum, is seen all the same.

@@ -88,7 +88,11 @@ def check(
     if not np.isfinite(condition) and not np.isfinite(share):
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
     ratio = signals.median(signals.array(late, "stability"))
-    if not ratio >= raisable:
+    raised = min(1.0, ratio / pinned)
+    if not ratio >= raisable:  # unless that is not enough by far
+        spread = _unlearned(run, history, late, raised, gained)
+        if spread is not None:
+            yield words.of_the_inputs(run, history, late, spread, int(history.steps[0]))
         return
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
@@ -100,7 +104,6 @@ def check(
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield words.along_the_floor(run, history, late, cause, first, surely)
         return
-    raised = min(1.0, ratio / pinned)
     spread = _unlearned(run, history, late, raised, gained)
     if spread is not None:
         yield words.of_the_inputs(run, history, late, spread, first)
@@ -139,7 +142,8 @@ def _unlearned(
     """
     falling = signals.trend(history.values[history.count // 2 :])
     held_up = history.end > (1 - gained) * float(history.values[history.count // 20])
-    left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * history.start
+    early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
+    left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * early
     return _stretched(run, history, late, raised) if held_up and left else None
 
 
