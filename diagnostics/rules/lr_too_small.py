@@ -4,7 +4,7 @@ r"""Learning rate too small.
 Each step goes a small part of the way that curvature and noise would allow. Training works, only at a crawl.
 
 ## What we look at
-Whether a rate thirty times higher would still be well inside the stability limit ($s$ and its noise term below 1/60)
+Whether a rate thirty times higher would still be inside the stability limit ($s$ and its noise term below 0.03)
 *and* still lower the loss along the update itself (overshoot ratio $r$ below 1/60, where $r = 1/2$ is the minimum
 along the step), after the latter (and the former too, where no noise term was measured) is lowered by the part of a
 batch's gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so
@@ -53,7 +53,8 @@ CLEAR = 0.2  # of the squared gradient is surely signal: no floor of the data, w
 def check(
     run: Run,
     *,
-    slack: float = 0.017,  # of the limit, and overshoot: thirty times as much, which is far, is at most half way
+    inside: float = 0.03,  # of the limit: thirty times as much, which is far, is still stable
+    slack: float = 0.017,  # overshoot: thirty times as much is at most half way to the minimum along the step
     promised: float = 0.3,  # of the loss: what a tenfold rate would still take off it
     learned: float = 0.5,  # of the starting loss gone: half way
     worth: float = 0.05,  # of the starting loss, to be had by a tenfold rate
@@ -79,7 +80,7 @@ def check(
     share = signal.share(run, half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
-    stable = slack if signals.noise_term(run) > 0 else slack * share  # the noise term is what batches take off it
+    stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it
     if ratio >= stable or overshoot >= slack * share:
         return  # too short a step to tell its overshoot from rounding is NaN
     warming = bool(len(rates)) and rates[-1] > 1.05 * np.median(rates)
