@@ -127,6 +127,14 @@ def listing(runs: pd.DataFrame) -> str:
     return "\n".join(sections)
 
 
+def reporting_half(faulty: pd.DataFrame, healthy: pd.DataFrame) -> list[str]:
+    """The totals that the goals are about once more, where both halves were run."""
+    if faulty["half"].nunique() < 2:
+        return []
+    alone = totals(*(frame[frame["half"] == "report"] for frame in (faulty, healthy)))
+    return [f"The reporting half alone:\n{alone.to_string(index=False)}"]
+
+
 def write(runs: pd.DataFrame, dropped: Sequence[Dropped], sizes: dict[str, int], out: Path) -> str:
     """CSV files and the report's text."""
     configurations = scoring.by_configuration(runs)
@@ -146,6 +154,7 @@ def write(runs: pd.DataFrame, dropped: Sequence[Dropped], sizes: dict[str, int],
         f"{len(faulty)} faulty and {len(healthy)} healthy configurations, {len(runs)} runs",
         table.to_string(index=False),
         total.to_string(index=False),
+        *reporting_half(faulty, healthy),
         "False alarms per 100 healthy runs:\n" + (false_alarms(runs).to_string() if healthy["alarm"].any() else "none"),
         f"Dropped ({len(lost)}):\n" + lost.to_string(index=False, max_colwidth=110)
         if len(lost)
