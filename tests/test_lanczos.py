@@ -230,3 +230,16 @@ def test_thinned_out_tests_of_convergence_stop_soon_after_the_first_that_holds()
         every.step()
     solve(thinned, target, fresh(matrix))
     assert every.products > 32 and every.products <= thinned.products <= every.products + every.products // 32
+
+
+def test_small_eigenproblems_leave_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        krylov = Krylov(lambda v: 2 * v, torch.zeros(5), 5)
+        krylov.extend(torch.ones(5))
+        krylov.step()
+        assert krylov.ritz().values.tolist() == pytest.approx([2.0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -114,7 +114,7 @@ class Krylov:
     def ritz(self) -> Ritz:
         m = self.done
         block = self.projected[:m, :m]
-        values, vectors = np.linalg.eigh((block + block.T) / 2)
+        values, vectors = _eigh((block + block.T) / 2)
         values, vectors = values[::-1], vectors[:, ::-1]
         coupling = self.projected[m : self.size, :m] @ vectors
         return Ritz(values, vectors, np.sqrt((coupling * coupling).sum(0)))
@@ -199,6 +199,18 @@ class Krylov:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array.copy(), dtype=self.basis.dtype, device=self.basis.device)  # of reversed views too
+
+
+def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values ascending and vectors of a small symmetric matrix, on one thread: from 25 rows on LAPACK wakes others, which
+    takes ten times as long as the work itself, and a hundred times where something else keeps the processors busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+    finally:
+        torch.set_num_threads(threads)
+    return values.numpy(), vectors.numpy()
 
 
 def _identity(x: Tensor) -> Tensor:
