@@ -202,8 +202,8 @@ class Krylov:
 
 
 def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values ascending and vectors of a small symmetric matrix, on one thread: from 25 rows on LAPACK wakes others, which
-    takes ten times as long as the work itself, and a hundred times where something else keeps the processors busy."""
+    """Values ascending and vectors of a small symmetric matrix, on one thread: from 25 rows on LAPACK wakes others,
+    which takes ten times as long as the work, and a hundred times where something else keeps the processors busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
