@@ -25,9 +25,8 @@ lowered it, start the decay later.
 
 ## When this is wrong
 A warm-up under way, the tail of a decay after convergence and converged runs are silent, and so is a rate that is ten
-times below the best one: many runs end on their way down. With very noisy gradients a
-small rate can be right although one batch allows more: the noise term is what knows, and it is measured for SGD and
-momentum only.
+times below the best one: many runs end on their way down. With very noisy gradients a small rate can be right
+although one batch allows more: the noise term is what knows, and it is measured for SGD and momentum only.
 
 ## In the lecture
 *Learning Rate* ("α too small: slow progress").
