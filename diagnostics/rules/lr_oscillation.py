@@ -121,12 +121,12 @@ def _noise_ball(
     far: float = 0.3,  # more than half way there, which noise turns into too far
     ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
     left: float = 0.05,  # of the starting loss: below, the run has learned what there was
-    little: float = 0.01,  # the same where updates that raise the loss of their own batch prove that more is left
+    little: float = 0.02,  # the same where updates that raise the loss of their own batch prove that more is left
     climb: float = 0.3,  # rise of the loss that shows it is held up
     nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
     seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
-    trifle: float = 0.02,  # of all that the loss came down: the same, of updates that are a rate times the gradient
+    trifle: float = 0.02,  # of all that the loss came down: the same, but of full batches rescaled by themselves
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
@@ -150,7 +150,8 @@ def _noise_ball(
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
     held, fell = _held_up_at_most(run, half), history.start - history.end
-    if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and not signals.adaptive(run))):
+    noisy = history.noise >= jumps * history.end
+    if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and (noisy or not signals.adaptive(run)))):
         return False  # an adaptive optimizer's updates flip signs at any floor
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
@@ -158,7 +159,7 @@ def _noise_ball(
     if settled.z > 3 and settled.relative > 0.02:
         return False
     climbs = settled.z < -3 and settled.relative < -climb
-    if climbs or (raised and history.noise >= jumps * history.end):
+    if climbs or (raised and noisy):
         return True
     if length >= beyond:  # a loss above its start that no update raised is another player's doing
         return raised or history.end < history.start

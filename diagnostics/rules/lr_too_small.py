@@ -33,6 +33,7 @@ although one batch allows more: the noise term is what knows, and it is measured
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -101,7 +102,10 @@ def check(
     if standing or (gone and _crawls(run, history, promised, learned, worth, reached)):
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
         cause, remedy = ("schedule", _SHORTER) if warming else ("learning-rate", "")
-        yield _finding(run, history, ratio, overshoot, start, cause, words, remedy)
+        # With most of the loss gone the run is only slow, as many are that end on their way down.
+        slow = not standing and history.end <= (1 - learned) * history.start
+        found = _finding(run, history, ratio, overshoot, start, cause, words, remedy)
+        yield replace(found, severity="info") if slow else found
 
 
 _LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
