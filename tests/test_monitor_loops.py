@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,37 @@ def test_watched_again_after_closing(tmp_path: Path) -> None:
     run = diagnostics.load(tmp_path / "run")
     assert list(run.table("scalars")["step"]) == [1, 2, 3, 4, 5, 6]
     assert events(run) == ["resumed"]
+
+
+def trained_into(run_dir: Path, scale: float, **options) -> None:
+    model = small()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, run_dir, **options) as monitor:
+        for step in range(3):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+
+
+@pytest.mark.filterwarnings("default::RuntimeWarning")
+def test_another_model_in_the_directory_of_a_run_is_told(tmp_path: Path) -> None:
+    """As when a script is started twice: the run is continued, as promised, but not in silence."""
+    trained_into(tmp_path / "run", 1.0)
+    with pytest.warns(RuntimeWarning, match="give it another run_dir"):
+        trained_into(tmp_path / "run", 3.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained_into(tmp_path / "run", 9.0, first_step=4)  # meant
+    run = diagnostics.load(tmp_path / "run")
+    told = run.table("events")
+    assert list(run.table("scalars")["step"]) == [1, 2, 3, 4, 5, 6]
+    assert told.loc[told["kind"] == "resumed", "message"].str.contains("another run_dir").all()
 
 
 def test_step_called_wrongly(tmp_path: Path) -> None:

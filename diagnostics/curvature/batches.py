@@ -171,10 +171,12 @@ def _between(gram: np.ndarray, keep: np.ndarray) -> float:
 def _jackknife(statistic: Callable[[np.ndarray], float], k: int) -> tuple[float, float]:
     """The statistic and its standard error from leaving each batch out in turn (three batches at least)."""
     everything = np.arange(k)
-    if k < 3 or not math.isfinite(statistic(everything)):
-        return statistic(everything), math.nan
-    parts = np.array([statistic(np.delete(everything, i)) for i in range(k)])
-    return statistic(everything), float(math.sqrt((k - 1) * parts.var()))
+    with np.errstate(invalid="ignore", over="ignore"):  # of a run that diverges
+        whole = statistic(everything)
+        if k < 3 or not math.isfinite(whole):
+            return whole, math.nan
+        parts = np.array([statistic(np.delete(everything, i)) for i in range(k)])
+        return whole, float(math.sqrt((k - 1) * parts.var()))
 
 
 def _gram(vectors: Sequence[Tensor], ranks: Ranks | None) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.monitor import describe, forwards, nonfinite, transfer
+from diagnostics.monitor import describe, forwards, nonfinite, resuming, transfer
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
@@ -98,9 +98,17 @@ class Monitor:
             replicated=isinstance(model, nn.parallel.DistributedDataParallel),
         )
         if self._writer.resumed_from:
-            self._event("resumed", f"continues after update {first - 1}", "")
+            self._guard.run("resuming", self._resume, first - 1, settings.first_step is not None)
         self._plan_next(first)
         atexit.register(self.close, "interrupted")
+
+    def _resume(self, last_step: int, told: bool) -> None:
+        """`told`: by `first_step` that other weights were meant."""
+        weights = [] if self._together.active else list(self._tensors.values())  # of which a rank may hold a shard
+        note, another = resuming.continued(self.run_dir, last_step, weights)
+        self._event("resumed", note, "")
+        if another and not told:
+            warn(note)
 
     # -- the user's interface ------------------------------------------------------------------------------------------
 
