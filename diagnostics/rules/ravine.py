@@ -141,7 +141,8 @@ def _unlearned(
     them lies along the floor, and the loss that is left still falls, or nothing was learned at all.
     """
     falling = signals.trend(history.values[history.count // 2 :])
-    held_up = history.end > (1 - gained) * float(history.values[history.count // 20])
+    settled = history.values[history.count // 3 :][: history.window]  # the largest feature throws a start far up
+    held_up = history.end > (1 - gained) * signals.level(settled)
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
     left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * early
     return _stretched(run, history, late, raised) if held_up and left else None
