@@ -24,9 +24,10 @@ Raise the learning rate tenfold, watching $s$; gradient descent does best near $
 lowered it, start the decay later.
 
 ## When this is wrong
-A warm-up under way, the tail of a decay after convergence and converged runs are silent, and so is a rate that is ten
-times below the best one: many runs end on their way down. With very noisy gradients a small rate can be right
-although one batch allows more: the noise term is what knows, and it is measured for SGD and momentum only.
+A warm-up under way, the tail of a decay after convergence and converged runs are silent. A run that has most of its
+loss behind it and ends on its way down, as many do, is information only, unless it was too short to shrink even the
+steepest direction tenfold. With very noisy gradients a small rate can be right although one batch allows more: the
+noise term is what knows, and it is measured for SGD and momentum only.
 
 ## In the lecture
 *Learning Rate* ("α too small: slow progress").
@@ -102,8 +103,10 @@ def check(
     if standing or (gone and _crawls(run, history, promised, learned, worth, reached)):
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
         cause, remedy = ("schedule", _SHORTER) if warming else ("learning-rate", "")
-        # With most of the loss gone the run is only slow, as many are that end on their way down.
-        slow = not standing and history.end <= (1 - learned) * history.start
+        # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
+        # short to shrink even the steepest direction tenfold.
+        most_gone = history.end <= (1 - learned) * history.start
+        slow = not standing and most_gone and limits.steps_for_tenfold(1 - min(_progress(run), 1)) < history.count
         found = _finding(run, history, ratio, overshoot, start, cause, words, remedy)
         yield replace(found, severity="info") if slow else found
 
