@@ -98,17 +98,17 @@ class Monitor:
             replicated=isinstance(model, nn.parallel.DistributedDataParallel),
         )
         if self._writer.resumed_from:
-            self._guard.run("resuming", self._resume, first - 1, settings.first_step is not None)
+            self._resume(first - 1, settings.first_step is not None)
         self._plan_next(first)
         atexit.register(self.close, "interrupted")
 
     def _resume(self, last_step: int, told: bool) -> None:
         """`told`: by `first_step` that other weights were meant."""
         weights = [] if self._together.active else list(self._tensors.values())  # of which a rank may hold a shard
-        note, another = resuming.continued(self.run_dir, last_step, weights)
-        self._event("resumed", note, "")
-        if another and not told:
-            warn(note)
+        stranger = self._guard.run("resuming", resuming.stranger, self.run_dir, weights) or ""
+        self._event("resumed", f"continues after update {last_step}{stranger}", "")
+        if stranger and not told:
+            warn(f"the run continues after update {last_step}{stranger}")
 
     # -- the user's interface ------------------------------------------------------------------------------------------
 

@@ -13,18 +13,17 @@ FAR = 0.1  # of the norm: more than what updates since the last measurement chan
 
 
 @torch.no_grad()
-def continued(run_dir: str | os.PathLike, last_step: int, weights: Sequence[Tensor]) -> tuple[str, bool]:
-    """What to note of a run that goes on after `last_step`, and whether it looks like another training."""
-    note = f"continues after update {last_step}"
+def stranger(run_dir: str | os.PathLike, weights: Sequence[Tensor]) -> str:
+    """What to add to the note that a run goes on, if these are not the weights it stopped with; else ""."""
     recorded = load(run_dir).table("scalars", ["weight_norm"])["weight_norm"].dropna()
     if recorded.empty or not weights:
-        return note, False
+        return ""
     before = float(recorded.iloc[-1])
     now = float(stats.squared_norms([each.detach() for each in weights]).sum().sqrt())
     if abs(now - before) <= FAR * before:
-        return note, False
+        return ""
     return (
-        f"{note}, though the weights are not those of {run_dir}: their norm was {before:.3g} there and is {now:.3g} "
-        "now. If this is another training, give it another run_dir; if it goes on from an earlier update, give its "
-        "number: watch(..., first_step=...)"
-    ), True
+        f", though the weights are not those of {run_dir}: their norm was {before:.3g} there and is {now:.3g} now. "
+        "If this is another training, give it another run_dir; if it goes on from an earlier update, give its number: "
+        "watch(..., first_step=...)"
+    )
