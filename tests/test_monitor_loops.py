@@ -26,6 +26,16 @@ def batch(step: int, rows: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(rows, 6, generator=generator), torch.randint(0, 3, (rows,), generator=generator)
 
 
+def train(monitor: Any, model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        x, y = batch(step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+
+
 def norm(model: nn.Module) -> float:
     return math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None))
 
@@ -111,13 +121,7 @@ def test_overshoot_with_dropout_uses_the_masks_of_the_step(tmp_path: Path) -> No
     model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)  # so small that the loss is linear along the update
     with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, budget=1e9) as monitor:
-        for step in range(6):
-            x, y = batch(step)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+        train(monitor, model, optimizer, range(6))
     ratio = diagnostics.load(tmp_path / "run").table("scalars")["overshoot"].dropna()
     assert len(ratio) == 3
     assert ratio.abs().max() < 0.05  # other masks would give a difference of losses without any relation to g'u
@@ -318,13 +322,7 @@ def test_watched_again_after_closing(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for part in range(2):
         with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
-            for step in range(3):
-                x, y = batch(3 * part + step)
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-                monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+            train(monitor, model, optimizer, range(3 * part, 3 * part + 3))
     run = diagnostics.load(tmp_path / "run")
     assert list(run.table("scalars")["step"]) == [1, 2, 3, 4, 5, 6]
     assert events(run) == ["resumed"]
@@ -337,13 +335,7 @@ def trained_into(run_dir: Path, scale: float, **options) -> None:
             parameter.mul_(scale)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with diagnostics.watch(model, optimizer, run_dir, **options) as monitor:
-        for step in range(3):
-            x, y = batch(step)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+        train(monitor, model, optimizer, range(3))
 
 
 @pytest.mark.filterwarnings("default::RuntimeWarning")

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from diagnostics.rules import _conditioning as conditioning
+from diagnostics.rules import _gradient_signal as gradient_signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
@@ -191,3 +192,19 @@ def test_the_lowest_median_is_the_least_of_a_rolling_median(kind: str, count: in
     least = rolling[np.isfinite(rolling)].min(initial=np.inf)
     found = lowest_median(values, window)
     assert found == least or (np.isnan(found) and np.isinf(least))
+
+
+@pytest.mark.parametrize(("rows", "proved"), [(1, 0.0), (8, (0.05 - 2 * 0.03 / 8**0.5) / 1.0)])
+def test_independent_batches_prove_together_what_none_proves_alone(rows, proved):
+    """|G|^2 = 0.05 +- 0.03 beside a noise of 0.95: 5 % of the squared gradient is signal."""
+    steps = np.arange(1, rows + 1)
+    scalars = pd.DataFrame({"step": steps, "loss": 1.0})
+    measured = {"gradient_square": 0.05, "gradient_square_error": 0.03, "gradient_noise": 0.95}
+    batches = pd.DataFrame({"step": steps, "origin": steps, **measured})
+    run = Run.from_frames({"name": "test", "status": "finished"}, {"scalars": scalars, "batches": batches})
+    assert gradient_signal.surely_at_least(run, 0) == pytest.approx(proved)
+    if proved:
+        assert gradient_signal.share(run, 0) == pytest.approx(0.05)
+    else:
+        with pytest.raises(signals.Missing):
+            gradient_signal.share(run, 0)

@@ -16,30 +16,49 @@ def share(run: Run, since: int) -> float:
 
     With a direction that turns by itself the cosine is smaller still: the safe side.
     """
-    steps, cosines = signals.column(run, "gradient_cosine")
-    late = cosines[steps >= since]
-    by_batches = proved(run, since, errors=0) if proved(run, since) > 0 else 0.0
+    late = cosines(run, since)
+    lowest, likely = _by_batches(run, since)
+    by_batches = likely if lowest > 0 else 0.0
     if not len(late) and not by_batches:
         raise signals.Missing("scalars.gradient_cosine: none was measured that would tell gradients from their noise")
     along = float(np.clip(np.median(late), 0.0, 1.0)) if len(late) else 0.0
     return max(along, by_batches)
 
 
+def surely_at_least(run: Run, since: int) -> float:
+    """Two standard errors down, by the one or the other; 0 where neither was measured."""
+    return max(surely(run, since), _by_batches(run, since)[0])
+
+
 def surely(run: Run, since: int, *, least: int = 3) -> float:
-    """The mean cosine of successive gradients, two standard errors down; 0 where it was not measured."""
-    steps, cosines = signals.column(run, "gradient_cosine")
-    late = cosines[steps >= since]
-    if len(late) < least:
-        return 0.0
-    return float(np.clip(late.mean() - 2 * late.std(ddof=1) / np.sqrt(len(late)), 0.0, 1.0))
+    """The same by the mean cosine of successive gradients alone."""
+    late = cosines(run, since)
+    return float(np.clip(late.mean() - _two_errors(late), 0.0, 1.0)) if len(late) >= least else 0.0
 
 
-def proved(run: Run, since: int, errors: float = 2.0) -> float:
-    """By all independent batches, so many standard errors down; 0 where none were tried."""
+def opposed(run: Run, since: int, *, least: int = 5) -> bool:
+    """Whether successive gradients point against each other on average, by two standard errors."""
+    late = cosines(run, since)
+    return len(late) >= least and bool(late.mean() + _two_errors(late) < 0)
+
+
+def cosines(run: Run, since: int) -> np.ndarray:
+    """Measured cosines of successive gradients, from an update on."""
+    steps, values = signals.column(run, "gradient_cosine")
+    return values[steps >= since]
+
+
+def _two_errors(values: np.ndarray) -> float:
+    return float(2 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def _by_batches(run: Run, since: int) -> tuple[float, float]:
+    """By all independent batches together, two standard errors down and as they stand; zeros where none were tried."""
     table = run.table("batches", ["step", "gradient_square", "gradient_square_error", "gradient_noise"]).dropna()
     table = table.loc[table["step"] >= since]
     if table.empty:
-        return 0.0
-    squares, error, noise = (signals.array(table, str(name)) for name in table.columns[1:])
-    square = squares.mean() - errors * np.linalg.norm(error) / len(error)
-    return max(float(square), 0.0) / max(float(squares.mean() + noise.mean()), np.finfo(float).tiny)
+        return 0.0, 0.0
+    squares, errors, noise = (signals.array(table, str(name)) for name in table.columns[1:])
+    square, error = float(squares.mean()), float(np.linalg.norm(errors) / len(errors))
+    whole = max(square + float(noise.mean()), np.finfo(float).tiny)
+    return max(square - 2 * error, 0.0) / whole, max(square, 0.0) / whole

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
@@ -146,7 +147,7 @@ def _noise_ball(
     # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
     total = max(curved, noise) if signals.adaptive(run) else curved + noise
     near = total >= ratio
-    opposed = _opposed(run, half)
+    opposed = signal.opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
     held, fell = _held_up_at_most(run, half), history.start - history.end
@@ -174,13 +175,6 @@ def _held_up_at_most(run: Run, since: int) -> float:
     table = run.table("scalars", ["step", "grad_norm", "update_norm", "overshoot"]).dropna()
     late = table.loc[(table["step"] >= since) & (table["overshoot"] > 0)]
     return signals.median((late["grad_norm"] * late["update_norm"] / (4 * late["overshoot"])).to_numpy())
-
-
-def _opposed(run: Run, since: int, *, least: int = 5) -> bool:
-    """Whether successive gradients point against each other on average, by two standard errors."""
-    steps, cosines = signals.column(run, "gradient_cosine")
-    late = cosines[steps >= since]
-    return len(late) >= least and bool(late.mean() + 2 * late.std(ddof=1) / np.sqrt(len(late)) < 0)
 
 
 def _more_than_chance(count: int, of: int, chance: float = 0.05, level: float = 0.01) -> bool:

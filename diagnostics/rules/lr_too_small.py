@@ -42,6 +42,7 @@ from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -73,8 +74,8 @@ def check(
     start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    first = _decay_step(rate_steps, rates, decayed) if lowered else start
-    by_schedule = lowered and _cut_short(run, history, first)
+    first = decay_step(rate_steps, rates, decayed) if lowered else start
+    by_schedule = lowered and cut_short(run, history, first)
     if by_schedule:
         ratio, overshoot = _lowered(run, half), signals.median(signals.inside(run, "overshoot", half, end))
     else:
@@ -126,8 +127,7 @@ def _finding(
     remedy: str,
 ) -> Finding:
     """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
-    _, rates = signals.learning_rates(run)
-    highest = float(rates.max()) if len(rates) else np.nan
+    highest = signals.highest_rate(run, int(history.steps[-1]))
     rate = highest if cause == "learning-rate" else signals.last_rate(run)
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     progress = _progress(run)
@@ -183,8 +183,8 @@ def _progress(run: Run) -> float:
 
 
 def _throughout(run: Run, warm: int) -> float:
-    """The largest stability ratio, with noise, which follows the rate between estimates: ten times it must have been
-    stable throughout. NaN for an optimizer without one."""
+    """The largest stability ratio, with noise, which follows the rate between estimates: thirty times it must have
+    been stable throughout. NaN for an optimizer without one."""
     if np.isnan(signals.array(signals.curvature(run), "stability")).all():
         return np.nan
     steps, ratios = signals.stability(run)
@@ -222,8 +222,7 @@ def _reach(run: Run, history: signals.Loss, since: int) -> float:
     table = run.table("scalars", ["update_norm", "grad_norm"])
     product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
     product = product[np.isfinite(product)]
-    surely = max(signal.surely(run, since), signal.proved(run, since)) > 0
-    share = signal.share(run, since) if surely else 1.0
+    share = signal.share(run, since) if signal.surely_at_least(run, since) > 0 else 1.0
     return float(product.mean() * history.count * share) if len(product) else np.inf
 
 
@@ -264,44 +263,6 @@ def _steadily(history: signals.Loss) -> bool:
 def _tenfold(fall: float, over: float) -> float:
     """The fall in ten times the time, where time grew by `over` during a relative fall, as a power of time."""
     return 1 - max(1 - fall, 0.0) ** (np.log(10) / np.log(over))
-
-
-def _decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:
-    """First update from which the rate stays below the share of its highest."""
-    high = np.flatnonzero(rates >= decayed * rates.max())
-    return int(steps[min(high[-1] + 1, len(steps) - 1)])
-
-
-def _cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5) -> bool:
-    """Lowered in the first half, while the loss was seen to fall or, noise apart, the gradient was still there."""
-    before = history.values[history.steps < first]
-    was = signals.inside(run, "grad_norm", int(history.steps[0]), first)
-    norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))[-history.window :]
-    if len(before) < 6 or len(before) > early * history.count or not len(was) or not len(norms):
-        return False
-    alive = bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))
-    return (alive and _fell(before, history.after(first))) or _gradient_left(run, history, first, was, norms)
-
-
-def _fell(before: np.ndarray, after: np.ndarray) -> bool:
-    """Significantly when the rate was lowered, and hardly since."""
-    falling = signals.trend(before[len(before) // 2 :] if len(before) >= 12 else before)
-    slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
-    return bool(falling.z > 3 and slower)
-
-
-def _gradient_left(
-    run: Run, history: signals.Loss, first: int, was: np.ndarray, norms: np.ndarray, *, forgone: float = 0.5
-) -> bool:
-    """By the squared gradient without the batches' noise, the rest of the run at the old rate would have gained
-    `forgone` of what was gained before: progress an update is the rate times that square. All updates since together
-    must be shorter than those before."""
-    rate_steps, rates = signals.learning_rates(run)
-    before = int((history.steps < first).sum())
-    part = max(signal.surely(run, first), signal.proved(run, first))
-    pace = part * np.median(norms**2) / np.median(was**2)
-    shorter = rates[rate_steps >= first].sum() <= rates[rate_steps < first].sum()
-    return bool(shorter and pace * (history.count - before) >= forgone * before)
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -46,6 +46,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _conditioning as conditioning
+from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
@@ -174,14 +175,10 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
     return not (grown.steps >= gradual and (overshot or grows))
 
 
-def _reversal(run: Run, grown: Growth, *, least: int = 5) -> float:
+def _reversal(run: Run, grown: Growth) -> float:
     """Median cosine of successive gradients since the loss left its level, where their mean is negative for sure: of a
     gradient along one direction alone each is 1 or -1, whatever the noise. NaN otherwise, and if they are too few."""
-    steps, cosines = signals.column(run, "gradient_cosine")
-    since = cosines[steps >= grown.onset]
-    if len(since) < least or since.mean() + 2 * since.std(ddof=1) / np.sqrt(len(since)) >= 0:
-        return np.nan
-    return float(np.median(since))
+    return float(np.median(signal.cosines(run, grown.onset))) if signal.opposed(run, grown.onset) else np.nan
 
 
 def _cause(run: Run, grown: Growth, limit: Limit) -> str:

@@ -164,7 +164,6 @@ def _raw_inputs(run: Run, *, size: float = 5.0) -> bool:
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"
     normalize = f"put nn.BatchNorm1d or nn.LayerNorm before {layer}"
-    rate = signals.highest_rate(run, step)
     if cause == "input-scale":
         table = run.table("inputs", ["mean", "std"])
         return (
@@ -176,6 +175,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
             normalize,
         )
     if cause == "large-step":
+        rate = signals.highest_rate(run, step)
         return (
             f"lower the learning rate, up to {number(rate)} by step {step} (try {number(rate / 10)}), or warm it up",
             normalize,

@@ -1,0 +1,48 @@
+"""Whether a schedule lowered the learning rate too early: while the loss still fell, or the gradient was still there.
+
+Source: lecture, "Learning Rate".
+"""
+
+import numpy as np
+
+from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+def decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:
+    """First update from which the rate stays below the share of its highest."""
+    high = np.flatnonzero(rates >= decayed * rates.max())
+    return int(steps[min(high[-1] + 1, len(steps) - 1)])
+
+
+def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5) -> bool:
+    """Lowered in the first half, while the loss was seen to fall or, noise apart, the gradient was still there."""
+    before = history.values[history.steps < first]
+    was = signals.inside(run, "grad_norm", int(history.steps[0]), first)
+    norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))[-history.window :]
+    if len(before) < 6 or len(before) > early * history.count or not len(was) or not len(norms):
+        return False
+    alive = bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))
+    return (alive and _fell(before, history.after(first))) or _gradient_left(run, history, first, was, norms)
+
+
+def _fell(before: np.ndarray, after: np.ndarray) -> bool:
+    """Significantly when the rate was lowered, and hardly since."""
+    falling = signals.trend(before[len(before) // 2 :] if len(before) >= 12 else before)
+    slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
+    return bool(falling.z > 3 and slower)
+
+
+def _gradient_left(
+    run: Run, history: signals.Loss, first: int, was: np.ndarray, norms: np.ndarray, *, forgone: float = 0.5
+) -> bool:
+    """By the squared gradient without the batches' noise, the rest of the run at the old rate would have gained
+    `forgone` of what was gained before: progress an update is the rate times that square. All updates since together
+    must be shorter than those before."""
+    rate_steps, rates = signals.learning_rates(run)
+    before = int((history.steps < first).sum())
+    part = signal.surely_at_least(run, first)
+    pace = part * np.median(norms**2) / np.median(was**2)
+    shorter = rates[rate_steps >= first].sum() <= rates[rate_steps < first].sum()
+    return bool(shorter and pace * (history.count - before) >= forgone * before)
