@@ -1,4 +1,4 @@
-"""Functions whose double backward is wrong or missing, replaced by their formula while the closure runs.
+"""Functions whose double backward is wrong, missing or slow, replaced by their formula while the closure runs.
 
 `torch._weight_norm` has a double backward that is silently wrong by 13-41 % (torch 2.13); `hardsigmoid` has none.
 """
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.curvature import hoisted
+
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
@@ -19,7 +21,7 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6
 
 
-FORMULAS = {torch._VF._weight_norm: _weight_norm, F.hardsigmoid: _hardsigmoid}
+FORMULAS = {torch._VF._weight_norm: _weight_norm, F.hardsigmoid: _hardsigmoid} | hoisted.FORMULAS
 
 
 class Rewrites(TorchFunctionMode):
