@@ -15,6 +15,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 LARGE = 2**14  # numbers: from here on the arithmetic outweighs the calls from Python
+# Not in torch 2.6; where it cannot be asked for, nothing is replaced.
+_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # type: ignore
 
 
 class _Gelu(Function):
@@ -142,7 +144,8 @@ def _plain(*tensors: Tensor) -> bool:
         and torch.is_grad_enabled()
         and not torch._C._is_any_autocast_enabled()
         and not torch._C._are_functorch_transforms_active()
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None  # type: ignore
+        and _saving_hooks is not None
+        and _saving_hooks(True) is None
     )
 
 
