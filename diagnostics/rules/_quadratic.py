@@ -1,6 +1,7 @@
 """What is left to gain in the quadratic picture of the loss, and where that picture is exact.
 
-Source: lecture, "Ill-conditioned curvature: gradient descent dynamics".
+Sources: lecture, "Ill-conditioned curvature: gradient descent dynamics"; Mandt, Hoffman & Blei 2017, "Stochastic
+Gradient Descent as Approximate Bayesian Inference", 3 (the stationary distribution).
 """
 
 import numpy as np
@@ -58,3 +59,21 @@ def gradient_square(run: Run, history: signals.Loss) -> float:
     square = signals.latest(run, "batches", "gradient_square")
     _, norms = signals.column(run, "grad_norm")
     return square if np.isfinite(square) else signals.median(norms[-history.window :] ** 2)
+
+
+def held_by_noise(run: Run, history: signals.Loss, since: int) -> tuple[float, float]:
+    """Part of the loss that the noise of the batches keeps up once the run has settled, and its standard error; NaN but
+    for SGD with and without momentum.
+
+    Where E|w - w*|^2 no longer changes, 2 eta E[(w - w*)'H(w - w*)] = eta^2 E|g|^2, so that eta E|g|^2 / 4 of the loss
+    is motion around the minimum; momentum makes it F(1) = 1 / (1 - mu) times that, to first order in eta lambda.
+    """
+    if "SGD" not in str(run.meta.get("optimizer", "")):
+        return np.nan, np.nan
+    table = run.table("scalars", ["step", "grad_norm", "lr"]).dropna()
+    late = table.loc[table["step"] >= since]
+    lost = signals.latest(run, "curvature", "gain_dc") * late["lr"].to_numpy() * late["grad_norm"].to_numpy() ** 2 / 4
+    if len(lost) < 2:
+        return np.nan, np.nan
+    level = float(history.after(since).mean())
+    return float(lost.mean()) / level, float(lost.std(ddof=1)) / len(lost) ** 0.5 / level

@@ -10,7 +10,8 @@ The weights projected on the top eigenvector: whether successive updates are ant
 the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}(x)$. Bouncing alone is no fault - at
 $\alpha\lambda = 1.5$ the loss still falls fourfold a step; it must take a tenth of the run to shrink the loss tenfold.
 For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the
-very batch they were made for, or more often than by chance so far past it that they raise that batch's loss. For
+very batch they were made for, or more often than by chance so far past it that they raise that batch's loss; where the
+loss is a quadratic, a settled one of which $\tfrac\alpha4 E|g|^2$, the motion around the minimum, is a good part. For
 momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a loss that swings (against its level,
 or against all that it covers in the later half) or has not settled.
 
@@ -40,8 +41,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _noise_ball as noise_ball
+from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
@@ -90,7 +92,7 @@ def check(
     bounces = _bounces(run, history)
     if len(bounces) >= windows and _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
-    elif _noise_ball(run, history, estimates, ratios):
+    elif noise_ball.settled_high(run, history, held) or noise_ball.too_far(run, history, estimates, ratios):
         yield _in_noise(run, history, float(ratios[-1]))
 
 
@@ -110,77 +112,6 @@ def _tenfold(ratio: float) -> float:
     """Updates in which bouncing at this stability ratio shrinks the loss tenfold: its factor is (1 - 2s)^2 a step."""
     factor = abs(1 - 2 * ratio)
     return np.inf if factor >= 1 else np.log(10) / (-2 * np.log(max(factor, 1e-12)))
-
-
-def _noise_ball(
-    run: Run,
-    history: signals.Loss,
-    estimates: np.ndarray,
-    ratios: np.ndarray,
-    *,
-    beyond: float = 0.5,  # overshoot ratio: past the minimum along the step, on the batch the step was made for
-    far: float = 0.3,  # more than half way there, which noise turns into too far
-    ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
-    left: float = 0.05,  # of the starting loss: below, the run has learned what there was
-    little: float = 0.02,  # the same where updates that raise the loss of their own batch prove that more is left
-    climb: float = 0.3,  # rise of the loss that shows it is held up
-    nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
-    jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
-    seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
-    trifle: float = 0.02,  # of all that the loss came down: the same, but of full batches rescaled by themselves
-) -> bool:
-    """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
-
-    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own. With
-    momentum an update raises its own batch's loss now and then for the sake of those before, and where the gradient is
-    not the loss's own (straight-through estimators) it always may: so either the rate must be near its limit, or
-    successive gradients oppose each other. Opposition alone is normal in a converged run's noise ball, where they
-    correlate at about -s (Pflug 1990; Chee and Toulis 2018).
-    """
-    half = int(history.steps[history.count // 2])
-    over_steps, over = signals.column(run, "overshoot")
-    over = over[over_steps >= half]
-    length = signals.median(over)
-    raised = _more_than_chance(int((over > 1).sum()), len(over))
-    late = ratios[estimates >= half][-3:]
-    curved, noise = signals.median(late if len(late) else ratios[-1:]), signals.noise_term(run)
-    # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
-    total = max(curved, noise) if signals.adaptive(run) else curved + noise
-    near = total >= ratio
-    opposed = signal.opposed(run, half)
-    if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
-        return False
-    held, fell = _held_up_at_most(run, half), history.start - history.end
-    noisy = history.noise >= jumps * history.end
-    if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and (noisy or not signals.adaptive(run)))):
-        return False  # an adaptive optimizer's updates flip signs at any floor
-    if raised and length >= beyond and history.after(half).mean() >= history.start:
-        return True  # bursts that the median does not see
-    settled = signals.trend(history.after(half))
-    if settled.z > 3 and settled.relative > 0.02:
-        return False
-    climbs = settled.z < -3 and settled.relative < -climb
-    if climbs or (raised and noisy):
-        return True
-    if length >= beyond:  # a loss above its start that no update raised is another player's doing
-        return raised or history.end < history.start
-    early = abs(history.start)
-    if total < 1:  # not for sure: the first batch's loss alone may be a low one
-        early = max(early, signals.level(history.values[: history.window]))
-    return near and opposed and not signals.adaptive(run) and history.end >= nothing * early
-
-
-def _held_up_at_most(run: Run, since: int) -> float:
-    """Median of |g| |u| / (4 r): along an update u the loss can fall by -g'u / (4 r), to its minimum."""
-    table = run.table("scalars", ["step", "grad_norm", "update_norm", "overshoot"]).dropna()
-    late = table.loc[(table["step"] >= since) & (table["overshoot"] > 0)]
-    return signals.median((late["grad_norm"] * late["update_norm"] / (4 * late["overshoot"])).to_numpy())
-
-
-def _more_than_chance(count: int, of: int, chance: float = 0.05, level: float = 0.01) -> bool:
-    """Whether `count` events `of` so many are more than a rare one's binomial frequency allows."""
-    tail = 1 - sum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(count))
-    return tail < level
 
 
 def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
@@ -239,10 +170,11 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     lasts = stretch is not None and not stretch.escaped
     half = int(history.steps[history.count // 2])
     first = stretch.first_step if stretch and lasts else half
+    share = quadratic.held_by_noise(run, history, half)[0] if quadratic.exact(run) else math.nan
     seen = (
         f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: the "
-        "updates go too far for the noise of the batches and undo each other."
-    )
+        "updates go too far for the noise of the batches and undo each other"
+    ) + (f"; {number(100 * min(1.0, share))} % of it is this motion around the minimum." if share > 0 else ".")
     rate = signals.last_rate(run)
     remedy = (
         f"lower the learning rate from {number(rate)} to {number(rate / 10)}: the part of the loss that "
@@ -251,7 +183,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     evidence = {
         "noise term": signals.noise_term(run),
         "overshoot": signals.median(signals.inside(run, "overshoot", half, int(history.steps[-1]))),
-    }
+    } | ({"share of the loss": share} if share > 0 else {})
     return _finding(run, history, ratio, first, seen, remedy, evidence)
 
 
