@@ -94,7 +94,7 @@ def check(
         yield _finding(run, history, ratio, overshoot, first, "schedule", words, _LATER)
         return
     reach = _reach(run, history, half)
-    begun = 0 < 2 * overshoot * history.count < 1  # each update goes 2 r of the way to the minimum along it
+    begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
     begun = begun and signal.surely(run, half) > 0 and history.end > (1 - learned) * history.start
     standing = (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
