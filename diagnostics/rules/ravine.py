@@ -60,6 +60,7 @@ RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 FLAT = 100.0  # times less than the steepest direction: what counts for the flat share of the gradient
+EXACTLY = 0.1  # of the loss, still to be had along the floor, where the quadratic picture is exact
 DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold of the loss: four decades in all
 
 
@@ -198,7 +199,7 @@ def _held_up(
     gain = quadratic.left(run, history, condition, signals.median(signals.tops(table)))
     if not signals.trend(history.values[history.count // 2 :]).z > 3 or gain < LITTLE * abs(history.end):
         return False
-    if quadratic.exact(run) and gain >= left * abs(history.end):
+    if quadratic.exact(run) and gain >= EXACTLY * abs(history.end):
         return True
     return history.end > (1 - gained) * settled and not gain < left * (settled - history.end)
 
