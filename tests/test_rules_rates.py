@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.test_rules_loops import alarms, cross_entropy, network, watched
+import diagnostics
+from diagnostics.rules import _quadratic as quadratic
+from diagnostics.rules import _signals as signals
+from tests.test_rules_loops import alarms, cross_entropy, examples, network, watched
 
 
 @pytest.mark.parametrize(("peak", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (0.1, [])])
@@ -190,3 +193,31 @@ def test_a_small_rate_that_has_most_of_the_loss_behind_it_is_no_alarm(tmp_path):
     diagnosis = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.01), cross_entropy, steps=200)
     assert alarms(diagnosis) == []
     assert [(found.kind, found.severity) for found in diagnosis.findings] == [("lr-too-small", "info")]
+
+
+def in_noise(model, x, y):
+    """A squared error whose floor is the noise of the labels."""
+    return F.mse_loss(model(x)[:, 0], x[:, 0] + torch.sin(1e3 * x.sum(1)))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("rate", "expected"), [(0.03, [("lr-oscillation", "learning-rate")]), (0.003, [])])
+def test_how_much_of_a_settled_quadratic_loss_is_motion(tmp_path, momentum, rate, expected):
+    """Against the least squares solution, which all that motion is around."""
+    torch.manual_seed(11)
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), rate * (1 - momentum), momentum)
+    x, y = examples()
+    inputs = torch.cat([x, torch.ones(len(x), 1)], 1)
+    solution = torch.linalg.lstsq(inputs, (x[:, 0] + torch.sin(1e3 * x.sum(1)))[:, None]).solution
+    floor, levels = float(in_noise(lambda _: inputs @ solution, x, y)), []
+
+    def each():
+        levels.append(float(in_noise(model, x, y).detach()))
+
+    found = watched(tmp_path, model, optimizer, in_noise, steps=2000, size=2, each=each)
+    late = torch.tensor(levels[1000:]).mean()
+    run = diagnostics.load(tmp_path)
+    share, error = quadratic.held_by_noise(run, signals.loss(run), 1000)
+    assert share == pytest.approx(float(1 - floor / late), abs=3 * error + 0.1 * share)
+    assert alarms(found) == expected

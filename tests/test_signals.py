@@ -11,10 +11,11 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules import lr_too_small
+from diagnostics.rules._noise_ball import _more_than_chance, too_far
 from diagnostics.rules._ringing import _swings
 from diagnostics.rules._rolling import lowest_median
 from diagnostics.rules._words import number
-from diagnostics.rules.lr_oscillation import _more_than_chance, _noise_ball
 from diagnostics.run import Run
 
 
@@ -145,7 +146,22 @@ def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, cosine, held_up):
         {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]},
         {"scalars": pd.DataFrame(columns)},
     )
-    assert _noise_ball(run, signals.loss(run), np.array([1]), np.array([0.1])) is held_up
+    assert too_far(run, signals.loss(run), np.array([1]), np.array([0.1])) is held_up
+
+
+@pytest.mark.parametrize(
+    ("overshoot", "kinds"),
+    [(1e-3, ["lr-too-small"]), (-1e-3, ["lr-too-small"]), (5e-3, []), (-5e-3, [])],
+)
+def test_a_path_that_hardly_bends_was_hardly_begun(overshoot, kinds):
+    """300 updates, 0.6 or 3 times the way to the minimum along them, or to the crest."""
+    steps = np.arange(1, 301)
+    scalars = pd.DataFrame({"step": steps, "loss": 1 + 0.1 * np.sin(1e3 * steps), "lr": 1e-5, "grad_norm": 0.5})
+    scalars = scalars.assign(update_norm=2e-3, overshoot=overshoot, gradient_cosine=0.9)
+    curvature = pd.DataFrame({"step": [1, 100, 200, 290], "stability": 1e-3, "progress": 1e-3})
+    meta = {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]}
+    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
+    assert [finding.kind for finding in lr_too_small.check(run)] == kinds
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (4, 15), (3, 15), (10, 15)])

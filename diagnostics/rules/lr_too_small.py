@@ -159,9 +159,7 @@ def _finding(
             "updates for a tenfold shrink then": fast,
         },
         remedies=(
-            remedy.format(number(highest))
-            or f"raise the learning rate to {number(rate * factor)} ({number(factor)} times"
-            + (f"; the stability ratio becomes {number(ratio * factor)})" if np.isfinite(ratio) else ")"),
+            remedy.format(number(highest)) or _raise(rate, ratio, factor),
             f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
             if np.isfinite(slow) and not remedy
             else "use a schedule that follows the loss: torch.optim.lr_scheduler.ReduceLROnPlateau",
@@ -175,6 +173,14 @@ def _finding(
         ),
         formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
     )
+
+
+def _raise(rate: float, ratio: float, factor: float) -> str:
+    words = f"raise the learning rate to {number(rate * factor)} ({number(factor)} times"
+    if not ratio > 0:
+        return words + ")"
+    half = f", and on while it helps: by today's curvature {number(0.5 * rate / ratio)} is half the largest stable one"
+    return words + f"; the stability ratio becomes {number(ratio * factor)})" + half
 
 
 def _progress(run: Run) -> float:

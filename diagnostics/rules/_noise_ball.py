@@ -1,0 +1,96 @@
+"""Whether the noise of the batches holds the loss up: long steps keep the weights in motion around the minimum."""
+
+import math
+
+import numpy as np
+
+from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _quadratic as quadratic
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+def settled_high(run: Run, history: signals.Loss, held: float, *, trifle: float = 0.02) -> bool:
+    """A quadratic loss that stands still, and surely `held` of it is motion: more than a `trifle` of the way down."""
+    if not quadratic.exact(run):
+        return False
+    half = int(history.steps[history.count // 2])
+    share, error = quadratic.held_by_noise(run, history, half)
+    seen = share * history.end >= trifle * (history.start - history.end)
+    return share - 2 * error >= held and seen and _stands(history, half)
+
+
+def _stands(history: signals.Loss, since: int) -> bool:
+    settled = signals.trend(history.after(since))
+    return not (settled.z > 3 and settled.relative > 0.02)
+
+
+def too_far(
+    run: Run,
+    history: signals.Loss,
+    estimates: np.ndarray,
+    ratios: np.ndarray,
+    *,
+    beyond: float = 0.5,  # overshoot ratio: past the minimum along the step, on the batch the step was made for
+    far: float = 0.3,  # more than half way there, which noise turns into too far
+    ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
+    left: float = 0.05,  # of the starting loss: below, the run has learned what there was
+    little: float = 0.02,  # the same where updates that raise the loss of their own batch prove that more is left
+    climb: float = 0.3,  # rise of the loss that shows it is held up
+    nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
+    jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
+    seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
+    trifle: float = 0.02,  # of all that the loss came down: the same, but of full batches rescaled by themselves
+) -> bool:
+    """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
+
+    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own. With
+    momentum an update raises its own batch's loss now and then for the sake of those before, and where the gradient is
+    not the loss's own (straight-through estimators) it always may: so either the rate must be near its limit, or
+    successive gradients oppose each other. Opposition alone is normal in a converged run's noise ball, where they
+    correlate at about -s (Pflug 1990; Chee and Toulis 2018).
+    """
+    half = int(history.steps[history.count // 2])
+    over_steps, over = signals.column(run, "overshoot")
+    over = over[over_steps >= half]
+    length = signals.median(over)
+    raised = _more_than_chance(int((over > 1).sum()), len(over))
+    late = ratios[estimates >= half][-3:]
+    curved, noise = signals.median(late if len(late) else ratios[-1:]), signals.noise_term(run)
+    # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
+    total = max(curved, noise) if signals.adaptive(run) else curved + noise
+    near = total >= ratio
+    opposed = signal.opposed(run, half)
+    if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
+        return False
+    held, fell = _held_up_at_most(run, half), history.start - history.end
+    noisy = history.noise >= jumps * history.end
+    if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and (noisy or not signals.adaptive(run)))):
+        return False  # an adaptive optimizer's updates flip signs at any floor
+    if raised and length >= beyond and history.after(half).mean() >= history.start:
+        return True  # bursts that the median does not see
+    settled = signals.trend(history.after(half))
+    if not _stands(history, half):
+        return False
+    climbs = settled.z < -3 and settled.relative < -climb
+    if climbs or (raised and noisy):
+        return True
+    if length >= beyond:  # a loss above its start that no update raised is another player's doing
+        return raised or history.end < history.start
+    early = abs(history.start)
+    if total < 1:  # not for sure: the first batch's loss alone may be a low one
+        early = max(early, signals.level(history.values[: history.window]))
+    return near and opposed and not signals.adaptive(run) and history.end >= nothing * early
+
+
+def _held_up_at_most(run: Run, since: int) -> float:
+    """Median of |g| |u| / (4 r): along an update u the loss can fall by -g'u / (4 r), to its minimum."""
+    table = run.table("scalars", ["step", "grad_norm", "update_norm", "overshoot"]).dropna()
+    late = table.loc[(table["step"] >= since) & (table["overshoot"] > 0)]
+    return signals.median((late["grad_norm"] * late["update_norm"] / (4 * late["overshoot"])).to_numpy())
+
+
+def _more_than_chance(count: int, of: int, chance: float = 0.05, level: float = 0.01) -> bool:
+    """Whether `count` events `of` so many are more than a rare one's binomial frequency allows."""
+    tail = 1 - sum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(count))
+    return tail < level
