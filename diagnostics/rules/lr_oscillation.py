@@ -176,9 +176,13 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
         "updates go too far for the noise of the batches and undo each other"
     ) + (f"; {number(100 * min(1.0, share))} % of it is this motion around the minimum." if share > 0 else ".")
     rate = signals.last_rate(run)
-    remedy = (
-        f"lower the learning rate from {number(rate)} to {number(rate / 10)}: the part of the loss that "
-        "long steps hold up falls with it"
+    remedy = f"lower the learning rate from {number(rate)} to {number(rate / 10)}: "
+    # In a quadratic the floor is (1 - share) of the loss, and the share is proportional to the rate.
+    lower = history.end * (1 - share) / (1 - share / 10)
+    remedy += (
+        f"the loss then settles near {number(lower)}"
+        if 0 < share < 1
+        else "the part of the loss that long steps hold up falls with it"
     )
     evidence = {
         "noise term": signals.noise_term(run),
