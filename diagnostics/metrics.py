@@ -70,6 +70,12 @@ _TABLES = (
             Metric("gradient_cosine", "", "cosine of the gradients of this update and the one before it"),
             Metric("update_cosine", "", "cosine of the changes of the weights of this update and the one before it"),
             Metric(
+                "slope",
+                "",
+                "g'u of the update u and the gradient that the optimizer received: the change of its batch's loss, to "
+                "first order",
+            ),
+            Metric(
                 "top_projection",
                 "",
                 "weights after the update, relative to a fixed origin, along the last measured top eigenvector",

@@ -200,13 +200,21 @@ def in_noise(model, x, y):
     return F.mse_loss(model(x)[:, 0], x[:, 0] + torch.sin(1e3 * x.sum(1)))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+OPTIMIZERS = {
+    "SGD": lambda p, rate: torch.optim.SGD(p, rate),
+    "heavy ball": lambda p, rate: torch.optim.SGD(p, rate / 10, 0.9),
+    "Adam": lambda p, rate: torch.optim.Adam(p, 5 * rate),
+    "AdamW": lambda p, rate: torch.optim.AdamW(p, 5 * rate, betas=(0.8, 0.99)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(("rate", "expected"), [(0.03, [("lr-oscillation", "learning-rate")]), (0.003, [])])
-def test_how_much_of_a_settled_quadratic_loss_is_motion(tmp_path, momentum, rate, expected):
+def test_how_much_of_a_settled_quadratic_loss_is_motion(tmp_path, name, rate, expected):
     """Against the least squares solution, which all that motion is around."""
     torch.manual_seed(11)
     model = nn.Linear(8, 1)
-    optimizer = torch.optim.SGD(model.parameters(), rate * (1 - momentum), momentum)
+    optimizer = OPTIMIZERS[name](model.parameters(), rate)
     x, y = examples()
     inputs = torch.cat([x, torch.ones(len(x), 1)], 1)
     solution = torch.linalg.lstsq(inputs, (x[:, 0] + torch.sin(1e3 * x.sum(1)))[:, None]).solution

@@ -1,4 +1,5 @@
-"""Cosines of two consecutive gradients and of two consecutive updates: of a measured update and of its partner."""
+"""Cosines of two consecutive gradients and of two consecutive updates: of a measured update and of its partner; and the
+update's slope along its own gradient, which no sample of the entries gives well enough to compare with a loss."""
 
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ class Pairs:
         self._step = 0
         self._gradient: list[Tensor] = []
         self._change: list[Tensor] = []
+        self._whole: list[tuple[Tensor | None, int]] = []  # of the gradient, with how often each was written to
+        self._scale: Tensor | None = None
 
     def gradient(
         self, step: int, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor], scale: Tensor | None
@@ -28,7 +31,8 @@ class Pairs:
         follows, before = self._step == step - 1 and bool(self._gradient), self._gradient
         if not follows:
             self._change = []
-        self._step, self._gradient = step, sample
+        self._step, self._gradient, self._scale = step, sample, scale
+        self._whole = [(None, 0) if g is None else (local(g).detach(), g._version) for g in gradients]
         return {"gradient_cosine": stats.cosine(before, sample)} if follows else {}
 
     def change(self, step: int, change: Sequence[Tensor], keep: bool) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -38,10 +42,23 @@ class Pairs:
             return {}, None
         sample = _sample(change)
         found = {"update_cosine": stats.cosine(before, sample)} if before else {}
-        fits = all(g.numel() == c.numel() for g, c in zip(gradient, sample, strict=True))
-        slope = stats.inner(gradient, sample) if fits else None
+        slope = self._slope(change, sample)
         self._gradient, self._change = (gradient, [s.clone() for s in sample]) if keep else ([], [])
+        self._whole = []
         return found, slope
+
+    def _slope(self, change: Sequence[Tensor], sample: Sequence[Tensor]) -> Tensor | None:
+        """From what was kept of the gradient where that is all of it, else from the gradient itself, if nobody has
+        written to it."""
+        if any(g.numel() != c.numel() for g, c in zip(self._gradient, sample, strict=True)):
+            return None
+        if all(c.numel() == s.numel() for c, s in zip(change, sample, strict=True)):
+            return stats.inner(self._gradient, sample)
+        if any(g is not None and g._version != version for g, version in self._whole):
+            return None
+        pairs = [(g, c) for (g, _), c in zip(self._whole, change, strict=True) if g is not None]
+        slope = stats.inner(*zip(*pairs, strict=True))
+        return slope if self._scale is None else slope / self._scale.to(slope)
 
 
 def _sample(tensors: Sequence[Tensor]) -> list[Tensor]:

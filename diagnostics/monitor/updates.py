@@ -92,7 +92,7 @@ class Updates:
     @_disable_dynamo  # a compiled `optimizer.step` calls this, and does not trace it
     def _before(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
         with self._guarded("gradients"):
-            if self.current is not None:
+            if self.current is not None and self.current.finished:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group["lr"]) for group in optimizer.param_groups]
@@ -217,7 +217,7 @@ class Updates:
     @_disable_dynamo
     def _after(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
         update = self.current
-        if update is None:
+        if update is None or update.finished:  # of a step that calls its base class's, the inner one is the update
             return
         update.finished = True
         if update.before is not None:
@@ -238,6 +238,8 @@ class Updates:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
         found, update.slope = self._pairs.change(update.plan.step, change, keep=update.plan.measured)
         update.values |= found
+        if update.slope is not None and not self._sharded:
+            update.values["slope"] = update.slope
 
     # -- sentinel ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from diagnostics.run import Run
 
 def settled_high(run: Run, history: signals.Loss, held: float, *, trifle: float = 0.02) -> bool:
     """A quadratic loss that stands still, and surely `held` of it is motion: more than a `trifle` of the way down."""
-    if not quadratic.exact(run):
+    if not quadratic.is_loss(run):
         return False
     half = int(history.steps[history.count // 2])
     share, error = quadratic.held_by_noise(run, history, half)

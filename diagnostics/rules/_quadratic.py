@@ -11,18 +11,25 @@ from diagnostics.run import Run
 
 # What a squared error is written with, after the last layer.
 SQUARED = frozenset({"mse_loss", "sub", "add", "neg", "mul", "div", "pow", "dot", "linalgvectornorm", "sum", "mean"})
+# Their updates are -D m, with D from earlier gradients and m a running mean of them.
+DIAGONAL = frozenset({"Adam", "AdamW", "Adamax", "RAdam", "RMSprop", "Adagrad"})
 
 
-def exact(run: Run, *, change: float = 2.0, ends: int = 3) -> bool:
-    """Whether gradient descent on this loss is gradient descent on a quadratic, to a factor of `change`: a squared
-    error of a linear model under its own gradient, whose Hessian is at the end what it was at the start (medians of
-    `ends` estimates, since a batch's own curvature scatters; fourth powers are written with the same functions).
+def exact(run: Run) -> bool:
+    """Whether gradient descent on this loss is gradient descent on a quadratic."""
+    return not signals.adaptive(run) and is_loss(run)
+
+
+def is_loss(run: Run, *, change: float = 2.0, ends: int = 3) -> bool:
+    """Whether the loss is a quadratic of the weights, to a factor of `change`: a squared error of a linear model under
+    its own gradient, whose Hessian is at the end what it was at the start (medians of `ends` estimates, since a batch's
+    own curvature scatters; fourth powers are written with the same functions).
 
     The Hessian of a cross-entropy vanishes on separable data with the loss, as 1 / t: there is always as much again to
     gain, at any rate, and no minimum to be far from.
     """
     path = {each.strip() for each in str(run.meta.get("loss_path") or "").split("->")}
-    if not run.meta.get("linear_model") or not path <= SQUARED or signals.adaptive(run):
+    if not run.meta.get("linear_model") or not path <= SQUARED:
         return False
     tops = signals.tops(signals.curvature(run))
     before, after = signals.median(tops[:ends]), signals.median(tops[-ends:])
@@ -62,18 +69,22 @@ def gradient_square(run: Run, history: signals.Loss) -> float:
 
 
 def held_by_noise(run: Run, history: signals.Loss, since: int) -> tuple[float, float]:
-    """Part of the loss that the noise of the batches keeps up once the run has settled, and its standard error; NaN but
-    for SGD with and without momentum.
+    """Part of the loss that the noise of the batches keeps up once the run has settled, and its standard error; NaN for
+    an optimizer whose updates are not -D m of a running mean m of the gradients and a diagonal D.
 
-    Where E|w - w*|^2 no longer changes, 2 eta E[(w - w*)'H(w - w*)] = eta^2 E|g|^2, so that eta E|g|^2 / 4 of the loss
-    is motion around the minimum; momentum makes it F(1) = 1 / (1 - mu) times that, to first order in eta lambda.
+    Where E (w - w*)'D^-1(w - w*) no longer changes, 2 E(w - w*)'H(w - w*) = E g'Dg, so that E g'Dg / 4 of the loss is
+    motion around the minimum. An update shows it as -g'u = (1 - mu) g'Dg, since earlier gradients are of other batches;
+    for SGD all gradients do, with D = eta F(1). To first order in D H.
     """
-    if "SGD" not in str(run.meta.get("optimizer", "")):
+    name = str(run.meta.get("optimizer", ""))
+    if name == "SGD":
+        table = run.table("scalars", ["step", "grad_norm", "lr"]).dropna()
+        scale = signals.latest(run, "curvature", "gain_dc")
+        moved = scale * table["lr"].to_numpy() * table["grad_norm"].to_numpy() ** 2
+    elif name in DIAGONAL:
+        table = run.table("scalars", ["step", "slope"]).dropna()
+        moved = -table["slope"].to_numpy() / (1 - signals.momentum(run))
+    else:
         return np.nan, np.nan
-    table = run.table("scalars", ["step", "grad_norm", "lr"]).dropna()
-    late = table.loc[table["step"] >= since]
-    lost = signals.latest(run, "curvature", "gain_dc") * late["lr"].to_numpy() * late["grad_norm"].to_numpy() ** 2 / 4
-    if len(lost) < 2:
-        return np.nan, np.nan
-    level = float(history.after(since).mean())
-    return float(lost.mean()) / level, float(lost.std(ddof=1)) / len(lost) ** 0.5 / level
+    late = moved[table["step"].to_numpy() >= since] / 4 / float(history.after(since).mean())
+    return (float(late.mean()), float(late.std(ddof=1)) / len(late) ** 0.5) if len(late) > 2 else (np.nan, np.nan)

@@ -170,7 +170,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     lasts = stretch is not None and not stretch.escaped
     half = int(history.steps[history.count // 2])
     first = stretch.first_step if stretch and lasts else half
-    share = quadratic.held_by_noise(run, history, half)[0] if quadratic.exact(run) else math.nan
+    share = quadratic.held_by_noise(run, history, half)[0] if quadratic.is_loss(run) else math.nan
     seen = (
         f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: the "
         "updates go too far for the noise of the batches and undo each other"

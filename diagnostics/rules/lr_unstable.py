@@ -35,7 +35,8 @@ it has recovered. Adaptive optimizers hover at $s \approx 1$ by themselves, whic
 stability. Between two curvature estimates a blow-up can begin unseen; then it is told from a cliff by its gradual
 growth only. While a catapult climbs it looks like a divergence, and is reported as one until it turns. A rate that
 passes the limit many times over multiplies the loss by more than ten an update: then no update comes between the
-first harm and ten times the starting loss.
+first harm and ten times the starting loss. A run that has nothing to learn and was thrown up by its first updates
+(RMSprop's are ten times as long) is reported although it came back down.
 
 ## In the lecture
 *Learning Rate* ("α much too large: instability") and *Ill-conditioned curvature: gradient descent dynamics*.
