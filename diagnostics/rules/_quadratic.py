@@ -49,9 +49,7 @@ def condition(run: Run, first: int, last: int) -> float:
     changes = len(tops) < 3 or not np.ptp(tops) <= 0.01 * np.median(tops)
     if signals.adaptive(run) or signals.momentum(run) > 0 or len(overshoot) < 3 or changes:
         return np.nan
-    middle = np.median(overshoot)
-    error = 1.2533 * signals.MAD_TO_SD * np.median(np.abs(overshoot - middle)) / np.sqrt(len(overshoot))
-    highest = max(middle, 0.0) + 2 * error
+    highest = max(float(np.median(overshoot)), 0.0) + 2 * signals.median_error(overshoot)
     return float(ratio / highest) if highest > 0 else np.nan
 
 

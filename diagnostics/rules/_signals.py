@@ -72,6 +72,16 @@ def median(values: np.ndarray) -> float:
     return float(np.median(finite)) if len(finite) else np.nan
 
 
+def median_error(values: np.ndarray) -> float:
+    """Standard error of their median, from their spread; 0 for fewer than two."""
+    finite = values[np.isfinite(values)]
+    return (
+        float(1.2533 * MAD_TO_SD * np.median(np.abs(finite - np.median(finite))) / len(finite) ** 0.5)
+        if len(finite)
+        else 0.0
+    )
+
+
 def step_noise(values: np.ndarray) -> float:
     """Standard deviation of the step-to-step noise: spread of the differences of neighbours over the root of two."""
     finite = values[np.isfinite(values)]

@@ -11,8 +11,8 @@ batch's gradient that is noise; and whether the run is held up by it: the loss i
 that a run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
 already covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far
 less than steps of that length promise - or all steps together were too short to move it, or to get once to the
-minimum along them. A schedule is judged by its highest rate, unless it lowered the rate while the loss was still
-falling; a warm-up once the run has ended.
+minimum along them, where it is enough that $r$ is not surely larger. A schedule is judged by its highest rate, unless
+it lowered the rate while the loss was still falling; a warm-up once the run has ended.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -77,15 +77,16 @@ def check(
     first = decay_step(rate_steps, rates, decayed) if lowered else start
     by_schedule = lowered and cut_short(run, history, first)
     if by_schedule:
-        ratio, overshoot = _lowered(run, half), signals.median(signals.inside(run, "overshoot", half, end))
+        ratio, overshoots = _lowered(run, half), signals.inside(run, "overshoot", half, end)
     else:
-        ratio, overshoot = _throughout(run, warm), _overshoot(run, half, lowered)
+        ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
     share = signal.share(run, half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
     stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it
-    if ratio >= stable or overshoot >= slack * share:
-        return  # too short a step to tell its overshoot from rounding is NaN
+    overshoot = signals.median(overshoots)  # too short a step to tell its overshoot from rounding is NaN
+    if ratio >= stable or overshoot - 2 * signals.median_error(overshoots) >= slack * share:
+        return
     warming = bool(len(rates)) and rates[-1] > 1.05 * np.median(rates)
     if warming and run.meta["status"] != "finished":
         return
@@ -94,26 +95,44 @@ def check(
         yield _finding(run, history, ratio, overshoot, first, "schedule", words, _LATER)
         return
     reach = _reach(run, history, half)
-    begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
-    begun = begun and signal.surely(run, half) > 0 and history.end > (1 - learned) * history.start
-    standing = (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
-    if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
-        standing = reach < slack * history.end and history.end > NOTHING * history.start
-        standing = standing and signal.surely(run, half) >= CLEAR
+    standing = _stands(run, history, half, reach, ratio, overshoot, still=still, learned=learned, slack=slack)
     gone = history.start - history.end >= delivered * reach
-    if standing or (gone and _crawls(run, history, promised, learned, worth, reached)):
+    slow = gone and not overshoot >= slack * share and _crawls(run, history, promised, learned, worth, reached)
+    if standing or slow:
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
         cause, remedy = ("schedule", _SHORTER) if warming else ("learning-rate", "")
         # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
         # short to shrink even the steepest direction tenfold.
         most_gone = history.end <= (1 - learned) * history.start
-        slow = not standing and most_gone and limits.steps_for_tenfold(1 - min(_progress(run), 1)) < history.count
+        settled = most_gone and limits.steps_for_tenfold(1 - min(_progress(run), 1)) < history.count
         found = _finding(run, history, ratio, overshoot, start, cause, words, remedy)
-        yield replace(found, severity="info") if slow else found
+        yield found if standing or not settled else replace(found, severity="info")
 
 
 _LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
 _SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
+
+
+def _stands(
+    run: Run,
+    history: signals.Loss,
+    half: int,
+    reach: float,
+    ratio: float,
+    overshoot: float,
+    *,
+    still: float,
+    learned: float,
+    slack: float,
+) -> bool:
+    """All updates could not have moved the loss, or never got near the minimum along them, and at half the limit could
+    have."""
+    surely = signal.surely(run, half)
+    if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
+        return reach < slack * history.end and history.end > NOTHING * history.start and surely >= CLEAR
+    begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
+    begun = begun and surely > 0 and history.end > (1 - learned) * history.start
+    return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
 
 
 def _finding(
@@ -211,15 +230,15 @@ def _lowered(run: Run, since: int) -> float:
     return float(np.nanmax(total[steps >= since]))
 
 
-def _overshoot(run: Run, since: int, lowered: bool, *, high: float = 0.5, least: int = 3) -> float:
-    """Median of the later half, or of the updates at no less than half the highest rate where it was lowered; NaN where
+def _overshoots(run: Run, since: int, lowered: bool, *, high: float = 0.5, least: int = 3) -> np.ndarray:
+    """Those of the later half, or of the updates at no less than half the highest rate where it was lowered; NaN where
     every step was too short to tell it from rounding."""
     table = run.table("scalars", ["step", "lr", "update_norm", "overshoot"])
     rates = signals.array(table, "lr")
     chosen = rates >= high * np.nanmax(rates) if lowered else table["step"].to_numpy() >= since
     if np.isfinite(signals.array(table, "update_norm")[chosen]).sum() < least:
         raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates at the rate to be judged")
-    return signals.median(signals.array(table, "overshoot")[chosen])
+    return signals.array(table, "overshoot")[chosen]
 
 
 def _reach(run: Run, history: signals.Loss, since: int) -> float:
