@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -69,7 +70,7 @@ def logistic_offset(run: Run) -> tuple[str, float]:
     1 where there is none."""
     logistic = [
         name
-        for name, (function, _) in signals.activations(run).items()
+        for name, (function, _) in by_layer.activations(run).items()
         if function == "sigmoid" and not name.startswith("loss.")
     ]
     _, names, means = run.matrix("units", "mean")
@@ -77,7 +78,7 @@ def logistic_offset(run: Run) -> tuple[str, float]:
     at = [list(map(str, names)).index(name) for name in logistic]
     if not at:
         return "", 1.0
-    units = np.array([signals.activations(run)[name][1] for name in logistic])
+    units = np.array([by_layer.activations(run)[name][1] for name in logistic])
     offset = 1 + units * (np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)) ** 2
     largest = int(np.nanargmax(offset))
     return logistic[largest], float(offset[largest])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
@@ -45,9 +46,9 @@ def vanishing(
 
 def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
     names = _weights(run)
-    steps, columns, gradients = signals.layer_matrix(run, "layers", "grad_norm")
-    _, _, weights = signals.layer_matrix(run, "layers", "weight_norm")
-    _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
+    steps, columns, gradients = by_layer.matrix(run, "layers", "grad_norm")
+    _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     at = [columns.index(name) for name in names if name in columns]
     inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
     if not at or not inside.any():

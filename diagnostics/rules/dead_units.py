@@ -33,6 +33,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of, number
@@ -50,7 +51,7 @@ def check(
     nearly_all: float = 0.75,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.7,  # of the starting loss: a run this far down learns through the units that are left
 ) -> Iterator[Finding]:
-    steps, names, dead = signals.dead_fractions(run)
+    steps, names, dead = by_layer.dead_fractions(run)
     known = ~np.isnan(dead)
     if not known.any():
         raise signals.Missing("units.dead_fraction: no rectified activation was seen with 300 inputs a unit")
@@ -66,7 +67,7 @@ def check(
     killed = cause == "large-step" and now[worst] >= most and _towered(history, int(steps[first_at]))
     trains = history.end <= learned * history.start and now[worst] < nearly_all and not killed
     layers = tuple(names[at] for at in bad)
-    units = signals.activations(run).get(names[worst], ("", 0))[1]
+    units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     yield Finding(
         kind=KIND,
         cause=cause,
@@ -120,7 +121,7 @@ def _first(dead: np.ndarray, at_least: float) -> int:
 
 def _cause(run: Run, layer: str, steps: np.ndarray, dead: np.ndarray, jumped: float, sudden: float) -> str:
     known = dead[~np.isnan(dead)]
-    _, names, zeros = signals.layer_matrix(run, "units", "zero_fraction")
+    _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
     if began < known[-1] - sudden or (jumped >= sudden and began < 0.5):
         return "large-step"
@@ -161,7 +162,7 @@ def _bias_before(run: Run, activation: str) -> float | None:
 def _bias_of_size(run: Run, activation: str, biases: list[str], layers: dict[str, dict]) -> list[str]:
     """The bias before a function such as `F.relu`, which has no place among the modules: of the biases with one entry a
     unit, the one that comes as this call comes among the calls with as many units."""
-    calls = signals.activations(run)
+    calls = by_layer.activations(run)
     units = calls.get(activation, ("", 0))[1]
     alike = [name for name, (_, count) in calls.items() if count == units]
     fitting = [name for name in biases if layers[name]["shape"][0] == units]
@@ -169,8 +170,8 @@ def _bias_of_size(run: Run, activation: str, biases: list[str], layers: dict[str
 
 
 def _gradient(run: Run, layer: str) -> str:
-    function, _ = signals.activations(run)[layer]
-    return "gradient exactly 0" if function in signals.RECTIFIERS else "less than 1 % of the gradient passed on"
+    function, _ = by_layer.activations(run)[layer]
+    return "gradient exactly 0" if function in by_layer.RECTIFIERS else "less than 1 % of the gradient passed on"
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
@@ -86,7 +87,7 @@ def check(
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
     # What a single huge step did is over, or the units that it killed or saturated tell of it.
-    lost_units = signals.has_dead_layer(run, killed) or signals.has_saturated_layer(run, killed)
+    lost_units = by_layer.has_dead_layer(run, killed) or by_layer.has_saturated_layer(run, killed)
     told = lost_units or not history.end > ruined * abs(history.start)
     one_step = _one_step(run, grown, gradual)
     if told if one_step else _no_instability(run, limit.ratio, grown, gradual):

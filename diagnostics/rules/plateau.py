@@ -37,6 +37,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
@@ -213,7 +214,7 @@ def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:
 def _logistic_slopes(run: Run) -> pd.Series:
     """Mean derivative of the last logistic activation over its maximum, by step."""
     steps, names, values = run.matrix("units", "derivative")
-    functions = signals.activations(run)
+    functions = by_layer.activations(run)
     logistic = [at for at, name in enumerate(names) if functions.get(str(name), ("",))[0] == "sigmoid"]
     if not logistic:
         return pd.Series(dtype=float)

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of, number
@@ -54,14 +55,14 @@ def check(
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
     little: float = 0.02,  # of the starting loss, in that case
 ) -> Iterator[Finding]:
-    steps, names, saturated = signals.layer_matrix(run, "units", "saturated_fraction")
+    steps, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
     hidden = _hidden(run, names)
     known = ~np.isnan(saturated)
     if not known[:, hidden].any():
         raise signals.Missing(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
-    _, _, slopes = signals.layer_matrix(run, "units", "derivative")
+    _, _, slopes = by_layer.matrix(run, "units", "derivative")
     # the mean over units and inputs is known before there are inputs enough to tell of each unit
     stuck = np.where(known, (saturated >= most) | (slopes <= flat), np.where(slopes <= flat, 1.0, np.nan))
     now = {at: float(saturated[known[:, at], at][-1]) for at in hidden if known[:, at].any()}
@@ -80,7 +81,7 @@ def check(
         return  # came with learning, after most of it
     cause = _cause(run, names[worst], slopes[:, worst], began)
     layers = tuple(names[at] for at in bad)
-    function, units = signals.activations(run)[names[worst]]
+    function, units = by_layer.activations(run)[names[worst]]
     slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
     yield Finding(
         kind=KIND,
@@ -112,7 +113,7 @@ def check(
 
 def _hidden(run: Run, names: list[str]) -> list[int]:
     """Squashing activations with a weight matrix behind them; the loss's own and attention's are not hidden units."""
-    functions = signals.activations(run)
+    functions = by_layer.activations(run)
     order = [each["name"] for each in run.meta.get("modules") or []]
     weights = {
         each["name"].rsplit(".", 1)[0] for each in run.meta.get("layers") or [] if len(each.get("shape", ())) >= 2
@@ -147,7 +148,7 @@ def _cause(run: Run, layer: str, slopes: np.ndarray, began: float) -> str:
 
 
 def _is_first(run: Run, layer: str) -> bool:
-    names = [name for name in signals.activations(run) if not name.startswith("loss.")]
+    names = [name for name in by_layer.activations(run) if not name.startswith("loss.")]
     return not names or names[0] == layer
 
 

@@ -39,6 +39,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.run import Run
@@ -54,9 +55,9 @@ def check(
     lasting: float = 0.2,  # of the records, if the units came apart in the end: time lost at the symmetric saddle
     few: float = 0.25,  # of the units: so few that differ by a percent make a far smaller layer
 ) -> Iterator[Finding]:
-    steps, names, distinct = signals.layer_matrix(run, "symmetry", "distinct_units")
-    _, _, units = signals.layer_matrix(run, "symmetry", "units")
-    groups = np.nan_to_num(signals.layer_matrix(run, "symmetry", "groups")[2], nan=1)
+    steps, names, distinct = by_layer.matrix(run, "symmetry", "distinct_units")
+    _, _, units = by_layer.matrix(run, "symmetry", "units")
+    groups = np.nan_to_num(by_layer.matrix(run, "symmetry", "groups")[2], nan=1)
     if len(steps) < records:
         raise signals.Missing(f"symmetry: {len(steps)} records, {records} needed")
     same = (distinct < units) & (units >= 2)
@@ -119,7 +120,7 @@ def _nearly(
     run: Run, steps: np.ndarray, names: list[str], units: np.ndarray, groups: np.ndarray, lasting: float, few: float
 ) -> Iterator[Finding]:
     """A layer that began with all units within a percent of a few, and spent a good part of the run so."""
-    _, _, alike = signals.layer_matrix(run, "symmetry", "alike_units")
+    _, _, alike = by_layer.matrix(run, "symmetry", "alike_units")
     close = (alike > 0) & (units - alike <= np.maximum(groups, few * units))
     began = np.flatnonzero(close[0])
     ends = [int(np.argmin(close[:, at])) or len(steps) for at in began]  # records until the units are apart
@@ -164,8 +165,8 @@ def _cause(run: Run, layer: str, several: bool) -> str:
     if several:
         return "cloned-units"
     layer = layer.split("#")[0]
-    _, names, weights = signals.layer_matrix(run, "layers", "weight_norm")
-    _, _, updates = signals.layer_matrix(run, "layers", "update_norm")
+    _, names, weights = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     own = [at for at, name in enumerate(names) if name == layer or (name.startswith(f"{layer}.") and "weight" in name)]
     started = all(weights[0, at] <= 1.001 * updates[0, at] or weights[0, at] == 0 for at in own)
     return "zero-initialization" if own and started else "constant-initialization"

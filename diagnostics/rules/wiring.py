@@ -32,6 +32,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of, number
@@ -102,8 +103,8 @@ def _left_out(run: Run) -> Iterator[Finding]:
     outside = [name for name, each in layers.items() if each.get("optimized") is False and not each.get("frozen")]
     if not outside or len(outside) == len(layers):
         return
-    steps, names, norms = signals.layer_matrix(run, "layers", "weight_norm")
-    _, _, gradients = signals.layer_matrix(run, "layers", "grad_norm")
+    steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, gradients = by_layer.matrix(run, "layers", "grad_norm")
     told = signals.events(run, "not-in-optimizer")["subject"]
     measured = [(name, names.index(name)) for name in outside if name in names and len(steps) >= 3]
     still = [name for name, at in measured if _stands_still(norms[:, at], gradients[:, at])]
@@ -139,13 +140,13 @@ def _detached(run: Run) -> Iterator[Finding]:
     cut = signals.events(run, "no-graph")
     steps, layers, missing = _without_gradient(run)
     nowhere = len(steps) > 0 and not (missing < 1).any()
-    if (len(cut) or nowhere) and not signals.counts_errors(run):
+    if (len(cut) or nowhere) and not by_layer.counts_errors(run):
         first = int(run.table("scalars", ["step"])["step"].iloc[0])
         summary, remedies = (_ERASED, _ZERO_FIRST) if _erased(run) and not len(cut) else (_CUT, _REATTACH)
         yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return
     names = _before_a_cut(run, layers, missing)
-    hard = [function for function, _ in signals.activations(run).values() if function in signals.HARD_THRESHOLDS]
+    hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
         return
     yield _finding(

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of
@@ -47,10 +48,10 @@ def check(
     inactive: float = 0.9,  # share of dead units that by itself zeroes what lies before the layer
 ) -> Iterator[Finding]:
     cut = signals.events(run, "no-graph")
-    if len(cut) and signals.counts_errors(run):
+    if len(cut) and by_layer.counts_errors(run):
         yield _zero_one(run, int(cut["step"].iloc[0]))
         return
-    steps, names, norms = signals.layer_matrix(run, "layers", "grad_norm")
+    steps, names, norms = by_layer.matrix(run, "layers", "grad_norm")
     if len(steps) < records:
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
@@ -58,14 +59,14 @@ def check(
     silent = [at for at in silent if not _cancels(names, norms, at)]
     if not silent:
         return
-    hard = [name for name, (function, _) in signals.activations(run).items() if function in signals.HARD_THRESHOLDS]
+    hard = [name for name, (function, _) in by_layer.activations(run).items() if function in by_layer.HARD_THRESHOLDS]
     counted = [name for name in hard if name.startswith("loss.")]
     hard = [name for name in hard if name not in counted]
-    if len(silent) == len(trainable) and not hard and (counted or signals.counts_errors(run)):
+    if len(silent) == len(trainable) and not hard and (counted or by_layer.counts_errors(run)):
         yield _zero_one(run, int(steps[0]))
         return
     # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
-    if _unrouted(norms, silent) or (not hard and signals.has_dead_layer(run, inactive)):
+    if _unrouted(norms, silent) or (not hard and by_layer.has_dead_layer(run, inactive)):
         return
     layers = tuple(names[at] for at in silent)
     where = f"behind the hard threshold in {names_of(hard)}" if hard else "for a reason the record does not show"

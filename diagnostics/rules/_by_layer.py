@@ -1,0 +1,75 @@
+"""What several rules ask of the layers of a run: matrices of steps by layers, and which of their units are lost."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from diagnostics.rules._signals import Missing
+from diagnostics.run import Run
+
+RECTIFIERS = frozenset({"relu", "relu6", "threshold relu"})  # exactly 0 where they are inactive
+_STEPS = ("sign", "heaviside", "step", "threshold", "hard_threshold", "round", "floor", "ceil", "trunc", "argmax")
+_COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
+HARD_THRESHOLDS = frozenset((*_STEPS, *_COMPARISONS))
+_NOTHING = {
+    "symmetry": "symmetry: the model has no hidden layer whose units could be compared",
+    "units": "units: the model has no activation function that could be observed",
+    "layers": "layers: no measured update was recorded",
+}
+
+
+def matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Steps (T,), layer names and values (T, L); raises `Missing` where nothing was recorded."""
+    steps, names, values = run.matrix(table, name, copy=False)
+    if len(steps) == 0 or len(names) == 0:
+        raise Missing(_NOTHING[table])
+    return steps, [str(each) for each in names], values
+
+
+@lru_cache(maxsize=16)
+def activations(run: Run) -> dict[str, tuple[str, int]]:
+    """Activation call -> (function, number of units), in the order of the forward pass."""
+    steps, names, _ = run.matrix("units", "dead_fraction", copy=False)
+    if len(steps) == 0:
+        return {}
+    table = run.until(int(steps[0])).table("units", ["layer", "activation", "units"])
+    table = (
+        table if set(table["layer"]) == set(map(str, names)) else run.table("units", ["layer", "activation", "units"])
+    )
+    rows = table.drop_duplicates("layer")
+    return {str(a): (str(b), int(c)) for a, b, c in zip(rows["layer"], rows["activation"], rows["units"], strict=True)}
+
+
+def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Steps (T,), activation calls and dead fractions (T, L), NaN for the loss's own, such as a hinge. Where too few
+    inputs were seen to tell a dead unit from a sparse one, a layer without a single active entry is dead all the
+    same."""
+    steps, names, dead = matrix(run, "units", "dead_fraction")
+    rectifies = [activations(run).get(name, ("",))[0] in RECTIFIERS for name in names]
+    _, _, zeros = matrix(run, "units", "zero_fraction")
+    dead = np.where(np.isnan(dead) & (zeros == 1) & rectifies, 1.0, dead)
+    return steps, names, np.where([name.startswith("loss.") for name in names], np.nan, dead)
+
+
+def has_dead_layer(run: Run, share: float) -> bool:
+    """Whether at least that share of some layer's units is dead at the last record."""
+    if not activations(run):
+        return False
+    _, _, dead = dead_fractions(run)
+    return bool((dead[-1] >= share).any())
+
+
+def has_saturated_layer(run: Run, share: float) -> bool:
+    """The same of saturated units of hidden layers; outputs may be sure of themselves."""
+    if not activations(run):
+        return False
+    _, _, saturated = matrix(run, "units", "saturated_fraction")
+    _, _, hidden = matrix(run, "units", "hidden")
+    return bool(((saturated[-1] >= share) & (hidden[-1] == 1)).any())
+
+
+def counts_errors(run: Run) -> bool:
+    """Whether a function with derivative zero lies between the model's output and the loss, as far as was seen."""
+    path = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
+    functions = [function for name, (function, _) in activations(run).items() if name.startswith("loss.")]
+    return not HARD_THRESHOLDS.isdisjoint([*path, *functions])
