@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.rules.plateau import _goes_into
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -83,6 +84,47 @@ def test_a_sigmoid_before_a_loss_on_logits(tmp_path, squashed):
     model = network(outputs=1)
     found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), loss)
     assert alarms(found) == ([("plateau", "double-softmax")] if squashed else [])
+
+
+class Experts(nn.Module):
+    """Logits of four experts, weighted by a softmax gate, or what a gate lets through to a squared error."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.gate, self.choose, self.experts = gate, nn.Linear(8, 4), nn.Linear(8, 16)
+
+    def forward(self, x):
+        return (self.gate(self.choose(x))[:, :, None] * self.experts(x).view(-1, 4, 4)).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("gate", "loss"),
+    [
+        (nn.Softmax(1), cross_entropy),
+        (lambda z: torch.sigmoid(z - 5), lambda model, x, y: F.mse_loss(model(x), F.one_hot(y, 4).float())),
+    ],
+)
+def test_a_gate_on_the_way_to_the_loss_is_no_squashed_output(tmp_path, gate, loss):
+    torch.manual_seed(12)
+    model = Experts(gate)
+    found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), loss, steps=300)
+    assert not any(finding.kind == "plateau" and finding.cause for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    ("path", "squashed"),
+    [
+        ("softmax -> cross_entropy", True),
+        ("softmax -> add -> cross_entropy", True),  # an epsilon
+        ("softmax -> product -> sum -> cross_entropy", False),
+        ("softmax -> mul -> sum -> cross_entropy", False),  # as it was recorded before products were told apart
+        ("softmax -> log -> cross_entropy", False),  # whose softmax gives the probabilities back
+        ("relu -> cross_entropy -> softmax", False),
+        ("cross_entropy", False),
+    ],
+)
+def test_what_squashes_must_be_what_the_loss_gets(path, squashed):
+    assert _goes_into(path, "softmax", "cross_entropy", {"add", "clamp"}) is squashed
 
 
 def test_a_bias_that_cancels_in_the_loss_is_no_fault(tmp_path):

@@ -31,14 +31,17 @@ LONGEST = 200  # nodes walked: the part of interest is at the end of the model
 
 
 def describe(loss: Tensor) -> str:
-    """Functions between the last layer with parameters and the loss, in order: "softmax -> cross_entropy"."""
+    """Functions between the last layer with parameters and the loss, in order: "softmax -> cross_entropy".
+
+    A `mul` of two different results, as of a gate and what it lets through, is a "product".
+    """
     names: list[str] = []
     for node in _chain(loss.grad_fn):
         name = _name(node)
         if name in _LAYERS or _holds_parameter(node):
             break
         if name not in _SHAPES:
-            names.append(_NAMES.get(name, name))
+            names.append("product" if name == "mul" and len(set(_next(node))) > 1 else _NAMES.get(name, name))
     names.reverse()
     return " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
 

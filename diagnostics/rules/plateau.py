@@ -145,9 +145,8 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
 
 def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
-    calls = [each.strip() for each in path.split("->")]
     for (function, loss), formula in _TWICE.items():
-        if loss in calls and function in calls[: calls.index(loss)]:
+        if _goes_into(path, function, loss, {"add", "clamp"}):
             return Finding(
                 KIND,
                 "double-softmax",
@@ -201,7 +200,18 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
 
 def _squares_logistic_outputs(run: Run) -> bool:
     path = str(run.meta.get("loss_path") or "")
-    return "sigmoid" in path and "mse" in path
+    return _goes_into(path, "sigmoid", "mse_loss", {"add", "sub", "mul", "div", "clamp"})
+
+
+def _goes_into(path: str, function: str, loss: str, through: set[str]) -> bool:
+    """Whether the values of a function are those that the loss gets, but for constants: behind a product with something
+    else, as of a gate with an expert's answer, or a sum over positions, they are weights and not what is compared."""
+    calls = [each.strip() for each in path.split("->")]
+    if loss not in calls or function not in calls[: calls.index(loss)]:
+        return False
+    before = calls[: calls.index(loss)]
+    last = len(before) - 1 - before[::-1].index(function)
+    return set(before[last + 1 :]) <= through
 
 
 def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:
