@@ -271,18 +271,24 @@ def test_the_allowance_never_exceeds_the_promise(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "update, always, quick",
-    [(0.002, 0.00004, 0), (0.02, 0.0003, 3), (0.03, 0.0006, 3), (0.15, 0.001, 1)],
+    "update, always, quick, weights",
+    [
+        (0.002, 0.00004, 0, 0),
+        (0.02, 0.0003, 3, 0),
+        (0.03, 0.0006, 3, 0),
+        (0.15, 0.001, 1, 0),
+        (0.015, 0.0003, 2, 4_000_000),
+    ],
 )
 def test_the_promise_is_kept_by_all_measuring_together(
-    update: float, always: float, quick: int, monkeypatch: pytest.MonkeyPatch
+    update: float, always: float, quick: int, weights: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A simulated run: what a measurement costs is a number of updates, as it is on networks. Where a whole estimate
-    has to wait, quick ones come before it."""
+    """A simulated run: what a measurement costs is a number of updates and, with many weights, the memory traffic of
+    the basis, as it is on networks. Where a whole estimate has to wait, quick ones come before it."""
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     budget = Budget(0.05)
-    schedule = Schedule(1, 10, None, budget, Together(small(), torch.device("cpu")), lambda: None)
+    schedule = Schedule(1, 10, None, budget, Together(small(), torch.device("cpu")), lambda: None, weights)
     estimates: list[bool] = []
 
     def spend(kind: str, seconds: float) -> float:
@@ -301,7 +307,8 @@ def test_the_promise_is_kept_by_all_measuring_together(
         if plan.curvature:
             whole = schedule.whole_estimate()
             estimates.append(whole)
-            schedule.estimated(whole, spend("curvature", (130 if whole else 20) * update))
+            traffic = (6e-7 if whole else 1e-7) * weights
+            schedule.estimated(whole, spend("curvature", (130 if whole else 20) * update + traffic))
             schedule.last_curvature = step
         assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
     assert [*estimates, True].index(True) >= quick, estimates

@@ -124,6 +124,22 @@ def test_cosines_overshoot_and_projection(tmp_path: Path, monkeypatch: pytest.Mo
     assert math.isnan(scalars["top_projection"][0]) and list(scalars["top_origin"])[1:] == [1, 1, 1]
 
 
+def test_sparse_gradients(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 4, sparse=True), nn.Flatten())
+    optimizer = torch.optim.SparseAdam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, budget=1e9) as monitor:
+        for _ in range(4):
+            loss = model(torch.randint(20, (8, 3))).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    scalars = diagnostics.load(tmp_path / "run").table("scalars")
+    assert scalars["grad_norm"].notna().all() and scalars["gradient_cosine"].notna().any()
+    assert (scalars["slope"].dropna() < 0).all() and scalars["slope"].notna().any()
+
+
 class Signs(torch.optim.Optimizer):
     """Writes to the gradients, as older optimizers do."""
 

@@ -63,9 +63,8 @@ class Budget:
         """Seconds that this kind of measurement may have taken by now."""
         return SHARES[kind] * self.allowance()
 
-    def affords_first(self, updates: float, whole: bool) -> bool:
-        """Whether a first estimate that costs as much as so many updates may be made out of the floor, or by now."""
-        cost = updates * self.update_seconds
+    def affords_first(self, cost: float, whole: bool) -> bool:
+        """Whether a first estimate that costs so many seconds may be made out of the floor, or by now."""
         return cost <= FIRST_ESTIMATE[whole] or self.affords("curvature", cost)
 
     def affords(self, kind: str, cost: float | None = None) -> bool:

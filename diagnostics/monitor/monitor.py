@@ -66,7 +66,13 @@ class Monitor:
         self._closed = False
         self._guard = Guard(self._event)
         self._schedule = Schedule(
-            first, settings.every, settings.curvature_every, self._budget, self._together, self._stretched
+            first,
+            settings.every,
+            settings.curvature_every,
+            self._budget,
+            self._together,
+            self._stretched,
+            weights=sum(tensor.numel() for tensor in self._tensors.values()) if device.type == "cpu" else 0,
         )
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)

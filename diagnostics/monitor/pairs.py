@@ -26,6 +26,7 @@ class Pairs:
         self, step: int, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor], scale: Tensor | None
     ) -> dict[str, Tensor]:
         """Keep the gradient of update `step`; its cosine with the one before, if that was kept."""
+        gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
         sample = _sample([torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)])
         sample = [s.clone() if scale is None else s / scale.to(s.device, s.dtype) for s in sample]
         follows, before = self._step == step - 1 and bool(self._gradient), self._gradient

@@ -14,7 +14,9 @@ from diagnostics.monitor.together import Together
 WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as the budget allows it
 BATCHES = 8  # independent batches that follow an estimate
 PROJECTED = 16  # updates after an estimate on which the weights are projected on its top eigenvector
-WHOLE, QUICK = 130.0, 25.0  # updates that a first estimate costs (measured), whole or of the stability ratio alone
+# What an estimate costs before one was made, whole or of the stability ratio alone: updates (measured), and seconds a
+# weight on a CPU, where the basis of a large model with small batches costs more than the products (measured).
+WHOLE, QUICK = (130.0, 6e-7), (25.0, 1e-7)
 QUICKLY = 0.5  # of what curvature may take, for quick estimates while a whole one is not affordable
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 
@@ -45,7 +47,10 @@ class Schedule:
         budget: Budget,
         together: Together,
         stretched: Callable[[], None],
+        weights: int = 0,
     ) -> None:
+        """`weights`: their number, on a CPU."""
+        self._weights = weights
         self.first, self.every, self.curvature_every = first, max(1, every), curvature_every
         self.last_curvature: int | None = None
         self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
@@ -118,12 +123,12 @@ class Schedule:
 
     def _affords_whole(self) -> bool:
         """The cost of a quick one is no forecast for a whole one."""
-        forecast = WHOLE * self._budget.update_seconds if self._whole_seconds is None else self._whole_seconds
+        forecast = self._forecast(WHOLE) if self._whole_seconds is None else self._whole_seconds
         return self._budget.affords("curvature", forecast)
 
     def _affords_quick(self) -> bool:
         """What quick estimates take is kept to a part, so that a whole one comes, if later."""
-        cost = QUICK * self._budget.update_seconds if self._quick_seconds is None else self._quick_seconds
+        cost = self._forecast(QUICK) if self._quick_seconds is None else self._quick_seconds
         kept = self._spent_quickly + cost <= QUICKLY * self._budget.part("curvature")
         return kept and not self._together.active and self._budget.affords("curvature", cost)
 
@@ -135,9 +140,15 @@ class Schedule:
         else:
             self._quick_seconds, self._spent_quickly = seconds, self._spent_quickly + seconds
 
+    def _forecast(self, cost: tuple[float, float]) -> float:
+        updates, seconds = cost
+        return updates * self._budget.update_seconds + seconds * self._weights
+
     def _first_curvature(self, step: int) -> bool:
         """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""
-        if self.curvature_every is not None or self._together.active or self._budget.affords_first(QUICK, whole=False):
+        if self.curvature_every is not None or self._together.active:
+            return True
+        if self._budget.affords_first(self._forecast(QUICK), whole=False):
             return True
         if step - self.first > 3:  # the first updates may be slow for reasons of their own
             self._stretched()
@@ -148,7 +159,7 @@ class Schedule:
         if self.curvature_every is not None or self._together.active:
             return True
         if self.last_curvature is None:
-            return self._budget.affords_first(WHOLE, whole=True)
+            return self._budget.affords_first(self._forecast(WHOLE), whole=True)
         return self._affords_whole()
 
     def wants_curvature(self, step: int) -> bool:
