@@ -11,7 +11,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules import lr_too_small
+from diagnostics.rules import lr_too_small, saddle_point
 from diagnostics.rules._noise_ball import _more_than_chance, too_far
 from diagnostics.rules._ringing import _swings
 from diagnostics.rules._rolling import lowest_median
@@ -162,6 +162,18 @@ def test_a_path_that_hardly_bends_was_hardly_begun(overshoot, kinds):
     meta = {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
     assert [finding.kind for finding in lr_too_small.check(run)] == kinds
+
+
+@pytest.mark.parametrize(("bend", "kinds"), [(-0.01, ["saddle-point"]), (-1e-5, [])])
+def test_a_saddle_under_a_tiny_rate_is_one_where_the_path_surely_bends_down(bend, kinds):
+    """Elsewhere the gradient would take the loss far down at a rate as large as the curvature allows."""
+    steps = np.arange(1, 301)
+    scalars = pd.DataFrame({"step": steps, "loss": 2.3 + 1e-4 * np.sin(1e3 * steps), "lr": 1e-4, "grad_norm": 0.25})
+    scalars["overshoot"] = np.where(steps % 10 == 0, bend + 1e-3 * np.sin(steps), np.nan)
+    curvature = pd.DataFrame({"step": [1, 100, 200, 290], "stability": 3e-3, "progress": 0.1, "smallest": -0.5})
+    curvature = curvature.assign(smallest_residual=1e-3, eigenvalues=[[5.0]] * 4)
+    run = Run.from_frames({"name": "test", "status": "finished"}, {"scalars": scalars, "curvature": curvature})
+    assert [finding.kind for finding in saddle_point.check(run)] == kinds
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (4, 15), (3, 15), (10, 15)])

@@ -127,9 +127,10 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
 
 
 def _downward(run: Run, stretch: stretches.Flat) -> bool:
-    """Negative curvature along the updates of the stretch's later half."""
+    """Surely negative curvature along the updates of the stretch's later half."""
     middle = (stretch.first_step + stretch.last_step) // 2
-    return signals.median(signals.inside(run, "overshoot", middle, stretch.last_step)) < 0
+    overshoots = signals.inside(run, "overshoot", middle, stretch.last_step)
+    return signals.median(overshoots) + 2 * signals.median_error(overshoots) < 0
 
 
 def _at_floor(history: signals.Loss, stretch: stretches.Flat) -> bool:
