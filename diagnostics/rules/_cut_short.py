@@ -21,9 +21,9 @@ def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5
     before = history.values[history.steps < first]
     was = signals.inside(run, "grad_norm", int(history.steps[0]), first)
     norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))[-history.window :]
-    if len(before) < 6 or len(before) > early * history.count or not len(was) or not len(norms):
+    if not len(before) or len(before) > early * history.count or not len(was) or not len(norms):
         return False
-    alive = bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))
+    alive = len(before) >= 6 and bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))
     return (alive and _fell(before, history.after(first))) or _gradient_left(run, history, first, was, norms)
 
 
