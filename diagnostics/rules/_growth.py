@@ -51,7 +51,8 @@ def growth(run: Run, history: signals.Loss) -> Growth:
         return Growth(int(history.steps[0]), 0, 1.0)
     worst = _first_of_its_kind(history, values, worst)
     before = values[:worst]
-    onset = int(np.flatnonzero(before <= before.min() + history.noise)[-1])
+    noise = min(history.noise, abs(history.start))  # of a run that is mostly growth, more is growth
+    onset = int(np.flatnonzero(before <= before.min() + noise)[-1])
     steps, norms = signals.column(run, "grad_norm")
     inside = (steps >= history.steps[onset]) & (steps <= history.steps[worst]) & np.isfinite(norms)
     factor = float(norms[inside][-1] / norms[inside][0]) if inside.sum() >= 2 and norms[inside][0] > 0 else np.nan
