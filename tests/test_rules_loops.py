@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
-from diagnostics.rules.plateau import _goes_into
+from diagnostics.rules.plateau import BOUNDED, _goes_into
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -86,6 +86,27 @@ def test_a_sigmoid_before_a_loss_on_logits(tmp_path, squashed):
     assert alarms(found) == ([("plateau", "double-softmax")] if squashed else [])
 
 
+class Stems(nn.Module):
+    """Two stems, of which the first one is not used, or used but cut off."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.words, self.pixels, self.head, self.cut = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 4), cut
+
+    def forward(self, x):
+        hidden = self.pixels(x) + (self.words(x).detach() if self.cut else 0)
+        return self.head(torch.tanh(hidden))
+
+
+@pytest.mark.parametrize(("cut", "expected"), [(True, [("wiring", "detached")]), (False, [])])
+def test_a_layer_that_takes_no_part_is_not_cut_off(tmp_path, cut, expected):
+    torch.manual_seed(13)
+    model = Stems(cut)
+    assert alarms(watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), cross_entropy)) == expected
+    unused = [] if cut else ["words.weight", "words.bias"]
+    assert diagnostics.load(tmp_path).meta["idle"] == unused
+
+
 class Experts(nn.Module):
     """Logits of four experts, weighted by a softmax gate, or what a gate lets through to a squared error."""
 
@@ -116,6 +137,8 @@ def test_a_gate_on_the_way_to_the_loss_is_no_squashed_output(tmp_path, gate, los
     [
         ("softmax -> cross_entropy", True),
         ("softmax -> add -> cross_entropy", True),  # an epsilon
+        ("softmax -> add -> div -> cross_entropy", True),  # the mean answer of several networks
+        ("softmax -> mean -> cross_entropy", True),
         ("softmax -> product -> sum -> cross_entropy", False),
         ("softmax -> mul -> sum -> cross_entropy", False),  # as it was recorded before products were told apart
         ("softmax -> log -> cross_entropy", False),  # whose softmax gives the probabilities back
@@ -124,7 +147,7 @@ def test_a_gate_on_the_way_to_the_loss_is_no_squashed_output(tmp_path, gate, los
     ],
 )
 def test_what_squashes_must_be_what_the_loss_gets(path, squashed):
-    assert _goes_into(path, "softmax", "cross_entropy", {"add", "clamp"}) is squashed
+    assert _goes_into(path, "softmax", "cross_entropy", BOUNDED) is squashed
 
 
 def test_a_bias_that_cancels_in_the_loss_is_no_fault(tmp_path):

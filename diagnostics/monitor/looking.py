@@ -30,7 +30,10 @@ class Looking:
         entrance: Entrance,
         guard: Guard,
         together: Together,
+        note: Callable[..., None],
     ) -> None:
+        """`note`: what is found once is written with the run."""
+        self._note: Callable[..., None] | None = note
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -43,9 +46,18 @@ class Looking:
             observers = [] if observer is None else [observer]
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
+        if observers and not compiled:  # compiled modules may be at work unseen
+            self._guard.run("idle layers", self._look_for_idle, observers)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
+
+    def _look_for_idle(self, observers: list[Observer]) -> None:
+        """Once: tensors of modules that take no part in the forward."""
+        if self._note is not None:
+            called = set[str]().union(*(observer.called for observer in observers))
+            self._note(idle=[name for name in self._tensors() if name.rpartition(".")[0] not in called])
+            self._note = None
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

@@ -48,6 +48,7 @@ class Observer(TorchFunctionMode):
         self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
         self.seconds = 0.0
+        self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
         self._hooks: list[Any] = []
@@ -88,6 +89,7 @@ class Observer(TorchFunctionMode):
 
     def _enter_module(self, entry: tuple[str, bool], module: nn.Module, args: Any) -> None:
         self._stack.append(entry)
+        self.called.add(entry[0])
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._stack:

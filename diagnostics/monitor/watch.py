@@ -77,5 +77,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "closure": None,
         "loss_path": "",
         "linear_model": False,
+        "idle": [],
         "observed": doctor(model, optimizer).records(),
     }

@@ -143,10 +143,14 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
 }
 
 
+# Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
+BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
+
+
 def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     for (function, loss), formula in _TWICE.items():
-        if _goes_into(path, function, loss, {"add", "clamp"}):
+        if _goes_into(path, function, loss, BOUNDED):
             return Finding(
                 KIND,
                 "double-softmax",
@@ -200,10 +204,10 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
 
 def _squares_logistic_outputs(run: Run) -> bool:
     path = str(run.meta.get("loss_path") or "")
-    return _goes_into(path, "sigmoid", "mse_loss", {"add", "sub", "mul", "div", "clamp"})
+    return _goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
 
 
-def _goes_into(path: str, function: str, loss: str, through: set[str]) -> bool:
+def _goes_into(path: str, function: str, loss: str, through: frozenset[str]) -> bool:
     """Whether the values of a function are those that the loss gets, but for constants: behind a product with something
     else, as of a gate with an expert's answer, or a sum over positions, they are weights and not what is compared."""
     calls = [each.strip() for each in path.split("->")]

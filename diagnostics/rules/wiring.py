@@ -153,7 +153,7 @@ def _detached(run: Run) -> Iterator[Finding]:
         "detached",
         int(steps[0]),
         names,
-        f"{names_of(names)} get no gradient although the tensors behind them do: the graph is cut between them.",
+        f"No gradient reaches {names_of(names)}, but it reaches the tensors behind: the graph is cut between them.",
         {"tensors": float(len(names))},
         (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
     )
@@ -185,10 +185,12 @@ def _without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _before_a_cut(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient, if they are the first ones of the model and no others.
 
-    An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it.
+    An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it,
+    and so does what took no part in the forward.
     """
-    frozen = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen") or not each.get("optimized")}
-    at = [index for index, name in enumerate(names) if str(name) not in frozen]
+    beside = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen") or not each.get("optimized")}
+    beside |= set(run.meta.get("idle") or [])
+    at = [index for index, name in enumerate(names) if str(name) not in beside]
     if not len(missing) or not at:
         return ()
     absent = np.array([missing[0, index] == 1 and (missing[:, index] == 1).all() for index in at])
