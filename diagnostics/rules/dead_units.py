@@ -54,7 +54,9 @@ def check(
     steps, names, dead = by_layer.dead_fractions(run)
     known = ~np.isnan(dead)
     if not known.any():
-        raise signals.Missing("units.dead_fraction: no rectified activation was seen with 300 inputs a unit")
+        raise signals.Missing(
+            "units.dead_fraction: no rectified activation was seen on 300 inputs, in one measurement or all"
+        )
     now = np.array([dead[known[:, at], at][-1] if known[:, at].any() else 0.0 for at in range(len(names))])
     jumped = np.array([_jump(dead[known[:, at], at]) for at in range(len(names))])
     bad = [at for at in range(len(names)) if now[at] >= most or (jumped[at] >= sudden and now[at] >= sudden)]
@@ -179,7 +181,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     leaky = "use nn.LeakyReLU(0.01) or nn.GELU there, which keep a gradient on the negative side"
     if cause == "large-step":
         return (
-            f"lower the learning rate, up to {number(rate)} by step {step} (try {number(rate / 10)}), or warm it up",
+            f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",
             "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
             f"re-initialize the dead units of {layer}; they will not come back",
         )

@@ -76,8 +76,8 @@ def check(
         layers=(),
         summary=(
             f"The loss has settled at {number(history.end)}, the gradient is zero within its noise "
-            f"({number(gradient)}) and the smallest eigenvalue is {number(smallest)} against a largest of "
-            f"{number(top)}: a local minimum. {known}"
+            f"({number(gradient)}) and no direction curves clearly downwards (the eigenvalues reach from "
+            f"{number(smallest)} to {number(top)}): a local minimum. {known}"
         ),
         evidence={
             "loss": history.end,

@@ -236,6 +236,7 @@ def _logistic_slopes(run: Run) -> pd.Series:
 
 
 def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
+    floor = "" if stretch.escaped else " It may be the floor that the data allow."
     return Finding(
         KIND,
         None,
@@ -245,7 +246,7 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
         (),
         (
             f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "
-            "nothing this tool measures explains it. It may be the floor that the data allow."
+            f"nothing this tool measures explains it.{floor}"
         ),
         {"loss": stretch.level, "share of the run": stretch.share},
         ("overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the floor",),

@@ -178,7 +178,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     if cause == "large-step":
         rate = signals.highest_rate(run, step)
         return (
-            f"lower the learning rate, up to {number(rate)} by step {step} (try {number(rate / 10)}), or warm it up",
+            f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",
             normalize,
         )
     return (xavier, normalize)

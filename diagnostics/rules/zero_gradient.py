@@ -91,7 +91,10 @@ def check(
             "or pass gradients through it: z + (hard(z) - z).detach()",
         )
         if hard
-        else ("print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero",),
+        else (
+            "print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero, "
+            "such as a clamp whose bounds all values are beyond",
+        ),
         charts=(Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),),
         formula=r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0 \text{ for all } z_i \neq 0" if hard else "",
     )
