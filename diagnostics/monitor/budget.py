@@ -55,8 +55,9 @@ class Budget:
         return promise - min(promise / 2, fixed * lasts)
 
     def updated(self) -> None:
-        """Called once an update: how long do they take?"""
-        now = self.unwatched
+        """Called once an update: how long do they take? Other threads' seconds come in lumps and would hide it."""
+        ours = self._measuring() + self.spent["always"]
+        now = time.perf_counter() - self._began - ours
         self.update_seconds, self._last_update = min(self.update_seconds, now - self._last_update), now
 
     def part(self, kind: str) -> float:
