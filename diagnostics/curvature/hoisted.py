@@ -1,8 +1,8 @@
 r"""GELU, softmax, layer normalization and attention with their double backward ordered for many products.
 
 Through a retained graph the gradient is fixed and only the vector changes, yet PyTorch works out anew, a product, all
-that depends on the gradient alone. Here that is done once a graph: of a layer of a transformer a seventh of the time of
-a product is saved. Functions are replaced while the closure runs (see `rewrites`), and only where nobody can tell.
+that depends on the gradient alone. Here that is done once a graph, and a small transformer's product takes 5 to 10 %
+less time. Functions are replaced while the closure runs (see `rewrites`), and only where nobody can tell.
 """
 
 import math
