@@ -40,6 +40,7 @@ class Pairs:
         """The update's cosine with the one before, and its slope g'u. `keep`: the next update makes a pair with it."""
         gradient, before = self._gradient, self._change
         if not gradient or self._step != step:
+            self._whole = []
             return {}, None
         sample = _sample(change)
         found = {"update_cosine": stats.cosine(before, sample)} if before else {}

@@ -27,6 +27,7 @@ or tanh with normalization or residual connections instead of stacked logistic u
 A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these
 mechanisms. Some runs learn after a long flat stretch: the finding ends there. Least squares on logistic outputs that
 are wrong for less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4.
+Probabilities that a gate mixes before cross-entropy squashes them again are not told from logits that it mixes.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
