@@ -53,6 +53,7 @@ def alarms(diagnosis):
 SCHEDULES = {
     "step": lambda o: torch.optim.lr_scheduler.StepLR(o, 10, 0.1),
     "exponential": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+    "at once": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.3),
     "polynomial": lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 30),
 }
 

@@ -11,7 +11,8 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules import lr_too_small, saddle_point
+from diagnostics.rules import lr_too_small, ravine, saddle_point
+from diagnostics.rules._growth import growth
 from diagnostics.rules._noise_ball import _more_than_chance, too_far
 from diagnostics.rules._ringing import _swings
 from diagnostics.rules._rolling import lowest_median
@@ -149,19 +150,49 @@ def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, cosine, held_up):
     assert too_far(run, signals.loss(run), np.array([1]), np.array([0.1])) is held_up
 
 
+def standing_kinds(**measured) -> list[str]:
+    """What `lr-too-small` says of a noisy loss that stands still, a thousandth of the way to the limit."""
+    scalars = pd.DataFrame({"step": STEPS, "loss": 1 + 0.1 * np.sin(1e3 * STEPS), "lr": 1e-5, "grad_norm": 0.5})
+    curvature = pd.DataFrame({"step": [1, 100, 200, 290], "stability": 1e-3, "progress": 1e-3})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"momentum": 0.0}]}
+    run = Run.from_frames(meta, {"scalars": scalars.assign(**measured), "curvature": curvature})
+    return [finding.kind for finding in lr_too_small.check(run)]
+
+
+STEPS = np.arange(1, 301)
+
+
 @pytest.mark.parametrize(
     ("overshoot", "kinds"),
     [(1e-3, ["lr-too-small"]), (-1e-3, ["lr-too-small"]), (5e-3, []), (-5e-3, [])],
 )
 def test_a_path_that_hardly_bends_was_hardly_begun(overshoot, kinds):
     """300 updates, 0.6 or 3 times the way to the minimum along them, or to the crest."""
+    assert standing_kinds(update_norm=2e-3, gradient_cosine=0.9, overshoot=overshoot) == kinds
+
+
+@pytest.mark.parametrize(("spread", "kinds"), [(0.05, ["lr-too-small"]), (1e-4, [])])
+def test_steps_that_cannot_move_the_loss_need_no_certain_overshoot(spread, kinds):
+    """Too short to measure it well; where it is known, it says that each goes a good part of the way."""
+    overshoot = 0.006 + spread * np.sin(1e3 * STEPS**2)
+    assert standing_kinds(update_norm=1e-4, gradient_cosine=0.15, overshoot=overshoot) == kinds
+
+
+def test_the_noise_of_a_run_that_is_mostly_growth_is_growth():
+    losses = [2.3, 11.7, 58.0, 12.3, 15.8, 169.0, 88.8, 2674.0, 8230.0, 4e5, 1e8, 7e8, 4e10, 9e23, 1e24, 8e24]
+    run = run_of(np.r_[losses, np.full(130, np.nan)], grad_norm=1.0)
+    assert growth(run, signals.loss(run)).onset == 1
+
+
+@pytest.mark.parametrize(("gradient", "held_up"), [(0.34, True), (0.2, False)])
+def test_an_exact_quadratic_is_held_up_by_a_tenth_of_its_loss(gradient, held_up):
+    """|g|^2 kappa / (2 lambda) of 0.13 or 0.045, where the loss came from 3 to 0.63."""
     steps = np.arange(1, 301)
-    scalars = pd.DataFrame({"step": steps, "loss": 1 + 0.1 * np.sin(1e3 * steps), "lr": 1e-5, "grad_norm": 0.5})
-    scalars = scalars.assign(update_norm=2e-3, overshoot=overshoot, gradient_cosine=0.9)
-    curvature = pd.DataFrame({"step": [1, 100, 200, 290], "stability": 1e-3, "progress": 1e-3})
-    meta = {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]}
-    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
-    assert [finding.kind for finding in lr_too_small.check(run)] == kinds
+    scalars = {"step": steps, "loss": 0.5 + 2.5 * np.exp(-steps / 100), "lr": 0.01, "grad_norm": gradient}
+    table = pd.DataFrame({"step": [1, 100, 200, 290], "eigenvalues": [[100.0]] * 4})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "loss_path": "mse_loss", "linear_model": True}
+    run = Run.from_frames(meta, {"scalars": pd.DataFrame(scalars), "curvature": table})
+    assert ravine._held_up(run, signals.loss(run), signals.curvature(run), 225.0, 0.3, 0.5) is held_up
 
 
 @pytest.mark.parametrize(("bend", "kinds"), [(-0.01, ["saddle-point"]), (-1e-5, [])])

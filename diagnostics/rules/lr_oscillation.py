@@ -174,7 +174,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     seen = (
         f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: the "
         "updates go too far for the noise of the batches and undo each other"
-    ) + (f"; {number(100 * min(1.0, share))} % of it is this motion around the minimum." if share > 0 else ".")
+    ) + (f"; {number(100 * min(1.0, share))} % of the loss is this motion around the minimum." if share > 0 else ".")
     rate = signals.last_rate(run)
     remedy = f"lower the learning rate from {number(rate)} to {number(rate / 10)}: "
     # In a quadratic the floor is (1 - share) of the loss, and the share is proportional to the rate.
