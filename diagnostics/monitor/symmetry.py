@@ -17,14 +17,14 @@ from diagnostics.monitor.flow import Layer, width
 
 @dataclass(frozen=True)
 class Sides:
-    """Incoming (with bias and per-unit scales) and outgoing weights of a layer's units, one row a unit.
+    """Incoming (with bias and per-unit scales) and outgoing weights of a layer's units, in parts with one row a unit.
 
     `groups`: units of different groups have inputs of their own and count as different.
     """
 
     name: str
-    incoming: Tensor
-    outgoing: Tensor
+    incoming: list[Tensor]
+    outgoing: list[Tensor]
     groups: int = 1
 
 
@@ -34,8 +34,8 @@ def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str
     found = [*_layers(layers, names), *_attention(model)]
     if not found:
         return [], {}
-    units = [len(each.incoming) for each in found]
-    sides = [(stats.project(each.incoming), stats.project(each.outgoing), each.groups) for each in found]
+    units = [len(each.incoming[0]) for each in found]
+    sides = [(stats.project(*each.incoming), stats.project(*each.outgoing), each.groups) for each in found]
     columns = {
         "units": torch.tensor(units),
         "distinct_units": torch.stack([stats.distinct_units(*each) for each in sides]),
@@ -60,10 +60,11 @@ def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
         hidden = hidden and not layer.split and _apart(layer, layers)
         if hidden and id(layer.weight) in names and not hasattr(layer.weight, "placements"):
             incoming = _incoming(layer)
-            outgoing = [_outgoing(weight, entries, len(incoming)) for weight, entries in layer.readers]
-            if len(incoming) > 1 and all(part is not None for part in outgoing):
-                out = torch.cat([part for part in outgoing if part is not None], dim=1)
-                yield Sides(names[id(layer.weight)], incoming, out, layer.groups)
+            units = len(incoming[0])
+            outgoing = [_outgoing(weight, entries, units) for weight, entries in layer.readers]
+            known = [part for part in outgoing if part is not None]
+            if units > 1 and len(known) == len(outgoing):
+                yield Sides(names[id(layer.weight)], incoming, known, layer.groups)
 
 
 def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
@@ -76,10 +77,10 @@ def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
     return len(numbers.unique()) == len(numbers) and not any(s.split and (s.readers or s.escaped) for s in same)
 
 
-def _incoming(layer: Layer) -> Tensor:
+def _incoming(layer: Layer) -> list[Tensor]:
     if layer.recurrent:
         stacked = [parameter.detach() for parameter in (layer.weight, *layer.recurrent)]
-        return torch.cat([_slices(each, layer.gates, width(layer)) for each in stacked], dim=1)
+        return [_slices(each, layer.gates, width(layer)) for each in stacked]
     weight = layer.weight.detach()
     matrix = weight.movedim(1, 0) if layer.transposed else weight
     matrix = matrix.reshape(len(matrix), -1)
@@ -88,8 +89,7 @@ def _incoming(layer: Layer) -> Tensor:
         part = layer.part.to(matrix.device)
         matrix, bias = matrix[part], [each[part] for each in bias]
     perunit = [*bias, *layer.scales]
-    columns = [p.detach().reshape(-1, 1) for p in perunit if p.numel() == len(matrix)]
-    return torch.cat([matrix, *columns], dim=1)
+    return [matrix, *(p.detach().reshape(-1, 1) for p in perunit if p.numel() == len(matrix))]
 
 
 def _outgoing(weight: Tensor, entries: int, units: int) -> Tensor | None:
@@ -111,11 +111,11 @@ def _attention(model: nn.Module) -> Iterator[Sides]:
             heads, out = module.num_heads, module.out_proj.weight.detach()
             parts = [p.detach() for p in (module.in_proj_weight, module.in_proj_bias) if p is not None]
             if heads > 1:
-                incoming = torch.cat([_slices(p, 3, heads) for p in parts], dim=1)
+                incoming = [_slices(p, 3, heads) for p in parts]
                 outgoing = out.reshape(len(out), heads, -1).movedim(1, 0).reshape(heads, -1)
-                yield Sides(f"{plain_name(name)}.heads".removeprefix("."), incoming, outgoing)
-            values = torch.cat([p.reshape(3, len(out), -1)[2] for p in parts], dim=1)
-            yield Sides(f"{plain_name(name)}.in_proj_weight".removeprefix("."), values, out.T, heads)
+                yield Sides(f"{plain_name(name)}.heads".removeprefix("."), incoming, [outgoing])
+            values = [p.reshape(3, len(out), -1)[2] for p in parts]
+            yield Sides(f"{plain_name(name)}.in_proj_weight".removeprefix("."), values, [out.T], heads)
 
 
 def _slices(stacked: Tensor, blocks: int, units: int) -> Tensor:

@@ -1,7 +1,5 @@
 """Which units of a layer have the same weights, in and out."""
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
@@ -10,24 +8,22 @@ SAME = 1e-4  # relative distance within which two units count as one
 ALIKE = 1e-2  # within which they have not yet come apart: what they can do together, one of them nearly does alone
 PROJECTIONS = 32  # random directions that stand for a unit's weights; the distance they give is within a quarter
 
-
-@dataclass(frozen=True)
-class Side:
-    """One side (incoming or outgoing weights) of a layer's units: random projections and norms of its rows."""
-
-    projected: Float[Tensor, "units projections"]
-    norm: Float[Tensor, " units"]
+Side = Float[Tensor, "units projections"]
 
 
-def project(rows: Shaped[Tensor, "units weights"]) -> Side:
-    """32 random projections of each row stand for the row: linear memory, where all pairs would take units² of it.
+def project(*parts: Shaped[Tensor, "units _"]) -> Side:
+    """One side (incoming or outgoing weights) of a layer's units: 32 random projections stand for each unit's weights,
+    which lie in one or more parts. Linear memory, where all pairs would take units² of it.
 
     The same directions are drawn each time, from a generator of their own: the global random state is not touched.
     """
-    rows = rows.detach().float()
-    generator = torch.Generator().manual_seed(rows.shape[1])
+    generator = torch.Generator().manual_seed(sum(part.shape[1] for part in parts))
+    return torch.stack([_projected(part.detach().float(), generator) for part in parts]).sum(0)
+
+
+def _projected(rows: Float[Tensor, "units weights"], generator: torch.Generator) -> Side:
     directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator) / PROJECTIONS**0.5
-    return Side(rows @ directions.to(rows.device), torch.linalg.vector_norm(rows, dim=1))
+    return rows @ directions.to(rows.device)
 
 
 def distinct_units(
@@ -36,10 +32,10 @@ def distinct_units(
     """Number of classes of units equal, up to one sign for both sides, `within` that part of each side's own norm.
 
     Units are sorted by one projection's size, so that equal ones become neighbours; each is compared with the few
-    before it. Johnson-Lindenstrauss: the projected distance is the distance within about a quarter. Units of different
-    `groups` (equal blocks, one after the other) have inputs of their own and are different.
+    before it. Johnson-Lindenstrauss: projected distances and norms are the true ones within about a quarter. Units of
+    different `groups` (equal blocks, one after the other) have inputs of their own and are different.
     """
-    first = incoming.projected[:, 0] + 0.7548776662 * outgoing.projected[:, 0]
+    first = incoming[:, 0] + 0.7548776662 * outgoing[:, 0]
     order = torch.argsort(first.abs())
     group = order.div(len(order) // groups, rounding_mode="floor")
     by_group = torch.argsort(group, stable=True)
@@ -58,5 +54,6 @@ def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor, within: float) -
 
 
 def _near(side: Side, i: Tensor, j: Tensor, sign: float, within: float) -> Bool[Tensor, " pairs"]:
-    distance = torch.linalg.vector_norm(side.projected[i] - sign * side.projected[j], dim=1)
-    return distance <= within * torch.maximum(side.norm[i], side.norm[j])
+    one, other = side[i], side[j]
+    distance, *norms = (torch.linalg.vector_norm(each, dim=1) for each in (one - sign * other, one, other))
+    return distance <= within * torch.maximum(*norms)
