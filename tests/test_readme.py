@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 
 
 def first_sentence(text: str) -> str:
-    return re.split(r"(?<=[.])\s", " ".join(text.split()), maxsplit=1)[0]
+    return re.split(r"(?<=[^.]\.)\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
