@@ -84,7 +84,8 @@ def test_a_small_rate_in_much_noise_is_told_by_all_independent_batches_together(
     assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=600, size=4)) == expected
 
 
-def test_a_small_rate_at_the_floor_is_no_fault(tmp_path):
+@pytest.mark.parametrize("optimizer", [lambda p: torch.optim.SGD(p, lr=1e-4), lambda p: Lion(p, 1e-6)])
+def test_a_small_rate_at_the_floor_is_no_fault(tmp_path, optimizer):
     """Fine-tuning what has converged on labels that are noise: nothing more is to be had at any rate."""
     torch.manual_seed(6)
     model = nn.Linear(8, 1)
@@ -94,8 +95,7 @@ def test_a_small_rate_at_the_floor_is_no_fault(tmp_path):
     def noisy(model, x, y):
         return F.mse_loss(model(x)[:, 0], torch.sin(1e3 * x.sum(1)))
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    assert alarms(watched(tmp_path, model, optimizer, noisy, steps=400, size=8)) == []
+    assert alarms(watched(tmp_path, model, optimizer(model.parameters()), noisy, steps=400, size=8)) == []
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(1000.0, [("ravine", "feature-scale")]), (1.0, [])])
@@ -231,3 +231,21 @@ def test_how_much_of_a_settled_quadratic_loss_is_motion(tmp_path, name, rate, ex
     share, error = quadratic.held_by_noise(run, signals.loss(run), 600)
     assert share == pytest.approx(float(1 - floor / late), abs=3 * error + 0.1 * share)
     assert alarms(found) == expected
+
+
+@pytest.mark.parametrize(("rate", "kinds"), [(1.0, ["lr-unstable"]), (0.01, [])])
+def test_a_rate_that_threw_the_run_up_for_long_before_it_came_back(tmp_path, rate, kinds):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 16), nn.LeakyReLU(0.3), nn.Linear(16, 1))
+
+    def loss_of(model, x, y):
+        return F.mse_loss(model(x), torch.tanh(x.mean(1, keepdim=True)))
+
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    found = watched(tmp_path, model, optimizer, loss_of, steps=300, size=64)
+    assert [finding.kind for finding in found.alarms] == kinds
+    for finding in found.alarms:
+        losses = diagnostics.load(tmp_path).table("scalars").set_index("step")["loss"]
+        assert losses.iloc[-20:].median() < losses.iloc[0]
+        assert losses[finding.last_step] > 2 * losses.iloc[0]
+        assert (losses[finding.last_step + 1 :] <= 2 * losses.iloc[0]).all()

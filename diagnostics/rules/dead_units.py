@@ -197,6 +197,8 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 def explains(finding: Finding, other: Finding) -> bool:
     """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
+    if other.kind == "lr-unstable" and other.last_step is not None:
+        return finding.cause == "large-step"  # what is left of it
     if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before
         later = other.first_step > finding.first_step and "first non-finite step" not in other.evidence
         return later and finding.evidence["dead fraction"] >= 0.9

@@ -218,4 +218,5 @@ def _finding(
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    return other.kind in {"edge-of-stability", "local-minimum"}
+    over = other.kind == "lr-unstable" and other.last_step is not None  # the same rate, at the start
+    return over or other.kind in {"edge-of-stability", "local-minimum"}

@@ -50,7 +50,6 @@ from diagnostics.run import Run
 KIND = "lr-too-small"
 RANK = 13
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
-CLEAR = 0.2  # of the squared gradient is surely signal: no floor of the data, where it vanishes
 
 
 def check(
@@ -129,10 +128,19 @@ def _stands(
     have."""
     surely = signal.surely(run, half)
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
-        return reach < slack * history.end and history.end > NOTHING * history.start and surely >= CLEAR
+        tiny = reach < slack * history.end and history.end > NOTHING * history.start
+        return tiny and _downhill(run, history, half, surely) >= still * history.end
     begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
     begun = begun and surely > 0 and history.end > (1 - learned) * history.start
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
+
+
+def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:
+    """What plain gradient descent at 1/lambda_max would take off the loss in as many updates, |G|^2/2 lambda_max each,
+    were the signal to stay as it is: at a floor of the data there is none."""
+    norms = signals.inside(run, "grad_norm", since, int(history.steps[-1]))
+    top = float(signals.tops(signals.curvature(run))[-1])
+    return surely * float(np.median(norms**2)) * history.count / (2 * top) if len(norms) and top > 0 else 0.0
 
 
 def _finding(

@@ -16,6 +16,8 @@ that follows if it grows once more at this rate is what counts; otherwise the le
 that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$ (not for
 optimizers that rescale their gradients, where it is advice), unless most of the gain was made after it was measured.
 One huge step is told where its ruins stay above twice the starting loss, and no dead or saturated units tell of it.
+Where the loss came back although the rate stayed, it is told if a twentieth of the run went by above twice the
+starting loss.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -31,10 +33,10 @@ updates only, warm the rate up over those. If noise is the larger term, use a la
 
 ## When this is wrong
 A *catapult* - a short spike after which the loss falls below where it was - is no fault and is not reported once
-it has recovered. Adaptive optimizers hover at $s \approx 1$ by themselves, which is reported as edge of
-stability. Between two curvature estimates a blow-up can begin unseen; then it is told from a cliff by its gradual
-growth only. While a catapult climbs it looks like a divergence, and is reported as one until it turns. A rate that
-passes the limit many times over multiplies the loss by more than ten an update: then no update comes between the
+it has recovered, unless that took long. Adaptive optimizers hover at $s \approx 1$ by themselves, which is reported
+as edge of stability. Between two curvature estimates a blow-up can begin unseen; then it is told from a cliff by its
+gradual growth only. While a catapult climbs it looks like a divergence, and is reported as one until it turns. A rate
+that passes the limit many times over multiplies the loss by more than ten an update: then no update comes between the
 first harm and ten times the starting loss. A run that has nothing to learn and was thrown up by its first updates
 (RMSprop's are ten times as long) is reported although it came back down.
 
@@ -77,11 +79,16 @@ def check(
     gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
     ruined: float = 2.0,  # times the starting loss at the end: what a single huge step left is not over
     killed: float = 0.9,  # of a layer's units: nothing passes it
+    spent: float = 0.05,  # of the run far above its start, and `gradual` updates: time lost; a catapult takes a few
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     if history.count < 3:
         return
-    if not _harmed(history, sigmas, lost, reached, running_away(run, history, gradual)):
+    above = _far_above(history, sigmas)
+    harmed = _harmed(history, sigmas, lost, reached, running_away(run, history, gradual))
+    ended = run.meta["status"] != "running"  # before, what a catapult took is not yet little beside the run
+    recovered = ended and not harmed and len(above) >= max(gradual, spent * history.count)
+    if not harmed and not recovered:
         yield from _sustained(run, history, sustained, reached)
         return
     grown = growth(run, history)
@@ -92,9 +99,9 @@ def check(
     one_step = _one_step(run, grown, gradual)
     if told if one_step else _no_instability(run, limit.ratio, grown, gradual):
         return
-    if limit.ratio - limit.noise <= 1 and _fell_to_the_end(history, sigmas):
+    if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
         return
-    yield _finding(run, history, grown, limit)
+    yield _finding(run, history, grown, limit, int(above[-1]) if recovered else None)
 
 
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
@@ -140,6 +147,12 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
         # Nothing was learned for sure: did the loss tower over its start in between?
         return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
+
+
+def _far_above(history: signals.Loss, sigmas: float) -> np.ndarray:
+    """Updates at which the loss stood above twice its start, by more than the noise of the later half."""
+    noise = sigmas * signals.step_noise(history.values[history.count // 2 :])
+    return history.steps[history.values - history.start > max(noise, abs(history.start))]
 
 
 def _fell_to_the_end(history: signals.Loss, sigmas: float) -> bool:
@@ -195,7 +208,8 @@ def _cause(run: Run, grown: Growth, limit: Limit) -> str:
     return "learning-rate"
 
 
-def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Finding:
+def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recovered: int | None = None) -> Finding:
+    """`recovered`: the last update at which the loss stood far above its start, if it came back down."""
     nonfinite, past = signals.first_nonfinite(run), limit.ratio > 1
     evidence = {
         "learning rate": limit.rate,
@@ -215,13 +229,15 @@ def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit) -> Fi
     if nonfinite is not None:
         evidence["first non-finite step"] = float(nonfinite)
     ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
+    if recovered:
+        ended = f"was at {number(history.values.max())} before it came back; that took until step {recovered}"
     cause = _cause(run, grown, limit)
     return Finding(
         kind=KIND,
         cause=cause,
-        severity="critical",
+        severity="warning" if recovered else "critical",
         first_step=limit.since,
-        last_step=None,
+        last_step=recovered,
         layers=(),
         summary=f"{_seen(grown, limit, reversal)}: the loss started at {number(history.start)} and {ended}"
         + (f" at step {nonfinite}." if nonfinite is not None and not np.isfinite(history.end) else "."),
@@ -300,4 +316,6 @@ def explains(finding: Finding, other: Finding) -> bool:
     if other.kind == "cliff":  # only if the rate was past the limit well before the jump, without what noise adds
         return other.first_step > finding.first_step + 3 and not by_noise_alone(finding)
     planted = other.kind in {"dead-units", "saturated-units", "non-finite"}
+    if finding.last_step is not None and (planted or other.kind == "lr-oscillation"):
+        return False  # it is over: what lasts speaks for it
     return not planted or other.first_step >= finding.first_step - 1
