@@ -40,6 +40,22 @@ def test_weights_so_small_that_no_signal_gets_through(tmp_path, gain, expected):
     assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=300)) == expected
 
 
+@pytest.mark.parametrize(("size", "expected"), [(1e-3, [("plateau", "vanishing-gradient")]), (0.3, [])])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_weights_so_small_that_two_layers_pass_nothing(tmp_path, size, expected, scale):
+    """Larger inputs with weights smaller by as much are no such case."""
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4))
+    torch.manual_seed(3)
+    for at in (0, 2, 4):
+        nn.init.normal_(model[at].weight, std=size / (scale if at == 0 else 1.0))
+        nn.init.zeros_(model[at].bias)
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters(), "lr": 0.05 / scale**2}, {"params": model[2:].parameters()}], lr=0.05
+    )
+    found = watched(tmp_path, model, optimizer, lambda model, x, y: cross_entropy(model, scale * x, y), steps=300)
+    assert alarms(found) == expected
+
+
 @pytest.mark.parametrize(("times", "expected"), [(1000, [("lr-unstable", "schedule")]), (1, [])])
 def test_the_ruins_of_one_huge_step(tmp_path, times, expected):
     """Of units that cannot die: nothing else tells of it, and the walls in the ruins are no cliffs of the loss."""

@@ -31,10 +31,13 @@ def vanishing(
     """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
     orders of magnitude, or by more than logistic units must, while the first layer stays where it is; not where the
     last one stays as well, and all updates are too short. Or outputs that shrink so from the input to the output, where
-    the first layer stays."""
+    the first layer stays: of few layers by three orders of magnitude all the same."""
     chain = _chain(run, stretch)
-    if chain is None or len(chain.names) < depth:
+    if chain is None:
         return None
+    if len(chain.names) < depth:
+        kept, least = _forward_of_few(run, stretch, vanished, factor)
+        return _shrunk(kind, stretch, chain, kept, least) if least and chain.moved[0] <= frozen else None
     ratio = float(chain.relative[0] / chain.relative[-1])
     passed = ratio ** (1 / (len(chain.names) - 1))
     first, last = (chain.moved[at] <= frozen for at in (0, -1))
@@ -72,17 +75,35 @@ def _weights(run: Run) -> list[str]:
 def _forward(run: Run, stretch: stretches.Flat, depth: int) -> tuple[float, str]:
     """Factor a layer by which the deviation of the hidden units' outputs shrinks, down to the layer where it is the
     smallest, and that layer; 1 where there are too few. What biases make units differ by counts as deviation too."""
+    names, found = _deviations(run, stretch)
+    if len(names) < depth:
+        return 1.0, ""
+    least = int(np.argmin(found))
+    return (float(found[least] / found[0]) ** (1 / least), names[least]) if least >= depth - 1 else (1.0, "")
+
+
+def _forward_of_few(run: Run, stretch: stretches.Flat, vanished: float, factor: float) -> tuple[float, str]:
+    """The same from the inputs' deviation on, to the last hidden layer, where every layer shrinks it and all together
+    by `vanished`; no layer if not. Inputs of any scale are no reason: a unit's first factor undoes that, no other does.
+    """
+    names, found = _deviations(run, stretch)
+    spread = run.table("inputs", ["step", "std"])
+    first = signals.array(spread.loc[spread["step"] == spread["step"].min()], "std")
+    chain = np.array([np.sqrt(np.mean(first**2)) if len(first) else np.nan, *found])
+    if len(found) < 2 or not (chain[1:] <= factor * chain[:-1]).all() or chain[-1] > vanished * chain[0]:
+        return 1.0, ""
+    return float(chain[-1] / chain[0]) ** (1 / len(found)), names[-1]
+
+
+def _deviations(run: Run, stretch: stretches.Flat) -> tuple[list[str], np.ndarray]:
+    """Hidden layers and the deviation of their units over the inputs at the start of the stretch; none if unknown."""
     steps, names, deviations = run.matrix("units", "std")
     _, _, hidden = run.matrix("units", "hidden")
     inside = np.flatnonzero((steps >= stretch.first_step) & (steps <= stretch.last_step))
-    if not len(inside):
-        return 1.0, ""
-    at = np.flatnonzero(hidden[inside[0]] == 1)
-    found = deviations[inside[0], at]
-    if len(at) < depth or not (np.isfinite(found).all() and found[0] > 0):
-        return 1.0, ""
-    least = int(np.argmin(found))
-    return (float(found[least] / found[0]) ** (1 / least), str(names[at[least]])) if least >= depth - 1 else (1.0, "")
+    at = np.flatnonzero(hidden[inside[0]] == 1) if len(inside) else np.array([], dtype=int)
+    found = deviations[inside[0], at] if len(at) else np.array([])
+    known = len(found) > 0 and np.isfinite(found).all() and found[0] > 0
+    return ([str(names[each]) for each in at], found) if known else ([], np.array([]))
 
 
 _STRONGER = (
