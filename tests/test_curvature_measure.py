@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diagnostics.curvature import CurvatureError, combine, follow, measure
+from diagnostics.curvature import CurvatureError, TooDear, combine, follow, measure
 from diagnostics.curvature.batches import Quotients
 from diagnostics.curvature.scaling import UNKNOWN
 from diagnostics.metrics import TABLES
@@ -118,6 +118,41 @@ def test_only_what_the_ratio_needs():
     assert quick.products < full.products / 2
     assert quick.stability == pytest.approx(full.stability, rel=1e-2)
     assert len(quick.eigenvalues) == 1 and math.isnan(quick.smallest) and math.isnan(quick.condition)
+
+
+@pytest.mark.parametrize("answer", [True, False, None])
+def test_what_a_product_takes_decides_what_is_measured(answer):
+    model, x, y = problem()
+    asked = []
+
+    def closure() -> Tensor:
+        return F.cross_entropy(model(x), y)
+
+    def affordable(seconds: float) -> bool | None:
+        asked.append(seconds)
+        return answer
+
+    if answer is None:
+        with pytest.raises(TooDear):
+            measure(closure, model, sgd(model), [0.1], full=affordable)
+    else:
+        found = measure(closure, model, sgd(model), [0.1], full=affordable)
+        alike = measure(closure, model, sgd(model), [0.1], full=answer)
+        assert [*found.eigenvalues, found.smallest] == pytest.approx([*alike.eigenvalues, alike.smallest], nan_ok=True)
+    assert len(asked) == 1 and 0 < asked[0] < 1
+
+
+def test_a_quick_estimate_ends_in_time_and_says_how_exact_it_is():
+    model, x, y = problem()
+
+    def closure() -> Tensor:
+        return F.cross_entropy(model(x), y)
+
+    exact = measure(closure, model, sgd(model), [0.1], tolerance=1e-4)
+    hurried = measure(closure, model, sgd(model), [0.1], full=False, seconds=0.0)
+    assert hurried.products <= 2 < exact.products
+    assert abs(hurried.preconditioned - exact.preconditioned) > 0.01 * exact.preconditioned
+    assert hurried.preconditioned_residual > 0.1 * hurried.preconditioned
 
 
 def test_warm_estimates_follow_the_truth_cheaply_and_turn_cold_in_time():

@@ -271,20 +271,23 @@ def test_the_allowance_never_exceeds_the_promise(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "update, always, quick, weights",
+    "update, always, quick, weights, product",
     [
-        (0.002, 0.00004, 0, 0),
-        (0.02, 0.0003, 3, 0),
-        (0.03, 0.0006, 3, 0),
-        (0.15, 0.001, 1, 0),
-        (0.015, 0.0003, 2, 4_000_000),
+        (0.002, 0.00004, 0, 0, 2),
+        (0.02, 0.0003, 3, 0, 2),
+        (0.03, 0.0006, 3, 0, 2),
+        (0.15, 0.001, 1, 0, 2),
+        (0.015, 0.0003, 2, 4_000_000, 2),
+        (0.004, 0.0001, 1, 0, 10),
+        (0.03, 0.0002, 1, 0, 10),
     ],
 )
 def test_the_promise_is_kept_by_all_measuring_together(
-    update: float, always: float, quick: int, weights: int, monkeypatch: pytest.MonkeyPatch
+    update: float, always: float, quick: int, weights: int, product: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A simulated run: what a measurement costs is a number of updates and, with many weights, the memory traffic of
-    the basis, as it is on networks. Where a whole estimate has to wait, quick ones come before it."""
+    """A simulated run: what a measurement costs is a number of products, which take some updates each, and, with many
+    weights, the memory traffic of the basis, as it is on networks. Where a whole estimate has to wait, quick ones come
+    before it."""
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     budget = Budget(0.05)
@@ -306,13 +309,62 @@ def test_the_promise_is_kept_by_all_measuring_together(
             budget.cost_of("measured", spend("measured", 1.5 * update))
         if plan.curvature:
             whole = schedule.whole_estimate()
-            estimates.append(whole)
-            traffic = (6e-7 if whole else 1e-7) * weights
-            schedule.estimated(whole, spend("curvature", (130 if whole else 20) * update + traffic))
-            schedule.last_curvature = step
+            if not isinstance(whole, bool):
+                spend("curvature", product * update)
+                whole = whole(product * update)
+            if whole is not None:
+                estimates.append(whole)
+                traffic = (6e-7 if whole else 1e-7) * weights
+                schedule.estimated(whole, spend("curvature", (62 if whole else 10) * product * update + traffic))
+                schedule.last_curvature = step
         assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
     assert [*estimates, True].index(True) >= quick, estimates
     assert estimates and budget.spent["measured"] > 0.3
+
+
+class Slow(torch.autograd.Function):
+    """The identity, whose second derivative takes a while."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return SlowBackward.apply(gradient)
+
+
+class SlowBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        time.sleep(0.5)
+        return gradient
+
+
+def test_no_estimate_where_a_product_turns_out_to_take_too_long(tmp_path: Path) -> None:
+    """An update takes a millisecond and a product half a second: thirteen are more than the promise."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(30):
+
+            def closure() -> Tensor:
+                return Slow.apply(model(torch.ones(3, 4))).square().mean()
+
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure)
+        assert 0.5 <= monitor._budget.total < 2  # one product was tried
+    run = diagnostics.load(tmp_path / "run")
+    assert len(run.table("curvature")) == 0
+    assert [event for event in run.table("events")["kind"] if event != "budget"] == []
+    assert "budget" in set(run.table("events")["kind"])
 
 
 def test_what_observing_the_training_forward_costs_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ displacements are given and vectors returned in that order.
 
 from diagnostics.curvature.batches import Quotients, combine, follow
 from diagnostics.curvature.context import undisturbed
-from diagnostics.curvature.errors import CurvatureError, NonFinite
+from diagnostics.curvature.errors import CurvatureError, NonFinite, TooDear
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.measure import measure, trained_parameters
 from diagnostics.curvature.slices import slices
@@ -19,6 +19,7 @@ __all__ = [
     "Estimate",
     "NonFinite",
     "Quotients",
+    "TooDear",
     "combine",
     "follow",
     "measure",

@@ -7,3 +7,7 @@ class CurvatureError(RuntimeError):
 
 class NonFinite(CurvatureError):
     """A loss or a product was not finite: this estimate is dropped, the next one may well be made."""
+
+
+class TooDear(CurvatureError):
+    """Nothing was measured: whoever asked does not want it at what a product takes."""

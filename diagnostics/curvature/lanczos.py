@@ -8,6 +8,7 @@ Wu & Simon, SIAM J. Matrix Anal. 22, 2000). Sees only `matvec`.
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -263,9 +264,13 @@ class Target:
 
 
 def solve(
-    krylov: Krylov, target: Target, fresh: Callable[[], Tensor], enough: Callable[[], bool] = lambda: True
+    krylov: Krylov,
+    target: Target,
+    fresh: Callable[[], Tensor],
+    enough: Callable[[], bool] = lambda: True,
+    until: float = math.inf,
 ) -> Ritz:
-    """Multiply until the target is met and `enough` says so too, or the products are spent.
+    """Multiply until the target is met and `enough` says so too, or the products are spent, or it is `until` o'clock.
 
     `fresh` makes random vectors, needed when the basis becomes invariant before everything wanted is in it.
     """
@@ -277,8 +282,9 @@ def solve(
         if krylov.done < min(target.least, krylov.dimension):
             continue
         # A test costs O(m^3): beside the product of a small network, that is dear.
-        if krylov.products < limit and krylov.done % (1 + krylov.done // SPARSE):
+        spent = krylov.products >= limit or time.perf_counter() > until
+        if not spent and krylov.done % (1 + krylov.done // SPARSE):
             continue
         ritz = krylov.ritz()
-        if krylov.products >= limit or (target.met(ritz, krylov.dimension) and enough()):
+        if spent or (target.met(ritz, krylov.dimension) and enough()):
             return ritz

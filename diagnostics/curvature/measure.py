@@ -6,7 +6,7 @@ operator; where the optimizer makes two of them the same up to a factor, one bas
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
-from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.errors import CurvatureError, TooDear
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.gains import measured_terms
 from diagnostics.curvature.lanczos import Target
@@ -46,14 +46,16 @@ def measure(
     previous: Estimate | None = None,
     displacement: Sequence[Tensor] | None = None,
     cold: bool | None = None,
-    full: bool = True,
+    full: bool | Callable[[float], bool | None] = True,
     memory_bytes: int | None = None,
+    seconds: float = math.inf,
 ) -> Estimate:
     """`learning_rates`: of the update just made, one a group. `displacement`: recent change of `trained_parameters`.
 
-    `full=False` measures only what the stability ratio and the displacement's condition number need. Under
-    `DistributedDataParallel` and `fully_shard` every process must call this at the same step. Raises CurvatureError;
-    nothing is changed even then.
+    `full=False` measures only what the stability ratio and the displacement's condition number need; a function decides
+    by the seconds that a product takes, and says `None` to raise TooDear. After so many `seconds` the search for the
+    steepest direction ends, converged or not: its residual tells. Under `DistributedDataParallel` and `fully_shard`
+    every process must call this at the same step. Raises CurvatureError; nothing is changed even then.
     """
     began = time.perf_counter()
     layout = Layout(trained_parameters(optimizer))
@@ -75,6 +77,7 @@ def measure(
         is_cold,
         full,
         memory_bytes,
+        began + seconds,
         _loss(closure, model, ranks, layout) if is_cold else math.nan,
     )
     with undisturbed(model):
@@ -122,9 +125,14 @@ def _hessian(request: Request, differences: bool) -> Hessian:
 
 
 def _estimate(request: Request, hessian: Hessian) -> Estimate:
+    if not isinstance(request.full, bool):
+        full = request.full(_product_seconds(request.layout, hessian))
+        if full is None:
+            raise TooDear("a Hessian-vector product takes too long for now")
+        request = replace(request, full=full)
     previous = request.previous
     count = previous.count + 1 if previous else 0
-    solver = Solver(request.layout, request.ranks, request.memory_bytes, count)
+    solver = Solver(request.layout, request.ranks, request.memory_bytes, count, request.until)
     scale, notes = _scaling(request, hessian)
     columns: dict[str, Any] = {}
     krylov = None
@@ -151,6 +159,12 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
         count=count,
         **schedule,
     )
+
+
+def _product_seconds(layout: Layout, hessian: Hessian) -> float:
+    began = time.perf_counter()
+    float(hessian(layout.empty().fill_(layout.dimension**-0.5))[0])  # waits for the device
+    return time.perf_counter() - began
 
 
 def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:

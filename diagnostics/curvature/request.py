@@ -1,6 +1,6 @@
 """What one estimate was asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Request:
     previous: Estimate | None
     displacement: Tensor | None
     cold: bool
-    full: bool
+    full: bool | Callable[[float], bool | None]
     memory_bytes: int | None
+    until: float  # by time.perf_counter
     loss: float  # of the closure, from the same random state; NaN if not evaluated

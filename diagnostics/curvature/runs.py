@@ -31,6 +31,7 @@ class Solver:
     ranks: Ranks | None
     memory_bytes: int | None
     seed: int
+    until: float = math.inf  # when `run_top` stops, by time.perf_counter
     spent: list[Krylov] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Solver:
             top = float(krylov.ritz().values[0])
             return missed(krylov.chain, top + abs(top), krylov.dimension, share) < TWICE_MISSED
 
-        return solve(krylov, Target(1, False, GAP_DOUBT * tolerance, max_products=30), self.fresh, enough)
+        return solve(krylov, Target(1, False, GAP_DOUBT * tolerance, max_products=30), self.fresh, enough, self.until)
 
     def find_copies(self, krylov: Krylov, target: Target) -> bool:
         """Random restarts in the complement of the basis, until one finds nothing that belongs among the k largest.

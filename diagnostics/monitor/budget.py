@@ -11,7 +11,7 @@ from typing import Any
 
 FLOOR_SECONDS = 5.0
 FIRST_SECONDS = 2.5  # may be spent at once: a run of a few seconds is measured as densely as it was asked to be
-FIRST_ESTIMATE = {True: 2.0, False: 4.0}  # what a first curvature estimate may take of them, whole or quick
+FIRST_ESTIMATE = {True: 2.0, False: 4.1}  # what a first curvature estimate may take of them, whole or quick
 CLOSING_SECONDS = 0.2  # kept for the last diagnosis
 SHARES = {"measured": 0.5, "curvature": 0.5}  # of what is left, so that neither starves the other
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.curvature import NonFinite, measure, slices, trained_parameters
+from diagnostics.curvature import NonFinite, TooDear, measure, slices, trained_parameters
 from diagnostics.monitor import forwards
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.guard import Guard
@@ -22,6 +22,7 @@ from diagnostics.monitor.tracking import Tracking
 from diagnostics.monitor.updates import Update
 
 Closure = Callable[[], Any]
+Whole = bool | Callable[[float], bool | None]
 
 
 class Curving:
@@ -58,11 +59,16 @@ class Curving:
         step = update.plan.step
         if update.plan.curvature:
             began, first = time.perf_counter(), self._schedule.last_curvature is None
-            whole = self._schedule.whole_estimate()
-            self._guard.run("curvature", self._estimate, update, closure, whole)
-            if self._tracking.step == step and (whole or first):
+            self._guard.run("curvature", self._estimate, update, closure, self._schedule.whole_estimate())
+            made = self._tracking.estimate if self._tracking.step == step else None
+            whole = made is not None and made.vectors is not None
+            if made and (whole or first):
                 self._guard.run("slices", self._slice, update, closure)
-            self._schedule.estimated(whole, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            if made:
+                self._schedule.estimated(whole, seconds)
+            else:
+                self._budget.cost_of("curvature", seconds)
         elif self._tracking.following() and self._affords_batch():
             self._guard.run("batches", self._follow, step, closure)
         if self._fresh_origin_due(step):
@@ -96,7 +102,7 @@ class Curving:
         long_ago = step - tracking.origin_step >= 10 * DISPLACEMENT
         return self._schedule.wants_curvature(step + DISPLACEMENT) and (long_ago or self._schedule.affords_curvature())
 
-    def _estimate(self, update: Update, closure: Closure, whole: bool) -> None:
+    def _estimate(self, update: Update, closure: Closure, whole: Whole) -> None:
         step, parameters = update.plan.step, trained_parameters(self._optimizer)
         if self._tracking.following():
             self._append_batches(step, self._tracking.combined())
@@ -111,6 +117,7 @@ class Curving:
                 previous=self._tracking.estimate,
                 displacement=self._tracking.displacement(parameters),
                 full=whole,
+                seconds=self._schedule.at_most(),
             )
             self._writer.append("curvature", step, estimate.record())
             self._schedule.last_curvature = step
@@ -139,8 +146,10 @@ class Curving:
 
     @contextmanager
     def _finite_only(self) -> Iterator[None]:
-        """A loss that is not finite has no curvature, and that is no failure of the measurement."""
+        """A loss that is not finite has no curvature, and products may be too dear: no failures of the measurement."""
         try:
             yield
+        except TooDear:
+            pass
         except NonFinite as error:
             self._tell_once("measurement-failed", str(error), "curvature")

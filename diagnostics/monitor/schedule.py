@@ -5,18 +5,21 @@ gradients and updates make a cosine. Curvature at update 1, then with gaps that 
 What the budget does not afford is put off.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diagnostics.monitor.budget import Budget
+from diagnostics.monitor.budget import FIRST_ESTIMATE, Budget
 from diagnostics.monitor.together import Together
 
 WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as the budget allows it
 BATCHES = 8  # independent batches that follow an estimate
 PROJECTED = 16  # updates after an estimate on which the weights are projected on its top eigenvector
-# What an estimate costs before one was made, whole or of the stability ratio alone: updates (measured), and seconds a
-# weight on a CPU, where the basis of a large model with small batches costs more than the products (measured).
-WHOLE, QUICK = (130.0, 6e-7), (25.0, 1e-7)
+# What an estimate costs before one was made, whole or of the stability ratio alone: products (measured; one of them to
+# tell what a product takes), and seconds a weight on a CPU, where the basis of a large model with small batches costs
+# more than the products (measured).
+WHOLE, QUICK = (66.0, 6e-7), (13.5, 1e-7)
+PRODUCT = 2.0  # updates that a product takes until it is known: ten in an LSTM, whose fused kernels have no derivative
 QUICKLY = 0.5  # of what curvature may take, for quick estimates while a whole one is not affordable
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 
@@ -56,6 +59,7 @@ class Schedule:
         self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
         self._quick_seconds: float | None = None  # of the last one of the steepest direction alone
         self._spent_quickly = 0.0
+        self._product_seconds: float | None = None  # of the model's first batch
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
@@ -141,8 +145,9 @@ class Schedule:
             self._quick_seconds, self._spent_quickly = seconds, self._spent_quickly + seconds
 
     def _forecast(self, cost: tuple[float, float]) -> float:
-        updates, seconds = cost
-        return updates * self._budget.update_seconds + seconds * self._weights
+        products, seconds = cost
+        product = PRODUCT * self._budget.update_seconds if self._product_seconds is None else self._product_seconds
+        return products * product + seconds * self._weights
 
     def _first_curvature(self, step: int) -> bool:
         """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""
@@ -154,13 +159,30 @@ class Schedule:
             self._stretched()
         return False
 
-    def whole_estimate(self) -> bool:
-        """Whether an estimate that is due is a whole one."""
+    def whole_estimate(self) -> bool | Callable[[float], bool | None]:
+        """Whether an estimate that is due is a whole one; the first time what a product then takes decides."""
         if self.curvature_every is not None or self._together.active:
             return True
+        if self._product_seconds is None:
+            return self._decide
         if self.last_curvature is None:
             return self._budget.affords_first(self._forecast(WHOLE), whole=True)
         return self._affords_whole()
+
+    def _decide(self, product_seconds: float) -> bool | None:
+        """The first estimate: a whole one, a quick one, or none yet."""
+        self._product_seconds = product_seconds
+        if self._budget.affords_first(self._forecast(WHOLE), whole=True):
+            return True
+        if self._budget.affords_first(self._forecast(QUICK), whole=False):
+            return False
+        self._stretched()
+        return None
+
+    def at_most(self) -> float:
+        """Seconds that an estimate may take, if it is not a whole one: the first one's products are not known."""
+        free = self.curvature_every is not None or self._together.active or self.last_curvature is not None
+        return math.inf if free else FIRST_ESTIMATE[False]
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:
