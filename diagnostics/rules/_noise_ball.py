@@ -10,14 +10,20 @@ from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 
-def settled_high(run: Run, history: signals.Loss, held: float, *, trifle: float = 0.02) -> bool:
-    """A quadratic loss that stands still, and surely `held` of it is motion: more than a `trifle` of the way down."""
+def settled_high(
+    run: Run, history: signals.Loss, *, held: float = 0.2, usual: float = 0.1, trifle: float = 0.02
+) -> bool:
+    """A quadratic loss that stands still while `held` of it is motion: more than a `trifle` of the way down.
+
+    It must surely be more than is `usual`: one designs for a misadjustment of ten per cent (Widrow and Stearns 1985,
+    Adaptive Signal Processing, chapter 6), and twice as much is no choice.
+    """
     if not quadratic.is_loss(run):
         return False
     half = int(history.steps[history.count // 2])
     share, error = quadratic.held_by_noise(run, history, half)
     seen = share * history.end >= trifle * (history.start - history.end)
-    return share - 2 * error >= held and seen and _stands(history, half)
+    return share >= held and share - 2 * error >= usual and seen and _stands(history, half)
 
 
 def _stands(history: signals.Loss, since: int) -> bool:

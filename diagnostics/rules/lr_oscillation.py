@@ -11,7 +11,7 @@ the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}
 $\alpha\lambda = 1.5$ the loss still falls fourfold a step; it must take a tenth of the run to shrink the loss tenfold.
 For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the
 very batch they were made for, or more often than by chance so far past it that they raise that batch's loss; or a
-quadratic loss (a linear model's squared error) that has settled while much of it is motion around the minimum, which
+quadratic loss (a linear model's squared error) that has settled while a fifth of it is motion around the minimum, which
 holds up $\tfrac\alpha4 E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with
 a loss that swings (against its level, or against all that it covers in the later half) or has not settled.
 
@@ -92,7 +92,7 @@ def check(
     bounces = _bounces(run, history)
     if len(bounces) >= windows and _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
-    elif noise_ball.settled_high(run, history, held) or noise_ball.too_far(run, history, estimates, ratios):
+    elif noise_ball.settled_high(run, history) or noise_ball.too_far(run, history, estimates, ratios):
         yield _in_noise(run, history, float(ratios[-1]))
 
 
