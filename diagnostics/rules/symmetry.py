@@ -53,6 +53,7 @@ def check(
     *,
     records: int = 2,  # identical again after an update: chance does not repeat itself to a part in ten thousand
     lasting: float = 0.2,  # of the records, if the units came apart in the end: time lost at the symmetric saddle
+    nearly: float = 0.1,  # of the run, where a whole layer began within a percent: no chance makes that
     few: float = 0.25,  # of the units: so few that differ by a percent make a far smaller layer
 ) -> Iterator[Finding]:
     steps, names, distinct = by_layer.matrix(run, "symmetry", "distinct_units")
@@ -65,7 +66,7 @@ def check(
     long_enough = max(records, lasting * len(steps))
     stuck = [at for at, (_, count, ended) in enumerate(spans) if count >= (long_enough if ended else records)]
     if not stuck:
-        yield from _nearly(run, steps, names, units, groups, lasting, few)
+        yield from _nearly(run, steps, names, units, groups, nearly, few)
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:
