@@ -181,12 +181,12 @@ class Krylov:
         return c
 
     def _append(self, w: Tensor, length: float) -> None:
-        """The newest vector is the next to be multiplied: swap it with the first one waiting."""
-        torch.div(w, length, out=self.basis[self.size])
+        """The newest vector is the next to be multiplied: it takes the place of the first one waiting, which waits on."""
         first, last = self.done, self.size
         if first != last:
-            self.basis[[first, last]] = self.basis[[last, first]]
+            self.basis[last] = self.basis[first]
             self.projected[[first, last]] = self.projected[[last, first]]
+        torch.div(w, length, out=self.basis[first])
         self.size += 1
 
     def _norm(self, w: Tensor) -> float:
