@@ -181,7 +181,7 @@ class Krylov:
         return c
 
     def _append(self, w: Tensor, length: float) -> None:
-        """The newest vector is the next to be multiplied: it takes the place of the first one waiting, which waits on."""
+        """The newest vector is multiplied next: it takes the place of the first one that waits, which waits on."""
         first, last = self.done, self.size
         if first != last:
             self.basis[last] = self.basis[first]
