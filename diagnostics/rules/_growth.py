@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._rolling import lowest_median
 from diagnostics.run import Run
+
+FLAT = 0.05  # stability ratio: the curvature that was met limits no rate, as behind a softmax thrown far
+REVERSED = -0.5  # cosine of successive gradients: most of each update is undone by the next
 
 
 @dataclass(frozen=True)
@@ -172,3 +176,14 @@ def _gained_most(run: Run, since: int, grown: Growth, gradual: int, *, most: flo
 def by_noise_alone(finding: Finding) -> bool:
     """Past the limit only with the noise of small batches, which makes a loss grow gradually."""
     return 0 <= finding.evidence.get("stability ratio", 2.0) - finding.evidence.get("noise term", 0.0) <= 1
+
+
+def undone(run: Run, ratio: float, grown: Growth) -> bool:
+    """Whether each update is undone by the next, where the curvature that was met limits no rate."""
+    return not ratio > FLAT and reversal(run, grown) < REVERSED
+
+
+def reversal(run: Run, grown: Growth) -> float:
+    """Median cosine of successive gradients since the loss left its level, where their mean is negative for sure: of a
+    gradient along one direction alone each is 1 or -1, whatever the noise. NaN otherwise, and if they are too few."""
+    return float(np.median(signal.cosines(run, grown.onset))) if signal.opposed(run, grown.onset) else np.nan

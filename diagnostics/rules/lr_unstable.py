@@ -49,24 +49,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
-from diagnostics.rules import _conditioning as conditioning
-from diagnostics.rules import _gradient_signal as signal
-from diagnostics.rules import _limits as limits
+from diagnostics.rules import _instability_words as words
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alone, growth, running_away
-from diagnostics.rules._words import number
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alone, growth, running_away, undone
 from diagnostics.run import Run
 
-KIND = "lr-unstable"
+KIND = words.KIND
 RANK = 1
-FLAT = 0.05  # stability ratio: the curvature that was met limits no rate, as behind a softmax thrown far
-REVERSED = -0.5  # cosine of successive gradients: most of each update is undone by the next
-
-CHARTS = (
-    Chart("line", "scalars", ("loss",), "Loss", log=True),
-    Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True),
-)
 
 
 def check(
@@ -101,7 +91,7 @@ def check(
         return
     if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
         return
-    yield _finding(run, history, grown, limit, int(above[-1]) if recovered else None)
+    yield words.finding(run, history, grown, limit, int(above[-1]) if recovered else None)
 
 
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
@@ -115,7 +105,7 @@ def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float
         since = int(steps[ratios > 1][0])
         rate = signals.median(signals.inside(run, "lr", int(history.steps[history.count // 2]), int(history.steps[-1])))
         limit = Limit(float(np.median(ratios[late])), rate, since, float(np.median(noise[late])))
-        yield _finding(run, history, Growth(since, 0, np.nan), limit)
+        yield words.finding(run, history, Growth(since, 0, np.nan), limit)
 
 
 def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -179,7 +169,7 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
-    if ratio > 1 or (not ratio > FLAT and _reversal(run, grown) < REVERSED):
+    if ratio > 1 or undone(run, ratio, grown):
         return False
     steps, overshoot = signals.column(run, "overshoot")
     inside = (steps >= grown.onset) & (steps <= grown.end)
@@ -188,125 +178,6 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
         return not (overshot and ratio > 0.5 and grown.steps >= gradual)
     grows = grown.factor > 10 or not np.isfinite(grown.factor)
     return not (grown.steps >= gradual and (overshot or grows))
-
-
-def _reversal(run: Run, grown: Growth) -> float:
-    """Median cosine of successive gradients since the loss left its level, where their mean is negative for sure: of a
-    gradient along one direction alone each is 1 or -1, whatever the noise. NaN otherwise, and if they are too few."""
-    return float(np.median(signal.cosines(run, grown.onset))) if signal.opposed(run, grown.onset) else np.nan
-
-
-def _cause(run: Run, grown: Growth, limit: Limit) -> str:
-    rate_steps, rates = signals.learning_rates(run)
-    before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
-    if len(before) and before[-1] > 1.5 * before[0] > 0:
-        return "schedule"
-    curvature_term = signals.latest(run, "batches", "curvature_term")
-    noisy = signals.noise_term(run) > curvature_term and limit.ratio - limit.noise <= 1
-    if signals.momentum(run) > 0 and not signals.adaptive(run) and noisy:
-        return "momentum"
-    return "learning-rate"
-
-
-def _finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recovered: int | None = None) -> Finding:
-    """`recovered`: the last update at which the loss stood far above its start, if it came back down."""
-    nonfinite, past = signals.first_nonfinite(run), limit.ratio > 1
-    evidence = {
-        "learning rate": limit.rate,
-        "loss at start": history.start,
-        "loss at end": history.end,
-        "growth steps": float(grown.steps),
-    }
-    if np.isfinite(limit.ratio):
-        evidence["stability ratio"] = limit.ratio
-    if np.isfinite(grown.factor):
-        evidence["gradient growth"] = grown.factor
-    reversal = _reversal(run, grown)
-    if not limit.ratio > FLAT and reversal < REVERSED:
-        evidence["correlation of successive gradients"] = reversal
-    if limit.noise:
-        evidence["noise term"] = limit.noise
-    if nonfinite is not None:
-        evidence["first non-finite step"] = float(nonfinite)
-    ended = "became non-finite" if not np.isfinite(history.end) else f"ended at {number(history.end)}"
-    if recovered:
-        ended = f"was at {number(history.values.max())} before it came back; that took until step {recovered}"
-    cause = _cause(run, grown, limit)
-    return Finding(
-        kind=KIND,
-        cause=cause,
-        severity="warning" if recovered else "critical",
-        first_step=limit.since,
-        last_step=recovered,
-        layers=(),
-        summary=f"{_seen(grown, limit, reversal)}: the loss started at {number(history.start)} and {ended}"
-        + (f" at step {nonfinite}." if nonfinite is not None and not np.isfinite(history.end) else "."),
-        evidence=evidence,
-        remedies=_remedies(run, cause, limit),
-        charts=CHARTS,
-        formula=limits.stability_formula(run, limit.ratio - limit.noise, limit.rate) if past else "",
-    )
-
-
-def _seen(grown: Growth, limit: Limit, reversal: float) -> str:
-    rate = number(limit.rate)
-    if not limit.ratio > FLAT and reversal < REVERSED:
-        return (
-            f"At a learning rate of {rate} each update is undone by the next (successive gradients correlate at "
-            f"{number(reversal)})"
-        )
-    if not limit.ratio > 1:
-        return f"The loss grew over {grown.steps} updates at a learning rate of {rate} since step {limit.since}"
-    if limit.ruined:
-        return f"The learning rate {rate} is past the largest stable one since step {limit.since}"
-    if limit.ratio < 1.05:
-        return f"The learning rate {rate} is just past the largest stable one since step {limit.since}"
-    return f"The learning rate {rate} is {number(limit.ratio)} times the largest stable one since step {limit.since}"
-
-
-def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
-    measured = limit.ratio > 1 and not limit.ruined
-    target = limits.SAFETY * limit.rate / limit.ratio if measured else limit.rate / 10
-    lowered = target >= signals.last_rate(run)  # since, by a schedule
-    first = (
-        f"keep the learning rate below {number(target)} throughout"
-        if lowered
-        else f"set the learning rate to {number(target)}"
-    )
-    if not measured:
-        first += " (a tenth; the limit was not measured before the loss had grown)"
-    if cause == "schedule":
-        return (
-            f"cap the schedule's highest learning rate at {number(target)}",
-            "stretch the warm-up, so that the curvature can fall before the rate rises",
-        )
-    if cause == "momentum":
-        mu = signals.momentum(run)
-        calmer = 1 - min(1.0, (1 - mu) * limit.ratio / limits.SAFETY)
-        larger = np.ceil(limit.ratio * 2)
-        batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
-        return (f"lower the momentum from {number(mu)} to {number(calmer)}{batch}", first)
-    inputs = _inputs(run)
-    return (
-        *inputs,
-        f"or {first}" if inputs else first,
-        f"or warm up: start at {number(target / 10)} and raise it over the first updates",
-        *_plain_momentum(run, limit.ratio),
-        "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
-    )
-
-
-def _inputs(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
-    """Inputs far from standardized make the first layer's curvature by themselves, and so the limit."""
-    spread = conditioning.spread(run)
-    far = spread is not None and max(spread.scale, spread.offset) >= wide  # standardizing leaves correlation as it is
-    return (conditioning.standardize(run),) if far else ()
-
-
-def _plain_momentum(run: Run, ratio: float) -> tuple[str, ...]:
-    """Heavy ball's limit 2 (1 + mu) / eta is 1 + 2 mu times Nesterov's."""
-    stable = ratio < 1 + 2 * signals.momentum(run) and signals.hyperparameter(run, "nesterov", False)
-    return ("or leave nesterov=True out: plain momentum is stable at this rate",) if stable else ()
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -1,0 +1,142 @@
+"""What is said of a learning rate past the limit once it is found: its sentence, cause, evidence and remedies.
+
+Source: lecture, "Learning Rate".
+"""
+
+import numpy as np
+
+from diagnostics.rules import _conditioning as conditioning
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._growth import Growth, Limit, reversal, undone
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+KIND = "lr-unstable"
+
+CHARTS = (
+    Chart("line", "scalars", ("loss",), "Loss", log=True),
+    Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True),
+)
+
+
+def finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recovered: int | None = None) -> Finding:
+    """`recovered`: the last update at which the loss stood far above its start, if it came back down."""
+    nonfinite, past = signals.first_nonfinite(run), limit.ratio > 1
+    evidence = {
+        "learning rate": limit.rate,
+        "loss at start": history.start,
+        "loss at end": history.end,
+        "growth steps": float(grown.steps),
+    }
+    if np.isfinite(limit.ratio):
+        evidence["stability ratio"] = limit.ratio
+    if np.isfinite(grown.factor):
+        evidence["gradient growth"] = grown.factor
+    if undone(run, limit.ratio, grown):
+        evidence["correlation of successive gradients"] = reversal(run, grown)
+    if limit.noise:
+        evidence["noise term"] = limit.noise
+    if nonfinite is not None:
+        evidence["first non-finite step"] = float(nonfinite)
+    cause = _cause(run, grown, limit)
+    return Finding(
+        kind=KIND,
+        cause=cause,
+        severity="critical" if recovered is None else "warning",
+        first_step=limit.since,
+        last_step=recovered,
+        layers=(),
+        summary=f"{_seen(run, grown, limit)}: {_harm(history, nonfinite, recovered)}.",
+        evidence=evidence,
+        remedies=_remedies(run, cause, limit),
+        charts=CHARTS,
+        formula=limits.stability_formula(run, limit.ratio - limit.noise, limit.rate) if past else "",
+    )
+
+
+def _harm(history: signals.Loss, nonfinite: int | None, recovered: int | None) -> str:
+    start, end = number(history.start), number(history.end)
+    if recovered is not None:
+        worst, last = number(float(history.values.max())), int(history.steps[-1])
+        return (
+            f"the loss rose from {start} to {worst}, stood above twice its start until step {recovered} of {last}, "
+            f"and ended at {end}"
+        )
+    if np.isfinite(history.end):
+        return f"the loss started at {start} and ended at {end}"
+    return f"the loss started at {start} and became non-finite" + (f" at step {nonfinite}" if nonfinite else "")
+
+
+def _seen(run: Run, grown: Growth, limit: Limit) -> str:
+    rate = number(limit.rate)
+    if undone(run, limit.ratio, grown):
+        return (
+            f"At a learning rate of {rate} each update is undone by the next (successive gradients correlate at "
+            f"{number(reversal(run, grown))})"
+        )
+    if not limit.ratio > 1:
+        return f"The loss grew over {grown.steps} updates at a learning rate of {rate} since step {limit.since}"
+    if limit.ruined:
+        return f"The learning rate {rate} is past the largest stable one since step {limit.since}"
+    if limit.ratio < 1.05:
+        return f"The learning rate {rate} is just past the largest stable one since step {limit.since}"
+    return f"The learning rate {rate} is {number(limit.ratio)} times the largest stable one since step {limit.since}"
+
+
+def _cause(run: Run, grown: Growth, limit: Limit) -> str:
+    rate_steps, rates = signals.learning_rates(run)
+    before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
+    if len(before) and before[-1] > 1.5 * before[0] > 0:
+        return "schedule"
+    curvature_term = signals.latest(run, "batches", "curvature_term")
+    noisy = signals.noise_term(run) > curvature_term and limit.ratio - limit.noise <= 1
+    if signals.momentum(run) > 0 and not signals.adaptive(run) and noisy:
+        return "momentum"
+    return "learning-rate"
+
+
+def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
+    measured = limit.ratio > 1 and not limit.ruined
+    target = limits.SAFETY * limit.rate / limit.ratio if measured else limit.rate / 10
+    lowered = target >= signals.last_rate(run)  # since, by a schedule
+    first = (
+        f"keep the learning rate below {number(target)} throughout"
+        if lowered
+        else f"set the learning rate to {number(target)}"
+    )
+    if not measured:
+        first += " (a tenth; the limit was not measured before the loss had grown)"
+    if cause == "schedule":
+        return (
+            f"cap the schedule's highest learning rate at {number(target)}",
+            "stretch the warm-up, so that the curvature can fall before the rate rises",
+        )
+    if cause == "momentum":
+        mu = signals.momentum(run)
+        calmer = 1 - min(1.0, (1 - mu) * limit.ratio / limits.SAFETY)
+        larger = np.ceil(limit.ratio * 2)
+        batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
+        return (f"lower the momentum from {number(mu)} to {number(calmer)}{batch}", first)
+    inputs = _inputs(run)
+    return (
+        *inputs,
+        f"or {first}" if inputs else first,
+        f"or warm up: start at {number(target / 10)} and raise it over the first updates",
+        *_plain_momentum(run, limit.ratio),
+        "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+    )
+
+
+def _inputs(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
+    """Inputs far from standardized make the first layer's curvature by themselves, and so the limit."""
+    spread = conditioning.spread(run)
+    far = spread is not None and max(spread.scale, spread.offset) >= wide  # standardizing leaves correlation as it is
+    return (conditioning.standardize(run),) if far else ()
+
+
+def _plain_momentum(run: Run, ratio: float) -> tuple[str, ...]:
+    """Heavy ball's limit 2 (1 + mu) / eta is 1 + 2 mu times Nesterov's."""
+    stable = ratio < 1 + 2 * signals.momentum(run) and signals.hyperparameter(run, "nesterov", False)
+    return ("or leave nesterov=True out: plain momentum is stable at this rate",) if stable else ()
