@@ -7,7 +7,7 @@ which tensor the first layer reads. Followed by tensor identity, so that functio
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -17,50 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics.monitor import functions, places
-
-
-@dataclass
-class Layer:
-    """One weight that makes units, and the weights that read them. `escaped`: something else reads them as well.
-
-    `readers`: (weight, entries per unit) of each layer that reads the units. `scales`: per-unit parameters on the way.
-    `groups`: equal blocks of units that are never alike, since they have inputs (or attention) of their own.
-    `part`: which rows of the weight these units are, where it makes several things at once (queries, keys and values),
-    which leaves the whole `split`. `gates`: rows of the weight that each unit has, one from each of as many blocks, and
-    so of every parameter in `recurrent`.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    transposed: bool
-    groups: int
-    scales: list[Tensor] = field(default_factory=list)
-    readers: list[tuple[Tensor, int]] = field(default_factory=list)
-    escaped: bool = False
-    part: Tensor | None = None
-    split: bool = False
-    gates: int = 1
-    recurrent: list[Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What is known of one tensor: whose units it holds (`None`: mixed), entries per unit, activations it carries.
-
-    `places`: where the units are, once they have been moved out of their order along one dimension.
-    """
-
-    layer: Layer | None = None
-    entries: int = 1
-    channels_first: bool = False
-    carries: frozenset[int] = frozenset()
-    fresh: int | None = None
-    parameter: bool = False
-    places: Tensor | None = None
-
-
-NOTHING = Flow()
-PARAMETER = Flow(parameter=True)
+from diagnostics.monitor.layer import NOTHING, PARAMETER, Flow, Layer, width
 
 
 class Graph:
@@ -304,13 +261,6 @@ class Graph:
         carries = frozenset().union(*(flow.carries for flow in data))
         fresh = data[0].fresh if len(tensors) == 1 else None
         return Flow(None, channels_first=channels_first, carries=carries, fresh=fresh)
-
-
-def width(layer: Layer) -> int:
-    """Number of units."""
-    if layer.part is not None:
-        return len(layer.part)
-    return layer.weight.shape[1 if layer.transposed else 0] // layer.gates
 
 
 def _tensors(values: tuple) -> Iterator[Tensor]:

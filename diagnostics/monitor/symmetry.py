@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import stats
 from diagnostics.monitor.describe import plain_name
-from diagnostics.monitor.flow import Layer, width
+from diagnostics.monitor.layer import Layer, width
 
 
 @dataclass(frozen=True)
