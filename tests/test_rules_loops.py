@@ -327,3 +327,25 @@ def test_a_hinge_loss_at_its_zero_has_no_dead_units(tmp_path):
 
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     assert alarms(watched(tmp_path, model, optimizer, hinge, steps=300, size=16)) == []
+
+
+@pytest.mark.parametrize("mixed", ["probabilities", "logits"])
+def test_a_mixture_of_softmaxes_given_as_logits(mixed, tmp_path):
+    """Known by the values: the way from the softmax to the loss is that of a gated mixture of logits."""
+
+    class Mixture(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Linear(8, 4) for _ in range(3)])
+            self.gate = nn.Linear(8, 3)
+
+        def forward(self, x):
+            answers = torch.stack([expert(x) for expert in self.experts], 1)
+            answers = answers.softmax(-1) if mixed == "probabilities" else answers
+            return (self.gate(x).softmax(-1)[..., None] * answers).sum(1)
+
+    torch.manual_seed(4)
+    model = Mixture()
+    found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), 0.02), cross_entropy)
+    assert alarms(found) == ([("plateau", "double-softmax")] if mixed == "probabilities" else [])
+    assert diagnostics.load(tmp_path).meta["probabilities"] == (mixed == "probabilities")

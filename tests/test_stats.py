@@ -150,3 +150,21 @@ def test_nothing_here_draws_from_the_global_random_state() -> None:
     before = torch.get_rng_state()
     stats.project(torch.ones(4, 5))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_probabilities_are_told_from_logits(dtype: torch.dtype) -> None:
+    logits = torch.randn(50, 7, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert stats.is_distribution(logits.softmax(1), 1)
+    for other in (
+        logits,
+        logits.sigmoid(),
+        logits.log_softmax(1),
+        logits.softmax(1).flip(1) * 2,
+        torch.zeros_like(logits),
+    ):
+        assert not stats.is_distribution(other, 1)
+    assert not stats.is_distribution(logits.softmax(1), 2)
+    spoiled = logits.softmax(1)
+    spoiled[3, 1] = math.nan
+    assert not stats.is_distribution(spoiled, 1)

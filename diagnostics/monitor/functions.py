@@ -56,6 +56,7 @@ _CLAMP_MIN = _functions("clamp_min")
 _THRESHOLD = _functions("threshold")
 _LEAKY = _functions("leaky_relu")
 
+LOGITS = {F.cross_entropy} | _functions("log_softmax")  # expect numbers of any size, and make probabilities of them
 LINEAR = {F.linear}
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}

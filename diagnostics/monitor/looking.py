@@ -46,18 +46,20 @@ class Looking:
             observers = [] if observer is None else [observer]
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
-        if observers and not compiled:  # compiled modules may be at work unseen
-            self._guard.run("idle layers", self._look_for_idle, observers)
+        if observers and self._note is not None:
+            self._guard.run("what is told once", self._look_once, observers, compiled)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
 
-    def _look_for_idle(self, observers: list[Observer]) -> None:
-        """Once: tensors of modules that take no part in the forward."""
-        if self._note is not None:
-            called = set[str]().union(*(observer.called for observer in observers))
-            self._note(idle=[name for name in self._tensors() if name.rpartition(".")[0] not in called])
-            self._note = None
+    def _look_once(self, observers: list[Observer], compiled: bool) -> None:
+        """Tensors of modules that take no part in the forward; whether what expects logits gets probabilities."""
+        note, self._note = self._note, None
+        assert note is not None
+        given = [bool(each) for observer in observers for each in observer.probabilities]
+        called = set[str]().union(*(observer.called for observer in observers))
+        idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
+        note(idle=idle, probabilities=any(given) if given else None)  # compiled modules may be at work unseen
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

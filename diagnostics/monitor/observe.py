@@ -48,6 +48,7 @@ class Observer(TorchFunctionMode):
         self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
         self.seconds = 0.0
+        self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -126,6 +127,8 @@ class Observer(TorchFunctionMode):
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kind = functions.activation(func, args, kwargs)
+        if func in functions.LOGITS:
+            self._logits(args[0] if args else kwargs["input"], args[1:], kwargs)
         if kind is None:
             out = self._run(func, args, kwargs)
             if func in functions.ATTENTION:
@@ -150,6 +153,12 @@ class Observer(TorchFunctionMode):
         else:
             counts = stats.count_units(kind, x, y, channels_first)
         self._seen.append(Call(self._name(name), kind, counts))
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor, rest: tuple, kwargs: dict[str, Any]) -> None:
+        dim = kwargs.get("dim", rest[0] if rest else None)  # of cross_entropy the second argument is the target
+        classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
+        self.probabilities.append(stats.is_distribution(x.detach(), classes))
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:

@@ -78,5 +78,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "loss_path": "",
         "linear_model": False,
         "idle": [],
+        "probabilities": None,
         "observed": doctor(model, optimizer).records(),
     }

@@ -8,7 +8,7 @@ nothing moves.
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
 above twice the mean derivative, which only confidently wrong outputs cost); a
-softmax or sigmoid applied twice; gradients that shrink from layer to layer towards the input, a thousandfold in
+softmax applied twice (what the second one is given is positive and sums to one already), or a sigmoid; gradients that shrink from layer to layer towards the input, a thousandfold in
 all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on. A
 flat loss without such a mechanism is reported as information, not as a fault.
 
@@ -27,7 +27,8 @@ or tanh with normalization or residual connections instead of stacked logistic u
 A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these
 mechanisms. Some runs learn after a long flat stretch: the finding ends there. Least squares on logistic outputs that
 are wrong for less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4.
-Probabilities that a gate mixes before cross-entropy squashes them again are not told from logits that it mixes.
+Without a closure a loss outside the model is not seen at work, and what it is given is judged by the functions on the
+way: probabilities that a gate mixes are then not told from logits that it mixes.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -151,7 +152,8 @@ BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
 def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     for (function, loss), formula in _TWICE.items():
-        if _goes_into(path, function, loss, BOUNDED):
+        seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
+        if seen if isinstance(seen, bool) else _goes_into(path, function, loss, BOUNDED):
             return Finding(
                 KIND,
                 "double-softmax",

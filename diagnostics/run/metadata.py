@@ -39,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "loss_path": "",
     "linear_model": False,
     "idle": [],
+    "probabilities": None,
     "observed": [],
     "writer": {},
 }

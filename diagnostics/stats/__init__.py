@@ -4,7 +4,7 @@ Everything stays on the tensors' device: no function here may read a number (`.i
 indexing), because that would wait for the device. Nothing here remembers anything.
 """
 
-from diagnostics.stats.inputs import Moments, correlation, deviations, merge, moments, nonfinite_share
+from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
 from diagnostics.stats.norms import cosine, foreach, inner, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
 from diagnostics.stats.units import (
@@ -41,6 +41,7 @@ __all__ = [
     "distinct_units",
     "foreach",
     "inner",
+    "is_distribution",
     "merge",
     "moments",
     "nonfinite_share",

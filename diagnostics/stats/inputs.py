@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diagnostics.stats.norms import wide
@@ -19,6 +19,12 @@ class Moments:
     count: Float[Tensor, ""]
     mean: Float[Tensor, " features"]
     scatter: Float[Tensor, " features"] | Float[Tensor, "features features"]
+
+
+def is_distribution(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
+    """Whether the entries along a dimension are probabilities, everywhere: logits never sum to one by chance."""
+    sums = x.sum(dim, dtype=torch.float32)
+    return (x >= 0).all() & ((sums - 1).abs() <= 1e-3 + 2 * torch.finfo(x.dtype).eps).all()
 
 
 def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:
