@@ -7,10 +7,10 @@ nothing moves.
 ## What we look at
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
-above twice the mean derivative, which only confidently wrong outputs cost); a
-softmax applied twice (what the second one is given is positive and sums to one already), or a sigmoid; gradients that shrink from layer to layer towards the input, a thousandfold in
-all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on. A
-flat loss without such a mechanism is reported as information, not as a fault.
+above twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second
+one is given is positive and sums to one already), or a sigmoid; gradients that shrink from layer to layer towards the
+input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink
+so from the input on. A flat loss without such a mechanism is reported as information, not as a fault.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
