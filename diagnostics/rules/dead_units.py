@@ -195,7 +195,9 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    """All units dead explain a flat loss; a tenth of them does not."""
+    """All units dead explain a flat loss; a tenth of them does not, nor do units that a run learns without."""
+    if other.alarm and not finding.alarm:
+        return False
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause == "large-step"  # what is left of it

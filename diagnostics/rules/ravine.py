@@ -146,16 +146,21 @@ def _unlearned(
     held_up = history.end > (1 - gained) * signals.level(settled)
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
     left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * early
-    return _stretched(run, history, late, raised) if held_up and left else None
+    spread = _stretched(run, history, late, raised) if held_up else None
+    hopeless = spread is not None and not run.meta.get("linear_model")
+    return spread if left or hopeless else None
 
 
 def _stretched(
-    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, *, times: float = 10.0
+    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, *, times: float = 10.0, apart: float = 1e4
 ) -> conditioning.Spread | None:
-    """Inputs of a linear model whose scale or mean makes a tenfold shrink along the floor take `times` as long as the
-    run, were the rate raised to where it is pinned; else `None`."""
+    """Inputs whose scale or mean makes a tenfold shrink along the floor take `times` as long as the run, were the rate
+    raised to where it is pinned; else `None`. Hidden units can undo a mean and some of the scale: for them only scales
+    a hundredfold `apart` count (squared)."""
     spread = conditioning.spread(run)
-    if spread is None or not run.meta.get("linear_model") or signals.adaptive(run):
+    if spread is None or signals.adaptive(run):
+        return None
+    if not run.meta.get("linear_model") and not (spread.cause == "feature-scale" and spread.scale >= apart):
         return None
     slow = limits.steps_along(late, spread.largest) * raised >= times * history.count
     return spread if slow and spread.cause != "correlated-inputs" else None
