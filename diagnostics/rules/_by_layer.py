@@ -68,6 +68,13 @@ def has_saturated_layer(run: Run, share: float) -> bool:
     return bool(((saturated[-1] >= share) & (hidden[-1] == 1)).any())
 
 
+def thrown_at_once(run: Run, *, far: float = 0.5) -> bool:
+    """Whether the first update moved the weights by a good part of their size: what the first record shows of the units
+    is then its work, not the initialization's."""
+    table = run.table("scalars", ["update_norm", "weight_norm"]).dropna().head(1)
+    return bool((table["update_norm"] >= far * table["weight_norm"]).any())
+
+
 def counts_errors(run: Run) -> bool:
     """Whether a function with derivative zero lies between the model's output and the loss, as far as was seen."""
     path = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]

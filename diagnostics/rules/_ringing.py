@@ -5,7 +5,6 @@ Source: lecture, "Momentum" ("if mu = 1, conservation of energy implies it will 
 
 import numpy as np
 
-from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
@@ -48,8 +47,13 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
         ),
         evidence={"momentum": mu, "memory in updates": lasts, "largest swing": largest, "loss at end": history.end},
         remedies=(
-            f"lower the momentum to {number(calm)}, with a learning rate of {number(best)} (now {number(rate)}): as "
-            "close to the present terminal velocity as stability allows",
+            f"lower the momentum to {number(calm)}"
+            + (
+                f", with a learning rate of {number(best)} (now {number(rate)}): as close to the present terminal "
+                "velocity as half the largest stable rate allows"
+                if best > 1.01 * rate
+                else ""
+            ),
             "or raise the momentum from 0.5 as training goes on",
         ),
         charts=(
@@ -64,12 +68,13 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
 
 
 def _rate_for(run: Run, mu: float, lower: float) -> float:
-    """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within heavy ball's limit there."""
-    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability")
+    """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within half of heavy ball's limit
+    there, noise included. Steps of adaptive optimizers have the rate's own length at any momentum."""
+    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability") + signals.noise_term(run)
     same_velocity = rate * (1 - lower) / max(1 - mu, 1e-6)
-    if not ratio > 0:
+    if not ratio > 0 or signals.adaptive(run):
         return rate
-    return min(same_velocity, limits.SAFETY * rate / ratio * (1 + lower) / (1 + mu))
+    return min(same_velocity, 0.5 * rate / ratio * (1 + lower) / (1 + mu))
 
 
 def _swings(history: signals.Loss, blocks: int = 40) -> list[tuple[float, float, float]]:

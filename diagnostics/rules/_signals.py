@@ -181,6 +181,12 @@ def learning_rates(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return column(run, "lr")
 
 
+def whole_norms(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and norms of the gradients, before clipping where there is any."""
+    table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"])
+    return table["step"].to_numpy(), np.fmax(array(table, "grad_norm"), array(table, "grad_norm_unclipped"))
+
+
 def last_rate(run: Run) -> float:
     return latest(run, "scalars", "lr")
 

@@ -24,6 +24,11 @@ def tex(value: float) -> str:
     return {"NaN": r"\text{NaN}", "infinite": r"\infty"}.get(text, text.replace(",", r"\,"))
 
 
+def counted(count: int, noun: str) -> str:
+    """'1 unit', '2 units'."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
     """'a, b and 4 more', for sentences."""
     shown = [str(each) for each in layers[:most]]

@@ -36,7 +36,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import names_of, number
+from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 KIND = "dead-units"
@@ -78,7 +78,7 @@ def check(
         last_step=None,
         layers=layers,
         summary=(
-            f"{number(100 * now[worst])} % of the {units} units of layer {names[worst]} are dead since step "
+            f"{number(100 * now[worst])} % of the {counted(units, 'unit')} of layer {names[worst]} are dead since step "
             f"{int(steps[first_at])}: inactive on every input, with {_gradient(run, names[worst])}"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
@@ -125,7 +125,7 @@ def _cause(run: Run, layer: str, steps: np.ndarray, dead: np.ndarray, jumped: fl
     known = dead[~np.isnan(dead)]
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
-    if began < known[-1] - sudden or (jumped >= sudden and began < 0.5):
+    if by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5):
         return "large-step"
     return "bias" if _pushed_by_bias(run, layer) else "initialization"
 
@@ -176,8 +176,19 @@ def _gradient(run: Run, layer: str) -> str:
     return "gradient exactly 0" if function in by_layer.RECTIFIERS else "less than 1 % of the gradient passed on"
 
 
+def _is_output(run: Run, layer: str) -> bool:
+    _, names, hidden = by_layer.matrix(run, "units", "hidden")
+    return bool(hidden[-1, names.index(layer)] == 0)
+
+
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     rate = signals.highest_rate(run, step)
+    if _is_output(run, layer):
+        return (
+            f"leave the activation {layer} out: no weights follow it, and an output must be able to take every value "
+            "that a target has",
+            f"or lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}",
+        )
     leaky = "use nn.LeakyReLU(0.01) or nn.GELU there, which keep a gradient on the negative side"
     if cause == "large-step":
         return (

@@ -52,6 +52,8 @@ def check(
         return
     late = history.values[-max(10, history.count // 5) :]
     settled = signals.trend(late)
+    if history.end > history.start + history.noise:
+        return  # where it settled is no place to stop
     if not np.isfinite(late).all() or (settled.z > 3 and settled.relative > 0.01):
         return
     gradient = _gradient(run, gone)

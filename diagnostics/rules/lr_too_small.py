@@ -79,6 +79,8 @@ def check(
         ratio, overshoots = _lowered(run, half), signals.inside(run, "overshoot", half, end)
     else:
         ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
+    clipped = _clipped(run, half)
+    ratio *= clipped
     share = signal.share(run, half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
@@ -105,9 +107,12 @@ def check(
         most_gone = history.end <= (1 - learned) * history.start
         settled = most_gone and limits.steps_for_tenfold(1 - min(_progress(run), 1)) < history.count
         found = _finding(run, history, ratio, overshoot, start, cause, words, remedy)
+        if clipped < 1:
+            found = _by_clipping(found, clipped)
         yield found if standing or not settled else replace(found, severity="info")
 
 
+_GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
 _LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
 _SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
 
@@ -159,7 +164,8 @@ def _finding(
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     progress = _progress(run)
     slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
-    along = f" and each update goes {number(200 * overshoot)} % of the way to the minimum along it"
+    start, end = number(history.start), number(history.end)
+    moved = f"came from {start} to {end}" if start != end else f"stayed at {end}"
     return Finding(
         kind=KIND,
         cause=cause,
@@ -170,11 +176,10 @@ def _finding(
         summary=(
             (
                 f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
-                if np.isfinite(ratio)
+                if np.isfinite(ratio) and rate > 0
                 else f"At a learning rate of {number(rate)} the weights hardly move"
             )
-            + (along if overshoot > 1e-4 else "")  # less is not to be told from rounding
-            + f"; the loss came from {number(history.start)} to {number(history.end)} in {history.count} updates{words}"
+            + f"; the loss {moved} in {history.count} updates{words}"
         ),
         evidence=({"stability ratio with noise": ratio} if np.isfinite(ratio) else {})
         | {
@@ -185,11 +190,13 @@ def _finding(
             "updates for a tenfold shrink now": slow,
             "updates for a tenfold shrink then": fast,
         },
-        remedies=(
+        remedies=_GIVE_A_RATE
+        if rate == 0
+        else (
             remedy.format(number(highest)) or _raise(rate, ratio, factor),
             f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
             if np.isfinite(slow) and not remedy
-            else "use a schedule that follows the loss: torch.optim.lr_scheduler.ReduceLROnPlateau",
+            else "or find it by trial: the largest rate at which the loss of the first updates still falls",
         ),
         charts=(
             Chart(
@@ -208,6 +215,25 @@ def _raise(rate: float, ratio: float, factor: float) -> str:
         return words + ")"
     half = f", and on while it helps: by today's curvature {number(0.5 * rate / ratio)} is half the largest stable one"
     return words + f"; the stability ratio becomes {number(ratio * factor)})" + half
+
+
+def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
+    """What clipping leaves of a typical gradient, and so of the rate, where that is far less than clipping is for:
+    it is meant for spikes. 1 otherwise, and where the optimizer rescales its gradients by themselves."""
+    table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"]).dropna()
+    late = table.loc[(table["step"] >= since) & (table["grad_norm_unclipped"] > 0)]
+    left = signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
+    return left if left < spikes and not signals.adaptive(run) else 1.0
+
+
+def _by_clipping(found: Finding, clipped: float) -> Finding:
+    return replace(
+        found,
+        summary=f"Clipping leaves {number(100 * clipped)} % of a typical gradient. With that, "
+        + found.summary[0].lower()
+        + found.summary[1:],
+        remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out",),
+    )
 
 
 def _progress(run: Run) -> float:
@@ -252,8 +278,7 @@ def _overshoots(run: Run, since: int, lowered: bool, *, high: float = 0.5, least
 def _reach(run: Run, history: signals.Loss, since: int) -> float:
     """What all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the part
     counts that is signal, as far as there surely is one: the noise of the batches leads nowhere."""
-    table = run.table("scalars", ["update_norm", "grad_norm"])
-    product = signals.array(table, "update_norm") * signals.array(table, "grad_norm")
+    product = signals.array(run.table("scalars", ["update_norm"]), "update_norm") * signals.whole_norms(run)[1]
     product = product[np.isfinite(product)]
     share = signal.share(run, since) if signal.surely_at_least(run, since) > 0 else 1.0
     return float(product.mean() * history.count * share) if len(product) else np.inf

@@ -70,7 +70,7 @@ def check(run: Run) -> Iterator[Finding]:
         layers=(subject.split(":", 1)[1],) if ":" in subject and not subject.startswith("op:") else (),
         summary=f"{_dated(message, step)}; {lost} of {history.count} recorded losses are not finite.",
         evidence={"first step": float(step), "losses lost": float(lost)},
-        remedies=_REMEDIES[cause](subject),
+        remedies=_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
         charts=(
             Chart("line", "scalars", ("loss",), "Loss", log=True),
             Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
@@ -114,8 +114,9 @@ def _data(subject: str) -> tuple[str, ...]:
 
 def _domain(subject: str) -> tuple[str, ...]:
     function = subject.split(":", 1)[-1]
+    inside = "x.clamp(-1 + 1e-6, 1 - 1e-6)" if function in ("acos", "asin", "atanh", "erfinv") else "x.clamp_min(1e-8)"
     return (
-        f"keep the argument of {function} inside its domain, for instance x.clamp_min(1e-8)",
+        f"keep the argument of {function} inside its domain, for instance {inside}",
         "compute the loss from logits: F.cross_entropy, F.binary_cross_entropy_with_logits",
         "find the line with torch.autograd.set_detect_anomaly(True)",
     )

@@ -72,7 +72,8 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
     if found is None:
         return None
     step, smallest, residual, largest = found
-    gradient = signals.median(signals.inside(run, "grad_norm", stretch.first_step, stretch.last_step))
+    steps, norms = signals.whole_norms(run)
+    gradient = signals.median(norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)])
     gain = _gain(run)
     escape = 1 / np.log1p(gain * abs(smallest)) if gain > 0 else np.inf
     waited = stretch.last_step - stretch.first_step + 1

@@ -35,7 +35,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import names_of, number
+from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 KIND = "saturated-units"
@@ -82,6 +82,7 @@ def check(
     cause = _cause(run, names[worst], slopes[:, worst], began)
     layers = tuple(names[at] for at in bad)
     function, units = by_layer.activations(run)[names[worst]]
+    all_units = counted(units, f"{function} unit")
     slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
     yield Finding(
         kind=KIND,
@@ -91,10 +92,10 @@ def check(
         last_step=None,
         layers=layers,
         summary=(
-            f"{number(100 * now[worst])} % of the {units} {function} units of layer {names[worst]} are "
+            f"{number(100 * now[worst])} % of the {all_units} of layer {names[worst]} are "
             f"saturated since step {first}: their derivative is below 5 % of its maximum on nearly all data"
             if now[worst] >= most
-            else f"The {units} {function} units of layer {names[worst]} are in their flat regions for nearly all data "
+            else f"The {all_units} of layer {names[worst]} are in their flat regions for nearly all data "
             f"since step {first}: their mean derivative is {number(100 * slope)} % of its maximum"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
@@ -142,7 +143,7 @@ def _derivative(run: Run, at: int) -> float:
 
 def _cause(run: Run, layer: str, slopes: np.ndarray, began: float) -> str:
     """`slopes`: mean derivative over its maximum at each record; where they began steep, updates flattened them."""
-    if not slopes[~np.isnan(slopes)][0] <= began:
+    if not slopes[~np.isnan(slopes)][0] <= began or by_layer.thrown_at_once(run):
         return "large-step"
     return "input-scale" if _raw_inputs(run) and _is_first(run, layer) else "initialization"
 

@@ -46,6 +46,7 @@ def check(
     *,
     records: int = 3,  # measured updates in a row without any gradient
     inactive: float = 0.9,  # share of dead units that by itself zeroes what lies before the layer
+    learned: float = 0.7,  # of the starting loss: a run this far down learns, and need not need these weights
 ) -> Iterator[Finding]:
     cut = signals.events(run, "no-graph")
     if len(cut) and by_layer.counts_errors(run):
@@ -56,7 +57,7 @@ def check(
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
     silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
-    silent = [at for at in silent if not _cancels(names, norms, at)]
+    silent = [at for at in silent if not _cancels(names, norms, at) and not _underflows(run, names[at])]
     if not silent:
         return
     hard = [name for name, (function, _) in by_layer.activations(run).items() if function in by_layer.HARD_THRESHOLDS]
@@ -68,12 +69,15 @@ def check(
     # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
     if _unrouted(norms, silent) or (not hard and by_layer.has_dead_layer(run, inactive)):
         return
+    history = signals.loss(run)
+    first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
+    learns = not hard and not first_ones and history.end <= learned * history.start
     layers = tuple(names[at] for at in silent)
     where = f"behind the hard threshold in {names_of(hard)}" if hard else "for a reason the record does not show"
     yield Finding(
         kind=KIND,
         cause="hard-threshold" if hard else None,
-        severity="critical",
+        severity="info" if learns else "critical",
         first_step=int(steps[0]),
         last_step=None,
         layers=layers,
@@ -111,6 +115,13 @@ def _cancels(names: list[str], norms: np.ndarray, at: int) -> bool:
     module, _, kind = names[at].rpartition(".")
     weight = f"{module}.weight".removeprefix(".")
     return kind == "bias" and weight in names and bool(np.nanmax(norms[:, names.index(weight)], initial=0) > 0)
+
+
+def _underflows(run: Run, name: str) -> bool:
+    """A norm of zero, though rows of the gradient are not: their squares are too small for float32."""
+    _, names, rows = by_layer.matrix(run, "layers", "silent_fraction")
+    weight = f"{name.rpartition('.')[0]}.weight".removeprefix(".")  # of a bias no rows are told
+    return any(bool((rows[:, names.index(each)] < 1).any()) for each in (name, weight) if each in names)
 
 
 def _unrouted(norms: np.ndarray, silent: list[int]) -> bool:
