@@ -42,9 +42,19 @@ def vanishing(
     passed = ratio ** (1 / (len(chain.names) - 1))
     first, last = (chain.moved[at] <= frozen for at in (0, -1))
     if not last and (ratio <= vanished or (passed <= factor and first)):
-        return _backward(kind, stretch, chain, passed, ratio)
+        squashing = {function for function, _ in by_layer.activations(run).values()} & {
+            "sigmoid",
+            "tanh",
+            "hardsigmoid",
+        }
+        return _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
     kept, least = _forward(run, stretch, depth)
     return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first else None
+
+
+def is_of_a_vanished_signal(dead: Finding, *, partly: float = 0.02) -> bool:
+    """Whether units are dead because the signal vanished before them, so that their biases alone decide."""
+    return dead.cause != "large-step" and dead.evidence["partly active"] <= partly
 
 
 def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
@@ -106,13 +116,19 @@ def _deviations(run: Run, stretch: stretches.Flat) -> tuple[list[str], np.ndarra
     return ([str(names[each]) for each in at], found) if known else ([], np.array([]))
 
 
+_LARGER = (
+    "start with larger weights: torch.nn.init.kaiming_normal_ (xavier_normal_ before tanh) on every layer",
+    "put nn.BatchNorm1d before each activation, or add residual connections",
+)
 _STRONGER = (
     "replace the logistic units by ReLU with Kaiming initialization, or by tanh with Xavier",
     "put nn.BatchNorm1d before each activation, or add residual connections",
 )
 
 
-def _backward(kind: str, stretch: stretches.Flat, chain: Chain, passed: float, ratio: float) -> Finding:
+def _backward(
+    kind: str, stretch: stretches.Flat, chain: Chain, passed: float, ratio: float, remedies: tuple[str, ...]
+) -> Finding:
     first = chain.names[0]
     summary = (
         f"The gradient shrinks by a factor of {number(1 / passed)} a layer towards the input: {first} gets "
@@ -122,7 +138,7 @@ def _backward(kind: str, stretch: stretches.Flat, chain: Chain, passed: float, r
     evidence = {"factor a layer": passed, "first over last": ratio}
     count = len(chain.names)
     formula = rf"\|\nabla_1\| / \|\nabla_{{{count}}}\| \approx {tex(passed)}^{{{count - 1}}} = {tex(ratio)}"
-    return _finding(kind, stretch, chain, summary, evidence, _STRONGER, formula)
+    return _finding(kind, stretch, chain, summary, evidence, remedies, formula)
 
 
 def _shrunk(kind: str, stretch: stretches.Flat, chain: Chain, kept: float, last: str) -> Finding:
@@ -131,14 +147,10 @@ def _shrunk(kind: str, stretch: stretches.Flat, chain: Chain, kept: float, last:
         f"the inputs, the weights get next to no gradient, and the loss stood at {number(stretch.level)} from step "
         f"{stretch.first_step} to {stretch.last_step}."
     )
-    remedies = (
-        "start with larger weights: torch.nn.init.kaiming_normal_ (xavier_normal_ before tanh) on every layer",
-        "put nn.BatchNorm1d before each activation, or add residual connections",
-    )
     formula = (
         rf"\operatorname{{std}}(\mathbf{{h}}_\ell) \approx {tex(kept)} \operatorname{{std}}(\mathbf{{h}}_{{\ell-1}})"
     )
-    return _finding(kind, stretch, chain, summary, {"factor a layer": kept}, remedies, formula)
+    return _finding(kind, stretch, chain, summary, {"factor a layer": kept}, _LARGER, formula)
 
 
 def _finding(

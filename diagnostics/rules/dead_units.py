@@ -36,6 +36,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._vanishing import is_of_a_vanished_signal
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
@@ -87,6 +88,7 @@ def check(
             "dead fraction at first": float(dead[known[:, worst], worst][0]),
             "layers": float(len(bad)),
             "loss at end over start": history.end / history.start if history.start else np.nan,
+            "partly active": _partly(run, names[worst], float(now[worst])),
         },
         remedies=_remedies(run, cause, names[worst], int(steps[first_at])),
         charts=(
@@ -99,6 +101,13 @@ def check(
             r"of the units}"
         ),
     )
+
+
+def _partly(run: Run, layer: str, dead: float) -> float:
+    """Share of zero outputs that are not those of dead units. Where there are none the other units are on for every
+    input: nothing of the inputs reaches the layer."""
+    _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
+    return float(zeros[-1, names.index(layer)]) - dead
 
 
 def _jump(dead: np.ndarray) -> float:
@@ -210,6 +219,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     if other.alarm and not finding.alarm:
         return False
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
+    if other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding):
+        return False
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause == "large-step"  # what is left of it
     if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before

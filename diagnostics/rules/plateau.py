@@ -43,7 +43,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._vanishing import vanishing
+from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -258,5 +258,7 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
+    if other.kind == "dead-units":
+        return finding.cause == "vanishing-gradient" and is_of_a_vanished_signal(other)
     consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units", "lr-oscillation"}
     return finding.alarm and other.kind in consequences
