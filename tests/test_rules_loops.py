@@ -1,5 +1,7 @@
 """Faults that people make in ordinary loops, and ordinary loops that look like them: small real runs, watched."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -349,3 +351,98 @@ def test_a_mixture_of_softmaxes_given_as_logits(mixed, tmp_path):
     found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), 0.02), cross_entropy)
     assert alarms(found) == ([("plateau", "double-softmax")] if mixed == "probabilities" else [])
     assert diagnostics.load(tmp_path).meta["probabilities"] == (mixed == "probabilities")
+
+
+@pytest.mark.parametrize("output", [nn.Sigmoid, nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_targets_that_the_output_cannot_reach(output, reachable, tmp_path):
+    def loss_of(model, x, y):
+        targets = torch.sigmoid(x.sum(1, keepdim=True))
+        return F.mse_loss(model(x), targets if reachable else 8 * targets - 4)
+
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 1), output())
+    found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), 0.01), loss_of)
+    cause = None if output is nn.ReLU else "logistic-least-squares"
+    assert alarms(found) == ([] if reachable else [("plateau", cause)])
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (1.0, [])])
+def test_clipping_that_leaves_next_to_nothing(threshold, expected, tmp_path):
+    """Its short gradients are no saddle point; the remedy is the threshold."""
+    model = network()
+    found = watched(
+        tmp_path,
+        model,
+        torch.optim.SGD(model.parameters(), 0.2),
+        cross_entropy,
+        steps=250,
+        between=lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), threshold),
+    )
+    assert alarms(found) == expected
+    assert all("clipping threshold" in finding.remedies[0] for finding in found.alarms)
+
+
+def test_rectified_units_that_the_signal_does_not_reach(tmp_path):
+    """Half of them are dead and the others on for all inputs: their biases alone decide."""
+    torch.manual_seed(1)
+    layers = [nn.Linear(8 if at == 0 else 32, 32) for at in range(6)] + [nn.Linear(32, 4)]
+    for layer in layers:
+        layer.weight.data.mul_(0.05)
+    model = nn.Sequential(*[each for layer in layers[:-1] for each in (layer, nn.ReLU())], layers[-1])
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.05), cross_entropy, steps=300)
+    assert alarms(found) == [("plateau", "vanishing-gradient")]
+    assert "explains dead-units since step" in found.alarms[0].evidence
+    assert "kaiming" in found.alarms[0].remedies[0]
+
+
+def test_a_gradient_whose_square_underflows_is_none_that_is_zero(tmp_path):
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.second(x) + 1e-25 * self.first(x)
+
+    torch.manual_seed(1)
+    model = Tiny()
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.5), cross_entropy)
+    norms = diagnostics.load(tmp_path).table("layers").groupby("layer")["grad_norm"].max()
+    assert norms["first.weight"] == 0 < norms["second.weight"]
+    assert alarms(found) == []
+
+
+@pytest.mark.parametrize(("make", "rate"), [(torch.optim.Adam, 0.003), (torch.optim.SGD, 0.001)])
+def test_a_lower_momentum_keeps_the_step_stable(make, rate, tmp_path):
+    """Adam's steps have the rate's length at any momentum; those of SGD may be longer, within half the limit."""
+    momentum = {"betas": (0.999, 0.999)} if make is torch.optim.Adam else {"momentum": 0.998}
+    model = network()
+    found = watched(tmp_path, model, make(model.parameters(), rate, **momentum), cross_entropy, steps=250)
+    assert alarms(found) == [("lr-oscillation", "momentum")]
+    told = re.search(r"with a learning rate of ([\d.e-]+)", found.alarms[0].remedies[0])
+    if make is torch.optim.Adam:
+        assert told is None
+        return
+    ratio = diagnostics.load(tmp_path).table("curvature")["stability"].iloc[-1]
+    assert rate < float(told.group(1)) <= min(0.51 * rate / ratio * 1.9 / 1.998, 1.01 * rate * 0.1 / 0.002)
+
+
+def test_a_branch_that_is_never_taken_in_a_run_that_learns(tmp_path):
+    """Its gradients are exactly zero, since what it says is multiplied by zero."""
+
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle, self.last = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.last(torch.tanh(self.used(x)) + 0 * torch.tanh(self.idle(x)))
+
+    torch.manual_seed(1)
+    model = Routed()
+    found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), 0.02), cross_entropy)
+    assert [(finding.kind, finding.severity) for finding in found.findings if finding.kind == "zero-gradient"] == [
+        ("zero-gradient", "info")
+    ]
+    assert alarms(found) == []

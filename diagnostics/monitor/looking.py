@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from diagnostics.monitor import describe, forwards, symmetry
@@ -53,13 +54,19 @@ class Looking:
             self._guard.run("inputs", self._look_at_input, record, observer)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
-        """Tensors of modules that take no part in the forward; whether what expects logits gets probabilities."""
+        """Tensors of modules that take no part in the forward; whether what expects logits gets probabilities; the
+        range of the targets that outputs are compared with."""
         note, self._note = self._note, None
         assert note is not None
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
-        note(idle=idle, probabilities=any(given) if given else None)  # compiled modules may be at work unseen
+        targets = [each for observer in observers for each in observer.targets]
+        found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
+        if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
+            low, high = torch.stack(targets).T
+            found["targets"] = [float(low.min()), float(high.max())]
+        note(**found)
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

@@ -49,6 +49,7 @@ class Observer(TorchFunctionMode):
         self.autocast = False
         self.seconds = 0.0
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
+        self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -129,6 +130,8 @@ class Observer(TorchFunctionMode):
         kind = functions.activation(func, args, kwargs)
         if func in functions.LOGITS:
             self._logits(args[0] if args else kwargs["input"], args[1:], kwargs)
+        if func in functions.COMPARING:
+            self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
         if kind is None:
             out = self._run(func, args, kwargs)
             if func in functions.ATTENTION:
@@ -159,6 +162,11 @@ class Observer(TorchFunctionMode):
         dim = kwargs.get("dim", rest[0] if rest else None)  # of cross_entropy the second argument is the target
         classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
         self.probabilities.append(stats.is_distribution(x.detach(), classes))
+
+    @torch.no_grad()
+    def _compared(self, target: Any) -> None:
+        if isinstance(target, Tensor) and target.numel() and target.is_floating_point():
+            self.targets.append(torch.stack(target.detach().float().aminmax()))
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:

@@ -79,5 +79,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "linear_model": False,
         "idle": [],
         "probabilities": None,
+        "targets": [],
         "observed": doctor(model, optimizer).records(),
     }

@@ -70,11 +70,12 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
 def _rate_for(run: Run, mu: float, lower: float) -> float:
     """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within half of heavy ball's limit
     there, noise included. Steps of adaptive optimizers have the rate's own length at any momentum."""
-    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability") + signals.noise_term(run)
-    same_velocity = rate * (1 - lower) / max(1 - mu, 1e-6)
+    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability")
+    calmer = max(1 - mu, 1e-6) / (1 - lower)
     if not ratio > 0 or signals.adaptive(run):
         return rate
-    return min(same_velocity, 0.5 * rate / ratio * (1 + lower) / (1 + mu))
+    then = ratio * (1 + mu) / (1 + lower) + signals.noise_term(run) * calmer  # at this rate
+    return min(rate / calmer, 0.5 * rate / then)
 
 
 def _swings(history: signals.Loss, blocks: int = 40) -> list[tuple[float, float, float]]:

@@ -219,7 +219,7 @@ def explains(finding: Finding, other: Finding) -> bool:
     if other.alarm and not finding.alarm:
         return False
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
-    if other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding):
+    if "largest target" in other.evidence or (other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding)):
         return False
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause == "large-step"  # what is left of it

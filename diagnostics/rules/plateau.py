@@ -72,6 +72,10 @@ def check(
     if twice is not None:
         yield twice
         return
+    beyond = _out_of_reach(run, history)
+    if beyond is not None:
+        yield beyond
+        return
     if history.count < 20:
         return
     wrong = _wrong(history)
@@ -176,6 +180,43 @@ def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
     return None
 
 
+_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
+_COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+def _out_of_reach(run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
+    """Targets that the output's activation cannot give, by a good part of their own range."""
+    calls = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
+    if len(calls) < 2 or calls[1] not in _COMPARISONS or calls[0] not in _RANGES or not run.meta.get("targets"):
+        return None
+    function, (least, most), (low, high) = calls[0], _RANGES[calls[0]], run.meta["targets"]
+    margin = part * (high - low)
+    if not (low < least - margin or high > most + margin):
+        return None
+    values = f"between {number(least)} and {number(most)}" if np.isfinite(most) else "that are not negative"
+    return Finding(
+        KIND,
+        "logistic-least-squares" if np.isfinite(most) else None,
+        "warning",
+        int(history.steps[0]),
+        None,
+        (),
+        (
+            f"The output is a {function}, which gives numbers {values}, but the targets lie between {number(low)} and "
+            f"{number(high)}: it is driven to its flat end, where there is no gradient, and the loss cannot come near "
+            f"0 (it ended at {number(history.end)})."
+        ),
+        {"loss at end": history.end, "smallest target": low, "largest target": high},
+        (
+            f"leave the {function} at the output out",
+            f"or bring the targets into its range: t = (t {'-' if low >= 0 else '+'} {number(abs(low))}) / "
+            f"{number(high - low)}",
+        ),
+        _LOSS,
+        r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}",
+    )
+
+
 def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = False) -> Finding | None:
     if not _squares_logistic_outputs(run):
         return None
@@ -258,6 +299,8 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
+    if "largest target" in finding.evidence and other.kind in {"dead-units", "saturated-units"}:
+        return True
     if other.kind == "dead-units":
         return finding.cause == "vanishing-gradient" and is_of_a_vanished_signal(other)
     consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units", "lr-oscillation"}

@@ -186,6 +186,8 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
+    if "largest target" in other.evidence:
+        return False
     flat = {"saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause == "large-step"  # what is left of it

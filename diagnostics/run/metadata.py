@@ -40,6 +40,7 @@ _DEFAULTS: dict[str, Any] = {
     "linear_model": False,
     "idle": [],
     "probabilities": None,
+    "targets": [],
     "observed": [],
     "writer": {},
 }
