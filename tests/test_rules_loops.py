@@ -446,3 +446,18 @@ def test_a_branch_that_is_never_taken_in_a_run_that_learns(tmp_path):
         ("zero-gradient", "info")
     ]
     assert alarms(found) == []
+
+
+def test_factors_that_are_all_zero(tmp_path):
+    class Factors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = nn.Parameter(torch.zeros(8, 3)), nn.Parameter(torch.zeros(3, 4))
+
+        def forward(self, x):
+            return x @ self.down @ self.up
+
+    model = Factors()
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.1), cross_entropy)
+    assert alarms(found) == [("zero-gradient", None)]
+    assert "all zeros" in found.alarms[0].summary and "small random" in found.alarms[0].remedies[0]

@@ -73,7 +73,12 @@ def check(
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
     learns = not hard and not first_ones and history.end <= learned * history.start
     layers = tuple(names[at] for at in silent)
-    where = f"behind the hard threshold in {names_of(hard)}" if hard else "for a reason the record does not show"
+    zeros = [] if hard else _all_zero(run, layers)
+    where = "for a reason the record does not show"
+    if hard:
+        where = f"behind the hard threshold in {names_of(hard)}"
+    elif zeros:
+        where = f"and {names_of(zeros)} {'is' if len(zeros) == 1 else 'are'} all zeros: each one's gradient has another as a factor"
     yield Finding(
         kind=KIND,
         cause="hard-threshold" if hard else None,
@@ -95,6 +100,8 @@ def check(
             "or pass gradients through it: z + (hard(z) - z).detach()",
         )
         if hard
+        else _AWAY_FROM_ZERO
+        if zeros
         else (
             "print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero, "
             "such as a clamp whose bounds all values are beyond",
@@ -102,6 +109,17 @@ def check(
         charts=(Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),),
         formula=r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0 \text{ for all } z_i \neq 0" if hard else "",
     )
+
+
+_AWAY_FROM_ZERO = (
+    "start all but one of the factors with small random values: torch.nn.init.normal_(weight, std=0.02), say",
+)
+
+
+def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
+    """Weights without a gradient that were zero from the start."""
+    _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    return [name for name in layers if not name.endswith("bias") and norms[0, names.index(name)] == 0]
 
 
 def _trainable(run: Run, names: list[str]) -> list[int]:
