@@ -452,12 +452,17 @@ def test_factors_that_are_all_zero(tmp_path):
     class Factors(nn.Module):
         def __init__(self):
             super().__init__()
-            self.down, self.up = nn.Parameter(torch.zeros(8, 3)), nn.Parameter(torch.zeros(3, 4))
+            self.users, self.items = nn.Embedding(16, 3), nn.Embedding(16, 3)
+            for each in (self.users, self.items):
+                nn.init.zeros_(each.weight)
 
         def forward(self, x):
-            return x @ self.down @ self.up
+            places = (4 * x[:, :2].abs()).long().clamp(max=15)
+            return (self.users(places[:, 0]) * self.items(places[:, 1])).sum(1)
 
     model = Factors()
-    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.1), cross_entropy)
+    found = watched(
+        tmp_path, model, torch.optim.SGD(model.parameters(), 0.1), lambda model, x, y: F.mse_loss(model(x), y.float())
+    )
     assert alarms(found) == [("zero-gradient", None)]
     assert "all zeros" in found.alarms[0].summary and "small random" in found.alarms[0].remedies[0]

@@ -78,7 +78,8 @@ def check(
     if hard:
         where = f"behind the hard threshold in {names_of(hard)}"
     elif zeros:
-        where = f"and {names_of(zeros)} {'is' if len(zeros) == 1 else 'are'} all zeros: each one's gradient has another as a factor"
+        them = f"{names_of(zeros)} {'is' if len(zeros) == 1 else 'are'}"
+        where = f"and {them} all zeros: each one's gradient has another as a factor"
     yield Finding(
         kind=KIND,
         cause="hard-threshold" if hard else None,
