@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 import diagnostics
@@ -209,6 +210,18 @@ def test_a_small_rate_that_has_most_of_the_loss_behind_it_is_no_alarm(tmp_path):
     diagnosis = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.01), cross_entropy, steps=200)
     assert alarms(diagnosis) == []
     assert [(found.kind, found.severity) for found in diagnosis.findings] == [("lr-too-small", "info")]
+
+
+@pytest.mark.parametrize(("rate", "severities"), [(3e-4, ["warning"]), (0.03, [])])
+def test_a_rate_that_would_be_too_small_ten_times_over(tmp_path, rate, severities):
+    """Two thirds of the loss are gone; the good rate takes another half of the rest."""
+    x, y = load_breast_cancer(return_X_y=True)
+    x, y = torch.tensor((x - x.mean(0)) / x.std(0), dtype=torch.float32), torch.tensor(y)
+    torch.manual_seed(0)
+    model = nn.Linear(30, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    found = watched(tmp_path, model, optimizer, lambda model, *_: F.cross_entropy(model(x), y), steps=300)
+    assert [each.severity for each in found.findings if each.kind == "lr-too-small"] == severities
 
 
 def in_noise(model, x, y):

@@ -26,8 +26,9 @@ lowered it, start the decay later.
 ## When this is wrong
 A warm-up under way, the tail of a decay after convergence and converged runs are silent. A run that has most of its
 loss behind it and ends on its way down, as many do, is information only, unless it was too short to shrink even the
-steepest direction tenfold. With very noisy gradients a small rate can be right although one batch allows more: the
-noise term is what knows, and it is measured for SGD and momentum only.
+steepest direction tenfold, or ten times its rate would be too small by the same measure. With very noisy gradients a
+small rate can be right although one batch allows more: the noise term is what knows, and it is measured for SGD and
+momentum only.
 
 ## In the lecture
 *Learning Rate* ("α too small: slow progress").
@@ -103,9 +104,10 @@ def check(
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
         cause, remedy = ("schedule", _SHORTER) if warming else ("learning-rate", "")
         # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
-        # short to shrink even the steepest direction tenfold.
+        # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
         most_gone = history.end <= (1 - learned) * history.start
         settled = most_gone and limits.steps_for_tenfold(1 - min(_progress(run), 1)) < history.count
+        settled = settled and not (10 * ratio < stable and 10 * overshoot < slack * share)
         found = _finding(run, history, ratio, overshoot, start, cause, words, remedy)
         if clipped < 1:
             found = _by_clipping(found, clipped)
