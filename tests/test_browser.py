@@ -152,8 +152,13 @@ def address(name: str) -> str:
     return "/" if name == "runs" else f"/{name}?run={FAULTY}"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", pages.PAGES)
+VIEWS = [(name, "light") for name in pages.PAGES] + [
+    pytest.param(name, "dark", marks=[] if name in ("diagnosis", "curvature") else pytest.mark.exhaustive)
+    for name in pages.PAGES
+]
+
+
+@pytest.mark.parametrize(("name", "scheme"), VIEWS)
 def test_every_page_by_address(name, scheme, chromium, dashboard):
     """Drawn without an error, nothing wider than the screen, no serious accessibility finding; kept as pictures."""
     tab = Visitor(chromium, dashboard, scheme)

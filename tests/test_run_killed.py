@@ -96,15 +96,16 @@ def start(script, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_hundred_kills_lose_nothing_flushed_and_at_most_a_second(tmp_path):
-    done = python(KILLING, tmp_path, 100)
+@pytest.mark.parametrize("kills", [30, pytest.param(100, marks=pytest.mark.exhaustive)])
+def test_many_kills_lose_nothing_flushed_and_at_most_a_second(kills, tmp_path):
+    done = python(KILLING, tmp_path, kills)
     assert done.returncode == 0, done.stderr
     results = [result for result in json.loads(done.stdout) if result["started"]]
-    assert len(results) > 90
+    assert len(results) > 0.9 * kills
     for result in results:
         assert result["status"] == "interrupted", result
         assert result["recorded"] >= max(result["flushed"], result["seen"], result["due"]), result
-    assert sum(result["recorded"] for result in results) > 5_000
+    assert sum(result["recorded"] for result in results) > 50 * kills
 
 
 TRAINING = """
