@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.rules import saturated_units
 from diagnostics.rules.plateau import BOUNDED, _goes_into
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -466,3 +467,30 @@ def test_factors_that_are_all_zero(tmp_path):
     )
     assert alarms(found) == [("zero-gradient", None)]
     assert "all zeros" in found.alarms[0].summary and "small random" in found.alarms[0].remedies[0]
+
+
+@pytest.mark.parametrize(("scale", "rate", "expected"), [(300.0, 3e-6, [("ravine", "feature-scale")]), (1.0, 0.1, [])])
+def test_raw_inputs_of_hidden_units(scale, rate, expected, tmp_path):
+    """Two columns three hundred times as large as the six that tell the target pin the rate."""
+    sizes = torch.tensor([scale, scale, *[1.0] * 6])
+
+    def loss_of(model, x, y):
+        return F.mse_loss(model(sizes * x)[:, 0], torch.tanh(x[:, 2:].sum(1)))
+
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), rate), loss_of, steps=300)
+    assert alarms(found) == expected
+    assert all("linear model" not in finding.summary for finding in found.alarms)
+
+
+@pytest.mark.parametrize(("gain", "rate", "cause"), [(1.0, 3.0, "large-step"), (30.0, 1e-3, "initialization")])
+def test_who_saturated_the_units(gain, rate, cause, tmp_path):
+    """The first record is of after the first update: where that threw the weights, the start is not to blame."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+    model[0].weight.data.mul_(gain)
+    watched(tmp_path, model, torch.optim.Adam(model.parameters(), rate), cross_entropy)
+    (found,) = saturated_units.check(diagnostics.load(tmp_path))
+    assert (found.first_step, found.cause) == (1, cause)
+    assert ("lower the learning rate" in found.remedies[0]) == (cause == "large-step")

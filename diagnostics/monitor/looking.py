@@ -3,6 +3,7 @@
 With a closure everything comes from one extra forward after the update; without one, from the training forward.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -65,7 +66,7 @@ class Looking:
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
-            found["targets"] = [float(low.min()), float(high.max())]
+            found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
         note(**found)
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:

@@ -36,6 +36,7 @@ class Call:
         return self.kind.name
 
 
+SEEN_ROWS = 256  # of what a loss is given: enough to know what it is, and cheap for a vocabulary of any size
 GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate may be shut and be right
 
 
@@ -129,7 +130,7 @@ class Observer(TorchFunctionMode):
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kind = functions.activation(func, args, kwargs)
         if func in functions.LOGITS:
-            self._logits(args[0] if args else kwargs["input"], args[1:], kwargs)
+            self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
         if func in functions.COMPARING:
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
         if kind is None:
@@ -158,15 +159,17 @@ class Observer(TorchFunctionMode):
         self._seen.append(Call(self._name(name), kind, counts))
 
     @torch.no_grad()
-    def _logits(self, x: Tensor, rest: tuple, kwargs: dict[str, Any]) -> None:
+    def _logits(self, x: Any, rest: tuple, kwargs: dict[str, Any]) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel() or not x.dim():
+            return
         dim = kwargs.get("dim", rest[0] if rest else None)  # of cross_entropy the second argument is the target
         classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
-        self.probabilities.append(stats.is_distribution(x.detach(), classes))
+        self.probabilities.append(stats.is_distribution(stats.softmax_rows(x.detach(), classes)[:SEEN_ROWS], 1))
 
     @torch.no_grad()
     def _compared(self, target: Any) -> None:
-        if isinstance(target, Tensor) and target.numel() and target.is_floating_point():
-            self.targets.append(torch.stack(target.detach().float().aminmax()))
+        if isinstance(target, Tensor) and target.numel() and target.dim() and target.is_floating_point():
+            self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:

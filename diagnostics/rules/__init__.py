@@ -59,7 +59,7 @@ def diagnose(run: Run) -> Diagnosis:
 
 
 def _one_alarm_a_fault(found: list[Finding]) -> list[Finding]:
-    """Findings that another one explains become its evidence."""
+    """Findings that another one explains become its evidence. What is only information explains no alarm."""
     kept = list(found)
     for finding in found:
         if finding not in kept:
@@ -67,7 +67,8 @@ def _one_alarm_a_fault(found: list[Finding]) -> list[Finding]:
         explains = getattr(catalogue()[finding.kind], "explains", None)
         if explains is None:
             continue
-        absorbed = [other for other in kept if other is not finding and explains(finding, other)]
+        others = [other for other in kept if other is not finding and (finding.alarm or not other.alarm)]
+        absorbed = [other for other in others if explains(finding, other)]
         if absorbed:
             kept = [other for other in kept if other not in absorbed]
             evidence = dict(finding.evidence) | {

@@ -57,6 +57,8 @@ def of_the_inputs(
         "feature-scale": ("The largest input feature", "the smallest"),
         "uncentered-inputs": ("The mean of the inputs", "their variation around it"),
     }[spread.cause]
+    linear = run.meta.get("linear_model")
+    where = "the loss of this linear model" if linear else "the loss, in the first layer's weights,"
     return Finding(
         kind=KIND,
         cause=spread.cause,
@@ -64,10 +66,10 @@ def of_the_inputs(
         first_step=first,
         last_step=None,
         layers=(),
-        summary=f"{steep} makes the loss of this linear model {number(condition)} times steeper in one direction than "
-        f"along {flat}: at a learning rate of {number(rate)} (s = {number(ratio)}) a tenfold shrink along the latter "
-        f"takes {number(slow)} updates in a run of {history.count}, and the loss has come from "
-        f"{number(history.start)} to {number(history.end)}.",
+        summary=f"{steep} makes {where} {number(condition)} times steeper in one direction than along {flat}: at a "
+        f"learning rate of {number(rate)} (s = {number(ratio)}) a tenfold shrink along the latter takes {number(slow)} "
+        f"updates in a run of {history.count}, and the loss has come from {number(history.start)} to "
+        f"{number(history.end)}.",
         evidence={
             "condition number of the inputs": condition,
             "stability ratio": ratio,

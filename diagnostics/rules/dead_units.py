@@ -215,9 +215,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    """All units dead explain a flat loss; a tenth of them does not, nor do units that a run learns without."""
-    if other.alarm and not finding.alarm:
-        return False
+    """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
     if "largest target" in other.evidence or (other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding)):
         return False

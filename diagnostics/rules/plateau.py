@@ -8,9 +8,10 @@ nothing moves.
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
 above twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second
-one is given is positive and sums to one already), or a sigmoid; gradients that shrink from layer to layer towards the
-input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink
-so from the input on. A flat loss without such a mechanism is reported as information, not as a fault.
+one is given is positive and sums to one already), or a sigmoid; targets beyond what the output's activation can give;
+gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while
+the first layer hardly moves; hidden outputs that shrink so from the input on. A flat loss without such a mechanism is
+reported as information, not as a fault.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
@@ -186,10 +187,11 @@ _COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 def _out_of_reach(run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
     """Targets that the output's activation cannot give, by a good part of their own range."""
-    calls = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
-    if len(calls) < 2 or calls[1] not in _COMPARISONS or calls[0] not in _RANGES or not run.meta.get("targets"):
+    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    targets = run.meta.get("targets") or []
+    if function not in _RANGES or rest.partition(" -> ")[0] not in _COMPARISONS or len(targets) < 2:
         return None
-    function, (least, most), (low, high) = calls[0], _RANGES[calls[0]], run.meta["targets"]
+    (least, most), (low, high) = _RANGES[function], targets
     margin = part * (high - low)
     if not (low < least - margin or high > most + margin):
         return None

@@ -13,10 +13,10 @@ the run. For a linear model under its own gradient the quadratic picture is exac
 of the loss is still to be had along the floor. Where the noise of small batches throws the weights across the
 valley, the displacement does not show the floor; the gradients of independent batches do, by $\sum_i
 g_i^2/(2\lambda_i)$ over the eigenvectors flatter than $\lambda_{\max}/100$, and in a linear model the inputs' own
-means and deviations. Logistic units show themselves by one eigenvalue that stands far above the next, because their
-mean adds $\mathbf m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions
-that this one holds back. For Adam and RMSprop all of it is measured on the Hessian they see. The cause comes from
-the inputs and activations.
+means and deviations (before hidden units, deviations that are a hundredfold apart). Logistic units show themselves by
+one eigenvalue that stands far above the next, because their mean adds $\mathbf m\mathbf m^\top$ to the next layer's
+second moments: the loss then comes down along directions that this one holds back. For Adam and RMSprop all of it is
+measured on the Hessian they see. The cause comes from the inputs and activations.
 
 ## Why it happens
 In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. Stability needs $\alpha <
