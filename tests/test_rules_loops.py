@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import diagnostics
 from diagnostics.rules import saturated_units
-from diagnostics.rules.plateau import BOUNDED, _goes_into
+from diagnostics.rules._given import BOUNDED, goes_into
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -151,7 +151,7 @@ def test_a_gate_on_the_way_to_the_loss_is_no_squashed_output(tmp_path, gate, los
     ],
 )
 def test_what_squashes_must_be_what_the_loss_gets(path, squashed):
-    assert _goes_into(path, "softmax", "cross_entropy", BOUNDED) is squashed
+    assert goes_into(path, "softmax", "cross_entropy", BOUNDED) is squashed
 
 
 def test_a_bias_that_cancels_in_the_loss_is_no_fault(tmp_path):

@@ -5,7 +5,7 @@ What is held between them is said in `tracking`.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class Curving:
         if self._tracking.following():
             self._append_batches(step, self._tracking.combined())
         rates = [float(rate) for rate in update.learning_rates]  # a tensor rate is read here: one wait for the device
-        with self._finite_only(), forwards.quiet(self._model):
+        with suppress(TooDear), self._finite_only(), forwards.quiet(self._model):
             estimate = measure(
                 closure,
                 self._model,
@@ -146,10 +146,8 @@ class Curving:
 
     @contextmanager
     def _finite_only(self) -> Iterator[None]:
-        """A loss that is not finite has no curvature, and products may be too dear: no failures of the measurement."""
+        """A loss that is not finite has no curvature, and that is no failure of the measurement."""
         try:
             yield
-        except TooDear:
-            pass
         except NonFinite as error:
             self._tell_once("measurement-failed", str(error), "curvature")

@@ -70,6 +70,7 @@ class Entrance:
         self.random_state: list[Tensor] | None = None
         self.observers: list[Observer] = []
         self.observing = False
+        self.asking = True  # until a forward told what losses are given
 
     def arm(self, observing: bool) -> None:
         self.disarm()
@@ -90,7 +91,7 @@ class Entrance:
         with self._guarded("activations"):
             self.random_state = random_state(module)
             if self.observing:
-                self._open = Observer(module)
+                self._open = Observer(module, self.asking)
                 self._open.__enter__()
                 self._open.enter_root()  # the root's own call has begun already
 
@@ -146,12 +147,12 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def observe(
-    closure: Callable[[], Any], model: nn.Module, states: Sequence[Tensor] | None
+    closure: Callable[[], Any], model: nn.Module, states: Sequence[Tensor] | None, asking: bool = False
 ) -> tuple[Observer, Any, bool]:
-    """One extra forward. Returns the observer, the loss, and whether random numbers were drawn."""
+    """One extra forward, observed. Returns the observer, the loss, and whether random numbers were drawn."""
 
     def observed() -> tuple[Observer, Any, bool]:
-        observer = Observer(model)
+        observer = Observer(model, asking)
         if states is not None:
             set_random_state(model, states)
         before = random_state(model)

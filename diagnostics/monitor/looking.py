@@ -35,7 +35,7 @@ class Looking:
         note: Callable[..., None],
     ) -> None:
         """`note`: what is found once is written with the run."""
-        self._note: Callable[..., None] | None = note
+        self._note = note
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -48,7 +48,7 @@ class Looking:
             observers = [] if observer is None else [observer]
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
-        if observers and self._note is not None:
+        if observers and self._entrance.asking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
@@ -57,8 +57,7 @@ class Looking:
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """Tensors of modules that take no part in the forward; whether what expects logits gets probabilities; the
         range of the targets that outputs are compared with."""
-        note, self._note = self._note, None
-        assert note is not None
+        self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
@@ -67,7 +66,7 @@ class Looking:
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
-        note(**found)
+        self._note(**found)
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))
@@ -84,7 +83,7 @@ class Looking:
 
     def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> Observer:
         states, parameters = self._entrance.random_state, list(self._tensors().values())
-        observer, after, drew = forwards.observe(closure, self._model, states)
+        observer, after, drew = forwards.observe(closure, self._model, states, self._entrance.asking)
         # the same dropout masks are drawn again only from the same state, and eagerly as before
         comparable = (not drew or (states is not None and not compiled)) and self._together.size == 1
         ratio = partial(

@@ -43,8 +43,10 @@ GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate m
 class Observer(TorchFunctionMode):
     """`with observer: closure()`, then `observer.calls()` and `observer.graph`. `seconds`: what observing took."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, asking: bool = False) -> None:
+        """`asking`: also what the losses are given, which one forward tells for a whole run."""
         super().__init__()
+        self._asking = asking
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
         self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
@@ -129,9 +131,9 @@ class Observer(TorchFunctionMode):
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kind = functions.activation(func, args, kwargs)
-        if func in functions.LOGITS:
+        if self._asking and func in functions.LOGITS:
             self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
-        if func in functions.COMPARING:
+        if self._asking and func in functions.COMPARING:
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
         if kind is None:
             out = self._run(func, args, kwargs)

@@ -43,12 +43,12 @@ from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._cut_short import cut_short, decay_step
-from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import number
+from diagnostics.rules._finding import Finding
 from diagnostics.run import Run
 
-KIND = "lr-too-small"
+KIND = sentences.KIND
 RANK = 13
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 
@@ -94,7 +94,7 @@ def check(
         return
     if by_schedule:
         words = f", hardly moving since the rate was lowered at step {first} although the gradient has not gone."
-        yield _finding(run, history, ratio, overshoot, first, "schedule", words, _LATER)
+        yield sentences.finding(run, history, ratio, overshoot, first, "schedule", words, sentences.LATER)
         return
     reach = _reach(run, history, half)
     standing = _stands(run, history, half, reach, ratio, overshoot, still=still, learned=learned, slack=slack)
@@ -102,21 +102,16 @@ def check(
     slow = gone and not overshoot >= slack * share and _crawls(run, history, promised, learned, worth, reached)
     if standing or slow:
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
-        cause, remedy = ("schedule", _SHORTER) if warming else ("learning-rate", "")
+        cause, remedy = ("schedule", sentences.SHORTER) if warming else ("learning-rate", "")
         # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
         # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
         most_gone = history.end <= (1 - learned) * history.start
-        settled = most_gone and limits.steps_for_tenfold(1 - min(_progress(run), 1)) < history.count
+        settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run), 1)) < history.count
         settled = settled and not (10 * ratio < stable and 10 * overshoot < slack * share)
-        found = _finding(run, history, ratio, overshoot, start, cause, words, remedy)
+        found = sentences.finding(run, history, ratio, overshoot, start, cause, words, remedy)
         if clipped < 1:
-            found = _by_clipping(found, clipped)
+            found = sentences.by_clipping(found, clipped)
         yield found if standing or not settled else replace(found, severity="info")
-
-
-_GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
-_LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
-_SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
 
 
 def _stands(
@@ -150,75 +145,6 @@ def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> flo
     return surely * float(np.median(norms**2)) * history.count / (2 * top) if len(norms) and top > 0 else 0.0
 
 
-def _finding(
-    run: Run,
-    history: signals.Loss,
-    ratio: float,
-    overshoot: float,
-    first: int,
-    cause: str,
-    words: str,
-    remedy: str,
-) -> Finding:
-    """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
-    highest = signals.highest_rate(run, int(history.steps[-1]))
-    rate = highest if cause == "learning-rate" else signals.last_rate(run)
-    factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
-    progress = _progress(run)
-    slow, fast = limits.steps_for_tenfold(1 - min(progress, 1)), limits.steps_for_tenfold(1 - min(progress * factor, 1))
-    start, end = number(history.start), number(history.end)
-    moved = f"came from {start} to {end}" if start != end else f"stayed at {end}"
-    return Finding(
-        kind=KIND,
-        cause=cause,
-        severity="warning",
-        first_step=first,
-        last_step=None,
-        layers=(),
-        summary=(
-            (
-                f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
-                if np.isfinite(ratio) and rate > 0
-                else f"At a learning rate of {number(rate)} the weights hardly move"
-            )
-            + f"; the loss {moved} in {history.count} updates{words}"
-        ),
-        evidence=({"stability ratio with noise": ratio} if np.isfinite(ratio) else {})
-        | {
-            "overshoot": overshoot,
-            "learning rate": rate,
-            "loss at start": history.start,
-            "loss at end": history.end,
-            "updates for a tenfold shrink now": slow,
-            "updates for a tenfold shrink then": fast,
-        },
-        remedies=_GIVE_A_RATE
-        if rate == 0
-        else (
-            remedy.format(number(highest)) or _raise(rate, ratio, factor),
-            f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
-            if np.isfinite(slow) and not remedy
-            else "or find it by trial: the largest rate at which the loss of the first updates still falls",
-        ),
-        charts=(
-            Chart(
-                "stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True
-            ),
-            Chart("line", "scalars", ("loss",), "Loss"),
-            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
-        ),
-        formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
-    )
-
-
-def _raise(rate: float, ratio: float, factor: float) -> str:
-    words = f"raise the learning rate to {number(rate * factor)} ({number(factor)} times"
-    if not ratio > 0:
-        return words + ")"
-    half = f", and on while it helps: by today's curvature {number(0.5 * rate / ratio)} is half the largest stable one"
-    return words + f"; the stability ratio becomes {number(ratio * factor)})" + half
-
-
 def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
     """What clipping leaves of a typical gradient, and so of the rate, where that is far less than clipping is for:
     it is meant for spikes. 1 otherwise, and where the optimizer rescales its gradients by themselves."""
@@ -226,21 +152,6 @@ def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
     late = table.loc[(table["step"] >= since) & (table["grad_norm_unclipped"] > 0)]
     left = signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
     return left if left < spikes and not signals.adaptive(run) else 1.0
-
-
-def _by_clipping(found: Finding, clipped: float) -> Finding:
-    return replace(
-        found,
-        summary=f"Clipping leaves {number(100 * clipped)} % of a typical gradient. With that, "
-        + found.summary[0].lower()
-        + found.summary[1:],
-        remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out",),
-    )
-
-
-def _progress(run: Run) -> float:
-    """What an update takes off the distance along the steepest direction, the momentum's share included."""
-    return signals.median(signals.array(signals.curvature(run), "progress"))
 
 
 def _throughout(run: Run, warm: int) -> float:
@@ -294,7 +205,7 @@ def _crawls(run: Run, history: signals.Loss, promised: float, learned: float, wo
     fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time; the one
     within the last quarter, 13/16 to 15/16, must not tell of a floor instead.
     """
-    if not _progress(run) < 1:
+    if not sentences.progress(run) < 1:
         return False
     late, last = (signals.trend(history.values[-(history.count // part) :]) for part in (2, 4))
     floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)

@@ -43,18 +43,14 @@ import pandas as pd
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 KIND = "plateau"
 RANK = 10
-
-_LOSS = (
-    Chart("line", "scalars", ("loss",), "Loss"),
-    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-)
 
 
 def check(
@@ -69,13 +65,9 @@ def check(
     frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    twice = _squashed_twice(run, history)
-    if twice is not None:
-        yield twice
-        return
-    beyond = _out_of_reach(run, history)
-    if beyond is not None:
-        yield beyond
+    misused = squashed_twice(KIND, run, history) or out_of_reach(KIND, run, history)
+    if misused is not None:
+        yield misused
         return
     if history.count < 20:
         return
@@ -138,87 +130,6 @@ def _learned(history: signals.Loss, stretch: stretches.Flat, *, most: float = 0.
     return history.start - stretch.level > most * abs(history.start)
 
 
-_TWICE = {  # what squashes, the loss that squashes again, and the least that is left of it
-    ("softmax", "cross_entropy"): (
-        r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le "
-        r"\mathrm{softmax}(z)_c \le 1"
-    ),
-    ("sigmoid", "binary_cross_entropy_with_logits"): (
-        r"\mathcal{L} \ge \log\!\left(1 + e^{-1}\right) = 0.31 \text{ where } t = 1, \; \ge \log 2 = 0.69 "
-        r"\text{ where } t = 0, \quad\text{since}\quad 0 \le \sigma(z) \le 1"
-    ),
-}
-
-
-# Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
-BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
-
-
-def _squashed_twice(run: Run, history: signals.Loss) -> Finding | None:
-    path = str(run.meta.get("loss_path") or "")
-    for (function, loss), formula in _TWICE.items():
-        seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
-        if seen if isinstance(seen, bool) else _goes_into(path, function, loss, BOUNDED):
-            return Finding(
-                KIND,
-                "double-softmax",
-                "warning",
-                int(history.steps[0]),
-                None,
-                (),
-                (
-                    f"The loss applies {function} twice ({path}): {loss} expects logits, but its inputs lie between 0 "
-                    f"and 1, so the loss cannot come near 0 (it ended at {number(history.end)})."
-                ),
-                {"loss at end": history.end},
-                (
-                    f"remove the {function} before {loss}: return logits from the model",
-                    f"use {function} only to read off probabilities after training",
-                ),
-                _LOSS,
-                formula,
-            )
-    return None
-
-
-_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
-_COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
-
-
-def _out_of_reach(run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
-    """Targets that the output's activation cannot give, by a good part of their own range."""
-    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
-    targets = run.meta.get("targets") or []
-    if function not in _RANGES or rest.partition(" -> ")[0] not in _COMPARISONS or len(targets) < 2:
-        return None
-    (least, most), (low, high) = _RANGES[function], targets
-    margin = part * (high - low)
-    if not (low < least - margin or high > most + margin):
-        return None
-    values = f"between {number(least)} and {number(most)}" if np.isfinite(most) else "that are not negative"
-    return Finding(
-        KIND,
-        "logistic-least-squares" if np.isfinite(most) else None,
-        "warning",
-        int(history.steps[0]),
-        None,
-        (),
-        (
-            f"The output is a {function}, which gives numbers {values}, but the targets lie between {number(low)} and "
-            f"{number(high)}: it is driven to its flat end, where there is no gradient, and the loss cannot come near "
-            f"0 (it ended at {number(history.end)})."
-        ),
-        {"loss at end": history.end, "smallest target": low, "largest target": high},
-        (
-            f"leave the {function} at the output out",
-            f"or bring the targets into its range: t = (t {'-' if low >= 0 else '+'} {number(abs(low))}) / "
-            f"{number(high - low)}",
-        ),
-        _LOSS,
-        r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}",
-    )
-
-
 def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = False) -> Finding | None:
     if not _squares_logistic_outputs(run):
         return None
@@ -240,7 +151,7 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
             "use F.binary_cross_entropy_with_logits on the logits: its gradient is y - t, whatever the saturation",
             "start the output's bias at 0, so that no output begins saturated",
         ),
-        _LOSS,
+        LOSS_CHARTS,
         (
             rf"\frac{{\partial\mathcal{{L}}}}{{\partial z}} = (y - t)\,y\,(1 - y), \quad \overline{{y(1-y)}} "
             rf"\approx {tex(derivative / 4)}"
@@ -250,18 +161,7 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
 
 def _squares_logistic_outputs(run: Run) -> bool:
     path = str(run.meta.get("loss_path") or "")
-    return _goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
-
-
-def _goes_into(path: str, function: str, loss: str, through: frozenset[str]) -> bool:
-    """Whether the values of a function are those that the loss gets, but for constants: behind a product with something
-    else, as of a gate with an expert's answer, or a sum over positions, they are weights and not what is compared."""
-    calls = [each.strip() for each in path.split("->")]
-    if loss not in calls or function not in calls[: calls.index(loss)]:
-        return False
-    before = calls[: calls.index(loss)]
-    last = len(before) - 1 - before[::-1].index(function)
-    return set(before[last + 1 :]) <= through
+    return goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
 
 
 def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:
@@ -296,7 +196,7 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
         ),
         {"loss": stretch.level, "share of the run": stretch.share},
         ("overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the floor",),
-        _LOSS,
+        LOSS_CHARTS,
     )
 
 

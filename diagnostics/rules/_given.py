@@ -1,0 +1,107 @@
+"""What the loss is given: probabilities where it expects logits, or outputs that cannot come to their targets.
+
+Source: lecture, "Plateaux"; each is seen on the first forward, by the functions on the way and by the values.
+"""
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+LOSS_CHARTS = (
+    Chart("line", "scalars", ("loss",), "Loss"),
+    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+)
+
+_TWICE = {  # what squashes, the loss that squashes again, and the least that is left of it
+    ("softmax", "cross_entropy"): (
+        r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le "
+        r"\mathrm{softmax}(z)_c \le 1"
+    ),
+    ("sigmoid", "binary_cross_entropy_with_logits"): (
+        r"\mathcal{L} \ge \log\!\left(1 + e^{-1}\right) = 0.31 \text{ where } t = 1, \; \ge \log 2 = 0.69 "
+        r"\text{ where } t = 0, \quad\text{since}\quad 0 \le \sigma(z) \le 1"
+    ),
+}
+
+
+# Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
+BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
+
+
+def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
+    path = str(run.meta.get("loss_path") or "")
+    for (function, loss), formula in _TWICE.items():
+        seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
+        if seen if isinstance(seen, bool) else goes_into(path, function, loss, BOUNDED):
+            return Finding(
+                kind,
+                "double-softmax",
+                "warning",
+                int(history.steps[0]),
+                None,
+                (),
+                (
+                    f"The loss applies {function} twice ({path}): {loss} expects logits, but its inputs lie between 0 "
+                    f"and 1, so the loss cannot come near 0 (it ended at {number(history.end)})."
+                ),
+                {"loss at end": history.end},
+                (
+                    f"remove the {function} before {loss}: return logits from the model",
+                    f"use {function} only to read off probabilities after training",
+                ),
+                LOSS_CHARTS,
+                formula,
+            )
+    return None
+
+
+_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
+_COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+def out_of_reach(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
+    """Targets that the output's activation cannot give, by a good part of their own range."""
+    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    targets = run.meta.get("targets") or []
+    if function not in _RANGES or rest.partition(" -> ")[0] not in _COMPARISONS or len(targets) < 2:
+        return None
+    (least, most), (low, high) = _RANGES[function], targets
+    margin = part * (high - low)
+    if not (low < least - margin or high > most + margin):
+        return None
+    values = f"between {number(least)} and {number(most)}" if np.isfinite(most) else "that are not negative"
+    return Finding(
+        kind,
+        "logistic-least-squares" if np.isfinite(most) else None,
+        "warning",
+        int(history.steps[0]),
+        None,
+        (),
+        (
+            f"The output is a {function}, which gives numbers {values}, but the targets lie between {number(low)} and "
+            f"{number(high)}: it is driven to its flat end, where there is no gradient, and the loss cannot come near "
+            f"0 (it ended at {number(history.end)})."
+        ),
+        {"loss at end": history.end, "smallest target": low, "largest target": high},
+        (
+            f"leave the {function} at the output out",
+            f"or bring the targets into its range: t = (t {'-' if low >= 0 else '+'} {number(abs(low))}) / "
+            f"{number(high - low)}",
+        ),
+        LOSS_CHARTS,
+        r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}",
+    )
+
+
+def goes_into(path: str, function: str, loss: str, through: frozenset[str]) -> bool:
+    """Whether the values of a function are those that the loss gets, but for constants: behind a product with something
+    else, as of a gate with an expert's answer, or a sum over positions, they are weights and not what is compared."""
+    calls = [each.strip() for each in path.split("->")]
+    if loss not in calls or function not in calls[: calls.index(loss)]:
+        return False
+    before = calls[: calls.index(loss)]
+    last = len(before) - 1 - before[::-1].index(function)
+    return set(before[last + 1 :]) <= through

@@ -1,0 +1,103 @@
+"""What is said of a learning rate that is too small once it is found: its sentence, evidence and remedies.
+
+Source: lecture, "Learning Rate".
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from diagnostics.rules import _limits as limits
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+KIND = "lr-too-small"
+_GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
+LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
+SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
+
+
+def finding(
+    run: Run,
+    history: signals.Loss,
+    ratio: float,
+    overshoot: float,
+    first: int,
+    cause: str,
+    words: str,
+    remedy: str,
+) -> Finding:
+    """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
+    highest = signals.highest_rate(run, int(history.steps[-1]))
+    rate = highest if cause == "learning-rate" else signals.last_rate(run)
+    factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
+    each = progress(run)
+    slow, fast = limits.steps_for_tenfold(1 - min(each, 1)), limits.steps_for_tenfold(1 - min(each * factor, 1))
+    start, end = number(history.start), number(history.end)
+    moved = f"came from {start} to {end}" if start != end else f"stayed at {end}"
+    return Finding(
+        kind=KIND,
+        cause=cause,
+        severity="warning",
+        first_step=first,
+        last_step=None,
+        layers=(),
+        summary=(
+            (
+                f"The learning rate {number(rate)} is {number(100 * ratio)} % of the largest stable one"
+                if np.isfinite(ratio) and rate > 0
+                else f"At a learning rate of {number(rate)} the weights hardly move"
+            )
+            + f"; the loss {moved} in {history.count} updates{words}"
+        ),
+        evidence=({"stability ratio with noise": ratio} if np.isfinite(ratio) else {})
+        | {
+            "overshoot": overshoot,
+            "learning rate": rate,
+            "loss at start": history.start,
+            "loss at end": history.end,
+            "updates for a tenfold shrink now": slow,
+            "updates for a tenfold shrink then": fast,
+        },
+        remedies=_GIVE_A_RATE
+        if rate == 0
+        else (
+            remedy.format(number(highest)) or _raise(rate, ratio, factor),
+            f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
+            if np.isfinite(slow) and not remedy
+            else "or find it by trial: the largest rate at which the loss of the first updates still falls",
+        ),
+        charts=(
+            Chart(
+                "stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True
+            ),
+            Chart("line", "scalars", ("loss",), "Loss"),
+            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
+        ),
+        formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
+    )
+
+
+def _raise(rate: float, ratio: float, factor: float) -> str:
+    words = f"raise the learning rate to {number(rate * factor)} ({number(factor)} times"
+    if not ratio > 0:
+        return words + ")"
+    half = f", and on while it helps: by today's curvature {number(0.5 * rate / ratio)} is half the largest stable one"
+    return words + f"; the stability ratio becomes {number(ratio * factor)})" + half
+
+
+def by_clipping(found: Finding, clipped: float) -> Finding:
+    return replace(
+        found,
+        summary=f"Clipping leaves {number(100 * clipped)} % of a typical gradient. With that, "
+        + found.summary[0].lower()
+        + found.summary[1:],
+        remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out",),
+    )
+
+
+def progress(run: Run) -> float:
+    """What an update takes off the distance along the steepest direction, the momentum's share included."""
+    return signals.median(signals.array(signals.curvature(run), "progress"))
