@@ -494,3 +494,13 @@ def test_who_saturated_the_units(gain, rate, cause, tmp_path):
     (found,) = saturated_units.check(diagnostics.load(tmp_path))
     assert (found.first_step, found.cause) == (1, cause)
     assert ("lower the learning rate" in found.remedies[0]) == (cause == "large-step")
+
+
+def test_a_log_softmax_of_probabilities_inside_a_model(tmp_path):
+    """Odd, but none of the loss's business: only what the loss squashes again keeps it from 0."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Linear(4, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    found = watched(tmp_path, model, optimizer, lambda model, x, y: F.mse_loss(model(x)[:, 0], (y > 1).float()))
+    assert diagnostics.load(tmp_path).meta["probabilities"] is True
+    assert all(finding.cause != "double-softmax" for finding in found.findings)

@@ -35,7 +35,8 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
     path = str(run.meta.get("loss_path") or "")
     for (function, loss), formula in _TWICE.items():
         seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
-        if seen if isinstance(seen, bool) else goes_into(path, function, loss, BOUNDED):
+        by_values = isinstance(seen, bool) and any(each in path for each in (loss, "log_softmax"))
+        if seen if by_values else goes_into(path, function, loss, BOUNDED):
             return Finding(
                 kind,
                 "double-softmax",
