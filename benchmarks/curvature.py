@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.curvature_peers import CLOCK, SOLVERS, TOP, Answer, Solver
 from benchmarks.curvature_tasks import TASKS, Task
-from diagnostics.curvature import measure
+from diagnostics.curvature import measure, runs
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.lanczos import Krylov, Ritz, Target
 from diagnostics.curvature.layout import Layout
@@ -61,7 +61,27 @@ class Problem:
 
     task: Task
     reference: np.ndarray
-    trajectories: list[list[Ritz]]
+    trajectories: list["Trajectory"]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Exact Lanczos after each product from one start."""
+
+    found: list[Ritz]
+    chain: list[tuple[float, float]]
+    dimension: int
+
+    def until(self, stop: Callable[[Ritz], bool]) -> Ritz:
+        return next((ritz for ritz in self.found if stop(ritz)), self.found[-1])
+
+    def sure(self, ritz: Ritz, target: Target) -> bool:
+        """Where our own run would stop."""
+        chain = self.chain[: len(ritz.values)]
+        return (
+            target.met(ritz, self.dimension)
+            and runs.hidden(chain, self.dimension, ritz, target, runs.HIDDEN_BEYOND) < runs.HIDDEN
+        )
 
 
 def main() -> None:
@@ -81,7 +101,7 @@ def main() -> None:
     for name in tasks:
         everything[name] = report(name, seeds, solvers)
     for name in [name for name in tasks if name != "resnet"]:
-        everything[f"{name} warm"] = follow_training(name, estimates=4 if options.quick else 12)
+        everything[f"{name} warm"] = follow_training(name, seeds, estimates=4 if options.quick else 12)
     if options.json:
         with open(options.json, "w") as file:
             json.dump(everything, file, indent=1)
@@ -150,7 +170,7 @@ def hopeful(setting: Any, problem: Problem, smallest: bool, least: float) -> boo
     if not isinstance(setting, Target):
         return True
     target = replace(setting, smallest=smallest)
-    stops = [next((r for r in run if target.met(r, 10**9)), run[-1]) for run in problem.trajectories]
+    stops = [run.until(lambda ritz, run=run: run.sure(ritz, target)) for run in problem.trajectories]
     return max(error_of(as_answer(ritz), smallest, problem.reference) for ritz in stops) <= ERROR
 
 
@@ -174,8 +194,8 @@ def error_of(answer: Answer, smallest: bool, reference: np.ndarray) -> float:
     return float(errors.max())
 
 
-def trajectory(task: Task, seed: int, reference: np.ndarray) -> list[Ritz]:
-    """Exact Lanczos after each product, until both ends are right and more."""
+def trajectory(task: Task, seed: int, reference: np.ndarray) -> Trajectory:
+    """Until both ends are right and more."""
     layout = Layout(list(task.model.parameters()))
     found: list[Ritz] = []
     with undisturbed(task.model):
@@ -187,7 +207,7 @@ def trajectory(task: Task, seed: int, reference: np.ndarray) -> list[Ritz]:
             enough = krylov.done > TOP and error_of(as_answer(found[-1]), True, reference) <= ERROR
             if enough and Target(TOP, True, ERROR / 3).met(found[-1], krylov.dimension):
                 break
-    return found
+    return Trajectory(found, krylov.chain, krylov.dimension)
 
 
 def as_answer(ritz: Ritz) -> Answer:
@@ -198,7 +218,7 @@ def floor(problem: Problem, smallest: bool, costs: Costs) -> Row:
     """Exact Lanczos that knows when to stop."""
     needed, errors = [], []
     for run in problem.trajectories:
-        errors_after = [error_of(as_answer(ritz), smallest, problem.reference) for ritz in run[TOP:]]
+        errors_after = [error_of(as_answer(ritz), smallest, problem.reference) for ritz in run.found[TOP:]]
         stop = next((i for i, error in enumerate(errors_after) if error <= ERROR), len(errors_after) - 1)
         needed.append(stop + TOP + 1)
         errors.append(errors_after[stop])
@@ -258,26 +278,27 @@ def timed(call: Callable[[], Any], at_least: float = 1.0) -> float:
     return statistics.median(times)
 
 
-def follow_training(name: str, estimates: int, every: int = 10) -> dict[str, Any]:
+def follow_training(name: str, seeds: int, estimates: int, every: int = 10) -> dict[str, Any]:
     """Warm-started estimates while the network trains: products spent, and the ratio's error against a tight solve."""
-    torch.manual_seed(0)
-    task = TASKS[name](steps=20)
-    quick, full = None, None
     spent: dict[str, list[float]] = {"ratio": [], "full": [], "error": []}
-    for _ in range(estimates):
-        batch = task.train(every)
-        rates = [group["lr"] for group in task.optimizer.param_groups]
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        task = TASKS[name](steps=20)
+        quick, full = None, None
+        for _ in range(estimates):
+            batch = task.train(every)
+            rates = [group["lr"] for group in task.optimizer.param_groups]
 
-        def estimate(batch: Any = batch, rates: Any = rates, **options: Any) -> Any:
-            return measure(lambda: task.closure(batch), task.model, task.optimizer, rates, **options)
+            def estimate(task: Task = task, batch: Any = batch, rates: Any = rates, **options: Any) -> Any:
+                return measure(lambda: task.closure(batch), task.model, task.optimizer, rates, **options)
 
-        first = quick is None
-        quick, full = estimate(previous=quick, full=False), estimate(previous=full)
-        exact = estimate(full=False, cold=True, tolerance=1e-8).stability  # stops at 30 products
-        if not first:
-            spent["ratio"].append(quick.products)
-            spent["full"].append(full.products)
-            spent["error"].append(abs(quick.stability / exact - 1))
+            first = quick is None
+            quick, full = estimate(previous=quick, full=False), estimate(previous=full)
+            exact = estimate(full=False, cold=True, tolerance=1e-8).stability  # stops at 30 products
+            if not first:
+                spent["ratio"].append(quick.products)
+                spent["full"].append(full.products)
+                spent["error"].append(abs(quick.stability / exact - 1))
     result = {
         "ratio products": statistics.mean(spent["ratio"]),
         "ratio median error": statistics.median(spent["error"]),
@@ -285,7 +306,7 @@ def follow_training(name: str, estimates: int, every: int = 10) -> dict[str, Any
         "full products": statistics.mean(spent["full"]),
     }
     print(
-        f"\n{task.name}, warm every {every} updates, {estimates - 1} estimates: stability ratio "
+        f"\n{TASKS[name].__name__}, warm every {every} updates, {len(spent['ratio'])} estimates: stability ratio "
         f"{result['ratio products']:.1f} products (error median {result['ratio median error']:.1e}, worst "
         f"{result['ratio worst error']:.1e}); full estimate {result['full products']:.1f} products"
     )

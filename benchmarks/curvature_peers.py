@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.curvature_tasks import Task
+from diagnostics.curvature import runs
 from diagnostics.curvature.context import undisturbed
-from diagnostics.curvature.lanczos import Krylov, Target, solve
+from diagnostics.curvature.lanczos import Target
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.operators import DoubleBackward
 
@@ -50,10 +51,10 @@ def ours(task: Task, target: Target, smallest: bool, seed: int) -> Answer:
     layout = Layout([p for p in task.model.parameters() if p.requires_grad])
     generator = torch.Generator().manual_seed(seed)
     with undisturbed(task.model):
-        hessian = DoubleBackward(task.closure, layout)
-        krylov = Krylov(hessian, layout.empty(), 96)
+        solver = runs.Solver(layout, None, None, seed)
+        krylov = solver.basis(DoubleBackward(task.closure, layout), TOP + 1)
         krylov.extend(torch.randn(layout.dimension, generator=generator))
-        ritz = solve(krylov, replace(target, smallest=smallest), lambda: torch.randn(layout.dimension))
+        ritz = solver.run_cold(krylov, replace(target, smallest=smallest))
         krylov.vectors(ritz.coefficients[:, :TOP])
     seconds = CLOCK() - began
     return Answer(ritz.values[:TOP].tolist(), float(ritz.values[-1]) if smallest else None, krylov.products, seconds)

@@ -180,7 +180,8 @@ _TABLES = (
             Metric(
                 "missed",
                 "",
-                "probability bound that a larger eigenvalue (beyond tolerance) was missed by the random start",
+                "probability bound that the random start missed a larger eigenvalue (beyond tolerance); from a "
+                "cold start of a whole estimate, any that belongs in the list",
             ),
         ),
     ),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics.curvature import CurvatureError, TooDear, combine, follow, measure
 from diagnostics.curvature.batches import Quotients
+from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.scaling import UNKNOWN
 from diagnostics.metrics import TABLES
 
@@ -193,6 +194,29 @@ def test_a_new_top_direction_is_found_from_a_warm_start():
     assert second.start == "warm" and second.eigenvalues[0] == pytest.approx(20, rel=1e-3)
     third = measure(closure, model, sgd(model), [0.1], previous=second)
     assert third.start == "cold"  # the two disagreed
+
+
+@pytest.mark.parametrize("last", [4.5, 5.5])
+def test_warm_starts_end_where_one_of_the_listed_directions_is_new(last: float):
+    """The top stays; only the fifth is another one, or it is not."""
+    theta = nn.Parameter(torch.ones(300, dtype=torch.float64))
+    curvature = torch.linspace(0, 1, 300, dtype=torch.float64)
+    curvature[:5], curvature[7] = torch.tensor([9.0, 8, 7, 6, 5]), 2
+
+    def estimate(previous: Estimate | None) -> Estimate:
+        return measure(
+            lambda: 0.5 * (curvature * theta**2).sum(), nn.ParameterList([theta]), optimizer, [0.1], previous=previous
+        )
+
+    optimizer = torch.optim.SGD([theta], lr=0.1)
+    first = estimate(None)
+    curvature[7] = last
+    second = estimate(first)
+    assert second.start == "warm" and second.eigenvalues[4] == pytest.approx(max(5, last), rel=1e-2)
+    third = estimate(second)
+    assert third.start == ("cold" if last > 5 else "warm")
+    if third.start == "cold":  # found again, so the next may start from it
+        assert estimate(third).start == "warm"
 
 
 def test_other_parameters_than_before_are_measured_cold():

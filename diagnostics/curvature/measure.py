@@ -29,6 +29,11 @@ from diagnostics.curvature.spectrum import spectrum
 from diagnostics.curvature.stability import known_as, stability_terms
 from diagnostics.curvature.steepest import steepest
 
+# A warm start is worth having while every direction wanted has this share of its length in the last ones. Of two
+# networks, one kept more than 0.35 over ten updates: its warm runs were right 22 times of 22. The other kept as little
+# as 0.05: right 9 times of 14, and not sooner than from a random vector, which also tells the trace and the density.
+LASTED = 0.3
+
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
     """What the optimizer changes, in the order of its groups."""
@@ -87,7 +92,7 @@ def measure(
 
 def _target(eigenvalues: int, tolerance: float, cold: bool) -> Target:
     """Warm estimates follow the top exactly and the smallest roughly: it costs most, and one batch's is uncertain."""
-    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance, guarded=cold)
+    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance)
 
 
 def _measure(request: Request) -> Estimate:
@@ -183,19 +188,19 @@ def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
 
 
 def _schedule(request: Request, columns: dict[str, Any]) -> dict[str, int]:
-    """When the next cold start is due: soon after cold and warm disagreed about the top, later after they agreed."""
+    """When the next cold start is due: at once where the last directions are of no use any more; the longer after, the
+    more often a cold start found them again."""
     previous = request.previous
     if previous is None or previous.preconditioned_vector is None:
         return {}
-    top, known = columns["preconditioned_vector"], previous.preconditioned_vector[None]
-    if "vectors" in columns and previous.vectors is not None:  # two directions may change places
-        top, known = columns["vectors"][0], previous.vectors
-    overlaps = known @ top
-    agree = float((request.ranks.total(overlaps) if request.ranks else overlaps).norm()) > 0.5
-    if not request.cold:
-        # A top eigenvector that the last ones had no part in: the next start is cold.
-        return {"age": previous.age + 1 if agree else previous.cold_after, "cold_after": previous.cold_after}
-    return {"cold_after": min(16, 2 * previous.cold_after) if agree else max(2, previous.cold_after // 2)}
+    found, known = columns["preconditioned_vector"][None], previous.preconditioned_vector[None]
+    if "vectors" in columns and previous.vectors is not None:
+        found, known = columns["vectors"], previous.vectors
+    overlaps = known @ found.T  # with all of them: two may have changed places
+    lasted = bool((request.ranks.total(overlaps) if request.ranks else overlaps).norm(dim=0).min() > LASTED)
+    if request.cold:
+        return {"cold_after": min(16, max(1, 2 * previous.cold_after)) if lasted else 0}
+    return {"age": previous.age + 1 if lasted else previous.cold_after, "cold_after": previous.cold_after}
 
 
 def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layout) -> float:

@@ -11,7 +11,7 @@ from diagnostics.curvature.lanczos import Krylov, Target
 from diagnostics.curvature.operators import Hessian
 from diagnostics.curvature.quadrature import density
 from diagnostics.curvature.request import Request
-from diagnostics.curvature.runs import RANDOM_SHARE, Solver, missed_above
+from diagnostics.curvature.runs import RANDOM_SHARE, Solver, hidden, missed_above
 
 
 def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov, dict[str, Any]]:
@@ -21,8 +21,8 @@ def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov
     columns: dict[str, Any] = {}
     if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
         krylov.extend(solver.random())
-        ritz = solver.run(krylov, target)
-        columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, 1.0)
+        ritz = solver.run_cold(krylov, target)
+        columns["missed"] = hidden(krylov.chain, krylov.dimension, ritz, target)
         columns |= _density(krylov)
         if previous is None or previous.vectors is None or previous.copies:
             columns["copies"] = solver.find_copies(krylov, target)
