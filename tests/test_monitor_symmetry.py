@@ -281,3 +281,74 @@ def test_units_of_two_directions(tmp_path: Path) -> None:
         "recurrent.weight_ih_l0": (D, D, 1),
         "recurrent.weight_ih_l0_reverse": (D, D - 1, 1),
     }
+
+
+class Gated(nn.Module):
+    """Hidden units that are products of one unit of each of two layers, in the ways people write them."""
+
+    def __init__(self, way: str, same: tuple[str, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way, self.one = way, way in ("chunked", "glu")
+        self.up = nn.Linear(5, 12 if self.one else 6)
+        self.gate = nn.Identity() if self.one else nn.Linear(5, 6)
+        self.out = nn.Linear(6, 3)
+        gate = (self.up.weight[6:], self.up.bias[6:]) if self.one else (self.gate.weight, self.gate.bias)
+        sides = {"up": (self.up.weight[:6], self.up.bias[:6]), "gate": gate, "out": (self.out.weight.T,)}
+        with torch.no_grad():
+            for side in same:
+                for each in sides[side]:
+                    each[4] = each[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "glu":
+            return self.out(F.glu(self.up(x)))
+        up, gate = self.up(x).chunk(2, dim=-1) if self.one else (self.up(x), self.gate(x))
+        hidden = F.silu(gate) * up if self.way != "plain" else gate * up
+        return self.out(hidden) + (up.sum(-1, keepdim=True) if self.way == "also elsewhere" else 0)
+
+
+@pytest.mark.parametrize("way", ["plain", "two layers", "chunked", "glu"])
+@pytest.mark.parametrize(
+    ("same", "distinct"),
+    [((), 6), (("up", "gate", "out"), 5), (("up", "out"), 6), (("gate", "out"), 6), (("up", "gate"), 6)],
+)
+def test_units_of_products(way: str, same: tuple[str, ...], distinct: int, tmp_path: Path) -> None:
+    """Alike only where all three weights are."""
+    found = units_of(Gated(way, same), tmp_path / "run")
+    assert list(found.values()) == [(6, distinct)]
+
+
+def test_factors_that_are_read_elsewhere_are_not_judged(tmp_path: Path) -> None:
+    assert units_of(Gated("also elsewhere", ("up", "gate", "out")), tmp_path / "run") == {}
+
+
+class ByHand(nn.Module):
+    """An activation written as a product of the layer with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Linear(5, 6), nn.Linear(6, 3)
+        with torch.no_grad():
+            for each in (self.first.weight, self.first.bias, self.out.weight.T):
+                each[4] = each[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.out(h * torch.sigmoid(h))
+
+
+def test_a_layer_times_itself_keeps_its_units(tmp_path: Path) -> None:
+    assert units_of(ByHand(), tmp_path / "run") == {"first.weight": (6, 5)}
+
+
+def units_of(model: nn.Module, path: Path) -> dict[str, tuple[int, int]]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x = torch.randn(32, 5)
+    with diagnostics.watch(model, optimizer, path, every=1) as monitor:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss, closure=lambda: model(x).square().mean())
+    table = diagnostics.load(path).table("symmetry")
+    return {row.layer: (int(row.units), int(row.distinct_units)) for row in table.itertuples()}

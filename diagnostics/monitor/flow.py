@@ -6,7 +6,7 @@ and outgoing weights of each unit); it also tells a hidden activation from an ou
 which tensor the first layer reads. Followed by tensor identity, so that functional code is understood as modules are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics.monitor import functions, places
-from diagnostics.monitor.layer import NOTHING, PARAMETER, Flow, Layer, width
+from diagnostics.monitor.layer import NOTHING, PARAMETER, Flow, Layer, in_step, width
 
 
 class Graph:
@@ -38,10 +38,10 @@ class Graph:
 
     def follow(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Any, activation: int | None) -> None:
         """Note one call: `activation` is the index of the activation record it made, if any."""
-        results = list(_tensors((out,)))
+        results = list(functions.tensors((out,)))
         if not results:
             return
-        tensors = list(_tensors((*args, *kwargs.values())))
+        tensors = list(functions.tensors((*args, *kwargs.values())))
         flows = [self.flow(tensor) for tensor in tensors]
         found = self._moved(function, args, kwargs, tensors, flows, results)
         if found is None and function in functions.RECURRENT:
@@ -77,6 +77,10 @@ class Graph:
             return self._biased(tensors, flows, data[0])
         if function in functions.ATTENTION | functions.MATMUL:
             return self._attend(function, args, kwargs, tensors, data, out)
+        if function in functions.GLU and len(data) == 1:
+            return self._halves(function, args, kwargs, tensors, data, out)
+        if function in functions.GATING and len(data) == len(flows) == 2 and in_step(tensors, data):
+            return self._product(data)
         if data[0].places is not None and function not in functions.ENTRYWISE:
             return self._mix(function, tensors, data, out)
         if function in functions.KEEPS_UNITS and (flows[0].layer or parametric or not any(data[1:])):
@@ -238,6 +242,35 @@ class Graph:
         channels_first = flow.channels_first or (function in functions.PER_CHANNEL and out.dim() > 2)
         return replace(flow, channels_first=channels_first, fresh=None)
 
+    def _product(self, data: list[Flow]) -> Flow:
+        """Unit by unit, as in gated linear units: a unit has the weights of both factors, if they are of two layers."""
+        self.gates |= {flow.fresh for flow in data if flow.fresh is not None}
+        flow = replace(data[0], carries=data[0].carries | data[1].carries, fresh=None)
+        factors = [each.layer for each in data if each.layer]
+        if factors[0] is factors[1]:
+            return flow
+        for each in factors:
+            each.escaped |= each.is_factor  # of another product already
+            each.is_factor = True
+        layer = Layer(factors[0].weight, None, False, factors[0].groups, factors=tuple(factors))
+        self.layers.append(layer)
+        return replace(flow, layer=layer)
+
+    def _halves(
+        self,
+        function: Callable,
+        args: tuple,
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        data: list[Flow],
+        out: Tensor,
+    ) -> Flow:
+        """A gated linear unit as one call: the first half of the units times the sigmoid of the second."""
+        (x,), along = tensors, args[1] if len(args) > 1 else kwargs.get("dim", -1)
+        halves = self._moved(torch.chunk, (x, 2, along), {}, [x], data, list(x.chunk(2, along)))
+        parts = [half for half in halves or () if half.places is None]
+        return self._product(parts) if len(parts) == 2 else self._mix(function, tensors, data, out)
+
     def _reshape(self, x: Tensor, flow: Flow, out: Tensor) -> Flow:
         if x.shape == out.shape:
             return flow
@@ -261,12 +294,3 @@ class Graph:
         carries = frozenset().union(*(flow.carries for flow in data))
         fresh = data[0].fresh if len(tensors) == 1 else None
         return Flow(None, channels_first=channels_first, carries=carries, fresh=fresh)
-
-
-def _tensors(values: tuple) -> Iterator[Tensor]:
-    """Tensors among the arguments, one level of lists and tuples deep."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (item for item in value if isinstance(item, Tensor))

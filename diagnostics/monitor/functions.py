@@ -4,7 +4,7 @@ The tables are keyed by the function objects that a `TorchFunctionMode` receives
 `x.relu_()` are three of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -71,6 +71,7 @@ FLATTEN = _functions("flatten", "view", "reshape")
 MATMUL = _functions("matmul") | {Tensor.__matmul__}
 ADDING = _functions("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+GLU = _functions("glu")
 PERMUTING = _functions("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t") | {
     getattr(Tensor.T, "__get__"),  # noqa: B009
     getattr(Tensor.mT, "__get__"),  # noqa: B009
@@ -136,3 +137,12 @@ def in_place(function: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether the call may overwrite its input, so that statistics of the input must be taken from a copy."""
     name = getattr(function, "__name__", "")
     return name.endswith("_") or bool(kwargs.get("inplace")) or any(argument is True for argument in args[1:])
+
+
+def tensors(values: tuple) -> Iterator[Tensor]:
+    """Among arguments, one level of lists and tuples deep."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, Tensor))

@@ -1,5 +1,6 @@
 """What is known of a weight that makes units, and of a tensor that holds them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,7 +14,7 @@ class Layer:
     `groups`: equal blocks of units that are never alike, since they have inputs (or attention) of their own.
     `part`: which rows of the weight these units are, where it makes several things at once (queries, keys and values),
     which leaves the whole `split`. `gates`: rows of the weight that each unit has, one from each of as many blocks, and
-    so of every parameter in `recurrent`.
+    so of every parameter in `recurrent`. `factors`: layers whose units, one of each, are multiplied to make these.
     """
 
     weight: Tensor
@@ -27,6 +28,8 @@ class Layer:
     split: bool = False
     gates: int = 1
     recurrent: list[Tensor] = field(default_factory=list)
+    factors: tuple["Layer", ...] = ()
+    is_factor: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,16 @@ PARAMETER = Flow(parameter=True)
 
 def width(layer: Layer) -> int:
     """Number of units."""
+    if layer.factors:
+        return width(layer.factors[0])
     if layer.part is not None:
         return len(layer.part)
     return layer.weight.shape[1 if layer.transposed else 0] // layer.gates
+
+
+def in_step(tensors: Sequence[Tensor], data: Sequence[Flow]) -> bool:
+    """Whether two tensors hold the units of a layer each, equally many and in the same places."""
+    if tensors[0].shape != tensors[1].shape or not all(flow.layer and flow.places is None for flow in data):
+        return False
+    kinds = {(width(f.layer), f.layer.groups, f.entries, f.channels_first) for f in data if f.layer}
+    return len(kinds) == 1

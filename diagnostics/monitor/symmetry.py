@@ -54,10 +54,8 @@ def _numbered(names: list[str]) -> list[str]:
 
 def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
     """Hidden layers that are used once: every reader known, and nothing else reads their units."""
-    uses = [id(layer.weight) for layer in layers if layer.part is None]
     for layer in layers:
-        hidden = layer.readers and not layer.escaped and layer.weight.dim() > 1 and uses.count(id(layer.weight)) == 1
-        hidden = hidden and not layer.split and _apart(layer, layers)
+        hidden = layer.readers and not layer.escaped and not layer.is_factor and _used_once(layer, layers)
         if hidden and id(layer.weight) in names and not hasattr(layer.weight, "placements"):
             incoming = _incoming(layer)
             units = len(incoming[0])
@@ -65,6 +63,13 @@ def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
             known = [part for part in outgoing if part is not None]
             if units > 1 and len(known) == len(outgoing):
                 yield Sides(names[id(layer.weight)], incoming, known, layer.groups)
+
+
+def _used_once(layer: Layer, layers: Sequence[Layer]) -> bool:
+    if layer.factors:
+        return all(not (each.readers or each.escaped) and _used_once(each, layers) for each in layer.factors)
+    uses = [each for each in layers if each.weight is layer.weight and each.part is None and not each.factors]
+    return len(uses) == 1 and layer.weight.dim() > 1 and not layer.split and _apart(layer, layers)
 
 
 def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
@@ -78,6 +83,9 @@ def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
 
 
 def _incoming(layer: Layer) -> list[Tensor]:
+    if layer.factors:
+        factors = [part for each in layer.factors for part in _incoming(each)]
+        return [*factors, *_per_unit(layer.scales, len(factors[0]))]
     if layer.recurrent:
         stacked = [parameter.detach() for parameter in (layer.weight, *layer.recurrent)]
         return [_slices(each, layer.gates, width(layer)) for each in stacked]
@@ -88,8 +96,11 @@ def _incoming(layer: Layer) -> list[Tensor]:
     if layer.part is not None:
         part = layer.part.to(matrix.device)
         matrix, bias = matrix[part], [each[part] for each in bias]
-    perunit = [*bias, *layer.scales]
-    return [matrix, *(p.detach().reshape(-1, 1) for p in perunit if p.numel() == len(matrix))]
+    return [matrix, *_per_unit([*bias, *layer.scales], len(matrix))]
+
+
+def _per_unit(parameters: Sequence[Tensor], units: int) -> list[Tensor]:
+    return [each.detach().reshape(-1, 1) for each in parameters if each.numel() == units]
 
 
 def _outgoing(weight: Tensor, entries: int, units: int) -> Tensor | None:

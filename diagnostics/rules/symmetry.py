@@ -11,7 +11,7 @@ agree up to sign within one part in ten thousand; and whether a layer whose unit
 a few keeps them there for a good part of the run. Units that agree in only one of the two separate by themselves
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
 over time with weights of their own); of `nn.MultiheadAttention` also whole heads. A recurrent unit is read by its own
-layer, too.
+layer, too. A unit of a gated linear unit is a product, and has the incoming weights of both its factors.
 
 ## Why it happens
 If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
