@@ -81,7 +81,7 @@ class Trajectory:
         chain = self.chain[: len(ritz.values)]
         return (
             target.met(ritz, self.dimension)
-            and runs.hidden(chain, self.dimension, ritz, target, runs.HIDDEN_BEYOND) < runs.HIDDEN
+            and runs.hidden(chain, self.dimension, ritz, target, runs.HIDDEN_BEYOND) <= target.hidden
         )
 
 

@@ -234,6 +234,7 @@ class Target:
     smallest_tolerance: float | None = None  # the same for the smallest, where another is wanted
     floor: float = 1e-2  # sizes below this share of the largest count as this share
     max_products: int = 150
+    hidden: float = 0.3  # accepted chance that the start hides one that is wanted (`runs.hidden`); 1: whatever it is
 
     @property
     def least(self) -> int:

@@ -91,8 +91,9 @@ def measure(
 
 
 def _target(eigenvalues: int, tolerance: float, cold: bool) -> Target:
-    """Warm estimates follow the top exactly and the smallest roughly: it costs most, and one batch's is uncertain."""
-    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance)
+    """Warm estimates follow the top exactly and the smallest roughly: it costs most, and one batch's is uncertain. What
+    they miss, the next cold one finds."""
+    return Target(eigenvalues, True, tolerance, tolerance if cold else 5 * tolerance, hidden=0.3 if cold else 1.0)
 
 
 def _measure(request: Request) -> Estimate:

@@ -21,7 +21,7 @@ def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov
     columns: dict[str, Any] = {}
     if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
         krylov.extend(solver.random())
-        ritz = solver.run_cold(krylov, target)
+        ritz = solver.run(krylov, target)
         columns["missed"] = hidden(krylov.chain, krylov.dimension, ritz, target)
         columns |= _density(krylov)
         if previous is None or previous.vectors is None or previous.copies:
