@@ -131,6 +131,8 @@ class Observer(TorchFunctionMode):
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kind = functions.activation(func, args, kwargs)
+        if kind is not None and not (args[0] if args else kwargs["input"]).numel():
+            kind = None  # of nothing there is nothing to count
         if self._asking and func in functions.LOGITS:
             self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
         if self._asking and func in functions.COMPARING:
@@ -152,7 +154,7 @@ class Observer(TorchFunctionMode):
 
     @torch.no_grad()
     def _count(self, name: str, kind: stats.Kind, x: Tensor, y: Tensor, dim: int, channels_first: bool) -> None:
-        if x.numel() == 0 or not x.is_floating_point():
+        if not x.is_floating_point():
             x, y = x.float().reshape(1, -1), y.float().reshape(1, -1)
         if kind.name == "softmax":
             counts = stats.count_softmax(stats.softmax_rows(x, dim), stats.softmax_rows(y, dim))

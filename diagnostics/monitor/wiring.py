@@ -5,7 +5,8 @@ model: only those that get gradients and do not move, or move nothing, are repor
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,22 +22,26 @@ class Wiring:
         self._versions: dict[str, int] = {}
         self._still: dict[str, int] = {}
         self._idle: dict[str, int] = {}
+        self._unregistered = dict(_unregistered(model))
         self.settled = False
 
     def look(self, tensors: dict[str, Tensor]) -> None:
         inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         members = {id(p) for p in self._model.parameters()}
+        for name, tensor in self._unregistered.items():
+            if id(tensor) not in inside and tensor.requires_grad:
+                self._outside(name, tensor)
         for name, tensor in tensors.items():
             if id(tensor) not in inside and tensor.requires_grad:
                 self._outside(name, tensor)
             if id(tensor) not in members:
                 self._foreign(name, tensor)
         if any(count >= UPDATES for count in (*self._still.values(), *self._idle.values())):
-            self._report(tensors)
+            self._report(tensors | self._unregistered)
         self.settled = self.settled or (not self._still and not self._idle)
 
     def _outside(self, name: str, tensor: Tensor) -> None:
-        """A trainable parameter of the model that the optimizer does not have: has a gradient, and stays."""
+        """A trainable parameter that the model uses and the optimizer does not have: has a gradient, and stays."""
         stayed = self._versions.get(name, tensor._version) == tensor._version
         self._versions[name] = tensor._version
         self._still[name] = self._still.get(name, 0) + 1 if stayed and tensor.grad is not None else 0
@@ -57,12 +62,39 @@ class Wiring:
                 f"after the optimizer was made? Make the optimizer after the model has its final parameters."
             )
             self._event("stale-parameters", message, ", ".join(still))
-        for name in [] if idle else still:
+        hidden = [name for name in still if name in self._unregistered]
+        if hidden:
+            message = (
+                f"{', '.join(hidden)}: used and given gradients, but in a plain list or dict, where neither "
+                f"model.parameters() nor the optimizer finds them; they never change"
+            )
+            self._event("unregistered", message, ", ".join(hidden))
+        for name in [] if idle else [name for name in still if name not in hidden]:
             message = (
                 f"{name} gets a gradient but is in no optimizer and does not change: "
                 f"add it to the optimizer, or freeze it with requires_grad_(False)."
             )
             self._event("not-in-optimizer", message, name)
+
+
+def _unregistered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of modules in lists, tuples and dicts that are plain attributes: PyTorch does not see these."""
+    known = {id(p) for p in model.parameters()}
+    for path, module in model.named_modules():
+        for attribute, held in vars(module).items():
+            if attribute.startswith("_") or not isinstance(held, list | tuple | dict):
+                continue
+            for key, each in held.items() if isinstance(held, dict) else enumerate(held):
+                for name, parameter in _parameters(each):
+                    if id(parameter) not in known:
+                        yield f"{path}.{attribute}[{key!r}]{name}".removeprefix("."), parameter
+
+
+def _parameters(held: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(held, nn.Module):
+        yield from ((f".{name}", parameter) for name, parameter in held.named_parameters())
+    elif isinstance(held, nn.Parameter):
+        yield "", held
 
 
 def _held_elsewhere(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
-from diagnostics.rules._words import number
+from diagnostics.rules._words import counted, number
 from diagnostics.run import Run
 
 KIND = "lr-unstable"
@@ -77,7 +77,8 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
             f"{number(reversal(run, grown))})"
         )
     if not limit.ratio > 1:
-        return f"The loss grew over {grown.steps} updates at a learning rate of {rate} since step {limit.since}"
+        lasted = counted(grown.steps, "update")
+        return f"The loss grew over {lasted} at a learning rate of {rate} since step {limit.since}"
     if limit.ruined:
         return f"The learning rate {rate} is past the largest stable one since step {limit.since}"
     if limit.ratio < 1.05:

@@ -89,12 +89,22 @@ def _raise(rate: float, ratio: float, factor: float) -> str:
 
 
 def by_clipping(found: Finding, clipped: float) -> Finding:
+    unscale = ("or, with a GradScaler: scaler.unscale_(optimizer) before clipping",) if clipped < 1e-2 else ()
     return replace(
         found,
         summary=f"Clipping leaves {number(100 * clipped)} % of a typical gradient. With that, "
         + found.summary[0].lower()
         + found.summary[1:],
-        remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out",),
+        remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out", *unscale),
+    )
+
+
+def by_dampening(found: Finding) -> Finding:
+    return replace(
+        found,
+        summary="With a dampening of 1 the momentum takes nothing of a new gradient: after the first update the steps "
+        f"only fade, and the loss stayed at {number(found.evidence['loss at end'])}.",
+        remedies=("leave dampening at 0: torch.optim.SGD(..., momentum=0.9)",),
     )
 
 

@@ -111,6 +111,8 @@ def check(
         found = sentences.finding(run, history, ratio, overshoot, start, cause, words, remedy)
         if clipped < 1:
             found = sentences.by_clipping(found, clipped)
+        if _dampened(run):
+            found = sentences.by_dampening(found)
         yield found if standing or not settled else replace(found, severity="info")
 
 
@@ -152,6 +154,11 @@ def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
     late = table.loc[(table["step"] >= since) & (table["grad_norm_unclipped"] > 0)]
     left = signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
     return left if left < spikes and not signals.adaptive(run) else 1.0
+
+
+def _dampened(run: Run) -> bool:
+    groups = run.meta.get("hyperparameters") or [{}]
+    return all(group.get("momentum") and group.get("dampening") == 1 for group in groups)
 
 
 def _throughout(run: Run, warm: int) -> float:

@@ -38,12 +38,14 @@ as edge of stability. Between two curvature estimates a blow-up can begin unseen
 gradual growth only. While a catapult climbs it looks like a divergence, and is reported as one until it turns. A rate
 that passes the limit many times over multiplies the loss by more than ten an update: then no update comes between the
 first harm and ten times the starting loss. A run that has nothing to learn and was thrown up by its first updates
-(RMSprop's are ten times as long) is reported although it came back down.
+(RMSprop's are ten times as long) is reported although it came back down. Numbers beyond 1e19 after the first updates
+are the rate's doing, whatever function they overflowed in.
 
 ## In the lecture
 *Learning Rate* ("α much too large: instability") and *Ill-conditioned curvature: gradient descent dynamics*.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,6 +58,7 @@ from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alo
 from diagnostics.run import Run
 
 KIND = words.KIND
+_RECEIVED = re.compile(r"received numbers from (\S+) to (\S+) and overflowed float32")
 RANK = 1
 
 
@@ -87,11 +90,21 @@ def check(
     lost_units = by_layer.has_dead_layer(run, killed) or by_layer.has_saturated_layer(run, killed)
     told = lost_units or not history.end > ruined * abs(history.start)
     one_step = _one_step(run, grown, gradual)
-    if told if one_step else _no_instability(run, limit.ratio, grown, gradual):
+    if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not _flung(run):
         return
     if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
         return
     yield words.finding(run, history, grown, limit, int(above[-1]) if recovered else None)
+
+
+def _flung(run: Run, *, huge: float = 1e19) -> bool:
+    """Whether numbers whose square leaves float32 met a function after an update: no function makes those of moderate
+    ones (exp and powers overflow first), so the weights have grown that far."""
+    seen = signals.nonfinite_events(run)
+    if not seen or seen[0][0] <= 1 or not seen[0][1].startswith("overflow"):
+        return False
+    received = _RECEIVED.search(seen[0][2])
+    return received is not None and max(abs(float(each)) for each in received.groups()) > huge
 
 
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:

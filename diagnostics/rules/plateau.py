@@ -9,9 +9,10 @@ A loss that does not move, together with a mechanism that is seen directly: a sq
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
 above twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second
 one is given is positive and sums to one already), or a sigmoid; targets beyond what the output's activation can give;
-gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while
-the first layer hardly moves; hidden outputs that shrink so from the input on. A flat loss without such a mechanism is
-reported as information, not as a fault.
+a loss of softmax probabilities, not of their logarithms, that are at 0 or 1; weights that weight decay has brought to
+a fifth of what they were; gradients that shrink from layer to layer towards the input, a thousandfold in all, or by
+more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on.
+A flat loss without such a mechanism is reported as information, not as a fault.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
@@ -44,6 +45,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._flat_causes import decayed, saturated_softmax
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
@@ -88,6 +90,8 @@ def check(
         return
     yield (
         _logistic(run, stretch, slope)
+        or saturated_softmax(KIND, run, stretch)
+        or decayed(KIND, run, stretch)
         or vanishing(KIND, run, stretch, depth, vanished, factor, frozen)
         or _unexplained(run, stretch)
     )

@@ -75,7 +75,9 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
     steps, norms = signals.whole_norms(run)
     gradient = signals.median(norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)])
     gain = _gain(run)
-    escape = 1 / np.log1p(gain * abs(smallest)) if gain > 0 else np.inf
+    if not gain > 0:
+        return None  # it is not the surface that holds it
+    escape = 1 / np.log1p(gain * abs(smallest))
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
     if waited < escape or not _downward(run, stretch):

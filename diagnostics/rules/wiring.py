@@ -1,14 +1,15 @@
 r"""The training loop does not do what it looks like.
 
 ## What it is
-The model is fine and so is the data, but a line of the loop is missing or in the wrong place: gradients are never
-zeroed, the optimizer holds other tensors than the model uses, a layer was left out of it, or the graph was cut.
+The model is fine and so is the data, but a line of the loop is missing or in the wrong place: the optimizer never
+steps, gradients are never zeroed, it holds other tensors than the model uses, a layer was left out of it, sits in a
+plain list where PyTorch does not look, or the graph was cut.
 
 ## What we look at
 Facts, not statistics. Whether a parameter still held the old gradient when a new backward pass began (right after
 an update, so that deliberate accumulation within one update does not count); whether the optimizer's tensors are
 the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
-holds gets no gradient at all while others do.
+holds gets no gradient at all while others do; whether the optimizer steps at all.
 
 ## Why it happens
 `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
@@ -49,10 +50,52 @@ def check(
 ) -> Iterator[Finding]:
     if signals.total(run) == 0:
         raise signals.Missing("scalars: no update was recorded")
+    yield from _never_steps(run)
     yield from _accumulating(run, always)
     yield from _stale(run)
+    yield from _unregistered(run)
     yield from _left_out(run)
     yield from _detached(run)
+
+
+def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
+    """Not once. A loss scale that begins at 2^16 and halves with each overflow has found its place long before."""
+    skipped, updates = (
+        signals.events(run, "skipped-step"),
+        signals.array(run.table("scalars", ["update_norm"]), "update_norm"),
+    )
+    if skipped.empty or len(updates) < enough or np.nanmax(updates, initial=0) > 0:
+        return
+    yield _finding(
+        "no-step",
+        int(skipped["step"].iloc[0]),
+        (),
+        f"The optimizer made no step in {len(updates)} updates: the weights stay where they are.",
+        {"updates without a step": float(len(updates))},
+        (
+            "call optimizer.step() after loss.backward(), on the optimizer that is watched",
+            "with a GradScaler: look for infinities, since it leaves out steps whose gradients are not finite",
+        ),
+    )
+
+
+def _unregistered(run: Run) -> Iterator[Finding]:
+    found = signals.events(run, "unregistered")
+    if found.empty:
+        return
+    names = tuple(str(found["subject"].iloc[0]).split(", "))
+    yield _finding(
+        "unregistered",
+        int(found["step"].iloc[0]),
+        names,
+        (
+            f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} used and given gradients, but never "
+            f"change: {names_of(names)} {'is' if len(names) == 1 else 'are'} in a plain list or dict, where "
+            "model.parameters() does not look."
+        ),
+        {"tensors": float(len(names))},
+        ("hold modules in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList; then make the optimizer",),
+    )
 
 
 def _accumulating(run: Run, always: float) -> Iterator[Finding]:

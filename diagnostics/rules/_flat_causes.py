@@ -1,0 +1,79 @@
+"""Why a loss that has learned nothing stands still: probabilities at their ends, weights that decay has taken away.
+
+Source: lecture, "Plateaux".
+"""
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._given import LOSS_CHARTS
+from diagnostics.rules._stretches import Flat
+from diagnostics.rules._words import number, tex
+from diagnostics.run import Run
+
+
+def saturated_softmax(kind: str, run: Run, stretch: Flat, *, nearly_all: float = 0.9) -> Finding | None:
+    """A loss of the probabilities themselves, as a squared error or the chance of a mistake, where they are sure: its
+    gradient is multiplied by y (1 - y), as with a logistic output. With logarithms it would not be."""
+    calls = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
+    if "softmax" not in calls or any("log" in each or "entropy" in each for each in calls):
+        return None
+    outputs = [name for name, (function, _) in by_layer.activations(run).items() if function == "softmax"]
+    steps, names, shares = run.matrix("units", "saturated_fraction")
+    named = [at for at, name in enumerate(names) if str(name) in outputs]
+    if not named:
+        return None
+    share = signals.median(shares[(steps >= stretch.first_step) & (steps <= stretch.last_step), named[-1]])
+    if not share >= nearly_all:
+        return None
+    return Finding(
+        kind,
+        "logistic-least-squares",
+        "critical" if not stretch.escaped else "warning",
+        stretch.first_step,
+        stretch.last_step if stretch.escaped else None,
+        (),
+        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
+        f"{number(100 * share)} % of the softmax's outputs are at 0 or 1, and a loss of the probabilities multiplies "
+        "every error by their derivative there, which is nearly 0.",
+        {"saturated outputs": share, "loss": stretch.level, "share of the run": stretch.share},
+        (
+            "use F.cross_entropy on the logits: its gradient is y - t, whatever the saturation",
+            "start with small logits: the default initialization of the last layer, its bias at 0",
+        ),
+        LOSS_CHARTS,
+        r"\frac{\partial y_c}{\partial z_c} = y_c\,(1 - y_c) \to 0 \text{ where } y_c \to 0 \text{ or } 1",
+    )
+
+
+def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding | None:
+    """Weights far smaller than initialization made them, to keep the size of signals: a fifth a layer."""
+    decay = max((float(group.get("weight_decay") or 0) for group in run.meta.get("hyperparameters") or []), default=0)
+    steps, norms = signals.column(run, "weight_norm")
+    late = norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)]
+    if not decay > 0 or not len(late) or not norms[0] > 0 or not late[-1] <= left * norms[0]:
+        return None
+    share = float(late[-1] / norms[0])
+    return Finding(
+        kind,
+        "weight-decay",
+        "critical" if not stretch.escaped else "warning",
+        stretch.first_step,
+        stretch.last_step if stretch.escaped else None,
+        (),
+        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: a weight "
+        f"decay of {number(decay)} has brought the weights to {number(100 * share)} % of their initial size, where "
+        "the layers pass on next to nothing.",
+        {
+            "weights over initial": share,
+            "weight decay": decay,
+            "loss": stretch.level,
+            "share of the run": stretch.share,
+        },
+        (
+            f"lower weight_decay from {number(decay)} to {number(min(decay / 100, 0.01))}",
+            "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
+        ),
+        (LOSS_CHARTS[0], Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)),
+        rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+    )
