@@ -49,15 +49,16 @@ def describe(loss: Tensor) -> str:
 def is_linear_model(loss: Tensor) -> bool:
     """Whether the loss sees the parameters through one layer only, so that the output is linear in them.
 
-    A bias may be added to it; nothing that leads to a layer's own input may lead to a parameter.
+    A bias may be added to it. Parameters that go into anything else, as positions into a distance, and two layers,
+    whose outputs may be multiplied, are not: that the output is linear could not be seen.
     """
     holders = [node for node in _reach(loss.grad_fn) if _holds_parameter(node) and _name(node) not in ("add", "sub")]
-    distinct = {id(node) for node in holders}
-    return bool(holders) and not any(_feeds(node, distinct) for node in holders)
+    return len(holders) == 1 and _name(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
 
 
-def _feeds(node: Any, holders: set[int]) -> bool:
-    return any(id(below) in holders for start in _next(node) for below in _reach(start))
+def _multiplies_parameters(node: Any) -> bool:
+    biased = _name(node) in {"addmm", "linear", "baddbmm", "convolution", "addmv", "addbmm"}
+    return len(_next(node)) > (2 if biased else 1)
 
 
 def _chain(node: Any) -> Iterator[Any]:

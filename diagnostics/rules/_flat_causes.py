@@ -12,19 +12,19 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 
-def saturated_softmax(kind: str, run: Run, stretch: Flat, *, nearly_all: float = 0.9) -> Finding | None:
+def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.01) -> Finding | None:
     """A loss of the probabilities themselves, as a squared error or the chance of a mistake, where they are sure: its
     gradient is multiplied by y (1 - y), as with a logistic output. With logarithms it would not be."""
     calls = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
     if "softmax" not in calls or any("log" in each or "entropy" in each for each in calls):
         return None
     outputs = [name for name, (function, _) in by_layer.activations(run).items() if function == "softmax"]
-    steps, names, shares = run.matrix("units", "saturated_fraction")
+    steps, names, entropies = run.matrix("units", "entropy")
     named = [at for at, name in enumerate(names) if str(name) in outputs]
     if not named:
         return None
-    share = signals.median(shares[(steps >= stretch.first_step) & (steps <= stretch.last_step), named[-1]])
-    if not share >= nearly_all:
+    entropy = signals.median(entropies[(steps >= stretch.first_step) & (steps <= stretch.last_step), named[-1]])
+    if not entropy <= certain:  # of the largest: the derivatives are as small a part of theirs
         return None
     return Finding(
         kind,
@@ -34,9 +34,9 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, nearly_all: float =
         stretch.last_step if stretch.escaped else None,
         (),
         f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
-        f"{number(100 * share)} % of the softmax's outputs are at 0 or 1, and a loss of the probabilities multiplies "
-        "every error by their derivative there, which is nearly 0.",
-        {"saturated outputs": share, "loss": stretch.level, "share of the run": stretch.share},
+        f"the softmax is sure of its answers (their entropy is {number(100 * entropy)} % of the largest), and a loss "
+        "of the probabilities multiplies every error by their derivative, which is nearly 0 there.",
+        {"entropy over largest": entropy, "loss": stretch.level, "share of the run": stretch.share},
         (
             "use F.cross_entropy on the logits: its gradient is y - t, whatever the saturation",
             "start with small logits: the default initialization of the last layer, its bias at 0",

@@ -103,7 +103,7 @@ def by_dampening(found: Finding) -> Finding:
     return replace(
         found,
         summary="With a dampening of 1 the momentum takes nothing of a new gradient: after the first update the steps "
-        f"only fade, and the loss stayed at {number(found.evidence['loss at end'])}.",
+        f"only fade, and the loss ended at {number(found.evidence['loss at end'])}.",
         remedies=("leave dampening at 0: torch.optim.SGD(..., momentum=0.9)",),
     )
 

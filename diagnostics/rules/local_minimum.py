@@ -67,7 +67,7 @@ def check(
     known = (
         "The model is linear in its parameters: with a convex loss this minimum is the global one."
         if linear
-        else "Whether it is the global one cannot be known for a network with hidden units."
+        else "Whether it is the global one cannot be known: only of a convex loss is every minimum global."
     )
     yield Finding(
         kind=KIND,

@@ -72,6 +72,10 @@ def check(
     if history.count < 20:
         return
     start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
+    if _dampened(run):
+        found = sentences.finding(run, history, 0.0, np.nan, start, "learning-rate", ".", "")
+        yield sentences.by_dampening(found)
+        return
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
     first = decay_step(rate_steps, rates, decayed) if lowered else start
@@ -111,8 +115,6 @@ def check(
         found = sentences.finding(run, history, ratio, overshoot, start, cause, words, remedy)
         if clipped < 1:
             found = sentences.by_clipping(found, clipped)
-        if _dampened(run):
-            found = sentences.by_dampening(found)
         yield found if standing or not settled else replace(found, severity="info")
 
 
@@ -157,6 +159,7 @@ def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
 
 
 def _dampened(run: Run) -> bool:
+    """A momentum that takes nothing of a new gradient, in every group."""
     groups = run.meta.get("hyperparameters") or [{}]
     return all(group.get("momentum") and group.get("dampening") == 1 for group in groups)
 

@@ -9,9 +9,9 @@ A loss that does not move, together with a mechanism that is seen directly: a sq
 output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
 above twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second
 one is given is positive and sums to one already), or a sigmoid; targets beyond what the output's activation can give;
-a loss of softmax probabilities, not of their logarithms, that are at 0 or 1; weights that weight decay has brought to
-a fifth of what they were; gradients that shrink from layer to layer towards the input, a thousandfold in all, or by
-more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on.
+a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; weights that weight decay has
+brought to a fifth of what they were; gradients that shrink from layer to layer towards the input, a thousandfold in
+all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on.
 A flat loss without such a mechanism is reported as information, not as a fault.
 
 ## Why it happens

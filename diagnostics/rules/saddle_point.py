@@ -113,8 +113,9 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
         remedies=(
             "start with larger random weights: torch.nn.init.kaiming_normal_ (or xavier_normal_) on every layer",
             (
-                f"raise the learning rate from {number(rate)}, or use momentum 0.9: the escape gets faster in "
-                "proportion to the rate over 1 - momentum"
+                f"raise the learning rate from {number(rate)}"
+                + (", or use momentum 0.9" if signals.momentum(run) == 0 else "")
+                + ": the escape gets faster in proportion to the rate over 1 - momentum"
             ),
         ),
         charts=(

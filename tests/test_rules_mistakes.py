@@ -1,0 +1,173 @@
+"""Mistakes that people make with optimizers and modules, each beside the same loop without it: small real runs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.monitor.losspath import is_linear_model
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def clusters(n=256, features=8, classes=4):
+    torch.manual_seed(0)
+    y = torch.randint(classes, (n,))
+    return torch.randn(classes, features)[y] * 1.5 + torch.randn(n, features), y
+
+
+def network():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+
+def diagnosed(path, model, optimizer, loss_of=lambda model, x, y: F.cross_entropy(model(x), y), steps=120, step=True):
+    x, y = clusters()
+    draw = torch.Generator().manual_seed(1)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            chosen = torch.randint(len(x), (32,), generator=draw)
+            a, b = x[chosen], y[chosen]
+            optimizer.zero_grad()
+            loss = loss_of(model, a, b)
+            loss.backward()
+            if step:
+                optimizer.step()
+            monitor.step(loss.detach(), closure=lambda a=a, b=b: loss_of(model, a, b))
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
+def alarms(diagnosis):
+    return [(finding.kind, finding.cause) for finding in diagnosis.alarms]
+
+
+@pytest.mark.parametrize("step", [True, False])
+def test_an_optimizer_that_never_steps(step, tmp_path):
+    model = network()
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), step=step)
+    assert alarms(found) == ([] if step else [("wiring", "no-step")])
+
+
+class Held(nn.Module):
+    """Layers in a container that PyTorch does or does not look into; `used` tells whether gradients flow there."""
+
+    def __init__(self, container, used=True):
+        super().__init__()
+        torch.manual_seed(2)
+        self.used, self.layers = used, container([nn.Linear(8, 16), nn.Linear(16, 16)])
+        self.first, self.out = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        layers = list(self.layers.values()) if isinstance(self.layers, dict) else self.layers
+        h = torch.tanh(layers[0](x)) if self.used else torch.tanh(self.first(x))
+        with torch.set_grad_enabled(self.used and torch.is_grad_enabled()):
+            side = layers[1](h)
+        return self.out(torch.tanh(side + h))
+
+
+@pytest.mark.parametrize(
+    ("container", "used", "expected"),
+    [
+        (list, True, [("wiring", "unregistered")]),
+        (lambda layers: dict(enumerate(layers)), True, [("wiring", "unregistered")]),
+        (nn.ModuleList, True, []),
+        (list, False, []),  # a teacher kept out of parameters() on purpose gets no gradient
+    ],
+)
+def test_modules_in_plain_containers(container, used, expected, tmp_path):
+    model = Held(container, used)
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2))
+    assert alarms(found) == expected
+    if expected:
+        assert found.alarms[0].layers[:1] == ("layers[0].weight",) and len(found.alarms[0].layers) == 4
+
+
+@pytest.mark.parametrize("dampening", [0.0, 1.0])
+def test_momentum_that_takes_nothing_of_a_gradient(dampening, tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, dampening=dampening)
+    found = diagnosed(tmp_path / "run", model, optimizer)
+    assert alarms(found) == ([("lr-too-small", "learning-rate")] if dampening else [])
+    assert not dampening or "dampening of 1" in found.alarms[0].summary
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(1e-3, []), (1.0, [("plateau", "weight-decay")])])
+def test_a_weight_decay_that_takes_the_weights_away(decay, expected, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 4))
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.3, weight_decay=decay))
+    assert alarms(found) == expected
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(0.0, []), (25.0, [("plateau", "logistic-least-squares")])])
+def test_least_squares_on_a_softmax_that_is_sure_and_wrong(bias, expected, tmp_path):
+    model = network()
+    with torch.no_grad():
+        model[2].bias[3] += bias
+
+    def brier(model, x, y):
+        return (model(x).softmax(1) - F.one_hot(y, 4)).square().sum(1).mean()
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), brier)
+    assert alarms(found) == expected
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(1e-8, []), (0.02, [("lr-unstable", "learning-rate")])])
+def test_weights_flung_beyond_float32_by_the_first_updates(rate, expected, tmp_path):
+    """A sum over many members makes large outputs; no function overflows before the weights do."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def summed(model, x, y):
+        return (400 * model(x).mean(0) - 100).square().mean()
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=rate), summed)
+    assert [each for each in alarms(found) if each[0] in ("lr-unstable", "non-finite")] == expected
+
+
+def test_complex_parameters_are_measured_whole(tmp_path):
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(2)
+            self.body, self.out = nn.Linear(8, 8), nn.Linear(8, 4)
+            self.filter = nn.Parameter(0.3 * torch.randn(5, dtype=torch.cfloat))
+
+        def forward(self, x):
+            spectrum = torch.fft.rfft(torch.relu(self.body(x)))
+            return self.out(torch.fft.irfft(spectrum * self.filter, n=8))
+
+    model = Spectral()
+    diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), steps=40)
+    run = diagnostics.load(tmp_path / "run")
+    assert not {"measurement-failed", "measurement-off"} & set(run.table("events")["kind"])
+    assert run.table("scalars")["top_projection"].notna().any()
+
+
+def test_an_activation_of_nothing_is_no_error(tmp_path):
+    model, turn = network(), iter(range(10**6))
+
+    def some(model, x, y):
+        rows = model(x)[torch.zeros(len(x), dtype=torch.bool) if next(turn) % 3 == 0 else y >= 0]
+        return F.softplus(rows).sum() + 0 * model(x).sum()
+
+    diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=1e-3), some, steps=40)
+    assert "measurement-failed" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
+
+
+def test_which_models_are_linear():
+    """Only where it can be seen: the parameters go into one layer, and into nothing else."""
+    torch.manual_seed(0)
+    x, target = torch.randn(8, 3), torch.randn(8, 1)
+    layer, w, b = nn.Linear(3, 1), nn.Parameter(torch.randn(3, 1)), nn.Parameter(torch.randn(1))
+    places, table, at = nn.Parameter(torch.randn(6, 2)), nn.Embedding(5, 4), torch.arange(5)
+    linear = [F.mse_loss(layer(x), target), F.mse_loss(x @ w + b, target), F.cross_entropy(table(at), at % 4)]
+    other = [
+        (places[:, None] - places).square().sum(),
+        (places @ places.T).sum(),
+        (table(at) * table(at.flip(0))).sum(),
+        torch.matrix_exp(places[:2]).sum(),
+        F.mse_loss(layer(torch.relu(nn.Linear(3, 3)(x))), target),
+    ]
+    assert all(map(is_linear_model, linear)) and not any(map(is_linear_model, other))
