@@ -183,7 +183,7 @@ SOLVERS = (
     Solver(
         "this project",
         "Target(5, tolerance={0.tolerance}, hidden={0.hidden})",
-        tuple(Target(TOP, tolerance=t, hidden=chance) for t in TOLERANCES for chance in (1.0, 0.3)),
+        tuple(Target(TOP, tolerance=t, hidden=chance) for chance in (1.0, 0.3) for t in TOLERANCES),
         ours,
     ),
     Solver(
