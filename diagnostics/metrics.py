@@ -70,6 +70,12 @@ _TABLES = (
             Metric("gradient_cosine", "", "cosine of the gradients of this update and the one before it"),
             Metric("update_cosine", "", "cosine of the changes of the weights of this update and the one before it"),
             Metric(
+                "undone",
+                "",
+                "share of the update before this one that was taken back between the two, along itself: 0 unless "
+                "something else writes to the weights",
+            ),
+            Metric(
                 "slope",
                 "",
                 "g'u of the update u and the gradient that the optimizer received: the change of its batch's loss, to "

@@ -22,11 +22,19 @@ def network():
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
 
 
-def diagnosed(path, model, optimizer, loss_of=lambda model, x, y: F.cross_entropy(model(x), y), steps=120, step=True):
+def diagnosed(
+    path,
+    model,
+    optimizer,
+    loss_of=lambda model, x, y: F.cross_entropy(model(x), y),
+    steps=120,
+    step=True,
+    each=lambda update: None,
+):
     x, y = clusters()
     draw = torch.Generator().manual_seed(1)
     with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
-        for _ in range(steps):
+        for update in range(steps):
             chosen = torch.randint(len(x), (32,), generator=draw)
             a, b = x[chosen], y[chosen]
             optimizer.zero_grad()
@@ -35,6 +43,7 @@ def diagnosed(path, model, optimizer, loss_of=lambda model, x, y: F.cross_entrop
             if step:
                 optimizer.step()
             monitor.step(loss.detach(), closure=lambda a=a, b=b: loss_of(model, a, b))
+            each(update)
     return diagnostics.diagnose(diagnostics.load(path))
 
 
@@ -47,6 +56,86 @@ def test_an_optimizer_that_never_steps(step, tmp_path):
     model = network()
     found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), step=step)
     assert alarms(found) == ([] if step else [("wiring", "no-step")])
+
+
+def _average_written_back(model):
+    average = [p.detach().clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def each(update):
+        for kept, p in zip(average, model.parameters(), strict=True):
+            p.copy_(kept.lerp_(p, 0.001))
+
+    return each
+
+
+def _average_beside(model):
+    average = [p.detach().clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def each(update):
+        for kept, p in zip(average, model.parameters(), strict=True):
+            kept.lerp_(p, 0.001)
+
+    return each
+
+
+def _restored(model):
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    return lambda update: model.load_state_dict(first) if update % 5 == 4 else None
+
+
+def _pruned(model):
+    masks = [(torch.rand_like(p) < 0.3).float() for p in model.parameters()]
+
+    @torch.no_grad()
+    def each(update):
+        for mask, p in zip(masks, model.parameters(), strict=True):
+            p.mul_(mask)
+
+    return each
+
+
+def test_a_critic_whose_weights_are_bounded(tmp_path):
+    """The first Wasserstein GANs: a bound takes back most updates, and the loss is a difference that ends near 0."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.RMSprop(critic.parameters(), lr=5e-3)
+    with diagnostics.watch(critic, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for _ in range(120):
+            real, made = torch.randn(64, 2) + 1, torch.randn(64, 2)
+
+            def closure(real=real, made=made):
+                return critic(made).mean() - critic(real).mean()
+
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            optimizer.step()
+            for p in critic.parameters():
+                p.data.clamp_(-0.01, 0.01)
+            monitor.step(loss.detach(), closure=closure)
+    run = diagnostics.load(tmp_path / "run")
+    assert run.table("scalars")["undone"].median() > 0.9
+    assert alarms(diagnostics.diagnose(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("writes", "expected"),
+    [
+        (_average_written_back, [("wiring", "weights-put-back")]),
+        (_restored, [("wiring", "weights-put-back")]),
+        (_average_beside, []),
+        (_pruned, []),  # takes back most of an update, and learns all the same
+    ],
+)
+def test_what_else_writes_to_the_weights(writes, expected, tmp_path):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    found = diagnosed(tmp_path / "run", model, optimizer, each=writes(model))
+    assert alarms(found) == expected
+    shares = diagnostics.load(tmp_path / "run").table("scalars")["undone"].dropna()
+    assert (shares == 0).all() if writes is _average_beside else shares.median() > 0.4
 
 
 class Held(nn.Module):

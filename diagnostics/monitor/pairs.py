@@ -1,5 +1,6 @@
-"""Cosines of two consecutive gradients and of two consecutive updates: of a measured update and of its partner; and the
-update's slope along its own gradient, which no sample of the entries gives well enough to compare with a loss."""
+"""Cosines of two consecutive gradients and of two consecutive updates: of a measured update and of its partner, and
+what the loop took back of the first in between; and the update's slope along its own gradient, which no sample of the
+entries gives well enough to compare with a loss."""
 
 from collections.abc import Sequence
 
@@ -19,25 +20,34 @@ class Pairs:
         self._step = 0
         self._gradient: list[Tensor] = []
         self._change: list[Tensor] = []
+        self._after: list[Tensor] = []  # the weights that this change led to
         self._whole: list[tuple[Tensor | None, int]] = []  # of the gradient, with how often each was written to
         self._scale: Tensor | None = None
 
     def gradient(
         self, step: int, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor], scale: Tensor | None
     ) -> dict[str, Tensor]:
-        """Keep the gradient of update `step`; its cosine with the one before, if that was kept."""
+        """Keep the gradient of update `step`; its cosine with the one before, if that was kept, and the share of that
+        update which has been taken back since."""
         gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
         sample = _sample([torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)])
         sample = [s.clone() if scale is None else s / scale.to(s.device, s.dtype) for s in sample]
         follows, before = self._step == step - 1 and bool(self._gradient), self._gradient
+        found = {"gradient_cosine": stats.cosine(before, sample)} if follows else {}
+        if follows and self._change:
+            found["undone"] = self._undone(tensors)
         if not follows:
             self._change = []
+        self._after = []
         self._step, self._gradient, self._scale = step, sample, scale
         self._whole = [(None, 0) if g is None else (local(g).detach(), g._version) for g in gradients]
-        return {"gradient_cosine": stats.cosine(before, sample)} if follows else {}
+        return found
 
-    def change(self, step: int, change: Sequence[Tensor], keep: bool) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The update's cosine with the one before, and its slope g'u. `keep`: the next update makes a pair with it."""
+    def change(
+        self, step: int, change: Sequence[Tensor], after: Sequence[Tensor], keep: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The update's cosine with the one before, and its slope g'u. `after`: the weights it led to. `keep`: the next
+        update makes a pair with it."""
         gradient, before = self._gradient, self._change
         if not gradient or self._step != step:
             self._whole = []
@@ -46,8 +56,13 @@ class Pairs:
         found = {"update_cosine": stats.cosine(before, sample)} if before else {}
         slope = self._slope(change, sample)
         self._gradient, self._change = (gradient, [s.clone() for s in sample]) if keep else ([], [])
+        self._after = [s.clone() for s in _sample(after)] if keep else []
         self._whole = []
         return found, slope
+
+    def _undone(self, tensors: Sequence[Tensor]) -> Tensor:
+        since = [now - after for now, after in zip(_sample(tensors), self._after, strict=True)]
+        return -stats.inner(since, self._change) / stats.inner(self._change, self._change)
 
     def _slope(self, change: Sequence[Tensor], sample: Sequence[Tensor]) -> Tensor | None:
         """From what was kept of the gradient where that is all of it, else from the gradient itself, if nobody has

@@ -236,7 +236,7 @@ class Updates:
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
-        found, update.slope = self._pairs.change(update.plan.step, change, keep=update.plan.measured)
+        found, update.slope = self._pairs.change(update.plan.step, change, after, keep=update.plan.measured)
         update.values |= found
         if update.slope is not None and not self._sharded:
             update.values["slope"] = update.slope

@@ -84,6 +84,8 @@ def check(
     if not harmed and not recovered:
         yield from _sustained(run, history, sustained, reached)
         return
+    if abs(history.end) <= ruined * abs(history.start) and _written_to(run):
+        return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
     # What a single huge step did is over, or the units that it killed or saturated tell of it.
@@ -95,6 +97,12 @@ def check(
     if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
         return
     yield words.finding(run, history, grown, limit, int(above[-1]) if recovered else None)
+
+
+def _written_to(run: Run, *, most: float = 0.5) -> bool:
+    """Whether something else than the optimizer moves the weights as well, and takes back most of what it does, as a
+    bound on them: where the loss goes is not the rate's doing alone."""
+    return signals.median(signals.column(run, "undone")[1]) >= most
 
 
 def _flung(run: Run, *, huge: float = 1e19) -> bool:

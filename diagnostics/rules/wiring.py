@@ -9,7 +9,8 @@ plain list where PyTorch does not look, or the graph was cut.
 Facts, not statistics. Whether a parameter still held the old gradient when a new backward pass began (right after
 an update, so that deliberate accumulation within one update does not count); whether the optimizer's tensors are
 the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
-holds gets no gradient at all while others do; whether the optimizer steps at all.
+holds gets no gradient at all while others do; whether the optimizer steps at all, and whether something else puts the
+weights back between its steps, by all of an update, in a run that learns nothing.
 
 ## Why it happens
 `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
@@ -51,6 +52,7 @@ def check(
     if signals.total(run) == 0:
         raise signals.Missing("scalars: no update was recorded")
     yield from _never_steps(run)
+    yield from _put_back(run)
     yield from _accumulating(run, always)
     yield from _stale(run)
     yield from _unregistered(run)
@@ -75,6 +77,33 @@ def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
         (
             "call optimizer.step() after loss.backward(), on the optimizer that is watched",
             "with a GradScaler: look for infinities, since it leaves out steps whose gradients are not finite",
+        ),
+    )
+
+
+def _put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iterator[Finding]:
+    """Projections, averages and bounds write to the weights in sound loops too, but those learn; whether a critic does,
+    its loss, a difference, cannot tell."""
+    steps, shares = signals.column(run, "undone")
+    history = signals.loss(run)
+    share = signals.median(shares)
+    if len(shares) < 3 or not share >= all_of_it:
+        return
+    if history.end < nothing * history.start or not (history.values > 0).all():
+        return
+    yield _finding(
+        "weights-put-back",
+        int(steps[0]),
+        (),
+        (
+            f"Between two updates {number(100 * share)} % of an update is taken back: something besides the optimizer "
+            "writes to the weights, and they stay where they are."
+        ),
+        {"share taken back": share, "measured pairs": float(len(shares))},
+        (
+            "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, clamp_, an "
+            "initialization that is called again",
+            "copy from the weights into an average, not back",
         ),
     )
 
@@ -261,7 +290,7 @@ def _finding(
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause in {"gradients-accumulate", "stale-parameters"}:
+    if finding.cause in {"gradients-accumulate", "stale-parameters", "weights-put-back"}:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
     return other.kind in flat and other.cause not in {"zero-one-loss", "hard-threshold"}
