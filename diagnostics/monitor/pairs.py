@@ -20,7 +20,7 @@ class Pairs:
         self._step = 0
         self._gradient: list[Tensor] = []
         self._change: list[Tensor] = []
-        self._after: list[Tensor] = []  # the weights that this change led to
+        self._along: Tensor | None = None  # the weights that this change led to, along it
         self._whole: list[tuple[Tensor | None, int]] = []  # of the gradient, with how often each was written to
         self._scale: Tensor | None = None
 
@@ -34,11 +34,12 @@ class Pairs:
         sample = [s.clone() if scale is None else s / scale.to(s.device, s.dtype) for s in sample]
         follows, before = self._step == step - 1 and bool(self._gradient), self._gradient
         found = {"gradient_cosine": stats.cosine(before, sample)} if follows else {}
-        if follows and self._change:
-            found["undone"] = self._undone(tensors)
+        if follows and self._change and self._along is not None:
+            moved = stats.inner(_sample(tensors), self._change) - self._along
+            found["undone"] = -moved / stats.inner(self._change, self._change)
         if not follows:
             self._change = []
-        self._after = []
+        self._along = None
         self._step, self._gradient, self._scale = step, sample, scale
         self._whole = [(None, 0) if g is None else (local(g).detach(), g._version) for g in gradients]
         return found
@@ -56,13 +57,9 @@ class Pairs:
         found = {"update_cosine": stats.cosine(before, sample)} if before else {}
         slope = self._slope(change, sample)
         self._gradient, self._change = (gradient, [s.clone() for s in sample]) if keep else ([], [])
-        self._after = [s.clone() for s in _sample(after)] if keep else []
+        self._along = stats.inner(_sample(after), sample) if keep else None
         self._whole = []
         return found, slope
-
-    def _undone(self, tensors: Sequence[Tensor]) -> Tensor:
-        since = [now - after for now, after in zip(_sample(tensors), self._after, strict=True)]
-        return -stats.inner(since, self._change) / stats.inner(self._change, self._change)
 
     def _slope(self, change: Sequence[Tensor], sample: Sequence[Tensor]) -> Tensor | None:
         """From what was kept of the gradient where that is all of it, else from the gradient itself, if nobody has
