@@ -33,9 +33,9 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
         stretch.first_step,
         stretch.last_step if stretch.escaped else None,
         (),
-        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
-        f"the softmax is sure of its answers (their entropy is {number(100 * entropy)} % of the largest), and a loss "
-        "of the probabilities multiplies every error by their derivative, which is nearly 0 there.",
+        f"The softmax is sure of wrong answers: their entropy is {number(100 * entropy)} % of the largest, and a loss "
+        "of the probabilities multiplies every error by their derivative, which is nearly 0 there; it stood at "
+        f"{number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}.",
         {"entropy over largest": entropy, "loss": stretch.level, "share of the run": stretch.share},
         (
             "use F.cross_entropy on the logits: its gradient is y - t, whatever the saturation",
@@ -61,9 +61,9 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding
         stretch.first_step,
         stretch.last_step if stretch.escaped else None,
         (),
-        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: a weight "
-        f"decay of {number(decay)} has brought the weights to {number(100 * share)} % of their initial size, where "
-        "the layers pass on next to nothing.",
+        f"A weight decay of {number(decay)} has brought the weights to {number(100 * share)} % of their initial size: "
+        f"the layers pass on next to nothing, and the loss stood at {number(stretch.level)} from step "
+        f"{stretch.first_step} to {stretch.last_step}.",
         {
             "weights over initial": share,
             "weight decay": decay,

@@ -19,7 +19,8 @@ For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\p
 for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the smaller the gradient. With
 cross-entropy it is $y - t$. In a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the
 first layer gets about $4^{-L}$ of the gradient. A second softmax sees inputs between 0 and 1 only, so its outputs
-stay close to uniform.
+stay close to uniform. Weight decay multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster
+than the gradient builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
 
 ## What to try
 Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`; ReLU

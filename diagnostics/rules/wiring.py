@@ -16,7 +16,8 @@ weights back between its steps, by all of an update, in a run that learns nothin
 `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
 instead of $\nabla\mathcal J(\theta_k)$, which is momentum with $\mu = 1$: as the lecture says, such a puck
 conserves its energy and never settles. An optimizer made before the model was moved, copied or re-created updates
-tensors nobody reads.
+tensors nobody reads, and one that was not given a layer leaves it as it was initialized. What is written to the weights
+between two updates, such as an average or a checkpoint, takes the place of what the update did.
 
 ## What to try
 The finding names the line: `optimizer.zero_grad()` before `backward()`, the optimizer made after the model is in
