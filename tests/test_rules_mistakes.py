@@ -97,27 +97,35 @@ def _pruned(model):
 
 
 def test_a_critic_whose_weights_are_bounded(tmp_path):
-    """The first Wasserstein GANs: a bound takes back most updates, and the loss is a difference that ends near 0."""
-    torch.manual_seed(0)
-    critic = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
-    optimizer = torch.optim.RMSprop(critic.parameters(), lr=5e-3)
-    with diagnostics.watch(critic, optimizer, tmp_path / "run", budget=ANY) as monitor:
-        for _ in range(120):
-            real, made = torch.randn(64, 2) + 1, torch.randn(64, 2)
+    """The first Wasserstein GANs: a bound takes back most of an update, and the loss, a difference, rises towards 0 as
+    the generator learns."""
+    torch.manual_seed(1)
+    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    critic = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizers = [torch.optim.RMSprop(each.parameters(), lr=5e-4) for each in (generator, critic)]
+    with diagnostics.watch(critic, optimizers[1], tmp_path / "run", budget=ANY) as monitor:
+        for update in range(200):
+            angle = 6.283 * torch.rand(64)
+            real = torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(64, 2)
+            made = generator(torch.randn(64, 4)).detach()
 
             def closure(real=real, made=made):
                 return critic(made).mean() - critic(real).mean()
 
-            optimizer.zero_grad()
+            optimizers[1].zero_grad()
             loss = closure()
             loss.backward()
-            optimizer.step()
+            optimizers[1].step()
             for p in critic.parameters():
                 p.data.clamp_(-0.01, 0.01)
             monitor.step(loss.detach(), closure=closure)
+            if update % 5 == 4:
+                optimizers[0].zero_grad()
+                (-critic(generator(torch.randn(64, 4))).mean()).backward()
+                optimizers[0].step()
     run = diagnostics.load(tmp_path / "run")
-    assert run.table("scalars")["undone"].median() > 0.9
-    assert alarms(diagnostics.diagnose(run)) == []
+    assert run.table("scalars")["undone"].median() > 0.5
+    assert not {"wiring", "lr-unstable"} & {finding.kind for finding in diagnostics.diagnose(run).alarms}
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,7 @@ class Tracking:
         estimate = self.estimate
         if moved is None or estimate is None or estimate.scaling is None or estimate.preconditioned_vector is None:
             return None
-        real = [torch.view_as_real(m) if m.is_complex() else m for m in moved]
-        flat = torch.cat([m.reshape(-1) for m in real]).to(estimate.preconditioned_vector.dtype)
+        flat = torch.cat([stats.flat(m) for m in moved]).to(estimate.preconditioned_vector.dtype)
         along = estimate.scaling.to(flat.device).into(flat)
         return torch.dot(along, estimate.preconditioned_vector.to(flat.device))
 

@@ -29,9 +29,9 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
     return Finding(
         kind,
         "logistic-least-squares",
-        "critical" if not stretch.escaped else "warning",
+        stretch.severity,
         stretch.first_step,
-        stretch.last_step if stretch.escaped else None,
+        stretch.ended,
         (),
         f"The softmax is sure of wrong answers: their entropy is {number(100 * entropy)} % of the largest, and a loss "
         "of the probabilities multiplies every error by their derivative, which is nearly 0 there; it stood at "
@@ -57,9 +57,9 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding
     return Finding(
         kind,
         "weight-decay",
-        "critical" if not stretch.escaped else "warning",
+        stretch.severity,
         stretch.first_step,
-        stretch.last_step if stretch.escaped else None,
+        stretch.ended,
         (),
         f"A weight decay of {number(decay)} has brought the weights to {number(100 * share)} % of their initial size: "
         f"the layers pass on next to nothing, and the loss stood at {number(stretch.level)} from step "

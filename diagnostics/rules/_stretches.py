@@ -5,6 +5,7 @@ Nothing here decides whether that is a fault: a converged run is flat too.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,16 @@ class Flat:
     level: float
     share: float
     escaped: bool
+
+    @property
+    def ended(self) -> int | None:
+        """Its last step, if the loss fell afterwards."""
+        return self.last_step if self.escaped else None
+
+    @property
+    def severity(self) -> Literal["critical", "warning"]:
+        """Of a fault that explains it."""
+        return "warning" if self.escaped else "critical"
 
 
 @lru_cache(maxsize=16)

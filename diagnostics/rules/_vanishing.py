@@ -165,9 +165,9 @@ def _finding(
     return Finding(
         kind,
         "vanishing-gradient",
-        "critical" if not stretch.escaped else "warning",
+        stretch.severity,
         stretch.first_step,
-        stretch.last_step if stretch.escaped else None,
+        stretch.ended,
         tuple(chain.names[: max(1, len(chain.names) // 2)]),
         summary,
         evidence | {"loss": stretch.level, "layers": float(len(chain.names))},

@@ -144,9 +144,9 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
     return Finding(
         KIND,
         "logistic-least-squares",
-        "critical" if not stretch.escaped else "warning",
+        stretch.severity,
         stretch.first_step,
-        stretch.last_step if stretch.escaped else None,
+        stretch.ended,
         (),
         f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
         f"the logistic outputs' derivative is {number(100 * derivative)} % of its maximum, "
@@ -193,7 +193,7 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
         None,
         "info",
         stretch.first_step,
-        stretch.last_step if stretch.escaped else None,
+        stretch.ended,
         (),
         (
             f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "

@@ -93,7 +93,7 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
         cause=None,
         severity="warning",
         first_step=stretch.first_step,
-        last_step=stretch.last_step if stretch.escaped else None,
+        last_step=stretch.ended,
         layers=(),
         summary=(
             f"From step {stretch.first_step} to {stretch.last_step} the loss stood at "

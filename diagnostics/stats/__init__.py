@@ -5,7 +5,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 """
 
 from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
-from diagnostics.stats.norms import cosine, foreach, inner, silent_rows, squared_norms, total_norm
+from diagnostics.stats.norms import cosine, flat, foreach, inner, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
 from diagnostics.stats.units import (
     KINDS,
@@ -39,6 +39,7 @@ __all__ = [
     "count_units",
     "deviations",
     "distinct_units",
+    "flat",
     "foreach",
     "inner",
     "is_distribution",

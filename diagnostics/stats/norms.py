@@ -47,10 +47,10 @@ def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, "
 
 def inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Inner product of two vectors in pieces; the pieces are summed in float64."""
-    dots = [torch.dot(_real(a).float(), _real(b).float()) for a, b in zip(first, second, strict=True)]
+    dots = [torch.dot(flat(a).float(), flat(b).float()) for a, b in zip(first, second, strict=True)]
     return torch.stack(dots).double().sum()
 
 
-def _real(tensor: Tensor) -> Tensor:
-    """Flat; complex numbers as two real ones."""
+def flat(tensor: Tensor) -> Float[Tensor, " n"]:
+    """One row of numbers; complex numbers as two real ones."""
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
