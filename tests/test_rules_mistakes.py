@@ -30,14 +30,17 @@ def diagnosed(
     steps=120,
     step=True,
     each=lambda update: None,
+    zero_every=1,
+    scale=1.0,
 ):
     x, y = clusters()
     draw = torch.Generator().manual_seed(1)
     with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
         for update in range(steps):
             chosen = torch.randint(len(x), (32,), generator=draw)
-            a, b = x[chosen], y[chosen]
-            optimizer.zero_grad()
+            a, b = scale * x[chosen], y[chosen]
+            if update % zero_every == 0:
+                optimizer.zero_grad()
             loss = loss_of(model, a, b)
             loss.backward()
             if step:
@@ -56,6 +59,33 @@ def test_an_optimizer_that_never_steps(step, tmp_path):
     model = network()
     found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), step=step)
     assert alarms(found) == ([] if step else [("wiring", "no-step")])
+
+
+@pytest.mark.parametrize("zero_every", [1, 4])
+def test_gradients_zeroed_once_an_epoch(zero_every, tmp_path):
+    model = network()
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.05), zero_every=zero_every)
+    assert alarms(found) == ([] if zero_every == 1 else [("wiring", "gradients-accumulate")])
+
+
+@pytest.mark.parametrize(
+    ("squash", "confined"),
+    [(torch.sigmoid, True), (torch.tanh, True), (lambda z: 10 * torch.tanh(z), False), (lambda z: z, False)],
+)
+def test_outputs_confined_before_a_cross_entropy(squash, confined, tmp_path):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = diagnosed(tmp_path / "run", model, optimizer, lambda model, x, y: F.cross_entropy(squash(model(x)), y))
+    assert alarms(found) == ([("plateau", "double-softmax")] if confined else [])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("adam", [True, False])
+def test_inputs_scaled_down_twice(adam, scale, tmp_path):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2) if adam else torch.optim.SGD(model.parameters(), 0.1)
+    found = diagnosed(tmp_path / "run", model, optimizer, scale=scale)
+    assert alarms(found) == ([] if scale == 1 else [("plateau", "input-scale")])
 
 
 def _average_written_back(model):

@@ -1,7 +1,10 @@
-"""Why a loss that has learned nothing stands still: probabilities at their ends, weights that decay has taken away.
+"""Why a loss that has learned nothing stands still: probabilities at their ends, weights that decay has taken away,
+inputs next to nothing.
 
 Source: lecture, "Plateaux".
 """
+
+import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
@@ -76,4 +79,32 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding
         ),
         (LOSS_CHARTS[0], Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)),
         rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+    )
+
+
+def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> Finding | None:
+    """Inputs far shorter than the constant 1 that feeds a bias, and no layer that would scale what follows: weights
+    move an output by the square of that length, times what the bias moves it by; 1 / 400 as much."""
+    table = run.table("inputs", ["step", "mean", "std"])
+    first = table.loc[table["step"] == table["step"].min()]
+    length = float(np.sqrt((signals.array(first, "mean") ** 2 + signals.array(first, "std") ** 2).sum()))
+    if not 0 < length <= least or any("Norm" in each["type"] for each in run.meta.get("modules") or []):
+        return None
+    return Finding(
+        kind,
+        "input-scale",
+        stretch.severity,
+        stretch.first_step,
+        stretch.ended,
+        (),
+        f"The inputs are so small that the network answers to its biases alone: an input is {number(length)} long "
+        f"where a bias is fed a 1, and the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
+        f"{stretch.last_step}.",
+        {"length of an input": length, "loss": stretch.level, "share of the run": stretch.share},
+        (
+            "standardize the inputs: x = (x - mean) / std",
+            "look for a scaling that is applied twice, as a division by 255 in the data set and in the loop",
+        ),
+        LOSS_CHARTS,
+        rf"\bar w_{{ij}} = \bar z_i\,x_j, \quad \bar b_i = \bar z_i, \quad \|\mathbf{{x}}\| \approx {tex(length)}",
     )

@@ -20,6 +20,12 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
         r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le "
         r"\mathrm{softmax}(z)_c \le 1"
     ),
+    ("sigmoid", "cross_entropy"): (
+        r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-1}\right) \quad\text{since}\quad 0 \le \sigma(z_c) \le 1"
+    ),
+    ("tanh", "cross_entropy"): (
+        r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-2}\right) \quad\text{since}\quad -1 \le \tanh z_c \le 1"
+    ),
     ("sigmoid", "binary_cross_entropy_with_logits"): (
         r"\mathcal{L} \ge \log\!\left(1 + e^{-1}\right) = 0.31 \text{ where } t = 1, \; \ge \log 2 = 0.69 "
         r"\text{ where } t = 0, \quad\text{since}\quad 0 \le \sigma(z) \le 1"
@@ -29,6 +35,7 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
 
 # Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
 BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
+_STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks do: logits again, of any size
 
 
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
@@ -36,7 +43,8 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
     for (function, loss), formula in _TWICE.items():
         seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
         by_values = isinstance(seen, bool) and any(each in path for each in (loss, "log_softmax"))
-        if seen if by_values else goes_into(path, function, loss, BOUNDED):
+        through = BOUNDED if function == "softmax" or loss != "cross_entropy" else BOUNDED - _STRETCHED
+        if seen if by_values else goes_into(path, function, loss, through):
             return Finding(
                 kind,
                 "double-softmax",
@@ -45,8 +53,9 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
                 None,
                 (),
                 (
-                    f"The loss applies {function} twice ({path}): {loss} expects logits, but its inputs lie between 0 "
-                    f"and 1, so the loss cannot come near 0 (it ended at {number(history.end)})."
+                    f"The loss squashes twice ({path}): {loss} expects logits, but what {function} gives lies between "
+                    f"{'-1' if function == 'tanh' else '0'} and 1, so the loss cannot come near 0 (it ended at "
+                    f"{number(history.end)})."
                 ),
                 {"loss at end": history.end},
                 (

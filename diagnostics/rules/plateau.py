@@ -5,26 +5,29 @@ The loss surface is flat where the weights are: the gradient is tiny although th
 nothing moves.
 
 ## What we look at
-A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic
-output whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one
-above twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second
-one is given is positive and sums to one already), or a sigmoid; targets beyond what the output's activation can give;
-a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; weights that weight decay has
-brought to a fifth of what they were; gradients that shrink from layer to layer towards the input, a thousandfold in
-all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from the input on.
+A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic output
+whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one above
+twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second one is
+given is positive and sums to one already), or on what a sigmoid or tanh gives; targets beyond what the output's
+activation can give; a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; weights that
+weight decay has brought to a fifth of what they were; inputs, as vectors, shorter than 0.05 in a network that does
+not scale them; gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more than 4
+a layer while the first layer hardly moves; hidden outputs that shrink so from the input on.
 A flat loss without such a mechanism is reported as information, not as a fault.
 
 ## Why it happens
-For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
-for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the smaller the gradient. With
-cross-entropy it is $y - t$. In a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the
-first layer gets about $4^{-L}$ of the gradient. A second softmax sees inputs between 0 and 1 only, so its outputs
-stay close to uniform. Weight decay multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster
-than the gradient builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
+For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$: for a
+confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the smaller the gradient. With cross-entropy it
+is $y - t$. In a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the first layer gets
+about $4^{-L}$ of the gradient. A second softmax sees inputs between 0 and 1 only, so its outputs stay close to
+uniform. From $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the gradient
+changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every input.
+Weight decay multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
+builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
 
 ## What to try
-Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`; ReLU
-or tanh with normalization or residual connections instead of stacked logistic units.
+Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`;
+standardized inputs; ReLU or tanh with normalization or residual connections instead of stacked logistic units.
 
 ## When this is wrong
 A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these
@@ -46,7 +49,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._flat_causes import decayed, saturated_softmax
+from diagnostics.rules._flat_causes import decayed, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
@@ -93,6 +96,7 @@ def check(
         _logistic(run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
         or decayed(KIND, run, stretch)
+        or tiny_inputs(KIND, run, stretch)
         or vanishing(KIND, run, stretch, depth, vanished, factor, frozen)
         or _unexplained(run, stretch)
     )
@@ -206,7 +210,10 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    if "largest target" in finding.evidence and other.kind in {"dead-units", "saturated-units"}:
+    if finding.evidence.keys() & {"largest target", "length of an input"} and other.kind in {
+        "dead-units",
+        "saturated-units",
+    }:
         return True
     if other.kind == "dead-units":
         return finding.cause == "vanishing-gradient" and is_of_a_vanished_signal(other)

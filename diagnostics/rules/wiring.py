@@ -48,13 +48,13 @@ RANK = 4
 def check(
     run: Run,
     *,
-    always: float = 0.9,  # share of the updates: a loop forgets every time or never
+    mostly: float = 0.5,  # of the updates: a loop that zeroes once an epoch forgets in all others
 ) -> Iterator[Finding]:
     if signals.total(run) == 0:
         raise signals.Missing("scalars: no update was recorded")
     yield from _never_steps(run)
     yield from _put_back(run)
-    yield from _accumulating(run, always)
+    yield from _accumulating(run, mostly)
     yield from _stale(run)
     yield from _unregistered(run)
     yield from _left_out(run)
@@ -128,21 +128,23 @@ def _unregistered(run: Run) -> Iterator[Finding]:
     )
 
 
-def _accumulating(run: Run, always: float) -> Iterator[Finding]:
+def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
     steps, carried = signals.column(run, "carried_grad_norm")
     steps, carried = steps[1:], carried[1:]  # before the first update there was nothing to carry
-    if len(steps) < 3 or (carried > 0).mean() < always:
+    share = float((carried > 0).mean()) if len(steps) else 0.0
+    if len(steps) < 3 or share < mostly:
         return
     first = int(steps[carried > 0][0])
+    always = "every" if share > 0.99 else f"in {number(100 * share)} % of the updates the"
     yield _finding(
         "gradients-accumulate",
         first,
         (),
         (
-            f"Since step {first} every backward pass added to the gradient of the update before it "
-            f"({number(100 * float((carried > 0).mean()))} % of the updates): the loop does not zero them."
+            f"Since step {first} {always} backward pass added to the gradient of the update before it: the loop does "
+            "not zero them each time."
         ),
-        {"share of updates": float((carried > 0).mean()), "carried gradient norm": float(carried[-1])},
+        {"share of updates": share, "carried gradient norm": float(carried[carried > 0][-1])},
         ("call optimizer.zero_grad() before loss.backward() in every update",),
         formula=(
             r"g_k = \sum_{j \le k} \nabla\mathcal{J}(\theta_j) \quad\text{instead of}\quad "
