@@ -10,6 +10,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._given import LOSS_CHARTS
+from diagnostics.rules._raw_inputs import normalizes
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -88,7 +89,7 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
     table = run.table("inputs", ["step", "mean", "std"])
     first = table.loc[table["step"] == table["step"].min()]
     length = float(np.sqrt((signals.array(first, "mean") ** 2 + signals.array(first, "std") ** 2).sum()))
-    if not 0 < length <= least or any("Norm" in each["type"] for each in run.meta.get("modules") or []):
+    if not 0 < length <= least or normalizes(run):
         return None
     return Finding(
         kind,

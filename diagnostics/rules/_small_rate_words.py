@@ -110,4 +110,4 @@ def by_dampening(found: Finding) -> Finding:
 
 def progress(run: Run) -> float:
     """What an update takes off the distance along the steepest direction, the momentum's share included."""
-    return signals.median(signals.array(signals.curvature(run), "progress"))
+    return signals.median(signals.array(run.table("curvature", ["progress"]), "progress"))

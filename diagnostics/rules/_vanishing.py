@@ -14,6 +14,8 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
+BY_A_STEP = frozenset({"large-step", "input-scale"})  # causes of dead units that an update killed
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -54,7 +56,7 @@ def vanishing(
 
 def is_of_a_vanished_signal(dead: Finding, *, partly: float = 0.02) -> bool:
     """Whether units are dead because the signal vanished before them, so that their biases alone decide."""
-    return dead.cause != "large-step" and dead.evidence["partly active"] <= partly
+    return dead.cause not in BY_A_STEP and dead.evidence["partly active"] <= partly
 
 
 def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:

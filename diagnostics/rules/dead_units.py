@@ -12,7 +12,8 @@ their inputs were pushed down by the bias or by the weights, gives the cause.
 ## Why it happens
 From $\bar z_i = \bar h_i\,\phi'(z_i)$ and $\bar w_{ij} = \bar z_i x_j$: where $z_i < 0$ always, $\phi'(z_i) = 0$
 always and the derivative of every incoming weight is exactly 0. One step that is too long can push a unit there
-in a single update; so can a strongly negative bias, or weights of one sign on inputs of one sign.
+in a single update, as it will where inputs of hundreds multiply every step; so can a strongly negative bias, or
+weights of one sign on inputs of one sign.
 
 ## What to try
 After a large step: a smaller learning rate or warm-up, and re-initialize the dead units. After a bad start:
@@ -36,7 +37,8 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._vanishing import is_of_a_vanished_signal
+from diagnostics.rules._raw_inputs import normalizes, raw, standardize
+from diagnostics.rules._vanishing import BY_A_STEP, is_of_a_vanished_signal
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
@@ -67,7 +69,7 @@ def check(
     history = signals.loss(run)
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
-    killed = cause == "large-step" and now[worst] >= most and _towered(history, int(steps[first_at]))
+    killed = cause in BY_A_STEP and now[worst] >= most and _towered(history, int(steps[first_at]))
     trains = history.end <= learned * history.start and now[worst] < nearly_all and not killed
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
@@ -135,7 +137,7 @@ def _cause(run: Run, layer: str, steps: np.ndarray, dead: np.ndarray, jumped: fl
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
     if by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5):
-        return "large-step"
+        return "input-scale" if raw(run) and not normalizes(run) else "large-step"
     return "bias" if _pushed_by_bias(run, layer) else "initialization"
 
 
@@ -199,6 +201,8 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
             f"or lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}",
         )
     leaky = "use nn.LeakyReLU(0.01) or nn.GELU there, which keep a gradient on the negative side"
+    if cause == "input-scale":
+        return (standardize(run), f"or lower the learning rate, {number(rate)} by step {step}, a hundredfold or more")
     if cause == "large-step":
         return (
             f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",
@@ -222,7 +226,7 @@ def explains(finding: Finding, other: Finding) -> bool:
     ):
         return False
     if other.kind == "lr-unstable" and other.last_step is not None:
-        return finding.cause == "large-step"  # what is left of it
+        return finding.cause in BY_A_STEP  # what is left of it
     if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before
         later = other.first_step > finding.first_step and "first non-finite step" not in other.evidence
         return later and finding.evidence["dead fraction"] >= 0.9

@@ -46,6 +46,8 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = sentences.KIND
@@ -66,12 +68,17 @@ def check(
     decayed: float = 0.1,  # of the highest rate
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
+    unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
 ) -> Iterator[Finding]:
     history = signals.loss(run)
+    start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
+    if history.count >= 20 and run.table("curvature", ["step"]).empty and _unmoved(run, history, unmoved):
+        words = f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
+        yield sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
+        return
     signals.curvature(run)
     if history.count < 20:
         return
-    start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
     if _dampened(run):
         found = sentences.finding(run, history, 0.0, np.nan, start, "learning-rate", ".", "")
         yield sentences.by_dampening(found)
@@ -86,7 +93,7 @@ def check(
         ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
     clipped = _clipped(run, half)
     ratio *= clipped
-    share = signal.share(run, half)
+    share = signal.share(run, first if by_schedule else half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
     stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it
@@ -116,6 +123,12 @@ def check(
         if clipped < 1:
             found = sentences.by_clipping(found, clipped)
         yield found if standing or not settled else replace(found, severity="info")
+
+
+def _unmoved(run: Run, history: signals.Loss, unmoved: float) -> bool:
+    """Without curvature: nothing was learned, since nothing moved, though the gradient says where to."""
+    standing = history.end > NOTHING * history.start > 0
+    return standing and moved_at_most(run, updates_at_least=1000) <= unmoved and downhill_as_before(run, history)
 
 
 def _stands(

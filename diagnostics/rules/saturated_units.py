@@ -35,6 +35,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
@@ -145,7 +146,7 @@ def _cause(run: Run, layer: str, slopes: np.ndarray, began: float) -> str:
     """`slopes`: mean derivative over its maximum at each record; where they began steep, updates flattened them."""
     if not slopes[~np.isnan(slopes)][0] <= began or by_layer.thrown_at_once(run):
         return "large-step"
-    return "input-scale" if _raw_inputs(run) and _is_first(run, layer) else "initialization"
+    return "input-scale" if raw(run) and _is_first(run, layer) else "initialization"
 
 
 def _is_first(run: Run, layer: str) -> bool:
@@ -153,29 +154,11 @@ def _is_first(run: Run, layer: str) -> bool:
     return not names or names[0] == layer
 
 
-def _raw_inputs(run: Run, *, size: float = 5.0) -> bool:
-    """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at
-    Xavier's scale)."""
-    table = run.table("inputs", ["mean", "std"])
-    if table.empty:
-        return False
-    square = table["mean"].to_numpy(dtype=float) ** 2 + table["std"].to_numpy(dtype=float) ** 2
-    return bool(np.sqrt(np.nanmean(square)) > size)
-
-
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"
     normalize = f"put nn.BatchNorm1d or nn.LayerNorm before {layer}"
     if cause == "input-scale":
-        table = run.table("inputs", ["mean", "std"])
-        return (
-            (
-                "standardize the inputs: x = (x - mean) / std (means up to "
-                f"{number(np.abs(signals.array(table, 'mean')).max())}, deviations up to "
-                f"{number(signals.array(table, 'std').max())})"
-            ),
-            normalize,
-        )
+        return (standardize(run), normalize)
     if cause == "large-step":
         rate = signals.highest_rate(run, step)
         return (

@@ -1,0 +1,34 @@
+"""Inputs that nobody standardized, and what to do about them.
+
+Source: lecture, "Ill-conditioned curvature" (normalization).
+"""
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+
+def raw(run: Run, *, size: float = 5.0) -> bool:
+    """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at
+    Xavier's scale)."""
+    table = run.table("inputs", ["mean", "std"])
+    if table.empty:
+        return False
+    square = table["mean"].to_numpy(dtype=float) ** 2 + table["std"].to_numpy(dtype=float) ** 2
+    return bool(np.sqrt(np.nanmean(square)) > size)
+
+
+def normalizes(run: Run) -> bool:
+    """Whether the network has a layer that scales what it is given."""
+    return any("Norm" in each["type"] for each in run.meta.get("modules") or [])
+
+
+def standardize(run: Run) -> str:
+    table = run.table("inputs", ["mean", "std"])
+    return (
+        "standardize the inputs: x = (x - mean) / std (means up to "
+        f"{number(np.abs(signals.array(table, 'mean')).max())}, deviations up to "
+        f"{number(signals.array(table, 'std').max())})"
+    )

@@ -1,0 +1,34 @@
+"""Whether all updates together were too short to change the network, as far as that shows without curvature.
+
+Source: lecture, "Learning Rate" ("α too small: slow progress").
+"""
+
+import numpy as np
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
+    """The most that any weight matrix was moved by, over its size, had all updates gone the same way, and had there
+    been so many; inf if unknown."""
+    shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
+    _, names, updates = by_layer.matrix(run, "layers", "update_norm")
+    _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
+    count = max(signals.total(run), updates_at_least)
+    moves = [
+        count * updates[np.isfinite(updates[:, at]), at].mean() / weights[0, at]
+        for at, name in enumerate(names)
+        if len(shapes.get(name, ())) >= 2 and weights[0, at] > 0 and np.isfinite(updates[:, at]).any()
+    ]
+    return float(max(moves, default=np.inf))
+
+
+def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -> bool:
+    """Whether the gradient is surely more than noise and as long as at the start: even the steepest direction, which
+    goes first, is still ahead. At a floor it is noise, in a ravine the steep part of it has gone."""
+    part, norms = history.count // 4, signals.whole_norms(run)[1]
+    first, last = signals.median(norms[:part]), signals.median(norms[-part:])
+    return signal.surely(run, int(history.steps[0])) > 0 and abs(last - first) <= alike * first
