@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 import diagnostics
 from diagnostics import stats
-from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.inputs import Inputs
-from diagnostics.monitor.schedule import Schedule
-from diagnostics.monitor.together import Together
 
 
 def small() -> nn.Module:
@@ -252,76 +249,6 @@ def test_products_that_overflow_for_a_while_do_not_switch_curvature_off(tmp_path
     run = diagnostics.load(tmp_path / "run")
     assert kinds(run).count("measurement-failed") == 1 and "measurement-off" not in kinds(run)
     assert (run.table("curvature")["step"] > 8).all() and len(run.table("curvature"))
-
-
-def test_the_budget_is_a_promise_over_the_whole_run() -> None:
-    budget = Budget(0.05)
-    budget._began = time.perf_counter() - 1000.0
-    budget.spent["measured"], budget.latest["measured"] = 24.0, 0.5
-    assert budget.allowance() == pytest.approx(0.05 * (1000 - 24), rel=1e-3)
-    assert not budget.affords("measured")  # its half of 48.8 s
-    assert budget.affords("curvature", 24.0) and not budget.affords("curvature", 25.0)
-
-
-@pytest.mark.parametrize("seconds", [0.0, 0.5, 5.0, 50.0, 100.0, 1e4])
-def test_the_allowance_never_exceeds_the_promise(seconds: float) -> None:
-    budget = Budget(0.05)
-    budget._began = time.perf_counter() - seconds
-    assert budget.allowance() <= max(5.0, 0.05 * seconds) * (1 + 1e-6)
-
-
-@pytest.mark.parametrize(
-    "update, always, quick, weights, product",
-    [
-        (0.002, 0.00004, 0, 0, 2),
-        (0.02, 0.0003, 3, 0, 2),
-        (0.03, 0.0006, 3, 0, 2),
-        (0.15, 0.001, 1, 0, 2),
-        (0.015, 0.0003, 2, 4_000_000, 2),
-        (0.004, 0.0001, 1, 0, 10),
-        (0.03, 0.0002, 1, 0, 10),
-    ],
-)
-def test_the_promise_is_kept_by_all_measuring_together(
-    update: float, always: float, quick: int, weights: int, product: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A simulated run: what a measurement costs is a number of products, which take some updates each, and, with many
-    weights, the memory traffic of the basis, as it is on networks. Where a whole estimate has to wait, quick ones come
-    before it."""
-    now = 0.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    budget = Budget(0.05)
-    schedule = Schedule(1, 10, None, budget, Together(small(), torch.device("cpu")), lambda: None, weights)
-    estimates: list[bool] = []
-    assert schedule.at_most() < 5  # a first estimate, of unknown products, ends within the floor
-
-    def spend(kind: str, seconds: float) -> float:
-        with budget.charge(kind):
-            nonlocal now
-            now += seconds
-        return seconds
-
-    for step in range(1, round(150 / update)):
-        plan = schedule.plan(step, closure=step > 1)
-        now += update
-        spend("always", always)
-        budget.updated()
-        if plan.measured:
-            budget.cost_of("measured", spend("measured", 1.5 * update))
-        if plan.curvature:
-            whole = schedule.whole_estimate()
-            if not isinstance(whole, bool):
-                spend("curvature", product * update)
-                whole = whole(product * update)
-            if whole is not None:
-                estimates.append(whole)
-                traffic = (6e-7 if whole else 1e-7) * weights
-                schedule.estimated(whole, spend("curvature", (62 if whole else 10) * product * update + traffic))
-                schedule.last_curvature = step
-        assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
-    assert [*estimates, True].index(True) >= quick, estimates
-    assert estimates and budget.spent["measured"] > 0.3
-    assert schedule.at_most() == math.inf
 
 
 class Slow(torch.autograd.Function):

@@ -217,6 +217,7 @@ def test_accumulation_and_clipping(tmp_path: Path) -> None:
     assert list(scalars["micro_batches"]) == [3, 3, 3, 3]
     assert list(scalars["carried_grad_norm"]) == [0, 0, 0, 0]
     assert scalars["overshoot"].isna().all()
+    assert "gradients-cleared" not in set(run.table("events")["kind"])
 
 
 def test_forgotten_zero_grad_is_carried(tmp_path: Path) -> None:
@@ -248,8 +249,9 @@ def test_gradients_that_another_loss_left_and_zero_grad_removed_are_not_carried(
             optimizer.step()
             monitor.step(loss)
             (-F.cross_entropy(model(other(x)), y)).backward()
-    carried = diagnostics.load(tmp_path / "run").table("scalars")["carried_grad_norm"]
-    assert list(carried) == [0, 0, 0, 0]
+    run = diagnostics.load(tmp_path / "run")
+    assert list(run.table("scalars")["carried_grad_norm"]) == [0, 0, 0, 0]
+    assert list(run.table("events")["kind"]).count("gradients-cleared") == 1
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["scaler given", "scaler not given"])

@@ -1,17 +1,19 @@
 """What measuring may cost, and when the next measurement is due.
 
-The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
-seconds are spent in proportion to the square root of the time, so that a run of any length is measured from its first
-updates on and still has something left for its end. What every update costs is set aside first, up to half: where
-recording alone costs more than that (updates of a fraction of a millisecond), curvature goes on with the other half.
+The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). Until the
+five seconds are earned, what is left of them is spent evenly over the logarithm of the time, so that a run of any
+length, on a machine however busy, is measured from its first updates on and still in its last half. What every update
+costs is set aside first, up to half: where recording alone costs more than that (updates of a fraction of a
+millisecond), curvature goes on with the other half.
 """
 
+import math
 import time
 from typing import Any
 
 FLOOR_SECONDS = 5.0
-FIRST_SECONDS = 2.5  # may be spent at once: a run of a few seconds is measured as densely as it was asked to be
-FIRST_ESTIMATE = {True: 2.0, False: 4.1}  # what a first curvature estimate may take of them, whole or quick
+FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may take
+MOMENT = 1e-6  # seconds: none may have passed, by a clock that counts what other threads took
 CLOSING_SECONDS = 0.2  # kept for the last diagnosis
 SHARES = {"measured": 0.5, "curvature": 0.5}  # of what is left, so that neither starves the other
 
@@ -39,19 +41,17 @@ class Budget:
     def unwatched(self) -> float:
         return max(0.0, time.perf_counter() - self._began - self.total)
 
-    def allowance(self) -> float:
+    @property
+    def promise(self) -> float:
         """Seconds that may have been spent by now."""
-        earned = self.share * self.unwatched
-        if earned >= FLOOR_SECONDS:
-            return earned
-        return min(FLOOR_SECONDS, max(FIRST_SECONDS, (FLOOR_SECONDS * earned) ** 0.5))
+        return max(FLOOR_SECONDS, self.share * self.unwatched)
 
     def _left(self) -> float:
         """Seconds of the promise for measurements: less what every update has cost, and will while the floor lasts."""
         seconds = self.unwatched
-        promise = max(FLOOR_SECONDS, self.share * seconds) - CLOSING_SECONDS
         fixed = self.total - self._measuring()
         lasts = max(1.0, FLOOR_SECONDS / self.share / seconds) if self.share and seconds else 1.0
+        promise = self.promise - CLOSING_SECONDS
         return promise - min(promise / 2, fixed * lasts)
 
     def updated(self) -> None:
@@ -61,20 +61,26 @@ class Budget:
         self.update_seconds, self._last_update = min(self.update_seconds, now - self._last_update), now
 
     def part(self, kind: str) -> float:
-        """Seconds that this kind of measurement may have taken by now."""
-        return SHARES[kind] * self.allowance()
+        """Seconds that this kind of measurement may have taken by now, or by the time that the floor is earned."""
+        return SHARES[kind] * self._left()
 
-    def affords_first(self, cost: float, whole: bool) -> bool:
-        """Whether a first estimate that costs so many seconds may be made out of the floor, or by now."""
-        return cost <= FIRST_ESTIMATE[whole] or self.affords("curvature", cost)
+    def remaining(self, kind: str) -> float:
+        return min(self.part(kind) - self.spent[kind], self._left() - self._measuring())
 
     def affords(self, kind: str, cost: float | None = None) -> bool:
         """Whether one more measurement of this kind, at its latest cost, stays within its share and the promise."""
-        cost = self.latest[kind] if cost is None else cost
-        mine, left = self.spent[kind] + cost, self._left()
-        # What every update costs comes out of the half of `measured`: without a closure it is all there is.
-        paced = mine + (self.total - self._measuring() if kind == "measured" else 0.0)
-        return paced <= self.part(kind) and mine <= SHARES[kind] * left and self._measuring() + cost <= left
+        return (self.latest[kind] if cost is None else cost) <= self.remaining(kind)
+
+    def due(self, cost: float, remaining: float, since: float) -> bool:
+        """Whether it is time for a measurement that costs so much of what remains, the last of its kind having been
+        made when so many unwatched seconds had passed."""
+        if cost > remaining:
+            return False
+        now = max(self.unwatched, MOMENT)
+        if now * self.share >= FLOOR_SECONDS:
+            return True
+        gone = math.log(max(now / max(since, self.update_seconds, MOMENT), 1.0))
+        return gone * remaining >= math.log(FLOOR_SECONDS / max(self.share, 1e-3) / now) * cost
 
     def _measuring(self) -> float:
         return sum(self.spent[kind] for kind in SHARES)

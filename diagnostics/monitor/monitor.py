@@ -24,6 +24,7 @@ from diagnostics.monitor.reporter import Reporter
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan, Schedule
 from diagnostics.monitor.sending import NAN, Record, Sender, Silent, Writer
+from diagnostics.monitor.sentinel import CLEARED
 from diagnostics.monitor.settings import Settings
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.transfer import Courier
@@ -194,6 +195,8 @@ class Monitor:
         closure = self._given.usable(loss, closure)
         value = self._given.loss(loss)
         record = Record(update)
+        if self._updates.sentinel.cleared:
+            self._tell_once("gradients-cleared", CLEARED)
         if not self._wiring.settled:
             self._guard.run("wiring", self._wiring.look, self._current_tensors())
         if update.plan.measured and update.finished:

@@ -59,6 +59,8 @@ class Schedule:
         self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
         self._quick_seconds: float | None = None  # of the last one of the steepest direction alone
         self._spent_quickly = 0.0
+        # Unwatched seconds at the last measured update, the last estimate of any kind, and the last whole one.
+        self._measured_at = self._estimated_at = self._whole_at = 0.0
         self._product_seconds: float | None = None  # of the model's first batch
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
@@ -76,7 +78,7 @@ class Schedule:
     def _planned(self, step: int, measured: bool, curvature: bool) -> Plan:
         partner = self._last_measured == step - 1 and not measured
         if measured:
-            self._last_measured, self._put_off = step, 0
+            self._last_measured, self._put_off, self._measured_at = step, 0, self._budget.unwatched
         return Plan(step, measured, partner, curvature)
 
     def _common_plan(self, step: int, closure: bool) -> Plan:
@@ -100,7 +102,8 @@ class Schedule:
         return (step % self.every == 0 or overdue) and self._affords()
 
     def _affords(self) -> bool:
-        if self._budget.affords("measured"):
+        budget = self._budget
+        if budget.due(budget.latest["measured"], budget.remaining("measured"), self._measured_at):
             return True
         self._put_off += 1
         self._stretched()
@@ -126,21 +129,26 @@ class Schedule:
         return self.curvature_every is not None or self._affords_whole() or self._affords_quick()
 
     def _affords_whole(self) -> bool:
-        """The cost of a quick one is no forecast for a whole one."""
-        forecast = self._forecast(WHOLE) if self._whole_seconds is None else self._whole_seconds
-        return self._budget.affords("curvature", forecast)
+        return self._budget.due(self._whole_forecast(), self._budget.remaining("curvature"), self._whole_at)
 
     def _affords_quick(self) -> bool:
-        """What quick estimates take is kept to a part, so that a whole one comes, if later."""
+        """What quick estimates take is kept to a part, so that a whole one comes, if later; if one can."""
         cost = self._forecast(QUICK) if self._quick_seconds is None else self._quick_seconds
-        kept = self._spent_quickly + cost <= QUICKLY * self._budget.part("curvature")
-        return kept and not self._together.active and self._budget.affords("curvature", cost)
+        remaining = self._budget.remaining("curvature")
+        if self._whole_forecast() <= remaining:
+            remaining = min(remaining, QUICKLY * self._budget.part("curvature") - self._spent_quickly)
+        return not self._together.active and self._budget.due(cost, remaining, self._estimated_at)
+
+    def _whole_forecast(self) -> float:
+        """The cost of a quick one is no forecast for a whole one."""
+        return self._forecast(WHOLE) if self._whole_seconds is None else self._whole_seconds
 
     def estimated(self, whole: bool, seconds: float) -> None:
         """What the estimate just made cost."""
         self._budget.cost_of("curvature", seconds)
+        self._estimated_at = self._budget.unwatched
         if whole:
-            self._whole_seconds = seconds
+            self._whole_seconds, self._whole_at = seconds, self._estimated_at
         else:
             self._quick_seconds, self._spent_quickly = seconds, self._spent_quickly + seconds
 
@@ -153,11 +161,16 @@ class Schedule:
         """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""
         if self.curvature_every is not None or self._together.active:
             return True
-        if self._budget.affords_first(self._forecast(QUICK), whole=False):
+        if self._affords_first():
             return True
         if step - self.first > 3:  # the first updates may be slow for reasons of their own
             self._stretched()
         return False
+
+    def _affords_first(self) -> bool:
+        """A first, quick estimate: out of the floor, or by now."""
+        cost = self._forecast(QUICK)
+        return cost <= FIRST_ESTIMATE or self._budget.affords("curvature", cost)
 
     def whole_estimate(self) -> bool | Callable[[float], bool | None]:
         """Whether an estimate that is due is a whole one; the first time what a product then takes decides."""
@@ -165,16 +178,14 @@ class Schedule:
             return True
         if self._product_seconds is None:
             return self._decide
-        if self.last_curvature is None:
-            return self._budget.affords_first(self._forecast(WHOLE), whole=True)
         return self._affords_whole()
 
     def _decide(self, product_seconds: float) -> bool | None:
         """The first estimate: a whole one, a quick one, or none yet."""
         self._product_seconds = product_seconds
-        if self._budget.affords_first(self._forecast(WHOLE), whole=True):
+        if self._affords_whole():
             return True
-        if self._budget.affords_first(self._forecast(QUICK), whole=False):
+        if self._affords_first():
             return False
         self._stretched()
         return None
@@ -182,7 +193,7 @@ class Schedule:
     def at_most(self) -> float:
         """Seconds that an estimate may take, if it is not a whole one: the first one's products are not known."""
         free = self.curvature_every is not None or self._together.active or self.last_curvature is not None
-        return math.inf if free else FIRST_ESTIMATE[False]
+        return math.inf if free else FIRST_ESTIMATE
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:

@@ -17,10 +17,15 @@ _queue: Any = getattr(
     torch.autograd.Variable._execution_engine, "queue_callback", None
 )  # private; DDP and FSDP use it too
 CALLS_BACK = _queue is not None
+CLEARED = (
+    "gradients of a backward pass were removed before another one and the update: those of another network's loss, as "
+    "in a GAN, or of an accumulation that zero_grad cut short"
+)
 
 
 class Sentinel:
     """`passes` counts backward passes since `reset`; `carried` is the old gradient's norm when the first began.
+    `cleared`: one ever began when the gradient of an earlier one since `reset` had been removed.
 
     `finished()` is called once after every pass. `reduced` says that DDP works: its own callback, which averages the
     gradients, is queued after ours, so ours queues itself once more.
@@ -29,6 +34,7 @@ class Sentinel:
     def __init__(self, finished: Callable[[], None], quiet: Callable[[], bool], reduced: bool) -> None:
         self.passes = 0
         self.carried: Tensor | float = float("nan")
+        self.cleared = False
         self._finished, self._quiet, self._reduced = finished, quiet, reduced
         self._task = -1
         self._parameter: Tensor | None = None
@@ -55,9 +61,12 @@ class Sentinel:
         self.passes, self.carried = 0, float("nan")
 
     def _begins(self, incoming: Any) -> None:
-        if self._quiet() or self._parameter is None or (isinstance(self.carried, float) and self.carried == 0):
+        if self._quiet() or self._parameter is None:
             return
         old = self._parameter.grad
+        self.cleared |= self.passes > 0 and old is None
+        if isinstance(self.carried, float) and self.carried == 0:
+            return
         held = 0.0 if old is None else torch.linalg.vector_norm(local(old.detach()).float())
         if self.passes and isinstance(self.carried, Tensor) and isinstance(held, Tensor):
             held = torch.minimum(self.carried, held)

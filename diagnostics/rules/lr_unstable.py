@@ -84,7 +84,7 @@ def check(
     if not harmed and not recovered:
         yield from _sustained(run, history, sustained, reached)
         return
-    if abs(history.end) <= ruined * abs(history.start) and _written_to(run):
+    if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _moves(run)):
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
@@ -103,6 +103,12 @@ def _written_to(run: Run, *, most: float = 0.5) -> bool:
     """Whether something else than the optimizer moves the weights as well, and takes back most of what it does, as a
     bound on them: where the loss goes is not the rate's doing alone."""
     return signals.median(signals.column(run, "undone")[1]) >= most
+
+
+def _moves(run: Run) -> bool:
+    """Whether another network may be trained through this one, as a generator through its discriminator: then the loss
+    itself changes, and rises as the other learns."""
+    return not signals.events(run, "gradients-cleared").empty
 
 
 def _flung(run: Run, *, huge: float = 1e19) -> bool:

@@ -1,0 +1,130 @@
+"""What measuring may cost, and when it happens: simulated runs, whose clock the test moves."""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from diagnostics.monitor.budget import Budget
+from diagnostics.monitor.schedule import Schedule
+from diagnostics.monitor.together import Together
+
+
+def test_the_budget_is_a_promise_over_the_whole_run() -> None:
+    budget = Budget(0.05)
+    budget._began = time.perf_counter() - 1000.0
+    budget.spent["measured"], budget.latest["measured"] = 24.0, 0.5
+    assert budget.promise == pytest.approx(0.05 * (1000 - 24), rel=1e-3)
+    assert not budget.affords("measured")  # its half of 48.8 s
+    assert budget.affords("curvature", 24.0) and not budget.affords("curvature", 25.0)
+
+
+def test_what_is_left_is_spent_evenly_over_the_logarithm_of_the_time() -> None:
+    """A hundredth of what is left is due when a hundredth of the way, in logarithms, to the floor's 100 s is gone."""
+    budget = Budget(0.05)
+    budget._began = time.perf_counter() - 10.0
+    budget.update_seconds = 1e-3
+    way = math.log(100.0 / 10.0) / 100
+    assert budget.due(0.01, 1.0, 10.0 * math.exp(-1.02 * way))
+    assert not budget.due(0.01, 1.0, 10.0 * math.exp(-0.98 * way))
+    assert not budget.due(1.01, 1.0, 1e-3)  # more than is left
+
+
+@pytest.mark.parametrize("update", [-1e-4, 0.0, math.inf])
+@pytest.mark.parametrize("share", [0.0, 0.05, 100.0])
+def test_before_any_time_has_passed(share: float, update: float) -> None:
+    """By a clock from which what other threads took is subtracted."""
+    budget = Budget(share)
+    budget.spent["writing"], budget.update_seconds = 1.0, update
+    assert budget.unwatched == 0 and not budget.due(0.1, 1.0, 0.0) and budget.due(0.0, 1.0, 0.0)
+
+
+@dataclass
+class Simulated:
+    """A run in which a measurement costs a number of products, which take some updates each, and, with many weights,
+    the memory traffic of the basis, as it is on networks."""
+
+    budget: Budget
+    schedule: Schedule
+    measured: list[int] = field(default_factory=list)
+    estimates: list[tuple[int, bool]] = field(default_factory=list)
+
+
+def simulated(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    update: float,
+    always: float,
+    weights: int = 0,
+    product: float = 2,
+    observing: float = 1.5,
+) -> Simulated:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    budget = Budget(0.05)
+    schedule = Schedule(1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda: None, weights)
+    run = Simulated(budget, schedule)
+    assert schedule.at_most() < 5  # a first estimate, of unknown products, ends within the floor
+
+    def spend(kind: str, seconds: float) -> float:
+        with budget.charge(kind):
+            nonlocal now
+            now += seconds
+        return seconds
+
+    for step in range(1, round(seconds / update)):
+        plan = schedule.plan(step, closure=step > 1)
+        now += update
+        spend("always", always)
+        budget.updated()
+        if plan.measured:
+            budget.cost_of("measured", spend("measured", observing * update))
+            run.measured.append(step)
+        if plan.curvature:
+            whole = schedule.whole_estimate()
+            if not isinstance(whole, bool):
+                spend("curvature", product * update)
+                whole = whole(product * update)
+            if whole is not None:
+                run.estimates.append((step, whole))
+                traffic = (6e-7 if whole else 1e-7) * weights
+                schedule.estimated(whole, spend("curvature", (62 if whole else 10) * product * update + traffic))
+                schedule.last_curvature = step
+        assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
+    return run
+
+
+@pytest.mark.parametrize(
+    "update, always, quick, weights, product",
+    [
+        (0.002, 0.00004, 0, 0, 2),
+        (0.02, 0.0003, 3, 0, 2),
+        (0.03, 0.0006, 3, 0, 2),
+        (0.15, 0.001, 1, 0, 2),
+        (0.015, 0.0003, 2, 4_000_000, 2),
+        (0.004, 0.0001, 1, 0, 10),
+        (0.03, 0.0002, 1, 0, 10),
+    ],
+)
+def test_the_promise_is_kept_by_all_measuring_together(
+    update: float, always: float, quick: int, weights: int, product: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a whole estimate has to wait, quick ones come before it."""
+    run = simulated(monkeypatch, 150, update, always, weights, product)
+    assert [*(whole for _, whole in run.estimates), True].index(True) >= quick, run.estimates
+    assert run.estimates and run.budget.spent["measured"] > 0.3
+    assert run.schedule.at_most() == math.inf
+
+
+@pytest.mark.parametrize("seconds", [3.0, 6.0, 12.0, 30.0, 60.0])
+@pytest.mark.parametrize("update, product, observing", [(0.003, 2, 1.5), (0.003, 5, 10), (0.01, 2, 5)])
+def test_a_short_run_on_a_busy_machine_is_measured_to_its_end(
+    seconds: float, update: float, product: float, observing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = simulated(monkeypatch, seconds, update, update / 100, product=product, observing=observing)
+    count = round(seconds / update)
+    assert sum(step > count / 2 for step in run.measured) >= 3, run.measured
+    assert any(step > count / 10 for step, _ in run.estimates), run.estimates
