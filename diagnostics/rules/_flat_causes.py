@@ -1,5 +1,5 @@
 """Why a loss that has learned nothing stands still: probabilities at their ends, weights that decay has taken away,
-inputs next to nothing.
+inputs next to nothing, targets out of sight.
 
 Source: lecture, "Plateaux".
 """
@@ -7,9 +7,10 @@ Source: lecture, "Plateaux".
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._given import LOSS_CHARTS
+from diagnostics.rules._given import COMPARISONS, LOSS_CHARTS
 from diagnostics.rules._raw_inputs import normalizes
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
@@ -108,4 +109,38 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
         ),
         LOSS_CHARTS,
         rf"\bar w_{{ij}} = \bar z_i\,x_j, \quad \bar b_i = \bar z_i, \quad \|\mathbf{{x}}\| \approx {tex(length)}",
+    )
+
+
+def distant_targets(kind: str, run: Run, stretch: Flat, *, far: float = 100.0, same: float = 0.5) -> Finding | None:
+    """Targets far from 0, where initializations put the answers, and an optimizer whose steps do not grow with the
+    error: the gradient points one way all the time. Its first answers are of size 1, so `far` takes a hundred times the
+    way that anything else does."""
+    targets, history = run.meta.get("targets") or [], signals.loss(run)
+    last = str(run.meta.get("loss_path") or "").split(" -> ")[-1]
+    if len(targets) < 2 or last not in COMPARISONS or not signals.adaptive(run):
+        return None
+    low, high = (float(each) for each in targets)
+    near_start = stretch.level >= same * history.start
+    if max(abs(low), abs(high)) < far or not near_start or not signal.surely(run, stretch.first_step) > 0:
+        return None
+    rate = signals.highest_rate(run, stretch.last_step)
+    return Finding(
+        kind,
+        "target-scale",
+        stretch.severity,
+        stretch.first_step,
+        stretch.ended,
+        (),
+        f"The targets lie between {number(low)} and {number(high)}, the network's first answers near 0, and an update "
+        f"of {run.meta.get('optimizer')} moves no weight by much more than the learning rate, {number(rate)}, however "
+        f"far there is to go: the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
+        f"{stretch.last_step}.",
+        {"smallest target": low, "target of largest size": max(low, high, key=abs), "loss": stretch.level},
+        (
+            "standardize the targets for training, t = (t - mean) / std, and scale predictions back",
+            "or start the last layer's bias at the mean target",
+        ),
+        LOSS_CHARTS,
+        rf"|\Delta w| \approx \alpha = {tex(rate)} \text{{ an update, whatever }} y - t",
     )

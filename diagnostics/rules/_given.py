@@ -69,14 +69,14 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
 
 
 _RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
-_COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
 def out_of_reach(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
     """Targets that the output's activation cannot give, by a good part of their own range."""
     function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
     targets = run.meta.get("targets") or []
-    if function not in _RANGES or rest.partition(" -> ")[0] not in _COMPARISONS or len(targets) < 2:
+    if function not in _RANGES or rest.partition(" -> ")[0] not in COMPARISONS or len(targets) < 2:
         return None
     (least, most), (low, high) = _RANGES[function], targets
     margin = part * (high - low)

@@ -19,7 +19,8 @@ Clip the gradient's norm, which keeps the direction and bounds the step. Then ga
 orthogonal initial weights, which keep the product near 1.
 
 ## When this is wrong
-One outlier batch makes one jump without lasting damage and is not reported. An unstable learning rate grows over
+One outlier batch makes one jump without lasting damage and is not reported. Jumps from which the loss comes back at
+once, as where longer sequences or new data begin, are information. An unstable learning rate grows over
 several updates and has $s > 1$ before; that is reported as such.
 
 ## In the lecture
@@ -50,6 +51,7 @@ def check(
     before: int = 5,  # updates that must have been recorded before, to know what was usual
     within: int = 3,  # updates: what was measured closer to the jump belongs to the wall already
     recurrences: int = 3,  # jumps that make a wall out of what one or two odd batches could do
+    spent: float = 0.05,  # of the run, up on the wall: time lost
 ) -> Iterator[Finding]:
     steps, norms = signals.column(run, "grad_norm_unclipped")
     if not len(steps):
@@ -69,7 +71,7 @@ def check(
     yield Finding(
         kind=KIND,
         cause=None,
-        severity="critical" if harm else "warning",
+        severity="critical" if harm else "warning" if _up(run, int(steps[first])) >= spent else "info",
         first_step=int(steps[first]),
         last_step=None if harm else int(steps[found[-1]]),
         layers=(),
@@ -144,6 +146,14 @@ def _lasting_harm(run: Run, step: int) -> bool:
     usual = float(np.nanmin(np.median(reached, axis=1)))
     tail = after[-max(2, len(after) // 4) :]
     return signals.level(tail) > usual + 5 * signals.step_noise(before) + 0.1 * abs(usual)
+
+
+def _up(run: Run, step: int, *, part: float = 0.1) -> float:
+    """Share of the run since the jump in which the loss stood above its level before, by a tenth of the starting one:
+    where new data, as longer sequences, make the gradient jump, a few updates."""
+    history = signals.loss(run)
+    before, after = history.values[history.steps < step], history.after(step)
+    return float((after > signals.level(before[-20:]) + part * abs(history.start)).sum()) / history.count
 
 
 def explains(finding: Finding, other: Finding) -> bool:

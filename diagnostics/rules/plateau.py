@@ -49,7 +49,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._flat_causes import decayed, saturated_softmax, tiny_inputs
+from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
@@ -97,6 +97,7 @@ def check(
         or saturated_softmax(KIND, run, stretch)
         or decayed(KIND, run, stretch)
         or tiny_inputs(KIND, run, stretch)
+        or distant_targets(KIND, run, stretch)
         or vanishing(KIND, run, stretch, depth, vanished, factor, frozen)
         or _unexplained(run, stretch)
     )

@@ -35,6 +35,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._raw_gates import raw_gates
 from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
@@ -50,12 +51,17 @@ def check(
     *,
     most: float = 0.5,  # of a layer's units
     flat: float = 0.05,  # mean derivative over its maximum: what makes one input of one unit flat, for all of them
+    from_start: float = 0.1,  # the same, of a layer that is so flat from its first record on: twice as much
     began: float = 0.2,  # the same at the first record: outputs beyond 0.9 (logistic: 0.05 and 0.95) from the start
     early: float = 0.2,  # of the run: saturation that is there before anything was learned
     learned: float = 0.1,  # of the starting loss: a run this far down is not held back
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
     little: float = 0.02,  # of the starting loss, in that case
 ) -> Iterator[Finding]:
+    gates = raw_gates(KIND, run)
+    if gates is not None:
+        yield gates
+        return
     steps, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
     hidden = _hidden(run, names)
     known = ~np.isnan(saturated)
@@ -64,8 +70,9 @@ def check(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
     _, _, slopes = by_layer.matrix(run, "units", "derivative")
+    limits = np.where(slopes[0] <= from_start, from_start, flat)
     # the mean over units and inputs is known before there are inputs enough to tell of each unit
-    stuck = np.where(known, (saturated >= most) | (slopes <= flat), np.where(slopes <= flat, 1.0, np.nan))
+    stuck = np.where(known, (saturated >= most) | (slopes <= limits), np.where(slopes <= limits, 1.0, np.nan))
     now = {at: float(saturated[known[:, at], at][-1]) for at in hidden if known[:, at].any()}
     bad = [at for at in now if stuck[known[:, at], at][-1]]
     if not bad:

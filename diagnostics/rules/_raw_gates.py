@@ -1,0 +1,58 @@
+"""Gates of recurrent layers, which cannot be observed, thrown flat by the size of what they are given.
+
+Source: lecture, "Plateaux" (saturated units), for the units of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
+"""
+
+import numpy as np
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _raw_inputs as raw_inputs
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+_FIRST = ".weight_ih_l0"
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+
+def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) -> Finding | None:
+    """From the sizes of the inputs and of the weights they meet. z is about normal with deviation s, and the mean
+    derivative of a logistic or tanh unit over its maximum is at most 4 / (s sqrt(2 pi)) then."""
+    first = next(iter(run.meta.get("layers") or []), {"name": "", "module": "", "shape": []})
+    name, history = str(first["name"]), signals.loss(run)
+    if not name.endswith(_FIRST) or first["module"] not in _RECURRENT or history.end <= learned * history.start:
+        return None
+    table = run.table("inputs", ["step", "mean", "std"])
+    here = table.loc[table["step"] == table["step"].min()]
+    rows, features = first["shape"]
+    _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    if len(here) != features or name not in names:
+        return None
+    square = float((signals.array(here, "mean") ** 2 + signals.array(here, "std") ** 2).sum())
+    deviation = np.sqrt(square / (rows * features)) * float(norms[0, names.index(name)])
+    slope = 4 / (deviation * np.sqrt(2 * np.pi)) if deviation > 0 else 1.0
+    if not slope <= flat:
+        return None
+    layer = name.removesuffix(_FIRST)
+    return Finding(
+        kind,
+        "input-scale",
+        "warning",
+        int(history.steps[0]),
+        None,
+        (layer,),
+        f"The inputs throw the gates of {layer} to about {number(deviation)} on either side, where their mean "
+        f"derivative is {number(100 * slope)} % of its maximum: they are saturated, and the loss ended at "
+        f"{number(history.end)}, from {number(history.start)}.",
+        {"saturated fraction": 1.0, "mean derivative over maximum": slope, "layers": 1.0},
+        (raw_inputs.standardize(run), f"or put nn.LayerNorm before {layer}"),
+        (
+            Chart("line", "scalars", ("loss",), "Loss"),
+            Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(name,), log=True),
+        ),
+        (
+            rf"\bar{{z}}_i = \bar{{h}}_i\,\phi'(z_i), \quad \overline{{\phi'(z)}} \approx "
+            rf"{number(slope)}\,\phi'_{{\max}}"
+        ),
+    )
