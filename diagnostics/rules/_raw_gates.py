@@ -45,7 +45,7 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
         f"The inputs throw the gates of {layer} to about {number(deviation)} on either side, where their mean "
         f"derivative is {number(100 * slope)} % of its maximum: they are saturated, and the loss ended at "
         f"{number(history.end)}, from {number(history.start)}.",
-        {"saturated fraction": 1.0, "mean derivative over maximum": slope, "layers": 1.0},
+        {"saturated fraction": 1.0, "mean derivative over maximum": slope, "deviation of the gates": deviation},
         (raw_inputs.standardize(run), f"or put nn.LayerNorm before {layer}"),
         (
             Chart("line", "scalars", ("loss",), "Loss"),

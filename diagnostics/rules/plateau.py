@@ -11,8 +11,9 @@ twice the mean derivative, which only confidently wrong outputs cost); a softmax
 given is positive and sums to one already), or on what a sigmoid or tanh gives; targets beyond what the output's
 activation can give; a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; weights that
 weight decay has brought to a fifth of what they were; inputs, as vectors, shorter than 0.05 in a network that does
-not scale them; gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more than 4
-a layer while the first layer hardly moves; hidden outputs that shrink so from the input on.
+not scale them; targets far from 0 and an optimizer whose steps do not grow with the error; gradients that shrink from
+layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves;
+hidden outputs that shrink so from the input on.
 A flat loss without such a mechanism is reported as information, not as a fault.
 
 ## Why it happens

@@ -7,9 +7,10 @@ data, so almost no gradient passes, and the weights before them move very slowly
 ## What we look at
 For each sigmoid or tanh layer with weights behind it, the share of units whose derivative is below 5 % of its
 maximum on 95 % of the inputs, and the layer's mean derivative: weights far too large throw units from one flat
-region to the other, and a mean below 5 % of the maximum passes as little. It counts as a fault when it holds back
-learning: early in the run, or while the loss is still high. Whether the inputs of the network or the weights make
-the arguments large gives the cause.
+region to the other, and a mean below 5 % of the maximum passes as little (below 10 % in a layer that was so flat
+before the first update). Gates of `nn.LSTM`, `nn.GRU` and `nn.RNN` cannot be observed: the size of the inputs and of
+the weights they meet tells. It counts as a fault when it holds back learning: early in the run, or while the loss is
+still high. Whether the inputs of the network or the weights make the arguments large gives the cause.
 
 ## Why it happens
 In $\bar z_i = \bar h_i\,\phi'(z_i)$ the factor $\phi'(z_i)$ is at most $1/4$ for the logistic function and falls
@@ -179,6 +180,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     if "largest target" in other.evidence:
         return False
     flat = {"saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
+    if "deviation of the gates" in finding.evidence:
+        flat |= {"zero-gradient"}  # where the derivatives underflow
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause == "large-step"  # what is left of it
     return other.kind in flat and finding.evidence["saturated fraction"] >= 0.5

@@ -171,6 +171,8 @@ def _zero_one(run: Run, step: int) -> Finding:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
+    if "deviation of the gates" in other.evidence:
+        return False
     return other.kind in {
         "dead-units",
         "saturated-units",

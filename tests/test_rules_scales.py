@@ -1,0 +1,146 @@
+"""Inputs, targets, weights and rates of the wrong size, each beside the same loop with the right one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_wine
+from torch import nn
+
+import diagnostics
+from tests.test_rules_mistakes import ANY, alarms, diagnosed, network
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+@pytest.mark.parametrize("adam", [True, False])
+def test_inputs_scaled_down_twice(adam, scale, tmp_path):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2) if adam else torch.optim.SGD(model.parameters(), 0.1)
+    found = diagnosed(tmp_path / "run", model, optimizer, scale=scale)
+    assert alarms(found) == ([] if scale == 1 else [("plateau", "input-scale")])
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_units_that_raw_inputs_killed(raw, tmp_path):
+    """Of the wines' columns the largest is near 750; the second step is already too long."""
+    columns, classes = load_wine(return_X_y=True)
+    columns = columns if raw else (columns - columns.mean(0)) / columns.std(0)
+    x, y = torch.tensor(columns, dtype=torch.float32), torch.tensor(classes)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for _ in range(200):
+            chosen = torch.randint(len(x), (8,))
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach())
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    assert alarms(found) == ([("dead-units", "input-scale")] if raw else [])
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.lstm, self.head = nn.LSTM(2, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.lstm(x.unflatten(1, (4, 2)))[0][:, -1])
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_raw_inputs_of_a_recurrent_layer(raw, tmp_path):
+    """As of sensors that count: 2000 and a bit."""
+    model = Recurrent()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss_of(model, x, y):
+        return F.cross_entropy(model(2000 + 50 * x if raw else x), y)
+
+    found = diagnosed(tmp_path / "run", model, optimizer, loss_of, closure=False)
+    assert alarms(found) == ([("saturated-units", "input-scale")] if raw else [])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+def test_targets_in_their_own_units(scale, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss_of(model, x, y):
+        return F.mse_loss(model(x).squeeze(1), scale * (y + 1.0))
+
+    found = diagnosed(tmp_path / "run", model, optimizer, loss_of)
+    assert alarms(found) == ([] if scale == 1 else [("plateau", "target-scale")])
+
+
+@pytest.mark.parametrize("deviation", [None, 1.0])
+def test_standard_normal_weights(deviation, tmp_path):
+    """Layers that are flat from the first update on, each less than a unit that is saturated on all data."""
+    torch.manual_seed(2)
+    layers = [each for _ in range(3) for each in (nn.Linear(100, 100), nn.Tanh())]
+    model = nn.Sequential(nn.Linear(8, 100), nn.Tanh(), *layers, nn.Linear(100, 8))
+    for layer in model[::2]:
+        if deviation:
+            nn.init.normal_(layer.weight, std=deviation)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    found = diagnosed(tmp_path / "run", model, optimizer, lambda model, x, y: F.mse_loss(model(x), x))
+    assert alarms(found) == ([("saturated-units", "initialization")] if deviation else [])
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e-5])
+def test_a_rate_that_moves_nothing_where_no_curvature_tells(rate, tmp_path):
+    model = network()
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=rate), closure=False)
+    assert alarms(found) == ([] if rate == 0.1 else [("lr-too-small", "learning-rate")])
+
+
+def test_a_small_rate_on_labels_that_say_nothing(tmp_path):
+    """There is no gradient that is more than noise: whatever the rate, nothing would be learned."""
+    torch.manual_seed(3)
+    model, labels = network(), torch.randint(4, (4096,))
+    draw = iter(labels.split(32))
+
+    def loss_of(model, x, y):
+        return F.cross_entropy(model(torch.randn(32, 8)), next(draw))
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=1e-4), loss_of, closure=False)
+    assert alarms(found) == []
+
+
+class Latch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.lstm, self.head = nn.Embedding(7, 16), nn.LSTM(16, 48, batch_first=True), nn.Linear(48, 6)
+        with torch.no_grad():
+            self.lstm.bias_hh_l0[48:96] += 2.0  # open forget gates
+
+    def forward(self, x):
+        return self.head(self.lstm(self.embed(x))[0][:, -1])
+
+
+@pytest.mark.parametrize("longer", [True, False])
+def test_a_loss_that_jumps_where_longer_sequences_begin(longer, tmp_path):
+    """To remember what followed the cue: each time the gradient is a thousand times the usual one of a task that is
+    learned, for a few updates."""
+    model = Latch()
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=4e-3)
+    rows = torch.arange(64)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for length in [6, 6, 10, 16, 26, 40] if longer else [6] * 6:
+            for _ in range(100):
+                x, at = torch.randint(1, 7, (64, length)), torch.randint(0, length // 3, (64,))
+                y = x[rows, at + 1] - 1
+                x[rows, at] = 0
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                monitor.step(loss.detach())
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    assert alarms(found) == []
+    assert ("cliff" in [each.kind for each in found.findings]) == longer
