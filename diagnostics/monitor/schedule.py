@@ -59,8 +59,8 @@ class Schedule:
         self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
         self._quick_seconds: float | None = None  # of the last one of the steepest direction alone
         self._spent_quickly = 0.0
-        # Unwatched seconds at the last measured update, the last estimate of any kind, and the last whole one.
-        self._measured_at = self._estimated_at = self._whole_at = 0.0
+        # Unwatched seconds when each was planned: the last measured update, the next estimate, the last, the last whole.
+        self._measured_at = self._planned_at = self._estimated_at = self._whole_at = 0.0
         self._product_seconds: float | None = None  # of the model's first batch
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
@@ -79,6 +79,8 @@ class Schedule:
         partner = self._last_measured == step - 1 and not measured
         if measured:
             self._last_measured, self._put_off, self._measured_at = step, 0, self._budget.unwatched
+        if curvature:
+            self._planned_at = self._budget.unwatched
         return Plan(step, measured, partner, curvature)
 
     def _common_plan(self, step: int, closure: bool) -> Plan:
@@ -146,7 +148,7 @@ class Schedule:
     def estimated(self, whole: bool, seconds: float) -> None:
         """What the estimate just made cost."""
         self._budget.cost_of("curvature", seconds)
-        self._estimated_at = self._budget.unwatched
+        self._estimated_at = self._planned_at
         if whole:
             self._whole_seconds, self._whole_at = seconds, self._estimated_at
         else:

@@ -98,9 +98,8 @@ def check(
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
     patience, narrow = (DECADES, shallow) if quadratic.exact(run) else (1.0, narrow)
-    fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
     surely = condition if np.isfinite(condition) else FLAT
-    slow = limits.steps_along(late, surely) * fastest >= patience * history.count
+    slow = limits.steps_along(late, surely) * raised >= patience * history.count  # at the rate it could be raised to
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield words.along_the_floor(run, history, late, cause, first, surely)
@@ -166,9 +165,13 @@ def _stretched(
     return spread if slow and spread.cause != "correlated-inputs" else None
 
 
-def _since(run: Run, table: pd.DataFrame, history: signals.Loss) -> pd.DataFrame:
-    """Without the first third of the run, if there is more; only a quadratic's curvature is at the start what it is
-    later."""
+def _since(run: Run, table: pd.DataFrame, history: signals.Loss, *, high: float = 0.5) -> pd.DataFrame:
+    """Without the first third of the run, if there is more, and without the tail of a schedule, at less than half the
+    highest rate, where everything is slow; only a quadratic's curvature is at the start what it is later."""
+    steps, rates = signals.learning_rates(run)
+    if len(rates):
+        here = rates[np.searchsorted(steps, table["step"], side="right") - 1]
+        table = table.loc[here >= high * rates.max()]
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     return table.tail(1) if late.empty and quadratic.exact(run) else late
 
