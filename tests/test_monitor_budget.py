@@ -90,8 +90,10 @@ def simulated(
                 whole = whole(product * update)
             if whole is not None:
                 run.estimates.append((step, whole))
-                traffic = (6e-7 if whole else 1e-7) * weights
-                schedule.estimated(whole, spend("curvature", (62 if whole else 10) * product * update + traffic))
+                cost = (62 if whole else 10) * product * update + (6e-7 if whole else 1e-7) * weights
+                with budget.charge("curvature"):
+                    now += cost
+                    schedule.estimated(whole, cost)
                 schedule.last_curvature = step
         assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
     return run

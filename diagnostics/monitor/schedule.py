@@ -59,7 +59,8 @@ class Schedule:
         self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
         self._quick_seconds: float | None = None  # of the last one of the steepest direction alone
         self._spent_quickly = 0.0
-        # Unwatched seconds when each was planned: the last measured update, the next estimate, the last, the last whole.
+        # Unwatched seconds when each was planned: the last measured update, the next estimate, the last, the last whole
+        # one. While an estimate is made its own seconds would count.
         self._measured_at = self._planned_at = self._estimated_at = self._whole_at = 0.0
         self._product_seconds: float | None = None  # of the model's first batch
         self._budget, self._together, self._stretched = budget, together, stretched
