@@ -11,7 +11,7 @@ from tests.test_rules_mistakes import ANY, alarms, diagnosed, network
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
-@pytest.mark.parametrize("adam", [True, False])
+@pytest.mark.parametrize("adam", [pytest.param(True, marks=pytest.mark.exhaustive), False])
 def test_inputs_scaled_down_twice(adam, scale, tmp_path):
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2) if adam else torch.optim.SGD(model.parameters(), 0.1)
@@ -76,6 +76,7 @@ def test_targets_in_their_own_units(scale, tmp_path):
     assert alarms(found) == ([] if scale == 1 else [("plateau", "target-scale")])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("deviation", [None, 1.0])
 def test_standard_normal_weights(deviation, tmp_path):
     """Layers that are flat from the first update on, each less than a unit that is saturated on all data."""
@@ -122,6 +123,7 @@ class Latch(nn.Module):
         return self.head(self.lstm(self.embed(x))[0][:, -1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("longer", [True, False])
 def test_a_loss_that_jumps_where_longer_sequences_begin(longer, tmp_path):
     """To remember what followed the cue: each time the gradient is a thousand times the usual one of a task that is

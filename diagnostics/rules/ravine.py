@@ -75,6 +75,7 @@ def check(
     gained: float = 0.5,  # of the loss since the steepest direction had settled: a run this far along is not held up
     left: float = 0.3,  # of that gain (of the loss, for a linear model), still to be had along the floor
     wide: float = 10.0,  # condition number of the inputs that counts as a cause
+    fewest: int = 2,  # estimates: a network's condition number differs tenfold from one batch and path to the next
 ) -> Iterator[Finding]:
     table = signals.curvature(run)
     history = signals.loss(run)
@@ -82,8 +83,8 @@ def check(
     if history.count < 20:
         return
     late = _since(run, table, history)
-    if late.empty:
-        raise signals.Missing("curvature: no estimate in the last two thirds of the run")
+    if len(late) < (1 if quadratic.exact(run) else fewest):
+        raise signals.Missing(f"curvature: fewer than {fewest} estimates in the last two thirds of the run")
     condition = _condition(run, history, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
