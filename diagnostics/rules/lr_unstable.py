@@ -49,6 +49,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _instability_words as words
@@ -161,8 +162,9 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
         return True
     gain = history.start - history.best
     if gain <= margin and history.end > reached * abs(history.start):
-        # Nothing was learned for sure: did the loss tower over its start in between?
-        return float(np.nanmax(history.values)) - history.start > max(sigmas * quiet, abs(history.start))
+        # Nothing was learned for sure: did the loss tower over its start in between? In heavy tails one batch's does.
+        towering = pd.Series(history.values).rolling(3, min_periods=1).median().max()
+        return float(towering) - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
 
 
