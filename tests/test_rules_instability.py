@@ -103,3 +103,32 @@ def growing(estimates):
 def test_a_gradual_growth_that_no_estimate_saw_is_an_instability(estimates, expected):
     """The curvature of the start says nothing of what it was there; one of the growth itself clears the rate."""
     assert [found.kind for found in diagnostics.diagnose(growing(estimates)).alarms] == [expected]
+
+
+@pytest.mark.exhaustive
+def test_a_rate_that_cycles_under_noise_of_heavy_tails(tmp_path):
+    """Clipped at each step, as it should be; single batches cost three times what the first one did, and s is past 1 at
+    the top of a cycle."""
+    draw = np.random.default_rng(8)
+    x = draw.uniform(-1, 1, size=(20_000, 6))
+    y = 2 * np.sin(3 * x[:, 0]) + 3 * x[:, 1] * x[:, 2] + 2 * np.abs(x[:, 3]) + 0.7 * draw.standard_t(2.5, size=len(x))
+    x, y = (torch.tensor(each, dtype=torch.float32) for each in (x, y))
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.005, 0.1, 100, mode="triangular2", cycle_momentum=False)
+
+    def loss_of(chosen):
+        return (model(x[chosen]).squeeze(1) - y[chosen]).square().mean()
+
+    with diagnostics.watch(model, optimizer, tmp_path, budget=100.0) as monitor:
+        for _ in range(800):
+            chosen = torch.randint(len(x), (64,))
+            optimizer.zero_grad()
+            loss = loss_of(chosen)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            schedule.step()
+            monitor.step(loss.detach(), closure=lambda chosen=chosen: loss_of(chosen))
+    assert diagnostics.diagnose(diagnostics.load(tmp_path)).alarms == ()

@@ -33,6 +33,7 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
 }
 
 
+_AFTERWARDS = "use {} only to read off probabilities after training"
 # Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
 BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
 _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks do: logits again, of any size
@@ -60,7 +61,7 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
                 {"loss at end": history.end},
                 (
                     f"remove the {function} before {loss}: return logits from the model",
-                    f"use {function} only to read off probabilities after training",
+                    *([] if function == "tanh" else [_AFTERWARDS.format(function)]),
                 ),
                 LOSS_CHARTS,
                 formula,

@@ -1,4 +1,4 @@
-"""Gates of recurrent layers, which cannot be observed, thrown flat by the size of what they are given.
+"""Gates and units of recurrent layers, which cannot be observed, thrown flat by the size of what they are given.
 
 Source: lecture, "Plateaux" (saturated units), for the units of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 """
@@ -34,7 +34,7 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
     slope = 4 / (deviation * np.sqrt(2 * np.pi)) if deviation > 0 else 1.0
     if not slope <= flat:
         return None
-    layer = name.removesuffix(_FIRST)
+    layer, units = name.removesuffix(_FIRST), "units" if first["module"] == "RNN" else "gates"
     return Finding(
         kind,
         "input-scale",
@@ -42,7 +42,7 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
         int(history.steps[0]),
         None,
         (layer,),
-        f"The inputs throw the gates of {layer} to about {number(deviation)} on either side, where their mean "
+        f"The inputs throw the {units} of {layer} to about {number(deviation)} on either side, where their mean "
         f"derivative is {number(100 * slope)} % of its maximum: they are saturated, and the loss ended at "
         f"{number(history.end)}, from {number(history.start)}.",
         {"saturated fraction": 1.0, "mean derivative over maximum": slope, "deviation of the gates": deviation},

@@ -4,15 +4,17 @@ r"""Learning rate too small.
 Each step goes a small part of the way that curvature and noise would allow. Training works, only at a crawl.
 
 ## What we look at
-Whether a rate thirty times higher would still be inside the stability limit ($s$ and its noise term below 0.03)
-*and* still lower the loss along the update itself (overshoot ratio $r$ below 1/60, where $r = 1/2$ is the minimum
-along the step), after the latter (and the former too, where no noise term was measured) is lowered by the part of a
-batch's gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so
-that a run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
+Whether a rate thirty times higher would still be inside the stability limit ($s$ and its noise term below 0.03) *and*
+still lower the loss along the update itself (overshoot ratio $r$ below 1/60, where $r = 1/2$ is the minimum along the
+step), after the latter (and the former too, where no noise term was measured) is lowered by the part of a batch's
+gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so that a
+run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
 already covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far
 less than steps of that length promise - or all steps together were too short to move it, or to get once to the
-minimum along them, where it is enough that $r$ is not surely larger. A schedule is judged by its highest rate, unless
-it lowered the rate while the loss was still falling; a warm-up once the run has ended.
+minimum along them, where it is enough that $r$ is not surely larger. Where no curvature was measured: whether nothing
+was learned and all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is
+more than noise and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate
+while the loss was still falling; a warm-up once the run has ended.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
