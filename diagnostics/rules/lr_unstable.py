@@ -163,8 +163,8 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
     gain = history.start - history.best
     if gain <= margin and history.end > reached * abs(history.start):
         # Nothing was learned for sure: did the loss tower over its start in between? In heavy tails one batch's does.
-        towering = pd.Series(history.values).rolling(3, min_periods=1).median().max()
-        return float(towering) - history.start > max(sigmas * quiet, abs(history.start))
+        smooth = pd.Series(history.values).rolling(3, min_periods=1).median().to_numpy()
+        return float(np.nanmax(smooth)) - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
 
 
