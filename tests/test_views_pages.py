@@ -192,7 +192,7 @@ def test_an_address_cannot_open_a_path(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     train(tmp_path / "runs" / "mine").close("finished")
     app = opened("diagnosis", tmp_path / "runs", monkeypatch, run="../outside")
-    assert not app.title and r"no run `\.\.\/outside`" in app.warning[0].value
+    assert not app.title and r"no run \.\.\/outside in" in app.warning[0].value
 
 
 def test_a_run_that_is_not_there_is_said_to_be_and_can_be_chosen(tmp_path, monkeypatch):

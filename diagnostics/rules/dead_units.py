@@ -84,7 +84,8 @@ def check(
             f"{number(100 * now[worst])} % of the {counted(units, 'unit')} of layer {names[worst]} are dead since step "
             f"{int(steps[first_at])}: inactive on every input, with {_gradient(run, names[worst])}"
         )
-        + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else "."),
+        + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else ".")
+        + (" The inputs are not standardized: their size multiplies every step." if cause == "input-scale" else ""),
         evidence={
             "dead fraction": float(now[worst]),
             "dead fraction at first": float(dead[known[:, worst], worst][0]),

@@ -24,11 +24,14 @@ about $4^{-L}$ of the gradient. A second softmax sees inputs between 0 and 1 onl
 uniform. From $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the gradient
 changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every input.
 Weight decay multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
-builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
+builds them up they end near 0, and layers of such weights pass on neither signal nor gradient. An optimizer that
+divides gradients by their own size moves a weight by about $\alpha$ an update, however large the error: answers that
+must come from 0 to 100,000 have a long way to go.
 
 ## What to try
 Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`;
-standardized inputs; ReLU or tanh with normalization or residual connections instead of stacked logistic units.
+standardized inputs and targets; ReLU or tanh with normalization or residual connections instead of stacked logistic
+units.
 
 ## When this is wrong
 A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these

@@ -81,7 +81,7 @@ def choose() -> data.Entry | None:
 
 
 def not_found(wanted: str) -> None:
-    st.warning(f"There is no run `{md(wanted)}` in `{md(data.folder())}` or among the samples. Choose one above, or:")
+    st.warning(f"There is no run {md(wanted)} in {md(data.folder())} or among the samples. Choose one above, or:")
     st.page_link(pages.page("runs"), label="See all runs")  # without the run that is not there
 
 
@@ -90,7 +90,7 @@ def no_runs() -> None:
         st.error(md(trouble), title=f"{md(data.folder())} cannot be listed")
         return
     st.info(
-        f"No run in `{md(data.folder())}` yet. Wrap your training loop as below, run it, and reload this page; "
+        f"No run in {md(data.folder())} yet. Wrap your training loop as below, run it, and reload this page; "
         "or start the dashboard with another folder: `streamlit run dashboard.py -- FOLDER`."
     )
     st.code(FIRST_RUN, language=None)  # the highlighting would be too faint to read
