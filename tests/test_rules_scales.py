@@ -146,3 +146,17 @@ def test_a_loss_that_jumps_where_longer_sequences_begin(longer, tmp_path):
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
     assert alarms(found) == []
     assert ("cliff" in [each.kind for each in found.findings]) == longer
+
+
+@pytest.mark.parametrize("squashed", [True, False])
+def test_a_loss_that_squashes_twice_is_named_before_the_units_it_saturates(squashed, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    nn.init.normal_(model[0].weight, std=20.0)
+
+    def loss_of(model, x, y):
+        z = model(x).squeeze(1)
+        return F.binary_cross_entropy_with_logits(torch.sigmoid(z) if squashed else z, (y > 1).float())
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.01), loss_of)
+    assert alarms(found) == [("plateau", "double-softmax") if squashed else ("saturated-units", "initialization")]

@@ -222,9 +222,9 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 def explains(finding: Finding, other: Finding) -> bool:
     """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
-    if other.evidence.keys() & {"largest target", "length of an input"} or (
-        other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding)
-    ):
+    if other.cause == "double-softmax" or other.evidence.keys() & {"largest target", "length of an input"}:
+        return False
+    if other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding):
         return False
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause in BY_A_STEP  # what is left of it

@@ -177,8 +177,8 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    if "largest target" in other.evidence:
-        return False
+    if "largest target" in other.evidence or other.cause == "double-softmax":
+        return False  # a fault of the loss, which drives units to their ends
     flat = {"saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
     if "deviation of the gates" in finding.evidence:
         flat |= {"zero-gradient"}  # where the derivatives underflow
