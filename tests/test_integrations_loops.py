@@ -70,7 +70,8 @@ def test_lightning_optimizes_by_hand(every: int, tmp_path: Path) -> None:
     for number in range(2):
         run = diagnostics.load(tmp_path / f"optimizer-{number}")
         assert list(run.table("scalars")["grad_norm"]) == pytest.approx(truth[number], rel=1e-5)
-        assert list(run.table("events")["kind"]) == ["no-closure"]
+        left_out = ["gradients-cleared"] if number == 0 and every == 3 else []
+        assert list(run.table("events")["kind"]) == ["no-closure", *left_out]
         assert run.meta["optimizer"] == ("SGD", "Adam")[number]
 
 

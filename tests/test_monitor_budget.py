@@ -25,12 +25,12 @@ def test_the_budget_is_a_promise_over_the_whole_run() -> None:
 def test_what_is_left_is_spent_evenly_over_the_logarithm_of_the_time() -> None:
     """A hundredth of what is left is due when a hundredth of the way, in logarithms, to the floor's 100 s is gone."""
     budget = Budget(0.05)
-    budget._began = time.perf_counter() - 10.0
-    budget.update_seconds = 1e-3
+    budget._began = time.perf_counter() - 10.5
+    budget.update_seconds, budget.spent["measured"] = 1e-3, 0.5
     way = math.log(100.0 / 10.0) / 100
-    assert budget.due(0.01, 1.0, 10.0 * math.exp(-1.02 * way))
-    assert not budget.due(0.01, 1.0, 10.0 * math.exp(-0.98 * way))
-    assert not budget.due(1.01, 1.0, 1e-3)  # more than is left
+    assert budget.due("measured", 0.01, 1.0, 10.0 * math.exp(-1.02 * way))
+    assert not budget.due("measured", 0.01, 1.0, 10.0 * math.exp(-0.98 * way))
+    assert not budget.due("measured", 1.01, 1.0, 1e-3)  # more than is left
 
 
 @pytest.mark.parametrize("update", [-1e-4, 0.0, math.inf])
@@ -38,8 +38,9 @@ def test_what_is_left_is_spent_evenly_over_the_logarithm_of_the_time() -> None:
 def test_before_any_time_has_passed(share: float, update: float) -> None:
     """By a clock from which what other threads took is subtracted."""
     budget = Budget(share)
-    budget.spent["writing"], budget.update_seconds = 1.0, update
-    assert budget.unwatched == 0 and not budget.due(0.1, 1.0, 0.0) and budget.due(0.0, 1.0, 0.0)
+    budget.spent["measured"], budget.update_seconds = 1.0, update
+    assert budget.unwatched == 0
+    assert not budget.due("measured", 0.1, 1.0, 0.0) and budget.due("measured", 0.0, 1.0, 0.0)
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """What measuring may cost, and when the next measurement is due.
 
 The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). Until the
-five seconds are earned, what is left of them is spent evenly over the logarithm of the time, so that a run of any
-length, on a machine however busy, is measured from its first updates on and still in its last half. What every update
-costs is set aside first, up to half: where recording alone costs more than that (updates of a fraction of a
-millisecond), curvature goes on with the other half.
+five seconds are earned, but for the first half second of each kind, what is left of them is spent evenly over the
+logarithm of the time, so that a run of any length, on a machine however busy, is measured from its first updates on
+and still in its last half. What every update costs is set aside first, up to half: where recording alone costs more
+than that (updates of a fraction of a millisecond), curvature goes on with the other half.
 """
 
 import math
@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 FLOOR_SECONDS = 5.0
+AT_ONCE = 0.5  # seconds of each kind: a run of a second is measured as densely as it was asked to be
 FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may take
 MOMENT = 1e-6  # seconds: none may have passed, by a clock that counts what other threads took
 CLOSING_SECONDS = 0.2  # kept for the last diagnosis
@@ -71,13 +72,13 @@ class Budget:
         """Whether one more measurement of this kind, at its latest cost, stays within its share and the promise."""
         return (self.latest[kind] if cost is None else cost) <= self.remaining(kind)
 
-    def due(self, cost: float, remaining: float, since: float) -> bool:
+    def due(self, kind: str, cost: float, remaining: float, since: float) -> bool:
         """Whether it is time for a measurement that costs so much of what remains, the last of its kind having been
         made when so many unwatched seconds had passed."""
         if cost > remaining:
             return False
         now = max(self.unwatched, MOMENT)
-        if now * self.share >= FLOOR_SECONDS:
+        if now * self.share >= FLOOR_SECONDS or self.spent[kind] + cost <= AT_ONCE:
             return True
         gone = math.log(max(now / max(since, self.update_seconds, MOMENT), 1.0))
         return gone * remaining >= math.log(FLOOR_SECONDS / max(self.share, 1e-3) / now) * cost

@@ -106,7 +106,7 @@ class Schedule:
 
     def _affords(self) -> bool:
         budget = self._budget
-        if budget.due(budget.latest["measured"], budget.remaining("measured"), self._measured_at):
+        if budget.due("measured", budget.latest["measured"], budget.remaining("measured"), self._measured_at):
             return True
         self._put_off += 1
         self._stretched()
@@ -132,7 +132,9 @@ class Schedule:
         return self.curvature_every is not None or self._affords_whole() or self._affords_quick()
 
     def _affords_whole(self) -> bool:
-        return self._budget.due(self._whole_forecast(), self._budget.remaining("curvature"), self._whole_at)
+        return self._budget.due(
+            "curvature", self._whole_forecast(), self._budget.remaining("curvature"), self._whole_at
+        )
 
     def _affords_quick(self) -> bool:
         """What quick estimates take is kept to a part, so that a whole one comes, if later; if one can."""
@@ -140,7 +142,7 @@ class Schedule:
         remaining = self._budget.remaining("curvature")
         if self._whole_forecast() <= remaining:
             remaining = min(remaining, QUICKLY * self._budget.part("curvature") - self._spent_quickly)
-        return not self._together.active and self._budget.due(cost, remaining, self._estimated_at)
+        return not self._together.active and self._budget.due("curvature", cost, remaining, self._estimated_at)
 
     def _whole_forecast(self) -> float:
         """The cost of a quick one is no forecast for a whole one."""

@@ -75,7 +75,7 @@ def check(
     gained: float = 0.5,  # of the loss since the steepest direction had settled: a run this far along is not held up
     left: float = 0.3,  # of that gain (of the loss, for a linear model), still to be had along the floor
     wide: float = 10.0,  # condition number of the inputs that counts as a cause
-    fewest: int = 2,  # estimates: a network's condition number differs tenfold from one batch and path to the next
+    scatter: float = 5.0,  # of a network's condition number from one path to the next: one estimate may be off by it
 ) -> Iterator[Finding]:
     table = signals.curvature(run)
     history = signals.loss(run)
@@ -83,8 +83,8 @@ def check(
     if history.count < 20:
         return
     late = _since(run, table, history)
-    if len(late) < (1 if quadratic.exact(run) else fewest):
-        raise signals.Missing(f"curvature: fewer than {fewest} estimates in the last two thirds of the run")
+    if late.empty:
+        raise signals.Missing("curvature: no estimate in the last two thirds of the run")
     condition = _condition(run, history, late)
     share = signals.median(signals.array(late, "flat_gradient_share"))
     if not np.isfinite(condition) and not np.isfinite(share):
@@ -100,7 +100,10 @@ def check(
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
     patience, narrow = (DECADES, shallow) if quadratic.exact(run) else (1.0, narrow)
     surely = condition if np.isfinite(condition) else FLAT
-    slow = limits.steps_along(late, surely) * raised >= patience * history.count  # at the rate it could be raised to
+    if len(late) == 1 and not quadratic.exact(run):
+        patience *= scatter
+    fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
+    slow = limits.steps_along(late, surely) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
         yield words.along_the_floor(run, history, late, cause, first, surely)
