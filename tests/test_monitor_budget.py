@@ -28,9 +28,9 @@ def test_what_is_left_is_spent_evenly_over_the_logarithm_of_the_time() -> None:
     budget._began = time.perf_counter() - 10.5
     budget.update_seconds, budget.spent["measured"] = 1e-3, 0.5
     way = math.log(100.0 / 10.0) / 100
-    assert budget.due("measured", 0.01, 1.0, 10.0 * math.exp(-1.02 * way))
-    assert not budget.due("measured", 0.01, 1.0, 10.0 * math.exp(-0.98 * way))
-    assert not budget.due("measured", 1.01, 1.0, 1e-3)  # more than is left
+    assert budget.due("measured", 0.01, 10.0 * math.exp(-1.02 * way), most=1.0)
+    assert not budget.due("measured", 0.01, 10.0 * math.exp(-0.98 * way), most=1.0)
+    assert not budget.due("measured", 1.01, 1e-3, most=1.0)  # more than is left
 
 
 @pytest.mark.parametrize("update", [-1e-4, 0.0, math.inf])
@@ -40,7 +40,7 @@ def test_before_any_time_has_passed(share: float, update: float) -> None:
     budget = Budget(share)
     budget.spent["measured"], budget.update_seconds = 1.0, update
     assert budget.unwatched == 0
-    assert not budget.due("measured", 0.1, 1.0, 0.0) and budget.due("measured", 0.0, 1.0, 0.0)
+    assert not budget.due("measured", 0.1, 0.0, most=1.0) and budget.due("measured", 0.0, 0.0, most=1.0)
 
 
 @dataclass

@@ -72,9 +72,10 @@ class Budget:
         """Whether one more measurement of this kind, at its latest cost, stays within its share and the promise."""
         return (self.latest[kind] if cost is None else cost) <= self.remaining(kind)
 
-    def due(self, kind: str, cost: float, remaining: float, since: float) -> bool:
-        """Whether it is time for a measurement that costs so much of what remains, the last of its kind having been
-        made when so many unwatched seconds had passed."""
+    def due(self, kind: str, cost: float, since: float, most: float = math.inf) -> bool:
+        """Whether it is time for a measurement that costs so much of what remains, or of `most`, the last of its kind
+        having been made when so many unwatched seconds had passed."""
+        remaining = min(self.remaining(kind), most)
         if cost > remaining:
             return False
         now = max(self.unwatched, MOMENT)

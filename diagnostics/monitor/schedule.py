@@ -105,8 +105,7 @@ class Schedule:
         return (step % self.every == 0 or overdue) and self._affords()
 
     def _affords(self) -> bool:
-        budget = self._budget
-        if budget.due("measured", budget.latest["measured"], budget.remaining("measured"), self._measured_at):
+        if self._budget.due("measured", self._budget.latest["measured"], self._measured_at):
             return True
         self._put_off += 1
         self._stretched()
@@ -132,17 +131,14 @@ class Schedule:
         return self.curvature_every is not None or self._affords_whole() or self._affords_quick()
 
     def _affords_whole(self) -> bool:
-        return self._budget.due(
-            "curvature", self._whole_forecast(), self._budget.remaining("curvature"), self._whole_at
-        )
+        return self._budget.due("curvature", self._whole_forecast(), self._whole_at)
 
     def _affords_quick(self) -> bool:
         """What quick estimates take is kept to a part, so that a whole one comes, if later; if one can."""
         cost = self._forecast(QUICK) if self._quick_seconds is None else self._quick_seconds
-        remaining = self._budget.remaining("curvature")
-        if self._whole_forecast() <= remaining:
-            remaining = min(remaining, QUICKLY * self._budget.part("curvature") - self._spent_quickly)
-        return not self._together.active and self._budget.due("curvature", cost, remaining, self._estimated_at)
+        kept = QUICKLY * self._budget.part("curvature") - self._spent_quickly
+        most = kept if self._whole_forecast() <= self._budget.remaining("curvature") else math.inf
+        return not self._together.active and self._budget.due("curvature", cost, self._estimated_at, most)
 
     def _whole_forecast(self) -> float:
         """The cost of a quick one is no forecast for a whole one."""

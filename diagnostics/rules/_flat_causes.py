@@ -4,14 +4,12 @@ inputs next to nothing, targets out of sight.
 Source: lecture, "Plateaux".
 """
 
-import numpy as np
-
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._given import COMPARISONS, LOSS_CHARTS
-from diagnostics.rules._raw_inputs import normalizes
+from diagnostics.rules._raw_inputs import first_length, normalizes
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -87,9 +85,7 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding
 def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> Finding | None:
     """Inputs far shorter than the constant 1 that feeds a bias, and no layer that would scale what follows: weights
     move an output by the square of that length, times what the bias moves it by; 1 / 400 as much."""
-    table = run.table("inputs", ["step", "mean", "std"])
-    first = table.loc[table["step"] == table["step"].min()]
-    length = float(np.sqrt((signals.array(first, "mean") ** 2 + signals.array(first, "std") ** 2).sum()))
+    length, _ = first_length(run)
     if not 0 < length <= least or normalizes(run):
         return None
     return Finding(

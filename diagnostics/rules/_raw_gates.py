@@ -23,14 +23,12 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
     name, history = str(first["name"]), signals.loss(run)
     if not name.endswith(_FIRST) or first["module"] not in _RECURRENT or history.end <= learned * history.start:
         return None
-    table = run.table("inputs", ["step", "mean", "std"])
-    here = table.loc[table["step"] == table["step"].min()]
+    length, seen = raw_inputs.first_length(run)
     rows, features = first["shape"]
     _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
-    if len(here) != features or name not in names:
+    if seen != features or name not in names:
         return None
-    square = float((signals.array(here, "mean") ** 2 + signals.array(here, "std") ** 2).sum())
-    deviation = np.sqrt(square / (rows * features)) * float(norms[0, names.index(name)])
+    deviation = length / np.sqrt(rows * features) * float(norms[0, names.index(name)])
     slope = 4 / (deviation * np.sqrt(2 * np.pi)) if deviation > 0 else 1.0
     if not slope <= flat:
         return None

@@ -20,6 +20,14 @@ def raw(run: Run, *, size: float = 5.0) -> bool:
     return bool(np.sqrt(np.nanmean(square)) > size)
 
 
+def first_length(run: Run) -> tuple[float, int]:
+    """Root mean square length of the first inputs, as vectors, and their number of features."""
+    table = run.table("inputs", ["step", "mean", "std"])
+    first = table.loc[table["step"] == table["step"].min()]
+    square = (signals.array(first, "mean") ** 2 + signals.array(first, "std") ** 2).sum()
+    return float(np.sqrt(square)), len(first)
+
+
 def normalizes(run: Run) -> bool:
     """Whether the network has a layer that scales what it is given."""
     return any("Norm" in each["type"] for each in run.meta.get("modules") or [])
