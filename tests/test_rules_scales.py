@@ -107,7 +107,7 @@ def test_a_small_rate_on_labels_that_say_nothing(tmp_path):
     def loss_of(model, x, y):
         return F.cross_entropy(model(torch.randn(32, 8)), next(draw))
 
-    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=1e-4), loss_of, closure=False)
+    found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=1e-5), loss_of, closure=False)
     assert alarms(found) == []
 
 
