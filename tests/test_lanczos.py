@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.lanczos import Krylov, Ritz, Target, solve
+from diagnostics.curvature.lanczos import LOST, Krylov, Ritz, Target, solve
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.quadrature import density, missed
 from diagnostics.curvature.runs import Solver, hidden
@@ -224,6 +224,27 @@ def test_orthogonality_outlasts_converged_eigenvalues_new_starts_and_restarts(ca
         assert float((v @ v.t() - torch.eye(basis.size, dtype=torch.float64)).abs().max()) < 1e-5
     assert basis.restarted == (capacity == 24)
     assert np.allclose(basis.ritz().values[:3], [1e3, 700, 100], rtol=1e-5)
+
+
+@pytest.mark.parametrize("top", [3, 30, 1e3, 1e5])
+@pytest.mark.parametrize("clusters", [False, True])
+def test_values_are_as_exact_where_vectors_skip_the_pass_over_the_basis(top: float, clusters: bool):
+    """However far the outliers lie above the rest: the further, the faster orthogonality is lost."""
+    near = [1.02, 1.01, 1] if clusters else [1, 0.8, 0.7]
+    matrix = planted(np.r_[top * np.array(near), np.linspace(-0.5, 1, 500), -2]).float()
+    basis = krylov(matrix)
+    skipped = 0
+    for _ in range(50):
+        basis.step()
+        skipped += basis.skipped
+    v = basis.basis[: basis.size].double()
+    assert float((v @ v.t() - torch.eye(basis.size, dtype=torch.float64)).abs().max()) < LOST
+    true = torch.linalg.eigvalsh(matrix.double()).numpy()
+    ritz = basis.ritz()
+    assert np.allclose(ritz.values[:3], true[:-4:-1], rtol=2e-6)
+    assert (ritz.values > 2).sum() == 3  # no ghosts
+    assert ritz.values[-1] == pytest.approx(true[0], abs=max(2e-6 * top, 1e-4))
+    assert skipped == 23 if top < 1e3 else skipped == 0 if top > 1e3 else True
 
 
 def test_thinned_out_tests_of_convergence_stop_soon_after_the_first_that_holds():
