@@ -138,6 +138,30 @@ def test_without_a_closure_the_place_is_named(tmp_path: Path) -> None:
     assert list(events[events["kind"] == "non-finite"]["subject"]) == ["loss"]
 
 
+@pytest.mark.parametrize(
+    ("subject", "loss_of"),
+    [
+        ("op:sqrt", lambda out: (out - out).square().sum(1).sqrt().mean()),
+        ("op:pow", lambda out: ((out - out) ** 2).sum(1).pow(0.5).mean()),
+        ("op:acos", lambda out: (out * 0 + 1).acos().mean()),
+        ("gradient:2.bias", lambda out: out.square().pow(1.5).mean()),
+        ("overflow:gradient of 2.bias", lambda out: (out - out).square().sum(1).sqrt().mean() + 1e20),
+    ],
+)
+def test_a_steep_function_is_named_without_a_closure(tmp_path: Path, subject: str, loss_of: Any) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        loss = loss_of(model(torch.randn(5, 4)))
+        loss.backward()
+        if "gradient" in subject:
+            list(model.parameters())[-1].grad[0] = math.nan
+        optimizer.step()
+        monitor.step(loss)
+    events = diagnostics.load(tmp_path / "run").table("events")
+    assert list(events[events["kind"] == "non-finite"]["subject"]) == [subject]
+
+
 def test_a_loss_without_a_graph(tmp_path: Path) -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -245,6 +245,26 @@ def test_weights_flung_beyond_float32_by_the_first_updates(rate, expected, tmp_p
     assert [each for each in alarms(found) if each[0] in ("lr-unstable", "non-finite")] == expected
 
 
+@pytest.mark.parametrize(("shrink", "expected"), [(1, [("non-finite", "overflow")]), (12, [])])
+def test_a_recurrence_whose_gradient_overflows_though_it_is_clipped(shrink, expected, tmp_path):
+    torch.manual_seed(2)
+    inside, over, out = nn.Linear(8, 64), nn.Linear(64, 64, bias=False), nn.Linear(64, 4)
+    nn.init.normal_(over.weight, std=1 / shrink)
+    model = nn.ModuleList([inside, over, out])
+
+    def unrolled(model, x, y):
+        state = x.new_zeros(len(x), 64)
+        for _ in range(20):
+            state = torch.relu(inside(x) + over(state))
+        return (out(state) - F.one_hot(y, 4)).square().mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), 1.0) and None)
+    found = diagnosed(tmp_path / "run", model, optimizer, unrolled, closure=False)
+    assert alarms(found) == expected
+    assert [(each.last_step, each.layers) for each in found.alarms] == [(None, ())] * len(expected)
+
+
 def test_complex_parameters_are_measured_whole(tmp_path):
     class Spectral(nn.Module):
         def __init__(self):

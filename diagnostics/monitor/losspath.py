@@ -27,6 +27,7 @@ _NAMES = {
     "softmarginloss": "soft_margin_loss",
 }
 _LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
+_STEEP = {"sqrt": "0", "acos": "1 and -1", "asin": "1 and -1"}  # where the slope is infinite though the value is not
 LONGEST = 200  # nodes walked: the part of interest is at the end of the model
 
 
@@ -54,6 +55,17 @@ def is_linear_model(loss: Tensor) -> bool:
     """
     holders = [node for node in _reach(loss.grad_fn) if _holds_parameter(node) and _name(node) not in ("add", "sub")]
     return len(holders) == 1 and _name(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
+
+
+def steep(loss: Tensor) -> tuple[str, str] | None:
+    """A function between the loss and the parameters whose slope is infinite somewhere in its domain, and where."""
+    for node in _reach(loss.grad_fn):
+        name = _name(node)
+        if name in _STEEP:
+            return name, _STEEP[name]
+        if name == "pow" and 0 < float(getattr(node, "_saved_exponent", 1)) < 1:
+            return name, "0"
+    return None
 
 
 def _multiplies_parameters(node: Any) -> bool:

@@ -203,7 +203,7 @@ class Monitor:
             self._measure(record, value, closure)
         if not self._updates.settled and _bad(update, value):
             with self._guard("non-finite"):
-                self._explain(update, value, closure)
+                self._explain(update, loss, closure)
         self._curving.project(update)
         self._sender.send(record, value)
         if closure is not None and update.finished:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diagnostics.monitor import forwards
+from diagnostics.monitor import forwards, losspath
 
 # Not finite outside a domain; everything else that makes an infinity of finite numbers has overflowed.
 _DOMAINS = {
@@ -25,6 +25,7 @@ _DOMAINS = {
 }  # fmt: skip
 _LOGARITHMS = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "logit"}
 _STEEP = {"sqrt": 0.0, "pow": 0.0, "acos": 1.0, "arccos": 1.0, "asin": 1.0, "arcsin": 1.0}  # infinite slope at ±this
+LARGE = 1e15  # a loss beyond it, far from where a function may be steep: its gradient has overflowed
 _SUMS = {"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "sum", "mean", "einsum"}
 _MASKS = {"masked_fill", "full", "full_like", "fill", "where", "tril", "triu", "zeros", "new_full", "tensor"}
 
@@ -125,11 +126,20 @@ def search(
 
 
 def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
-    """What can be said without a closure: the loss, or the gradient nearest to it."""
-    if not torch.isfinite(torch.as_tensor(loss)).all():
-        return Origin("loss", f"the loss is {float(loss)}")
-    name = bad_gradients[-1]
-    return Origin(f"gradient:{name}", f"the gradient of {name} is not finite though the loss is")
+    """What can be said without a closure: the loss, or the gradient nearest to it, and what may have made it so."""
+    value = torch.as_tensor(loss).detach()
+    if not torch.isfinite(value).all():
+        return Origin("loss", f"the loss is {float(value.mean())}")
+    name, steep = bad_gradients[-1], losspath.steep(loss) if isinstance(loss, Tensor) else None
+    if bool((value.abs() > LARGE).any()):
+        return Origin(
+            f"overflow:gradient of {name}", f"the gradient of {name} overflowed, the loss is {float(value.mean()):.3g}"
+        )
+    message = f"the gradient of {name} is not finite though the loss is"
+    if steep is None:
+        return Origin(f"gradient:{name}", message)
+    function, edge = steep
+    return Origin(f"op:{function}", f"{message}; the loss goes through {function}, whose slope is infinite at {edge}")
 
 
 def _backward(loss: Tensor, tensors: dict[str, Tensor], trace: Trace) -> Origin | None:

@@ -233,10 +233,11 @@ def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
 
 def first_nonfinite(run: Run) -> int | None:
     """Step at which the loss, or the gradient of an update that was made, was first not finite."""
-    table = run.table("scalars", ["step", "loss", "grad_norm"])
+    table = run.table("scalars", ["step", "loss", "grad_norm", "grad_norm_unclipped"])
     bad, gradients = ~np.isfinite(array(table, "loss")), array(table, "grad_norm")
     if not np.isnan(gradients).all():  # else never observed
         bad |= ~np.isfinite(gradients)
+        bad |= (gradients == 0) & np.isinf(array(table, "grad_norm_unclipped"))  # divided by an infinite norm
     steps = table["step"].to_numpy()[bad]
     counted = steps[~np.isin(steps, events(run, "skipped-step")["step"].to_numpy())]
     found = [int(counted[0])] if len(counted) else []

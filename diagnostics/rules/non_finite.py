@@ -28,6 +28,8 @@ Not treated there. Source: IEEE 754 arithmetic, and the domains of the functions
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.run import Run
@@ -66,8 +68,8 @@ def check(run: Run) -> Iterator[Finding]:
         cause=cause,
         severity="critical" if lost > 1 or first is not None else "warning",
         first_step=step,
-        last_step=None if lost and not abs(history.values[-1]) < float("inf") else step,
-        layers=(subject.split(":", 1)[1],) if ":" in subject and not subject.startswith("op:") else (),
+        last_step=None if _lasts(run) else step,
+        layers=(subject.split(":", 1)[1],) if subject.startswith(("weight:", "gradient:")) else (),
         summary=f"{_dated(message, step)}; {lost} of {history.count} recorded losses are not finite.",
         evidence={"first step": float(step), "losses lost": float(lost)},
         remedies=_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
@@ -82,6 +84,13 @@ def _dated(message: str, step: int) -> str:
     return message.rstrip(".") + ("" if message.startswith("at update") else f" (step {step})")
 
 
+def _lasts(run: Run) -> bool:
+    """Whether the last recorded update had it too."""
+    columns = ["loss", "grad_norm", "grad_norm_unclipped"]
+    last = run.table("scalars", columns)[columns].to_numpy(dtype=float)[-1:]
+    return bool((~np.isfinite(last[:, 0]) | np.isinf(last[:, 1:]).any(1)).any())
+
+
 def _first_seen(run: Run, first: int | None) -> tuple[int, str, str]:
     """A gradient whose square alone overflows is not searched for; the values of the next update are."""
     seen = signals.nonfinite_events(run)
@@ -89,6 +98,9 @@ def _first_seen(run: Run, first: int | None) -> tuple[int, str, str]:
         step, subject, message = seen[0]
         return (step if first is None else min(step, first)), subject, message
     step = first if first is not None else 0
+    losses, norms = (signals.inside(run, name, step, step) for name in ("loss", "grad_norm_unclipped"))
+    if np.isfinite(losses).any() and np.isinf(norms).any():
+        return step, "overflow:gradient", f"The gradient's norm overflowed while the loss was {losses[0]:.3g}"
     return step, "loss", "The loss or its gradient became non-finite"
 
 
@@ -123,6 +135,12 @@ def _domain(subject: str) -> tuple[str, ...]:
 
 
 def _overflow(subject: str) -> tuple[str, ...]:
+    if "gradient" in subject:
+        return (
+            "start with weights that keep the size of what they multiply, from layer to layer and from step to step of "
+            "a recurrence: divide them by sqrt(fan_in), or torch.nn.init.orthogonal_",
+            "normalize between layers: nn.LayerNorm, nn.BatchNorm1d",
+        )
     return (
         "use a fused, shifted form: torch.logsumexp, log_softmax, F.cross_entropy on logits",
         "compute this part in float32 or bfloat16",
