@@ -47,8 +47,8 @@ def diagnosis_lines(diagnosis: Any, colour: bool) -> list[str]:
         lines.append(f"  {paint('no alarm', 'ok', colour)}")
     if diagnosis.clean:
         lines += _wrapped("checked, nothing found: ", ", ".join(diagnosis.clean), "  ")
-    for rule, missing in diagnosis.skipped.items():
-        lines += _wrapped("not checked: ", f"{rule} ({missing})", "  ")
+    for missing, rules in diagnosis.unchecked.items():
+        lines += _wrapped("not checked: ", f"{', '.join(rules)} ({missing})", "  ")
     for rule, error in diagnosis.crashed.items():
         lines += _wrapped(paint("rule failed: ", "warning", colour), f"{rule}: {error}", "  ")
     return lines

@@ -57,6 +57,13 @@ def test_check_takes_a_folder_of_runs(capsys, folder):
     }
 
 
+def test_check_names_a_missing_measurement_once(capsys, folder):
+    main(["check", str(folder / "small")])
+    unchecked = [line for line in capsys.readouterr().out.splitlines() if "not checked" in line]
+    assert any("saddle-point, ravine" in line for line in unchecked)
+    assert len({line.split("(")[-1] for line in unchecked}) == len(unchecked)
+
+
 def test_check_as_json_has_the_whole_diagnosis(capsys):
     code, (result,) = run_json(capsys, "check", UNSTABLE)
     assert code == 1 and result["status"] == "finished" and result["alarms"] >= 1

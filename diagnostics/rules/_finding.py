@@ -59,5 +59,13 @@ class Diagnosis:
     crashed: dict[str, str] = field(default_factory=dict)
 
     @property
+    def unchecked(self) -> dict[str, tuple[str, ...]]:
+        """Missing measurement -> the rules that were skipped for want of it."""
+        return {
+            reason: tuple(rule for rule in self.skipped if self.skipped[rule] == reason)
+            for reason in dict.fromkeys(self.skipped.values())
+        }
+
+    @property
     def alarms(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.alarm)

@@ -146,7 +146,7 @@ def checked(diagnosis: Diagnosis) -> None:
         )
     with skipped:
         st.header("Could not be checked", divider="gray")
-        lines = [f"- {md(title(kind))}: {prose(reason)}" for kind, reason in diagnosis.skipped.items()]
+        lines = [f"- {md('; '.join(map(title, kinds)))}: {prose(why)}" for why, kinds in diagnosis.unchecked.items()]
         lines += [
             f"- :red[✕] {md(title(kind))}: the rule itself failed, {prose(error)}"
             for kind, error in diagnosis.crashed.items()

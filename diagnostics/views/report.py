@@ -121,8 +121,10 @@ def overview(run: Run, diagnosis: Diagnosis) -> str:
 
 def checked(diagnosis: Diagnosis) -> str:
     clean = "".join(f"<li>{escape(title(kind))}</li>" for kind in diagnosis.clean)
-    missing = {**diagnosis.skipped, **diagnosis.crashed}
-    skipped = "".join(f"<li>{escape(title(kind))}: {escape(reason)}</li>" for kind, reason in missing.items())
+    missing = {**diagnosis.unchecked, **{error: (rule,) for rule, error in diagnosis.crashed.items()}}
+    skipped = "".join(
+        f"<li>{escape('; '.join(map(title, rules)))}: {escape(why)}</li>" for why, rules in missing.items()
+    )
     return (
         f"<div class=columns><div><h2>Checked and found clean</h2><ul>{clean or '<li>nothing'}</ul></div>"
         f"<div><h2>Could not be checked</h2><ul>{skipped or '<li>nothing'}</ul></div></div>"
