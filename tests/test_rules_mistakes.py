@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import is_linear_model
+from diagnostics.monitor.losspath import all_pairs, is_linear_model
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -310,3 +310,38 @@ def test_which_models_are_linear():
         F.mse_loss(layer(torch.relu(nn.Linear(3, 3)(x))), target),
     ]
     assert all(map(is_linear_model, linear)) and not any(map(is_linear_model, other))
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_column_of_outputs_and_a_row_of_targets(wrong, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def squared(model, x, y):
+        target = x[:, 0] - x[:, 1] * x[:, 2]
+        return F.mse_loss(model(x), target if wrong else target[:, None])
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), squared)
+    assert alarms(found) == ([("wiring", "shapes-broadcast")] if wrong else [])
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_which_losses_compare_every_output_with_every_target():
+    column, row, x = torch.randn(7, 1, requires_grad=True), torch.randn(7, requires_grad=True), torch.randn(7, 3)
+    y, out, other = torch.randn(7), nn.Linear(3, 1)(x), torch.randn(7, 2, requires_grad=True)
+    wrong = [
+        F.mse_loss(out, y), F.l1_loss(out, y), F.smooth_l1_loss(out, y), F.huber_loss(out, y),
+        ((out - y) ** 2).mean(), (y - out).abs().sum() / 7, (out - y).square().mean().sqrt(),
+        F.mse_loss(out, y) + column.square().sum(), F.mse_loss(row, y[:, None]),
+    ]  # fmt: skip
+    between = (column - y).abs().mean()
+    right = [
+        F.mse_loss(out[:, 0], y), F.mse_loss(out, y[:, None]), F.mse_loss(other, torch.randn(2)), F.mse_loss(row, y[0]),
+        F.mse_loss(column, torch.randn(3)), (column - row).square().mean(), (column * torch.rand(7, 7)).sum(),
+        torch.exp(-(column - y).square()).mean(), between - (column - column.t()).abs().mean() / 2,
+        torch.logsumexp((column - y).abs(), 1).mean(), F.cross_entropy(other @ other.t(), torch.arange(7)),
+        F.mse_loss(row[:1], y[:1, None]), -between,
+    ]  # fmt: skip
+    assert [all_pairs(loss) for loss in wrong] == [7] * len(wrong)
+    assert [all_pairs(loss) for loss in right] == [0] * len(right)

@@ -77,7 +77,11 @@ class Given:
                 with forwards.ours(self._model), torch.enable_grad():
                     tensor = closure()
             if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                return {"loss_path": losspath.describe(tensor), "linear_model": losspath.is_linear_model(tensor)}
+                return {
+                    "loss_path": losspath.describe(tensor),
+                    "linear_model": losspath.is_linear_model(tensor),
+                    "all_pairs": losspath.all_pairs(tensor),
+                }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
                 self._event("no-graph", message, "loss")

@@ -28,6 +28,10 @@ _NAMES = {
 }
 _LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
 _STEEP = {"sqrt": "0", "acos": "1 and -1", "asin": "1 and -1"}  # where the slope is infinite though the value is not
+_PLAIN = {
+    "mean", "sum", "div", "add", "mseloss", "l1loss", "smoothl1loss", "huberloss", "pow", "abs", "expand", "sub",
+    "squeeze", "unsqueeze", "view", "t", "transpose", "sqrt",
+}  # fmt: skip
 LONGEST = 200  # nodes walked: the part of interest is at the end of the model
 
 
@@ -55,6 +59,29 @@ def is_linear_model(loss: Tensor) -> bool:
     """
     holders = [node for node in _reach(loss.grad_fn) if _holds_parameter(node) and _name(node) not in ("add", "sub")]
     return len(holders) == 1 and _name(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
+
+
+def all_pairs(loss: Tensor) -> int:
+    """N, if the loss is a mean over all pairs of N outputs and N fixed targets, as a column less a row makes it; or 0.
+
+    Only a plain difference, squared or absolute: distances of samples go on, into an exponential or another difference.
+    """
+    for node in _chain(loss.grad_fn):
+        name, below = _name(node), _next(node)
+        if name in ("expand", "sub") and len(below) == 1:
+            before, after = _output_shape(below[0]), _output_shape(node)
+            count = before[0] if before else 0
+            if count > 1 and before in ((count,), (count, 1), (1, count)) and after == (count, count):
+                return count
+        if name not in _PLAIN or (name == "sub" and len(below) > 1):
+            return 0
+    return 0
+
+
+def _output_shape(node: Any) -> tuple[int, ...]:
+    """Of what the function returned: the gradient it is given has that shape too."""
+    shapes = [tuple(each.shape) for each in getattr(node, "_input_metadata", ())]
+    return shapes[0] if len(shapes) == 1 else ()
 
 
 def steep(loss: Tensor) -> tuple[str, str] | None:

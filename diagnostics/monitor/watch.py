@@ -77,6 +77,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "closure": None,
         "loss_path": "",
         "linear_model": False,
+        "all_pairs": 0,
         "idle": [],
         "probabilities": None,
         "targets": [],

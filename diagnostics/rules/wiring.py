@@ -3,21 +3,24 @@ r"""The training loop does not do what it looks like.
 ## What it is
 The model is fine and so is the data, but a line of the loop is missing or in the wrong place: the optimizer never
 steps, gradients are never zeroed, it holds other tensors than the model uses, a layer was left out of it, sits in a
-plain list where PyTorch does not look, or the graph was cut.
+plain list where PyTorch does not look, the graph was cut, or outputs and targets differ in shape.
 
 ## What we look at
 Facts, not statistics. Whether a parameter still held the old gradient when a new backward pass began (right after
 an update, so that deliberate accumulation within one update does not count); whether the optimizer's tensors are
 the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
 holds gets no gradient at all while others do; whether the optimizer steps at all, and whether something else puts the
-weights back between its steps, by all of an update, in a run that learns nothing.
+weights back between its steps, by all of an update, in a run that learns nothing; whether the loss is the mean
+difference of all pairs of an output and a target.
 
 ## Why it happens
 `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
 instead of $\nabla\mathcal J(\theta_k)$, which is momentum with $\mu = 1$: as the lecture says, such a puck
 conserves its energy and never settles. An optimizer made before the model was moved, copied or re-created updates
 tensors nobody reads, and one that was not given a layer leaves it as it was initialized. What is written to the weights
-between two updates, such as an average or a checkpoint, takes the place of what the update did.
+between two updates, such as an average or a checkpoint, takes the place of what the update did. A column of $N$
+outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is smallest where every output is the
+mean of the targets.
 
 ## What to try
 The finding names the line: `optimizer.zero_grad()` before `backward()`, the optimizer made after the model is in
@@ -36,6 +39,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of, number
@@ -59,6 +63,7 @@ def check(
     yield from _unregistered(run)
     yield from _left_out(run)
     yield from _detached(run)
+    yield from _all_pairs(run)
 
 
 def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
@@ -213,14 +218,14 @@ def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:
 def _detached(run: Run) -> Iterator[Finding]:
     """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
     cut = signals.events(run, "no-graph")
-    steps, layers, missing = _without_gradient(run)
+    steps, layers, missing = cut_graph.without_gradient(run)
     nowhere = len(steps) > 0 and not (missing < 1).any()
     if (len(cut) or nowhere) and not by_layer.counts_errors(run):
         first = int(run.table("scalars", ["step"])["step"].iloc[0])
-        summary, remedies = (_ERASED, _ZERO_FIRST) if _erased(run) and not len(cut) else (_CUT, _REATTACH)
+        summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
         yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return
-    names = _before_a_cut(run, layers, missing)
+    names = cut_graph.before(run, layers, missing)
     hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
         return
@@ -234,45 +239,33 @@ def _detached(run: Run) -> Iterator[Finding]:
     )
 
 
+def _all_pairs(run: Run) -> Iterator[Finding]:
+    count = int(run.meta.get("all_pairs") or 0)
+    if count < 2:
+        return
+    yield _finding(
+        "shapes-broadcast",
+        int(run.table("scalars", ["step"])["step"].iloc[0]),
+        (),
+        (
+            f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
+            "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned."
+        ),
+        {"outputs": float(count)},
+        (
+            "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
+            "heed PyTorch's warning 'Using a target size that is different to the input size'",
+        ),
+        formula=r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
+    )
+
+
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
 _ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
 _REATTACH = (
     "remove .detach(), .data, .item(), .numpy(), torch.no_grad() or a comparison between these layers and the loss",
 )
-
-
-def _erased(run: Run) -> bool:
-    """Every update had its backward pass: the gradients were there once."""
-    _, passes = signals.column(run, "micro_batches")
-    return len(passes) > 0 and bool((passes >= 1).all())
-
-
-def _without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps (T,), names (L,) and where a tensor had no gradient (T, L). Empty if all had one at first: then nothing is
-    cut off, and of a long run a column less is read."""
-    steps, names, norms = run.matrix("layers", "grad_norm", copy=False)
-    if len(steps) < 3 or (norms[0] > 0).all():
-        return steps[:0], names, norms[:0]
-    return run.matrix("layers", "grad_missing", copy=False)
-
-
-def _before_a_cut(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
-    """Trainable tensors without any gradient, if they are the first ones of the model and no others.
-
-    An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it,
-    and so does what took no part in the forward.
-    """
-    beside = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen") or not each.get("optimized")}
-    beside |= set(run.meta.get("idle") or [])
-    at = [index for index, name in enumerate(names) if str(name) not in beside]
-    if not len(missing) or not at:
-        return ()
-    absent = np.array([missing[0, index] == 1 and (missing[:, index] == 1).all() for index in at])
-    count = int(absent.sum())
-    if not 0 < count < len(at) or not absent[:count].all():
-        return ()
-    return tuple(str(names[index]) for index in at[:count])
 
 
 def _finding(

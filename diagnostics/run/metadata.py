@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "closure": None,
     "loss_path": "",
     "linear_model": False,
+    "all_pairs": 0,
     "idle": [],
     "probabilities": None,
     "targets": [],
