@@ -345,3 +345,29 @@ def test_which_losses_compare_every_output_with_every_target():
     ]  # fmt: skip
     assert [all_pairs(loss) for loss in wrong] == [7] * len(wrong)
     assert [all_pairs(loss) for loss in right] == [0] * len(right)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "expected"),
+    [
+        (lambda out: out.view(32, 4, 6), [("wiring", "scrambled-view")]),
+        (lambda out: out.reshape(32, 4, 6), [("wiring", "scrambled-view")]),
+        (lambda out: out.transpose(1, 2), []),
+        (lambda out: out.view(32, 2, 12).view(32, 6, 4).permute(0, 2, 1), []),
+    ],
+)
+def test_a_view_where_a_transpose_was_meant(arrange, expected, tmp_path):
+    """Labels of positions: logits (batch, position, class), which cross_entropy wants as (batch, class, position)."""
+    torch.manual_seed(2)
+    model, given = nn.Sequential(nn.Conv1d(8, 32, 1), nn.ReLU(), nn.Conv1d(32, 16, 1)), torch.randn(4, 8)
+    model.append(nn.Linear(16, 4))
+
+    def labelled(model, x, y):
+        classes = (5 * x[:, :6].abs()).long() % 4
+        seen = given[classes].transpose(1, 2) + 0.1 * x[:, :, None]
+        features = model[:3](seen).transpose(1, 2)
+        return F.cross_entropy(arrange(model[3](features)), classes)
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), labelled)
+    assert alarms(found) == expected
+    assert diagnostics.load(tmp_path / "run").table("events").empty

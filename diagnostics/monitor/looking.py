@@ -56,13 +56,14 @@ class Looking:
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """Tensors of modules that take no part in the forward; whether what expects logits gets probabilities; the
-        range of the targets that outputs are compared with."""
+        range of the targets that outputs are compared with; a view that scrambles an output."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
+        found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]

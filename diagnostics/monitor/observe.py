@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import attention, describe, functions
+from diagnostics.monitor import attention, describe, functions, places
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import warn
+from diagnostics.monitor.layer import NOTHING, PARAMETER
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Observer(TorchFunctionMode):
         self.seconds = 0.0
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
+        self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -139,6 +141,8 @@ class Observer(TorchFunctionMode):
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
         if kind is None:
             out = self._run(func, args, kwargs)
+            if self._asking and func in functions.FLATTEN:
+                self._viewed(next(iter(args), None), out)
             if func in functions.ATTENTION:
                 with torch.no_grad():
                     self._attention(attention.count(*args, **kwargs))
@@ -174,6 +178,12 @@ class Observer(TorchFunctionMode):
     def _compared(self, target: Any) -> None:
         if isinstance(target, Tensor) and target.numel() and target.dim() and target.is_floating_point():
             self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
+
+    def _viewed(self, x: Any, out: Any) -> None:
+        """Of an output of the model's: how numbers that it is given lie in memory is known to who gives them."""
+        tensors = isinstance(x, Tensor) and isinstance(out, Tensor)
+        if tensors and self.graph.flow(x) not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape):
+            self.scrambled.append((list(x.shape), list(out.shape)))
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:

@@ -24,10 +24,21 @@ def of(shape: torch.Size, strides: tuple[int, ...], offset: int = 0) -> Tensor:
 
 
 def moved(function: Callable, args: tuple, kwargs: dict[str, Any], places: Tensor) -> list[Tensor] | None:
-    """Places after the call, one a result; `None` where a copy was made, which no strides describe."""
-    found = function(places, *args[1:], **kwargs)
+    """Places after the call, one a result; `None` where a copy was made or units and positions were mixed, which no
+    strides describe."""
+    try:
+        found = function(places, *args[1:], **kwargs)
+    except RuntimeError:  # a view that the tensor's own strides allow, and these do not
+        return None
     results = [found] if isinstance(found, Tensor) else list(found)
     return results if all(each.is_meta and each._is_view() for each in results) else None
+
+
+def scrambles(before: torch.Size, after: torch.Size) -> bool:
+    """Whether a view gives a tensor another order of its sizes: it leaves the numbers where they are, so that each
+    place gets those of others. A transpose moves the axes. Equal sizes cannot tell."""
+    old, new = [n for n in before if n > 1], [n for n in after if n > 1]
+    return old != new and sorted(old) == sorted(new)
 
 
 def units(places: Tensor) -> tuple[Tensor, Tensor]:

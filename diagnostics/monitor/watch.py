@@ -81,5 +81,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "idle": [],
         "probabilities": None,
         "targets": [],
+        "scrambled": [],
         "observed": doctor(model, optimizer).records(),
     }

@@ -33,6 +33,7 @@ more.
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
@@ -119,8 +120,9 @@ def _jump(dead: np.ndarray) -> float:
 
 
 def _towered(history: signals.Loss, step: int) -> bool:
-    """Whether the loss rose by more than its start above the best until then, up to a step: no step of a training."""
-    values = history.values[history.steps <= step]
+    """Whether the loss rose by more than its start above the best until then, up to a step: no step of a training. One
+    value alone may be a batch of a heavy tail."""
+    values = pd.Series(history.values[history.steps <= step]).rolling(3, min_periods=1).median().to_numpy()
     return bool((values - np.fmin.accumulate(values) > abs(history.start)).any())
 
 

@@ -11,7 +11,7 @@ an update, so that deliberate accumulation within one update does not count); wh
 the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
 holds gets no gradient at all while others do; whether the optimizer steps at all, and whether something else puts the
 weights back between its steps, by all of an update, in a run that learns nothing; whether the loss is the mean
-difference of all pairs of an output and a target.
+difference of all pairs of an output and a target, and whether a view gives an output its sizes in another order.
 
 ## Why it happens
 `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
@@ -40,8 +40,10 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
+from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
 
@@ -63,7 +65,8 @@ def check(
     yield from _unregistered(run)
     yield from _left_out(run)
     yield from _detached(run)
-    yield from _all_pairs(run)
+    yield from shapes.all_pairs(run)
+    yield from shapes.scrambled(run)
 
 
 def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
@@ -74,7 +77,7 @@ def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
     )
     if skipped.empty or len(updates) < enough or np.nanmax(updates, initial=0) > 0:
         return
-    yield _finding(
+    yield found(
         "no-step",
         int(skipped["step"].iloc[0]),
         (),
@@ -97,7 +100,7 @@ def _put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Ite
         return
     if history.end < nothing * history.start or not (history.values > 0).all():
         return
-    yield _finding(
+    yield found(
         "weights-put-back",
         int(steps[0]),
         (),
@@ -115,13 +118,13 @@ def _put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Ite
 
 
 def _unregistered(run: Run) -> Iterator[Finding]:
-    found = signals.events(run, "unregistered")
-    if found.empty:
+    told = signals.events(run, "unregistered")
+    if told.empty:
         return
-    names = tuple(str(found["subject"].iloc[0]).split(", "))
-    yield _finding(
+    names = tuple(str(told["subject"].iloc[0]).split(", "))
+    yield found(
         "unregistered",
-        int(found["step"].iloc[0]),
+        int(told["step"].iloc[0]),
         names,
         (
             f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} used and given gradients, but never "
@@ -141,7 +144,7 @@ def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
         return
     first = int(steps[carried > 0][0])
     always = "every" if share > 0.99 else f"in {number(100 * share)} % of the updates the"
-    yield _finding(
+    yield found(
         "gradients-accumulate",
         first,
         (),
@@ -159,15 +162,15 @@ def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
 
 
 def _stale(run: Run) -> Iterator[Finding]:
-    found = signals.events(run, "stale-parameters")
-    if found.empty:
+    told = signals.events(run, "stale-parameters")
+    if told.empty:
         return
-    yield _finding(
+    yield found(
         "stale-parameters",
-        int(found["step"].iloc[0]),
-        tuple(sorted({str(each) for each in found["subject"] if each})),
-        f"{str(found['message'].iloc[0]).rstrip('.')}.",
-        {"events": float(len(found))},
+        int(told["step"].iloc[0]),
+        tuple(sorted({str(each) for each in told["subject"] if each})),
+        f"{str(told['message'].iloc[0]).rstrip('.')}.",
+        {"events": float(len(told))},
         (
             (
                 "make the optimizer after the model is in its final form: optimizer = "
@@ -191,7 +194,7 @@ def _left_out(run: Run) -> Iterator[Finding]:
     stuck = list(dict.fromkeys([*told, *still]))
     if not stuck:
         return
-    yield _finding(
+    yield found(
         "not-in-optimizer",
         int(steps[0]),
         tuple(stuck),
@@ -223,13 +226,13 @@ def _detached(run: Run) -> Iterator[Finding]:
     if (len(cut) or nowhere) and not by_layer.counts_errors(run):
         first = int(run.table("scalars", ["step"])["step"].iloc[0])
         summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
-        yield _finding("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
+        yield found("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return
     names = cut_graph.before(run, layers, missing)
     hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
         return
-    yield _finding(
+    yield found(
         "detached",
         int(steps[0]),
         names,
@@ -239,49 +242,12 @@ def _detached(run: Run) -> Iterator[Finding]:
     )
 
 
-def _all_pairs(run: Run) -> Iterator[Finding]:
-    count = int(run.meta.get("all_pairs") or 0)
-    if count < 2:
-        return
-    yield _finding(
-        "shapes-broadcast",
-        int(run.table("scalars", ["step"])["step"].iloc[0]),
-        (),
-        (
-            f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
-            "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned."
-        ),
-        {"outputs": float(count)},
-        (
-            "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
-            "heed PyTorch's warning 'Using a target size that is different to the input size'",
-        ),
-        formula=r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
-    )
-
-
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
 _ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
 _REATTACH = (
     "remove .detach(), .data, .item(), .numpy(), torch.no_grad() or a comparison between these layers and the loss",
 )
-
-
-def _finding(
-    cause: str,
-    step: int,
-    layers: tuple[str, ...],
-    summary: str,
-    evidence: dict[str, float],
-    remedies: tuple[str, ...],
-    formula: str = "",
-) -> Finding:
-    charts = (
-        Chart("line", "scalars", ("loss",), "Loss"),
-        Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True),
-    )
-    return Finding(KIND, cause, "critical", step, None, layers, summary, evidence, remedies, charts, formula)
 
 
 def explains(finding: Finding, other: Finding) -> bool:

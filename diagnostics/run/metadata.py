@@ -42,6 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     "idle": [],
     "probabilities": None,
     "targets": [],
+    "scrambled": [],
     "observed": [],
     "writer": {},
 }

@@ -1,0 +1,55 @@
+"""Shapes that fit though they mean something else: PyTorch broadcasts and reshapes without a word."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._wiring_finding import found
+from diagnostics.run import Run
+
+
+def all_pairs(run: Run) -> Iterator[Finding]:
+    count = int(run.meta.get("all_pairs") or 0)
+    if count < 2:
+        return
+    yield found(
+        "shapes-broadcast",
+        int(run.table("scalars", ["step"])["step"].iloc[0]),
+        (),
+        (
+            f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
+            "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned."
+        ),
+        {"outputs": float(count)},
+        (
+            "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
+            "heed PyTorch's warning 'Using a target size that is different to the input size'",
+        ),
+        formula=r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
+    )
+
+
+def scrambled(run: Run, *, learned: float = 0.7) -> Iterator[Finding]:
+    """Information in a run that has a third of its loss behind it: what reads the view has come to terms with it."""
+    shapes = run.meta.get("scrambled") or []
+    if len(shapes) != 2:
+        return
+    before, after = (f"({', '.join(str(int(size)) for size in shape)})" for shape in shapes)
+    history = signals.loss(run)
+    yield replace(
+        found(
+            "scrambled-view",
+            int(run.table("scalars", ["step"])["step"].iloc[0]),
+            (),
+            (
+                f"A view turns an output of shape {before} into {after}. It keeps the numbers' order in memory, so "
+                "that each place gets those of other samples, positions or units; only a transpose moves the axes."
+            ),
+            {"loss at end over start": history.end / history.start if history.start else np.nan},
+            ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
+        ),
+        severity="info" if history.end <= learned * history.start else "critical",
+    )
