@@ -5,7 +5,7 @@ causality, grouped heads and the scale. Rows are taken at even distances: the gl
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -71,20 +71,23 @@ def count_logits(logits: Tensor) -> stats.UnitCounts:
 
 
 @contextmanager
-def inside_multi_head(observe: Callable[[stats.UnitCounts | None], None]) -> Iterator[None]:
+def inside_multi_head(
+    observe: Callable[[stats.UnitCounts | None], None], ours: AbstractContextManager
+) -> Iterator[None]:
     """See the attention inside `F.multi_head_attention_forward`, which a function mode receives as one closed call.
 
-    The two functions it may use are replaced in `torch.nn.functional` for the length of the call.
+    The two functions it may use are replaced in `torch.nn.functional` for the length of the call. `ours` goes around
+    what we do there.
     """
     fused, softmax = F.scaled_dot_product_attention, F.softmax
 
     def seen_fused(*args: Any, **kwargs: Any) -> Tensor:
-        with torch.no_grad():
+        with ours, torch.no_grad():
             observe(count(*args, **kwargs))
         return fused(*args, **kwargs)
 
     def seen_softmax(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        with torch.no_grad():
+        with ours, torch.no_grad():
             observe(count_logits(logits))
         return softmax(logits, *args, **kwargs)
 

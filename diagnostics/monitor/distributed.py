@@ -21,7 +21,7 @@ def squared_norms(
 
     `together`: whether every process asks at once. A sharded tensor's norm is NaN otherwise: one part is not the norm.
     """
-    parts = [_dense(local(t)) for t in tensors if t is not None]
+    parts = [entries(local(t)) for t in tensors if t is not None]
     if not parts:
         return torch.zeros(len(tensors))
     device = parts[0].device
@@ -93,6 +93,6 @@ def local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "placements") else tensor
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def entries(tensor: Tensor) -> Tensor:
     """A sparse embedding gradient's values, summed where a row came twice: they have the gradient's norm."""
     return tensor.coalesce().values() if tensor.is_sparse else tensor

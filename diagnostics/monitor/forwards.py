@@ -85,22 +85,23 @@ class Entrance:
         self._hooks, self.observers = [], []  # which hold a batch of inputs
 
     def entered(self, module: nn.Module) -> None:
-        training = torch.is_grad_enabled() and module is self._model and not is_quiet()
-        if not training or self._open is not None:
-            return
         with self._guarded("activations"):
+            training = torch.is_grad_enabled() and module is self._model and not is_quiet()
+            if not training or self._open is not None:
+                return
             self.random_state = random_state(module)
             if self.observing:
-                self._open = Observer(module, self.asking)
-                self._open.__enter__()
-                self._open.enter_root()  # the root's own call has begun already
+                observer = Observer(module, self.asking, inside=True)
+                observer.__enter__()
+                self._open = observer
 
     def left(self) -> None:
-        if self._open is not None and not is_quiet():
-            observer, self._open = self._open, None
-            observer.__exit__(None, None, None)
-            self.observers.append(observer)
-            self._charge(observer.seconds)
+        with self._guarded("activations"):
+            if self._open is not None and not is_quiet():
+                observer, self._open = self._open, None
+                observer.__exit__(None, None, None)
+                self.observers.append(observer)
+                self._charge(observer.seconds)
 
 
 class _Enter:

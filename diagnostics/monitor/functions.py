@@ -5,6 +5,7 @@ The tables are keyed by the function objects that a `TorchFunctionMode` receives
 """
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.
 TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 PER_CHANNEL = _functions("batch_norm", "instance_norm", "group_norm")
 _LAST_NORMS = _functions("layer_norm", "rms_norm")
+LAYER_NORM, GROUP_NORM = _functions("layer_norm"), _functions("group_norm")
 NORMS = PER_CHANNEL | _LAST_NORMS
 ATTENTION = {F.scaled_dot_product_attention}
 RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
@@ -146,3 +148,11 @@ def tensors(values: tuple) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from (item for item in value if isinstance(item, Tensor))
+
+
+def normalized(function: Callable, args: tuple, kwargs: dict[str, Any]) -> int | None:
+    """How many numbers share a mean and a deviation, in a layer or group norm."""
+    if function not in LAYER_NORM | GROUP_NORM:
+        return None
+    x, shape = args[0], args[1] if len(args) > 1 else next(iter(kwargs.values()))
+    return prod(shape) if function in LAYER_NORM else x.numel() // (len(x) * shape) if x.numel() else None

@@ -39,12 +39,13 @@ class Guard:
         if self.failures[measurement] > LIMIT:
             return  # what cannot be switched off is told no more
         text = f"{type(error).__name__}: {error}"
-        self._event("measurement-failed", f"{measurement} could not be measured: {text}", measurement)
         if self.failures[measurement] == 1:
             warn(f"{measurement} could not be measured: {text}")
-        if self.off(measurement):
-            message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {text}"
-            self._event("measurement-off", message, measurement)
+        with contextlib.suppress(Exception):  # it may be the writing that fails
+            self._event("measurement-failed", f"{measurement} could not be measured: {text}", measurement)
+            if self.failures[measurement] == LIMIT:
+                message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {text}"
+                self._event("measurement-off", message, measurement)
 
 
 class Guarded:

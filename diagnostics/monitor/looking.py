@@ -46,6 +46,9 @@ class Looking:
         if closure is not None:
             observer = self._guard.run("activations", self._observe, record, loss, closure, compiled)
             observers = [] if observer is None else [observer]
+        for failure in [failure for observer in observers for failure in observer.failures[:1]]:
+            self._guard.failed("activations", failure)
+        observers = [observer for observer in observers if not observer.failures]
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
@@ -55,8 +58,9 @@ class Looking:
             self._guard.run("inputs", self._look_at_input, record, observer)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
-        """Tensors of modules that take no part in the forward; whether what expects logits gets probabilities; the
-        range of the targets that outputs are compared with; a view that scrambles an output."""
+        """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
+        logits gets probabilities; the range of the targets that outputs are compared with; calls whose shapes fit, but
+        mean something else."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
@@ -64,6 +68,7 @@ class Looking:
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
+        found["norms_of_one"] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of_one))
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]

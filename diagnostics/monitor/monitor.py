@@ -148,8 +148,9 @@ class Monitor:
             return
         self._closed = True
         atexit.unregister(self.close)
-        self._entrance.disarm()
-        self._updates.close()
+        for part in (self._entrance.disarm, self._updates.close):
+            with self._guard("closing"):
+                part()
         with self._budget.charge("always"):
             with self._guard("closing"):
                 self._finish()
@@ -158,7 +159,8 @@ class Monitor:
                 with self._guard("summary"):
                     self._writer.flush()
                     summary = self._reporter.summary()
-            self._writer.close(status, summary)
+            with self._guard("closing"):
+                self._writer.close(status, summary)
 
     def __enter__(self) -> "Monitor":
         return self
@@ -198,7 +200,7 @@ class Monitor:
         if self._updates.sentinel.cleared:
             self._tell_once("gradients-cleared", CLEARED)
         if not self._wiring.settled:
-            self._guard.run("wiring", self._wiring.look, self._current_tensors())
+            self._guard.run("wiring", self._wiring.look, self._current_tensors(), update.late)
         if update.plan.measured and update.finished:
             self._measure(record, value, closure)
         if not self._updates.settled and _bad(update, value):
@@ -265,7 +267,7 @@ class Monitor:
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
         self._compiled = self._compiled or describe.compiled_frames() > 0
         if self._plan.measured and not self._compiled and self._given.has_closure is not None:
-            self._entrance.arm(observing=not self._given.has_closure)
+            self._entrance.arm(observing=not (self._given.has_closure or self._guard.off("activations")))
 
     def _stretched(self) -> None:
         message = (

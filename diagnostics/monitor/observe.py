@@ -42,12 +42,18 @@ GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate m
 
 
 class Observer(TorchFunctionMode):
-    """`with observer: closure()`, then `observer.calls()` and `observer.graph`. `seconds`: what observing took."""
+    """`with observer: closure()`, then `observer.calls()` and `observer.graph`. `seconds`: what observing took.
 
-    def __init__(self, model: nn.Module, asking: bool = False) -> None:
-        """`asking`: also what the losses are given, which one forward tells for a whole run."""
+    The forward goes on whatever raises in what we do beside it; that is kept in `failures`, and nothing more is seen.
+    """
+
+    def __init__(self, model: nn.Module, asking: bool = False, inside: bool = False) -> None:
+        """`asking`: also what the losses are given, which one forward tells for a whole run. `inside`: opened in the
+        model's own call, where its hooks are being gone through: none is added or removed."""
         super().__init__()
-        self._asking = asking
+        self._asking, self._root = asking, model if inside else None
+        self.failures: list[Exception] = []
+        self.ours = _Ours(self.failures)
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
         self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
@@ -55,14 +61,19 @@ class Observer(TorchFunctionMode):
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
+        self.norms_of_one: list[str] = []  # layer and group norms of one number each, whose output is their bias
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "Observer":
+        if self._root is not None:
+            self._stack.append(("", False))
         # hooks of each module, not global ones: a compiled module warns about those
         for name, module in self._modules.items():
+            if module is self._root:
+                continue
             entry = (describe.plain_name(name), _is_activation(module))
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
             self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
@@ -90,10 +101,6 @@ class Observer(TorchFunctionMode):
 
     # -- who is calling --------------------------------------------------------------------------------------------
 
-    def enter_root(self) -> None:
-        """For an observer that is opened inside the root's own call."""
-        self._stack.append(("", False))
-
     def _enter_module(self, entry: tuple[str, bool], module: nn.Module, args: Any) -> None:
         self._stack.append(entry)
         self.called.add(entry[0])
@@ -114,10 +121,12 @@ class Observer(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if self.failures:
+            return func(*args, **kwargs)
         began = time.perf_counter()
         self.autocast = self.autocast or torch._C._is_any_autocast_enabled()
         if func in functions.MULTI_HEAD:
-            with attention.inside_multi_head(self._attention):
+            with attention.inside_multi_head(self._attention, self.ours):
                 out = self._run(func, args, kwargs)
         else:
             out = self._call(func, args, kwargs)
@@ -132,29 +141,39 @@ class Observer(TorchFunctionMode):
         return out
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        kind = functions.activation(func, args, kwargs)
-        if kind is not None and not (args[0] if args else kwargs["input"]).numel():
-            kind = None  # of nothing there is nothing to count
+        given = None
+        with self.ours:
+            given = self._before(func, args, kwargs)
+        out = self._run(func, args, kwargs)
+        with self.ours:
+            self._after(func, args, kwargs, given, out)
+        return out
+
+    def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:
+        """Of an activation: what it is, its input, and where that has its units."""
         if self._asking and func in functions.LOGITS:
             self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
         if self._asking and func in functions.COMPARING:
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
+        kind = functions.activation(func, args, kwargs)
         if kind is None:
-            out = self._run(func, args, kwargs)
-            if self._asking and func in functions.FLATTEN:
-                self._viewed(next(iter(args), None), out)
-            if func in functions.ATTENTION:
-                with torch.no_grad():
-                    self._attention(attention.count(*args, **kwargs))
-            self.graph.follow(func, args, kwargs, out, None)
-            return out
+            return None
         x = args[0] if args else kwargs["input"]
-        before = x.detach().clone() if functions.in_place(func, args, kwargs) else x
+        if not x.numel():  # of nothing there is nothing to count
+            return None
         channels_first = self.graph.flow(x).channels_first
-        out = self._run(func, args, kwargs)
-        self._count(_spelled(func), kind, before, out, _dimension(kind, args, kwargs, x), channels_first)
-        self.graph.follow(func, args, kwargs, out, len(self._seen) - 1)
-        return out
+        return kind, x.detach().clone() if functions.in_place(func, args, kwargs) else x, channels_first
+
+    def _after(self, func: Callable, args: tuple, kwargs: dict[str, Any], given: tuple | None, out: Any) -> None:
+        if given is not None:
+            kind, x, channels_first = given
+            self._count(_spelled(func), kind, x, out, _dimension(kind, args, kwargs, x), channels_first)
+        elif self._asking:
+            self._shaped(func, args, kwargs, out)
+        if func in functions.ATTENTION:
+            with torch.no_grad():
+                self._attention(attention.count(*args, **kwargs))
+        self.graph.follow(func, args, kwargs, out, None if given is None else len(self._seen) - 1)
 
     @torch.no_grad()
     def _count(self, name: str, kind: stats.Kind, x: Tensor, y: Tensor, dim: int, channels_first: bool) -> None:
@@ -179,11 +198,17 @@ class Observer(TorchFunctionMode):
         if isinstance(target, Tensor) and target.numel() and target.dim() and target.is_floating_point():
             self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
 
-    def _viewed(self, x: Any, out: Any) -> None:
-        """Of an output of the model's: how numbers that it is given lie in memory is known to who gives them."""
-        tensors = isinstance(x, Tensor) and isinstance(out, Tensor)
-        if tensors and self.graph.flow(x) not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape):
-            self.scrambled.append((list(x.shape), list(out.shape)))
+    def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them
+        knows), and a norm of a single number."""
+        x = args[0] if args else None
+        if not isinstance(x, Tensor) or not isinstance(out, Tensor):
+            return
+        if func in functions.FLATTEN:
+            if self.graph.flow(x) not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape):
+                self.scrambled.append((list(x.shape), list(out.shape)))
+        elif functions.normalized(func, args, kwargs) == 1:
+            self.norms_of_one.append(self._stack[-1][0] if self._stack else "loss")
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:
@@ -202,6 +227,23 @@ class Observer(TorchFunctionMode):
         self._seen.append(Call(f"{owner}.{name}".removeprefix("."), kind, counts))
 
 
+class _Ours:
+    """Work of ours inside the model's forward."""
+
+    __slots__ = ("_failures",)
+
+    def __init__(self, failures: list[Exception]) -> None:
+        self._failures = failures
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self._failures.append(error)
+        return isinstance(error, Exception)
+
+
 _active: list[Observer] = []
 
 
@@ -218,7 +260,8 @@ def probe(name: str, tensor: Tensor, kind: str) -> Tensor:
             return tensor
         with torch._C.DisableTorchFunction():  # our own functions are none of the model's
             for observer in _active:
-                observer.probe(name, tensor, known)
+                with observer.ours:
+                    observer.probe(name, tensor, known)
     return tensor
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.monitor.distributed import local
+from diagnostics.monitor.distributed import entries, local
 
 _queue: Any = getattr(
     torch.autograd.Variable._execution_engine, "queue_callback", None
@@ -31,11 +31,13 @@ class Sentinel:
     gradients, is queued after ours, so ours queues itself once more.
     """
 
-    def __init__(self, finished: Callable[[], None], quiet: Callable[[], bool], reduced: bool) -> None:
+    def __init__(
+        self, finished: Callable[[], None], quiet: Callable[[], bool], reduced: bool, guarded: Callable[[str], Any]
+    ) -> None:
         self.passes = 0
         self.carried: Tensor | float = float("nan")
         self.cleared = False
-        self._finished, self._quiet, self._reduced = finished, quiet, reduced
+        self._finished, self._quiet, self._reduced, self._guarded = finished, quiet, reduced, guarded
         self._task = -1
         self._parameter: Tensor | None = None
         self._node: Any = None
@@ -52,6 +54,10 @@ class Sentinel:
             parameter.register_post_accumulate_grad_hook(self._accumulated),
         ]
 
+    @property
+    def gradient(self) -> Tensor | None:
+        return None if self._parameter is None else self._parameter.grad
+
     def detach(self) -> None:
         for hook in self._hooks:
             hook.remove()
@@ -61,25 +67,28 @@ class Sentinel:
         self.passes, self.carried = 0, float("nan")
 
     def _begins(self, incoming: Any) -> None:
-        if self._quiet() or self._parameter is None:
-            return
-        old = self._parameter.grad
+        with self._guarded("backward passes"):
+            if not self._quiet() and self._parameter is not None:
+                self._look_at(self._parameter.grad)
+
+    def _look_at(self, old: Tensor | None) -> None:
         self.cleared |= self.passes > 0 and old is None
         if isinstance(self.carried, float) and self.carried == 0:
             return
-        held = 0.0 if old is None else torch.linalg.vector_norm(local(old.detach()).float())
+        held = 0.0 if old is None else torch.linalg.vector_norm(entries(local(old.detach())).float())
         if self.passes and isinstance(self.carried, Tensor) and isinstance(held, Tensor):
             held = torch.minimum(self.carried, held)
         self.carried = held
 
     def _accumulated(self, parameter: Tensor) -> None:
-        task = torch._C._current_graph_task_id()
-        if self._quiet() or task == self._task:  # a second accumulation within the same pass
-            return
-        self._task = task
-        self.passes += 1
-        if CALLS_BACK:
-            _queue(self._requeue if self._reduced else self._end)
+        with self._guarded("backward passes"):
+            task = torch._C._current_graph_task_id()
+            if self._quiet() or task == self._task:  # a second accumulation within the same pass
+                return
+            self._task = task
+            self.passes += 1
+            if CALLS_BACK:
+                _queue(self._requeue if self._reduced else self._end)
 
     def _requeue(self) -> None:
         _queue(self._end)

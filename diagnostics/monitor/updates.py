@@ -38,6 +38,7 @@ class Update:
     rescued: list[Tensor] | None = None  # weights before an update whose gradient is not finite
     bad_gradients: list[str] = field(default_factory=list)  # parameters whose gradient is not finite
     finished: bool = False
+    late: Tensor | None = None  # a gradient that was written to after the update, where nothing reads it
 
 
 class Updates:
@@ -57,7 +58,7 @@ class Updates:
     ) -> None:
         self.current: Update | None = None
         self.settled = False  # the first number that is not finite has been explained
-        self.sentinel = Sentinel(self._backward_finished, quiet, replicated)
+        self.sentinel = Sentinel(self._backward_finished, quiet, replicated, guarded)
         self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
         self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = (
@@ -67,6 +68,7 @@ class Updates:
         self._sharded = False
         self._clips = False  # gradients were written to between the last backward and its update
         self._pairs = Pairs()
+        self._left: tuple[Tensor, int, int] | None = None  # a gradient after the update, its version, backward passes
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
@@ -83,7 +85,10 @@ class Updates:
     def take(self) -> tuple[Update | None, int]:
         """The update finished since the last call, if any, and the number of backward passes seen."""
         update, passes = self.current, self.sentinel.passes
-        self.current = None
+        if update is not None and self._left is not None:
+            gradient, version, before = self._left
+            update.late = gradient if gradient._version > version and passes == before else None
+        self.current = self._left = None
         self.sentinel.reset()
         return update, passes
 
@@ -220,8 +225,11 @@ class Updates:
         if update is None or update.finished:  # of a step that calls its base class's, the inner one is the update
             return
         update.finished = True
-        if update.before is not None:
-            with self._guarded("updates"):
+        with self._guarded("updates"):
+            gradient = self.sentinel.gradient
+            if gradient is not None and not _is_dtensor(gradient):
+                self._left = (gradient, gradient._version, self.sentinel.passes)
+            if update.before is not None:
                 self._changes(update)
 
     @torch.no_grad()

@@ -82,5 +82,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "probabilities": None,
         "targets": [],
         "scrambled": [],
+        "norms_of_one": [],
         "observed": doctor(model, optimizer).records(),
     }

@@ -8,10 +8,25 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 UPDATES = 3  # that the evidence must last
+LATE = "gradients are written to after the optimizer's step and before the next backward pass, where nothing reads them"
+_CONVERSIONS = {
+    "ToCopy",
+    "Clone",
+    "Alias",
+    "Mul",
+    "Div",
+    "View",
+    "UnsafeView",
+    "T",
+    "Transpose",
+    "Unsqueeze",
+    "Squeeze",
+}
 
 
 class Wiring:
@@ -23,9 +38,13 @@ class Wiring:
         self._still: dict[str, int] = {}
         self._idle: dict[str, int] = {}
         self._unregistered = dict(_unregistered(model))
+        self._late = 0
         self.settled = False
 
-    def look(self, tensors: dict[str, Tensor]) -> None:
+    def look(self, tensors: dict[str, Tensor], late: Tensor | None = None) -> None:
+        """`late`: a gradient that was written to between the optimizer's step and now; zeroing is no mistake."""
+        written = late is not None and late.layout == torch.strided and bool(late.any())
+        self._late = self._late + 1 if written else 0
         inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         members = {id(p) for p in self._model.parameters()}
         for name, tensor in self._unregistered.items():
@@ -36,9 +55,11 @@ class Wiring:
                 self._outside(name, tensor)
             if id(tensor) not in members:
                 self._foreign(name, tensor)
+        if self._late == UPDATES:
+            self._event("late-gradients", LATE, "")
         if any(count >= UPDATES for count in (*self._still.values(), *self._idle.values())):
             self._report(tensors | self._unregistered)
-        self.settled = self.settled or (not self._still and not self._idle)
+        self.settled = self.settled or (not self._still and not self._idle and not 0 < self._late < UPDATES)
 
     def _outside(self, name: str, tensor: Tensor) -> None:
         """A trainable parameter that the model uses and the optimizer does not have: has a gradient, and stays."""
@@ -65,7 +86,7 @@ class Wiring:
         hidden = [name for name in still if name in self._unregistered]
         if hidden:
             message = (
-                f"{', '.join(hidden)}: used and given gradients, but in a plain list or dict, where neither "
+                f"{', '.join(hidden)}: used and given gradients, but no parameter of a module: neither "
                 f"model.parameters() nor the optimizer finds them; they never change"
             )
             self._event("unregistered", message, ", ".join(hidden))
@@ -78,23 +99,39 @@ class Wiring:
 
 
 def _unregistered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters of modules in lists, tuples and dicts that are plain attributes: PyTorch does not see these."""
+    """Parameters that PyTorch does not see: in lists, tuples and dicts that are plain attributes, and those that an
+    attribute was converted from."""
     known = {id(p) for p in model.parameters()}
     for path, module in model.named_modules():
         for attribute, held in vars(module).items():
-            if attribute.startswith("_") or not isinstance(held, list | tuple | dict):
+            if attribute.startswith("_"):
                 continue
-            for key, each in held.items() if isinstance(held, dict) else enumerate(held):
-                for name, parameter in _parameters(each):
-                    if id(parameter) not in known:
-                        yield f"{path}.{attribute}[{key!r}]{name}".removeprefix("."), parameter
+            for name, parameter in _parameters(held):
+                if id(parameter) not in known:
+                    known.add(id(parameter))
+                    yield f"{path}.{attribute}{name}".removeprefix("."), parameter
 
 
-def _parameters(held: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(held, nn.Module):
+def _parameters(held: Any, inside: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Names behind the attribute's own, and parameters. Plain tensors are not asked: coordinates get gradients too."""
+    if isinstance(held, list | tuple | dict) and not inside:
+        for key, each in held.items() if isinstance(held, dict) else enumerate(held):
+            yield from ((f"[{key!r}]{name}", parameter) for name, parameter in _parameters(each, inside=True))
+    elif isinstance(held, Tensor) and isinstance(source := _source(held), nn.Parameter):
+        yield "", source
+    elif isinstance(held, nn.Module) and inside:
         yield from ((f".{name}", parameter) for name, parameter in held.named_parameters())
     elif isinstance(held, nn.Parameter):
         yield "", held
+
+
+def _source(tensor: Tensor) -> Tensor | None:
+    """What `.to(...)`, `.float()` and the like made the tensor from."""
+    node: Any = tensor.grad_fn
+    while node is not None and node.name().partition("Backward")[0] in _CONVERSIONS:
+        inputs = [below for below, _ in node.next_functions if below is not None]
+        node = inputs[0] if len(inputs) == 1 else None
+    return getattr(node, "variable", None)
 
 
 def _held_elsewhere(tensor: Tensor) -> bool:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._words import names_of
 from diagnostics.run import Run
+
+LEARNED = 0.7  # of the starting loss: a run this far down learns all the same
 
 
 def all_pairs(run: Run) -> Iterator[Finding]:
@@ -17,7 +18,7 @@ def all_pairs(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "shapes-broadcast",
-        int(run.table("scalars", ["step"])["step"].iloc[0]),
+        _start(run),
         (),
         (
             f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
@@ -32,24 +33,53 @@ def all_pairs(run: Run) -> Iterator[Finding]:
     )
 
 
-def scrambled(run: Run, *, learned: float = 0.7) -> Iterator[Finding]:
-    """Information in a run that has a third of its loss behind it: what reads the view has come to terms with it."""
+def norms_of_one(run: Run, *, learned: float = LEARNED) -> Iterator[Finding]:
+    layers = tuple(str(name) for name in run.meta.get("norms_of_one") or [])
+    if not layers:
+        return
+    yield replace(
+        found(
+            "norm-of-one",
+            _start(run),
+            layers,
+            (
+                f"{names_of(layers)} {'normalizes' if len(layers) == 1 else 'normalize'} one number at a time: less "
+                "its own mean nothing is left of it, and all inputs give the same output, the bias."
+            ),
+            {"norms": float(len(layers))},
+            ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
+            formula=r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
+        ),
+        severity=_severity(run, learned),
+    )
+
+
+def scrambled(run: Run, *, learned: float = LEARNED) -> Iterator[Finding]:
     shapes = run.meta.get("scrambled") or []
     if len(shapes) != 2:
         return
     before, after = (f"({', '.join(str(int(size)) for size in shape)})" for shape in shapes)
-    history = signals.loss(run)
     yield replace(
         found(
             "scrambled-view",
-            int(run.table("scalars", ["step"])["step"].iloc[0]),
+            _start(run),
             (),
             (
                 f"A view turns an output of shape {before} into {after}. It keeps the numbers' order in memory, so "
                 "that each place gets those of other samples, positions or units; only a transpose moves the axes."
             ),
-            {"loss at end over start": history.end / history.start if history.start else np.nan},
+            {},
             ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
         ),
-        severity="info" if history.end <= learned * history.start else "critical",
+        severity=_severity(run, learned),
     )
+
+
+def _start(run: Run) -> int:
+    return int(run.table("scalars", ["step"])["step"].iloc[0])
+
+
+def _severity(run: Run, learned: float) -> str:
+    """Information in a run that learns: what reads such an output has come to terms with it."""
+    history = signals.loss(run)
+    return "info" if history.end <= learned * history.start else "critical"

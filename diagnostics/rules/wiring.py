@@ -10,7 +10,8 @@ Facts, not statistics. Whether a parameter still held the old gradient when a ne
 an update, so that deliberate accumulation within one update does not count); whether the optimizer's tensors are
 the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
 holds gets no gradient at all while others do; whether the optimizer steps at all, and whether something else puts the
-weights back between its steps, by all of an update, in a run that learns nothing; whether the loss is the mean
+weights back between its steps, by all of an update, in a run that learns nothing; whether gradients are changed when
+the optimizer has read them; whether the loss is the mean
 difference of all pairs of an output and a target, and whether a view gives an output its sizes in another order.
 
 ## Why it happens
@@ -35,6 +36,7 @@ Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. S
 `backward` accumulates."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -64,9 +66,11 @@ def check(
     yield from _stale(run)
     yield from _unregistered(run)
     yield from _left_out(run)
+    yield from _late(run)
     yield from _detached(run)
     yield from shapes.all_pairs(run)
     yield from shapes.scrambled(run)
+    yield from shapes.norms_of_one(run)
 
 
 def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
@@ -128,11 +132,14 @@ def _unregistered(run: Run) -> Iterator[Finding]:
         names,
         (
             f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} used and given gradients, but never "
-            f"change: {names_of(names)} {'is' if len(names) == 1 else 'are'} in a plain list or dict, where "
-            "model.parameters() does not look."
+            f"change: {names_of(names)} {'is' if len(names) == 1 else 'are'} in a plain list or dict, or made from a "
+            "parameter by .to() or .float(), where model.parameters() does not look."
         ),
         {"tensors": float(len(names))},
-        ("hold modules in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList; then make the optimizer",),
+        (
+            "hold modules in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList; then make the optimizer",
+            "convert first: nn.Parameter(x.to(device)), not nn.Parameter(x).to(device)",
+        ),
     )
 
 
@@ -177,6 +184,26 @@ def _stale(run: Run) -> Iterator[Finding]:
                 f"torch.optim.{_optimizer(run)}(model.parameters(), lr=...)"
             ),
         ),
+    )
+
+
+def _late(run: Run) -> Iterator[Finding]:
+    told = signals.events(run, "late-gradients")
+    if told.empty:
+        return
+    yield replace(
+        found(
+            "clipped-after-step",
+            int(told["step"].iloc[0]),
+            (),
+            (
+                "The gradients are changed after the optimizer's step and before the next backward pass, where nothing "
+                "reads them: clipping comes too late, and every update is made from gradients of any length."
+            ),
+            {},
+            ("call clip_grad_norm_ between loss.backward() and optimizer.step()",),
+        ),
+        severity="warning",
     )
 
 
@@ -252,7 +279,7 @@ _REATTACH = (
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause in {"gradients-accumulate", "stale-parameters", "weights-put-back"}:
+    if finding.cause in {"gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one"}:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
     return other.kind in flat and other.cause not in {"zero-one-loss", "hard-threshold"}

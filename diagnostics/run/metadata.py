@@ -43,6 +43,7 @@ _DEFAULTS: dict[str, Any] = {
     "probabilities": None,
     "targets": [],
     "scrambled": [],
+    "norms_of_one": [],
     "observed": [],
     "writer": {},
 }

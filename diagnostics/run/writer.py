@@ -152,7 +152,7 @@ class RunWriter:
             self._meta |= changes
             try:
                 self._save_meta()
-            except OSError as error:
+            except Exception as error:  # a remote store's own errors too
                 log.warning("%s in %s is not up to date: %s", RUN, self._place, error)
 
     def close(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
@@ -239,7 +239,7 @@ class RunWriter:
     def _save_summary(self, summary: Mapping[str, Any]) -> None:
         try:
             write_json(self._place, SUMMARY, dict(summary))
-        except OSError as error:
+        except Exception as error:
             log.warning("%s in %s could not be written: %s", SUMMARY, self._place, error)
 
 

@@ -1,0 +1,169 @@
+"""Whatever of ours fails, the training it watches goes on bit by bit: every function is made to raise, one by one."""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import CodeType, ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+from diagnostics import curvature, monitor, run, stats
+from diagnostics.monitor import places
+
+# What catches errors, and so cannot be where one is injected, and what only calls that.
+CATCHES = {
+    "Guard.off", "Guard.__call__", "Guarded.__enter__", "Guarded.__exit__", "Hooked.__enter__", "Hooked.__exit__",
+    "Charge.__enter__", "Charge.__exit__", "Budget.charge", "Budget.add", "_Ours.__enter__", "_Ours.__exit__",
+    "Monitor.step", "Monitor.close", "Monitor._hooked", "_Enter.__call__", "_Leave.__call__", "Entrance.entered",
+    "Entrance.left", "Observer.__torch_function__", "Observer._call", "Observer._run", "Observer._enter_module",
+    "Observer._leave_module", "inside_multi_head", "Sentinel._begins", "Sentinel._accumulated", "Sentinel._end",
+    "Updates._before", "Updates._after", "RunWriter._turn", "RunWriter._work",
+}  # fmt: skip
+
+
+class Net(nn.Module):
+    """Norms, attention, reshapes and two kinds of activation: most of what an observer looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.norm, self.out = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.attention, self.middle = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm(self.inside(x))).view(len(x), 2, 4).transpose(1, 2).reshape(len(x), 1, 8)
+        h = self.attention(h, h, h)[0].squeeze(1)
+        return self.out(torch.tanh(self.middle(h)))
+
+
+def trained(path: Path | None, closure: bool = True, fail: Callable[[], Any] = lambda: None) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    options: dict[str, Any] = {"every": 2, "curvature_every": 2, "budget": 1e9}
+    watcher = None if path is None else diagnostics.watch(model, optimizer, path, **options)
+    for update in range(5):
+        if update == 2:
+            fail()
+        x = torch.randn(12, 6)
+        y = x[:, :3].argmax(1)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if watcher is not None:
+            watcher.step(loss, closure=(lambda x=x, y=y: F.cross_entropy(model(x), y)) if closure else None)
+    if watcher is not None:
+        watcher.close()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def modules() -> list[ModuleType]:
+    packages = (monitor, stats, curvature, run)
+    names = [f"{each.__name__}.{info.name}" for each in packages for info in pkgutil.iter_modules(each.__path__)]
+    return [importlib.import_module(name) for name in names]
+
+
+@cache
+def called(closure: bool) -> set[CodeType]:
+    """What runs between the second update and the end, in any thread."""
+    seen: set[CodeType] = set()
+
+    def note(frame: Any, event: str, value: Any) -> None:
+        seen.add(frame.f_code)
+
+    def begin() -> None:
+        threading.setprofile_all_threads(note) if hasattr(threading, "setprofile_all_threads") else None
+        sys.setprofile(note)
+
+    with TemporaryDirectory() as folder:
+        try:
+            trained(Path(folder) / "run", closure, begin)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile_all_threads(None) if hasattr(threading, "setprofile_all_threads") else None
+    return seen
+
+
+def functions(module: ModuleType, closure: bool) -> Iterator[tuple[Any, str]]:
+    classes = [each for _, each in inspect.getmembers(module, inspect.isclass) if each.__module__ == module.__name__]
+    for owner in (module, *classes):
+        for name, each in list(vars(owner).items()):
+            label = name if owner is module else f"{owner.__name__}.{name}"
+            if inspect.isfunction(each) and each.__code__ in called(closure) and label not in CATCHES:
+                yield owner, name
+
+
+CASES = [
+    (module, closure)
+    for closure in (True, False)
+    for module in modules()
+    if closure or ".curvature" not in module.__name__
+]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("module", "closure"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_training_goes_on_whatever_fails(module: ModuleType, closure: bool, tmp_path: Path) -> None:
+    expected = trained(None)
+    for owner, name in functions(module, closure):
+        with pytest.MonkeyPatch.context() as patch:
+            weights = trained(tmp_path / f"{owner.__name__}.{name}", closure, partial(spoil, patch, owner, name))
+        assert all(map(torch.equal, weights, expected)), name
+
+
+def spoil(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    def failing(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(f"injected in {name}")
+
+    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+    patch.setattr(owner, name, staticmethod(failing) if static else failing)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_observer_that_fails_in_the_training_forward_leaves_it_alone(tmp_path: Path, monkeypatch) -> None:
+    """Without a closure it is the training's own forward that is observed."""
+
+    def failing(*args: Any) -> None:
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr(places, "moved", failing)
+    assert all(map(torch.equal, trained(tmp_path / "run", closure=False), trained(None)))
+    told = diagnostics.load(tmp_path / "run").table("events")
+    assert set(told[told["kind"] == "measurement-failed"]["subject"]) == {"activations"}
+
+
+def test_an_error_in_the_model_is_the_one_that_is_raised(tmp_path: Path) -> None:
+    class Breaks(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) == 5:
+                raise ValueError("theirs")
+            return super().forward(x)
+
+    model = nn.Sequential(Breaks(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1, budget=1e9) as watcher:
+        for samples in (4, 4, 5, 4, 5, 4):
+            optimizer.zero_grad()
+            if samples == 5:
+                with pytest.raises(ValueError, match="theirs"):
+                    model(torch.randn(samples, 4))
+                continue
+            loss = model(torch.randn(samples, 4)).square().mean()
+            loss.backward()
+            optimizer.step()
+            watcher.step(loss)
+    assert len(diagnostics.load(tmp_path / "run").table("units")) > 0
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

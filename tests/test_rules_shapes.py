@@ -1,0 +1,87 @@
+"""Shapes that fit though they mean something else, each beside the same loop with the right ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.monitor.losspath import all_pairs
+from tests.test_rules_mistakes import alarms, diagnosed
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_column_of_outputs_and_a_row_of_targets(wrong, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def squared(model, x, y):
+        target = x[:, 0] - x[:, 1] * x[:, 2]
+        return F.mse_loss(model(x), target if wrong else target[:, None])
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), squared)
+    assert alarms(found) == ([("wiring", "shapes-broadcast")] if wrong else [])
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_which_losses_compare_every_output_with_every_target():
+    column, row, x = torch.randn(7, 1, requires_grad=True), torch.randn(7, requires_grad=True), torch.randn(7, 3)
+    y, out, other = torch.randn(7), nn.Linear(3, 1)(x), torch.randn(7, 2, requires_grad=True)
+    wrong = [
+        F.mse_loss(out, y), F.l1_loss(out, y), F.smooth_l1_loss(out, y), F.huber_loss(out, y),
+        ((out - y) ** 2).mean(), (y - out).abs().sum() / 7, (out - y).square().mean().sqrt(),
+        F.mse_loss(out, y) + column.square().sum(), F.mse_loss(row, y[:, None]),
+    ]  # fmt: skip
+    between = (column - y).abs().mean()
+    right = [
+        F.mse_loss(out[:, 0], y), F.mse_loss(out, y[:, None]), F.mse_loss(other, torch.randn(2)), F.mse_loss(row, y[0]),
+        F.mse_loss(column, torch.randn(3)), (column - row).square().mean(), (column * torch.rand(7, 7)).sum(),
+        torch.exp(-(column - y).square()).mean(), between - (column - column.t()).abs().mean() / 2,
+        torch.logsumexp((column - y).abs(), 1).mean(), F.cross_entropy(other @ other.t(), torch.arange(7)),
+        F.mse_loss(row[:1], y[:1, None]), -between,
+    ]  # fmt: skip
+    assert [all_pairs(loss) for loss in wrong] == [7] * len(wrong)
+    assert [all_pairs(loss) for loss in right] == [0] * len(right)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "expected"),
+    [
+        (lambda out: out.view(32, 4, 6), [("wiring", "scrambled-view")]),
+        (lambda out: out.reshape(32, 4, 6), [("wiring", "scrambled-view")]),
+        (lambda out: out.transpose(1, 2), []),
+        (lambda out: out.view(32, 2, 12).view(32, 6, 4).permute(0, 2, 1), []),
+    ],
+)
+def test_a_view_where_a_transpose_was_meant(arrange, expected, tmp_path):
+    """Labels of positions: logits (batch, position, class), which cross_entropy wants as (batch, class, position)."""
+    torch.manual_seed(2)
+    model, given = nn.Sequential(nn.Conv1d(8, 32, 1), nn.ReLU(), nn.Conv1d(32, 16, 1)), torch.randn(4, 8)
+    model.append(nn.Linear(16, 4))
+
+    def labelled(model, x, y):
+        classes = (5 * x[:, :6].abs()).long() % 4
+        seen = given[classes].transpose(1, 2) + 0.1 * x[:, :, None]
+        features = model[:3](seen).transpose(1, 2)
+        return F.cross_entropy(arrange(model[3](features)), classes)
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), labelled)
+    assert alarms(found) == expected
+    assert diagnostics.load(tmp_path / "run").table("events").empty
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        (nn.LayerNorm(1), [("wiring", "norm-of-one")]),
+        (nn.Sequential(nn.Flatten(), nn.GroupNorm(8, 8), nn.Unflatten(1, (8, 1))), [("wiring", "norm-of-one")]),
+        (nn.Sequential(nn.Flatten(), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.Unflatten(1, (8, 1))), []),
+        (nn.LayerNorm([8, 1]), []),
+    ],
+)
+def test_a_norm_of_one_number(norm, expected, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Unflatten(1, (8, 1)), norm, nn.Flatten(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2))
+    assert alarms(found) == expected
