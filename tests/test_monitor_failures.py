@@ -167,3 +167,44 @@ def test_an_error_in_the_model_is_the_one_that_is_raised(tmp_path: Path) -> None
             watcher.step(loss)
     assert len(diagnostics.load(tmp_path / "run").table("units")) > 0
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def scripted(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+def vmapped(model: nn.Module, x: Tensor) -> Tensor:
+    return torch.func.vmap(lambda row: torch.func.functional_call(model, dict(model.named_parameters()), (row,)))(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(
+    ("wrap", "forward"),
+    [
+        (torch.jit.script, scripted),
+        (lambda model: nn.Sequential(torch.jit.script(model[:2]), model[2]), scripted),
+        (lambda model: model, vmapped),
+    ],
+    ids=["scripted", "partly scripted", "vmapped"],
+)
+def test_what_cannot_be_observed_is_left_alone(wrap: Any, forward: Any, closure: bool, tmp_path: Path) -> None:
+    def trained(path: Path | None) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        watcher = diagnostics.watch(model, optimizer, path, every=1, budget=1e9) if path else None
+        for _ in range(4):
+            x = torch.randn(5, 4)
+            optimizer.zero_grad()
+            loss = forward(model, x).square().mean()
+            loss.backward()
+            optimizer.step()
+            if watcher:
+                watcher.step(loss, closure=(lambda x=x: forward(model, x).square().mean()) if closure else None)
+        if watcher:
+            watcher.close()
+        return [p.detach().clone() for p in model.parameters()]
+
+    assert all(map(torch.equal, trained(tmp_path / "run"), trained(None)))
+    assert "measurement-failed" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])

@@ -132,3 +132,29 @@ def test_a_rate_that_cycles_under_noise_of_heavy_tails(tmp_path):
             schedule.step()
             monitor.step(loss.detach(), closure=lambda chosen=chosen: loss_of(chosen))
     assert diagnostics.diagnose(diagnostics.load(tmp_path)).alarms == ()
+
+
+@pytest.mark.parametrize(
+    ("rate", "loss_of", "expected"),
+    [
+        (1.0, lambda w: (w.prod() - 1) ** 2, [("lr-unstable", "learning-rate")]),
+        (0.02, lambda w: (w.prod() - 1) ** 2, []),
+        (0.02, lambda w: (w.prod() - 1).log(), [("non-finite", None)]),
+    ],
+)
+def test_numbers_lost_within_the_first_updates_without_a_closure(rate, loss_of, expected, tmp_path):
+    """A product of four weights goes from the first long step to infinity in four updates; a logarithm of a difference
+    that passes 0 had not grown."""
+    weights = nn.Parameter(torch.full((4,), 1.3))
+    model = nn.ParameterList([weights])
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = loss_of(weights)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach())
+    assert [
+        (each.kind, each.cause) for each in diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    ] == expected

@@ -75,6 +75,8 @@ class Entrance:
     def arm(self, observing: bool) -> None:
         self.disarm()
         self.observing, self.observers, self.random_state = observing, [], None
+        if isinstance(self._model, torch.jit.ScriptModule):  # which takes no hooks
+            return
         self._hooks = [self._model.register_forward_pre_hook(_Enter(self))]
         if observing:
             self._hooks.append(self._model.register_forward_hook(_Leave(self), always_call=True))

@@ -107,5 +107,5 @@ class Looking:
 
     def _look_at_input(self, record: Record, observer: Observer) -> None:
         x = observer.graph.first_input
-        if x is not None and x.numel():
+        if x is not None and not x.is_nested and x.numel():
             record.add("inputs", *self._inputs.rows(x))

@@ -72,7 +72,7 @@ class Observer(TorchFunctionMode):
             self._stack.append(("", False))
         # hooks of each module, not global ones: a compiled module warns about those
         for name, module in self._modules.items():
-            if module is self._root:
+            if module is self._root or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
             entry = (describe.plain_name(name), _is_activation(module))
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
@@ -121,7 +121,7 @@ class Observer(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if self.failures:
+        if self.failures or torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
             return func(*args, **kwargs)
         began = time.perf_counter()
         self.autocast = self.autocast or torch._C._is_any_autocast_enabled()

@@ -50,7 +50,7 @@ def norms_of_one(run: Run, *, learned: float = LEARNED) -> Iterator[Finding]:
             ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
             formula=r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
         ),
-        severity=_severity(run, learned),
+        severity=_severity(run, learned, "warning"),  # of a part of the model, whatever the rest does
     )
 
 
@@ -71,7 +71,7 @@ def scrambled(run: Run, *, learned: float = LEARNED) -> Iterator[Finding]:
             {},
             ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
         ),
-        severity=_severity(run, learned),
+        severity=_severity(run, learned, "info"),  # what reads the view has come to terms with it
     )
 
 
@@ -79,7 +79,7 @@ def _start(run: Run) -> int:
     return int(run.table("scalars", ["step"])["step"].iloc[0])
 
 
-def _severity(run: Run, learned: float) -> str:
-    """Information in a run that learns: what reads such an output has come to terms with it."""
+def _severity(run: Run, learned: float, otherwise: str) -> str:
+    """Critical in a run that does not learn."""
     history = signals.loss(run)
-    return "info" if history.end <= learned * history.start else "critical"
+    return otherwise if history.end <= learned * history.start else "critical"

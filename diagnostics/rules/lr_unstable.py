@@ -93,7 +93,8 @@ def check(
     lost_units = by_layer.has_dead_layer(run, killed) or by_layer.has_saturated_layer(run, killed)
     told = lost_units or not history.end > ruined * abs(history.start)
     one_step = _one_step(run, grown, gradual)
-    if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not _flung(run):
+    thrown = _flung(run) or (np.isnan(limit.ratio) and _never_trained(history))
+    if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not thrown:
         return
     if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
         return
@@ -120,6 +121,13 @@ def _flung(run: Run, *, huge: float = 1e19) -> bool:
         return False
     received = _RECEIVED.search(seen[0][2])
     return received is not None and max(abs(float(each)) for each in received.groups()) > huge
+
+
+def _never_trained(history: signals.Loss, *, updates: int = 10, times: float = 1e3) -> bool:
+    """Whether the loss had grown a thousandfold by the time it stopped being a number, within the run's first updates:
+    a cliff is met on the way, not at the start."""
+    bad = np.flatnonzero(~np.isfinite(history.values))
+    return len(bad) > 0 and 0 < bad[0] <= updates and bool(history.values[bad[0] - 1] > times * abs(history.start))
 
 
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
