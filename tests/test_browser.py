@@ -152,8 +152,10 @@ def address(name: str) -> str:
     return "/" if name == "runs" else f"/{name}?run={FAULTY}"
 
 
-VIEWS = [(name, "light") for name in pages.PAGES] + [
-    pytest.param(name, "dark", marks=[] if name in ("diagnosis", "curvature") else pytest.mark.exhaustive)
+QUICK = {("runs", "light"), ("diagnosis", "light"), ("diagnosis", "dark"), ("curvature", "light")}
+VIEWS = [
+    pytest.param(name, scheme, marks=[] if (name, scheme) in QUICK else pytest.mark.exhaustive)
+    for scheme in ("light", "dark")
     for name in pages.PAGES
 ]
 

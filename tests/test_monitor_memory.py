@@ -16,6 +16,8 @@ from diagnostics.curvature import Estimate, batches
 from diagnostics.curvature.scaling import Scaling
 from diagnostics.monitor import tracking
 
+pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
+
 WIDTH, EIGENVALUES = 300, 3
 SMALL = 200_000  # bytes: windows of units, moments of inputs, folded batches
 

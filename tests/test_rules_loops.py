@@ -12,6 +12,8 @@ import diagnostics
 from diagnostics.rules import saturated_units
 from diagnostics.rules._given import BOUNDED, goes_into
 
+pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
+
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
 

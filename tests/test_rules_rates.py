@@ -11,6 +11,8 @@ from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from tests.test_rules_loops import alarms, cross_entropy, examples, network, watched
 
+pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
+
 
 @pytest.mark.parametrize(("peak", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (0.1, [])])
 def test_a_schedule_does_not_hide_that_its_highest_rate_is_far_too_small(tmp_path, peak, expected):
