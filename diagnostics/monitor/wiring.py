@@ -15,18 +15,8 @@ from torch.optim import Optimizer
 UPDATES = 3  # that the evidence must last
 LATE = "gradients are written to after the optimizer's step and before the next backward pass, where nothing reads them"
 _CONVERSIONS = {
-    "ToCopy",
-    "Clone",
-    "Alias",
-    "Mul",
-    "Div",
-    "View",
-    "UnsafeView",
-    "T",
-    "Transpose",
-    "Unsqueeze",
-    "Squeeze",
-}
+    "ToCopy", "Clone", "Alias", "Mul", "Div", "View", "UnsafeView", "T", "Transpose", "Unsqueeze", "Squeeze",
+}  # fmt: skip
 
 
 class Wiring:

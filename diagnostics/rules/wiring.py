@@ -6,13 +6,13 @@ steps, gradients are never zeroed, it holds other tensors than the model uses, a
 plain list where PyTorch does not look, the graph was cut, or outputs and targets differ in shape.
 
 ## What we look at
-Facts, not statistics. Whether a parameter still held the old gradient when a new backward pass began (right after
-an update, so that deliberate accumulation within one update does not count); whether the optimizer's tensors are
-the model's; whether a trainable tensor that receives gradients ever changes; whether a tensor that the optimizer
-holds gets no gradient at all while others do; whether the optimizer steps at all, and whether something else puts the
-weights back between its steps, by all of an update, in a run that learns nothing; whether gradients are changed when
-the optimizer has read them; whether the loss is the mean
-difference of all pairs of an output and a target, and whether a view gives an output its sizes in another order.
+Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
+after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
+the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
+gradients ever changes, whether one that the optimizer holds gets none while others do. Of updates: whether there
+are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
+shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
+its sizes in another order, whether a norm is of one number only.
 
 ## Why it happens
 `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
