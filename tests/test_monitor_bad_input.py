@@ -145,6 +145,7 @@ def test_without_a_closure_the_place_is_named(tmp_path: Path) -> None:
         ("op:pow", lambda out: ((out - out) ** 2).sum(1).pow(0.5).mean()),
         ("op:acos", lambda out: (out * 0 + 1).acos().mean()),
         ("gradient:2.bias", lambda out: out.square().pow(1.5).mean()),
+        ("gradient:2.bias", lambda out: out.square().pow(torch.full((3,), 0.5)).mean()),
         ("overflow:gradient of 2.bias", lambda out: (out - out).square().sum(1).sqrt().mean() + 1e20),
     ],
 )

@@ -32,6 +32,7 @@ def test_which_losses_compare_every_output_with_every_target():
         F.mse_loss(out, y), F.l1_loss(out, y), F.smooth_l1_loss(out, y), F.huber_loss(out, y),
         ((out - y) ** 2).mean(), (y - out).abs().sum() / 7, (out - y).square().mean().sqrt(),
         F.mse_loss(out, y) + column.square().sum(), F.mse_loss(row, y[:, None]),
+        (out.t() - y[:, None]).abs().mean(),
     ]  # fmt: skip
     between = (column - y).abs().mean()
     right = [

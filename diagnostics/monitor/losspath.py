@@ -70,7 +70,7 @@ def all_pairs(loss: Tensor) -> int:
         name, below = _name(node), _next(node)
         if name in ("expand", "sub") and len(below) == 1:
             before, after = _output_shape(below[0]), _output_shape(node)
-            count = before[0] if before else 0
+            count = max(before, default=0)
             if count > 1 and before in ((count,), (count, 1), (1, count)) and after == (count, count):
                 return count
         if name not in _PLAIN or (name == "sub" and len(below) > 1):
@@ -90,7 +90,7 @@ def steep(loss: Tensor) -> tuple[str, str] | None:
         name = _name(node)
         if name in _STEEP:
             return name, _STEEP[name]
-        if name == "pow" and 0 < float(getattr(node, "_saved_exponent", 1)) < 1:
+        if node.name() == "PowBackward0" and 0 < node._saved_exponent < 1:  # of a tensor's powers nothing is kept
             return name, "0"
     return None
 
