@@ -23,6 +23,7 @@ from diagnostics.monitor import places
 
 # What catches errors, and so cannot be where one is injected, and what only calls that.
 CATCHES = {
+    "Guarded.__init__", "Hooked.__init__", "Charge.__init__",
     "Guard.off", "Guard.__call__", "Guarded.__enter__", "Guarded.__exit__", "Hooked.__enter__", "Hooked.__exit__",
     "Charge.__enter__", "Charge.__exit__", "Budget.charge", "Budget.add", "_Ours.__enter__", "_Ours.__exit__",
     "Monitor.step", "Monitor.close", "Monitor._hooked", "_Enter.__call__", "_Leave.__call__", "Entrance.entered",
