@@ -2,12 +2,14 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
 import diagnostics
-from diagnostics.rules import catalogue, explain, title
+from diagnostics.rules import _shapes, catalogue, explain, title, wiring
 from diagnostics.run import Run
+from diagnostics.views.text import reason
 
 HEADINGS = [
     "What it is",
@@ -73,3 +75,15 @@ def test_an_empty_run_is_skipped_by_every_rule_or_clean_and_crashes_none():
     assert not diagnosis.findings
     assert not diagnosis.crashed
     assert set(diagnosis.clean) | set(diagnosis.skipped) == set(RULES)
+
+
+def test_each_cause_of_wiring_has_its_own_reason():
+    """They have nothing in common: what is true of one would mislead about another."""
+    sources = "".join(Path(module.__file__).read_text() for module in (wiring, _shapes))
+    causes = set(re.findall(r'found\(\s*"([a-z-]+)"', sources))
+    assert {"detached", "scrambled-view", "gradients-accumulate"} <= causes
+    text = explain("wiring")["Why it happens"]
+    assert {cause: reason(text, cause).split("*")[1].lower() for cause in causes} == {
+        cause: cause.replace("-", " ") for cause in causes
+    }
+    assert reason(text, None) == reason(text, "gradients-accumulate")

@@ -15,13 +15,35 @@ shapes: whether the loss is the mean difference of all pairs of an output and a 
 its sizes in another order, whether a norm is of one number only.
 
 ## Why it happens
-`loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses $\sum_{j\le k}\nabla\mathcal J(\theta_j)$
-instead of $\nabla\mathcal J(\theta_k)$, which is momentum with $\mu = 1$: as the lecture says, such a puck
-conserves its energy and never settles. An optimizer made before the model was moved, copied or re-created updates
-tensors nobody reads, and one that was not given a layer leaves it as it was initialized. What is written to the weights
-between two updates, such as an average or a checkpoint, takes the place of what the update did. A column of $N$
-outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is smallest where every output is the
-mean of the targets.
+*Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
+$\sum_{j\le k}\nabla\mathcal J(\theta_j)$ instead of $\nabla\mathcal J(\theta_k)$, which is momentum with $\mu = 1$: as
+the lecture says, such a puck conserves its energy and never settles.
+
+*Stale parameters*: an optimizer made before the model was moved, copied or re-created updates tensors nobody reads.
+
+*Not in optimizer*: a layer that the optimizer was not given stays as it was initialized.
+
+*Unregistered*: `model.parameters()` finds parameters and modules that are attributes, not those in a plain list or
+dict, nor what `.to()` made of a parameter; these stay as they were initialized.
+
+*Weights put back*: what is written to the weights between two updates, such as an average or a checkpoint, takes the
+place of what the update did.
+
+*Clipped after step*: an update is made from the gradients as they are when the optimizer reads them, and the next
+backward pass begins with new ones.
+
+*Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative.
+
+*No step*: weights change in `optimizer.step()` alone.
+
+*Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
+smallest where every output is the mean of the targets.
+
+*Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the sizes
+mean. Where a transpose was meant, each target meets outputs of other positions and classes.
+
+*Norm of one*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one number the
+mean is that number.
 
 ## What to try
 The finding names the line: `optimizer.zero_grad()` before `backward()`, the optimizer made after the model is in

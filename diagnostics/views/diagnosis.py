@@ -9,7 +9,7 @@ from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, explain, title
 from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
-from diagnostics.views.text import first_clause, first_paragraph, md, names, number, plural, prose
+from diagnostics.views.text import first_clause, md, names, number, plural, prose, reason
 
 OVERVIEW = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),
@@ -88,7 +88,7 @@ def seen(finding: Finding) -> None:
 
 
 def why(finding: Finding, texts: dict[str, str]) -> None:
-    st.markdown("**Why it happens.** " + first_paragraph(texts["Why it happens"])[0])
+    st.markdown("**Why it happens.** " + reason(texts["Why it happens"], finding.cause))
 
 
 def attempt(finding: Finding) -> None:

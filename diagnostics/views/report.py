@@ -20,7 +20,7 @@ from diagnostics.charts.parts import Drawn
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, diagnose, explain, title
 from diagnostics.run import Run
-from diagnostics.views.text import STATES, first_clause, number, settings
+from diagnostics.views.text import STATES, first_clause, number, reason, settings
 
 OVERVIEW = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),
@@ -108,7 +108,7 @@ def card(run: Run, finding: Finding) -> str:
     return f"""<article><h2><span style="color:{sign.colour}">{sign.glyph}</span> {escape(title(finding.kind))}</h2>
 <p>{"".join(f"<span class=tag>{escape(tag)}</span>" for tag in tags)}</p>
 <div class=columns><div><p><b>Seen.</b> {code(finding.summary)}</p>
-<p><b>Why it happens.</b></p>{markdown(texts.get("Why it happens", ""))}{formula}
+<p><b>Why it happens.</b></p>{markdown(reason(texts.get("Why it happens", ""), finding.cause))}{formula}
 <p><b>What to try</b></p><ol>{tries}</ol></div><div>{pictures}</div></div>
 <details><summary>All numbers and the full explanation</summary><table>{numbers}</table>{rest}</details></article>"""
 

@@ -51,10 +51,11 @@ def names(layers: tuple[str, ...], most: int = 3) -> str:
     return ", ".join(layers[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def first_paragraph(text: str) -> tuple[str, str]:
-    """Markdown -> its first paragraph and the rest."""
-    head, _, tail = text.strip().partition("\n\n")
-    return head, tail.strip()
+def reason(text: str, cause: str | None) -> str:
+    """The paragraph of "Why it happens" that begins with the cause's name in italics; the first if none does."""
+    paragraphs = text.strip().split("\n\n")
+    mine = f"*{(cause or '').replace('-', ' ')}*"
+    return next((each for each in paragraphs if each.lower().startswith(mine)), paragraphs[0])
 
 
 def prose(text: str) -> str:
