@@ -209,3 +209,15 @@ def test_what_cannot_be_observed_is_left_alone(wrap: Any, forward: Any, closure:
 
     assert all(map(torch.equal, trained(tmp_path / "run"), trained(None)))
     assert "measurement-failed" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
+
+
+def test_a_view_without_a_history_can_be_kept_by_a_watched_model(tmp_path: Path) -> None:
+    """To ask such a tensor for its history is an error."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    base = torch.ones(3, requires_grad=True) * 1
+    with torch.no_grad():
+        model.kept = base[:2]
+    base.add_(1)
+    with pytest.raises(RuntimeError, match="view"):
+        _ = model.kept.grad_fn
+    diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run").close()

@@ -11,7 +11,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules import lr_too_small, ravine, saddle_point
+from diagnostics.rules import dead_units, lr_too_small, ravine, saddle_point
 from diagnostics.rules._growth import growth
 from diagnostics.rules._noise_ball import _more_than_chance, too_far
 from diagnostics.rules._ringing import _swings
@@ -267,3 +267,11 @@ def test_independent_batches_prove_together_what_none_proves_alone(rows, proved)
     else:
         with pytest.raises(signals.Missing):
             gradient_signal.share(run, 0)
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, False), (3, True)])
+def test_a_tower_of_the_loss_is_more_than_one_tall_batch(length, expected):
+    values = np.full(60, 2.0)
+    values[30 : 30 + length] = 10.0
+    history = signals.Loss(np.arange(60), values, 3, 2.0, 2.0, 2.0, 0.0)
+    assert dead_units._towered(history, 60) is expected

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from diagnostics.rules import catalogue, diagnose, explain
+from diagnostics.rules import Diagnosis, catalogue, diagnose, explain, title
 from diagnostics.run import Run, load
 from diagnostics.views import report
 from diagnostics.views.data import SAMPLES
@@ -55,3 +55,12 @@ def test_every_formula_of_every_explanation_becomes_mathml(kind):
     prose = re.sub(r"<(math|code|pre)\b.*?</\1>", "", html, flags=re.DOTALL)
     assert "$" not in prose and "\\" not in prose
     assert html.count("<math") >= 1 or kind in ("wiring", "non-finite")
+
+
+def test_every_rule_that_could_not_be_checked_is_named():
+    """Several for want of the same measurement in one line; two that failed alike are two all the same."""
+    skipped = {"ravine": "no curvature", "saddle-point": "no curvature", "symmetry": "no units"}
+    diagnosis = Diagnosis(skipped=skipped, crashed={"cliff": "KeyError: 'x'", "plateau": "KeyError: 'x'"})
+    shown = report.checked(diagnosis)
+    assert all(title(rule) in unescape(shown) for rule in (*skipped, *diagnosis.crashed))
+    assert shown.count("no curvature") == 1 and shown.count("no units") == 1 and unescape(shown).count("KeyError") == 2

@@ -4,7 +4,7 @@ The graph's nodes name the functions ("SoftmaxBackward0"); they are walked, neve
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,6 @@ _NAMES = {
     "softmarginloss": "soft_margin_loss",
 }
 _LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
-_STEEP = {"sqrt": "0", "acos": "1 and -1", "asin": "1 and -1"}  # where the slope is infinite though the value is not
 _PLAIN = {
     "mean", "sum", "div", "add", "mseloss", "l1loss", "smoothl1loss", "huberloss", "pow", "abs", "expand", "sub",
     "squeeze", "unsqueeze", "view", "t", "transpose", "sqrt",
@@ -84,14 +83,13 @@ def _output_shape(node: Any) -> tuple[int, ...]:
     return shapes[0] if len(shapes) == 1 else ()
 
 
-def steep(loss: Tensor) -> tuple[str, str] | None:
-    """A function between the loss and the parameters whose slope is infinite somewhere in its domain, and where."""
+def met(loss: Tensor, functions: Collection[str]) -> str | None:
+    """One of these functions that lies between the loss and the parameters; of powers, only roots."""
     for node in _reach(loss.grad_fn):
         name = _name(node)
-        if name in _STEEP:
-            return name, _STEEP[name]
-        if node.name() == "PowBackward0" and 0 < node._saved_exponent < 1:  # of a tensor's powers nothing is kept
-            return name, "0"
+        # of a power that is a tensor nothing is kept
+        if name in functions and (name != "pow" or (node.name() == "PowBackward0" and 0 < node._saved_exponent < 1)):
+            return name
     return None
 
 

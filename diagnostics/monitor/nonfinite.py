@@ -130,15 +130,15 @@ def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
     value = torch.as_tensor(loss).detach()
     if not torch.isfinite(value).all():
         return Origin("loss", f"the loss is {float(value.mean())}")
-    name, steep = bad_gradients[-1], losspath.steep(loss) if isinstance(loss, Tensor) else None
+    name, function = bad_gradients[-1], losspath.met(loss, _STEEP) if isinstance(loss, Tensor) else None
     if bool((value.abs() > LARGE).any()):
         return Origin(
             f"overflow:gradient of {name}", f"the gradient of {name} overflowed, the loss is {float(value.mean()):.3g}"
         )
     message = f"the gradient of {name} is not finite though the loss is"
-    if steep is None:
+    if function is None:
         return Origin(f"gradient:{name}", message)
-    function, edge = steep
+    edge = f"{_STEEP[function]:g}" + (" and -1" if _STEEP[function] else "")
     return Origin(f"op:{function}", f"{message}; the loss goes through {function}, whose slope is infinite at {edge}")
 
 

@@ -12,6 +12,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._rolling import recent_median
 from diagnostics.run import Run
 
 
@@ -49,7 +50,7 @@ def mean_mode_of_logistic_units(
     fall = history.start - history.end
     if signals.adaptive(run) or offset < wide or not fall > 0:
         return None
-    smooth = pd.Series(history.values).rolling(5, min_periods=1).median().to_numpy()
+    smooth = recent_median(history.values, 5)
     updates = int(np.argmax(smooth <= history.start - 0.9 * fall))
     falling = table.loc[table["step"] <= history.steps[updates]]
     steepest = min(3 * limits.steps_along(falling, 1.0), history.count // 20)  # updates to a thousandth

@@ -1,4 +1,4 @@
-"""The lowest level of a long series: the minimum of its rolling median without the rolling median.
+"""Rolling medians, and the lowest level of a long series: the minimum of one without the rolling median itself.
 
 A rolling median over a twentieth of a million losses takes longer than all other work of the rules.
 """
@@ -7,6 +7,11 @@ import bisect
 
 import numpy as np
 import pandas as pd
+
+
+def recent_median(values: np.ndarray, window: int) -> np.ndarray:
+    """(T,) median of each value and those before it, `window` in all, fewer at the start: for a few."""
+    return pd.Series(values).rolling(window, min_periods=1).median().to_numpy()
 
 
 def lowest_median(values: np.ndarray, window: int, few: int = 100) -> float:

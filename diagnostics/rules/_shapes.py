@@ -1,10 +1,9 @@
 """Shapes that fit though they mean something else: PyTorch broadcasts and reshapes without a word."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Finding
+from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
@@ -18,7 +17,7 @@ def all_pairs(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "shapes-broadcast",
-        _start(run),
+        signals.first_step(run),
         (),
         (
             f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
@@ -33,53 +32,45 @@ def all_pairs(run: Run) -> Iterator[Finding]:
     )
 
 
-def norms_of_one(run: Run, *, learned: float = LEARNED) -> Iterator[Finding]:
+def norms_of_one(run: Run) -> Iterator[Finding]:
     layers = tuple(str(name) for name in run.meta.get("norms_of_one") or [])
     if not layers:
         return
-    yield replace(
-        found(
-            "norm-of-one",
-            _start(run),
-            layers,
-            (
-                f"{names_of(layers)} {'normalizes' if len(layers) == 1 else 'normalize'} one number at a time: less "
-                "its own mean nothing is left of it, and all inputs give the same output, the bias."
-            ),
-            {"norms": float(len(layers))},
-            ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
-            formula=r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
+    yield found(
+        "norm-of-one",
+        signals.first_step(run),
+        layers,
+        (
+            f"{names_of(layers)} {'normalizes' if len(layers) == 1 else 'normalize'} one number at a time: less "
+            "its own mean nothing is left of it, and all inputs give the same output, the bias."
         ),
-        severity=_severity(run, learned, "warning"),  # of a part of the model, whatever the rest does
+        {"norms": float(len(layers))},
+        ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
+        formula=r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
+        severity=_severity(run, "warning"),  # of a part of the model, whatever the rest does
     )
 
 
-def scrambled(run: Run, *, learned: float = LEARNED) -> Iterator[Finding]:
+def scrambled(run: Run) -> Iterator[Finding]:
     shapes = run.meta.get("scrambled") or []
     if len(shapes) != 2:
         return
     before, after = (f"({', '.join(str(int(size)) for size in shape)})" for shape in shapes)
-    yield replace(
-        found(
-            "scrambled-view",
-            _start(run),
-            (),
-            (
-                f"A view turns an output of shape {before} into {after}. It keeps the numbers' order in memory, so "
-                "that each place gets those of other samples, positions or units; only a transpose moves the axes."
-            ),
-            {},
-            ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
+    yield found(
+        "scrambled-view",
+        signals.first_step(run),
+        (),
+        (
+            f"A view turns an output of shape {before} into {after}. It keeps the numbers' order in memory, so "
+            "that each place gets those of other samples, positions or units; only a transpose moves the axes."
         ),
-        severity=_severity(run, learned, "info"),  # what reads the view has come to terms with it
+        {},
+        ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
+        severity=_severity(run, "info"),  # what reads the view has come to terms with it
     )
 
 
-def _start(run: Run) -> int:
-    return int(run.table("scalars", ["step"])["step"].iloc[0])
-
-
-def _severity(run: Run, learned: float, otherwise: str) -> str:
+def _severity(run: Run, otherwise: Severity) -> Severity:
     """Critical in a run that does not learn."""
     history = signals.loss(run)
-    return otherwise if history.end <= learned * history.start else "critical"
+    return otherwise if history.end <= LEARNED * history.start else "critical"

@@ -245,6 +245,11 @@ def first_nonfinite(run: Run) -> int | None:
     return min(found) if found else None
 
 
+def first_step(run: Run) -> int:
+    """Of the first recorded update."""
+    return int(run.table("scalars", ["step"])["step"].iloc[0])
+
+
 def total(run: Run) -> int:
     return len(run.table("scalars", ["step"]))
 

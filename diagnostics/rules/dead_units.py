@@ -33,12 +33,12 @@ more.
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import normalizes, raw, standardize
+from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._vanishing import BY_A_STEP, is_of_a_vanished_signal
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
@@ -122,7 +122,7 @@ def _jump(dead: np.ndarray) -> float:
 def _towered(history: signals.Loss, step: int) -> bool:
     """Whether the loss rose by more than its start above the best until then, up to a step: no step of a training. One
     value alone may be a batch of a heavy tail."""
-    values = pd.Series(history.values[history.steps <= step]).rolling(3, min_periods=1).median().to_numpy()
+    values = recent_median(history.values[history.steps <= step], 3)
     return bool((values - np.fmin.accumulate(values) > abs(history.start)).any())
 
 

@@ -49,13 +49,13 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _instability_words as words
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alone, growth, running_away, undone
+from diagnostics.rules._rolling import recent_median
 from diagnostics.run import Run
 
 KIND = words.KIND
@@ -171,8 +171,8 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
     gain = history.start - history.best
     if gain <= margin and history.end > reached * abs(history.start):
         # Nothing was learned for sure: did the loss tower over its start in between? In heavy tails one batch's does.
-        smooth = pd.Series(history.values).rolling(3, min_periods=1).median().to_numpy()
-        return float(np.nanmax(smooth)) - history.start > max(sigmas * quiet, abs(history.start))
+        tallest = float(np.nanmax(recent_median(history.values, 3)))
+        return tallest - history.start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
 
 

@@ -55,6 +55,7 @@ from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
+from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -110,7 +111,7 @@ def check(
 def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> stretches.Flat:
     """The first updates, in which the loss stays above 1/4: the most that answering 1/2 to everything can cost in
     squared error."""
-    smooth = pd.Series(history.values).rolling(5, min_periods=1).median().to_numpy()
+    smooth = recent_median(history.values, 5)
     better = np.flatnonzero(smooth < undecided)
     count = int(better[0]) if len(better) else history.count
     last = int(history.steps[max(count, 1) - 1])
@@ -129,7 +130,7 @@ def _overconfident(run: Run, history: signals.Loss, *, times: float = 2.0) -> st
         return nowhere
     derivative = _logistic_slopes(run)
     steps, slopes = derivative.index.to_numpy(), derivative.to_numpy() / 4
-    smooth = pd.Series(history.values, history.steps).rolling(5, min_periods=1).median()
+    smooth = pd.Series(recent_median(history.values, 5), history.steps)
     losses = smooth.reindex(steps).to_numpy()
     wrong = np.flatnonzero(losses > times * slopes)
     if not len(wrong):

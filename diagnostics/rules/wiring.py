@@ -58,12 +58,12 @@ Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. S
 `backward` accumulates."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
+from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
@@ -85,9 +85,9 @@ def check(
     yield from _never_steps(run)
     yield from _put_back(run)
     yield from _accumulating(run, mostly)
-    yield from _stale(run)
-    yield from _unregistered(run)
-    yield from _left_out(run)
+    yield from membership.stale(run)
+    yield from membership.unregistered(run)
+    yield from membership.left_out(run)
     yield from _late(run)
     yield from _detached(run)
     yield from shapes.all_pairs(run)
@@ -143,28 +143,6 @@ def _put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Ite
     )
 
 
-def _unregistered(run: Run) -> Iterator[Finding]:
-    told = signals.events(run, "unregistered")
-    if told.empty:
-        return
-    names = tuple(str(told["subject"].iloc[0]).split(", "))
-    yield found(
-        "unregistered",
-        int(told["step"].iloc[0]),
-        names,
-        (
-            f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} used and given gradients, but never "
-            f"change: {names_of(names)} {'is' if len(names) == 1 else 'are'} in a plain list or dict, or made from a "
-            "parameter by .to() or .float(), where model.parameters() does not look."
-        ),
-        {"tensors": float(len(names))},
-        (
-            "hold modules in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList; then make the optimizer",
-            "convert first: nn.Parameter(x.to(device)), not nn.Parameter(x).to(device)",
-        ),
-    )
-
-
 def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
     steps, carried = signals.column(run, "carried_grad_norm")
     steps, carried = steps[1:], carried[1:]  # before the first update there was nothing to carry
@@ -190,81 +168,22 @@ def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
     )
 
 
-def _stale(run: Run) -> Iterator[Finding]:
-    told = signals.events(run, "stale-parameters")
-    if told.empty:
-        return
-    yield found(
-        "stale-parameters",
-        int(told["step"].iloc[0]),
-        tuple(sorted({str(each) for each in told["subject"] if each})),
-        f"{str(told['message'].iloc[0]).rstrip('.')}.",
-        {"events": float(len(told))},
-        (
-            (
-                "make the optimizer after the model is in its final form: optimizer = "
-                f"torch.optim.{_optimizer(run)}(model.parameters(), lr=...)"
-            ),
-        ),
-    )
-
-
 def _late(run: Run) -> Iterator[Finding]:
     told = signals.events(run, "late-gradients")
     if told.empty:
         return
-    yield replace(
-        found(
-            "clipped-after-step",
-            int(told["step"].iloc[0]),
-            (),
-            (
-                "The gradients are changed after the optimizer's step and before the next backward pass, where nothing "
-                "reads them: clipping comes too late, and every update is made from gradients of any length."
-            ),
-            {},
-            ("call clip_grad_norm_ between loss.backward() and optimizer.step()",),
+    yield found(
+        "clipped-after-step",
+        int(told["step"].iloc[0]),
+        (),
+        (
+            "The gradients are changed after the optimizer's step and before the next backward pass, where nothing "
+            "reads them: clipping comes too late, and every update is made from gradients of any length."
         ),
+        {},
+        ("call clip_grad_norm_ between loss.backward() and optimizer.step()",),
         severity="warning",
     )
-
-
-def _left_out(run: Run) -> Iterator[Finding]:
-    """Trainable tensors outside the optimizer whose values stay as they are although they receive gradients."""
-    layers = {each["name"]: each for each in run.meta.get("layers") or []}
-    outside = [name for name, each in layers.items() if each.get("optimized") is False and not each.get("frozen")]
-    if not outside or len(outside) == len(layers):
-        return
-    steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
-    _, _, gradients = by_layer.matrix(run, "layers", "grad_norm")
-    told = signals.events(run, "not-in-optimizer")["subject"]
-    measured = [(name, names.index(name)) for name in outside if name in names and len(steps) >= 3]
-    still = [name for name, at in measured if _stands_still(norms[:, at], gradients[:, at])]
-    stuck = list(dict.fromkeys([*told, *still]))
-    if not stuck:
-        return
-    yield found(
-        "not-in-optimizer",
-        int(steps[0]),
-        tuple(stuck),
-        (
-            f"{len(stuck)} of {len(layers)} tensors get gradients but are not in the optimizer and never change: "
-            f"{names_of(stuck)}."
-        ),
-        {"tensors": float(len(stuck))},
-        (
-            f"give the optimizer all parameters: torch.optim.{_optimizer(run)}(model.parameters(), lr=...)",
-            f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
-        ),
-    )
-
-
-def _optimizer(run: Run) -> str:
-    return str(run.meta.get("optimizer") or "SGD")
-
-
-def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:
-    return bool(np.nanmax(gradients, initial=0) > 0 and np.nanmax(norms) == np.nanmin(norms))
 
 
 def _detached(run: Run) -> Iterator[Finding]:
@@ -273,7 +192,7 @@ def _detached(run: Run) -> Iterator[Finding]:
     steps, layers, missing = cut_graph.without_gradient(run)
     nowhere = len(steps) > 0 and not (missing < 1).any()
     if (len(cut) or nowhere) and not by_layer.counts_errors(run):
-        first = int(run.table("scalars", ["step"])["step"].iloc[0])
+        first = signals.first_step(run)
         summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
         yield found("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return

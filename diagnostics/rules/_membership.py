@@ -1,0 +1,91 @@
+"""Tensors that the optimizer has and the model does not use, or the other way round."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._words import names_of
+from diagnostics.run import Run
+
+
+def unregistered(run: Run) -> Iterator[Finding]:
+    told = signals.events(run, "unregistered")
+    if told.empty:
+        return
+    names = tuple(str(told["subject"].iloc[0]).split(", "))
+    yield found(
+        "unregistered",
+        int(told["step"].iloc[0]),
+        names,
+        (
+            f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} used and given gradients, but never "
+            f"change: {names_of(names)} {'is' if len(names) == 1 else 'are'} in a plain list or dict, or made from a "
+            "parameter by .to() or .float(), where model.parameters() does not look."
+        ),
+        {"tensors": float(len(names))},
+        (
+            "hold modules in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList; then make the optimizer",
+            "convert first: nn.Parameter(x.to(device)), not nn.Parameter(x).to(device)",
+        ),
+    )
+
+
+def stale(run: Run) -> Iterator[Finding]:
+    told = signals.events(run, "stale-parameters")
+    if told.empty:
+        return
+    yield found(
+        "stale-parameters",
+        int(told["step"].iloc[0]),
+        tuple(sorted({str(each) for each in told["subject"] if each})),
+        f"{str(told['message'].iloc[0]).rstrip('.')}.",
+        {"events": float(len(told))},
+        (
+            (
+                "make the optimizer after the model is in its final form: optimizer = "
+                f"torch.optim.{_optimizer(run)}(model.parameters(), lr=...)"
+            ),
+        ),
+    )
+
+
+def left_out(run: Run) -> Iterator[Finding]:
+    """Trainable tensors outside the optimizer whose values stay as they are although they receive gradients."""
+    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    outside = [name for name, each in layers.items() if each.get("optimized") is False and not each.get("frozen")]
+    if not outside or len(outside) == len(layers):
+        return
+    steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, gradients = by_layer.matrix(run, "layers", "grad_norm")
+    told = signals.events(run, "not-in-optimizer")["subject"]
+    measured = [(name, names.index(name)) for name in outside if name in names and len(steps) >= 3]
+    still = [name for name, at in measured if _stands_still(norms[:, at], gradients[:, at])]
+    stuck = list(dict.fromkeys([*told, *still]))
+    if not stuck:
+        return
+    yield found(
+        "not-in-optimizer",
+        int(steps[0]),
+        tuple(stuck),
+        (
+            f"{len(stuck)} of {len(layers)} tensors get gradients but are not in the optimizer and never change: "
+            f"{names_of(stuck)}."
+        ),
+        {"tensors": float(len(stuck))},
+        (
+            f"give the optimizer all parameters: torch.optim.{_optimizer(run)}(model.parameters(), lr=...)",
+            f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
+        ),
+    )
+
+
+def _optimizer(run: Run) -> str:
+    return str(run.meta.get("optimizer") or "SGD")
+
+
+def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:
+    return bool(np.nanmax(gradients, initial=0) > 0 and np.nanmax(norms) == np.nanmin(norms))
