@@ -72,6 +72,21 @@ def test_a_view_where_a_transpose_was_meant(arrange, expected, tmp_path):
     assert diagnostics.load(tmp_path / "run").table("events").empty
 
 
+def test_a_scrambled_view_that_a_model_learns_through_is_information(tmp_path):
+    """What reads it may come to terms with it: here every place of the view holds one number of the same sample."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 24), nn.Unflatten(1, (6, 4)), nn.Flatten(), nn.ReLU(), nn.Linear(24, 4))
+
+    def through(model, x, y):
+        return F.cross_entropy(model[3:](model[:2](x).view(-1, 4, 6).flatten(1)), y)
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), through)
+    assert alarms(found) == []
+    assert [(each.severity, each.cause) for each in found.findings if each.kind == "wiring"] == [
+        ("info", "scrambled-view")
+    ]
+
+
 @pytest.mark.parametrize(
     ("norm", "expected"),
     [
