@@ -1,6 +1,7 @@
 """The store's contract: what was appended is what is read."""
 
 import json
+import os
 import threading
 import time
 
@@ -10,7 +11,7 @@ import pytest
 
 import diagnostics
 from diagnostics.metrics import TABLES
-from diagnostics.run import Run, RunError, RunWriter, cached_summary, load, runs, summarize
+from diagnostics.run import Run, RunError, RunWriter, cached_summary, load, runs, stamp, summarize
 
 
 def record(folder, steps=20, status="finished", **meta):
@@ -333,6 +334,24 @@ def test_the_heartbeat_decides_about_a_writer_on_another_machine(tmp_path, age, 
             RunWriter(tmp_path / "run", {})
     else:
         RunWriter(tmp_path / "run", {}).close("finished")
+
+
+def test_a_file_that_is_renamed_while_files_are_listed_is_passed_over(tmp_path, monkeypatch):
+    record(tmp_path / "run")
+    temporary = tmp_path / "run" / ".scalars-0000.schema.1"
+
+    class Listed(list):
+        __enter__, __exit__ = list.__iter__, lambda *_: None
+
+    def scandir(path, original=os.scandir):
+        temporary.touch()
+        entries = Listed(original(path))
+        temporary.unlink()  # between its listing and the question for its size
+        return entries
+
+    monkeypatch.setattr("os.scandir", scandir)
+    assert len(load(tmp_path / "run").table("scalars")) == 20
+    assert "run.json" in [name for name, *_ in stamp(tmp_path / "run")]
 
 
 def test_the_heartbeat_beats(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ A run directory may come from somebody else: only regular files directly inside 
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,10 @@ class Local:
 
     def files(self) -> dict[str, int]:
         """Regular files and their sizes."""
-        with os.scandir(self.path) as entries:
-            return {e.name: e.stat(follow_symlinks=False).st_size for e in entries if e.is_file(follow_symlinks=False)}
+        return {name: status.st_size for name, status in self._regular()}
 
     def stamp(self) -> Stamp:
-        with os.scandir(self.path) as entries:
-            found = [(e.name, e.stat(follow_symlinks=False)) for e in entries if e.is_file(follow_symlinks=False)]
-        return tuple(sorted((name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in found))
+        return tuple(sorted((name, status.st_size, str(status.st_mtime_ns)) for name, status in self._regular()))
 
     def directories(self) -> list["Local"]:
         with os.scandir(self.path) as entries:
@@ -116,6 +114,14 @@ class Local:
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+    def _regular(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Regular files; a writer's temporary one may be renamed while they are listed."""
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry.name, entry.stat(follow_symlinks=False)
 
 
 def _write_all(handle: int, data: bytes) -> None:
