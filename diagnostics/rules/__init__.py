@@ -75,7 +75,14 @@ def _one_alarm_a_fault(found: list[Finding]) -> list[Finding]:
                 f"explains {other.kind} since step": float(other.first_step) for other in absorbed
             }
             kept[kept.index(finding)] = replace(finding, evidence=evidence)
-    return kept
+    return _without_what_gives_way(kept)
+
+
+def _without_what_gives_way(found: list[Finding]) -> list[Finding]:
+    """A rule may say `gives_way(finding)` of an alarm that tells that something is wrong, but not what."""
+    yielding = [each for each in found if getattr(catalogue()[each.kind], "gives_way", lambda _: False)(each)]
+    others = any(each.alarm and each not in yielding for each in found)
+    return [each for each in found if each not in yielding] if others else found
 
 
 def explain(kind: str) -> dict[str, str]:

@@ -14,7 +14,9 @@ weight decay has brought to a fifth of what they were; inputs, as vectors, short
 not scale them; targets far from 0 and an optimizer whose steps do not grow with the error; gradients that shrink from
 layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves;
 hidden outputs that shrink so from the input on.
-A flat loss without such a mechanism is reported as information, not as a fault.
+A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
+same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
+then nothing was learned from the inputs, which is an alarm as long as no other says why.
 
 ## Why it happens
 For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$: for a
@@ -31,14 +33,18 @@ must come from 0 to 100,000 have a long way to go.
 ## What to try
 Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`;
 standardized inputs and targets; ReLU or tanh with normalization or residual connections instead of stacked logistic
-units.
+units. Where nothing is learned from the inputs: look at one batch as the loss gets it, then train on ten examples
+alone.
 
 ## When this is wrong
 A run that has converged is flat too, and so is one at the floor that label noise sets; neither has one of these
 mechanisms. Some runs learn after a long flat stretch: the finding ends there. Least squares on logistic outputs that
 are wrong for less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4.
 Without a closure a loss outside the model is not seen at work, and what it is given is judged by the functions on the
-way: probabilities that a gate mixes are then not told from logits that it mixes.
+way: probabilities that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as
+in pure noise, "nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it
+a fiftieth of their variance, is told from nothing. A task that a network takes more than half of a run to start on is
+called so until it does.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -52,6 +58,7 @@ import pandas as pd
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._constant_answer import explained, learned_nothing
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
@@ -95,7 +102,10 @@ def check(
             yield found
             return
     stretch = stretches.flat(run)
-    if stretch is None or stretch.share < longest or (not stretch.escaped and _learned(history, stretch)):
+    if stretch is None or stretch.share < longest:
+        return
+    nothing = learned_nothing(KIND, run, stretch)
+    if nothing is None and not stretch.escaped and _learned(history, stretch):
         return
     yield (
         _logistic(run, stretch, slope)
@@ -104,6 +114,7 @@ def check(
         or tiny_inputs(KIND, run, stretch)
         or distant_targets(KIND, run, stretch)
         or vanishing(KIND, run, stretch, depth, vanished, factor, frozen)
+        or nothing
         or _unexplained(run, stretch)
     )
 
@@ -198,6 +209,11 @@ def _logistic_slopes(run: Run) -> pd.Series:
 
 def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
     floor = "" if stretch.escaped else " It may be the floor that the data allow."
+    learned = explained(run, stretch.first_step, stretch.last_step).share
+    if learned > 0:
+        floor += (
+            f" What was learned from the inputs takes {number(100 * learned)} % off the loss of the same answer to all."
+        )
     return Finding(
         KIND,
         None,
@@ -215,7 +231,13 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
     )
 
 
+def gives_way(finding: Finding) -> bool:
+    return finding.alarm and finding.cause is None and "loss of a constant answer" in finding.evidence
+
+
 def explains(finding: Finding, other: Finding) -> bool:
+    if gives_way(finding):
+        return False
     if finding.evidence.keys() & {"largest target", "length of an input"} and other.kind in {
         "dead-units",
         "saturated-units",

@@ -7,6 +7,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
 from diagnostics.stats.norms import cosine, flat, foreach, inner, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
+from diagnostics.stats.targets import Targets, bernoulli, classes, squared
 from diagnostics.stats.units import (
     KINDS,
     OUTPUTS,
@@ -29,10 +30,13 @@ __all__ = [
     "Kind",
     "Moments",
     "Side",
+    "Targets",
     "UnitCounts",
     "add",
     "attention_probabilities",
+    "bernoulli",
     "by_unit",
+    "classes",
     "correlation",
     "cosine",
     "count_softmax",
@@ -49,6 +53,7 @@ __all__ = [
     "project",
     "silent_rows",
     "softmax_rows",
+    "squared",
     "squared_norms",
     "total_norm",
     "unit_fractions",

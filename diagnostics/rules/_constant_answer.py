@@ -1,0 +1,108 @@
+"""Whether the loss is any lower than that of one answer to everything: else nothing was learned from the inputs.
+
+Source: the null model of McFadden's pseudo R^2 (1974), which is R^2 where the loss is a squared error.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._stretches import Flat
+from diagnostics.rules._words import number, tex
+from diagnostics.run import Run
+
+_WORSE = (
+    "bring the answers to the size of the targets: they are worse than their mean; standardize the targets, normalize "
+    "before the last layer, or start it with smaller weights"
+)
+
+
+class Explained(NamedTuple):
+    """R^2 = 1 - loss / constant, with its standard error; batch by batch, so that hard batches are hard for both."""
+
+    share: float
+    error: float
+    constant: float
+    count: int
+
+
+def explained(run: Run, first: int, last: int) -> Explained:
+    """Over the updates measured between two steps."""
+    table = run.table("scalars", ["step", "loss", "constant_loss"]).dropna()
+    table = table.loc[table["step"].between(first, last)]
+    losses, constants = signals.array(table, "loss"), signals.array(table, "constant_loss")
+    if len(table) < 2:
+        return Explained(np.nan, np.nan, np.nan, len(table))
+    constant = float(constants.mean())
+    gained = (constants - losses) / constant
+    error = float(gained.std(ddof=1) / len(table) ** 0.5)
+    return Explained(float(gained.mean()), error, constant, len(table))
+
+
+def learned_nothing(
+    kind: str,
+    run: Run,
+    stretch: Flat,
+    *,
+    longest: float = 0.5,  # of the run: a network that reads its inputs at all starts within the first half
+    updates: int = 100,  # fewer do not tell a slow start from a loss that stays
+    measured: int = 5,  # fewer have no standard error worth the name
+    little: float = 0.02,  # R^2 below which even a noisy task would count as not learned; it must be known that well
+) -> Finding | None:
+    """An alarm without a mechanism: it gives way to any that has one."""
+    late = _since_warm_up(run, stretch)
+    if stretch.escaped or late.share < longest or late.last_step - late.first_step < updates:
+        return None
+    found = explained(run, (late.first_step + late.last_step) // 2, late.last_step)
+    if found.count < measured:
+        found = explained(run, late.first_step, late.last_step)
+    if found.count < measured or not (found.share <= 2 * found.error and found.share + 3 * found.error < little):
+        return None
+    return Finding(
+        kind,
+        None,
+        "warning",
+        stretch.first_step,
+        None,
+        (),
+        f"Nothing was learned from the inputs: from step {late.first_step} to {late.last_step} the loss stood at "
+        f"{number(stretch.level)}, and the same answer to every input would have {number(found.constant)} on the same "
+        "batches.",
+        {
+            "loss": stretch.level,
+            "loss of a constant answer": found.constant,
+            "R squared": found.share,
+            "its standard error": found.error,
+            "share of the run": late.share,
+        },
+        (
+            *([_WORSE] if found.share + 3 * found.error < -little else []),
+            "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
+            "sorted or shifted apart?",
+            "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
+            "targets that do not follow from them",
+            "where the loss does not reach 0 on ten examples, the inputs are lost on the way: a state that is detached "
+            "at every step, a dimension that is averaged away, gradients that do not come back through time",
+        ),
+        (
+            Chart("line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input"),
+            Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
+        ),
+        r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
+        rf"{tex(found.share)} \pm {tex(found.error)}",
+    )
+
+
+def _since_warm_up(run: Run, stretch: Flat, *, arrived: float = 0.9) -> Flat:
+    """What of a stretch lies after the learning rate came to `arrived` of its largest value so far."""
+    steps, rates = signals.learning_rates(run)
+    steps, rates = steps[steps <= stretch.last_step], rates[steps <= stretch.last_step]
+    if not len(rates):
+        return stretch
+    first = max(stretch.first_step, int(steps[np.argmax(rates >= arrived * rates.max())]))
+    length = stretch.last_step - stretch.first_step
+    left = (stretch.last_step - first) / length if length > 0 else 0.0
+    return replace(stretch, first_step=first, share=stretch.share * left)
