@@ -1,4 +1,5 @@
-"""Plateaux: 0-1 loss, hard thresholds, logistic units with least squares, saturated units, dead units."""
+"""Plateaux: 0-1 loss, hard thresholds, logistic units with least squares, targets of other inputs, saturated units,
+dead units."""
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,22 @@ def plateau_logistic_least_squares(seed: int) -> Sample:
 def plateau_cross_entropy(seed: int) -> Sample:
     """The same network, start and step with cross-entropy, whose derivative is the error itself."""
     return _logistic(nn.BCELoss())
+
+
+def _reader(loss) -> Sample:
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return Sample(model, optimizer, loss, digits(), steps=400, batch=128)
+
+
+def plateau_shifted_targets(seed: int) -> Sample:
+    """Each digit gets the label of its neighbour in the batch: nothing can be learned from the inputs."""
+    return _reader(lambda output, target: F.cross_entropy(output, target.roll(1)))
+
+
+def plateau_matching_targets(seed: int) -> Sample:
+    """The same with each digit's own label."""
+    return _reader(F.cross_entropy)
 
 
 class _Activation(nn.Module):

@@ -16,6 +16,7 @@ from diagnostics.run import Run
 MOST_LINES = 5  # as many as the palette tells apart
 
 SHARES = {"dead_fraction", "saturated_fraction", "silent_fraction", "zero_fraction", "gradient_alignment"}  # of 1
+SPOKEN = {"constant_loss": "the same answer to every input"}  # columns whose names say too little beside another
 EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 
 Series = dict[str, tuple[NDArray, NDArray]]  # name -> steps (T,), values (T,)
@@ -35,7 +36,7 @@ def collect(run: Run, chart: Chart) -> Series:
         recorded = [name for name in chart.columns if name in run.columns(chart.table)]
         frame: Frame = run.table(chart.table, ["step", *recorded])
         return {
-            name: (frame["step"].to_numpy(), frame[name].to_numpy(float))
+            SPOKEN.get(name, name): (frame["step"].to_numpy(), frame[name].to_numpy(float))
             for name in recorded
             if frame[name].notna().any()
         }

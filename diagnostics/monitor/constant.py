@@ -1,102 +1,119 @@
-"""What a batch's loss would be if the model gave the same answer to everything: the best one for the targets of all
-measured updates."""
+"""What a batch's loss would be if the model gave the same answer to every input: the best one for all targets so far.
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+Nothing shows the loss function, which may be written by hand, but the gradient that comes to the model's output shows
+the targets, wherever they are and whoever compares them (`stats.targets`). One output and one gradient an update.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from diagnostics import stats
 
-SAME = 1e-3  # relative difference that rounding leaves between a comparison's value and the loss
-_SIGNATURES = {
-    function: inspect.signature(function)
-    for function in (
-        F.mse_loss,
-        F.cross_entropy,
-        F.nll_loss,
-        F.binary_cross_entropy_with_logits,
-        F.binary_cross_entropy,
-    )
-}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One mean of errors between outputs and targets."""
-
-    value: Tensor
-    targets: stats.Targets
-
-
-def comparison(function: Callable, args: tuple, kwargs: dict[str, Any], value: Any) -> Comparison | None:
-    """What a call compares, if it is a plain mean over outputs and targets of the same shape."""
-    signature = _SIGNATURES.get(function)
-    if signature is None or not isinstance(value, Tensor) or value.numel() != 1:
-        return None
-    call = signature.bind(*args, **kwargs)
-    call.apply_defaults()
-    given = call.arguments
-    plain = given["reduction"] == "mean" and given.get("weight") is None and given.get("pos_weight") is None
-    if not plain or not given["target"].numel():
-        return None
-    targets = _targets(function, given)
-    return None if targets is None else Comparison(value.detach(), targets)
-
-
-def _targets(function: Callable, given: dict[str, Any]) -> stats.Targets | None:
-    output, target = given["input"], given["target"]
-    if function in (F.cross_entropy, F.nll_loss):
-        if target.is_floating_point():
-            return None
-        count = output.shape[min(1, output.dim() - 1)]
-        return stats.classes(target, count, given["ignore_index"], given.get("label_smoothing", 0.0))
-    if output.shape != target.shape or not target.is_floating_point():
-        return None
-    return stats.squared(target) if function is F.mse_loss else stats.bernoulli(target)
+MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
+TRIES = 3  # measured updates after which no form of loss fits any more
 
 
 class Constant:
-    """The targets so far.
+    """The targets of all measured updates, as one form of loss has them.
 
     They must come from the data: targets that are the same in every batch whatever its inputs, as a discriminator's or
     the pairs of a contrastive loss, do not, and a loss that hovers where a constant answer would put it may be right.
     """
 
     def __init__(self) -> None:
-        self._seen: stats.Targets | None = None
+        self._forms, self._tries = stats.FORMS, 0
+        self._passes: list[_Pass] = []
+        self._whole: stats.Targets | None = None
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
         self._varied: tuple[Tensor, Tensor] | None = None  # whether the targets ever did, and the inputs
 
-    def loss(self, comparisons: list[Comparison], loss: Any, x: Tensor | None) -> Tensor | None:
-        """Of this batch under the best constant answer so far, if `loss` is one comparison and nothing else; `x`: what
-        the first layer read."""
-        if len(comparisons) != 1:
+    def forget(self) -> None:
+        """Before the forward of another update."""
+        self._passes = []
+
+    def passed(self, inputs: Any, output: Any) -> None:
+        """A training forward ended."""
+        found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
+        if self._forms and found is not None and 0 < found.numel() <= MOST:
+            x = next((x for x in _tensors(inputs) if x.numel()), None)
+            self._passes.append(_Pass(self._forms, found, x))
+
+    def loss(self, loss: Any) -> Tensor | None:
+        """Of this update's batch under the best constant answer, if its loss is one mean error and nothing else."""
+        passes, self._passes = self._passes, []
+        if not self._forms or len(passes) != 1 or passes[0].calls != 1:
             return None
-        value, targets = comparisons[0].value, comparisons[0].targets
-        targets_vary, inputs_vary = self._add(targets, _sum(x, value))
-        assert self._seen is not None
-        loss = torch.as_tensor(loss, device=value.device)
-        nothing_else = (value - loss).abs() <= SAME * loss.abs()
-        return torch.where(nothing_else & (targets_vary | ~inputs_vary), targets.constant_loss(self._seen), torch.nan)
+        (one,) = passes
+        if one.failure is not None:
+            raise one.failure
+        if len(self._forms) > 1:
+            self._choose(one.found, float(loss), one.slack)
+        if len(self._forms) != 1:
+            return None
+        targets = next(each for each in one.found if each.form is self._forms[0])
+        loss = torch.as_tensor(loss, device=targets.error.device)
+        proven = (targets.error - loss).abs() <= one.slack * loss.abs()
+        targets_vary, inputs_vary = self._add(targets.only(proven), one.inputs)
+        assert self._whole is not None
+        return torch.where(proven & (targets_vary | ~inputs_vary), targets.constant_loss(self._whole), torch.nan)
+
+    def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
+        """The form whose error is the loss, decided by the first update that tells."""
+        self._tries += 1
+        fitting = [each.form for each in found if abs(float(each.error) - loss) <= slack * abs(loss)]
+        self._forms = tuple(fitting[:1]) or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self._seen is None or self._first is None or self._varied is None or not self._seen.like(targets):
-            self._seen, self._first, self._varied = targets, (targets, x), (torch.zeros_like(x).bool(), x != x)
+        if self._whole is None or self._first is None or self._varied is None or _width(targets) != _width(self._whole):
+            self._whole, self._first, self._varied = targets, (targets, x), (torch.zeros_like(x).bool(), x != x)
         else:
             (first, first_x), (targets_vary, inputs_vary) = self._first, self._varied
-            self._seen = self._seen.merged(targets)
+            self._whole = self._whole.merged(targets)
             other = (targets.seen.count == first.seen.count) & ~targets.equal(first)  # a last batch may be shorter
             self._varied = targets_vary | other, inputs_vary | (x != first_x)
         return self._varied
 
 
-def _sum(x: Tensor | None, like: Tensor) -> Tensor:
-    """NaN, which nothing equals, where the inputs are not seen."""
-    if x is None or not x.numel():
-        return torch.full((), torch.nan, device=like.device)
-    return x.detach().sum(dtype=torch.float32)
+class _Pass:
+    """One output on its way back: reads its gradient, and lets both go."""
+
+    def __init__(self, forms: tuple[stats.Form, ...], output: Tensor, x: Tensor | None) -> None:
+        self.calls, self.found, self.failure = 0, list[stats.Targets](), None
+        self.slack = stats.rounding(output)
+        # of inputs that are not seen it is NaN, which nothing equals
+        self.inputs = torch.full((), torch.nan, device=output.device) if x is None else x.detach().sum().float()
+        self._forms, self._output, self._at = forms, output.detach(), output.output_nr
+        assert output.grad_fn is not None
+        output.grad_fn.register_prehook(self)  # not of the tensor: a hook there would be seen when it is pickled
+
+    def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
+        self.calls += 1
+        output, self._output = self._output, None
+        gradient = gradients[self._at]
+        if output is None or gradient is None:
+            return
+        try:
+            with torch.no_grad():
+                read = [form.read(output, gradient) for form in self._forms]
+            self.found = [each for each in read if each is not None]
+        except Exception as error:  # inside the user's backward
+            self.failure = error
+
+
+def _width(targets: stats.Targets) -> int:
+    return len(targets.seen.mean)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Dense ones of an output or of arguments, as deep as containers go."""
+    if isinstance(values, Tensor):
+        if values.layout == torch.strided and not values.is_nested and not values.is_meta:
+            yield values
+    elif isinstance(values, Mapping):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.curvature import undisturbed
+from diagnostics.monitor.constant import Constant
 from diagnostics.monitor.observe import Observer
 
 _here = threading.local()
@@ -57,10 +58,10 @@ def ours(model: nn.Module) -> Iterator[None]:
 
 
 class Entrance:
-    """A hook on the model's forward, there only for measured steps. Copies and pickles as nothing at all.
+    """Hooks on the model's forward, there only for measured steps. They copy and pickle as nothing at all.
 
-    Notes the random state at the start of the last training forward, and opens an observer if there is no closure; what
-    that one took goes to `charge`.
+    Notes the random state at the start of the last training forward, follows the way back from its output, and opens an
+    observer if there is no closure; what that one took goes to `charge`.
     """
 
     def __init__(self, model: nn.Module, guarded: Callable[[str], Any], charge: Callable[[float], None]) -> None:
@@ -69,17 +70,20 @@ class Entrance:
         self._open: Observer | None = None
         self.random_state: list[Tensor] | None = None
         self.observers: list[Observer] = []
+        self.constant = Constant()
         self.observing = False
         self.asking = True  # until a forward told what losses are given
 
     def arm(self, observing: bool) -> None:
         self.disarm()
         self.observing, self.observers, self.random_state = observing, [], None
+        self.constant.forget()
         if isinstance(self._model, torch.jit.ScriptModule):  # which takes no hooks
             return
-        self._hooks = [self._model.register_forward_pre_hook(_Enter(self))]
-        if observing:
-            self._hooks.append(self._model.register_forward_hook(_Leave(self), always_call=True))
+        self._hooks = [
+            self._model.register_forward_pre_hook(_Enter(self)),
+            self._model.register_forward_hook(_Leave(self), always_call=True),
+        ]
 
     def disarm(self) -> None:
         for hook in self._hooks:
@@ -97,13 +101,18 @@ class Entrance:
                 observer.__enter__()
                 self._open = observer
 
-    def left(self) -> None:
+    def left(self, args: Any, output: Any) -> None:
+        if is_quiet():
+            return
         with self._guarded("activations"):
-            if self._open is not None and not is_quiet():
+            if self._open is not None:
                 observer, self._open = self._open, None
                 observer.__exit__(None, None, None)
                 self.observers.append(observer)
                 self._charge(observer.seconds)
+        with self._guarded("targets"):
+            if torch.is_grad_enabled():
+                self.constant.passed(args, output)
 
 
 class _Enter:
@@ -119,7 +128,7 @@ class _Enter:
 
 class _Leave(_Enter):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._entrance.left()
+        self._entrance.left(args, output)
 
 
 class _Nothing:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.monitor import describe, forwards, symmetry
-from diagnostics.monitor.constant import Constant
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs
@@ -39,24 +38,23 @@ class Looking:
         self._note = note
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
-        self._units, self._inputs, self._overshoot, self._constant = Units(), Inputs(), Overshoot(), Constant()
+        self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
         """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalars `overshoot` and
         `constant_loss`."""
-        observers, seen_loss = list(self._entrance.observers), loss
+        observers = list(self._entrance.observers)
         if closure is not None:
-            seen = self._guard.run("activations", self._observe, record, loss, closure, compiled)
-            observers, seen_loss = ([], None) if seen is None else ([seen[0]], seen[1])
+            observer = self._guard.run("activations", self._observe, record, loss, closure, compiled)
+            observers = [] if observer is None else [observer]
         for failure in [failure for observer in observers for failure in observer.failures[:1]]:
             self._guard.failed("activations", failure)
         observers = [observer for observer in observers if not observer.failures]
+        self._guard.run("targets", self._look_at_targets, record, loss)
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
-        if len(observers) == 1:
-            self._guard.run("targets", self._look_at_targets, record, observers[0], seen_loss)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
@@ -78,8 +76,8 @@ class Looking:
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
         self._note(**found)
 
-    def _look_at_targets(self, record: Record, observer: Observer, loss: Any) -> None:
-        constant_loss = self._constant.loss(observer.comparisons, loss, observer.graph.first_input)
+    def _look_at_targets(self, record: Record, loss: Any) -> None:
+        constant_loss = self._entrance.constant.loss(loss)
         if constant_loss is not None:
             record.update.values["constant_loss"] = constant_loss
 
@@ -96,8 +94,7 @@ class Looking:
             calls = self._together.add(calls)
         return calls or []
 
-    def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> tuple[Observer, Any]:
-        """The observer of the closure's forward, and its loss."""
+    def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> Observer:
         states, parameters = self._entrance.random_state, list(self._tensors().values())
         observer, after, drew = forwards.observe(closure, self._model, states, self._entrance.asking)
         # the same dropout masks are drawn again only from the same state, and eagerly as before
@@ -113,7 +110,7 @@ class Looking:
             coarse=observer.autocast,
         )
         record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
-        return observer, after
+        return observer
 
     def _look_at_input(self, record: Record, observer: Observer) -> None:
         x = observer.graph.first_input

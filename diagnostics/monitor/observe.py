@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import attention, constant, describe, functions, places
-from diagnostics.monitor.constant import Comparison
+from diagnostics.monitor import attention, describe, functions, places
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
@@ -63,7 +62,6 @@ class Observer(TorchFunctionMode):
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         self.norms_of_one: list[str] = []  # layer and group norms of one number each, whose output is their bias
-        self.comparisons: list[Comparison] = []  # of outputs with targets, as a loss makes them
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -172,8 +170,6 @@ class Observer(TorchFunctionMode):
             self._count(_spelled(func), kind, x, out, _dimension(kind, args, kwargs, x), channels_first)
         elif self._asking:
             self._shaped(func, args, kwargs, out)
-        if (found := constant.comparison(func, args, kwargs, out)) is not None:
-            self.comparisons.append(found)
         if func in functions.ATTENTION:
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))

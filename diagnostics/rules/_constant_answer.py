@@ -14,6 +14,7 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
+NOTHING_LEARNED = "nothing-learned"
 _WORSE = (
     "bring the answers to the size of the targets: they are worse than their mean; standardize the targets, normalize "
     "before the last layer, or start it with smaller weights"
@@ -63,7 +64,7 @@ def learned_nothing(
         return None
     return Finding(
         kind,
-        None,
+        NOTHING_LEARNED,
         "warning",
         stretch.first_step,
         None,

@@ -19,16 +19,32 @@ same answer to every input would have on the same batches, for half of the run a
 then nothing was learned from the inputs, which is an alarm as long as no other says why.
 
 ## Why it happens
-For a logistic output $y = \sigma(z)$ with least squares, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$: for a
-confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the smaller the gradient. With cross-entropy it
-is $y - t$. In a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the first layer gets
-about $4^{-L}$ of the gradient. A second softmax sees inputs between 0 and 1 only, so its outputs stay close to
-uniform. From $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the gradient
-changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every input.
-Weight decay multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
-builds them up they end near 0, and layers of such weights pass on neither signal nor gradient. An optimizer that
-divides gradients by their own size moves a weight by about $\alpha$ an update, however large the error: answers that
-must come from 0 to 100,000 have a long way to go.
+Where the derivative of what lies between weights and loss is nearly 0, so is the gradient, however wrong the answers
+are; and a gradient that says the same for every input leads to an answer that is the same for every input.
+
+*Logistic least squares*: for a logistic output $y = \sigma(z)$, $\partial\mathcal L/\partial z = (y - t)\,y\,(1 - y)$:
+for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the smaller the gradient. With
+cross-entropy it is $y - t$.
+
+*Vanishing gradient*: in a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the first layer
+gets about $4^{-L}$ of the gradient.
+
+*Double softmax*: a second softmax sees inputs between 0 and 1 only, so its outputs stay close to uniform.
+
+*Input scale*: from $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the
+gradient changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every
+input.
+
+*Weight decay*: it multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
+builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
+
+*Target scale*: an optimizer that divides gradients by their own size moves a weight by about $\alpha$ an update,
+however large the error: answers that must come from 0 to 100,000 have a long way to go.
+
+*Nothing learned*: the best answer that ignores the input is the mean of the targets, or the shares of their classes;
+biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L} / \mathcal{L}_\text{constant}$. Where
+$R^2$ stays at 0, the gradients of different inputs have no direction in common but that of the biases: the targets do
+not follow from the inputs, or the inputs are lost on the way to the loss.
 
 ## What to try
 Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`;
@@ -44,7 +60,8 @@ Without a closure a loss outside the model is not seen at work, and what it is g
 way: probabilities that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as
 in pure noise, "nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it
 a fiftieth of their variance, is told from nothing. A task that a network takes more than half of a run to start on is
-called so until it does.
+called so until it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output and
+nothing else, with or without a closure, of a model that is called once an update.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -58,7 +75,7 @@ import pandas as pd
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._constant_answer import explained, learned_nothing
+from diagnostics.rules._constant_answer import NOTHING_LEARNED, explained, learned_nothing
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
@@ -232,7 +249,7 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
 
 
 def gives_way(finding: Finding) -> bool:
-    return finding.alarm and finding.cause is None and "loss of a constant answer" in finding.evidence
+    return finding.cause == NOTHING_LEARNED
 
 
 def explains(finding: Finding, other: Finding) -> bool:

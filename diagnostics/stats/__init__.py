@@ -7,7 +7,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
 from diagnostics.stats.norms import cosine, flat, foreach, inner, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
-from diagnostics.stats.targets import Targets, bernoulli, classes, squared
+from diagnostics.stats.targets import FORMS, Form, Targets, rounding
 from diagnostics.stats.units import (
     KINDS,
     OUTPUTS,
@@ -25,8 +25,10 @@ from diagnostics.stats.units import (
 
 __all__ = [
     "ALIKE",
+    "FORMS",
     "KINDS",
     "OUTPUTS",
+    "Form",
     "Kind",
     "Moments",
     "Side",
@@ -34,9 +36,7 @@ __all__ = [
     "UnitCounts",
     "add",
     "attention_probabilities",
-    "bernoulli",
     "by_unit",
-    "classes",
     "correlation",
     "cosine",
     "count_softmax",
@@ -51,9 +51,9 @@ __all__ = [
     "moments",
     "nonfinite_share",
     "project",
+    "rounding",
     "silent_rows",
     "softmax_rows",
-    "squared",
     "squared_norms",
     "total_norm",
     "unit_fractions",

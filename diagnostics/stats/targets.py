@@ -1,90 +1,137 @@
-"""Targets of a supervised loss, and what it would be if the same answer were given to everything.
+"""Targets of a mean error, read off its gradient at the model's output; and what it would be for a constant answer.
 
-That is what a model reaches that has learned nothing from its inputs: the null model of McFadden's pseudo R^2 (1974),
-which is R^2 for a squared error. Of the same batch, so that what differs from batch to batch is in both.
+The gradient of a squared error is 2 (y - t) / M, of a cross-entropy of logits (softmax(z) - t) / N: each tells t, and t
+tells the error, which proves that it was this one. The loss of the best answer that is the same for every input is that
+of McFadden's null model (1974), R^2 for a squared error; of the same batch, so that what differs from batch to batch is
+in both.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from jaxtyping import Float, Integer
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diagnostics.stats.inputs import Moments, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
-MOST = 1 << 16  # numbers of one batch that are looked at, in whole rows
+_ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
-Loss = Literal["squared", "bernoulli", "classes"]
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of mean error. Its functions take outputs and targets as (rows, columns)."""
+
+    name: str
+    targets: Callable[[Tensor, Tensor], Tensor]  # of outputs, and of the gradient times the number of errors
+    error: Callable[[Tensor, Tensor], Tensor]  # mean over the rows
+    constant: Callable[[Moments, Tensor], Tensor]  # of targets with these moments, for a constant answer
+    classes: int | None = None  # dimension of an output that holds the probabilities of one thing
+
+    def read(self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> "Targets | None":
+        """The targets if this is the error, which `Targets.error` has to prove; `None` where the shape does not fit."""
+        slack = rounding(output)
+        y, g = output.detach().float(), gradient.detach().float()
+        if self.classes is None:
+            y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
+            t = self.targets(y, g * y.numel())
+            return Targets(self, moments(t, crossed=False), self.error(y, t))
+        if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
+            return None
+        y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
+        compared = (g != 0).any(1, keepdim=True)  # the others are ignored, as padding is
+        count = compared.sum().clamp(min=1)
+        t = self.targets(y, g * count)
+        distribution = (t > -slack).all(1, keepdim=True) & ((t.sum(1, keepdim=True) - 1).abs() < slack)
+        t = torch.where(t > slack, t, 0)
+        error = self.error(y, torch.where(compared, t, 0)) * (len(t) / count)
+        seen = moments(torch.where(compared, t, torch.nan), crossed=False)
+        return Targets(self, seen, torch.where((distribution | ~compared).all(), error, torch.nan))
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What was seen of the targets of one kind of loss; of classes their shares stand for the mean."""
+    """What was seen of the targets of one form of error, and the error of the outputs they were compared with."""
 
-    loss: Loss
+    form: Form
     seen: Moments
+    error: Float[Tensor, ""]
 
     def merged(self, other: "Targets") -> "Targets":
-        return Targets(self.loss, merge(self.seen, other.seen))
+        return Targets(self.form, merge(self.seen, other.seen), other.error)
 
-    def like(self, other: "Targets") -> bool:
-        return self.loss == other.loss and self.seen.mean.shape == other.seen.mean.shape
+    def only(self, proven: Bool[Tensor, ""]) -> "Targets":
+        """These, or none."""
+        count, mean, scatter = (
+            torch.where(proven, each, 0) for each in (self.seen.count, self.seen.mean, self.seen.scatter)
+        )
+        return Targets(self.form, Moments(count, mean, scatter), self.error)
 
     def equal(self, other: "Targets") -> Tensor:
         """Whether two batches hold the same targets, as far as these numbers tell."""
-        mine, theirs = (torch.cat([s.count[None], s.mean, s.scatter]) for s in (self.seen, other.seen))
-        return (mine == theirs).all()
+        mine, theirs = (torch.cat([s.mean, s.scatter]) for s in (self.seen, other.seen))
+        return torch.isclose(mine, theirs, rtol=1e-4, atol=1e-5).all()
 
     def constant_loss(self, whole: "Targets") -> Float[Tensor, ""]:
-        """The loss of these targets under the one answer that is best for the whole, of which they are a part.
+        """The error of these targets under the one answer that is best for the whole, of which they are a part.
 
         NaN where the whole is too small to tell, or all alike.
         """
-        n, answer, mean = whole.seen.count, whole.seen.mean, self.seen.mean
-        if self.loss == "classes":
-            kinds = (answer > 0).sum()
-            loss, varies = _cost(mean, answer).sum(), kinds > 1
-        else:
-            kinds, varies = torch.ones_like(n), (whole.seen.scatter > 0).any()
-            if self.loss == "squared":
-                loss = (self.seen.scatter / self.seen.count + (mean - answer).square()).mean()
-            else:
-                loss = (_cost(mean, answer) + _cost(1 - mean, 1 - answer)).mean()
-        return torch.where(varies & (n >= ENOUGH) & (n >= A_CLASS * kinds), loss, torch.nan)
+        n, answer = whole.seen.count, whole.seen.mean
+        kinds = torch.ones_like(n) if self.form.classes is None else (answer * n > 0.5).sum()
+        varies = whole.seen.scatter.sum() > _ALIKE * n * self.error
+        loss = self.form.constant(self.seen, answer)
+        return torch.where((n >= ENOUGH) & (n >= A_CLASS * kinds) & varies, loss.to(n.dtype), torch.nan)
 
 
-def squared(target: Float[Tensor, "*any"]) -> Targets:
-    return Targets("squared", moments(_columns(target), crossed=False))
+def rounding(output: Tensor) -> float:
+    """What it may leave of a probability that is 0, or of an error, relative to it."""
+    return 1e-3 if output.dtype.itemsize >= 4 else 2e-2
 
 
-def bernoulli(target: Float[Tensor, "*any"]) -> Targets:
-    """Targets between 0 and 1, each with its own output."""
-    return Targets("bernoulli", moments(_columns(target), crossed=False))
+def _squared(seen: Moments, answer: Tensor) -> Tensor:
+    return (seen.scatter / seen.count + (seen.mean - answer).square()).mean()
 
 
-def classes(target: Integer[Tensor, "*any"], count: int, ignored: int = -100, smoothing: float = 0.0) -> Targets:
-    """Numbers of `count` classes; `ignored` ones take no part."""
-    flat = _few(target).reshape(-1)
-    kept = ((flat != ignored) & (flat >= 0) & (flat < count)).float()
-    counts = torch.zeros(count, device=flat.device).scatter_add_(0, flat.long().clamp(0, count - 1), kept)
-    total = kept.sum()
-    shares = counts / total.clamp(min=1)
-    return Targets("classes", Moments(total, (1 - smoothing) * shares + smoothing / count, torch.zeros_like(shares)))
+def _of_classes(seen: Moments, answer: Tensor) -> Tensor:
+    return -torch.xlogy(seen.mean, answer).sum()
 
 
-def _columns(target: Float[Tensor, "*any"]) -> Float[Tensor, "rows columns"]:
-    """A constant answer has one number for each column of a table, and one in all for images and sequences."""
-    x = _few(target)
-    return x if x.dim() == 2 else x.reshape(-1, 1)
+def _bernoulli(seen: Moments, answer: Tensor) -> Tensor:
+    return -(torch.xlogy(seen.mean, answer) + torch.xlogy(1 - seen.mean, 1 - answer)).mean()
 
 
-def _few(target: Tensor) -> Tensor:
-    x = target.detach()
-    return x[: max(1, MOST * len(x) // x.numel())] if x.dim() and x.numel() > MOST else x
+def _softmax_targets(z: Tensor, g: Tensor) -> Tensor:
+    return z.softmax(1) - g
 
 
-def _cost(share: Tensor, probability: Tensor) -> Tensor:
-    return -torch.xlogy(share, probability)
+def _softmax_error(z: Tensor, t: Tensor) -> Tensor:
+    return -(t * z.log_softmax(1)).sum(1).mean()
+
+
+def _log_error(y: Tensor, t: Tensor) -> Tensor:
+    return -(t * y.clamp(min=-1e4)).sum(1).mean()  # a log of 0 counts nothing where the target is 0
+
+
+def _binary_error(y: Tensor, t: Tensor) -> Tensor:
+    """NaN where outputs are no probabilities. Logarithms end where PyTorch's do."""
+    return -(t * y.log().clamp(min=-100) + (1 - t) * (1 - y).log().clamp(min=-100)).mean()
+
+
+FORMS = (
+    Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared),
+    *(Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
+    *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at) for at in (1, -1)),
+    Form(
+        "binary cross-entropy of logits", lambda z, g: z.sigmoid() - g, F.binary_cross_entropy_with_logits, _bernoulli
+    ),
+    Form(
+        "binary cross-entropy of probabilities",
+        lambda y, g: y - g * y * (1 - y),
+        _binary_error,
+        _bernoulli,
+    ),
+)
