@@ -26,21 +26,22 @@ class Explained(NamedTuple):
 
     share: float
     error: float
+    loss: float
     constant: float
-    count: int
 
 
-def explained(run: Run, first: int, last: int) -> Explained:
-    """Over the updates measured between two steps."""
+def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
+    """Over the later half of the updates measured between two steps, and `least` of them."""
     table = run.table("scalars", ["step", "loss", "constant_loss"]).dropna()
     table = table.loc[table["step"].between(first, last)]
+    table = table.tail(max(least, (len(table) + 1) // 2))
     losses, constants = signals.array(table, "loss"), signals.array(table, "constant_loss")
-    if len(table) < 2:
-        return Explained(np.nan, np.nan, np.nan, len(table))
+    if len(table) < least:
+        return Explained(np.nan, np.nan, np.nan, np.nan)
     constant = float(constants.mean())
     gained = (constants - losses) / constant
     error = float(gained.std(ddof=1) / len(table) ** 0.5)
-    return Explained(float(gained.mean()), error, constant, len(table))
+    return Explained(float(gained.mean()), error, float(np.median(losses)), constant)
 
 
 def learned_nothing(
@@ -57,11 +58,11 @@ def learned_nothing(
     late = _since_warm_up(run, stretch)
     if stretch.escaped or late.share < longest or late.last_step - late.first_step < updates:
         return None
-    found = explained(run, (late.first_step + late.last_step) // 2, late.last_step)
-    if found.count < measured:
-        found = explained(run, late.first_step, late.last_step)
-    if found.count < measured or not (found.share <= 2 * found.error and found.share + 3 * found.error < little):
+    found = explained(run, late.first_step, late.last_step, measured)
+    if not (found.share <= 2 * found.error and found.share + 3 * found.error < little):
         return None
+    worse = found.share + 3 * found.error < -little
+    what = "The answers are worse than one that ignores the inputs" if worse else "Nothing was learned from the inputs"
     return Finding(
         kind,
         NOTHING_LEARNED,
@@ -69,18 +70,17 @@ def learned_nothing(
         stretch.first_step,
         None,
         (),
-        f"Nothing was learned from the inputs: from step {late.first_step} to {late.last_step} the loss stood at "
-        f"{number(stretch.level)}, and the same answer to every input would have {number(found.constant)} on the same "
-        "batches.",
+        f"{what}: from step {late.first_step} to {late.last_step} the loss came to {number(found.loss)}, and the same "
+        f"answer to every input would have {number(found.constant)} on the same batches.",
         {
-            "loss": stretch.level,
+            "loss": found.loss,
             "loss of a constant answer": found.constant,
             "R squared": found.share,
             "its standard error": found.error,
             "share of the run": late.share,
         },
         (
-            *([_WORSE] if found.share + 3 * found.error < -little else []),
+            *([_WORSE] if worse else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
@@ -89,7 +89,13 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
-            Chart("line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input"),
+            Chart(
+                "line",
+                "scalars",
+                ("loss", "constant_loss"),
+                "Loss, and that of the same answer to every input",
+                log=True,
+            ),
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "

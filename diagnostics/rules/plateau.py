@@ -254,7 +254,7 @@ def gives_way(finding: Finding) -> bool:
 
 def explains(finding: Finding, other: Finding) -> bool:
     if gives_way(finding):
-        return False
+        return other.kind == "local-minimum"
     if finding.evidence.keys() & {"largest target", "length of an input"} and other.kind in {
         "dead-units",
         "saturated-units",
