@@ -203,6 +203,47 @@ def test_in_half_precision(tmp_path):
     assert len(values) > 5 and abs(values.mean() / 0.69 - 1) < 0.05
 
 
+def watched(path, model, loss_of, told=lambda update, loss: loss, scaler=None):
+    """40 updates; `told` is what the monitor is given for a loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, path, budget=ANY, every=5) as monitor:
+        for update in range(1, 41):
+            optimizer.zero_grad()
+            loss = loss_of(model, slice(update * 10, update * 10 + 64))
+            (scaler.scale(loss) if scaler else loss).backward()
+            scaler.step(optimizer) if scaler else optimizer.step()
+            if scaler:
+                scaler.update()
+            monitor.step(told(update, loss))
+    return diagnostics.load(path).table("scalars").set_index("step")["constant_loss"].dropna()
+
+
+def outside(model, rows):
+    x, t = data()
+    return F.cross_entropy(model(x[rows]), t[rows])
+
+
+def test_with_a_gradient_scaler(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    values = watched(tmp_path / "run", nn.Linear(10, 2), outside, scaler=scaler)
+    assert len(values) > 2 and 0.6 < values.mean() < 0.8
+
+
+def test_a_loss_that_is_another_one_at_times_spoils_no_other(tmp_path):
+    torch.manual_seed(0)
+    start = nn.Linear(10, 2).state_dict()
+    found = []
+    for name, told in {
+        "whole": lambda update, loss: loss,
+        "some": lambda update, loss: loss * (1 + update // 20),
+    }.items():
+        model = nn.Linear(10, 2)
+        model.load_state_dict(start)
+        found.append(watched(tmp_path / name, model, outside, told))
+    whole, some = found
+    assert list(some.index) == [step for step in whole.index if step < 20] and (some == whole[some.index]).all()
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_model_that_computes_its_own_loss_and_one_that_is_called_twice(times, tmp_path):
     class Model(nn.Module):
@@ -214,18 +255,11 @@ def test_a_model_that_computes_its_own_loss_and_one_that_is_called_twice(times, 
             z = self.layer(x)
             return {"loss": F.cross_entropy(z, t), "logits": z}
 
-    x, t = data()
-    model = Model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY, every=5) as monitor:
-        for update in range(40):
-            optimizer.zero_grad()
-            rows = slice(update * 10, update * 10 + 64)
-            loss = sum(model(x[rows], t[rows])["loss"] for _ in range(times))
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss)
-    values = diagnostics.load(tmp_path / "run").table("scalars")["constant_loss"].dropna()
+    def inside(model, rows):
+        x, t = data()
+        return sum(model(x[rows], t[rows])["loss"] for _ in range(times))
+
+    values = watched(tmp_path / "run", Model(), inside)
     assert values.empty if times == 2 else 0.6 < values.mean() < 0.8
 
 

@@ -4,7 +4,7 @@ Nothing shows the loss function, which may be written by hand, but the gradient 
 the targets, wherever they are and whoever compares them (`stats.targets`). One output and one gradient an update.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from diagnostics import stats
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
+Scale = Callable[[], Tensor | None]
 TRIES = 3  # measured updates after which no form of loss fits any more
 
 
@@ -23,7 +24,9 @@ class Constant:
     the pairs of a contrastive loss, do not, and a loss that hovers where a constant answer would put it may be right.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale) -> None:
+        """`scale`: what a gradient scaler multiplies the loss by, if there is one."""
+        self._scale = scale
         self._forms, self._tries = stats.FORMS, 0
         self._passes: list[_Pass] = []
         self._whole: stats.Targets | None = None
@@ -39,7 +42,7 @@ class Constant:
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if self._forms and found is not None and 0 < found.numel() <= MOST:
             x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(self._forms, found, x))
+            self._passes.append(_Pass(self._forms, found, x, self._scale))
 
     def loss(self, loss: Any) -> Tensor | None:
         """Of this update's batch under the best constant answer, if its loss is one mean error and nothing else."""
@@ -63,7 +66,12 @@ class Constant:
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells."""
         self._tries += 1
-        fitting = [each.form for each in found if abs(float(each.error) - loss) <= slack * abs(loss)]
+        errors = (
+            torch.stack([each.error.double() for each in found]).tolist() if found else []
+        )  # one wait for the device
+        fitting = [
+            each.form for each, error in zip(found, errors, strict=True) if abs(error - loss) <= slack * abs(loss)
+        ]
         self._forms = tuple(fitting[:1]) or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +88,9 @@ class Constant:
 class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
-    def __init__(self, forms: tuple[stats.Form, ...], output: Tensor, x: Tensor | None) -> None:
+    def __init__(self, forms: tuple[stats.Form, ...], output: Tensor, x: Tensor | None, scale: Scale) -> None:
         self.calls, self.found, self.failure = 0, list[stats.Targets](), None
+        self._scale = scale
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals
         self.inputs = torch.full((), torch.nan, device=output.device) if x is None else x.detach().sum().float()
@@ -97,6 +106,8 @@ class _Pass:
             return
         try:
             with torch.no_grad():
+                scale = self._scale()
+                gradient = gradient if scale is None else gradient.float() / scale
                 read = [form.read(output, gradient) for form in self._forms]
             self.found = [each for each in read if each is not None]
         except Exception as error:  # inside the user's backward

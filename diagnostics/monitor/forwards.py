@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.curvature import undisturbed
-from diagnostics.monitor.constant import Constant
+from diagnostics.monitor.constant import Constant, Scale
 from diagnostics.monitor.observe import Observer
 
 _here = threading.local()
@@ -64,13 +64,15 @@ class Entrance:
     observer if there is no closure; what that one took goes to `charge`.
     """
 
-    def __init__(self, model: nn.Module, guarded: Callable[[str], Any], charge: Callable[[float], None]) -> None:
+    def __init__(
+        self, model: nn.Module, guarded: Callable[[str], Any], charge: Callable[[float], None], scale: Scale
+    ) -> None:
         self._model, self._guarded, self._charge = model, guarded, charge
         self._hooks: list[Any] = []
         self._open: Observer | None = None
         self.random_state: list[Tensor] | None = None
         self.observers: list[Observer] = []
-        self.constant = Constant()
+        self.constant = Constant(scale)
         self.observing = False
         self.asking = True  # until a forward told what losses are given
 

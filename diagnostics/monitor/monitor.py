@@ -77,7 +77,9 @@ class Monitor:
         )
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)
-        self._entrance = Entrance(model, self._hooked, lambda seconds: self._budget.add("measured", seconds))
+        self._entrance = Entrance(
+            model, self._hooked, lambda seconds: self._budget.add("measured", seconds), self._scaler.scale
+        )
         self._looking = Looking(
             model, self._current_tensors, self._entrance, self._guard, self._together, self._writer.update_meta
         )
