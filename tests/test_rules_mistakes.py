@@ -356,3 +356,40 @@ def test_gradients_written_to_after_the_step(after, tmp_path):
             monitor.step(loss.detach())
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
     assert alarms(found) == ([("wiring", "clipped-after-step")] if after == "clip" else [])
+
+
+class HandmadeCell(nn.Module):
+    def __init__(self, positive):
+        super().__init__()
+        torch.manual_seed(0)
+        draw = torch.rand if positive else lambda rows, columns: torch.randn(rows, columns) / rows**0.5
+        self.read, self.again = nn.Parameter(draw(3, 40)), nn.Parameter(draw(40, 40))
+        self.out = nn.Parameter(draw(40, 1))
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), 40)
+        for t in range(x.shape[1]):
+            h = torch.tanh(x[:, t] @ self.read + h @ self.again)
+        return (h @ self.out).squeeze(-1)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_start_far_above_what_a_constant_answer_has_is_no_measure_of_learning(positive, tmp_path):
+    """Positive weights saturate the cell and make outputs of size 40: that the loss falls to 1 is the last layer's."""
+    torch.manual_seed(0)
+    x = torch.randn(512, 8, 3)
+    y = (x[..., 0] * 0.7 ** torch.arange(7, -1, -1)).sum(1)
+    y, model = (y - y.mean()) / y.std(), HandmadeCell(positive)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for update in range(400):
+            rows = slice(64 * (update % 8), 64 * (update % 8) + 64)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda rows=rows: F.mse_loss(model(x[rows]), y[rows]))
+    run = diagnostics.load(tmp_path / "run")
+    found = [finding for finding in diagnostics.diagnose(run).alarms]
+    assert [finding.kind for finding in found] == (["saturated-units"] if positive else [])
+    assert not positive or run.table("scalars")["loss"].iloc[-1] < 0.02 * run.table("scalars")["loss"].iloc[0]

@@ -7,6 +7,9 @@ from sklearn.datasets import load_wine
 from torch import nn
 
 import diagnostics
+from diagnostics.rules import _signals as signals
+from diagnostics.rules import ravine
+from diagnostics.run import RunWriter
 from tests.test_rules_mistakes import ANY, alarms, diagnosed, network
 
 
@@ -160,3 +163,19 @@ def test_a_loss_that_squashes_twice_is_named_before_the_units_it_saturates(squas
 
     found = diagnosed(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.01), loss_of)
     assert alarms(found) == [("plateau", "double-softmax") if squashed else ("saturated-units", "initialization")]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"), [([1.1, 766.0], 1.1), ([300.0, 766.0], 300.0), ([1.1, 300.0, 766.0], 300.0)]
+)
+def test_of_two_condition_numbers_of_a_network_the_lesser_counts(conditions, expected, tmp_path):
+    """Along two paths of one network it can differ a thousandfold: their mean is neither's."""
+    writer = RunWriter(tmp_path / "run", {"optimizer": "SGD", "hyperparameters": [{"lr": 0.1}]})
+    for step in range(1, 301):
+        writer.append("scalars", step, {"loss": 1 / step, "lr": 0.1})
+    for step, condition in zip((150, 200, 250), conditions, strict=False):
+        writer.append("curvature", step, {"eigenvalues": [20.0], "stability": 1.0, "condition": condition})
+    writer.close("finished")
+    run = diagnostics.load(tmp_path / "run")
+    history = signals.loss(run)
+    assert ravine._condition(run, history, run.table("curvature")) == expected

@@ -3,7 +3,6 @@
 Source: the null model of McFadden's pseudo R^2 (1974), which is R^2 where the loss is a squared error.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +30,13 @@ class Explained(NamedTuple):
 
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
-    """Over the later half of the updates measured between two steps, and `least` of them."""
+    """Over the updates measured between two steps, and at least so many of the last ones."""
     table = run.table("scalars", ["step", "loss", "constant_loss"]).dropna()
-    table = table.loc[table["step"].between(first, last)]
-    table = table.tail(max(least, (len(table) + 1) // 2))
-    losses, constants = signals.array(table, "loss"), signals.array(table, "constant_loss")
+    table = table.loc[table["step"] <= last]
+    table = table.tail(max(least, int((table["step"] >= first).sum())))
     if len(table) < least:
         return Explained(np.nan, np.nan, np.nan, np.nan)
+    losses, constants = signals.array(table, "loss"), signals.array(table, "constant_loss")
     constant = float(constants.mean())
     gained = (constants - losses) / constant
     error = float(gained.std(ddof=1) / len(table) ** 0.5)
@@ -49,17 +48,18 @@ def learned_nothing(
     run: Run,
     stretch: Flat,
     *,
-    longest: float = 0.5,  # of the run: a network that reads its inputs at all starts within the first half
+    within: float = 0.5,  # of the run, warm-up apart: a network that reads its inputs at all starts in the first half
     updates: int = 100,  # fewer do not tell a slow start from a loss that stays
     measured: int = 5,  # fewer have no standard error worth the name
     little: float = 0.02,  # R^2 below which even a noisy task would count as not learned; it must be known that well
 ) -> Finding | None:
-    """An alarm without a mechanism: it gives way to any that has one."""
-    late = _since_warm_up(run, stretch)
-    if stretch.escaped or late.share < longest or late.last_step - late.first_step < updates:
-        return None
-    found = explained(run, late.first_step, late.last_step, measured)
-    if not (found.share <= 2 * found.error and found.share + 3 * found.error < little):
+    """For a loss that stands still at last: an alarm without a mechanism, which gives way to any that has one."""
+    steps = signals.loss(run).steps
+    first, last = _warmed_up(run), int(steps[-1])
+    half = int(last - within * (last - first))
+    found = explained(run, half, last, measured)
+    nothing = found.share <= 2 * found.error and found.share + 3 * found.error < little
+    if stretch.escaped or last - half < updates or not nothing:
         return None
     worse = found.share + 3 * found.error < -little
     what = "The answers are worse than one that ignores the inputs" if worse else "Nothing was learned from the inputs"
@@ -70,14 +70,13 @@ def learned_nothing(
         stretch.first_step,
         None,
         (),
-        f"{what}: from step {late.first_step} to {late.last_step} the loss came to {number(found.loss)}, and the same "
+        f"{what}: from step {half} to {last} the loss is {number(found.loss)}, and the same "
         f"answer to every input would have {number(found.constant)} on the same batches.",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,
             "R squared": found.share,
             "its standard error": found.error,
-            "share of the run": late.share,
         },
         (
             *([_WORSE] if worse else []),
@@ -103,13 +102,7 @@ def learned_nothing(
     )
 
 
-def _since_warm_up(run: Run, stretch: Flat, *, arrived: float = 0.9) -> Flat:
-    """What of a stretch lies after the learning rate came to `arrived` of its largest value so far."""
+def _warmed_up(run: Run, *, arrived: float = 0.9) -> int:
+    """The update at which the learning rate came to `arrived` of its largest value so far."""
     steps, rates = signals.learning_rates(run)
-    steps, rates = steps[steps <= stretch.last_step], rates[steps <= stretch.last_step]
-    if not len(rates):
-        return stretch
-    first = max(stretch.first_step, int(steps[np.argmax(rates >= arrived * rates.max())]))
-    length = stretch.last_step - stretch.first_step
-    left = (stretch.last_step - first) / length if length > 0 else 0.0
-    return replace(stretch, first_step=first, share=stretch.share * left)
+    return int(steps[np.argmax(rates >= arrived * rates.max())]) if len(rates) else signals.first_step(run)

@@ -123,6 +123,13 @@ def loss(run: Run) -> Loss:
     )
 
 
+def untrained(run: Run) -> float:
+    """The loss of a network that has learned nothing: its first one, or that of the same answer to every input where
+    that is lower, as behind an initialization that begins far off."""
+    _, constants = column(run, "constant_loss")
+    return float(min(loss(run).start, np.median(constants) if len(constants) else np.inf))
+
+
 def column(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a column of `scalars`, where it was measured (NaN left out, Inf kept)."""
     table = run.table("scalars", ["step", name])

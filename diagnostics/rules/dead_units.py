@@ -53,7 +53,7 @@ def check(
     most: float = 0.5,  # of a layer's units: more inactive than active
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
     nearly_all: float = 0.75,  # of the units of a layer, in a run that learns all the same
-    learned: float = 0.7,  # of the starting loss: a run this far down learns through the units that are left
+    learned: float = 0.7,  # of the untrained loss: a run this far down learns through the units that are left
 ) -> Iterator[Finding]:
     steps, names, dead = by_layer.dead_fractions(run)
     known = ~np.isnan(dead)
@@ -71,7 +71,7 @@ def check(
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
     killed = cause in BY_A_STEP and now[worst] >= most and _towered(history, int(steps[first_at]))
-    trains = history.end <= learned * history.start and now[worst] < nearly_all and not killed
+    trains = history.end <= learned * signals.untrained(run) and now[worst] < nearly_all and not killed
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     yield Finding(

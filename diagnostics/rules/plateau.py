@@ -107,7 +107,7 @@ def check(
     if history.count < 20:
         return
     wrong = _wrong(history)
-    if wrong.share >= brief and not _learned(history, wrong):
+    if wrong.share >= brief and not _learned(run, wrong):
         found = _logistic(run, wrong, slope, first=True)
         if found is not None:
             yield found
@@ -122,7 +122,7 @@ def check(
     if stretch is None or stretch.share < longest:
         return
     nothing = learned_nothing(KIND, run, stretch)
-    if nothing is None and not stretch.escaped and _learned(history, stretch):
+    if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     yield (
         _logistic(run, stretch, slope)
@@ -168,9 +168,10 @@ def _overconfident(run: Run, history: signals.Loss, *, times: float = 2.0) -> st
     return stretches.Flat(first, last, float(np.median(losses[wrong])), len(wrong) / len(steps), escaped)
 
 
-def _learned(history: signals.Loss, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
-    """Level after the larger part of the starting loss is gone: a floor, as far as the run shows."""
-    return history.start - stretch.level > most * abs(history.start)
+def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
+    """Level after the larger part of the untrained loss is gone: a floor, as far as the run shows."""
+    untrained = signals.untrained(run)
+    return untrained - stretch.level > most * abs(untrained)
 
 
 def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = False) -> Finding | None:

@@ -55,9 +55,9 @@ def check(
     from_start: float = 0.1,  # the same, of a layer that is so flat from its first record on: twice as much
     began: float = 0.2,  # the same at the first record: outputs beyond 0.9 (logistic: 0.05 and 0.95) from the start
     early: float = 0.2,  # of the run: saturation that is there before anything was learned
-    learned: float = 0.1,  # of the starting loss: a run this far down is not held back
+    learned: float = 0.1,  # of the untrained loss: a run this far down is not held back
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
-    little: float = 0.02,  # of the starting loss, in that case
+    little: float = 0.02,  # of the untrained loss, in that case
 ) -> Iterator[Finding]:
     gates = raw_gates(KIND, run)
     if gates is not None:
@@ -80,7 +80,7 @@ def check(
         return
     history = signals.loss(run)
     worst = max(bad, key=lambda at: now[at])
-    if history.end <= (learned if now[worst] < nearly_all else little) * history.start:
+    if history.end <= (learned if now[worst] < nearly_all else little) * signals.untrained(run):
         return
     held = np.flatnonzero(stuck[:, worst] == 1)
     first = int(steps[held[0]])

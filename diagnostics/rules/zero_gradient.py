@@ -21,7 +21,7 @@ metric.
 
 ## When this is wrong
 Experts that no input is routed to, and parameters frozen by `requires_grad_(False)`, get no gradient and are
-fine. Dead ReLU units give exact zeros too; they are reported as dead units.
+fine. Dead ReLU units and wholly saturated ones give exact zeros too; they are reported as such.
 
 ## In the lecture
 *Plateaux*: "0-1 loss", "hard threshold activations".
@@ -45,8 +45,8 @@ def check(
     run: Run,
     *,
     records: int = 3,  # measured updates in a row without any gradient
-    inactive: float = 0.9,  # share of dead units that by itself zeroes what lies before the layer
-    learned: float = 0.7,  # of the starting loss: a run this far down learns, and need not need these weights
+    inactive: float = 0.9,  # share of dead or saturated units that by itself zeroes what lies before the layer
+    learned: float = 0.7,  # of the untrained loss: a run this far down learns, and need not need these weights
 ) -> Iterator[Finding]:
     cut = signals.events(run, "no-graph")
     if len(cut) and by_layer.counts_errors(run):
@@ -67,11 +67,12 @@ def check(
         yield _zero_one(run, int(steps[0]))
         return
     # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
-    if _unrouted(norms, silent) or (not hard and by_layer.has_dead_layer(run, inactive)):
+    lost = by_layer.has_dead_layer(run, inactive) or by_layer.has_saturated_layer(run, inactive)
+    if _unrouted(norms, silent) or (not hard and lost):
         return
     history = signals.loss(run)
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
-    learns = not hard and not first_ones and history.end <= learned * history.start
+    learns = not hard and not first_ones and history.end <= learned * signals.untrained(run)
     layers = tuple(names[at] for at in silent)
     zeros = [] if hard else _all_zero(run, layers)
     where = "for a reason the record does not show"
