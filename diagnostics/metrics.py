@@ -105,6 +105,11 @@ _TABLES = (
             _f32("weight_norm", "", "norm of the tensor after the update"),
             _f32("update_norm", "", "norm of the tensor's change in this update"),
             _f32("silent_fraction", "", "share of the gradient's rows (output units) that are exactly zero"),
+            _f32(
+                "lost_fraction",
+                "",
+                "of half-precision tensors: share of the entries with a gradient that the update left as they were",
+            ),
             _f32("grad_missing", "", "1 where the trainable tensor got no gradient at all (None), else 0"),
         ),
         "layer",

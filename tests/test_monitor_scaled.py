@@ -62,3 +62,22 @@ def test_overflow_accumulation_and_clipping(fused: bool, given: bool, unscaled: 
     assert list(scalars["micro_batches"]) == [MICRO] * STEPS
     assert list(events["kind"]) == ["no-closure", "skipped-step"] and events["step"][1] == BAD + 1
     assert not diagnostics.diagnose(run).alarms
+
+
+@pytest.mark.parametrize(("rate", "lost"), [(1.0, 0.0), (1e-4, 1.0), (2**-8, 0.5)])
+def test_updates_that_rounding_takes_away(rate, lost, tmp_path):
+    """Weights of 1 and of 1/4 with gradients of 1: neighbouring numbers of bfloat16 lie 2^-8 below 1 and 2^-10."""
+    weight = nn.Parameter(torch.tensor([1.0, 1.0, 0.25, 0.25, 0.0], dtype=torch.bfloat16))
+    full = nn.Parameter(torch.ones(2))
+    model = nn.Module()
+    model.weight, model.full = weight, full
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate / 4)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100.0) as monitor:
+        optimizer.zero_grad()
+        loss = (weight[:4].float().sum() + full.sum()).float()
+        loss.backward()
+        optimizer.step()
+        monitor.step(loss)
+    _, names, values = diagnostics.load(tmp_path / "run").matrix("layers", "lost_fraction")
+    found = dict(zip(names, values[0], strict=True))
+    assert found["weight"] == lost and found["full"] != found["full"]

@@ -393,3 +393,23 @@ def test_a_start_far_above_what_a_constant_answer_has_is_no_measure_of_learning(
     found = [finding for finding in diagnostics.diagnose(run).alarms]
     assert [finding.kind for finding in found] == (["saturated-units"] if positive else [])
     assert not positive or run.table("scalars")["loss"].iloc[-1] < 0.02 * run.table("scalars")["loss"].iloc[0]
+
+
+class RoundsAtRandom(torch.optim.SGD):
+    """Not of torch: what it leaves as it was is not lost."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "dtype", "expected"),
+    [
+        (torch.optim.Adam, 1e-4, torch.bfloat16, [("wiring", "lost-to-rounding")]),
+        (torch.optim.Adam, 1e-2, torch.bfloat16, []),
+        (torch.optim.Adam, 1e-4, torch.float32, []),
+        (RoundsAtRandom, 1e-3, torch.bfloat16, []),
+    ],
+)
+def test_updates_lost_to_rounding(optimizer, rate, dtype, expected, tmp_path):
+    model = network().to(dtype)
+    loss_of = lambda model, x, y: F.cross_entropy(model(x.to(dtype)), y)  # noqa: E731
+    found = diagnosed(tmp_path / "run", model, optimizer(model.parameters(), lr=rate), loss_of, steps=150)
+    assert [each for each in alarms(found) if each[0] == "wiring"] == expected

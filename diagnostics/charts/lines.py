@@ -15,7 +15,14 @@ from diagnostics.run import Run
 
 MOST_LINES = 5  # as many as the palette tells apart
 
-SHARES = {"dead_fraction", "saturated_fraction", "silent_fraction", "zero_fraction", "gradient_alignment"}  # of 1
+SHARES = {  # of 1
+    "dead_fraction",
+    "saturated_fraction",
+    "silent_fraction",
+    "lost_fraction",
+    "zero_fraction",
+    "gradient_alignment",
+}
 SPOKEN = {"constant_loss": "the same answer to every input"}  # columns whose names say too little beside another
 EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 

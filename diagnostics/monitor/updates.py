@@ -244,6 +244,8 @@ class Updates:
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
+            if type(self._optimizer).__module__.startswith("torch.optim"):  # others may keep weights of their own
+                update.layers |= _lost(list(tensors.values()), change, moved.device)
         found, update.slope = self._pairs.change(update.plan.step, change, after, keep=update.plan.measured)
         update.values |= found
         if update.slope is not None and not self._sharded:
@@ -269,6 +271,22 @@ def _layer_columns(
         "grad_norm": torch.where(missing, nan, squares.sqrt()),
         "silent_fraction": distributed.silent_fractions(gradients, squares.device, together),
         "grad_missing": (missing & trained).float(),
+    }
+
+
+def _lost(tensors: list[Tensor], changes: list[Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Of an update smaller than half the distance of neighbouring numbers nothing is left; NaN of full precision."""
+    coarse = [t.grad is not None and t.dtype.itemsize < 4 and not t.grad.is_sparse for t in tensors]
+    if not any(coarse):
+        return {}
+    nan = torch.full((), torch.nan, device=device)
+    return {
+        "lost_fraction": torch.stack(
+            [
+                stats.lost_share(change, local(t.grad)).to(device) if ok and t.grad is not None else nan
+                for t, change, ok in zip(tensors, changes, coarse, strict=True)
+            ]
+        )
     }
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Finding, Severity
-from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
-
-LEARNED = 0.7  # of the starting loss: a run this far down learns all the same
 
 
 def all_pairs(run: Run) -> Iterator[Finding]:
@@ -47,7 +45,7 @@ def norms_of_one(run: Run) -> Iterator[Finding]:
         {"norms": float(len(layers))},
         ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
         formula=r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
-        severity=_severity(run, "warning"),  # of a part of the model, whatever the rest does
+        severity=unless_it_learns(run, "critical", "warning"),  # of a part of the model, whatever the rest does
     )
 
 
@@ -66,11 +64,5 @@ def scrambled(run: Run) -> Iterator[Finding]:
         ),
         {},
         ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
-        severity=_severity(run, "info"),  # what reads the view has come to terms with it
+        severity=unless_it_learns(run, "critical"),  # what reads the view has come to terms with it
     )
-
-
-def _severity(run: Run, otherwise: Severity) -> Severity:
-    """Critical in a run that does not learn."""
-    history = signals.loss(run)
-    return otherwise if history.end <= LEARNED * history.start else "critical"

@@ -1,6 +1,10 @@
 """What all findings of a loop that does something else have in common: they last, and most are critical."""
 
+from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding, Severity
+from diagnostics.run import Run
+
+LEARNED = 0.7  # of the untrained loss: a run this far down learns all the same
 
 
 def found(
@@ -12,9 +16,13 @@ def found(
     remedies: tuple[str, ...],
     formula: str = "",
     severity: Severity = "critical",
+    chart: Chart | None = None,
 ) -> Finding:
-    charts = (
-        Chart("line", "scalars", ("loss",), "Loss"),
-        Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True),
-    )
+    """`chart`: beside the loss, in place of the gradients."""
+    gradients = Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True)
+    charts = (Chart("line", "scalars", ("loss",), "Loss"), chart or gradients)
     return Finding("wiring", cause, severity, step, None, layers, summary, evidence, remedies, charts, formula)
+
+
+def unless_it_learns(run: Run, severity: Severity, otherwise: Severity = "info") -> Severity:
+    return otherwise if signals.loss(run).end <= LEARNED * signals.untrained(run) else severity

@@ -12,7 +12,8 @@ the optimizer has read them. Of tensors: whether the optimizer's are the model's
 gradients ever changes, whether one that the optimizer holds gets none while others do. Of updates: whether there
 are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
 shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
-its sizes in another order, whether a norm is of one number only.
+its sizes in another order, whether a norm is of one number only. Of weights in half precision under an optimizer of
+torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -42,6 +43,10 @@ smallest where every output is the mean of the targets.
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the sizes
 mean. Where a transpose was meant, each target meets outputs of other positions and classes.
 
+*Lost to rounding*: the numbers of bfloat16 lie $2^{-8}$ of their size apart, those of float16 $2^{-11}$. What is added
+to a weight and smaller than half of that is rounded away, in every update anew: small steps in one direction never add
+up.
+
 *Norm of one*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one number the
 mean is that number.
 
@@ -51,11 +56,12 @@ its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.dat
 
 ## When this is wrong
 A layer that is kept out of the optimizer on purpose should be frozen with `requires_grad_(False)`: then it is
-silent. A loop that really wants sums of all past gradients looks like a missing `zero_grad`.
+silent. A loop that really wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep
+float32 weights of their own or round at random lose nothing, and are not asked.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
-`backward` accumulates."""
+`backward` accumulates; of rounding, Gupta et al. 2015 and Zamirai et al. 2020."""
 
 from collections.abc import Iterator
 
@@ -67,6 +73,7 @@ from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
@@ -93,6 +100,7 @@ def check(
     yield from shapes.all_pairs(run)
     yield from shapes.scrambled(run)
     yield from shapes.norms_of_one(run)
+    yield from lost_to_rounding(run)
 
 
 def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:

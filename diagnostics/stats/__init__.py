@@ -5,7 +5,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 """
 
 from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
-from diagnostics.stats.norms import cosine, flat, foreach, inner, silent_rows, squared_norms, total_norm
+from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
 from diagnostics.stats.targets import FORMS, Form, Targets, rounding
 from diagnostics.stats.units import (
@@ -47,6 +47,7 @@ __all__ = [
     "foreach",
     "inner",
     "is_distribution",
+    "lost_share",
     "merge",
     "moments",
     "nonfinite_share",

@@ -39,6 +39,12 @@ def silent_rows(gradient: Tensor) -> Float[Tensor, ""]:
     return (gradient.flatten(1).count_nonzero(dim=1) == 0).float().sum()
 
 
+def lost_share(change: Tensor, gradient: Tensor) -> Float[Tensor, ""]:
+    """Share of the entries with a gradient whose value did not change; NaN if none has one."""
+    moved_to = gradient != 0
+    return (moved_to & (change == 0)).sum() / moved_to.sum()
+
+
 def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Cosine of two vectors that are given in the same pieces."""
     dot = inner(first, second)

@@ -45,11 +45,12 @@ class Form:
         compared = (g != 0).any(1, keepdim=True)  # the others are ignored, as padding is
         count = compared.sum().clamp(min=1)
         t = self.targets(y, g * count)
-        distribution = (t > -slack).all(1, keepdim=True) & ((t.sum(1, keepdim=True) - 1).abs() < slack)
+        t = torch.where(compared, t, 0)
+        possible = (t > -slack).all() & ((t.sum() / count - 1).abs() < slack)  # shares, rows weighted or not
         t = torch.where(t > slack, t, 0)
-        error = self.error(y, torch.where(compared, t, 0)) * (len(t) / count)
+        error = self.error(y, t) * (len(t) / count)
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
-        return Targets(self, seen, torch.where((distribution | ~compared).all(), error, torch.nan))
+        return Targets(self, seen, torch.where(possible, error, torch.nan))
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,13 @@ def _softmax_targets(z: Tensor, g: Tensor) -> Tensor:
     return z.softmax(1) - g
 
 
+def _weighted_targets(z: Tensor, g: Tensor) -> Tensor:
+    """Of one class each, with a weight: the gradient is the weight times p of all other classes."""
+    hot = torch.zeros_like(g).scatter_(1, g.argmin(1, keepdim=True), 1.0)
+    others = 1 - hot
+    return hot * (g * others).sum(1, keepdim=True) / (z.softmax(1) * others).sum(1, keepdim=True)
+
+
 def _softmax_error(z: Tensor, t: Tensor) -> Tensor:
     return -(t * z.log_softmax(1)).sum(1).mean()
 
@@ -124,6 +132,7 @@ def _binary_error(y: Tensor, t: Tensor) -> Tensor:
 FORMS = (
     Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared),
     *(Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
+    *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at) for at in (1, -1)),
     Form(
         "binary cross-entropy of logits", lambda z, g: z.sigmoid() - g, F.binary_cross_entropy_with_logits, _bernoulli

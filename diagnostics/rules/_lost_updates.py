@@ -1,0 +1,65 @@
+"""Updates that rounding takes away: of weights in half precision, those smaller than half the distance between numbers.
+
+Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision"; Zamirai et al. 2020, "Revisiting BFloat16
+Training".
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+
+def lost_to_rounding(
+    run: Run,
+    *,
+    most: float = 0.75,  # of the weights: where a typical update is lost, not one of noise alone
+    measured: int = 3,
+    high: float = 0.5,  # of the highest rate: at the end of a schedule nothing moves, and nothing needs to
+) -> Iterator[Finding]:
+    steps, names, shares = run.matrix("layers", "lost_fraction")
+    entries = {str(each["name"]): int(each["parameters"]) for each in run.meta.get("layers") or []}
+    weights = np.array([entries.get(str(name), 0) for name in names], dtype=float)
+    known = np.isfinite(shares) & (weights > 0)
+    kept = known.any(1) & _full_rate(run, steps, high)
+    if kept.sum() < measured:
+        return
+    counted = known[kept] * weights
+    lost = (np.nan_to_num(shares[kept]) * counted).sum(1) / counted.sum(1)
+    share = float(np.median(lost))
+    if not share >= most:
+        return
+    layers = tuple(str(name) for at, name in enumerate(names) if signals.median(shares[kept][:, at]) >= most)
+    yield found(
+        "lost-to-rounding",
+        int(steps[kept][lost >= most][0]),
+        layers,
+        (
+            f"{number(100 * share)} % of the weights are left exactly as they were by an update, though they have a "
+            "gradient: in half precision an update much smaller than its weight is rounded away."
+        ),
+        {"share of weights that an update leaves as they were": share, "measured updates": float(kept.sum())},
+        (
+            "keep the weights in float32 and compute in half precision: torch.autocast around the forward, in place of "
+            "model.to(torch.bfloat16)",
+            "or add a float32 copy of the weights, stochastic rounding or compensated summation to the optimizer",
+        ),
+        r"|\Delta w| < 2^{-9}\,|w| \;\Rightarrow\; \mathrm{fl}(w + \Delta w) = w \quad"
+        r"\text{(bfloat16; } 2^{-12} \text{ in float16)}",
+        unless_it_learns(run, "warning"),
+        Chart(
+            "line", "layers", ("lost_fraction",), "Share of weights that an update leaves as they were", layers=layers
+        ),
+    )
+
+
+def _full_rate(run: Run, steps: np.ndarray, high: float) -> np.ndarray:
+    when, rates = signals.learning_rates(run)
+    if not len(rates):
+        return np.ones(len(steps), bool)
+    return rates[np.searchsorted(when, steps, side="right") - 1] >= high * rates.max()
