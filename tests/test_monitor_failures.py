@@ -29,7 +29,7 @@ CATCHES = {
     "Monitor.step", "Monitor.close", "Monitor._hooked", "_Enter.__call__", "_Leave.__call__", "Entrance.entered",
     "Entrance.left", "Observer.__torch_function__", "Observer._call", "Observer._run", "Observer._enter_module",
     "Observer._leave_module", "inside_multi_head", "Sentinel._begins", "Sentinel._accumulated", "Sentinel._end",
-    "Updates._before", "Updates._after", "RunWriter._turn", "RunWriter._work",
+    "Updates._before", "Updates._after", "RunWriter._turn", "RunWriter._work", "_Pass.__call__",
 }  # fmt: skip
 
 
@@ -144,6 +144,14 @@ def test_an_observer_that_fails_in_the_training_forward_leaves_it_alone(tmp_path
     assert all(map(torch.equal, trained(tmp_path / "run", closure=False), trained(None)))
     told = diagnostics.load(tmp_path / "run").table("events")
     assert set(told[told["kind"] == "measurement-failed"]["subject"]) == {"activations"}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_fails_in_the_backward_pass_is_told_after_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(stats.Form, "read", lambda *_: 1 / 0)
+    assert all(map(torch.equal, trained(tmp_path / "run", closure=False), trained(None)))
+    told = diagnostics.load(tmp_path / "run").table("events")
+    assert set(told[told["kind"] == "measurement-failed"]["subject"]) == {"targets"}
 
 
 def test_an_error_in_the_model_is_the_one_that_is_raised(tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ class Constant:
     def loss(self, loss: Any) -> Tensor | None:
         """Of this update's batch under the best constant answer, if its loss is one mean error and nothing else."""
         passes, self._passes = self._passes, []
+        for failure in [each.failure for each in passes if each.failure is not None]:
+            raise failure
         if not self._forms or len(passes) != 1 or passes[0].calls != 1:
             return None
         (one,) = passes
-        if one.failure is not None:
-            raise one.failure
         if len(self._forms) > 1:
             self._choose(one.found, float(loss), one.slack)
         if len(self._forms) != 1:
@@ -89,7 +89,8 @@ class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
     def __init__(self, forms: tuple[stats.Form, ...], output: Tensor, x: Tensor | None, scale: Scale) -> None:
-        self.calls, self.found, self.failure = 0, list[stats.Targets](), None
+        self.calls, self.found = 0, list[stats.Targets]()
+        self.failure: Exception | None = None
         self._scale = scale
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals
@@ -99,19 +100,21 @@ class _Pass:
         output.grad_fn.register_prehook(self)  # not of the tensor: a hook there would be seen when it is pickled
 
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
+        try:
+            self._read(gradients)
+        except Exception as error:  # inside the user's backward
+            self.failure = error
+
+    @torch.no_grad()
+    def _read(self, gradients: tuple[Tensor | None, ...]) -> None:
         self.calls += 1
         output, self._output = self._output, None
         gradient = gradients[self._at]
-        if output is None or gradient is None:
-            return
-        try:
-            with torch.no_grad():
-                scale = self._scale()
-                gradient = gradient if scale is None else gradient.float() / scale
-                read = [form.read(output, gradient) for form in self._forms]
+        if output is not None and gradient is not None:
+            scale = self._scale()
+            gradient = gradient if scale is None else gradient.float() / scale
+            read = [form.read(output, gradient) for form in self._forms]
             self.found = [each for each in read if each is not None]
-        except Exception as error:  # inside the user's backward
-            self.failure = error
 
 
 def _width(targets: stats.Targets) -> int:

@@ -104,16 +104,14 @@ class Entrance:
                 self._open = observer
 
     def left(self, args: Any, output: Any) -> None:
-        if is_quiet():
-            return
         with self._guarded("activations"):
-            if self._open is not None:
+            if self._open is not None and not is_quiet():
                 observer, self._open = self._open, None
                 observer.__exit__(None, None, None)
                 self.observers.append(observer)
                 self._charge(observer.seconds)
         with self._guarded("targets"):
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and not is_quiet():
                 self.constant.passed(args, output)
 
 
