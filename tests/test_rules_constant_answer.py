@@ -1,6 +1,7 @@
 """The loss of the same answer to every input: against direct minimization by torch's own losses, as it is recorded, and
 what runs that get no further are told."""
 
+import time
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics import stats
+from diagnostics.monitor.budget import Budget
 from diagnostics.run import RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -230,6 +232,22 @@ def test_with_a_gradient_scaler(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     values = watched(tmp_path / "run", nn.Linear(10, 2), outside, scaler=scaler)
     assert len(values) > 2 and 0.6 < values.mean() < 0.8
+
+
+def test_what_reading_a_gradient_takes_is_counted(tmp_path, monkeypatch):
+    """It is done in the user's backward pass, outside everything else that is timed."""
+    original, slept = stats.Form.read, []
+
+    def slow(*arguments):
+        time.sleep(0.01)
+        slept.append(0.01)
+        return original(*arguments)
+
+    monkeypatch.setattr(stats.Form, "read", slow)
+    charged = []
+    monkeypatch.setattr(Budget, "add", lambda self, kind, seconds: charged.append(seconds))
+    watched(tmp_path / "run", nn.Linear(10, 2), outside)
+    assert slept and sum(charged) >= sum(slept)
 
 
 def test_a_loss_that_is_another_one_at_times_spoils_no_other(tmp_path):

@@ -4,6 +4,7 @@ Nothing shows the loss function, which may be written by hand, but the gradient 
 the targets, wherever they are and whoever compares them (`stats.targets`). One output and one gradient an update.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,9 +25,10 @@ class Constant:
     the pairs of a contrastive loss, do not, and a loss that hovers where a constant answer would put it may be right.
     """
 
-    def __init__(self, scale: Scale) -> None:
-        """`scale`: what a gradient scaler multiplies the loss by, if there is one."""
-        self._scale = scale
+    def __init__(self, scale: Scale, charge: Callable[[float], None]) -> None:
+        """`scale`: what a gradient scaler multiplies the loss by, if there is one. `charge` gets the seconds that
+        reading a gradient took."""
+        self._scale, self._charge = scale, charge
         self._forms, self._tries = stats.FORMS, 0
         self._passes: list[_Pass] = []
         self._whole: stats.Targets | None = None
@@ -42,7 +44,7 @@ class Constant:
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if self._forms and found is not None and 0 < found.numel() <= MOST:
             x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(self._forms, found, x, self._scale))
+            self._passes.append(_Pass(self._forms, found, x, self._scale, self._charge))
 
     def loss(self, loss: Any) -> Tensor | None:
         """Of this update's batch under the best constant answer, if its loss is one mean error and nothing else."""
@@ -66,12 +68,9 @@ class Constant:
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells."""
         self._tries += 1
-        errors = (
-            torch.stack([each.error.double() for each in found]).tolist() if found else []
-        )  # one wait for the device
-        fitting = [
-            each.form for each, error in zip(found, errors, strict=True) if abs(error - loss) <= slack * abs(loss)
-        ]
+        errors = torch.stack([each.error.double() for each in found]).tolist() if found else []  # one wait
+        near = [abs(error - loss) <= slack * abs(loss) for error in errors]
+        fitting = [each.form for each, proven in zip(found, near, strict=True) if proven]
         self._forms = tuple(fitting[:1]) or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,10 +87,17 @@ class Constant:
 class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
-    def __init__(self, forms: tuple[stats.Form, ...], output: Tensor, x: Tensor | None, scale: Scale) -> None:
+    def __init__(
+        self,
+        forms: tuple[stats.Form, ...],
+        output: Tensor,
+        x: Tensor | None,
+        scale: Scale,
+        charge: Callable[[float], None],
+    ) -> None:
         self.calls, self.found = 0, list[stats.Targets]()
         self.failure: Exception | None = None
-        self._scale = scale
+        self._scale, self._charge = scale, charge
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals
         self.inputs = torch.full((), torch.nan, device=output.device) if x is None else x.detach().sum().float()
@@ -101,7 +107,9 @@ class _Pass:
 
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
         try:
+            began = time.perf_counter()
             self._read(gradients)
+            self._charge(time.perf_counter() - began)
         except Exception as error:  # inside the user's backward
             self.failure = error
 

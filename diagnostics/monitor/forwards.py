@@ -61,7 +61,7 @@ class Entrance:
     """Hooks on the model's forward, there only for measured steps. They copy and pickle as nothing at all.
 
     Notes the random state at the start of the last training forward, follows the way back from its output, and opens an
-    observer if there is no closure; what that one took goes to `charge`.
+    observer if there is no closure; what these take goes to `charge`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Entrance:
         self._open: Observer | None = None
         self.random_state: list[Tensor] | None = None
         self.observers: list[Observer] = []
-        self.constant = Constant(scale)
+        self.constant = Constant(scale, charge)
         self.observing = False
         self.asking = True  # until a forward told what losses are given
 
