@@ -3,6 +3,7 @@ what runs that get no further are told."""
 
 import time
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import diagnostics
 from diagnostics import stats
 from diagnostics.monitor.budget import Budget
+from diagnostics.rules import plateau
 from diagnostics.run import RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -220,7 +222,21 @@ def watched(path, model, loss_of, told=lambda update, loss: loss, scaler=None):
             if scaler:
                 scaler.update()
             monitor.step(told(update, loss))
-    return diagnostics.load(path).table("scalars").set_index("step")["constant_loss"].dropna()
+    run = diagnostics.load(path)
+    assert not len(run.table("events").query("kind == 'measurement-failed'"))
+    return run.table("scalars").set_index("step")["constant_loss"].dropna()
+
+
+def test_gradients_of_another_loss_spoil_no_later_one(tmp_path):
+    times = {"update": 0}
+
+    def at_times_another(model, rows):
+        times["update"] += 1
+        return outside(model, rows) * (50 if 8 < times["update"] < 22 else 1)
+
+    values = watched(tmp_path / "run", nn.Linear(10, 2), at_times_another)
+    assert {10, 15, 20}.isdisjoint(values.index) and len(values.loc[25:]) >= 2
+    assert values.between(0.5, 0.9).all()
 
 
 def outside(model, rows):
@@ -305,12 +321,15 @@ def test_labels_of_other_samples(shuffled, tmp_path):
         return
     assert (finding.kind, finding.cause, finding.severity) == ("plateau", "nothing-learned", "warning")
     assert -0.1 < finding.evidence["R squared"] < 0.02
+    minimum, valley = (replace(finding, kind=kind, severity="info") for kind in ("local-minimum", "ravine"))
+    assert plateau.explains(finding, minimum)  # "stop here if the loss is good enough"
+    assert not plateau.explains(finding, valley)
 
 
-def record(path, levels, rates=None, constant=1.0, **meta):
+def record(path, levels, rates=None, constant=1.0, noise=0.01, **meta):
     """A run of given losses; the rules are given numbers here, not trainings."""
     draw = torch.Generator().manual_seed(0)
-    with_noise = [level * (1 + 0.01 * float(torch.randn((), generator=draw))) for level in levels]
+    with_noise = [level * (1 + noise * float(torch.randn((), generator=draw))) for level in levels]
     writer = RunWriter(path, {"optimizer": "SGD", "closure": True, "hyperparameters": [{"lr": 0.1}], **meta})
     for step, loss in enumerate(with_noise, 1):
         row = {"loss": loss, "lr": 0.1 if rates is None else rates[step - 1], "grad_norm": 1.0}
@@ -334,6 +353,8 @@ def found(run):
         ([30.0] * 400, None, 1.0, "warning"),  # worse than a constant
         ([50.0] * 40 + [1.0] * 360, None, 1.0, "warning"),  # most of the first loss is gone, and nothing was learned
         ([0.985] * 400, None, 1.0, "info"),  # little is learned, as where labels are noisy
+        ([0.99] * 400, None, 1.0, "info"),  # less still, but surely more than nothing
+        ([3.0] * 250 + [1.0] * 150, None, 1.0, "info"),  # on its way
         ([1.0] * 400, None, float("nan"), "info"),
         ([1.0] * 90, None, 1.0, "info"),  # too early to tell
         ([1.0] * 400, [0.1 * min(1, step / 300) for step in range(400)], 1.0, "info"),  # the rate has just arrived
@@ -342,6 +363,10 @@ def found(run):
 )
 def test_how_much_is_nothing(levels, rates, constant, severity, tmp_path):
     assert found(record(tmp_path / "run", levels, rates, constant)) == [(severity, "plateau")]
+
+
+def test_what_the_noise_would_hide_is_not_called_nothing(tmp_path):
+    assert found(record(tmp_path / "run", [1.0] * 400, noise=0.2)) == [("info", "plateau")]
 
 
 def test_it_gives_way_to_an_alarm_that_says_why(tmp_path):

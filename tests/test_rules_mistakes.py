@@ -7,6 +7,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.monitor.losspath import is_linear_model
+from diagnostics.run import RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -413,3 +414,26 @@ def test_updates_lost_to_rounding(optimizer, rate, dtype, expected, tmp_path):
     loss_of = lambda model, x, y: F.cross_entropy(model(x.to(dtype)), y)  # noqa: E731
     found = diagnosed(tmp_path / "run", model, optimizer(model.parameters(), lr=rate), loss_of, steps=150)
     assert [each for each in alarms(found) if each[0] == "wiring"] == expected
+
+
+@pytest.mark.parametrize(
+    ("lost_late", "decays", "end", "expected"),
+    [
+        (1.0, True, 1.0, []),  # at the end of a schedule nothing moves, and nothing needs to
+        (1.0, False, 1.0, ["warning"]),
+        (1.0, False, 0.3, ["info"]),  # it learns all the same
+        (0.6, False, 1.0, []),
+    ],
+)
+def test_when_lost_updates_matter(lost_late, decays, end, expected, tmp_path):
+    layers = [{"name": "a", "shape": [100], "parameters": 100}, {"name": "full", "shape": [9], "parameters": 9}]
+    writer = RunWriter(tmp_path / "run", {"optimizer": "SGD", "hyperparameters": [{"lr": 0.1}], "layers": layers})
+    for step in range(1, 201):
+        late = step > 60
+        writer.append("scalars", step, {"loss": end if late else 1.0, "lr": 0.001 if late and decays else 0.1})
+        if step % 10 == 0:
+            lost = [lost_late if late else 0.2, float("nan")]
+            writer.append_many("layers", step, ["a", "full"], {"grad_norm": [1.0, 1.0], "lost_fraction": lost})
+    writer.close("finished")
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).findings
+    assert [finding.severity for finding in found if finding.cause == "lost-to-rounding"] == expected

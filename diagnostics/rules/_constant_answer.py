@@ -15,8 +15,8 @@ from diagnostics.run import Run
 
 NOTHING_LEARNED = "nothing-learned"
 _WORSE = (
-    "bring the answers to the size of the targets: they are worse than their mean; standardize the targets, normalize "
-    "before the last layer, or start it with smaller weights"
+    "bring the answers to the size of the targets, whose mean would do better: standardize the targets, normalize "
+    "before the last layer, start it with smaller weights, or take noise such as dropout out"
 )
 
 

@@ -40,8 +40,8 @@ def lost_to_rounding(
         int(steps[kept][lost >= most][0]),
         layers,
         (
-            f"{number(100 * share)} % of the weights are left exactly as they were by an update, though they have a "
-            "gradient: in half precision an update much smaller than its weight is rounded away."
+            f"Rounding takes the update away from {number(100 * share)} % of the weights: they have a gradient and "
+            "stay exactly as they were, since in half precision a change much smaller than its weight is rounded off."
         ),
         {"share of weights that an update leaves as they were": share, "measured updates": float(kept.sum())},
         (
