@@ -374,7 +374,7 @@ class HandmadeCell(nn.Module):
         return (h @ self.out).squeeze(-1)
 
 
-@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize("positive", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_a_start_far_above_what_a_constant_answer_has_is_no_measure_of_learning(positive, tmp_path):
     """Positive weights saturate the cell and make outputs of size 40: that the loss falls to 1 is the last layer's."""
     torch.manual_seed(0)
