@@ -86,13 +86,13 @@ _TABLES = (
                 "",
                 "weights after the update, relative to a fixed origin, along the last measured top eigenvector",
             ),
+            Metric("top_origin", "updates", "step of the curvature estimate whose eigenvector top_projection uses"),
             Metric(
                 "constant_loss",
                 "",
                 "loss of the batch if every input got the same answer, the best one for the targets so far; NaN where "
                 "the loss is more than one comparison with targets",
             ),
-            Metric("top_origin", "updates", "step of the curvature estimate whose eigenvector top_projection uses"),
         ),
     ),
     Table(

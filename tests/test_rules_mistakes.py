@@ -391,7 +391,7 @@ def test_a_start_far_above_what_a_constant_answer_has_is_no_measure_of_learning(
             optimizer.step()
             monitor.step(loss, closure=lambda rows=rows: F.mse_loss(model(x[rows]), y[rows]))
     run = diagnostics.load(tmp_path / "run")
-    found = [finding for finding in diagnostics.diagnose(run).alarms]
+    found = diagnostics.diagnose(run).alarms
     assert [finding.kind for finding in found] == (["saturated-units"] if positive else [])
     assert not positive or run.table("scalars")["loss"].iloc[-1] < 0.02 * run.table("scalars")["loss"].iloc[0]
 

@@ -36,7 +36,7 @@ class Constant:
         self._varied: tuple[Tensor, Tensor] | None = None  # whether the targets ever did, and the inputs
 
     def forget(self) -> None:
-        """Before the forward of another update."""
+        """The outputs that no gradient came to."""
         self._passes = []
 
     def passed(self, inputs: Any, output: Any) -> None:
@@ -44,7 +44,7 @@ class Constant:
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if self._forms and found is not None and 0 < found.numel() <= MOST:
             x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(self._forms, found, x, self._scale, self._charge))
+            self._passes.append(_Pass(found, x, self._read))
 
     def loss(self, loss: Any) -> Tensor | None:
         """Of this update's batch under the best constant answer, if its loss is one mean error and nothing else."""
@@ -64,6 +64,13 @@ class Constant:
         targets_vary, inputs_vary = self._add(targets.only(proven), one.inputs)
         assert self._whole is not None
         return torch.where(proven & (targets_vary | ~inputs_vary), targets.constant_loss(self._whole), torch.nan)
+
+    def _read(self, output: Tensor, gradient: Tensor) -> list[stats.Targets]:
+        began, scale = time.perf_counter(), self._scale()
+        gradient = gradient if scale is None else gradient.float() / scale
+        read = [form.read(output, gradient) for form in self._forms]
+        self._charge(time.perf_counter() - began)
+        return [each for each in read if each is not None]
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells."""
@@ -87,42 +94,26 @@ class Constant:
 class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
-    def __init__(
-        self,
-        forms: tuple[stats.Form, ...],
-        output: Tensor,
-        x: Tensor | None,
-        scale: Scale,
-        charge: Callable[[float], None],
-    ) -> None:
+    def __init__(self, output: Tensor, x: Tensor | None, read: Callable[[Tensor, Tensor], list[stats.Targets]]) -> None:
         self.calls, self.found = 0, list[stats.Targets]()
         self.failure: Exception | None = None
-        self._scale, self._charge = scale, charge
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals
         self.inputs = torch.full((), torch.nan, device=output.device) if x is None else x.detach().sum().float()
-        self._forms, self._output, self._at = forms, output.detach(), output.output_nr
+        self._read, self._output, self._at = read, output.detach(), output.output_nr
         assert output.grad_fn is not None
         output.grad_fn.register_prehook(self)  # not of the tensor: a hook there would be seen when it is pickled
 
+    @torch.no_grad()
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
         try:
-            began = time.perf_counter()
-            self._read(gradients)
-            self._charge(time.perf_counter() - began)
+            self.calls += 1
+            output, self._output = self._output, None
+            gradient = gradients[self._at]
+            if output is not None and gradient is not None:
+                self.found = self._read(output, gradient)
         except Exception as error:  # inside the user's backward
             self.failure = error
-
-    @torch.no_grad()
-    def _read(self, gradients: tuple[Tensor | None, ...]) -> None:
-        self.calls += 1
-        output, self._output = self._output, None
-        gradient = gradients[self._at]
-        if output is not None and gradient is not None:
-            scale = self._scale()
-            gradient = gradient if scale is None else gradient.float() / scale
-            read = [form.read(output, gradient) for form in self._forms]
-            self.found = [each for each in read if each is not None]
 
 
 def _width(targets: stats.Targets) -> int:

@@ -79,7 +79,6 @@ class Entrance:
     def arm(self, observing: bool) -> None:
         self.disarm()
         self.observing, self.observers, self.random_state = observing, [], None
-        self.constant.forget()
         if isinstance(self._model, torch.jit.ScriptModule):  # which takes no hooks
             return
         self._hooks = [
@@ -91,6 +90,7 @@ class Entrance:
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.observers = [], []  # which hold a batch of inputs
+        self.constant.forget()
 
     def entered(self, module: nn.Module) -> None:
         with self._guarded("activations"):

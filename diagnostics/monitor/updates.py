@@ -16,7 +16,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable, without im
 from torch.optim import Optimizer
 
 from diagnostics import stats
-from diagnostics.monitor import distributed, transfer
+from diagnostics.monitor import columns, distributed, transfer
 from diagnostics.monitor.distributed import local
 from diagnostics.monitor.pairs import Pairs
 from diagnostics.monitor.scaling import Scaler
@@ -165,7 +165,7 @@ class Updates:
         squares = self._norms(gradients)
         if scale is not None:
             squares = squares / scale.to(squares.device, squares.dtype).square()
-        update.layers |= _layer_columns(names, gradients, squares, self._together.active)
+        update.layers |= columns.of_gradients(names, gradients, squares, self._together.active)
         return _total(squares, self._optimized(names))
 
     def _rescue(self, update: Update, names: dict[str, Tensor]) -> None:
@@ -245,7 +245,7 @@ class Updates:
         if update.plan.measured:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
             if type(self._optimizer).__module__.startswith("torch.optim"):  # others may keep weights of their own
-                update.layers |= _lost(list(tensors.values()), change, moved.device)
+                update.layers |= columns.lost(list(tensors.values()), change, moved.device)
         found, update.slope = self._pairs.change(update.plan.step, change, after, keep=update.plan.measured)
         update.values |= found
         if update.slope is not None and not self._sharded:
@@ -259,35 +259,6 @@ class Updates:
         with_gradient = [p for p in trained if p.grad is not None]
         for parameter in (with_gradient or trained)[-1:]:
             self.sentinel.attach(parameter)
-
-
-def _layer_columns(
-    names: dict[str, Tensor], gradients: list[Tensor | None], squares: Tensor, together: bool
-) -> dict[str, Tensor]:
-    missing = distributed.constant(tuple(g is None for g in gradients), squares.device)
-    trained = distributed.constant(tuple(t.requires_grad for t in names.values()), squares.device)
-    nan = torch.full((), torch.nan, device=squares.device)
-    return {
-        "grad_norm": torch.where(missing, nan, squares.sqrt()),
-        "silent_fraction": distributed.silent_fractions(gradients, squares.device, together),
-        "grad_missing": (missing & trained).float(),
-    }
-
-
-def _lost(tensors: list[Tensor], changes: list[Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Of an update smaller than half the distance of neighbouring numbers nothing is left; NaN of full precision."""
-    coarse = [t.grad is not None and t.dtype.itemsize < 4 and not t.grad.is_sparse for t in tensors]
-    if not any(coarse):
-        return {}
-    nan = torch.full((), torch.nan, device=device)
-    return {
-        "lost_fraction": torch.stack(
-            [
-                stats.lost_share(change, local(t.grad)).to(device) if ok and t.grad is not None else nan
-                for t, change, ok in zip(tensors, changes, coarse, strict=True)
-            ]
-        )
-    }
 
 
 def _total(squares: Tensor, optimized: tuple[bool, ...]) -> Tensor:

@@ -68,6 +68,11 @@ def has_saturated_layer(run: Run, share: float) -> bool:
     return bool(((saturated[-1] >= share) & (hidden[-1] == 1)).any())
 
 
+def has_lost_layer(run: Run, share: float) -> bool:
+    """Either: what lies before such a layer gets next to no gradient."""
+    return has_dead_layer(run, share) or has_saturated_layer(run, share)
+
+
 def thrown_at_once(run: Run, *, far: float = 0.5) -> bool:
     """Whether the first update moved the weights by a good part of their size: what the first record shows of the units
     is then its work, not the initialization's."""

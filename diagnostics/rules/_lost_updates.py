@@ -26,7 +26,7 @@ def lost_to_rounding(
     entries = {str(each["name"]): int(each["parameters"]) for each in run.meta.get("layers") or []}
     weights = np.array([entries.get(str(name), 0) for name in names], dtype=float)
     known = np.isfinite(shares) & (weights > 0)
-    kept = known.any(1) & _full_rate(run, steps, high)
+    kept = known.any(1) & signals.at_full_rate(run, steps, high)
     if kept.sum() < measured:
         return
     counted = known[kept] * weights
@@ -56,10 +56,3 @@ def lost_to_rounding(
             "line", "layers", ("lost_fraction",), "Share of weights that an update leaves as they were", layers=layers
         ),
     )
-
-
-def _full_rate(run: Run, steps: np.ndarray, high: float) -> np.ndarray:
-    when, rates = signals.learning_rates(run)
-    if not len(rates):
-        return np.ones(len(steps), bool)
-    return rates[np.searchsorted(when, steps, side="right") - 1] >= high * rates.max()

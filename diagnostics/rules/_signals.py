@@ -188,6 +188,14 @@ def learning_rates(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return column(run, "lr")
 
 
+def at_full_rate(run: Run, when: np.ndarray, high: float = 0.5) -> np.ndarray:
+    """Which of these steps came at no less than `high` of the highest rate: in the tail of a schedule all is slow."""
+    steps, rates = learning_rates(run)
+    if not len(rates):
+        return np.ones(len(when), bool)
+    return rates[np.searchsorted(steps, when, side="right") - 1] >= high * rates.max()
+
+
 def whole_norms(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Steps and norms of the gradients, before clipping where there is any."""
     table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"])

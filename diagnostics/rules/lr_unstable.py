@@ -90,7 +90,7 @@ def check(
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
     # What a single huge step did is over, or the units that it killed or saturated tell of it.
-    lost_units = by_layer.has_dead_layer(run, killed) or by_layer.has_saturated_layer(run, killed)
+    lost_units = by_layer.has_lost_layer(run, killed)
     told = lost_units or not history.end > ruined * abs(history.start)
     one_step = _one_step(run, grown, gradual)
     thrown = _flung(run) or (np.isnan(limit.ratio) and _never_trained(history))

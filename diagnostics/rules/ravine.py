@@ -172,10 +172,7 @@ def _stretched(
 def _since(run: Run, table: pd.DataFrame, history: signals.Loss, *, high: float = 0.5) -> pd.DataFrame:
     """Without the first third of the run, if there is more, and without the tail of a schedule, at less than half the
     highest rate, where everything is slow; only a quadratic's curvature is at the start what it is later."""
-    steps, rates = signals.learning_rates(run)
-    if len(rates):
-        here = rates[np.searchsorted(steps, table["step"], side="right") - 1]
-        table = table.loc[here >= high * rates.max()]
+    table = table.loc[signals.at_full_rate(run, table["step"].to_numpy(), high)]
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     return table.tail(1) if late.empty and quadratic.exact(run) else late
 

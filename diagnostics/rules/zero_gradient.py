@@ -67,8 +67,7 @@ def check(
         yield _zero_one(run, int(steps[0]))
         return
     # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
-    lost = by_layer.has_dead_layer(run, inactive) or by_layer.has_saturated_layer(run, inactive)
-    if _unrouted(norms, silent) or (not hard and lost):
+    if _unrouted(norms, silent) or (not hard and by_layer.has_lost_layer(run, inactive)):
         return
     history = signals.loss(run)
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle

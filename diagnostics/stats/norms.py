@@ -41,8 +41,8 @@ def silent_rows(gradient: Tensor) -> Float[Tensor, ""]:
 
 def lost_share(change: Tensor, gradient: Tensor) -> Float[Tensor, ""]:
     """Share of the entries with a gradient whose value did not change; NaN if none has one."""
-    moved_to = gradient != 0
-    return (moved_to & (change == 0)).sum() / moved_to.sum()
+    pushed = gradient != 0
+    return (pushed & (change == 0)).sum() / pushed.sum()
 
 
 def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
