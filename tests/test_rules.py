@@ -1,5 +1,7 @@
 """Rules on real watched runs whose diagnosis is known in closed form, and the precedence between findings."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import Finding, _one_alarm_a_fault
 from diagnostics.rules import _quadratic as quadratic
+from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -193,3 +196,20 @@ def test_the_quadratic_picture_of_a_linear_model_is_exact_for_least_squares_only
             optimizer.step()
             monitor.step(value, closure=lambda: loss(model(x), y))
     assert quadratic.exact(diagnostics.load(tmp_path)) == isinstance(loss, nn.MSELoss)
+
+
+@pytest.mark.parametrize(
+    ("measured", "condition", "expected"),
+    [([150], 300.0, []), ([150], 3000.0, ["ravine"]), ([120, 150], 300.0, ["ravine"]), ([120, 150], 60.0, [])],
+)
+def test_one_path_of_a_network_must_be_five_times_too_slow_to_tell_of_a_ravine(measured, condition, expected):
+    """At three tenths of the limit a tenfold shrink along 300 times less curvature takes 690 updates: 200 were made."""
+    steps = np.arange(1, 201)
+    loss = 1 - 1e-3 * steps + 1e-3 * np.cos(3.0 * steps)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": 0.1})
+    estimates = {"stability": 0.5, "progress": 1.0, "condition": condition, "preconditioned": 10.0}
+    curvature = pd.DataFrame({"step": measured, **estimates})
+    curvature["eigenvalues"] = [[10.0, 1.0, -0.1]] * len(measured)
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
+    assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected

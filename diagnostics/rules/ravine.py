@@ -189,9 +189,8 @@ def _condition(run: Run, history: signals.Loss, late: pd.DataFrame) -> float:
         values = np.minimum(values, 1 / np.finfo(np.float32).eps)
     values = values[np.isfinite(values) & (values > 0)]
     if not quadratic.exact(run):
-        return (
-            float(np.sort(values)[(len(values) - 1) // 2]) if len(values) else np.nan
-        )  # of two that differ the lesser
+        lesser = (len(values) - 1) // 2  # of two that differ
+        return float(np.sort(values)[lesser]) if len(values) else np.nan
     half = int(history.steps[history.count // 2])
     last = float(values[-1]) if len(values) else np.nan
     if int(late["step"].iloc[-1]) >= half:
