@@ -14,6 +14,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 KIND = "ravine"
+PINNED = 0.3  # stability ratio: three times the rate would be unstable
 
 
 def along_the_floor(
@@ -21,6 +22,9 @@ def along_the_floor(
 ) -> Finding:
     rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
     slow = limits.steps_along(late, condition)
+    pinned = f"stability pins the learning rate at {number(rate)} (s = {number(ratio)}), and"
+    if ratio < PINNED:
+        pinned = f"past {number(rate / ratio)} the learning rate would be unstable, and at {number(rate)}"
     return Finding(
         kind=KIND,
         cause=cause,
@@ -29,9 +33,8 @@ def along_the_floor(
         last_step=None,
         layers=(),
         summary=f"The loss curves {number(condition)} times more steeply across the valley than along it, "
-        f"where the weights move: stability pins the learning rate at {number(rate)} (s = "
-        f"{number(ratio)}), "
-        f"and a tenfold shrink along the floor takes {number(slow)} updates in a run of {history.count}.",
+        f"where the weights move: {pinned} a tenfold shrink along the floor takes {number(slow)} updates in a run of "
+        f"{history.count}.",
         evidence={
             "condition number": condition,
             "stability ratio": ratio,

@@ -67,7 +67,7 @@ DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold 
 def check(
     run: Run,
     *,
-    pinned: float = 0.3,  # stability ratio: three times the rate would be unstable
+    pinned: float = words.PINNED,  # stability ratio
     raisable: float = 0.05,  # stability ratio: below, ten times the rate is the first thing to try
     narrow: float = 100.0,  # condition number: one percent of the steepest direction's speed
     shallow: float = 10.0,  # where the quadratic picture is exact: below, momentum gains less than a factor of three
@@ -98,11 +98,13 @@ def check(
         return
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
-    patience, narrow = (DECADES, shallow) if quadratic.exact(run) else (1.0, narrow)
+    exact = quadratic.exact(run)
+    patience, narrow = (DECADES, shallow) if exact else (1.0, narrow)
     surely = condition if np.isfinite(condition) else FLAT
-    if len(late) == 1 and not quadratic.exact(run):
+    if len(late) == 1 and not exact:
         patience *= scatter
-    fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
+    # What a low rate could be raised by counts: a little where the picture is exact, up to the limit where it is not.
+    fastest = raised if exact or ratio >= pinned else ratio
     slow = limits.steps_along(late, surely) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
