@@ -171,3 +171,18 @@ def test_a_loss_that_rises_while_another_network_learns_through_this_one(kind, e
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "events": events})
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected
+
+
+@pytest.mark.parametrize(
+    ("measured", "overshoot", "expected"), [(10, 0.1, []), (10, 1.2, ["lr-unstable"]), (2, 0.1, ["lr-unstable"])]
+)
+def test_a_loss_that_grows_because_its_task_does(measured, overshoot, expected):
+    """Twice as many terms are summed from update 61 on; one estimate is past the limit. Past it updates overshoot."""
+    steps = np.arange(1, 121)
+    loss = np.where(steps <= 60, 1 - 2e-3 * steps, 2.3 + 1e-3 * steps) + 0.01 * np.cos(3.0 * steps)
+    overshoots = np.where(np.isin(steps, np.linspace(62, 110, measured, dtype=int)), overshoot, np.nan)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": 1.0, "overshoot": overshoots})
+    curvature = pd.DataFrame({"step": [5, 62], "stability": [0.3, 1.8]})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
+    assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected

@@ -15,9 +15,10 @@ which it is proportional. Where the gradient has grown tenfold over several upda
 that follows if it grows once more at this rate is what counts; otherwise the level of the last twentieth does, so
 that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$ (not for
 optimizers that rescale their gradients, where it is advice), unless most of the gain was made after it was measured.
-One huge step is told where its ruins stay above twice the starting loss, and no dead or saturated units tell of it.
-Where the loss came back although the rate stayed, it is told if a twentieth of the run went by above twice the
-starting loss.
+A loss that grows while no update goes as far as the minimum along it ($r < 1/2$ in all of them) has another reason, as
+a task that gets harder. One huge step is told where its ruins stay above twice the starting loss, and no dead or
+saturated units tell of it. Where the loss came back although the rate stayed, it is told if a twentieth of the run went
+by above twice the starting loss.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -61,6 +62,7 @@ from diagnostics.run import Run
 KIND = words.KIND
 _RECEIVED = re.compile(r"received numbers from (\S+) to (\S+) and overflowed float32")
 RANK = 1
+SEEN = 5  # updates of a growth whose overshoot was measured: in a growth past the limit each one has r near 1 or above
 
 
 def check(
@@ -206,11 +208,13 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
+    steps, overshoot = signals.column(run, "overshoot")
+    inside = overshoot[(steps >= grown.onset) & (steps <= grown.end) & np.isfinite(overshoot)]
+    if len(inside) >= SEEN and inside.max() < 0.5:  # no update went as far as its own batch's minimum along it
+        return True
     if ratio > 1 or undone(run, ratio, grown):
         return False
-    steps, overshoot = signals.column(run, "overshoot")
-    inside = (steps >= grown.onset) & (steps <= grown.end)
-    overshot = bool((overshoot[inside] > 1).any())  # the update itself raised the loss of its own batch
+    overshot = bool((inside > 1).any())  # the update itself raised the loss of its own batch
     if np.isfinite(ratio):
         return not (overshot and ratio > 0.5 and grown.steps >= gradual)
     grows = grown.factor > 10 or not np.isfinite(grown.factor)
