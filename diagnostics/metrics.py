@@ -93,6 +93,18 @@ _TABLES = (
                 "loss of the batch if every input got the same answer, the best one for the targets so far; NaN where "
                 "the loss is more than one comparison with targets",
             ),
+            Metric(
+                "log_total",
+                "",
+                "mean size of the logarithm of the sum of what the loss takes for probabilities of classes: 0 if they "
+                "are",
+            ),
+            Metric(
+                "unreachable_fraction",
+                "",
+                "share of the model's outputs that are 0, as the last ReLU cannot give less, while their gradient asks "
+                "for less",
+            ),
         ),
     ),
     Table(

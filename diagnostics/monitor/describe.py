@@ -58,6 +58,16 @@ def plain_name(name: str) -> str:
     )
 
 
+def held_in_evaluation(model: nn.Module, untouched: bool) -> list[str]:
+    """Modules in evaluation mode that do something else there: batch norms with running statistics, and dropout.
+    `untouched`: only norms whose statistics are still those of no batch at all."""
+    held = [(plain_name(name), each) for name, each in unwrap(model).named_modules() if not each.training]
+    counts = {name: getattr(each, "num_batches_tracked", None) for name, each in held}
+    norms = [name for name, count in counts.items() if count is not None and (not untouched or int(count) == 0)]
+    dropouts = [name for name, each in held if isinstance(each, nn.modules.dropout._DropoutNd) and each.p > 0]
+    return norms if untouched else norms + dropouts
+
+
 def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

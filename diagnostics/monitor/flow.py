@@ -31,8 +31,12 @@ class Graph:
         self._parameters = parameters
         self._flows = WeakTensorKeyDictionary()
 
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether it is one of the model's parameters."""
+        return id(tensor) in self._parameters
+
     def flow(self, tensor: Tensor) -> Flow:
-        if id(tensor) in self._parameters:
+        if self.knows(tensor):
             return PARAMETER
         return self._flows.get(tensor) or NOTHING
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.curvature import undisturbed
-from diagnostics.monitor.constant import Constant, Scale
+from diagnostics.monitor.answers import Answers, Scale
 from diagnostics.monitor.observe import Observer
 
 _here = threading.local()
@@ -71,8 +71,9 @@ class Entrance:
         self._hooks: list[Any] = []
         self._open: Observer | None = None
         self.random_state: list[Tensor] | None = None
+        self.training: bool | None = None  # the mode of the last training forward
         self.observers: list[Observer] = []
-        self.constant = Constant(scale, charge)
+        self.answers = Answers(scale, charge)
         self.observing = False
         self.asking = True  # until a forward told what losses are given
 
@@ -90,14 +91,14 @@ class Entrance:
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.observers = [], []  # which hold a batch of inputs
-        self.constant.forget()
+        self.answers.forget()
 
     def entered(self, module: nn.Module) -> None:
         with self._guarded("activations"):
             training = torch.is_grad_enabled() and module is self._model and not is_quiet()
             if not training or self._open is not None:
                 return
-            self.random_state = random_state(module)
+            self.random_state, self.training = random_state(module), module.training
             if self.observing:
                 observer = Observer(module, self.asking, inside=True)
                 observer.__enter__()
@@ -112,7 +113,7 @@ class Entrance:
                 self._charge(observer.seconds)
         with self._guarded("targets"):
             if torch.is_grad_enabled() and not is_quiet():
-                self.constant.passed(args, output)
+                self.answers.passed(args, output)
 
 
 class _Enter:

@@ -64,7 +64,7 @@ CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.
 TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 PER_CHANNEL = _functions("batch_norm", "instance_norm", "group_norm")
 _LAST_NORMS = _functions("layer_norm", "rms_norm")
-LAYER_NORM, GROUP_NORM = _functions("layer_norm"), _functions("group_norm")
+LAYER_NORM, GROUP_NORM, BATCH_NORM = (_functions(name) for name in ("layer_norm", "group_norm", "batch_norm"))
 NORMS = PER_CHANNEL | _LAST_NORMS
 ATTENTION = {F.scaled_dot_product_attention}
 RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
@@ -151,7 +151,10 @@ def tensors(values: tuple) -> Iterator[Tensor]:
 
 
 def normalized(function: Callable, args: tuple, kwargs: dict[str, Any]) -> int | None:
-    """How many numbers share a mean and a deviation, in a layer or group norm."""
+    """How many numbers share a mean and a deviation, in a layer or group norm, or a batch norm in training mode."""
+    if function in BATCH_NORM:
+        x, training = args[0], [*args, *kwargs.values()][5:6]
+        return x.numel() // x.shape[1] if training == [True] and x.numel() else None
     if function not in LAYER_NORM | GROUP_NORM:
         return None
     x, shape = args[0], args[1] if len(args) > 1 else next(iter(kwargs.values()))

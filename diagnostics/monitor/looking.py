@@ -4,6 +4,7 @@ With a closure everything comes from one extra forward after the update; without
 """
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -39,10 +40,14 @@ class Looking:
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
+        self._strangers: list[tuple[str, weakref.ref]] = []
+        self._training: bool | None = None  # the mode of the model, as far as is noted
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
         """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalars `overshoot` and
-        `constant_loss`."""
+        those of the answers."""
+        self._guard.run("mode", self._look_at_mode, record.update.plan.step)
+        self._guard.run("strangers", self._look_for_strangers)
         observers = list(self._entrance.observers)
         if closure is not None:
             observer = self._guard.run("activations", self._observe, record, loss, closure, compiled)
@@ -71,15 +76,32 @@ class Looking:
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         found["norms_of_one"] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of_one))
+        found["norms_of_two"] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of_two))
+        self._strangers = [each for observer in observers for each in observer.strangers]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
         self._note(**found)
 
+    def _look_at_mode(self, step: int) -> None:
+        """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""
+        training, before = self._entrance.training, self._training
+        if training is None or training is before:
+            return
+        self._training = training
+        held = [] if training else describe.held_in_evaluation(self._model, untouched=before is None)
+        if held or before is False:
+            self._note(evaluation={"step": step, "modules": held} if held else {})
+
+    def _look_for_strangers(self) -> None:
+        """Parameters that a forward used, and that are gone: the model made them there."""
+        gone = [owner for owner, parameter in self._strangers if parameter() is None]
+        self._strangers = []
+        if gone:
+            self._note(made_in_forward=list(dict.fromkeys(gone)))
+
     def _look_at_targets(self, record: Record, loss: Any) -> None:
-        constant_loss = self._entrance.constant.loss(loss)
-        if constant_loss is not None:
-            record.update.values["constant_loss"] = constant_loss
+        record.update.values.update(self._entrance.answers.columns(loss))
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

@@ -50,6 +50,15 @@ def describe(loss: Tensor) -> str:
     return " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
 
 
+def last_function(output: Tensor) -> str:
+    """Name of the function that an output comes from, whatever shape it was given since; "" if there is none."""
+    node = output.grad_fn
+    while node is not None and _name(node) in _SHAPES:
+        below = _next(node)
+        node = below[0] if len(below) == 1 else None
+    return "" if node is None else _name(node)
+
+
 def is_linear_model(loss: Tensor) -> bool:
     """Whether the loss sees the parameters through one layer only, so that the output is linear in them.
 

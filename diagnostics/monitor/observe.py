@@ -6,8 +6,9 @@ and memory are safe. Nothing here synchronizes.
 """
 
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -61,7 +62,9 @@ class Observer(TorchFunctionMode):
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
-        self.norms_of_one: list[str] = []  # layer and group norms of one number each, whose output is their bias
+        self.norms_of_one: list[str] = []  # norms of one number each, whose output is their bias
+        self.norms_of_two: list[str] = []  # and of two, of which only the larger one is still known
+        self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -155,6 +158,8 @@ class Observer(TorchFunctionMode):
             self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
         if self._asking and func in functions.COMPARING:
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
+        if self._asking and self._stack:
+            self._meet(functions.tensors((*args, *kwargs.values())))
         kind = functions.activation(func, args, kwargs)
         if kind is None:
             return None
@@ -198,6 +203,11 @@ class Observer(TorchFunctionMode):
         if isinstance(target, Tensor) and target.numel() and target.dim() and target.is_floating_point():
             self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
 
+    def _meet(self, tensors: Iterable[Tensor]) -> None:
+        for each in tensors:
+            if isinstance(each, nn.Parameter) and each.requires_grad and not self.graph.knows(each):
+                self.strangers.append((self._stack[-1][0], weakref.ref(each)))
+
     def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them
         knows), and a norm of a single number."""
@@ -207,8 +217,9 @@ class Observer(TorchFunctionMode):
         if func in functions.FLATTEN:
             if self.graph.flow(x) not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape):
                 self.scrambled.append((list(x.shape), list(out.shape)))
-        elif functions.normalized(func, args, kwargs) == 1:
-            self.norms_of_one.append(self._stack[-1][0] if self._stack else "loss")
+        elif (count := functions.normalized(func, args, kwargs)) in (1, 2):
+            norms = self.norms_of_one if count == 1 else self.norms_of_two
+            norms.append(self._stack[-1][0] if self._stack else "loss")
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:

@@ -83,5 +83,8 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "targets": [],
         "scrambled": [],
         "norms_of_one": [],
+        "norms_of_two": [],
+        "made_in_forward": [],
+        "evaluation": {},
         "observed": doctor(model, optimizer).records(),
     }

@@ -71,13 +71,25 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
 
 _RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
 COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a difference, one by one
 
 
-def out_of_reach(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
-    """Targets that the output's activation cannot give, by a good part of their own range."""
+def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
+    """Targets that the output's activation cannot give."""
     function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    calls = rest.split(" -> ")
+    if function in _RANGES and calls[0] in COMPARISONS:
+        found = _by_range(kind, run, history, function)
+        if found is not None:
+            return found
+    compared = calls[0] in COMPARISONS or (calls[0] == "sub" and set(calls) <= _BY_HAND)
+    return _below_zero(kind, run, history) if function == "relu" and compared else None
+
+
+def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:
+    """By a good part of the targets' own range."""
     targets = run.meta.get("targets") or []
-    if function not in _RANGES or rest.partition(" -> ")[0] not in COMPARISONS or len(targets) < 2:
+    if len(targets) < 2:
         return None
     (least, most), (low, high) = _RANGES[function], targets
     margin = part * (high - low)
@@ -104,6 +116,33 @@ def out_of_reach(kind: str, run: Run, history: signals.Loss, *, part: float = 0.
         ),
         LOSS_CHARTS,
         r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}",
+    )
+
+
+def _below_zero(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1, measured: int = 3) -> Finding | None:
+    """Seen by the gradient alone: of an output that is 0 it asks for less, as a difference does where the target is
+    negative."""
+    steps, shares = signals.column(run, "unreachable_fraction")
+    late = shares[len(shares) // 2 :]
+    if len(late) < measured or not signals.median(late) >= part:
+        return None
+    share = signals.median(late)
+    return Finding(
+        kind,
+        None,
+        "warning",
+        int(steps[0]),
+        None,
+        (),
+        (
+            f"The output is a relu, which gives numbers that are not negative, but {number(100 * share)} % of the "
+            "outputs are 0 while their targets lie below: there is no gradient, and the loss cannot come near 0 (it "
+            f"ended at {number(history.end)})."
+        ),
+        {"loss at end": history.end, "share of outputs with a target below 0": share},
+        ("leave the relu at the output out", "or bring the targets into its range: t = t - min(t)"),
+        LOSS_CHARTS,
+        r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) = 0 \text{ where } z < 0",
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
 
@@ -27,25 +26,6 @@ def all_pairs(run: Run) -> Iterator[Finding]:
             "heed PyTorch's warning 'Using a target size that is different to the input size'",
         ),
         formula=r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
-    )
-
-
-def norms_of_one(run: Run) -> Iterator[Finding]:
-    layers = tuple(str(name) for name in run.meta.get("norms_of_one") or [])
-    if not layers:
-        return
-    yield found(
-        "norm-of-one",
-        signals.first_step(run),
-        layers,
-        (
-            f"{names_of(layers)} {'normalizes' if len(layers) == 1 else 'normalize'} one number at a time: less "
-            "its own mean nothing is left of it, and all inputs give the same output, the bias."
-        ),
-        {"norms": float(len(layers))},
-        ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
-        formula=r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
-        severity=unless_it_learns(run, "critical", "warning"),  # of a part of the model, whatever the rest does
     )
 
 

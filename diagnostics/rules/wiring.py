@@ -12,8 +12,10 @@ the optimizer has read them. Of tensors: whether the optimizer's are the model's
 gradients ever changes, whether one that the optimizer holds gets none while others do. Of updates: whether there
 are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
 shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
-its sizes in another order, whether a norm is of one number only. Of weights in half precision under an optimizer of
-torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+its sizes in another order, whether a norm is of one number or two. Of the forward: whether it uses parameters that are
+not the model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for
+log-probabilities: whether their exponentials sum to 1. Of weights in half precision under an optimizer of torch's own:
+whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -47,8 +49,16 @@ mean. Where a transpose was meant, each target meets outputs of other positions 
 to a weight and smaller than half of that is rounded away, in every update anew: small steps in one direction never add
 up.
 
-*Norm of one*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one number the
-mean is that number.
+*Norm of one, norm of two*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one
+number the mean is that number; of two only the sign of their difference is left.
+
+*Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
+other scores do; without it all scores grow for ever.
+
+*Made in forward*: a layer that `forward` makes is a new one, with other random weights, in every call.
+
+*Evaluation mode*: there a batch norm divides by the deviation of earlier batches, which does not follow the weights,
+and dropout lets everything pass.
 
 ## What to try
 The finding names the line: `optimizer.zero_grad()` before `backward()`, the optimizer made after the model is in
@@ -56,8 +66,9 @@ its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.dat
 
 ## When this is wrong
 A layer that is kept out of the optimizer on purpose should be frozen with `requires_grad_(False)`: then it is
-silent. A loop that really wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep
-float32 weights of their own or round at random lose nothing, and are not asked.
+silent. A model may be tuned in evaluation mode on purpose: while it learns, that is information. A loop that really
+wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep float32 weights of their own or
+round at random lose nothing, and are not asked.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -69,11 +80,14 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
+from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
+from diagnostics.rules._norms import norms_of_few
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
@@ -99,7 +113,10 @@ def check(
     yield from _detached(run)
     yield from shapes.all_pairs(run)
     yield from shapes.scrambled(run)
-    yield from shapes.norms_of_one(run)
+    yield from norms_of_few(run)
+    yield from log_scores(run)
+    yield from forward.made_in_forward(run)
+    yield from forward.left_in_evaluation(run)
     yield from lost_to_rounding(run)
 
 
@@ -218,6 +235,10 @@ def _detached(run: Run) -> Iterator[Finding]:
     )
 
 
+_SHAPING = {  # what they do to a run can look like anything
+    "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "log-scores",
+    "made-in-forward", "evaluation-mode",
+}  # fmt: skip
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
 _ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
@@ -228,7 +249,7 @@ _REATTACH = (
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause in {"gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one"}:
+    if finding.cause in _SHAPING:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
     return other.kind in flat and other.cause not in {"zero-one-loss", "hard-threshold"}

@@ -44,6 +44,9 @@ _DEFAULTS: dict[str, Any] = {
     "targets": [],
     "scrambled": [],
     "norms_of_one": [],
+    "norms_of_two": [],
+    "made_in_forward": [],
+    "evaluation": {},
     "observed": [],
     "writer": {},
 }

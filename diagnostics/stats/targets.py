@@ -30,6 +30,7 @@ class Form:
     error: Callable[[Tensor, Tensor], Tensor]  # mean over the rows
     constant: Callable[[Moments, Tensor], Tensor]  # of targets with these moments, for a constant answer
     classes: int | None = None  # dimension of an output that holds the probabilities of one thing
+    of_logs: bool = False  # its outputs are their logarithms
 
     def read(self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> "Targets | None":
         """The targets if this is the error, which `Targets.error` has to prove; `None` where the shape does not fit."""
@@ -50,7 +51,8 @@ class Form:
         t = torch.where(t > slack, t, 0)
         error = self.error(y, t) * (len(t) / count)
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
-        return Targets(self, seen, torch.where(possible, error, torch.nan))
+        total = _log_total(y, t, compared) if self.of_logs else None
+        return Targets(self, seen, torch.where(possible, error, torch.nan), total)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Targets:
     form: Form
     seen: Moments
     error: Float[Tensor, ""]
+    log_total: Float[Tensor, ""] | None = None  # of what should be log-probabilities, NaN where targets are no classes
 
     def merged(self, other: "Targets") -> "Targets":
         return Targets(self.form, merge(self.seen, other.seen), other.error)
@@ -86,6 +89,15 @@ class Targets:
         varies = whole.seen.scatter.sum() > _ALIKE * n * self.error
         loss = self.form.constant(self.seen, answer)
         return torch.where((n >= ENOUGH) & (n >= A_CLASS * kinds) & varies, loss.to(n.dtype), torch.nan)
+
+
+def _log_total(
+    y: Float[Tensor, "rows classes"], t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]
+) -> Float[Tensor, ""]:
+    """Mean size of log sum exp of each row; NaN unless each target is one class, of at least two that occur."""
+    hot = ((t.amax(1, keepdim=True) > 0.99) | ~compared).all() & ((t > 0.99).any(0).sum() > 1)
+    total = y.logsumexp(1, keepdim=True).abs().where(compared, 0).sum() / compared.sum().clamp(min=1)
+    return torch.where(hot, total, torch.nan)
 
 
 def rounding(output: Tensor) -> float:
@@ -133,7 +145,7 @@ FORMS = (
     Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared),
     *(Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
-    *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at) for at in (1, -1)),
+    *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
     Form(
         "binary cross-entropy of logits", lambda z, g: z.sigmoid() - g, F.binary_cross_entropy_with_logits, _bernoulli
     ),

@@ -1,7 +1,9 @@
-"""What a batch's loss would be if the model gave the same answer to every input: the best one for all targets so far.
+"""What the gradient that comes to the model's output tells of its answers: which targets they are compared with.
 
-Nothing shows the loss function, which may be written by hand, but the gradient that comes to the model's output shows
-the targets, wherever they are and whoever compares them (`stats.targets`). One output and one gradient an update.
+Nothing shows the loss function, which may be written by hand, but that gradient shows the targets, wherever they are
+and whoever compares them (`stats.targets`): what the loss would be if the model gave the same answer to every input,
+whether scores are taken for log-probabilities, and whether targets lie where the last ReLU cannot come. One output and
+one gradient an update.
 """
 
 import time
@@ -12,13 +14,14 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
+from diagnostics.monitor import losspath
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
 Scale = Callable[[], Tensor | None]
 TRIES = 3  # measured updates after which no form of loss fits any more
 
 
-class Constant:
+class Answers:
     """The targets of all measured updates, as one form of loss has them.
 
     They must come from the data: targets that are the same in every batch whatever its inputs, as a discriminator's or
@@ -42,28 +45,38 @@ class Constant:
     def passed(self, inputs: Any, output: Any) -> None:
         """A training forward ended."""
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
-        if self._forms and found is not None and 0 < found.numel() <= MOST:
+        if found is None or not 0 < found.numel() <= MOST:
+            return
+        rectified = losspath.last_function(found) == "relu"
+        if self._forms or rectified:
             x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(found, x, self._read))
+            self._passes.append(_Pass(found, x, self._read, rectified))
 
-    def loss(self, loss: Any) -> Tensor | None:
-        """Of this update's batch under the best constant answer, if its loss is one mean error and nothing else."""
+    def columns(self, loss: Any) -> dict[str, Tensor]:
+        """Of this update's batch: what is known of the columns of `scalars` that tell of the answers."""
         passes, self._passes = self._passes, []
         for failure in [each.failure for each in passes if each.failure is not None]:
             raise failure
-        if not self._forms or len(passes) != 1 or passes[0].calls != 1:
-            return None
+        if len(passes) != 1 or passes[0].calls != 1:
+            return {}
         (one,) = passes
         if len(self._forms) > 1:
             self._choose(one.found, float(loss), one.slack)
-        if len(self._forms) != 1:
-            return None
-        targets = next(each for each in one.found if each.form is self._forms[0])
+        found = self._compared(one, loss) if len(self._forms) == 1 else {}
+        return found if one.unreachable is None else found | {"unreachable_fraction": one.unreachable}
+
+    def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
+        """If the loss is one mean error and nothing else."""
+        targets = next(each for each in one.found if each.form in self._forms)
         loss = torch.as_tensor(loss, device=targets.error.device)
         proven = (targets.error - loss).abs() <= one.slack * loss.abs()
         targets_vary, inputs_vary = self._add(targets.only(proven), one.inputs)
         assert self._whole is not None
-        return torch.where(proven & (targets_vary | ~inputs_vary), targets.constant_loss(self._whole), torch.nan)
+        known = proven & (targets_vary | ~inputs_vary)
+        found = {"constant_loss": torch.where(known, targets.constant_loss(self._whole), torch.nan)}
+        if targets.log_total is not None:
+            found["log_total"] = torch.where(known, targets.log_total, torch.nan)
+        return found
 
     def _read(self, output: Tensor, gradient: Tensor) -> list[stats.Targets]:
         began, scale = time.perf_counter(), self._scale()
@@ -94,8 +107,17 @@ class Constant:
 class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
-    def __init__(self, output: Tensor, x: Tensor | None, read: Callable[[Tensor, Tensor], list[stats.Targets]]) -> None:
+    def __init__(
+        self,
+        output: Tensor,
+        x: Tensor | None,
+        read: Callable[[Tensor, Tensor], list[stats.Targets]],
+        rectified: bool,
+    ) -> None:
+        """`rectified`: the output comes from a ReLU."""
         self.calls, self.found = 0, list[stats.Targets]()
+        self.unreachable: Tensor | None = None  # share of outputs that are 0 and would be less
+        self._rectified = rectified
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals
@@ -112,6 +134,8 @@ class _Pass:
             gradient = gradients[self._at]
             if output is not None and gradient is not None:
                 self.found = self._read(output, gradient)
+                if self._rectified:
+                    self.unreachable = ((output == 0) & (gradient > 0)).float().mean()
         except Exception as error:  # inside the user's backward
             self.failure = error
 

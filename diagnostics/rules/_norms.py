@@ -1,0 +1,52 @@
+"""Norms that are given so few numbers that little is left of them."""
+
+from collections.abc import Iterator
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Finding, Severity
+from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._words import names_of
+from diagnostics.run import Run
+
+
+def norms_of_few(run: Run) -> Iterator[Finding]:
+    yield from _found(
+        run,
+        "norms_of_one",
+        "norm-of-one",
+        "one number at a time: less its own mean nothing is left of it, and all inputs give the same output, the bias.",
+        ("normalize over the features, nn.LayerNorm(features), or move the axis of the features to the end first",),
+        r"\frac{x - \operatorname{mean}(x)}{\sqrt{\operatorname{var}(x) + \epsilon}} = 0",
+        "warning",  # of a part of the model, whatever the rest does
+    )
+    yield from _found(
+        run,
+        "norms_of_two",
+        "norm-of-two",
+        "two numbers at a time: the larger becomes 1 and the smaller -1, whatever they were, and where they are nearly "
+        "equal the gradient is huge.",
+        (
+            "batch norm: use batches of 16 or more, or a norm that does not need a batch, nn.LayerNorm or nn.GroupNorm",
+            "layer and group norm: normalize over more features at a time",
+        ),
+        r"\frac{x_1 - \bar x}{\sigma} = \frac{(x_1 - x_2) / 2}{|x_1 - x_2| / 2} = \pm 1",
+        "info",
+    )
+
+
+def _found(
+    run: Run, entry: str, cause: str, text: str, remedies: tuple[str, ...], formula: str, otherwise: Severity
+) -> Iterator[Finding]:
+    """`otherwise`: its severity in a run that learns."""
+    layers = tuple(str(name) for name in run.meta.get(entry) or [])
+    if layers:
+        yield found(
+            cause,
+            signals.first_step(run),
+            layers,
+            f"{names_of(layers)} {'normalizes' if len(layers) == 1 else 'normalize'} {text}",
+            {"norms": float(len(layers))},
+            remedies,
+            formula=formula,
+            severity=unless_it_learns(run, "critical", otherwise),
+        )

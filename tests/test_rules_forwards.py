@@ -1,0 +1,191 @@
+"""What a forward or a loss does that nobody meant, each beside what looks like it and is right: small real runs."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def classes(count=256):
+    torch.manual_seed(0)
+    y = torch.randint(4, (count,))
+    return torch.randn(4, 8)[y] * 2 + torch.randn(count, 8), y
+
+
+def network(*end, norm=nn.Identity):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 32), norm(), nn.ReLU(), nn.Linear(32, 4), *end)
+
+
+def diagnosed(path, model, loss_of, x, y, steps=120, rate=1e-2, batch=32, closure=True, before=lambda step: None):
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    draw = torch.Generator().manual_seed(1)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for step in range(steps):
+            before(step)
+            chosen = torch.randint(len(x), (batch,), generator=draw)
+            a, b = x[chosen], y[chosen]
+            optimizer.zero_grad()
+            loss = loss_of(model(a), b)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=(lambda a=a, b=b: loss_of(model(a), b)) if closure else None)
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
+def alarms(diagnosis):
+    return [(finding.kind, finding.cause) for finding in diagnosis.alarms]
+
+
+@pytest.mark.parametrize(
+    ("end", "loss", "expected"),
+    [
+        ((), F.nll_loss, [("wiring", "log-scores")]),
+        ((nn.LogSoftmax(1),), F.nll_loss, []),
+        ((), lambda scores, y: -scores[torch.arange(len(y)), y].mean(), [("wiring", "log-scores")]),
+        ((), F.cross_entropy, []),
+        ((nn.Tanh(),), lambda outputs, y: -outputs.mean(), []),
+    ],
+)
+def test_scores_that_are_taken_for_log_probabilities(end, loss, expected, tmp_path):
+    assert alarms(diagnosed(tmp_path, network(*end), loss, *classes())) == expected
+
+
+def test_the_logarithm_of_the_sum_is_that_of_the_outputs(tmp_path):
+    x, y = classes(32)
+    model = network()
+    with torch.no_grad():
+        expected = model(x).logsumexp(1).abs().mean()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = F.nll_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.nll_loss(model(x), y))
+    totals = diagnostics.load(tmp_path).table("scalars")["log_total"].dropna()
+    assert len(totals) and totals.to_numpy() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.exhaustive
+def test_a_probability_that_is_raised_on_purpose_is_information(tmp_path):
+    """Minus the target's probability is the mean absolute error of one-hot targets, which some prefer under noise."""
+    diagnosis = diagnosed(tmp_path, network(nn.Softmax(1)), F.nll_loss, *classes())
+    assert alarms(diagnosis) == []
+    assert "log-scores" in [finding.cause for finding in diagnosis.findings]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("loss", [F.smooth_l1_loss, lambda z, t: (z - t).abs().mean()])
+@pytest.mark.parametrize(("lowest", "expected"), [(None, [("plateau", None)]), (0.0, [])])
+def test_a_relu_in_front_of_negative_targets(lowest, expected, loss, closure, tmp_path):
+    """With and without a closure, which is what shows the targets themselves."""
+    x, _ = classes()
+    y = x[:, :4].clamp(min=lowest) if lowest is not None else x[:, :4]
+    assert alarms(diagnosed(tmp_path, network(nn.ReLU()), loss, x, y / 4, closure=closure)) == expected
+
+
+@pytest.mark.exhaustive
+def test_sparse_codes_that_are_pushed_to_zero_are_none(tmp_path):
+    x, _ = classes()
+    torch.manual_seed(2)
+    model, decoder = network(nn.ReLU()), torch.randn(4, 8)
+
+    def loss(code, target):
+        return F.mse_loss(code @ decoder, target) + 0.1 * code.sum(1).mean()
+
+    assert alarms(diagnosed(tmp_path, model, loss, x, x, closure=False)) == []
+
+
+class Maker(nn.Module):
+    """Makes its last layer in `forward`; `kept`: in a plain list, once; `copied`: of a layer that it has."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.inside, self.own = kind, nn.Linear(8, 32), nn.Linear(32, 4)
+        self.held = [nn.Linear(32, 4)]
+
+    def forward(self, x):
+        last = {"made": lambda: nn.Linear(32, 4), "kept": lambda: self.held[0], "own": lambda: self.own}[self.kind]()
+        return last(torch.relu(self.inside(x)))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("made", [("wiring", "made-in-forward")]), ("kept", [("wiring", "unregistered")]), ("own", [])],
+)
+def test_a_layer_that_is_made_in_forward(kind, expected, closure, tmp_path):
+    torch.manual_seed(3)
+    found = diagnosed(tmp_path, Maker(kind), F.cross_entropy, *classes(), closure=closure)
+    causes = [(finding.kind, finding.cause) for finding in found.findings if finding.kind == "wiring"]
+    assert causes == expected
+
+
+@pytest.mark.exhaustive
+def test_a_teacher_that_is_copied_for_each_update_is_none(tmp_path):
+    model = network()
+
+    def loss(scores, y):
+        return F.cross_entropy(scores, y) + 0.1 * F.mse_loss(scores, copy.deepcopy(model)(x[:32]).detach())
+
+    x, y = classes()
+    assert alarms(diagnosed(tmp_path, model, loss, x, y)) == []
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(2, ["norm-of-two"]), (3, [])])
+def test_a_batch_norm_of_pairs(batch, expected, tmp_path):
+    model = network(norm=lambda: nn.BatchNorm1d(32))
+    found = diagnosed(tmp_path, model, F.cross_entropy, *classes(), batch=batch, steps=60)
+    assert [finding.cause for finding in found.findings if finding.kind == "wiring"] == expected
+
+
+class Mode(nn.Module):
+    """A deep net with batch norms that it cannot do without: twenty layers that each shrink their input."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        blocks = [nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU()) for _ in range(10)]
+        self.blocks, self.out = nn.Sequential(*blocks), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(self.blocks(x))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("train", None), ("begins", 2), ("goes over", 50), ("comes back", None), ("tuned", None), ("norms held", None)],
+)
+def test_a_model_that_trains_in_evaluation_mode(kind, expected, tmp_path):
+    """Norms that saw data before may be held, as in fine-tuning; a model as a whole that goes over was forgotten. Told
+    at the first measured update of it."""
+    model, (x, y) = Mode(), classes()
+    if kind in ("tuned", "norms held"):
+        model(x)
+    if kind in ("begins", "tuned"):
+        model.eval()
+    if kind == "norms held":
+        model.blocks.eval()
+
+    def before(step):
+        if kind in ("goes over", "comes back") and step == 40:
+            model.eval()
+        if kind == "comes back" and step == 80:
+            model.train()
+
+    found = diagnosed(tmp_path, model, F.cross_entropy, x, y, rate=1e-5, before=before)
+    told = [each for each in found.findings if each.cause == "evaluation-mode"]
+    assert [(each.first_step, each.severity) for each in told] == ([(expected, "critical")] if expected else [])
+    if told:
+        assert told[0].layers == tuple(f"blocks.{at}.1" for at in range(10))
