@@ -228,3 +228,22 @@ def test_powers_of_one_variable_at_a_tenth_of_the_limit(basis, expected, tmp_pat
     model = nn.Linear(9, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     assert alarms(train(tmp_path, model, optimizer, nn.functional.mse_loss, features, y, steps=800)) == expected
+
+
+@pytest.mark.parametrize(("along", "expected"), [(np.inf, "saddle-point"), (20.0, "lr-too-small")])
+def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding(along, expected):
+    """A deep linear map that starts next to 0: twice as far from the saddle every thousand updates."""
+    steps = np.arange(1, 1601)
+    loss = 1 - 1e-6 * steps + 0.02 * np.cos(3.0 * steps)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.002, "grad_norm": 0.01, "update_norm": 2e-4})
+    scalars["overshoot"], scalars["gradient_cosine"] = np.nan, np.where(steps % 10 == 0, 0.85, np.nan)
+    measured = [2, 20, 200, 400, 900]
+    estimates = {"stability": 2.5e-5, "progress": 1e-3, "preconditioned": 0.05, "smallest": -0.05}
+    curvature = pd.DataFrame({"step": measured, **estimates, "smallest_residual": 1e-6})
+    curvature["condition"] = [np.nan, 20.0, along, along, along]
+    curvature["eigenvalues"] = [[0.05, 0.04]] * len(measured)
+    batches = pd.DataFrame({"step": [410], "origin": [400], "smallest": [-0.04], "smallest_error": [1e-3]})
+    batches = batches.assign(noise_term=3e-5, gradient_square=9e-5, gradient_square_error=5e-6, gradient_noise=1e-4)
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.002, "momentum": 0}]}
+    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "batches": batches})
+    assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]

@@ -50,7 +50,7 @@ class Answers:
         rectified = losspath.last_function(found) == "relu"
         if self._forms or rectified:
             x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(found, x, self._read, rectified))
+            self._passes.append(_Pass(found, x, rectified, self._read))
 
     def columns(self, loss: Any) -> dict[str, Tensor]:
         """Of this update's batch: what is known of the columns of `scalars` that tell of the answers."""
@@ -78,12 +78,14 @@ class Answers:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
         return found
 
-    def _read(self, output: Tensor, gradient: Tensor) -> list[stats.Targets]:
+    def _read(self, one: "_Pass", output: Tensor, gradient: Tensor) -> None:
         began, scale = time.perf_counter(), self._scale()
         gradient = gradient if scale is None else gradient.float() / scale
         read = [form.read(output, gradient) for form in self._forms]
+        one.found = [each for each in read if each is not None]
+        if one.rectified:
+            one.unreachable = ((output == 0) & (gradient > 0)).float().mean()
         self._charge(time.perf_counter() - began)
-        return [each for each in read if each is not None]
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells."""
@@ -108,16 +110,11 @@ class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
     def __init__(
-        self,
-        output: Tensor,
-        x: Tensor | None,
-        read: Callable[[Tensor, Tensor], list[stats.Targets]],
-        rectified: bool,
+        self, output: Tensor, x: Tensor | None, rectified: bool, read: Callable[["_Pass", Tensor, Tensor], None]
     ) -> None:
         """`rectified`: the output comes from a ReLU."""
-        self.calls, self.found = 0, list[stats.Targets]()
+        self.rectified, self.calls, self.found = rectified, 0, list[stats.Targets]()
         self.unreachable: Tensor | None = None  # share of outputs that are 0 and would be less
-        self._rectified = rectified
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals
@@ -133,9 +130,7 @@ class _Pass:
             output, self._output = self._output, None
             gradient = gradients[self._at]
             if output is not None and gradient is not None:
-                self.found = self._read(output, gradient)
-                if self._rectified:
-                    self.unreachable = ((output == 0) & (gradient > 0)).float().mean()
+                self._read(self, output, gradient)
         except Exception as error:  # inside the user's backward
             self.failure = error
 

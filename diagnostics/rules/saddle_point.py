@@ -77,7 +77,7 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
     gain = _gain(run)
     if not gain > 0:
         return None  # it is not the surface that holds it
-    escape = 1 / np.log1p(gain * abs(smallest))
+    escape = float(1 / np.log1p(gain * abs(smallest)))
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
     if waited < escape or not _downward(run, stretch):
@@ -130,11 +130,18 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
     )
 
 
-def _downward(run: Run, stretch: stretches.Flat) -> bool:
-    """Surely negative curvature along the updates of the stretch's later half."""
+def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:
+    """Surely negative curvature along the updates of the stretch's later half. Where they are too short to tell its
+    sign: none that is positive along the paths to the last estimates."""
     middle = (stretch.first_step + stretch.last_step) // 2
     overshoots = signals.inside(run, "overshoot", middle, stretch.last_step)
-    return signals.median(overshoots) + 2 * signals.median_error(overshoots) < 0
+    along, error = signals.median(overshoots), signals.median_error(overshoots)
+    if abs(along) > 2 * error:
+        return bool(along < 0)
+    table = signals.curvature(run)
+    paths = signals.array(table.loc[table["step"].between(stretch.first_step, stretch.last_step)], "condition")
+    last = paths[~np.isnan(paths)][-estimates:]
+    return len(last) == estimates and bool(np.isinf(last).all())
 
 
 def _at_floor(history: signals.Loss, stretch: stretches.Flat) -> bool:
