@@ -354,7 +354,7 @@ def found(run):
         ([50.0] * 40 + [1.0] * 360, None, 1.0, "warning"),  # most of the first loss is gone, and nothing was learned
         ([0.985] * 400, None, 1.0, "info"),  # little is learned, as where labels are noisy
         ([0.99] * 400, None, 1.0, "info"),  # less still, but surely more than nothing
-        ([3.0] * 280 + [1.0] * 120, None, 1.0, "info"),  # on its way
+        ([2.5] * 280 + [1.0] * 120, None, 1.0, "info"),  # on its way
         ([1.0] * 400, None, float("nan"), "info"),
         ([1.0] * 90, None, 1.0, "info"),  # too early to tell
         ([1.0] * 400, [0.1 * min(1, step / 300) for step in range(400)], 1.0, "info"),  # the rate has just arrived
@@ -363,6 +363,19 @@ def found(run):
 )
 def test_how_much_is_nothing(levels, rates, constant, severity, tmp_path):
     assert found(record(tmp_path / "run", levels, rates, constant)) == [(severity, "plateau")]
+
+
+@pytest.mark.parametrize(
+    ("start", "below", "expected"), [(60.0, 300, [1]), (60.0, 80, []), (6.5, 300, []), (60.0, None, [1])]
+)
+def test_a_start_so_far_off_that_most_of_the_run_is_spent_on_it(start, below, expected, tmp_path):
+    """A tied embedding of unit normal weights starts at 60 where log C is 6.7 and the entropy of the words 4.5."""
+    steps = range(400)
+    levels = [4 + (start - 4) * 0.9 ** (step * 60 / (below or 800)) for step in steps]
+    alarms = diagnostics.diagnose(record(tmp_path / "run", levels, None, 4.4)).alarms
+    assert [finding.first_step for finding in alarms if finding.cause == "nothing-learned"] == expected
+    if expected and below:
+        assert alarms[0].last_step == pytest.approx(below * 47 / 60, abs=25)  # 56 * 0.9^47 is 0.4
 
 
 def test_what_the_noise_would_hide_is_not_called_nothing(tmp_path):

@@ -9,11 +9,15 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 NOTHING_LEARNED = "nothing-learned"
+_LOSS = Chart(
+    "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
+)
 _WORSE = (
     "bring the answers to the size of the targets, whose mean would do better: standardize the targets, normalize "
     "before the last layer, start it with smaller weights, or take noise such as dropout out"
@@ -88,17 +92,55 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
-            Chart(
-                "line",
-                "scalars",
-                ("loss", "constant_loss"),
-                "Loss, and that of the same answer to every input",
-                log=True,
-            ),
+            _LOSS,
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
         rf"{tex(found.share)} \pm {tex(found.error)}",
+    )
+
+
+def worse_for_long(
+    kind: str,
+    run: Run,
+    *,
+    far: float = 3.0,  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
+    longest: float = 0.5,  # of the run
+    measured: int = 2,
+    smooth: int = 25,  # updates: of batches' losses
+) -> Finding | None:
+    """A start so far off that most of the run goes by before the answers are worth more than one to everything."""
+    history, constants = signals.loss(run), signals.column(run, "constant_loss")[1]
+    if len(constants) < measured or not history.start > far * np.median(constants) > 0:
+        return None
+    constant = float(np.median(constants))
+    below = np.flatnonzero(recent_median(history.values, smooth) < constant)
+    count = int(below[0]) if len(below) else history.count
+    if count < longest * history.count:
+        return None
+    last = int(history.steps[min(count, history.count - 1)])
+    return Finding(
+        kind,
+        NOTHING_LEARNED,
+        "warning",
+        int(history.steps[0]),
+        last if len(below) else None,
+        (),
+        f"Until step {last} of {int(history.steps[-1])} the answers were worse than one that ignores the inputs: the "
+        f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}.",
+        {
+            "loss at start": history.start,
+            "loss of a constant answer": constant,
+            "share of the run": count / history.count,
+        },
+        (
+            "begin with small answers: small weights in the last layer or tied embedding, by nn.init.normal_(w, "
+            "std=0.02), or a norm before it",
+            "compare the first loss with log(number of classes), or the variance of the targets: it should be near",
+            "standardize inputs and targets",
+        ),
+        (_LOSS,),
+        rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \mathcal{{L}}_\text{{constant}} = {tex(constant)}",
     )
 
 

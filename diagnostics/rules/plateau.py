@@ -16,7 +16,8 @@ layer to layer towards the input, a thousandfold in all, or by more than 4 a lay
 hidden outputs that shrink so from the input on.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
-then nothing was learned from the inputs, which is an alarm as long as no other says why.
+then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times
+above that loss which takes half of the run to come down to it.
 
 ## Why it happens
 Where the derivative of what lies between weights and loss is nearly 0, so is the gradient, however wrong the answers
@@ -75,7 +76,7 @@ import pandas as pd
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._constant_answer import NOTHING_LEARNED, explained, learned_nothing
+from diagnostics.rules._constant_answer import NOTHING_LEARNED, explained, learned_nothing, worse_for_long
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
@@ -118,10 +119,12 @@ def check(
         if found is not None:
             yield found
             return
+    far_off = worse_for_long(KIND, run)
     stretch = stretches.flat(run)
     if stretch is None or stretch.share < longest:
+        yield from [far_off] if far_off is not None else []
         return
-    nothing = learned_nothing(KIND, run, stretch)
+    nothing = learned_nothing(KIND, run, stretch) or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     yield (
