@@ -215,21 +215,6 @@ def test_one_path_of_a_network_must_be_five_times_too_slow_to_tell_of_a_ravine(m
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(("basis", "expected"), [("powers", [("ravine", "correlated-inputs")]), ("Legendre", [])])
-def test_powers_of_one_variable_at_a_tenth_of_the_limit(basis, expected, tmp_path):
-    """Three times the rate would be fine, and would hardly help: along the floor the powers curve 10^4 times less."""
-    x = np.sort(np.random.default_rng(0).random(300))
-    of_degree = [np.polynomial.legendre.Legendre.basis(k)(2 * x - 1) * (2 * k + 1) ** 0.5 for k in range(1, 10)]
-    columns = [x**k for k in range(1, 10)] if basis == "powers" else of_degree
-    features = torch.tensor(np.stack(columns, 1), dtype=torch.float32)
-    y = torch.tensor(np.sin(9 * x + 0.3), dtype=torch.float32)[:, None]
-    torch.manual_seed(0)
-    model = nn.Linear(9, 1)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    assert alarms(train(tmp_path, model, optimizer, nn.functional.mse_loss, features, y, steps=800)) == expected
-
-
 @pytest.mark.parametrize(("along", "expected"), [(np.inf, "saddle-point"), (20.0, "lr-too-small")])
 def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding(along, expected):
     """A deep linear map that starts next to 0: twice as far from the saddle every thousand updates."""

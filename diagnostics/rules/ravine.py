@@ -103,8 +103,7 @@ def check(
     surely = condition if np.isfinite(condition) else FLAT
     if len(late) == 1 and not exact:
         patience *= scatter
-    # What a low rate could be raised by counts: a little where the picture is exact, up to the limit where it is not.
-    fastest = raised if exact or ratio >= pinned else ratio
+    fastest = 1.0 if ratio >= pinned else ratio  # below, what the rate could still be raised by is taken into account
     slow = limits.steps_along(late, surely) * fastest >= patience * history.count
     if (condition > narrow or share > floor) and slow and _held_up(run, history, late, condition, left, gained):
         cause = "uncentered-activations" if mean_mode else _cause(run, wide)
