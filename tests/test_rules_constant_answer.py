@@ -373,7 +373,7 @@ def test_a_start_so_far_off_that_most_of_the_run_is_spent_on_it(start, below, ex
     steps = range(400)
     levels = [4 + (start - 4) * 0.9 ** (step * 60 / (below or 800)) for step in steps]
     alarms = diagnostics.diagnose(record(tmp_path / "run", levels, None, 4.4)).alarms
-    assert [finding.first_step for finding in alarms if finding.cause == "nothing-learned"] == expected
+    assert [finding.first_step for finding in alarms if finding.cause == "start-far-off"] == expected
     if expected and below:
         assert alarms[0].last_step == pytest.approx(below * 47 / 60, abs=25)  # 56 * 0.9^47 is 0.4
 

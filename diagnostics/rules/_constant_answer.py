@@ -14,7 +14,7 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
-NOTHING_LEARNED = "nothing-learned"
+NOTHING_LEARNED, START_FAR_OFF = "nothing-learned", "start-far-off"
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
 )
@@ -121,7 +121,7 @@ def worse_for_long(
     last = int(history.steps[min(count, history.count - 1)])
     return Finding(
         kind,
-        NOTHING_LEARNED,
+        START_FAR_OFF,
         "warning",
         int(history.steps[0]),
         last if len(below) else None,

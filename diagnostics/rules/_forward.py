@@ -8,7 +8,7 @@ from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
-_RATE = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
+_GRADIENTS = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
 
 
 def made_in_forward(run: Run) -> Iterator[Finding]:
@@ -27,7 +27,7 @@ def made_in_forward(run: Run) -> Iterator[Finding]:
         {"modules": float(len(owners))},
         ("make the layer once, in __init__, as an attribute of the module: self.out = nn.Linear(...)",),
         severity=unless_it_learns(run, "critical"),
-        chart=_RATE,
+        chart=_GRADIENTS,
     )
 
 
@@ -49,5 +49,5 @@ def left_in_evaluation(run: Run) -> Iterator[Finding]:
         {"modules": float(len(layers))},
         ("call model.train() before each epoch, and again after each evaluation",),
         severity=unless_it_learns(run, "critical"),
-        chart=_RATE,
+        chart=_GRADIENTS,
     )

@@ -47,6 +47,9 @@ biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L
 $R^2$ stays at 0, the gradients of different inputs have no direction in common but that of the biases: the targets do
 not follow from the inputs, or the inputs are lost on the way to the loss.
 
+*Start far off*: large weights in the last layers give answers far larger than any target, or a softmax that is sure of
+a class at random and pays the whole distance of the logits for it. Until the weights have shrunk, nothing else counts.
+
 ## What to try
 Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`;
 standardized inputs and targets; ReLU or tanh with normalization or residual connections instead of stacked logistic
@@ -76,7 +79,13 @@ import pandas as pd
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._constant_answer import NOTHING_LEARNED, explained, learned_nothing, worse_for_long
+from diagnostics.rules._constant_answer import (
+    NOTHING_LEARNED,
+    START_FAR_OFF,
+    explained,
+    learned_nothing,
+    worse_for_long,
+)
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
@@ -253,7 +262,7 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
 
 
 def gives_way(finding: Finding) -> bool:
-    return finding.cause == NOTHING_LEARNED
+    return finding.cause in (NOTHING_LEARNED, START_FAR_OFF)
 
 
 def explains(finding: Finding, other: Finding) -> bool:
