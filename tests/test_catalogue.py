@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 import diagnostics
-from diagnostics.rules import _membership, _shapes, catalogue, explain, title, wiring
+from diagnostics.rules import (
+    _forward,
+    _log_scores,
+    _lost_updates,
+    _membership,
+    _shapes,
+    catalogue,
+    explain,
+    title,
+    wiring,
+)
 from diagnostics.run import Run
 from diagnostics.views.text import reason
 
@@ -79,8 +89,9 @@ def test_an_empty_run_is_skipped_by_every_rule_or_clean_and_crashes_none():
 
 def test_each_cause_of_wiring_has_its_own_reason():
     """They have nothing in common: what is true of one would mislead about another."""
-    sources = "".join(Path(module.__file__).read_text() for module in (wiring, _membership, _shapes))
-    causes = set(re.findall(r'found\(\s*"([a-z-]+)"', sources))
+    modules = (wiring, _membership, _shapes, _forward, _log_scores, _lost_updates)
+    sources = "".join(Path(module.__file__).read_text() for module in modules)
+    causes = set(re.findall(r'found\(\s*"([a-z-]+)"', sources)) | wiring._SHAPING
     assert {"detached", "scrambled-view", "gradients-accumulate"} <= causes
     text = explain("wiring")["Why it happens"]
     assert {cause: reason(text, cause).split("*")[1].lower() for cause in causes} == {

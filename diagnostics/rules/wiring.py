@@ -49,8 +49,11 @@ mean. Where a transpose was meant, each target meets outputs of other positions 
 to a weight and smaller than half of that is rounded away, in every update anew: small steps in one direction never add
 up.
 
-*Norm of one, norm of two*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one
-number the mean is that number; of two only the sign of their difference is left.
+*Norm of one*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one number the
+mean is that number.
+
+*Norm of two*: of two numbers the deviation is half their difference, and divided by it each is $\pm 1$: which one was
+larger is all that is left.
 
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
 other scores do; without it all scores grow for ever.
