@@ -48,9 +48,12 @@ def alarms(diagnosis):
     [
         ((), F.nll_loss, [("wiring", "log-scores")]),
         ((nn.LogSoftmax(1),), F.nll_loss, []),
-        ((), lambda scores, y: -scores[torch.arange(len(y)), y].mean(), [("wiring", "log-scores")]),
-        ((), F.cross_entropy, []),
-        ((nn.Tanh(),), lambda outputs, y: -outputs.mean(), []),
+        pytest.param(
+            *((), lambda scores, y: -scores[torch.arange(len(y)), y].mean(), [("wiring", "log-scores")]),
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param((), F.cross_entropy, [], marks=pytest.mark.exhaustive),
+        pytest.param((nn.Tanh(),), lambda outputs, y: -outputs.mean(), [], marks=pytest.mark.exhaustive),
     ],
 )
 def test_scores_that_are_taken_for_log_probabilities(end, loss, expected, tmp_path):
@@ -142,6 +145,7 @@ def test_a_teacher_that_is_copied_for_each_update_is_none(tmp_path):
     assert alarms(diagnosed(tmp_path, model, loss, x, y)) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("batch", "expected"), [(2, ["norm-of-two"]), (3, [])])
 def test_a_batch_norm_of_pairs(batch, expected, tmp_path):
     model = network(norm=lambda: nn.BatchNorm1d(32))
