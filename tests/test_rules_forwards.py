@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
+from diagnostics import stats
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -142,7 +143,9 @@ def test_a_teacher_that_is_copied_for_each_update_is_none(tmp_path):
         return F.cross_entropy(scores, y) + 0.1 * F.mse_loss(scores, copy.deepcopy(model)(x[:32]).detach())
 
     x, y = classes()
-    assert alarms(diagnosed(tmp_path, model, loss, x, y)) == []
+    diagnosis = diagnosed(tmp_path, model, loss, x, y)
+    assert alarms(diagnosis) == []
+    assert "made-in-forward" not in [finding.cause for finding in diagnosis.findings]
 
 
 @pytest.mark.exhaustive
@@ -193,3 +196,12 @@ def test_a_model_that_trains_in_evaluation_mode(kind, expected, tmp_path):
     assert [(each.first_step, each.severity) for each in told] == ([(expected, "critical")] if expected else [])
     if told:
         assert told[0].layers == tuple(f"blocks.{at}.1" for at in range(10))
+
+
+def test_only_classes_tell_of_scores():
+    """Weights that are given with the data may be a score on purpose."""
+    form = next(form for form in stats.FORMS if form.of_logs)
+    z, y = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)), torch.arange(300) % 4
+    hard, soft = F.one_hot(y, 4).float(), torch.full((300, 4), 0.25)
+    assert form.read(z, -hard / 300).log_total.item() == pytest.approx(z.logsumexp(1).abs().mean().item(), rel=1e-5)
+    assert form.read(z, -soft / 300).log_total.isnan()

@@ -75,8 +75,8 @@ class Looking:
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
-        found["norms_of_one"] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of_one))
-        found["norms_of_two"] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of_two))
+        for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
+            found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         self._strangers = [each for observer in observers for each in observer.strangers]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T

@@ -62,8 +62,8 @@ class Observer(TorchFunctionMode):
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
-        self.norms_of_one: list[str] = []  # norms of one number each, whose output is their bias
-        self.norms_of_two: list[str] = []  # and of two, of which only the larger one is still known
+        # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
+        self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
@@ -210,16 +210,15 @@ class Observer(TorchFunctionMode):
 
     def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them
-        knows), and a norm of a single number."""
+        knows), and a norm of very few numbers."""
         x = args[0] if args else None
         if not isinstance(x, Tensor) or not isinstance(out, Tensor):
             return
         if func in functions.FLATTEN:
             if self.graph.flow(x) not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape):
                 self.scrambled.append((list(x.shape), list(out.shape)))
-        elif (count := functions.normalized(func, args, kwargs)) in (1, 2):
-            norms = self.norms_of_one if count == 1 else self.norms_of_two
-            norms.append(self._stack[-1][0] if self._stack else "loss")
+        elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
+            self.norms_of[count].append(self._stack[-1][0] if self._stack else "loss")
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:

@@ -131,7 +131,8 @@ def check(
     far_off = worse_for_long(KIND, run)
     stretch = stretches.flat(run)
     if stretch is None or stretch.share < longest:
-        yield from [far_off] if far_off is not None else []
+        if far_off is not None:
+            yield far_off
         return
     nothing = learned_nothing(KIND, run, stretch) or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
