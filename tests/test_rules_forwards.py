@@ -109,6 +109,15 @@ def test_sparse_codes_that_are_pushed_to_zero_are_none(tmp_path):
     assert alarms(diagnosed(tmp_path, model, loss, x, x, closure=False)) == []
 
 
+@pytest.mark.exhaustive
+def test_rates_of_counts_that_are_mostly_zero_are_none(tmp_path):
+    """Poisson regression: a rate of 0 where the count is 0 is right, and the gradient still asks for less."""
+    x, y = classes()
+    counts = torch.poisson(F.one_hot(y, 4) * 3.0, generator=torch.Generator().manual_seed(3))
+    loss = nn.PoissonNLLLoss(log_input=False, eps=1e-3)
+    assert alarms(diagnosed(tmp_path, network(nn.ReLU()), loss, x, counts, closure=False)) == []
+
+
 class Maker(nn.Module):
     """Makes its last layer in `forward`; `kept`: in a plain list, once; `copied`: of a layer that it has."""
 
@@ -146,6 +155,7 @@ def test_a_teacher_that_is_copied_for_each_update_is_none(tmp_path):
     diagnosis = diagnosed(tmp_path, model, loss, x, y)
     assert alarms(diagnosis) == []
     assert "made-in-forward" not in [finding.cause for finding in diagnosis.findings]
+    assert diagnostics.load(tmp_path).table("events").empty  # a copy in the loss is at work in no module of ours
 
 
 @pytest.mark.exhaustive

@@ -26,6 +26,7 @@ _NAMES = {
     "kldiv": "kl_div",
     "softmarginloss": "soft_margin_loss",
 }
+_OF_TWO = {"mul": "product", "sub": "difference"}
 _LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
 _PLAIN = {
     "mean", "sum", "div", "add", "mseloss", "l1loss", "smoothl1loss", "huberloss", "pow", "abs", "expand", "sub",
@@ -37,7 +38,8 @@ LONGEST = 200  # nodes walked: the part of interest is at the end of the model
 def describe(loss: Tensor) -> str:
     """Functions between the last layer with parameters and the loss, in order: "softmax -> cross_entropy".
 
-    A `mul` of two different results, as of a gate and what it lets through, is a "product".
+    A `mul` of two different results, as of a gate and what it lets through, is a "product"; a `sub` of two, as of a
+    rate and a count times its logarithm, a "difference" - of outputs, not of an output and its target.
     """
     names: list[str] = []
     for node in _chain(loss.grad_fn):
@@ -45,7 +47,7 @@ def describe(loss: Tensor) -> str:
         if name in _LAYERS or _holds_parameter(node):
             break
         if name not in _SHAPES:
-            names.append("product" if name == "mul" and len(set(_next(node))) > 1 else _NAMES.get(name, name))
+            names.append((_OF_TWO if len(set(_next(node))) > 1 else _NAMES).get(name, _NAMES.get(name, name)))
     names.reverse()
     return " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
 

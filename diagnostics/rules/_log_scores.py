@@ -32,8 +32,8 @@ def log_scores(
         (),
         (
             "The loss takes the outputs for log-probabilities, but the sum of their exponentials is not 1 (its "
-            f"logarithm is {number(total)} in size): raising the target's score lowers the loss without end, and the "
-            f"other scores are never compared with it. It ended at {number(history.end)}{below}."
+            f"logarithm is typically {number(total)} in size): raising the target's score lowers the loss without end, "
+            f"and the other scores are never compared with it. It ended at {number(history.end)}{below}."
         ),
         {"logarithm of the sum": total, "loss at end": history.end},
         (

@@ -10,7 +10,9 @@ from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 # What a squared error is written with, after the last layer.
-SQUARED = frozenset({"mse_loss", "sub", "add", "neg", "mul", "div", "pow", "dot", "linalgvectornorm", "sum", "mean"})
+SQUARED = frozenset(
+    ["mse_loss", "sub", "difference", "add", "neg", "mul", "div", "pow", "dot", "linalgvectornorm", "sum", "mean"]
+)
 # Their updates are -D m, with D from earlier gradients and m a running mean of them.
 DIAGONAL = frozenset({"Adam", "AdamW", "Adamax", "RAdam", "RMSprop", "Adagrad"})
 
