@@ -119,7 +119,7 @@ class Krylov:
     def ritz(self) -> Ritz:
         m = self.done
         block = self.projected[:m, :m]
-        values, vectors = _eigh((block + block.T) / 2)
+        values, vectors = eigh((block + block.T) / 2)
         values, vectors = values[::-1], vectors[:, ::-1]
         coupling = self.projected[m : self.size, :m] @ vectors
         return Ritz(values, vectors, np.sqrt((coupling * coupling).sum(0)))
@@ -211,7 +211,7 @@ class Krylov:
         return torch.tensor(array.copy(), dtype=self.basis.dtype, device=self.basis.device)  # of reversed views too
 
 
-def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values ascending and vectors of a small symmetric matrix, on one thread: from 25 rows on LAPACK wakes others,
     which takes ten times as long as the work, and a hundred times where something else keeps the processors busy."""
     threads = torch.get_num_threads()

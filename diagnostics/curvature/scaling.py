@@ -58,10 +58,15 @@ class Scaling:
         """(eta F(1) / P)^1/2 H (eta F(1) / P)^1/2."""
         return _between(hessian, _root(self.progress), 0.0, self.sign)
 
+    @property
+    def weights(self) -> Number:
+        """P, 0 where the optimizer does not move: u'Pu is the squared length of a displacement as it sees it."""
+        p = self.preconditioner
+        return torch.where(p.isinf(), 0.0, p) if isinstance(p, Tensor) else p
+
     def into(self, displacement: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P^1/2 u: a displacement in the coordinates of `preconditioned`."""
-        root = _root(self.preconditioner)
-        return torch.where(root.isinf(), 0.0, displacement * root) if isinstance(root, Tensor) else displacement * root
+        return displacement * _root(self.weights)
 
     def gradient(self, gradient: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P^-1/2 g: a gradient in the same coordinates."""
