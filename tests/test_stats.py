@@ -127,6 +127,10 @@ def test_distinct_units(units: int) -> None:
     assert distinct(torch.cat([w, -w]), torch.cat([out, out])) == 2 * units
     assert distinct(torch.cat([w, w + 1e-3 * w.flip(0)]), torch.cat([out, out])) == 2 * units
     assert distinct(torch.zeros(units, 40), torch.zeros(units, 9)) == 1
+    decayed = torch.cat([torch.ones(units), torch.full((units,), 1e-24)])[:, None]  # whose squares underflow
+    assert distinct(decayed * torch.cat([w, w]), decayed * torch.cat([out, out])) == 2 * units
+    copies = [torch.cat([side, side[:1].expand(units, -1)]) for side in (w, out)]
+    assert distinct(decayed * copies[0], copies[1]) == units + 1  # small on one side only
 
 
 def test_units_within_a_percent() -> None:

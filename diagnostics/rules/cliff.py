@@ -40,6 +40,7 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "cliff"
+_CLIP = "clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
 RANK = 3
 
 
@@ -68,10 +69,11 @@ def check(
         return
     usual = float(np.nanmedian(norms[max(0, first - 50) : first]))
     peak = float(norms[first])
+    held = not harm and _clipped(run, steps[found], jump)
     yield Finding(
         kind=KIND,
         cause=None,
-        severity="critical" if harm else "warning" if _up(run, int(steps[first])) >= spent else "info",
+        severity="critical" if harm else "warning" if not held and _up(run, int(steps[first])) >= spent else "info",
         first_step=int(steps[first]),
         last_step=None if harm else int(steps[found[-1]]),
         layers=(),
@@ -80,13 +82,11 @@ def check(
             "in at most two updates, "
             f"though the learning rate fitted the curvature before it ({len(found)} such "
             f"jump{'s' if len(found) > 1 else ''})."
+            f"{' Clipping kept the updates as long as they are elsewhere.' if held else ''}"
         ),
         evidence={"usual gradient norm": usual, "gradient norm at the jump": peak, "jumps": float(len(found))},
         remedies=(
-            (
-                "clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), "
-                f"{2 * usual:.3g})"
-            ),
+            *([] if held else [_CLIP.format(f"{2 * usual:.3g}")]),
             "keep the product of factors near 1: orthogonal initial weights, gates (LSTM, GRU) or residual connections",
         ),
         charts=(
@@ -148,12 +148,22 @@ def _lasting_harm(run: Run, step: int) -> bool:
     return signals.level(tail) > usual + 5 * signals.step_noise(before) + 0.1 * abs(usual)
 
 
+def _clipped(run: Run, steps: np.ndarray, jump: float) -> bool:
+    """Whether what the optimizer received at these updates was no jump: clipped, a wall does no more than any batch."""
+    table = run.table("scalars", ["step", "grad_norm"])
+    received = signals.array(table, "grad_norm")
+    at = np.isin(table["step"].to_numpy(), steps)
+    return bool(at.any()) and bool((received[at] <= jump * np.nanmedian(received)).all())
+
+
 def _up(run: Run, step: int, *, part: float = 0.1) -> float:
     """Share of the run since the jump in which the loss stood above its level before, by a tenth of the starting one:
-    where new data, as longer sequences, make the gradient jump, a few updates."""
+    where new data, as longer sequences, make the gradient jump, a few updates. Less what hard batches do anyway."""
     history = signals.loss(run)
     before, after = history.values[history.steps < step], history.after(step)
-    return float((after > signals.level(before[-20:]) + part * abs(history.start)).sum()) / history.count
+    recent = before[-max(20, len(before) // 2) :]
+    high = signals.level(before[-20:]) + part * abs(history.start)
+    return float((after > high).sum() - len(after) * (recent > high).mean()) / history.count
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 SAME = 1e-4  # relative distance within which two units count as one
+GONE = torch.finfo(torch.float32).eps  # of the largest unit's norm: what is less adds nothing to the others' sum
 ALIKE = 1e-2  # within which they have not yet come apart: what they can do together, one of them nearly does alone
 PROJECTIONS = 32  # random directions that stand for a unit's weights; the distance they give is within a quarter
 
@@ -40,11 +41,17 @@ def distinct_units(
     group = order.div(len(order) // groups, rounding_mode="floor")
     by_group = torch.argsort(group, stable=True)
     order, group = order[by_group], group[by_group]
-    repeated = torch.zeros_like(order, dtype=torch.bool)
+    gone = (_negligible(incoming) & _negligible(outgoing))[order]
+    repeated = torch.zeros_like(gone)
     for offset in range(1, min(neighbours, len(order) - 1) + 1):
         same = _same(incoming, outgoing, order[offset:], order[:-offset], within)
-        repeated[offset:] |= same & (group[offset:] == group[:-offset])
+        repeated[offset:] |= same & (group[offset:] == group[:-offset]) & ~gone[offset:]
     return len(order) - repeated.sum()
+
+
+def _negligible(side: Side) -> Bool[Tensor, " units"]:
+    norms = torch.linalg.vector_norm(side, dim=1)
+    return norms < GONE * norms.max()
 
 
 def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor, within: float) -> Bool[Tensor, " pairs"]:
