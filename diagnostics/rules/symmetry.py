@@ -11,14 +11,17 @@ agree up to sign within one part in ten thousand; and whether a layer whose unit
 a few keeps them there for a good part of the run. Units that agree in only one of the two separate by themselves
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
 over time with weights of their own); of `nn.MultiheadAttention` also whole heads. A recurrent unit is read by its own
-layer, too. A unit of a gated linear unit is a product, and has the incoming weights of both its factors.
+layer, too. A unit of a gated linear unit is a product, and has the incoming weights of both its factors. Whole
+modules side by side, such as experts or critics, are copies where their weights, gradients and updates have the same
+norms in every record.
 
 ## Why it happens
 If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
 J/\partial\mathbf w_j$ and $\partial\mathcal J/\partial v_i = \partial\mathcal J/\partial v_j$, so
 $$\mathbf w_i - \alpha\,\nabla_{\mathbf w_i}\mathcal J = \mathbf w_j - \alpha\,\nabla_{\mathbf w_j}\mathcal J,$$
 and by induction they remain equal. The symmetric point is a saddle: perturbed slightly, the units move apart, but
-exact gradients never leave it. All weights zero is the special case everybody meets.
+exact gradients never leave it. All weights zero is the special case everybody meets. Modules made with
+`copy.deepcopy` and used side by side are the same at the scale of a module, and a gate between them gets no gradient.
 
 ## What to try
 Break the symmetry with small random values: the default initialization of the layer, or Kaiming or Xavier. For
@@ -41,6 +44,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._copies import copied
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.run import Run
 
@@ -66,7 +70,8 @@ def check(
     long_enough = max(records, lasting * len(steps))
     stuck = [at for at, (_, count, ended) in enumerate(spans) if count >= (long_enough if ended else records)]
     if not stuck:
-        yield from _nearly(run, steps, names, units, groups, nearly, few)
+        nearly_same = list(_nearly(run, steps, names, units, groups, nearly, few))
+        yield from nearly_same or copied(KIND, run)
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:
@@ -187,6 +192,8 @@ def _remedies(cause: str, layer: str) -> tuple[str, ...]:
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A layer of one unit makes dead, flat and slow runs; one cloned pair does not."""
+    if finding.cause == "copied-modules":
+        return other.kind in {"zero-gradient", "plateau"}
     if finding.evidence["distinct units"] > max(finding.evidence["least possible"], 0.25 * finding.evidence["units"]):
         return False
     if other.kind == "lr-unstable":  # an early spike that such a layer could not come back from; no divergence

@@ -70,8 +70,9 @@ def check(
     if _unrouted(norms, silent) or (not hard and by_layer.has_lost_layer(run, inactive)):
         return
     history = signals.loss(run)
-    first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
-    learns = not hard and not first_ones and history.end <= learned * signals.untrained(run)
+    # A branch among others may be idle; what lies before something, and most of the network, is no branch.
+    branch = silent != trainable[: len(silent)] and 2 * len(silent) <= len(trainable)
+    learns = not hard and branch and history.end <= learned * signals.untrained(run)
     layers = tuple(names[at] for at in silent)
     zeros = [] if hard else _all_zero(run, layers)
     where = "for a reason the record does not show"
@@ -105,7 +106,8 @@ def check(
         if zeros
         else (
             "print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero, "
-            "such as a clamp whose bounds all values are beyond",
+            "such as a clamp whose bounds all values are beyond, or a scale of a branch that starts at 0 and is a "
+            "buffer where it should be a parameter",
         ),
         charts=(Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),),
         formula=r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0 \text{ for all } z_i \neq 0" if hard else "",
