@@ -215,3 +215,49 @@ def test_only_classes_tell_of_scores():
     hard, soft = F.one_hot(y, 4).float(), torch.full((300, 4), 0.25)
     assert form.read(z, -hard / 300).log_total.item() == pytest.approx(z.logsumexp(1).abs().mean().item(), rel=1e-5)
     assert form.read(z, -soft / 300).log_total.isnan()
+
+
+class Reader(nn.Module):
+    """A recurrent net or attention over rows of pictures; `along`: what it runs along."""
+
+    def __init__(self, kind, along, last):
+        super().__init__()
+        torch.manual_seed(3)
+        first = {"batch_first": along == "time"}
+        self.kind, self.along, self.last = kind, along, last
+        self.core = nn.GRU(4, 16, **first) if kind == "gru" else nn.MultiheadAttention(4, 2, **first)
+        self.out = nn.Linear(16 if kind == "gru" else 4, 4)
+
+    def forward(self, x):
+        x = x.unflatten(1, (2, 4)).repeat(1, 3, 1)  # (32, 6, 4)
+        turned = x.transpose(0, 1) if self.along == "time first" else x
+        y = self.core(turned)[0] if self.kind == "gru" else self.core(turned, turned, turned)[0]
+        y = y.transpose(0, 1) if self.along == "time first" else y
+        return self.out(y[:, -1] if self.last else y)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "along", "last", "expected"),
+    [
+        ("gru", "batch", True, ["along-batch"]),
+        ("attention", "batch", True, ["along-batch"]),
+        ("gru", "time", True, []),
+        ("gru", "time first", True, []),
+        ("attention", "time", True, []),
+        ("gru", "batch", False, []),  # an answer for each step and sequence, as where time comes first on purpose
+    ],
+)
+def test_what_runs_along_the_batch(kind, along, last, expected, closure, tmp_path):
+    x, y = classes()
+
+    def loss(outputs, y):
+        return F.cross_entropy(outputs if last else outputs.mean(1), y)
+
+    found = diagnosed(tmp_path, Reader(kind, along, last), loss, x, y, closure=closure, steps=60)
+    told = [each for each in found.findings if each.kind == "wiring"]
+    assert [each.cause for each in told] == expected
+    for each in told:
+        assert each.layers == ("core",) and each.evidence == {"examples read as time steps": 32, "read as examples": 6}
+        assert each.alarm or kind == "attention"

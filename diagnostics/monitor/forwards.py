@@ -109,6 +109,7 @@ class Entrance:
             if self._open is not None and not is_quiet():
                 observer, self._open = self._open, None
                 observer.__exit__(None, None, None)
+                observer.ended(args, output)
                 self.observers.append(observer)
                 self._charge(observer.seconds)
         with self._guarded("targets"):

@@ -69,6 +69,7 @@ NORMS = PER_CHANNEL | _LAST_NORMS
 ATTENTION = {F.scaled_dot_product_attention}
 RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
 MULTI_HEAD = {F.multi_head_attention_forward}
+SEQUENCES = RECURRENT | MULTI_HEAD
 FLATTEN = _functions("flatten", "view", "reshape")
 MATMUL = _functions("matmul") | {Tensor.__matmul__}
 ADDING = _functions("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
@@ -159,3 +160,15 @@ def normalized(function: Callable, args: tuple, kwargs: dict[str, Any]) -> int |
         return None
     x, shape = args[0], args[1] if len(args) > 1 else next(iter(kwargs.values()))
     return prod(shape) if function in LAYER_NORM else x.numel() // (len(x) * shape) if x.numel() else None
+
+
+def spelled(function: Callable) -> str:
+    return getattr(function, "__name__", "activation").rstrip("_")
+
+
+def dimension(kind: Kind, args: tuple, kwargs: dict[str, Any], x: Tensor) -> int:
+    """The dimension a softmax normalizes; `F.softmax` without one takes the first for 0, 1 and 3 dimensions."""
+    if kind.name != "softmax":
+        return -1
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    return dim if isinstance(dim, int) else (0 if x.dim() in (0, 1, 3) else 1)

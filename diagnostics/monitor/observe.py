@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import attention, describe, functions, places
+from diagnostics.monitor import attention, describe, functions, places, sequences
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
@@ -65,6 +65,8 @@ class Observer(TorchFunctionMode):
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
+        self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
+        self.ends: list[sequences.Ends] = []  # one a call of the model
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -111,6 +113,14 @@ class Observer(TorchFunctionMode):
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._stack:
             self._stack.pop()
+        if module is self._modules[""]:
+            self.ended(args, output)
+
+    def ended(self, args: Any, output: Any) -> None:
+        """The model's own call."""
+        given = [each for each in args if isinstance(each, Tensor)]
+        if given and isinstance(output, Tensor):
+            self.ends.append((given[0].shape, output.shape))
 
     def _name(self, function: str) -> str:
         if not self._stack:
@@ -128,6 +138,10 @@ class Observer(TorchFunctionMode):
             return func(*args, **kwargs)
         began = time.perf_counter()
         self.autocast = self.autocast or torch._C._is_any_autocast_enabled()
+        if self._asking and func in functions.SEQUENCES:
+            with self.ours:
+                if (found := sequences.read(func, args, kwargs)) is not None:
+                    self.sequences.append((self._stack[-1][0] if self._stack else "loss", *found))
         if func in functions.MULTI_HEAD:
             with attention.inside_multi_head(self._attention, self.ours):
                 out = self._run(func, args, kwargs)
@@ -172,7 +186,9 @@ class Observer(TorchFunctionMode):
     def _after(self, func: Callable, args: tuple, kwargs: dict[str, Any], given: tuple | None, out: Any) -> None:
         if given is not None:
             kind, x, channels_first = given
-            self._count(_spelled(func), kind, x, out, _dimension(kind, args, kwargs, x), channels_first)
+            self._count(
+                functions.spelled(func), kind, x, out, functions.dimension(kind, args, kwargs, x), channels_first
+            )
         elif self._asking:
             self._shaped(func, args, kwargs, out)
         if func in functions.ATTENTION:
@@ -278,15 +294,3 @@ def probe(name: str, tensor: Tensor, kind: str) -> Tensor:
 def _is_activation(module: nn.Module) -> bool:
     """A module that is nothing but one activation function, so that the call is known by the module's name."""
     return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
-
-
-def _spelled(function: Callable) -> str:
-    return getattr(function, "__name__", "activation").rstrip("_")
-
-
-def _dimension(kind: stats.Kind, args: tuple, kwargs: dict[str, Any], x: Tensor) -> int:
-    """The dimension a softmax normalizes; `F.softmax` without one takes the first for 0, 1 and 3 dimensions."""
-    if kind.name != "softmax":
-        return -1
-    dim = args[1] if len(args) > 1 else kwargs.get("dim")
-    return dim if isinstance(dim, int) else (0 if x.dim() in (0, 1, 3) else 1)

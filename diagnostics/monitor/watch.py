@@ -82,6 +82,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "probabilities": None,
         "targets": [],
         "scrambled": [],
+        "along_batch": [],
         "norms_of_one": [],
         "norms_of_two": [],
         "made_in_forward": [],

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
 
@@ -46,3 +47,32 @@ def scrambled(run: Run) -> Iterator[Finding]:
         ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
         severity=unless_it_learns(run, "critical"),  # what reads the view has come to terms with it
     )
+
+
+def along_batch(run: Run) -> Iterator[Finding]:
+    seen = [each for each in run.meta.get("along_batch") or [] if len(each) == 3]
+    if not seen:
+        return
+    names = tuple(dict.fromkeys(str(name) for name, _, _ in seen))
+    _, steps, sequences = seen[0]
+    recurrent = any(each["name"] in names and each["type"] in _RECURRENT for each in run.meta.get("modules") or [])
+    yield found(
+        "along-batch",
+        signals.first_step(run),
+        names,
+        (
+            f"{names_of(names)} {'runs' if len(names) == 1 else 'run'} along the batch: the input's first dimension, "
+            f"the {int(steps)} examples, is read as time, and its second, {int(sequences)} long, as examples. The "
+            "answer to an example is made from others of its batch."
+        ),
+        {"examples read as time steps": float(steps), "read as examples": float(sequences)},
+        (
+            f"give {names[0]} batch_first=True",
+            "or transpose its input, x.transpose(0, 1), and its output back",
+        ),
+        # Attention between the examples of a batch is a method of its own.
+        severity=unless_it_learns(run, "critical", "warning" if recurrent else "info"),
+    )
+
+
+_RECURRENT = {"LSTM", "GRU", "RNN"}

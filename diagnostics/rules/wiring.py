@@ -12,7 +12,8 @@ the optimizer has read them. Of tensors: whether the optimizer's are the model's
 gradients ever changes, whether one that the optimizer holds gets none while others do. Of updates: whether there
 are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
 shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
-its sizes in another order, whether a norm is of one number or two. Of the forward: whether it uses parameters that are
+its sizes in another order, whether a norm is of one number or two, whether a recurrent net or attention takes as many
+steps as the model is given examples and gives answers. Of the forward: whether it uses parameters that are
 not the model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for
 log-probabilities: whether their exponentials sum to 1. Of weights in half precision under an optimizer of torch's own:
 whether three of four have a gradient and are left exactly as they were by an update.
@@ -44,6 +45,9 @@ smallest where every output is the mean of the targets.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the sizes
 mean. Where a transpose was meant, each target meets outputs of other positions and classes.
+
+*Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
+Along the batch the state goes from example to example, whose order means nothing.
 
 *Lost to rounding*: the numbers of bfloat16 lie $2^{-8}$ of their size apart, those of float16 $2^{-11}$. What is added
 to a weight and smaller than half of that is rounded away, in every update anew: small steps in one direction never add
@@ -116,6 +120,7 @@ def check(
     yield from _detached(run)
     yield from shapes.all_pairs(run)
     yield from shapes.scrambled(run)
+    yield from shapes.along_batch(run)
     yield from norms_of_few(run)
     yield from log_scores(run)
     yield from forward.made_in_forward(run)
@@ -239,8 +244,8 @@ def _detached(run: Run) -> Iterator[Finding]:
 
 
 _SHAPING = {  # what they do to a run can look like anything
-    "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "log-scores",
-    "made-in-forward", "evaluation-mode",
+    "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
+    "log-scores", "made-in-forward", "evaluation-mode",
 }  # fmt: skip
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."

@@ -43,6 +43,7 @@ _DEFAULTS: dict[str, Any] = {
     "probabilities": None,
     "targets": [],
     "scrambled": [],
+    "along_batch": [],
     "norms_of_one": [],
     "norms_of_two": [],
     "made_in_forward": [],
