@@ -99,6 +99,19 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
     )
 
 
+def by_epsilon(found: Finding, times: float) -> Finding:
+    return replace(
+        found,
+        cause="epsilon",
+        summary=f"The optimizer's eps is {number(times)} times a typical gradient's entries, so that it does not "
+        "rescale them: each step is the gradient over eps. With that, " + found.summary[0].lower() + found.summary[1:],
+        evidence=found.evidence | {"eps over the gradient": times},
+        remedies=("leave eps at its default, 1e-8", "or keep it, and raise the learning rate as many times"),
+        formula=r"\frac{\alpha\, g}{\sqrt{v} + \epsilon} \approx \frac{\alpha}{\epsilon}\, g \text{ where } "
+        r"\epsilon \gg \sqrt{v} \approx |g|",
+    )
+
+
 def by_dampening(found: Finding) -> Finding:
     return replace(
         found,

@@ -11,19 +11,23 @@ from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 
-def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
-    """The most that any weight matrix was moved by, over its size, had all updates gone the same way, and had there
-    been so many; inf if unknown."""
+def moves(run: Run, updates_at_least: int = 0) -> dict[str, float]:
+    """By how much each weight matrix was moved, over its size, had all updates gone the same way, and had there been
+    so many. Those whose updates were not measured, or that began at zero, are left out."""
     shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
     _, names, updates = by_layer.matrix(run, "layers", "update_norm")
     _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
     count = max(signals.total(run), updates_at_least)
-    moves = [
-        count * updates[np.isfinite(updates[:, at]), at].mean() / weights[0, at]
+    return {
+        name: float(count * updates[np.isfinite(updates[:, at]), at].mean() / weights[0, at])
         for at, name in enumerate(names)
         if len(shapes.get(name, ())) >= 2 and weights[0, at] > 0 and np.isfinite(updates[:, at]).any()
-    ]
-    return float(max(moves, default=np.inf))
+    }
+
+
+def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
+    """The most that any weight matrix was moved by; inf if unknown."""
+    return max(moves(run, updates_at_least).values(), default=np.inf)
 
 
 def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -> bool:

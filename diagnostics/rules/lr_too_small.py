@@ -14,16 +14,20 @@ less than steps of that length promise - or all steps together were too short to
 minimum along them, where it is enough that $r$ is not surely larger. Where no curvature was measured: whether nothing
 was learned and all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is
 more than noise and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate
-while the loss was still falling; a warm-up once the run has ended.
+while the loss was still falling; a warm-up once the run has ended. Of several parameter groups: whether one with a rate
+a thousand times below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive
+optimizer: whether its epsilon is ten times a typical gradient's entries.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
 $1/(\alpha\lambda_i)$ steps to decay. If even the steepest direction has $\alpha\lambda_{\max} \ll 1$, every
-direction is slow for no gain in stability. A schedule that decays too early does the same from then on.
+direction is slow for no gain in stability. A schedule that decays too early does the same from then on. An epsilon far
+larger than the gradient divides the rate of an adaptive optimizer:
+$\alpha g/(\sqrt v+\epsilon)\approx\alpha g/\epsilon$.
 
 ## What to try
 Raise the learning rate tenfold, watching $s$; gradient descent does best near $1/\lambda_{\max}$. If a schedule
-lowered it, start the decay later.
+lowered it, start the decay later. Give a slow parameter group a rate of the others' size; leave epsilon at its default.
 
 ## When this is wrong
 A warm-up under way, the tail of a decay after convergence and converged runs are silent. A run that has most of its
@@ -41,6 +45,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from diagnostics.rules import _epsilon as epsilon
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
@@ -48,6 +53,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -78,6 +84,10 @@ def check(
         words = f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
         yield sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
         return
+    grouped = list(slow_group(KIND, run))
+    if grouped:
+        yield from grouped
+        return
     signals.curvature(run)
     if history.count < 20:
         return
@@ -93,7 +103,8 @@ def check(
         ratio, overshoots = _lowered(run, half), signals.inside(run, "overshoot", half, end)
     else:
         ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
-    clipped = _clipped(run, half)
+    outweighed = epsilon.over_gradient(run)
+    clipped = 1.0 if signals.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _clipped(run, half)
     ratio *= clipped
     share = signal.share(run, first if by_schedule else half)
     if not share > 0:
@@ -122,7 +133,9 @@ def check(
         settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run), 1)) < history.count
         settled = settled and not (10 * ratio < stable and 10 * overshoot < slack * share)
         found = sentences.finding(run, history, ratio, overshoot, start, cause, words, remedy)
-        if clipped < 1:
+        if outweighed >= epsilon.OUTWEIGHS:
+            found = sentences.by_epsilon(found, outweighed)
+        elif clipped < 1:
             found = sentences.by_clipping(found, clipped)
         yield found if standing or not settled else replace(found, severity="info")
 
@@ -166,11 +179,11 @@ def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> flo
 
 def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
     """What clipping leaves of a typical gradient, and so of the rate, where that is far less than clipping is for:
-    it is meant for spikes. 1 otherwise, and where the optimizer rescales its gradients by themselves."""
+    it is meant for spikes. 1 otherwise."""
     table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"]).dropna()
     late = table.loc[(table["step"] >= since) & (table["grad_norm_unclipped"] > 0)]
     left = signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
-    return left if left < spikes and not signals.adaptive(run) else 1.0
+    return left if left < spikes else 1.0
 
 
 def _dampened(run: Run) -> bool:

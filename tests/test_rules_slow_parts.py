@@ -1,0 +1,65 @@
+"""One parameter group that is far too slow, or all by epsilon, beside settings that are not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def alarms(path, model, optimizer, steps=300):
+    torch.manual_seed(0)
+    y = torch.randint(6, (512,))
+    x = torch.randn(6, 12)[y] + torch.randn(512, 12)
+    draw = torch.Generator().manual_seed(1)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            chosen = torch.randint(len(x), (64,), generator=draw)
+            a, b = x[chosen], y[chosen]
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(a), b)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda a=a, b=b: F.cross_entropy(model(a), b))
+    return [(finding.kind, finding.cause) for finding in diagnostics.diagnose(diagnostics.load(path)).alarms]
+
+
+def network(width=4):
+    """Its body shows the head but a little of what it is given, so that the head alone comes slowly and not far."""
+    torch.manual_seed(1)
+    body = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, width), nn.Tanh())
+    return nn.ModuleDict({"body": body, "head": nn.Linear(width, 6)})
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = network()
+
+    def forward(self, x):
+        return self.parts["head"](self.parts["body"](x))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(1e-6, [("lr-too-small", "one-group")]), (5e-4, []), (3e-3, [])],
+)
+def test_a_group_that_stays_as_it_was_initialized(body, expected, tmp_path):
+    model = Net()
+    groups = [{"params": model.parts["body"].parameters(), "lr": body}, {"params": model.parts["head"].parameters()}]
+    assert alarms(tmp_path, model, torch.optim.Adam(groups, 3e-3)) == expected
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "expected"),
+    [(1.0, 3e-3, [("lr-too-small", "epsilon")]), (1.0, 1.0, []), (1e-8, 3e-3, [])],
+)
+def test_an_epsilon_that_outweighs_the_gradient(epsilon, rate, expected, tmp_path):
+    """A rate that makes up for it is right."""
+    model = Net()
+    assert alarms(tmp_path, model, torch.optim.Adam(model.parameters(), rate, eps=epsilon)) == expected
