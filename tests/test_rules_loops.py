@@ -386,12 +386,15 @@ def test_clipping_that_leaves_next_to_nothing(threshold, expected, tmp_path):
     assert all("clipping threshold" in finding.remedies[0] for finding in found.alarms)
 
 
-def test_rectified_units_that_the_signal_does_not_reach(tmp_path):
-    """Half of them are dead and the others on for all inputs: their biases alone decide."""
+@pytest.mark.parametrize("biased", [True, False])
+def test_rectified_units_that_the_signal_does_not_reach(biased, tmp_path):
+    """Half of them are dead and the others on for all inputs: their biases alone decide, from the start or after the
+    first updates, which move nothing else."""
     torch.manual_seed(1)
     layers = [nn.Linear(8 if at == 0 else 32, 32) for at in range(6)] + [nn.Linear(32, 4)]
     for layer in layers:
         layer.weight.data.mul_(0.05)
+        layer.bias.data.mul_(biased)
     model = nn.Sequential(*[each for layer in layers[:-1] for each in (layer, nn.ReLU())], layers[-1])
     found = watched(tmp_path, model, torch.optim.SGD(model.parameters(), 0.05), cross_entropy, steps=300)
     assert alarms(found) == [("plateau", "vanishing-gradient")]

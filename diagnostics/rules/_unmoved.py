@@ -30,6 +30,17 @@ def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
     return max(moves(run, updates_at_least).values(), default=np.inf)
 
 
+def longest_move(run: Run, until: int) -> float:
+    """The longest measured update of any weight matrix until a step, over its size; inf if unknown."""
+    shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
+    steps, names, updates = by_layer.matrix(run, "layers", "update_norm")
+    _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
+    matrices = [at for at, name in enumerate(names) if len(shapes.get(name, ())) >= 2]
+    updates, weights = (each[steps <= until][:, matrices] for each in (updates, weights))
+    moved = updates[weights > 0] / weights[weights > 0]
+    return float(np.nanmax(moved)) if np.isfinite(moved).any() else np.inf
+
+
 def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -> bool:
     """Whether the gradient is surely more than noise and as long as at the start: even the steepest direction, which
     goes first, is still ahead. At a floor it is noise, in a ravine the steep part of it has gone."""

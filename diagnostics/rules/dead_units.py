@@ -39,11 +39,13 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import normalizes, raw, standardize
 from diagnostics.rules._rolling import recent_median
+from diagnostics.rules._unmoved import longest_move
 from diagnostics.rules._vanishing import BY_A_STEP, is_of_a_vanished_signal
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 KIND = "dead-units"
+STOOD = 1e-3  # of a matrix' size: shorter updates kill no unit whose inputs are of the usual size
 RANK = 7
 
 
@@ -69,7 +71,7 @@ def check(
     worst = max(bad, key=lambda at: now[at])
     history = signals.loss(run)
     first_at = _first(dead[:, worst], min(most, now[worst]))
-    cause = _cause(run, names[worst], steps, dead[:, worst], jumped[worst], sudden)
+    cause = _cause(run, names[worst], int(steps[first_at]), dead[:, worst], jumped[worst], sudden)
     killed = cause in BY_A_STEP and now[worst] >= most and _towered(history, int(steps[first_at]))
     trains = history.end <= learned * signals.untrained(run) and now[worst] < nearly_all and not killed
     layers = tuple(names[at] for at in bad)
@@ -135,11 +137,12 @@ def _first(dead: np.ndarray, at_least: float) -> int:
     return min(start, len(dead) - 1)
 
 
-def _cause(run: Run, layer: str, steps: np.ndarray, dead: np.ndarray, jumped: float, sudden: float) -> str:
+def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sudden: float) -> str:
     known = dead[~np.isnan(dead)]
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
-    if by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5):
+    came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
+    if came and longest_move(run, step) > STOOD:
         return "input-scale" if raw(run) and not normalizes(run) else "large-step"
     return "bias" if _pushed_by_bias(run, layer) else "initialization"
 
