@@ -82,7 +82,7 @@ def check(
             "in at most two updates, "
             f"though the learning rate fitted the curvature before it ({len(found)} such "
             f"jump{'s' if len(found) > 1 else ''})."
-            f"{' Clipping kept the updates as long as they are elsewhere.' if held else ''}"
+            f"{' Clipping made these updates no longer than others.' if held else ''}"
         ),
         evidence={"usual gradient norm": usual, "gradient norm at the jump": peak, "jumps": float(len(found))},
         remedies=(
