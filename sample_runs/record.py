@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from sample_runs import cliffs, healthy, plateaux, rates, ravines, saddles
+from sample_runs import cliffs, healthy, loops, plateaux, rates, ravines, saddles
 from sample_runs.training import Sample, train
 
 HERE = Path(__file__).parent
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 def recipes() -> dict[str, Callable[[int], Sample]]:
     """Run name -> recipe, in the order of the lecture."""
     found = {}
-    for module in (healthy, saddles, plateaux, ravines, rates, cliffs):
+    for module in (healthy, saddles, plateaux, ravines, rates, loops, cliffs):
         for name, value in vars(module).items():
             if getattr(value, "__annotations__", None) == {"seed": int, "return": Sample}:
                 found[name.replace("_", "-")] = value

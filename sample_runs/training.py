@@ -15,8 +15,9 @@ from sample_runs.data import Data
 
 @dataclass(frozen=True)
 class Sample:
-    """A run to be: `batch` rows an update (`None`: all of them), gradients clipped to norm `clip`, the learning rate
-    multiplied by `factor(step)`. `every` and `curvature_every` are fixed: recording again measures the same steps."""
+    """A run to be: `batch` rows an update (`None`: all of them), gradients zeroed before each backward pass if `zero`
+    and clipped to norm `clip`, the learning rate multiplied by `factor(step)`. `every` and `curvature_every` are fixed:
+    recording again measures the same steps."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -26,6 +27,7 @@ class Sample:
     batch: int | None = None
     clip: float | None = None
     factor: Callable[[int], float] | None = None
+    zero: bool = True
     every: int = 5
     curvature_every: int = 20
     config: dict = field(default_factory=dict)
@@ -60,7 +62,8 @@ def train(sample: Sample, seed: int, run_dir: Path | None = None) -> list[float]
         for step, (x, y) in enumerate(batches(sample.data, sample.batch, sample.steps, seed), start=1):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * (sample.factor(step) if sample.factor else 1.0)
-            optimizer.zero_grad()
+            if sample.zero:
+                optimizer.zero_grad()
             loss = sample.loss(model(x), y)
             loss.backward()
             if sample.clip is not None:
