@@ -57,7 +57,8 @@ def test_experts_that_are_copies(kind, expected, tmp_path):
     found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "symmetry"]
     assert [each.cause for each in found] == expected
     if found:
-        assert found[0].alarm and len(found[0].layers) == 6 and all("experts" in name for name in found[0].layers)
+        assert found[0].alarm and found[0].evidence["copies"] == 3
+        assert found[0].layers == tuple(f"experts.{at}.0.weight" for at in range(3))  # the last has one row
 
 
 @pytest.mark.exhaustive
@@ -76,3 +77,36 @@ def test_layers_that_are_copied_one_behind_the_other_are_none(tmp_path):
             optimizer.step()
             monitor.step(loss, closure=lambda: F.mse_loss(model(x)[:, 0], x[:, 0].sin()))
     assert diagnostics.diagnose(diagnostics.load(tmp_path)).alarms == ()
+
+
+class Twins(nn.Module):
+    """What may well be the same: biases added to one sum from zero, and a chain of identities that stay diagonal."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.bias = nn.Parameter(torch.zeros(1, 4)), nn.Parameter(torch.zeros(1, 4))
+        self.chain = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+        for layer in self.chain:
+            nn.init.eye_(layer.weight)
+
+    def forward(self, x):
+        return torch.cat([self.chain(x), self.one + self.bias])
+
+
+@pytest.mark.exhaustive
+def test_tensors_that_are_alike_for_a_good_reason(tmp_path):
+    model, x = Twins(), torch.eye(4)
+    target = torch.cat([torch.diag(torch.tensor([2.0, 1.5, 0.7, 0.4])), torch.ones(1, 4)])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = (model(x) - target).square().sum()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: (model(x) - target).square().sum())
+    _, names, norms = diagnostics.load(tmp_path).matrix("layers", "weight_norm")
+    found = dict(zip(map(str, names), norms.T, strict=True))
+    assert (found["one"] == found["bias"]).all()
+    assert found["chain.0.weight"] == pytest.approx(found["chain.1.weight"], rel=1e-4)
+    assert "symmetry" not in [each.kind for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings]

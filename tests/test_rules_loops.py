@@ -434,15 +434,21 @@ def test_a_lower_momentum_keeps_the_step_stable(make, rate, tmp_path):
     assert rate < float(told.group(1)) <= min(0.51 * rate / ratio * 1.9 / 1.998, 1.01 * rate * 0.1 / 0.002)
 
 
-@pytest.mark.parametrize(("branches", "severity"), [(1, "info"), (4, "critical")])
-def test_a_branch_that_is_never_taken_in_a_run_that_learns(branches, severity, tmp_path):
-    """Its gradients are exactly zero, since what it says is multiplied by zero. Most of a network is no branch."""
+@pytest.mark.parametrize(
+    ("branches", "behind", "severity"), [(1, True, "info"), (4, True, "warning"), (4, False, "info")]
+)
+def test_a_branch_that_is_never_taken_in_a_run_that_learns(branches, behind, severity, tmp_path):
+    """Its gradients are exactly zero, since what it says is multiplied by zero. Most of a network is no branch, unless
+    nothing lies behind, as behind heads of which one is in use."""
 
     class Routed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.used, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+            self.used, last = nn.Linear(8, 16), nn.Linear(16, 4)
+            if not behind:
+                self.last = last
             self.idle = nn.ModuleList([nn.Linear(8, 16) for _ in range(branches)])
+            self.last = last
 
         def forward(self, x):
             return self.last(torch.tanh(self.used(x)) + sum(0 * torch.tanh(idle(x)) for idle in self.idle))

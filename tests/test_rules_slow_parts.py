@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
+from diagnostics.rules import _epsilon as epsilon
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -63,3 +64,23 @@ def test_an_epsilon_that_outweighs_the_gradient(epsilon, rate, expected, tmp_pat
     """A rate that makes up for it is right."""
     model = Net()
     assert alarms(tmp_path, model, torch.optim.Adam(model.parameters(), rate, eps=epsilon)) == expected
+
+
+@pytest.mark.parametrize(("eps", "outweighs"), [(1e-8, False), (1e-3, False), (10.0, True)])
+def test_an_epsilon_is_compared_with_the_gradient_of_what_is_trained(eps, outweighs, tmp_path):
+    """A frozen table has no gradient that it could be larger than."""
+    model = nn.Sequential(nn.Linear(8, 500), nn.Linear(500, 1))
+    model[0].requires_grad_(False)
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model[1].parameters(), 1e-3, eps=eps)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path)
+    entries = run.table("scalars")["grad_norm"].median() / 501**0.5
+    assert epsilon.over_gradient(run) == pytest.approx(eps / entries)
+    assert (epsilon.over_gradient(run) > epsilon.OUTWEIGHS) == outweighs

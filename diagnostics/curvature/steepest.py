@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diagnostics.curvature.errors import NonFinite
 from diagnostics.curvature.lanczos import Krylov, eigh
 from diagnostics.curvature.operators import Hessian
 from diagnostics.curvature.request import Request
@@ -23,7 +24,8 @@ def steepest(
     """The stability ratio, and how ill-conditioned the optimizer finds the loss."""
     columns: dict[str, Any] = {}
     if krylov is None or not scale.plain:
-        start = _last(request) if krylov is None else _steepest_of(krylov, scale)
+        start = None if krylov is None else _steepest_of(krylov, scale)
+        start = _last(request) if start is None else start
         krylov = solver.basis(scale.preconditioned(hessian))
         columns["missed"] = _find_top(request, solver, krylov, start)
     ritz = krylov.ritz()
@@ -55,6 +57,8 @@ def _steepest_of(krylov: Krylov, scale: Scaling) -> Tensor | None:
     weights = torch.as_tensor(scale.weights, device=krylov.basis.device).expand(krylov.basis.shape[1])
     parts = zip(krylov.basis[: krylov.done].split(AT_ONCE, 1), weights.split(AT_ONCE), strict=True)
     metric = krylov.total(torch.stack([(rows * p) @ rows.T for rows, p in parts]).sum(0)).cpu().double().numpy()
+    if not np.isfinite(metric).all():
+        raise NonFinite("the optimizer's state is not finite; this estimate is dropped")
     lengths, axes = eigh(metric)
     kept = lengths > FLAT * lengths[-1]
     if not kept.any():

@@ -72,7 +72,7 @@ def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     aliases: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(plain_name(name))
-    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    groups = {id(parameter): at for at, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
     modules = {plain_name(name): type(module).__name__ for name, module in model.named_modules()}
     return [
         {
@@ -82,7 +82,8 @@ def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
             "frozen": not parameter.requires_grad,
             "tied": [alias for alias in aliases.get(id(parameter), []) if alias != name],
             "module": modules.get(name.rpartition(".")[0], ""),
-            "optimized": id(parameter) in optimized,
+            "optimized": id(parameter) in groups,
+            "group": groups.get(id(parameter)),
         }
         for name, parameter in named_tensors(model, optimizer).items()
     ]

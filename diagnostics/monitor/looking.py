@@ -78,8 +78,7 @@ class Looking:
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
-        ends = [each for observer in observers for each in observer.ends]
-        found["along_batch"] = along_batch(ends, [each for observer in observers for each in observer.sequences])
+        found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)
         self._strangers = [each for observer in observers for each in observer.strangers]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T

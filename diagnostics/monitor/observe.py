@@ -66,7 +66,7 @@ class Observer(TorchFunctionMode):
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
-        self.ends: list[sequences.Ends] = []  # one a call of the model
+        self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -117,10 +117,10 @@ class Observer(TorchFunctionMode):
             self.ended(args, output)
 
     def ended(self, args: Any, output: Any) -> None:
-        """The model's own call."""
-        given = [each for each in args if isinstance(each, Tensor)]
-        if given and isinstance(output, Tensor):
-            self.ends.append((given[0].shape, output.shape))
+        """A call of the model itself, told by whoever sees its end: here a hook, or the one that opened this."""
+        if self._asking:
+            with self.ours:
+                self.ends += sequences.ends(args, output)
 
     def _name(self, function: str) -> str:
         if not self._stack:

@@ -4,7 +4,7 @@
 fits. It is the batch where the model is given as many examples, and gives as many answers.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Size, Tensor
@@ -23,14 +23,27 @@ def read(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[int, 
     return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
 
 
-def along_batch(ends: Iterable[Ends], seen: Iterable[tuple[str, int, int]]) -> list[list]:
-    """Of (module, steps, sequences) those that run along the batch.
+def ends(args: Iterable[Any], output: Any) -> list[Ends]:
+    """Of a call of the model, if it is given a tensor first and answers with one."""
+    plain = [each for each in args if isinstance(each, Tensor) and not each.is_nested][:1]
+    return [(each.shape, output.shape) for each in plain if isinstance(output, Tensor) and not output.is_nested]
 
-    Time comes first on purpose where the answer has the sequences as its second dimension; equal sizes cannot tell.
+
+def along_batch(ends: Sequence[Ends], seen: Iterable[tuple[str, int, int]]) -> list[list]:
+    """Of (module, steps, sequences) in one call of the model those that run along the batch.
+
+    Time comes first on purpose where the answer holds the sequences in another dimension. Sizes may agree by chance: of
+    as many steps as examples, where the sequences are those of each example's parts.
     """
-    batches = {given[0]: answer for given, answer in ends if given and answer and given[0] == answer[0]}
+    if len(ends) != 1 or not ends[0][0] or not ends[0][1]:
+        return []
+    ((batch, *given), (answers, *answer)) = ends[0]
     return [
         [name, steps, sequences]
         for name, steps, sequences in dict.fromkeys(seen)
-        if steps in batches and sequences > 1 and sequences != steps and sequences not in batches[steps][1:]
+        if steps == batch == answers > 1
+        and sequences > 1
+        and not any(size % sequences == 0 for size in answer)
+        and (sequences % steps or sequences in given)
+        and sequences != steps
     ]

@@ -17,7 +17,9 @@ def over_gradient(run: Run) -> float:
     groups = run.meta.get("hyperparameters") or []
     sizes = [float(group["eps"]) for group in groups if isinstance(group.get("eps"), int | float)]
     norm = signals.median(signals.column(run, "grad_norm")[1])
-    count = int(run.meta.get("parameters") or 0)
-    if not signals.adaptive(run) or len(sizes) < max(1, len(groups)) or not norm > 0 or not count:
+    trained = [each for each in run.meta.get("layers") or [] if each.get("optimized") and not each.get("frozen")]
+    count = sum(int(each.get("parameters") or 0) for each in trained)
+    rescales = signals.adaptive(run) and run.meta.get("optimizer") != "Adadelta"  # whose epsilon scales updates as well
+    if not rescales or len(sizes) < max(1, len(groups)) or not norm > 0 or not count:
         return 0.0
     return float(min(sizes) / (norm / np.sqrt(count)))

@@ -81,7 +81,8 @@ def too_far(
     climbs = settled.z < -3 and settled.relative < -climb
     if climbs or (raised and noisy):
         return True
-    if length >= beyond:  # a loss above its start that no update raised is another player's doing
+    surely = length - signals.median_error(over)
+    if surely >= beyond:  # a loss above its start that no update raised is another player's doing
         return raised or history.end < history.start
     early = abs(history.start)
     if total < 1:  # not for sure: the first batch's loss alone may be a low one

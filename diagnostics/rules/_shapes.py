@@ -53,7 +53,7 @@ def along_batch(run: Run) -> Iterator[Finding]:
     seen = [each for each in run.meta.get("along_batch") or [] if len(each) == 3]
     if not seen:
         return
-    names = tuple(dict.fromkeys(str(name) for name, _, _ in seen))
+    names = tuple(dict.fromkeys(str(name) or "the model" for name, _, _ in seen))
     _, steps, sequences = seen[0]
     recurrent = any(each["name"] in names and each["type"] in _RECURRENT for each in run.meta.get("modules") or [])
     yield found(
@@ -67,11 +67,11 @@ def along_batch(run: Run) -> Iterator[Finding]:
         ),
         {"examples read as time steps": float(steps), "read as examples": float(sequences)},
         (
-            f"give {names[0]} batch_first=True",
+            f"make {names[0]}, or the layer that it is a part of, with batch_first=True",
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
-        # Attention between the examples of a batch is a method of its own.
-        severity=unless_it_learns(run, "critical", "warning" if recurrent else "info"),
+        # Attention between examples that belong together, as the agents of one scene, is a method of its own.
+        severity=unless_it_learns(run, "critical", "warning") if recurrent else "info",
     )
 
 

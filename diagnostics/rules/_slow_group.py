@@ -23,46 +23,48 @@ def slow_group(
     unmoved: float = 0.03,  # of their size, by a thousand updates: where the rate fits, they move by several times it
     most: float = 0.5,  # of the weights
     left: float = 0.3,  # of the starting loss: with less, what was done without them was enough
+    half: float = 0.5,  # of it: with less, a head on features that stay may be all that was meant
     sure: float = 3.0,  # standard errors of the fall in the last half: a run at its floor needs nothing
 ) -> Iterator[Finding]:
-    rates = [float(group.get("lr") or 0) for group in run.meta.get("hyperparameters") or []]
     history = signals.loss(run)
-    if len(rates) < 2 or not 0 < apart * min(rates) <= max(rates) or history.count < 20:
+    rates = [float(group.get("lr") or 0) for group in run.meta.get("hyperparameters") or []]
+    groups = {each["name"]: each["group"] for each in run.meta.get("layers") or [] if each["group"] is not None}
+    if len(rates) < 2 or history.count < 20 or not history.end > left * history.start:
         return
-    if not history.end > left * history.start or signals.trend(history.values[-(history.count // 2) :]).z <= sure:
-        return
-    moved = {name: move for name, move in moves(run, updates_at_least=1000).items() if move > 0}
-    slow = tuple(name for name, move in moved.items() if move <= unmoved)
-    fast = tuple(name for name in moved if name not in slow)
-    if not slow or not fast or _weights(run, slow) < most * _weights(run, slow + fast):
+    moved = {name: move for name, move in moves(run, updates_at_least=1000).items() if name in groups}
+    own = {name: rates[groups[name]] for name in moved}
+    fast_rate, slow_rate = max(own.values(), default=0.0), min(own.values(), default=0.0)
+    fast, slow = (tuple(name for name in own if own[name] == rate) for rate in (fast_rate, slow_rate))
+    if not 0 < apart * slow_rate <= fast_rate or not all(0 < moved[name] <= unmoved for name in slow):
         return
     pulls = [_gradient(run, names) for names in (slow, fast)]
-    if not pulls[0] >= pulls[1]:  # they are as they should be
+    mostly = _weights(run, slow) >= most * _weights(run, tuple(own)) and pulls[0] >= pulls[1]
+    if not mostly or signals.trend(history.values[-(history.count // 2) :]).z <= sure:
         return
     worst = max(moved[name] for name in slow)
     yield Finding(
         kind=kind,
         cause="one-group",
-        severity="warning",
+        severity="warning" if history.end > half * history.start else "info",
         first_step=int(history.steps[0]),
         last_step=None,
         layers=slow,
         summary=(
-            f"{names_of(slow)} hardly {'moves' if len(slow) == 1 else 'move'}: a thousand updates change no layer of "
-            f"them by more than {number(100 * worst)} % of its size, since the learning rate of their group, "
-            f"{number(min(rates))}, is {number(max(rates) / min(rates))} times smaller than that of another. Yet most "
-            f"of the gradient is theirs, and the loss came from {number(history.start)} to {number(history.end)} only."
+            f"{names_of(slow)} hardly {'moves' if len(slow) == 1 else 'move'}: {max(1000, history.count)} updates "
+            f"change no layer of them by more than {number(100 * worst)} % of its size, since the rate of their group, "
+            f"{number(slow_rate)}, is {number(fast_rate / slow_rate)} times smaller than that of another. Yet "
+            f"most of the gradient is theirs; the loss came from {number(history.start)} to {number(history.end)}."
         ),
         evidence={
-            "smallest rate": min(rates),
-            "largest rate": max(rates),
+            "smallest rate": slow_rate,
+            "largest rate": fast_rate,
             "most moved, over its size": worst,
             "gradient norm": pulls[0],
             "gradient norm of the others": pulls[1],
         },
         remedies=(
-            f"raise the rate of their parameter group to that of the other, {number(max(rates))}, or a tenth of it "
-            "where they are pretrained",
+            f"raise the rate of their parameter group to that of the other, {number(fast_rate)}, or, where they "
+            f"are pretrained, to {number(fast_rate / 10)}",
             "print([group['lr'] for group in optimizer.param_groups]): is a factor applied twice?",
             "or, if they are to stay as they are, freeze them: requires_grad_(False)",
         ),

@@ -106,7 +106,10 @@ def by_epsilon(found: Finding, times: float) -> Finding:
         summary=f"The optimizer's eps is {number(times)} times a typical gradient's entries, so that it does not "
         "rescale them: each step is the gradient over eps. With that, " + found.summary[0].lower() + found.summary[1:],
         evidence=found.evidence | {"eps over the gradient": times},
-        remedies=("leave eps at its default, 1e-8", "or keep it, and raise the learning rate as many times"),
+        remedies=(
+            "leave eps at the optimizer's default",
+            f"or keep it, and raise the learning rate {number(times)} times",
+        ),
         formula=r"\frac{\alpha\, g}{\sqrt{v} + \epsilon} \approx \frac{\alpha}{\epsilon}\, g \text{ where } "
         r"\epsilon \gg \sqrt{v} \approx |g|",
     )

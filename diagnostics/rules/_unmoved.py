@@ -11,34 +11,25 @@ from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 
-def moves(run: Run, updates_at_least: int = 0) -> dict[str, float]:
-    """By how much each weight matrix was moved, over its size, had all updates gone the same way, and had there been
-    so many. Those whose updates were not measured, or that began at zero, are left out."""
-    shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
-    _, names, updates = by_layer.matrix(run, "layers", "update_norm")
-    _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
-    count = max(signals.total(run), updates_at_least)
-    return {
-        name: float(count * updates[np.isfinite(updates[:, at]), at].mean() / weights[0, at])
-        for at, name in enumerate(names)
-        if len(shapes.get(name, ())) >= 2 and weights[0, at] > 0 and np.isfinite(updates[:, at]).any()
-    }
-
-
-def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
-    """The most that any weight matrix was moved by; inf if unknown."""
-    return max(moves(run, updates_at_least).values(), default=np.inf)
-
-
-def longest_move(run: Run, until: int) -> float:
-    """The longest measured update of any weight matrix until a step, over its size; inf if unknown."""
+def moves(run: Run, updates_at_least: int = 0, until: int | None = None) -> dict[str, float]:
+    """By how much each weight matrix was moved until a step, over its size, had all updates gone the same way, and had
+    there been so many. Those whose updates were not measured, or that began at zero, are left out."""
     shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
     steps, names, updates = by_layer.matrix(run, "layers", "update_norm")
     _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
-    matrices = [at for at, name in enumerate(names) if len(shapes.get(name, ())) >= 2]
-    updates, weights = (each[steps <= until][:, matrices] for each in (updates, weights))
-    moved = updates[weights > 0] / weights[weights > 0]
-    return float(np.nanmax(moved)) if np.isfinite(moved).any() else np.inf
+    counted = steps <= (steps[-1] if until is None else until)
+    updates = np.where(np.isfinite(updates), updates, np.nan)[counted]
+    count = max(signals.total(run) if until is None else until - signals.first_step(run) + 1, updates_at_least)
+    return {
+        name: float(count * np.nanmean(updates[:, at]) / weights[0, at])
+        for at, name in enumerate(names)
+        if len(shapes.get(name, ())) >= 2 and weights[0, at] > 0 and not np.isnan(updates[:, at]).all()
+    }
+
+
+def moved_at_most(run: Run, updates_at_least: int = 0, until: int | None = None) -> float:
+    """The most that any weight matrix was moved by; inf if unknown."""
+    return max(moves(run, updates_at_least, until).values(), default=np.inf)
 
 
 def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -> bool:

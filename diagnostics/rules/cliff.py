@@ -69,7 +69,7 @@ def check(
         return
     usual = float(np.nanmedian(norms[max(0, first - 50) : first]))
     peak = float(norms[first])
-    held = not harm and _clipped(run, steps[found], jump)
+    held = not harm and _held(run, steps[found], above)
     yield Finding(
         kind=KIND,
         cause=None,
@@ -148,12 +148,15 @@ def _lasting_harm(run: Run, step: int) -> bool:
     return signals.level(tail) > usual + 5 * signals.step_noise(before) + 0.1 * abs(usual)
 
 
-def _clipped(run: Run, steps: np.ndarray, jump: float) -> bool:
-    """Whether what the optimizer received at these updates was no jump: clipped, a wall does no more than any batch."""
-    table = run.table("scalars", ["step", "grad_norm"])
-    received = signals.array(table, "grad_norm")
-    at = np.isin(table["step"].to_numpy(), steps)
-    return bool(at.any()) and bool((received[at] <= jump * np.nanmedian(received)).all())
+def _held(run: Run, steps: np.ndarray, above: float) -> bool:
+    """Whether all these jumps were clipped to what batch noise makes of a gradient: they do no more than any batch."""
+    table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"]).dropna()
+    before = signals.array(table.loc[table["step"] < steps[0]], "grad_norm")[-50:]
+    jumps = table.loc[np.isin(table["step"].to_numpy(), steps)]
+    if len(jumps) < len(steps) or not len(before):
+        return False
+    received, grown = signals.array(jumps, "grad_norm"), signals.array(jumps, "grad_norm_unclipped")
+    return bool(((received < grown) & (received <= above * np.median(before))).all())
 
 
 def _up(run: Run, step: int, *, part: float = 0.1) -> float:
@@ -161,9 +164,9 @@ def _up(run: Run, step: int, *, part: float = 0.1) -> float:
     where new data, as longer sequences, make the gradient jump, a few updates. Less what hard batches do anyway."""
     history = signals.loss(run)
     before, after = history.values[history.steps < step], history.after(step)
-    recent = before[-max(20, len(before) // 2) :]
-    high = signals.level(before[-20:]) + part * abs(history.start)
-    return float((after > high).sum() - len(after) * (recent > high).mean()) / history.count
+    recent = before[-50:]
+    high = signals.level(recent) + part * abs(history.start)
+    return max(0.0, float((after > high).sum() - len(after) * (recent > high).mean()) / history.count)
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -104,8 +104,9 @@ def check(
     else:
         ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
     outweighed = epsilon.over_gradient(run)
-    clipped = 1.0 if signals.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _clipped(run, half)
-    ratio *= clipped
+    # Clipping shortens no step that is rescaled to the gradient's own size.
+    left = 1.0 if signals.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
+    ratio *= left
     share = signal.share(run, first if by_schedule else half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
@@ -133,10 +134,10 @@ def check(
         settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run), 1)) < history.count
         settled = settled and not (10 * ratio < stable and 10 * overshoot < slack * share)
         found = sentences.finding(run, history, ratio, overshoot, start, cause, words, remedy)
-        if outweighed >= epsilon.OUTWEIGHS:
+        if outweighed >= epsilon.OUTWEIGHS and cause == "learning-rate":
             found = sentences.by_epsilon(found, outweighed)
-        elif clipped < 1:
-            found = sentences.by_clipping(found, clipped)
+        elif left < 1:
+            found = sentences.by_clipping(found, left)
         yield found if standing or not settled else replace(found, severity="info")
 
 
@@ -177,7 +178,7 @@ def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> flo
     return surely * float(np.median(norms**2)) * history.count / (2 * top) if len(norms) and top > 0 else 0.0
 
 
-def _clipped(run: Run, since: int, *, spikes: float = 0.1) -> float:
+def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
     """What clipping leaves of a typical gradient, and so of the rate, where that is far less than clipping is for:
     it is meant for spikes. 1 otherwise."""
     table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"]).dropna()

@@ -60,6 +60,17 @@ def check(
     nearly: float = 0.1,  # of the run, where a whole layer began within a percent: no chance makes that
     few: float = 0.25,  # of the units: so few that differ by a percent make a far smaller layer
 ) -> Iterator[Finding]:
+    try:
+        found = list(_units(run, records, lasting, nearly, few))
+    except signals.Missing:
+        yield from (copies := list(copied(KIND, run)))
+        if copies:
+            return
+        raise
+    yield from found or copied(KIND, run)
+
+
+def _units(run: Run, records: int, lasting: float, nearly: float, few: float) -> Iterator[Finding]:
     steps, names, distinct = by_layer.matrix(run, "symmetry", "distinct_units")
     _, _, units = by_layer.matrix(run, "symmetry", "units")
     groups = np.nan_to_num(by_layer.matrix(run, "symmetry", "groups")[2], nan=1)
@@ -70,8 +81,7 @@ def check(
     long_enough = max(records, lasting * len(steps))
     stuck = [at for at, (_, count, ended) in enumerate(spans) if count >= (long_enough if ended else records)]
     if not stuck:
-        nearly_same = list(_nearly(run, steps, names, units, groups, nearly, few))
-        yield from nearly_same or copied(KIND, run)
+        yield from _nearly(run, steps, names, units, groups, nearly, few)
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:

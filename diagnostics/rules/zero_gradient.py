@@ -70,9 +70,8 @@ def check(
     if _unrouted(norms, silent) or (not hard and by_layer.has_lost_layer(run, inactive)):
         return
     history = signals.loss(run)
-    # A branch among others may be idle; what lies before something, and most of the network, is no branch.
-    branch = silent != trainable[: len(silent)] and 2 * len(silent) <= len(trainable)
-    learns = not hard and branch and history.end <= learned * signals.untrained(run)
+    first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
+    learns = not hard and not first_ones and history.end <= learned * signals.untrained(run)
     layers = tuple(names[at] for at in silent)
     zeros = [] if hard else _all_zero(run, layers)
     where = "for a reason the record does not show"
@@ -84,7 +83,7 @@ def check(
     yield Finding(
         kind=KIND,
         cause="hard-threshold" if hard else None,
-        severity="info" if learns else "critical",
+        severity="critical" if not learns else "warning" if _is_the_middle(run, names, trainable, silent) else "info",
         first_step=int(steps[0]),
         last_step=None,
         layers=layers,
@@ -123,6 +122,18 @@ def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
     """Weights without a gradient that were zero from the start."""
     _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
     return [name for name in layers if not name.endswith("bias") and norms[0, names.index(name)] == 0]
+
+
+def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: list[int]) -> bool:
+    """Whether most of the trained weights are silent, and others than their like lie behind: no branch, nor heads of
+    which one is in use."""
+    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    if any(names[at] not in layers for at in trainable):
+        return False
+    weights, idle = (sum(layers[names[at]]["parameters"] for at in some) for some in (trainable, silent))
+    shapes = [layers[names[at]]["shape"] for at in silent]
+    behind = [at for at in trainable if at > silent[-1] and layers[names[at]]["shape"] not in shapes]
+    return 2 * idle > weights and bool(behind)
 
 
 def _trainable(run: Run, names: list[str]) -> list[int]:

@@ -51,7 +51,16 @@ _DEFAULTS: dict[str, Any] = {
     "observed": [],
     "writer": {},
 }
-_LAYER = {"name": "", "shape": [], "parameters": 0, "frozen": False, "tied": [], "module": "", "optimized": True}
+_LAYER = {
+    "name": "",
+    "shape": [],
+    "parameters": 0,
+    "frozen": False,
+    "tied": [],
+    "module": "",
+    "optimized": True,
+    "group": None,  # of the optimizer's; not known of a run that an earlier version wrote
+}
 
 
 def this_process() -> dict[str, Any]:

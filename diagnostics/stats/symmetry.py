@@ -34,7 +34,8 @@ def distinct_units(
 
     Units are sorted by one projection's size, so that equal ones become neighbours; each is compared with the few
     before it. Johnson-Lindenstrauss: projected distances and norms are the true ones within about a quarter. Units of
-    different `groups` (equal blocks, one after the other) have inputs of their own and are different.
+    different `groups` (equal blocks, one after the other) have inputs of their own and are different. So are units that
+    weight decay has taken away on both sides: nearly zero, they are no copies of each other.
     """
     first = incoming[:, 0] + 0.7548776662 * outgoing[:, 0]
     order = torch.argsort(first.abs())
@@ -50,8 +51,8 @@ def distinct_units(
 
 
 def _negligible(side: Side) -> Bool[Tensor, " units"]:
-    norms = torch.linalg.vector_norm(side, dim=1)
-    return norms < GONE * norms.max()
+    sizes = side.abs().amax(1)  # a norm's squares would underflow
+    return (sizes > 0) & (sizes < GONE * sizes.max())
 
 
 def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor, within: float) -> Bool[Tensor, " pairs"]:

@@ -1,0 +1,64 @@
+"""What runs along the batch, by the sizes alone: cases that look like it and are sound."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Size, nn
+
+import diagnostics
+from diagnostics.monitor.sequences import along_batch, ends
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "steps", "sequences", "found"),
+    [
+        ((32, 8, 8), (32, 10), 32, 8, True),  # rows of pictures without batch_first
+        ((32, 20), (32, 4), 32, 20, True),  # tokens
+        ((32, 1, 28, 28), (32, 10), 32, 49, True),  # patches of pictures
+        ((20, 32, 8), (20, 32, 10), 20, 32, False),  # time first, an answer a step
+        ((20, 32, 8), (20, 320), 20, 32, False),  # the same, flattened
+        ((20, 1, 8), (20, 10), 20, 1, False),  # one long sequence
+        ((1, 5, 36), (1, 1), 1, 36, False),  # one step
+        ((32, 8, 8), (32, 10), 8, 32, False),  # along the rows
+        ((32, 7, 256), (32, 7, 24), 32, 224, False),  # 32 patches of each channel of 32 examples
+        ((32, 32, 8), (32, 10), 32, 32, False),  # equal sizes cannot tell
+    ],
+)
+def test_which_sizes_tell(given, answer, steps, sequences, found):
+    ends_of_a_call = [(Size(given), Size(answer))]
+    assert bool(along_batch(ends_of_a_call, [("core", steps, sequences)])) == found
+    assert along_batch(2 * ends_of_a_call, [("core", steps, sequences)]) == []  # of which call?
+
+
+def test_calls_whose_ends_are_no_tensors_tell_nothing():
+    x = torch.zeros(4, 2)
+    assert ends((x,), x) == [(x.shape, x.shape)]
+    assert ends((x,), (x, x)) == ends((), x) == ends(({"x": x},), x) == []
+
+
+@pytest.mark.parametrize("closure", [True, False])
+def test_a_model_of_nested_tensors_is_observed(closure, tmp_path):
+    class Ragged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.core = nn.Linear(4, 8)
+
+        def forward(self, x):
+            return torch.relu(self.core(x.to_padded_tensor(0.0))).mean((1, 2))
+
+    torch.manual_seed(0)
+    model = Ragged()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype
+        x = torch.nested.nested_tensor([torch.randn(3, 4), torch.randn(5, 4)])
+        optimizer = torch.optim.SGD(model.parameters(), 1e-2)
+        with diagnostics.watch(model, optimizer, tmp_path, budget=100.0) as monitor:
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = model(x).mean()
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, closure=(lambda: model(x).mean()) if closure else None)
+    run = diagnostics.load(tmp_path)
+    assert "measurement-failed" not in set(run.table("events")["kind"]) and len(run.table("units"))
