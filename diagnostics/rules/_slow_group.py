@@ -50,9 +50,9 @@ def slow_group(
         last_step=None,
         layers=slow,
         summary=(
-            f"{names_of(slow)} hardly {'moves' if len(slow) == 1 else 'move'}: {number(max(1000, history.count))} updates "
-            f"change no layer of them by more than {number(100 * worst)} % of its size, since the rate of their group, "
-            f"{number(slow_rate)}, is {number(fast_rate / slow_rate)} times smaller than that of another. Yet "
+            f"{names_of(slow)} hardly {'moves' if len(slow) == 1 else 'move'}: {number(max(1000, history.count))} "
+            f"updates change none of them by more than {number(100 * worst)} % of its size, since the rate of their "
+            f"group, {number(slow_rate)}, is {number(fast_rate / slow_rate)} times smaller than that of another. Yet "
             f"most of the gradient is theirs; the loss came from {number(history.start)} to {number(history.end)}."
         ),
         evidence={
