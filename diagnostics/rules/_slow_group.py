@@ -28,11 +28,12 @@ def slow_group(
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     rates = [float(group.get("lr") or 0) for group in run.meta.get("hyperparameters") or []]
-    groups = {each["name"]: each["group"] for each in run.meta.get("layers") or [] if each["group"] is not None}
+    groups = {each["name"]: each.get("group") for each in run.meta.get("layers") or []}
     if len(rates) < 2 or history.count < 20 or not history.end > left * history.start:
         return
-    moved = {name: move for name, move in moves(run, updates_at_least=1000).items() if name in groups}
-    own = {name: rates[groups[name]] for name in moved}
+    moved = moves(run, updates_at_least=1000)
+    # Of a group that was added later the first rate is not known, nor is any of a run that an earlier version wrote.
+    own = {name: rates[groups[name]] for name in moved if groups.get(name) in range(len(rates))}
     fast_rate, slow_rate = max(own.values(), default=0.0), min(own.values(), default=0.0)
     fast, slow = (tuple(name for name in own if own[name] == rate) for rate in (fast_rate, slow_rate))
     if not 0 < apart * slow_rate <= fast_rate or not all(0 < moved[name] <= unmoved for name in slow):
