@@ -193,9 +193,16 @@ def test_metadata_of_wrong_types_gives_way_to_defaults(folder):
     (folder / "run.json").write_text(json.dumps(hostile | {"updated": float("inf"), "modules": None, "writer": "me"}))
     meta = load(folder).meta
     assert meta["name"] == "run" and meta["status"] == "interrupted" and meta["created"] == 0.0
-    assert meta["layers"] == [
-        {"name": "a", "shape": [], "parameters": 0, "frozen": False, "tied": [], "module": "", "optimized": True}
-    ]
+    unknown = {
+        "shape": [],
+        "parameters": 0,
+        "frozen": False,
+        "tied": [],
+        "module": "",
+        "optimized": True,
+        "group": None,
+    }
+    assert meta["layers"] == [{"name": "a"} | unknown]
     assert meta["config"] == {} and meta["updated"] == 0.0 and meta["modules"] == []
 
 

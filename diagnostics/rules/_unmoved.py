@@ -27,9 +27,9 @@ def moves(run: Run, updates_at_least: int = 0, until: int | None = None) -> dict
     }
 
 
-def moved_at_most(run: Run, updates_at_least: int = 0, until: int | None = None) -> float:
+def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
     """The most that any weight matrix was moved by; inf if unknown."""
-    return max(moves(run, updates_at_least, until).values(), default=np.inf)
+    return max(moves(run, updates_at_least).values(), default=np.inf)
 
 
 def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -> bool:

@@ -39,13 +39,13 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import normalizes, raw, standardize
 from diagnostics.rules._rolling import recent_median
-from diagnostics.rules._unmoved import moved_at_most
+from diagnostics.rules._unmoved import moves
 from diagnostics.rules._vanishing import BY_A_STEP, is_of_a_vanished_signal
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 KIND = "dead-units"
-STOOD = 1e-2  # of a matrix' size, by all updates until then: less kills no unit whose inputs are of the usual size
+STOOD = 1e-2  # of its size, most matrices, by all updates until then: that kills no unit with inputs of the usual size
 RANK = 7
 
 
@@ -142,7 +142,7 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
-    if came and moved_at_most(run, until=step) > STOOD:
+    if came and not float(np.median(list(moves(run, until=step).values()) or [np.inf])) <= STOOD:
         return "input-scale" if raw(run) and not normalizes(run) else "large-step"
     return "bias" if _pushed_by_bias(run, layer) else "initialization"
 
