@@ -59,14 +59,14 @@ class Scaling:
         return _between(hessian, _root(self.progress), 0.0, self.sign)
 
     @property
-    def weights(self) -> Number:
+    def metric(self) -> Number:
         """P, 0 where the optimizer does not move: u'Pu is the squared length of a displacement as it sees it."""
         p = self.preconditioner
         return torch.where(p.isinf(), 0.0, p) if isinstance(p, Tensor) else p
 
     def into(self, displacement: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P^1/2 u: a displacement in the coordinates of `preconditioned`."""
-        return displacement * _root(self.weights)
+        return displacement * _root(self.metric)
 
     def gradient(self, gradient: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """P^-1/2 g: a gradient in the same coordinates."""

@@ -54,8 +54,8 @@ def _steepest_of(krylov: Krylov, scale: Scaling) -> Tensor | None:
     Of eight pairs of network and optimizer, every ten updates: 3.9 products from here, 6.3 from the last estimate's
     direction, which the preconditioner has left by then; a larger eigenvalue missed in 11 of 240 instead of 18.
     """
-    weights = torch.as_tensor(scale.weights, device=krylov.basis.device).expand(krylov.basis.shape[1])
-    parts = zip(krylov.basis[: krylov.done].split(AT_ONCE, 1), weights.split(AT_ONCE), strict=True)
+    diagonal = torch.as_tensor(scale.metric, device=krylov.basis.device).expand(krylov.basis.shape[1])
+    parts = zip(krylov.basis[: krylov.done].split(AT_ONCE, 1), diagonal.split(AT_ONCE), strict=True)
     metric = krylov.total(torch.stack([(rows * p) @ rows.T for rows, p in parts]).sum(0)).cpu().double().numpy()
     if not np.isfinite(metric).all():
         raise NonFinite("the optimizer's state is not finite; this estimate is dropped")

@@ -47,7 +47,8 @@ def describe(loss: Tensor) -> str:
         if name in _LAYERS or _holds_parameter(node):
             break
         if name not in _SHAPES:
-            names.append((_OF_TWO if len(set(_next(node))) > 1 else _NAMES).get(name, _NAMES.get(name, name)))
+            known = _NAMES | _OF_TWO if len(set(_next(node))) > 1 else _NAMES
+            names.append(known.get(name, name))
     names.reverse()
     return " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
 

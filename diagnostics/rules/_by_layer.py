@@ -1,6 +1,7 @@
 """What several rules ask of the layers of a run: matrices of steps by layers, and which of their units are lost."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,11 @@ def matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.n
     if len(steps) == 0 or len(names) == 0:
         raise Missing(_NOTHING[table])
     return steps, [str(each) for each in names], values
+
+
+def described(run: Run) -> dict[str, dict[str, Any]]:
+    """What the run says of each parameter tensor: its shape, number of parameters, whether it is frozen, ..."""
+    return {str(each["name"]): each for each in run.meta.get("layers") or []}
 
 
 @lru_cache(maxsize=16)

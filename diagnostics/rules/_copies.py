@@ -19,7 +19,7 @@ Module = dict[str, bytes]  # name of each trained tensor inside -> shape and nor
 
 def copied(kind: str, run: Run, *, records: int = 2, most: float = 0.5) -> Iterator[Finding]:
     """`most`: share of the trained weights from which on the copies are what there is of the model."""
-    layers = {each["name"]: each for each in run.meta.get("layers") or [] if not each.get("frozen")}
+    layers = {name: each for name, each in by_layer.described(run).items() if not each.get("frozen")}
     try:
         steps, norms = _norms(run, layers)
     except signals.Missing:

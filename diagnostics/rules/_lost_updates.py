@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
@@ -23,7 +24,7 @@ def lost_to_rounding(
     high: float = 0.5,  # of the highest rate: at the end of a schedule nothing moves, and nothing needs to
 ) -> Iterator[Finding]:
     steps, names, shares = run.matrix("layers", "lost_fraction")
-    entries = {str(each["name"]): int(each["parameters"]) for each in run.meta.get("layers") or []}
+    entries = {name: int(each["parameters"]) for name, each in by_layer.described(run).items()}
     weights = np.array([entries.get(str(name), 0) for name in names], dtype=float)
     known = np.isfinite(shares) & (weights > 0)
     kept = known.any(1) & signals.at_full_rate(run, steps, high)

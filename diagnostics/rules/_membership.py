@@ -55,7 +55,7 @@ def stale(run: Run) -> Iterator[Finding]:
 
 def left_out(run: Run) -> Iterator[Finding]:
     """Trainable tensors outside the optimizer whose values stay as they are although they receive gradients."""
-    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    layers = by_layer.described(run)
     outside = [name for name, each in layers.items() if each.get("optimized") is False and not each.get("frozen")]
     if not outside or len(outside) == len(layers):
         return

@@ -27,13 +27,13 @@ def slow_group(
     sure: float = 3.0,  # standard errors of the fall in the last half: a run at its floor needs nothing
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    rates = [float(group.get("lr") or 0) for group in run.meta.get("hyperparameters") or []]
-    groups = {each["name"]: each.get("group") for each in run.meta.get("layers") or []}
+    rates = {at: float(group.get("lr") or 0) for at, group in enumerate(run.meta.get("hyperparameters") or [])}
+    groups = {name: each.get("group") for name, each in by_layer.described(run).items()}
     if len(rates) < 2 or history.count < 20 or not history.end > left * history.start:
         return
     moved = moves(run, updates_at_least=1000)
     # Of a group that was added later the first rate is not known, nor is any of a run that an earlier version wrote.
-    own = {name: rates[groups[name]] for name in moved if groups.get(name) in range(len(rates))}
+    own = {name: rates[group] for name in moved if (group := groups[name]) is not None and group in rates}
     fast_rate, slow_rate = max(own.values(), default=0.0), min(own.values(), default=0.0)
     fast, slow = (tuple(name for name in own if own[name] == rate) for rate in (fast_rate, slow_rate))
     if not 0 < apart * slow_rate <= fast_rate or not all(0 < moved[name] <= unmoved for name in slow):
@@ -77,7 +77,8 @@ def slow_group(
 
 
 def _weights(run: Run, names: tuple[str, ...]) -> int:
-    return sum(each["parameters"] for each in run.meta.get("layers") or [] if each["name"] in names)
+    layers = by_layer.described(run)
+    return sum(layers[name]["parameters"] for name in names)
 
 
 def _gradient(run: Run, chosen: tuple[str, ...]) -> float:

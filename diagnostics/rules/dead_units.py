@@ -45,7 +45,7 @@ from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 KIND = "dead-units"
-STOOD = 1e-2  # of its size, most matrices, by all updates until then: that kills no unit with inputs of the usual size
+STOOD = 1e-2  # of its size, by all updates so far: a matrix that moved less kills no unit with inputs of the usual size
 RANK = 7
 
 
@@ -142,9 +142,15 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
-    if came and not float(np.median(list(moves(run, until=step).values()) or [np.inf])) <= STOOD:
+    if came and not _stood(run, step):
         return "input-scale" if raw(run) and not normalizes(run) else "large-step"
     return "bias" if _pushed_by_bias(run, layer) else "initialization"
+
+
+def _stood(run: Run, until: int) -> bool:
+    """Whether most of the weights had hardly moved by then: the biases alone had."""
+    moved = list(moves(run, until=until).values())
+    return bool(moved) and float(np.median(moved)) <= STOOD
 
 
 def _pushed_by_bias(run: Run, activation: str) -> bool:
@@ -163,7 +169,7 @@ def _pushed_by_bias(run: Run, activation: str) -> bool:
 
 def _bias_before(run: Run, activation: str) -> float | None:
     """Root mean square of the bias of the last parametric module before the activation, at the first record."""
-    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    layers = by_layer.described(run)
     order = [each["name"] for each in run.meta.get("modules") or []]
     biases = [f"{name}.bias" for name in order if f"{name}.bias" in layers]
     base = activation.split("#")[0]

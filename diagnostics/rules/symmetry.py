@@ -63,10 +63,9 @@ def check(
     try:
         found = list(_units(run, records, lasting, nearly, few))
     except signals.Missing:
-        yield from (copies := list(copied(KIND, run)))
-        if copies:
-            return
-        raise
+        found = list(copied(KIND, run))
+        if not found:
+            raise
     yield from found or copied(KIND, run)
 
 

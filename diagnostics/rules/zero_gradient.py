@@ -20,6 +20,7 @@ Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a strai
 metric.
 
 ## When this is wrong
+A branch that is idle in a run that learns is information, unless it is most of the network and more lies behind it.
 Experts that no input is routed to, and parameters frozen by `requires_grad_(False)`, get no gradient and are
 fine. Dead ReLU units and wholly saturated ones give exact zeros too; they are reported as such.
 
@@ -127,7 +128,7 @@ def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
 def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: list[int]) -> bool:
     """Whether most of the trained weights are silent, and others than their like lie behind: no branch, nor heads of
     which one is in use."""
-    layers = {each["name"]: each for each in run.meta.get("layers") or []}
+    layers = by_layer.described(run)
     if any(names[at] not in layers for at in trainable):
         return False
     weights, idle = (sum(layers[names[at]]["parameters"] for at in some) for some in (trainable, silent))
@@ -137,7 +138,7 @@ def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: lis
 
 
 def _trainable(run: Run, names: list[str]) -> list[int]:
-    frozen = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen")}
+    frozen = {name for name, each in by_layer.described(run).items() if each.get("frozen")}
     return [at for at, name in enumerate(names) if name not in frozen]
 
 
