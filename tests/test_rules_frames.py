@@ -1,0 +1,82 @@
+"""Rules on tables written by hand, where no small training comes reliably to the edge in question."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules import cliff, dead_units
+from diagnostics.rules._noise_ball import too_far
+from diagnostics.run import Run
+
+STEPS = np.arange(1, 401)
+META = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"momentum": 0.0}]}
+
+
+def run_of(meta=None, **tables) -> Run:
+    return Run.from_frames(META | (meta or {}), {name: pd.DataFrame(columns) for name, columns in tables.items()})
+
+
+@pytest.mark.parametrize(
+    ("clipped_at", "hard_batches", "severity"),
+    [
+        (None, False, "warning"),
+        (2.0, False, "info"),  # a wall that clipping holds
+        (900.0, False, "warning"),  # clipping that lets it through
+        (None, True, "info"),  # of hard batches, which were there before
+    ],
+)
+def test_walls_and_what_holds_them(clipped_at, hard_batches, severity):
+    """A gradient that jumps to a thousand times its size in four places, after each of which the loss is up a while."""
+    norms, loss = np.ones(400), 0.2 + 0.01 * np.sin(1e3 * STEPS)
+    loss[0] = 2.0
+    for at in (200, 250, 300, 350):
+        norms[at] = 1000.0
+        loss[at : at + (1 if hard_batches else 8)] = 1.5
+    if hard_batches:
+        loss[5::6] = 1.5
+    received = norms if clipped_at is None else norms.clip(max=clipped_at)
+    columns = {"step": STEPS, "loss": loss, "lr": 0.1, "grad_norm": received, "grad_norm_unclipped": norms}
+    run = run_of(scalars=columns, curvature={"step": [100], "stability": [0.1]})
+    (found,) = cliff.check(run)
+    assert found.severity == severity
+    assert ("Clipping" in found.summary) == (clipped_at == 2.0) != ("clip the gradient" in found.remedies[0])
+
+
+@pytest.mark.parametrize(
+    ("overshoots", "expected"),
+    [([0.28, 0.51, 0.67], False), ([0.6, 0.62, 0.64], True), ([0.28, 0.51, 0.67] * 12, False), ([0.6] * 30, True)],
+)
+def test_updates_that_surely_go_past_the_minimum(overshoots, expected):
+    """By the spread of the few that were measured: three of them tell little."""
+    measured = np.full(400, np.nan)
+    measured[210 : 210 + 5 * len(overshoots) : 5] = overshoots
+    loss = np.exp(np.random.default_rng(5).normal(0, 0.1, 400))
+    loss[0] = 2.0
+    columns = {"step": STEPS, "loss": loss, "lr": 0.1, "grad_norm": 1.0, "update_norm": 1.0, "overshoot": measured}
+    cosines = np.where(np.isnan(measured), np.nan, 0.1 * (-1.0) ** STEPS)
+    run = run_of(scalars=columns | {"gradient_cosine": cosines})
+    assert too_far(run, signals.loss(run), np.array([1]), np.array([0.9])) is expected
+
+
+@pytest.mark.parametrize(
+    ("update", "cause"),
+    [
+        (4e-4, "large-step"),  # many short updates that together move the weights by a good part
+        (1e-8, "initialization"),  # that move nothing: the biases alone decide
+    ],
+)
+def test_units_that_die_slowly(update, cause):
+    layers = [{"name": f"{at}.weight", "shape": [50, 50], "parameters": 2500} for at in (0, 2)]
+    steps = np.arange(1, 2001, 100)
+    both = {"step": np.repeat(steps, 2), "layer": ["0.weight", "2.weight"] * len(steps)}
+    units = {"step": steps, "layer": "1", "activation": "relu", "units": 50, "hidden": 1.0, "zero_fraction": 0.6}
+    units |= {"dead_fraction": np.linspace(0.0, 0.6, len(steps)), "input_mean": 0.1}
+    run = run_of(
+        {"layers": layers, "modules": [{"name": name, "type": "Linear"} for name in ("0", "1", "2")]},
+        scalars={"step": np.arange(1, 2001), "loss": 1.0, "lr": 0.1},
+        layers=both | {"grad_norm": 1.0, "weight_norm": 1.0, "update_norm": update},
+        units=units,
+    )
+    (found,) = dead_units.check(run)
+    assert found.cause == cause
