@@ -1,5 +1,5 @@
 # make dashboard    serve the dashboard on http://localhost:8501 (DIR=folder of runs, PORT=8501)
-# make test         run the tests (ARGS="-k lanczos -x", WORKERS=2; all of them, as in CI: ARGS='-m ""')
+# make test         run the tests (ARGS="-k lanczos -x", WORKERS=2; as in CI: ARGS='-m "not by_hand"')
 # make lint         formatting, lint and types
 # make record       train and record the sample runs again
 # make bench        every benchmark; `make bench-curvature` for one

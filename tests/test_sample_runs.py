@@ -1,6 +1,7 @@
 """The recorded sample runs show exactly the alarms that were written down before they were recorded.
 
-So do runs of the same recipes from three other seeds, recorded here: a rule that fits one recording by luck fails.
+So do runs of the same recipes from other seeds, recorded here: a rule that fits one recording by luck fails. One of
+three seeds each in CI, the others by hand.
 """
 
 import json
@@ -13,7 +14,11 @@ import diagnostics
 from sample_runs.record import HERE, recipes, record
 
 NAMES = list(recipes())
-OTHER_SEEDS = [(name, seed) for seed in (1, 2, 3) for name in NAMES]
+OTHER_SEEDS = [
+    pytest.param(name, seed, marks=pytest.mark.exhaustive if at % 3 == seed - 1 else pytest.mark.by_hand)
+    for seed in (1, 2, 3)
+    for at, name in enumerate(NAMES)
+]
 
 
 def expectation(name: str) -> dict:
@@ -68,7 +73,6 @@ def test_the_fault_hurts(name):
     assert final_loss(fault, relative) > 2 * final_loss(cure, relative)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "seed"), OTHER_SEEDS)
 def test_other_seeds_show_the_same(name, seed, tmp_path):
     assert_expected(record(name, seed, tmp_path), name)
