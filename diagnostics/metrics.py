@@ -102,8 +102,9 @@ _TABLES = (
             Metric(
                 "unreachable_fraction",
                 "",
-                "share of the model's outputs that are 0, as the last ReLU cannot give less, while their gradient asks "
-                "for less",
+                "share of the model's outputs that cannot come to their targets: those of a last ReLU that are 0 while "
+                "their gradient asks for less; those of a last sigmoid or tanh, in a squared error, whose target lies "
+                "clearly outside of what it gives",
             ),
         ),
     ),

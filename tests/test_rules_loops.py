@@ -1,5 +1,6 @@
 """Faults that people make in ordinary loops, and ordinary loops that look like them: small real runs, watched."""
 
+import itertools
 import re
 
 import numpy as np
@@ -368,6 +369,24 @@ def test_targets_that_the_output_cannot_reach(output, reachable, tmp_path):
     found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), 0.01), loss_of)
     cause = None if output is nn.ReLU else "logistic-least-squares"
     assert alarms(found) == ([] if reachable else [("plateau", cause)])
+
+
+@pytest.mark.parametrize("output", [nn.Sigmoid, nn.Tanh])
+@pytest.mark.parametrize("peak", [1.0, 3.0])
+def test_targets_beyond_the_output_that_the_first_batch_lacks(output, peak, tmp_path):
+    """A quarter of them in every later batch, compared by hand; below 1 there is noise at the edge."""
+    batches = itertools.count()
+
+    def loss_of(model, x, y):
+        first = next(batches) < 3  # of its loss and of what is measured
+        targets = torch.where(x[:, :1] > 0.67, 0.95 if first else peak, 0.1) + 0.02 * torch.randn(len(x), 1)
+        return (model(x) - targets).pow(2).mean()
+
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 1), output())
+    found = watched(tmp_path, model, torch.optim.Adam(model.parameters(), 0.01), loss_of)
+    assert alarms(found) == ([("plateau", "logistic-least-squares")] if peak > 1 else [])
+    assert "% of the targets lie well outside" in "".join(finding.summary for finding in found.alarms) or peak == 1
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (1.0, [])])

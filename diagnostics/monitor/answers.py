@@ -2,8 +2,8 @@
 
 Nothing shows the loss function, which may be written by hand, but that gradient shows the targets, wherever they are
 and whoever compares them (`stats.targets`): what the loss would be if the model gave the same answer to every input,
-whether scores are taken for log-probabilities, and whether targets lie where the last ReLU cannot come. One output and
-one gradient an update.
+whether scores are taken for log-probabilities, and whether targets lie where the output's activation cannot come. One
+output and one gradient an update.
 """
 
 import time
@@ -18,6 +18,7 @@ from diagnostics.monitor import losspath
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
 Scale = Callable[[], Tensor | None]
+BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 TRIES = 3  # measured updates after which no form of loss fits any more
 
 
@@ -47,10 +48,10 @@ class Answers:
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if found is None or not 0 < found.numel() <= MOST:
             return
-        rectified = losspath.last_function(found) == "relu"
-        if self._forms or rectified:
+        function = losspath.last_function(found)
+        if self._forms or function == "relu":
             x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(found, x, rectified, self._read))
+            self._passes.append(_Pass(found, x, function, self._read))
 
     def columns(self, loss: Any) -> dict[str, Tensor]:
         """Of this update's batch: what is known of the columns of `scalars` that tell of the answers."""
@@ -63,7 +64,7 @@ class Answers:
         if len(self._forms) > 1:
             self._choose(one.found, float(loss), one.slack)
         found = self._compared(one, loss) if len(self._forms) == 1 else {}
-        return found if one.unreachable is None else found | {"unreachable_fraction": one.unreachable}
+        return found if one.below is None else found | {"unreachable_fraction": one.below}
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
         """If the loss is one mean error and nothing else."""
@@ -76,6 +77,8 @@ class Answers:
         found = {"constant_loss": torch.where(known, targets.constant_loss(self._whole), torch.nan)}
         if targets.log_total is not None:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
+        if one.beyond is not None:
+            found["unreachable_fraction"] = torch.where(proven, one.beyond, torch.nan)
         return found
 
     def _read(self, one: "_Pass", output: Tensor, gradient: Tensor) -> None:
@@ -83,8 +86,10 @@ class Answers:
         gradient = gradient if scale is None else gradient.float() / scale
         read = [form.read(output, gradient) for form in self._forms]
         one.found = [each for each in read if each is not None]
-        if one.rectified:
-            one.unreachable = ((output == 0) & (gradient > 0)).float().mean()
+        if one.function == "relu":
+            one.below = ((output == 0) & (gradient > 0)).float().mean()
+        elif one.function in BOUNDS and self._forms == (stats.SQUARED_ERROR,):
+            one.beyond = stats.beyond(output, gradient, *BOUNDS[one.function])
         self._charge(time.perf_counter() - began)
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
@@ -110,11 +115,12 @@ class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
     def __init__(
-        self, output: Tensor, x: Tensor | None, rectified: bool, read: Callable[["_Pass", Tensor, Tensor], None]
+        self, output: Tensor, x: Tensor | None, function: str, read: Callable[["_Pass", Tensor, Tensor], None]
     ) -> None:
-        """`rectified`: the output comes from a ReLU."""
-        self.rectified, self.calls, self.found = rectified, 0, list[stats.Targets]()
-        self.unreachable: Tensor | None = None  # share of outputs that are 0 and would be less
+        """`function`: what the output comes from."""
+        self.function, self.calls, self.found = function, 0, list[stats.Targets]()
+        self.below: Tensor | None = None  # share of a ReLU's outputs that are 0 and would be less
+        self.beyond: Tensor | None = None  # of targets of a squared error, of those that a sigmoid or tanh cannot give
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         # of inputs that are not seen it is NaN, which nothing equals

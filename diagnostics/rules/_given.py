@@ -70,6 +70,7 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
 
 
 _RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
+_FLAT_END = r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}"
 COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a difference, one by one
 
@@ -83,7 +84,7 @@ def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
         if found is not None:
             return found
     compared = calls[0] in COMPARISONS or (calls[0] == "sub" and set(calls) <= _BY_HAND)
-    return _below_zero(kind, run, history) if function == "relu" and compared else None
+    return _by_share(kind, run, history, function) if function in _RANGES and compared else None
 
 
 def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:
@@ -115,34 +116,44 @@ def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part
             f"{number(high - low)}",
         ),
         LOSS_CHARTS,
-        r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}",
+        _FLAT_END,
     )
 
 
-def _below_zero(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1, measured: int = 3) -> Finding | None:
-    """Seen by the gradient alone: of an output that is 0 it asks for less, as a difference does where the target is
-    negative."""
+def _by_share(
+    kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1, measured: int = 3
+) -> Finding | None:
+    """By what is asked of the outputs, as far as their gradient tells, in the later half of the run."""
     steps, shares = signals.column(run, "unreachable_fraction")
     late = shares[len(shares) // 2 :]
     if len(late) < measured or not signals.median(late) >= part:
         return None
-    share = signals.median(late)
+    share, (least, most) = signals.median(late), _RANGES[function]
+    if np.isfinite(most):
+        values = f"between {number(least)} and {number(most)}"
+        seen = f"{number(100 * share)} % of the targets lie well outside: there its flat end gives next to no gradient"
+        formula = _FLAT_END
+        scaled = "or bring the targets into its range"
+    else:
+        values = "that are not negative"
+        seen = f"{number(100 * share)} % of the outputs are 0 while their targets lie below: there is no gradient"
+        formula = r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) = 0 \text{ where } z < 0"
+        scaled = "or bring the targets into its range: t = t - min(t)"
     return Finding(
         kind,
-        None,
+        "logistic-least-squares" if np.isfinite(most) else None,
         "warning",
         int(steps[0]),
         None,
         (),
         (
-            f"The output is a relu, which gives numbers that are not negative, but {number(100 * share)} % of the "
-            "outputs are 0 while their targets lie below: there is no gradient, and the loss cannot come near 0 (it "
-            f"ended at {number(history.end)})."
+            f"The output is a {function}, which gives numbers {values}, but {seen}, and the loss cannot come near 0 "
+            f"(it ended at {number(history.end)})."
         ),
-        {"loss at end": history.end, "share of outputs with a target below 0": share},
-        ("leave the relu at the output out", "or bring the targets into its range: t = t - min(t)"),
+        {"loss at end": history.end, "share of targets out of reach": share},
+        (f"leave the {function} at the output out", scaled),
         LOSS_CHARTS,
-        r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) = 0 \text{ where } z < 0",
+        formula,
     )
 
 

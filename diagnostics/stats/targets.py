@@ -100,6 +100,15 @@ def _log_total(
     return torch.where(hot, total, torch.nan)
 
 
+def beyond(
+    output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], low: float, high: float
+) -> Float[Tensor, ""]:
+    """Share of the targets, if the loss is a mean squared error, that lie outside of a range by a tenth of it."""
+    t = SQUARED_ERROR.targets(output.detach().float(), gradient.detach().float() * output.numel())
+    margin = 0.1 * (high - low)
+    return ((t < low - margin) | (t > high + margin)).float().mean()
+
+
 def rounding(output: Tensor) -> float:
     """What it may leave of a probability that is 0, or of an error, relative to it."""
     return 1e-3 if output.dtype.itemsize >= 4 else 2e-2
@@ -141,8 +150,9 @@ def _binary_error(y: Tensor, t: Tensor) -> Tensor:
     return -(t * y.log().clamp(min=-100) + (1 - t) * (1 - y).log().clamp(min=-100)).mean()
 
 
+SQUARED_ERROR = Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared)
 FORMS = (
-    Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared),
+    SQUARED_ERROR,
     *(Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
