@@ -71,3 +71,26 @@ def test_a_whole_estimate_under_adam_starts_there(monkeypatch):
     found = measure(lambda: F.cross_entropy(model(x), y), model, optimizer, [1e-2], cold=True)
     (start,) = starts
     assert abs(start @ found.preconditioned_vector) > 0.3  # a random one has 0.03 of it
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0])
+def test_where_the_last_direction_is_of_no_use_a_quick_estimate_starts_from_the_gradient_too(at):
+    """On a quadratic, with weights along its steepest direction so that the gradient points there; or all zero."""
+    size = 4000
+    torch.manual_seed(0)
+    eigenvalues = torch.cat([torch.ones(1), 0.7 * torch.rand(size - 1)])
+    model = nn.Linear(size, 1, bias=False)
+    model.weight.data.copy_(at * F.one_hot(torch.tensor([0]), size))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def loss():
+        return (eigenvalues * model.weight**2).sum() / 2
+
+    def estimate(**options):
+        return measure(loss, model, optimizer, [0.1], full=False, cold=True, **options)
+
+    first = estimate()
+    stale = dataclasses.replace(first, preconditioned_vector=F.one_hot(torch.tensor(1), size).float())
+    found = estimate(previous=stale)
+    assert found.preconditioned == pytest.approx(1.0, rel=1e-2)
+    assert (found.products < first.products - 1) == bool(at)

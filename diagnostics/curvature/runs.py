@@ -73,8 +73,8 @@ class Solver:
     def warm(self, *known: Tensor) -> Tensor:
         """The sum of known unit vectors plus a random part of RANDOM_SHARE of its length."""
         start, noise = torch.stack(known).sum(0), self.fresh()
-        length = self._norm(start)
-        return start.add_(noise, alpha=RANDOM_SHARE / (1 - RANDOM_SHARE**2) ** 0.5 * length / self._norm(noise))
+        length = self.norm(start)
+        return start.add_(noise, alpha=RANDOM_SHARE / (1 - RANDOM_SHARE**2) ** 0.5 * length / self.norm(noise))
 
     def run(self, krylov: Krylov, target: Target) -> Ritz:
         """Until residuals say so, and it is unlikely enough that a value of the list is hidden."""
@@ -117,7 +117,7 @@ class Solver:
         after = krylov.ritz().values[: len(before)]
         return bool((after > before + target.tolerance * np.abs(before)).any())
 
-    def _norm(self, v: Tensor) -> float:
+    def norm(self, v: Tensor) -> float:
         square = torch.dot(v, v)
         return float(self.ranks.total(square) if self.ranks else square) ** 0.5
 
