@@ -43,6 +43,16 @@ def test_walls_and_what_holds_them(clipped_at, hard_batches, severity):
     assert ("Clipping" in found.summary) == (clipped_at == 2.0) != ("clip the gradient" in found.remedies[0])
 
 
+@pytest.mark.parametrize(("update", "kinds"), [(0.1, []), (3.0, ["cliff"])])
+def test_a_loss_that_becomes_another_one(update, kinds):
+    """It rises by 200 with a gradient of 100: updates of 0.1 do not lift it so, and have met no wall."""
+    after = STEPS >= 200
+    columns = {"step": STEPS, "loss": 0.5 + 200.0 * after, "lr": 0.1, "grad_norm": 0.5 + 99.5 * after}
+    columns |= {"grad_norm_unclipped": columns["grad_norm"], "update_norm": np.where(STEPS % 10 == 0, update, np.nan)}
+    run = run_of(scalars=columns, curvature={"step": [100], "stability": [0.1]})
+    assert [finding.kind for finding in cliff.check(run)] == kinds
+
+
 @pytest.mark.parametrize(
     ("overshoots", "expected"),
     [([0.28, 0.51, 0.67], False), ([0.6, 0.62, 0.64], True), ([0.28, 0.51, 0.67] * 12, False), ([0.6] * 30, True)],

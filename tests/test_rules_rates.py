@@ -22,6 +22,20 @@ def test_a_schedule_does_not_hide_that_its_highest_rate_is_far_too_small(tmp_pat
     assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=300, each=schedule.step)) == expected
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(1e-6, [("lr-too-small", "learning-rate")]), (3e-3, [])])
+def test_a_rate_of_adamw_so_small_that_the_fall_is_lost_in_the_noise_of_the_batches(tmp_path, rate, expected):
+    """`LambdaLR` that was given a rate where it wants a factor; a twentieth of the targets is far off."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+
+    def loss_of(model, x, y):
+        targets = torch.tanh(x[:, :1]) + torch.where(x[:, 1:2] > 3, 3.0, 0.0)
+        return F.mse_loss(model(x), targets)
+
+    assert alarms(watched(tmp_path, model, optimizer, loss_of, steps=1500)) == expected
+
+
 @pytest.mark.parametrize(("updates", "expected"), [(100_000, [("lr-too-small", "schedule")]), (100, [])])
 def test_a_warm_up_that_outlasts_the_run(tmp_path, updates, expected):
     model = network()

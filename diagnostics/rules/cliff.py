@@ -20,9 +20,10 @@ orthogonal initial weights, which keep the product near 1.
 
 ## When this is wrong
 One outlier batch makes one jump without lasting damage and is not reported. Jumps from which the loss comes back at
-once, as where longer sequences or new data begin, are information, and so are those that clipping made no longer
-than other updates. An unstable learning rate grows over several updates and has $s > 1$ before; that is reported as
-such.
+once, as where longer sequences or new data begin, are information, and so are those that clipping made no longer than
+other updates. Where the loss itself becomes another one, as by a term that is added to it, it rises by ten times what
+the last update could do along such a gradient, and nothing is reported. An unstable learning rate grows over several
+updates and has $s > 1$ before; that is reported as such.
 
 ## In the lecture
 Named in *Features of the Optimization Landscape*, which leaves it to a later lecture. Source: Pascanu, Mikolov and
@@ -61,7 +62,13 @@ def check(
     if len(steps) < before + 1:
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
     found = _jumps(norms, jump, above, before)
-    found = [at for at in found if _fitted(run, int(steps[at]), within) and not _rate_jumped(run, int(steps[at]))]
+    found = [
+        at
+        for at in found
+        if _fitted(run, int(steps[at]), within)
+        and not _rate_jumped(run, int(steps[at]))
+        and not _another_loss(run, int(steps[at]), float(norms[at]))
+    ]
     if not found or _towered(run, int(steps[found[0]]) - within):  # walls in the ruins of something else
         return
     first = found[0]
@@ -135,6 +142,19 @@ def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
     steps, rates = signals.learning_rates(run)
     before, near = rates[steps < step - 5], rates[(steps >= step - 5) & (steps <= step)]
     return bool(len(before) and len(near)) and near.max() > times * float(np.median(before[-20:]))
+
+
+def _another_loss(run: Run, step: int, norm: float, *, times: float = 10.0) -> bool:
+    """Whether the loss rose by far more than the update before could lift it along the steepest gradient in sight: not
+    the weights came to a wall, but a term came to the loss, or other data."""
+    table = run.table("scalars", ["step", "loss", "grad_norm", "update_norm"])
+    table = table.loc[table["step"] <= step]
+    received, loss = signals.array(table, "grad_norm")[-50:-1], signals.array(table, "loss")[-50:]
+    update = float(table["update_norm"].iloc[:-1].max())  # of those that were measured
+    if len(loss) < 5 or not update > 0 or not np.isfinite(norm):
+        return False
+    longest = update * max(1.0, float(received[-2:].max() / np.median(received)))
+    return bool(loss[-1] - signals.level(loss[:-1]) > times * longest * norm)
 
 
 def _lasting_harm(run: Run, step: int) -> bool:

@@ -111,7 +111,7 @@ def _left_to_gain(gradient: float, top: float, condition: float, smallest: float
 
 def _gradient(run: Run, gone: float) -> float | None:
     """The gradient norm if it is zero within its noise (independent batches) or shrunk to nothing, else `None`."""
-    _, norms = signals.column(run, "grad_norm")
+    norms = signals.whole_norms(run)[1]  # clipping makes no minimum
     norms = norms[np.isfinite(norms)]
     if not len(norms):
         return None

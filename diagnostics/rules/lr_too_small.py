@@ -11,12 +11,13 @@ gradient that is noise; and whether the run is held up by it: the loss is still 
 run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
 already covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far
 less than steps of that length promise - or all steps together were too short to move it, or to get once to the
-minimum along them, where it is enough that $r$ is not surely larger. Where no curvature was measured: whether nothing
-was learned and all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is
-more than noise and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate
-while the loss was still falling; a warm-up once the run has ended. Of several parameter groups: whether one with a rate
-a thousand times below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive
-optimizer: whether its epsilon is ten times a typical gradient's entries.
+minimum along them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold.
+Where no curvature was measured: whether nothing was learned and all updates, and a thousand like them, moved no weight
+matrix by more than 1 %, while the gradient is more than noise and as long as at the start. A schedule is judged by its
+highest rate, unless it lowered the rate while the loss was still falling; a warm-up once the run has ended. Of several
+parameter groups: whether one with a rate a thousand times below another's holds most of the weights and of the
+gradient, and does not move them. Of an adaptive optimizer: whether its epsilon is ten times a typical gradient's
+entries.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -159,15 +160,22 @@ def _stands(
     learned: float,
     slack: float,
 ) -> bool:
-    """All updates could not have moved the loss, or never got near the minimum along them, and at half the limit could
-    have."""
+    """All updates could not have moved the loss, or never got near the minimum along them, or did not shrink even the
+    steepest direction tenfold, and at half the limit could have."""
     surely = signal.surely(run, half)
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
         tiny = reach < slack * history.end and history.end > NOTHING * history.start
         return tiny and _downhill(run, history, half, surely) >= still * history.end
     begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
-    begun = begun and surely > 0 and history.end > (1 - learned) * history.start
+    begun = (begun or _shrunk(run) < np.log(10)) and surely > 0 and history.end > (1 - learned) * history.start
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
+
+
+def _shrunk(run: Run) -> float:
+    """Logarithm of what all updates together divide the distance along the steepest direction by."""
+    known = run.table("curvature", ["step", "progress"]).dropna()
+    steps, progress = known["step"].to_numpy(), known["progress"].to_numpy()
+    return float(np.nansum(limits.held(*signals.learning_rates(run), steps, progress))) if len(known) else np.inf
 
 
 def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:
