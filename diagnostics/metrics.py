@@ -59,7 +59,8 @@ _TABLES = (
             Metric(
                 "carried_grad_norm",
                 "",
-                "least norm of the old gradient that a sentinel parameter held as a backward of this update began",
+                "least norm of the old gradient that a sentinel parameter held as a backward of this update began; of "
+                "L-BFGS, as that of its second evaluation began",
             ),
             Metric(
                 "overshoot",

@@ -472,6 +472,30 @@ def test_parameters_added_later(tmp_path: Path) -> None:
     assert all(layer["optimized"] for layer in run.meta["layers"])
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_layer_that_is_replaced_in_the_middle(told: bool, tmp_path: Path) -> None:
+    """`told`: the optimizer gets the new one's parameters in the old one's place."""
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, budget=1e9) as monitor:
+        for step in range(12):
+            if step == 5:
+                model[2] = nn.Linear(16, 3)
+                if told:
+                    optimizer.param_groups[0]["params"][:] = model.parameters()
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+    run = diagnostics.load(tmp_path / "run")
+    assert events(run) == ["layers-changed", *([] if told else ["stale-parameters"])]
+    last = run.table("layers").query("layer == '2.weight'").iloc[-1]
+    assert last["weight_norm"] == pytest.approx(float(model[2].weight.detach().norm()), rel=0.05)
+    assert (last["update_norm"] > 0) == told
+
+
 def test_forgotten_and_stale_parameters(tmp_path: Path) -> None:
     def run_with(model: nn.Module, optimizer: Any, folder: str) -> Any:
         with diagnostics.watch(model, optimizer, tmp_path / folder) as monitor:

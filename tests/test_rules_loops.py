@@ -25,7 +25,7 @@ def examples(n=256, features=8, classes=4):
     return torch.randn(classes, features)[y] * 1.5 + torch.randn(n, features), y
 
 
-def watched(path, model, optimizer, loss_of, steps=150, size=32, each=lambda: None, between=lambda: None):
+def watched(path, model, optimizer, loss_of, steps=150, size=32, each=lambda: None, between=lambda: None, closure=True):
     """The diagnosis of a loop over random batches; `between` runs after backward, `each` after the update."""
     x, y = examples()
     draw = torch.Generator().manual_seed(1)
@@ -38,7 +38,7 @@ def watched(path, model, optimizer, loss_of, steps=150, size=32, each=lambda: No
             loss.backward()
             between()
             optimizer.step()
-            monitor.step(loss, closure=lambda a=a, b=b: loss_of(model, a, b))
+            monitor.step(loss, closure=(lambda a=a, b=b: loss_of(model, a, b)) if closure else None)
             each()
     return diagnostics.diagnose(diagnostics.load(path))
 
@@ -112,6 +112,36 @@ def test_a_layer_that_takes_no_part_is_not_cut_off(tmp_path, cut, expected):
     assert alarms(watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), cross_entropy)) == expected
     unused = [] if cut else ["words.weight", "words.bias"]
     assert diagnostics.load(tmp_path).meta["idle"] == unused
+
+
+class Pair(nn.Module):
+    """What the words' layer gives goes on to the head, or nowhere, between layers that learn."""
+
+    def __init__(self, goes_on):
+        super().__init__()
+        self.pixels, self.words, self.head, self.goes_on = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(32, 4), goes_on
+
+    def forward(self, x):
+        return self.head(torch.cat([torch.tanh(self.pixels(x)), self.goes_on(self.words(x))], 1))
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "expected"),
+    [
+        (lambda words: words.data, [("wiring", "detached")]),
+        (lambda words: words.detach(), [("wiring", "detached")]),
+        (lambda words: words, []),
+        (torch.zeros_like, []),  # computed and not used, as a pooler's output
+    ],
+)
+@pytest.mark.parametrize("closure", [True, False])
+def test_a_layer_in_the_middle_whose_output_is_detached(tmp_path, goes_on, expected, closure):
+    torch.manual_seed(13)
+    model = Pair(goes_on)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy, closure=closure)) == expected
+    names = diagnostics.load(tmp_path).meta["cut_off"]
+    assert names == (["words.weight", "words.bias"] if expected else [])
 
 
 class Experts(nn.Module):
@@ -403,6 +433,19 @@ def test_clipping_that_leaves_next_to_nothing(threshold, expected, tmp_path):
     )
     assert alarms(found) == expected
     assert all("clipping threshold" in finding.remedies[0] for finding in found.alarms)
+
+
+def test_clipping_to_nothing_makes_no_minimum(tmp_path):
+    model, thresholds = network(), iter(10.0 ** -np.arange(0, 20, 0.05))
+    found = watched(
+        tmp_path,
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        cross_entropy,
+        steps=300,
+        between=lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), next(thresholds)),
+    )
+    assert "local-minimum" not in {finding.kind for finding in found.findings}
 
 
 @pytest.mark.parametrize("biased", [True, False])

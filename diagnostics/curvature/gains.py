@@ -22,6 +22,8 @@ SIZE = 1e-3  # of the typical gradient: small, so that feeding it barely moves t
 
 def measured_terms(optimizer: Optimizer, learning_rates: Sequence[float], gradients: Sequence[Tensor]) -> list[Terms]:
     """One entry for each trainable parameter; `gradients` give the typical sizes. Memory: four copies of the state."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise CurvatureError("LBFGS chooses the length of each step by a line search or from the last ones")
     copied = _Copy(optimizer, gradients)
     alternating, constant = copied.response(-1.0), copied.response(1.0)
     doubled = copied.response(-1.0, scale=2.0)

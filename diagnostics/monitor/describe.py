@@ -51,6 +51,12 @@ def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     return named
 
 
+def replaced(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    """Whether one of these parameters of the model is another one by now."""
+    now = {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    return any(now.get(name, tensor) is not tensor for name, tensor in tensors.items())
+
+
 def plain_name(name: str) -> str:
     """Without the marks that wrappers of inner modules leave."""
     return (

@@ -163,7 +163,8 @@ def _device(model: nn.Module) -> torch.device:
 def observe(
     closure: Callable[[], Any], model: nn.Module, states: Sequence[Tensor] | None, asking: bool = False
 ) -> tuple[Observer, Any, bool]:
-    """One extra forward, observed. Returns the observer, the loss, and whether random numbers were drawn."""
+    """One extra forward, observed; with its graph if `asking`, which tells where it is cut. Returns the observer, the
+    loss, and whether random numbers were drawn."""
 
     def observed() -> tuple[Observer, Any, bool]:
         observer = Observer(model, asking)
@@ -175,7 +176,7 @@ def observe(
         drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
         return observer, loss.detach() if isinstance(loss, Tensor) else loss, drew
 
-    return _without_gradients(model, observed)
+    return _with_gradients(model, observed) if asking else _without_gradients(model, observed)
 
 
 def loss_at(
@@ -205,6 +206,10 @@ def _without_gradients(model: nn.Module, forward: Callable[[], Any]) -> Any:
         except RuntimeError as error:
             if "grad" not in str(error):
                 raise
+    return _with_gradients(model, forward)
+
+
+def _with_gradients(model: nn.Module, forward: Callable[[], Any]) -> Any:
     with ours(model), torch.enable_grad():
         return forward()
 

@@ -67,8 +67,8 @@ class Looking:
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
-        logits gets probabilities; the range of the targets that outputs are compared with; calls whose shapes fit, but
-        mean something else."""
+        logits gets probabilities; the range of the targets that outputs are compared with; tensors behind a cut of the
+        graph; calls whose shapes fit, but mean something else."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
@@ -78,6 +78,8 @@ class Looking:
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
+        cut_off = set[int]().union(*(observer.cut_off for observer in observers))
+        found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)
         self._strangers = [each for observer in observers for each in observer.strangers]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's

@@ -265,6 +265,9 @@ class Monitor:
     def _plan_next(self, step: int) -> None:
         self._spent_before = self._budget.spent["measured"]
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
+        if self._plan.measured and describe.replaced(self._inner, self._tensors):
+            self._look_up("parameters of the model were replaced by others")
+            self._wiring = Wiring(self._inner, self.optimizer, self._event)  # does the optimizer have them too?
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
         self._compiled = self._compiled or describe.compiled_frames() > 0
@@ -279,14 +282,18 @@ class Monitor:
         self._tell_once("budget", message)
 
     def _current_tensors(self) -> dict[str, Tensor]:
-        """Parameters by name; looked up again when the optimizer's number of parameters changed."""
+        """Parameters by name; looked up again when the optimizer's number of parameters changed, and before measured
+        updates when the model's are others."""
         count = _size(self.optimizer)
         if count != self._count:
             self._count = count
-            self._tensors = describe.named_tensors(self._inner, self.optimizer)
-            self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))
-            self._event("layers-changed", f"the optimizer now holds {count} tensors", "")
+            self._look_up(f"the optimizer now holds {count} tensors")
         return self._tensors
+
+    def _look_up(self, why: str) -> None:
+        self._tensors = describe.named_tensors(self._inner, self.optimizer)
+        self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))
+        self._event("layers-changed", why, "")
 
     def _hooked(self, name: str) -> Hooked:
         """Around everything that runs inside one of our hooks: charged, and never raising."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import attention, describe, functions, places, sequences
+from diagnostics.monitor import attention, cuts, describe, functions, places, sequences
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
@@ -67,6 +67,7 @@ class Observer(TorchFunctionMode):
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
+        self.cut_off: set[int] = set()  # parameters behind what was detached
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -161,6 +162,8 @@ class Observer(TorchFunctionMode):
         given = None
         with self.ours:
             given = self._before(func, args, kwargs)
+            if self._asking and func in cuts.CUTS:  # before it: one of them is in place
+                self.cut_off |= cuts.behind(args[0])
         out = self._run(func, args, kwargs)
         with self.ours:
             self._after(func, args, kwargs, given, out)

@@ -107,20 +107,26 @@ class Updates:
             if closure is None:
                 self._gradients(update)
                 return None
-            return (optimizer,), {**kwargs, "closure": self._first_evaluation(update, closure)}
+            return (optimizer,), {**kwargs, "closure": self._watched(update, closure)}
         return None
 
-    def _first_evaluation(self, update: Update, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """LBFGS computes its gradients inside `step`: the first evaluation is the gradient at the old weights."""
-        evaluated = False
+    def _watched(self, update: Update, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """LBFGS computes its gradients inside `step`: the first evaluation is the gradient at the old weights, and what
+        the second one finds of it should have been zeroed."""
+        evaluations = 0
 
         def wrapped() -> Any:
-            nonlocal evaluated
-            loss = closure()
-            if not evaluated:
-                evaluated = True
+            nonlocal evaluations
+            evaluations += 1
+            if evaluations > 1:
                 with self._guarded("gradients"):
+                    self.sentinel.reset()
+            loss = closure()
+            with self._guarded("gradients"):
+                if evaluations == 1:
                     self._gradients(update)
+                elif evaluations == 2:
+                    update.values["carried_grad_norm"] = self.sentinel.carried
             return loss
 
         return wrapped

@@ -81,6 +81,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "idle": [],
         "probabilities": None,
         "targets": [],
+        "cut_off": [],
         "scrambled": [],
         "along_batch": [],
         "norms_of_one": [],

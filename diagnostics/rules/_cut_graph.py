@@ -21,6 +21,13 @@ def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return run.matrix("layers", "grad_missing", copy=False)
 
 
+def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
+    """Trainable tensors that never had a gradient, and from which something was computed and then detached."""
+    held = {each["name"] for each in run.meta.get("layers") or [] if each.get("optimized") and not each.get("frozen")}
+    cut = held & set(run.meta.get("cut_off") or [])
+    return tuple(str(name) for at, name in enumerate(names) if str(name) in cut and (missing[:, at] == 1).all())
+
+
 def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient, if they are the first ones of the model and no others.
 

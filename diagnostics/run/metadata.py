@@ -42,6 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     "idle": [],
     "probabilities": None,
     "targets": [],
+    "cut_off": [],
     "scrambled": [],
     "along_batch": [],
     "norms_of_one": [],
