@@ -7,6 +7,7 @@ import pytest
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import cliff, dead_units
 from diagnostics.rules._noise_ball import too_far
+from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.run import Run
 
 STEPS = np.arange(1, 401)
@@ -51,6 +52,40 @@ def test_a_loss_that_becomes_another_one(update, kinds):
     columns |= {"grad_norm_unclipped": columns["grad_norm"], "update_norm": np.where(STEPS % 10 == 0, update, np.nan)}
     run = run_of(scalars=columns, curvature={"step": [100], "stability": [0.1]})
     assert [finding.kind for finding in cliff.check(run)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, 1),
+        ({"optimizer": "SGD"}, 0),  # which remembers none
+        ({"betas": [0.9, 0.5]}, 0),  # forgotten after thirty updates
+        ({"size": 100.0}, 0),  # clipped, or no longer than ten times what the mean is of
+        ({"at": 350}, 0),  # too late to matter
+        ({"around": 1e3}, 0),  # not alone
+        ({"updates": 0.05}, 0),  # of weights that had no part in it
+    ],
+    ids=str,
+)
+def test_a_gradient_that_the_mean_of_squares_remembers(change, expected):
+    given = {
+        "optimizer": "Adam",
+        "betas": [0.9, 0.999],
+        "size": 1e5,
+        "at": 100,
+        "around": 1.0,
+        "updates": 1e-4,
+    } | change
+    norms = 1 + 0.1 * np.sin(1e3 * STEPS)
+    norms[given["at"] + 20], norms[given["at"]] = given["around"], given["size"]
+    updates = np.where(STEPS % 10 == 0, np.where(given["at"] < STEPS, given["updates"], 0.05), np.nan)
+    run = run_of(
+        {"optimizer": given["optimizer"], "hyperparameters": [{"betas": given["betas"]}]},
+        scalars={"step": STEPS, "loss": 1.0, "lr": 1e-3, "grad_norm": norms, "update_norm": updates},
+    )
+    found = list(one_gradient("lr-too-small", run))
+    assert len(found) == expected
+    assert all(finding.first_step == 101 and "clip" in finding.remedies[1] for finding in found)
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,21 @@ matrix by more than 1 %, while the gradient is more than noise and as long as at
 highest rate, unless it lowered the rate while the loss was still falling; a warm-up once the run has ended. Of several
 parameter groups: whether one with a rate a thousand times below another's holds most of the weights and of the
 gradient, and does not move them. Of an adaptive optimizer: whether its epsilon is ten times a typical gradient's
-entries.
+entries. And whether one gradient, a hundred times longer than all around it, makes its updates ten times shorter for a
+fifth of the run.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
 $1/(\alpha\lambda_i)$ steps to decay. If even the steepest direction has $\alpha\lambda_{\max} \ll 1$, every
 direction is slow for no gain in stability. A schedule that decays too early does the same from then on. An epsilon far
 larger than the gradient divides the rate of an adaptive optimizer:
-$\alpha g/(\sqrt v+\epsilon)\approx\alpha g/\epsilon$.
+$\alpha g/(\sqrt v+\epsilon)\approx\alpha g/\epsilon$. One gradient that is far longer than all others, as a wrong
+example's, stays for thousands of updates in the mean of squares that each of them is divided by, at $\beta_2 = 0.999$.
 
 ## What to try
 Raise the learning rate tenfold, watching $s$; gradient descent does best near $1/\lambda_{\max}$. If a schedule
 lowered it, start the decay later. Give a slow parameter group a rate of the others' size; leave epsilon at its default.
+Mend or leave out the example whose gradient is remembered.
 
 ## When this is wrong
 A warm-up under way, the tail of a decay after convergence and converged runs are silent. A run that has most of its
@@ -54,6 +57,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
 from diagnostics.rules._words import number
@@ -85,9 +89,9 @@ def check(
         words = f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
         yield sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
         return
-    grouped = list(slow_group(KIND, run))
-    if grouped:
-        yield from grouped
+    told = [*slow_group(KIND, run), *one_gradient(KIND, run)]
+    if told:
+        yield from told
         return
     signals.curvature(run)
     if history.count < 20:
