@@ -496,6 +496,34 @@ def test_a_layer_that_is_replaced_in_the_middle(told: bool, tmp_path: Path) -> N
     assert (last["update_norm"] > 0) == told
 
 
+class Named(torch.optim.SGD):
+    """Calls its closure something else, and takes more."""
+
+    def step(self, evaluate: Any = None, scale: float = 1.0) -> Any:
+        loss = evaluate() if callable(evaluate) else None
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("called", [lambda step, f: step(f), lambda step, f: step(f, 2.0), lambda step, f: step(3.0)])
+def test_a_step_is_called_as_it_was(called: Any, tmp_path: Path) -> None:
+    model = small()
+    optimizer = Named(model.parameters(), lr=0.1)
+    x, y = batch(0)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        closure()
+        called(optimizer.step, closure)
+        monitor.step(1.0)
+    assert diagnostics.load(tmp_path / "run").table("scalars")["grad_norm"][0] > 0
+
+
 def test_forgotten_and_stale_parameters(tmp_path: Path) -> None:
     def run_with(model: nn.Module, optimizer: Any, folder: str) -> Any:
         with diagnostics.watch(model, optimizer, tmp_path / folder) as monitor:

@@ -1,5 +1,6 @@
 """Faults that people make in ordinary loops, and ordinary loops that look like them: small real runs, watched."""
 
+import copy
 import itertools
 import re
 
@@ -132,6 +133,8 @@ class Pair(nn.Module):
         (lambda words: words.detach(), [("wiring", "detached")]),
         (lambda words: words, []),
         (torch.zeros_like, []),  # computed and not used, as a pooler's output
+        (lambda words: (words.detach().sum(), torch.zeros_like(words))[1], []),  # only logged
+        (lambda words: torch.detach(input=words), [("wiring", "detached")]),
     ],
 )
 @pytest.mark.parametrize("closure", [True, False])
@@ -142,6 +145,36 @@ def test_a_layer_in_the_middle_whose_output_is_detached(tmp_path, goes_on, expec
     assert alarms(watched(tmp_path, model, optimizer, cross_entropy, closure=closure)) == expected
     names = diagnostics.load(tmp_path).meta["cut_off"]
     assert names == (["words.weight", "words.bias"] if expected else [])
+
+
+class Teacher(nn.Module):
+    """Learns what a slow average of itself answers, as in BYOL; all of it is given to the optimizer."""
+
+    def __init__(self):
+        super().__init__()
+        self.online, self.head = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.target, self.above = copy.deepcopy(self.online), copy.deepcopy(self.head)
+
+    def loss(self, x):
+        answer = self.above(torch.tanh(self.target(x)).detach()).detach()
+        return (
+            F.mse_loss(self.head(torch.tanh(self.online(x + 0.1 * torch.randn_like(x)))), answer)
+            + (self.head.weight.norm() - 4).square()
+        )
+
+    @torch.no_grad()
+    def follow(self):
+        for slow, fast in ((self.target, self.online), (self.above, self.head)):
+            for p, q in zip(slow.parameters(), fast.parameters(), strict=True):
+                p.lerp_(q, 0.1)
+
+
+def test_averages_have_no_gradient_and_are_not_cut_off(tmp_path):
+    torch.manual_seed(13)
+    model = Teacher()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = watched(tmp_path, model, optimizer, lambda model, x, y: model.loss(x), each=model.follow)
+    assert alarms(found) == []
 
 
 class Experts(nn.Module):

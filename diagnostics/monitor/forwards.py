@@ -5,6 +5,7 @@ noted during training. Without one, the training forward itself is observed on m
 compiled model, which a hook would break or slow down.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -176,7 +177,10 @@ def observe(
         drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
         return observer, loss.detach() if isinstance(loss, Tensor) else loss, drew
 
-    return _with_gradients(model, observed) if asking else _without_gradients(model, observed)
+    if asking:
+        with contextlib.suppress(RuntimeError):  # memory, or weights that are written to in place
+            return _with_gradients(model, observed)
+    return _without_gradients(model, observed)
 
 
 def loss_at(

@@ -78,10 +78,11 @@ class Looking:
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
-        cut_off = set[int]().union(*(observer.cut_off for observer in observers))
+        cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)
-        self._strangers = [each for observer in observers for each in observer.strangers]
+        own = {id(parameter) for parameter in self._model.parameters()}  # a codebook may be made anew and kept
+        self._strangers = [each for observer in observers for each in observer.strangers if id(each[1]()) not in own]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]

@@ -32,6 +32,8 @@ from diagnostics.monitor.updates import Update, Updates
 from diagnostics.monitor.wiring import Wiring
 from diagnostics.run import RunWriter
 
+RENEWALS = 3  # times that replaced parameters are looked up: a model that makes them anew each time is not followed
+
 
 class Monitor:
     """Watches one model and one optimizer; made by `diagnostics.watch`. Use as a context manager, or `close` it."""
@@ -44,7 +46,7 @@ class Monitor:
         self._compiled = describe.is_compiled(model)
         self._scaler = Scaler(settings.scaler)
         self._tensors = describe.named_tensors(self._inner, optimizer)
-        self._count = _size(optimizer)
+        self._count, self._renewed = _size(optimizer), 0
         device = _device(self._tensors)
         self._together = Together(model, device)
         self._budget = Budget(settings.budget)
@@ -265,9 +267,10 @@ class Monitor:
     def _plan_next(self, step: int) -> None:
         self._spent_before = self._budget.spent["measured"]
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
-        if self._plan.measured and describe.replaced(self._inner, self._tensors):
+        if self._plan.measured and self._renewed < RENEWALS and describe.replaced(self._inner, self._tensors):
+            self._renewed += 1
             self._look_up("parameters of the model were replaced by others")
-            self._wiring = Wiring(self._inner, self.optimizer, self._event)  # does the optimizer have them too?
+            self._wiring = Wiring(self._inner, self.optimizer, self._event, again=True)
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
         self._compiled = self._compiled or describe.compiled_frames() > 0
@@ -293,6 +296,7 @@ class Monitor:
     def _look_up(self, why: str) -> None:
         self._tensors = describe.named_tensors(self._inner, self.optimizer)
         self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))
+        self._updates.renew()
         self._event("layers-changed", why, "")
 
     def _hooked(self, name: str) -> Hooked:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import attention, cuts, describe, functions, places, sequences
+from diagnostics.monitor import attention, describe, functions, places, sequences
+from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
@@ -67,7 +68,7 @@ class Observer(TorchFunctionMode):
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
-        self.cut_off: set[int] = set()  # parameters behind what was detached
+        self.cuts = Cuts()
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -159,14 +160,17 @@ class Observer(TorchFunctionMode):
         return out
 
     def _call(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        given = None
+        given, cut = None, set[int]()
         with self.ours:
             given = self._before(func, args, kwargs)
-            if self._asking and func in cuts.CUTS:  # before it: one of them is in place
-                self.cut_off |= cuts.behind(args[0])
+            if self._asking and func in CUTS:
+                cut = self.cuts.before(args[0] if args else kwargs.get("input"))
         out = self._run(func, args, kwargs)
         with self.ours:
             self._after(func, args, kwargs, given, out)
+            if self._asking:
+                tensors = list(functions.tensors((*args, *kwargs.values())))
+                self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
         return out
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:

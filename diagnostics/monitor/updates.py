@@ -82,6 +82,10 @@ class Updates:
             hook.remove()
         self._pairs, self._after_backward = Pairs(), None
 
+    def renew(self) -> None:
+        """The tensors are others now: what was kept of the last ones fits no more."""
+        self._pairs = Pairs()
+
     def take(self) -> tuple[Update | None, int]:
         """The update finished since the last call, if any, and the number of backward passes seen."""
         update, passes = self.current, self.sentinel.passes
@@ -103,11 +107,11 @@ class Updates:
             update.learning_rates = [_rate(group["lr"]) for group in optimizer.param_groups]
             if update.plan.measured or update.plan.partner or update.plan.curvature:
                 update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if closure is None:
-                self._gradients(update)
-                return None
-            return (optimizer,), {**kwargs, "closure": self._watched(update, closure)}
+            if len(args) > 1 and callable(args[1]):
+                return (optimizer, self._watched(update, args[1]), *args[2:]), kwargs
+            if callable(kwargs.get("closure")):
+                return args, kwargs | {"closure": self._watched(update, kwargs["closure"])}
+            self._gradients(update)
         return None
 
     def _watched(self, update: Update, closure: Callable[[], Any]) -> Callable[[], Any]:
@@ -125,7 +129,7 @@ class Updates:
             with self._guarded("gradients"):
                 if evaluations == 1:
                     self._gradients(update)
-                elif evaluations == 2:
+                elif evaluations == 2 and isinstance(self._optimizer, torch.optim.LBFGS):  # others may want the sum
                     update.values["carried_grad_norm"] = self.sentinel.carried
             return loss
 

@@ -23,7 +23,11 @@ _CONVERSIONS = {
 class Wiring:
     """`look` is called after each update until the question is settled; only versions and presence are read."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, event: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, event: Callable[[str, str, str], None], again: bool = False
+    ) -> None:
+        """`again`: parameters were replaced in the middle of the run, as is done on purpose too."""
+        self._again = again
         self._model, self._optimizer, self._event = model, optimizer, event
         self._versions: dict[str, int] = {}
         self._still: dict[str, int] = {}
@@ -44,7 +48,7 @@ class Wiring:
         for name, tensor in tensors.items():
             if id(tensor) not in inside and tensor.requires_grad:
                 self._outside(name, tensor)
-            if id(tensor) not in members:
+            if id(tensor) not in members and tensor.requires_grad:
                 self._foreign(name, tensor)
         if self._late == UPDATES:
             self._event("late-gradients", LATE, "")
@@ -66,6 +70,8 @@ class Wiring:
         self.settled = True
         still = [name for name, count in self._still.items() if count >= UPDATES and not _held_elsewhere(tensors[name])]
         idle = [name for name, count in self._idle.items() if count >= UPDATES]
+        if self._again and not still:
+            return
         if idle:
             trained = ", ".join(still) if still else "the model's parameters"
             message = (

@@ -21,11 +21,19 @@ def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return run.matrix("layers", "grad_missing", copy=False)
 
 
+def untouched(run: Run, missing: np.ndarray) -> np.ndarray:
+    """(L,) which never had a gradient when it was looked for, nor changed in between: what is trained in turns does,
+    and so do averages and copies."""
+    return (missing == 1).all(0) & (np.ptp(run.matrix("layers", "weight_norm")[2], axis=0) == 0)
+
+
 def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
-    """Trainable tensors that never had a gradient, and from which something was computed and then detached."""
+    """Trainable tensors without any gradient whose layer's output was detached on its way into another layer."""
     held = {each["name"] for each in run.meta.get("layers") or [] if each.get("optimized") and not each.get("frozen")}
     cut = held & set(run.meta.get("cut_off") or [])
-    return tuple(str(name) for at, name in enumerate(names) if str(name) in cut and (missing[:, at] == 1).all())
+    return tuple(
+        str(name) for name, absent in zip(names, untouched(run, missing), strict=True) if absent and name in cut
+    )
 
 
 def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
@@ -39,7 +47,7 @@ def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     at = [index for index, name in enumerate(names) if str(name) not in beside]
     if not len(missing) or not at:
         return ()
-    absent = np.array([missing[0, index] == 1 and (missing[:, index] == 1).all() for index in at])
+    absent = untouched(run, missing)[at]
     count = int(absent.sum())
     if not 0 < count < len(at) or not absent[:count].all():
         return ()

@@ -65,6 +65,7 @@ from diagnostics.run import Run
 
 KIND = sentences.KIND
 RANK = 13
+TRIED = 500  # updates: a shorter run may have been only tried
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 
 
@@ -171,7 +172,11 @@ def _stands(
         tiny = reach < slack * history.end and history.end > NOTHING * history.start
         return tiny and _downhill(run, history, half, surely) >= still * history.end
     begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
-    begun = (begun or _shrunk(run) < np.log(10)) and surely > 0 and history.end > (1 - learned) * history.start
+    begun = (
+        (begun or (history.count >= TRIED and _shrunk(run) < np.log(10)))
+        and surely > 0
+        and history.end > (1 - learned) * history.start
+    )
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
 
 

@@ -9,14 +9,14 @@ plain list where PyTorch does not look, the graph was cut, or outputs and target
 Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
 after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
 the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
-gradients ever changes, whether one that the optimizer holds gets none while others do. Of updates: whether there are
-any, whether L-BFGS gives up while there is a gradient, and whether something else puts the weights back, by all of an
-update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a
-target, whether a view gives an output its sizes in another order, whether a norm is of one number or two, whether a
-recurrent net or attention takes as many steps as the model is given examples and gives answers. Of the forward: whether
-it uses parameters that are not the model's and are gone afterwards, and whether the model went over to evaluation mode.
-Of what the loss takes for log-probabilities: whether their exponentials sum to 1. Of weights in half precision under an
-optimizer of torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+gradients ever changes, whether one that the optimizer holds gets none while others do, and stays. Of updates: whether
+there are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
+shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
+its sizes in another order, whether a norm is of one number or two, whether a recurrent net or attention takes as many
+steps as the model is given examples and gives answers. Of the forward: whether it uses parameters that are not the
+model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for log-
+probabilities: whether their exponentials sum to 1. Of weights in half precision under an optimizer of torch's own:
+whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -40,9 +40,6 @@ backward pass begins with new ones.
 *Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative.
 
 *No step*: weights change in `optimizer.step()` alone.
-
-*Optimizer stopped*: L-BFGS calls the closure several times a step, to find a lower loss along its direction. If the
-gradient is not that of the loss it gets, or each call has another batch or dropout mask, the direction leads nowhere.
 
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
 smallest where every output is the mean of the targets.
@@ -99,7 +96,6 @@ from diagnostics.rules._finding import Finding
 from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
-from diagnostics.rules._stopped import in_closures, optimizer_stopped
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
@@ -117,8 +113,7 @@ def check(
         raise signals.Missing("scalars: no update was recorded")
     yield from _never_steps(run)
     yield from _put_back(run)
-    accumulating = list(_accumulating(run, mostly))
-    yield from accumulating or optimizer_stopped(run)
+    yield from _accumulating(run, mostly)
     yield from membership.stale(run)
     yield from membership.unregistered(run)
     yield from membership.left_out(run)
@@ -195,7 +190,7 @@ def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
         "zero them each time."
     )
     remedies = ("call optimizer.zero_grad() before loss.backward() in every update",)
-    if in_closures(run):
+    if run.meta.get("optimizer") == "LBFGS":
         summary = (
             f"Since step {first} the backward passes of one step add up in {number(100 * share)} % of the steps: the "
             "optimizer calls the closure several times, and gets the sum of the gradients at different weights."
@@ -261,8 +256,8 @@ def _detached(run: Run) -> Iterator[Finding]:
 
 
 _SHAPING = {  # what they do to a run can look like anything
-    "gradients-accumulate", "stale-parameters", "optimizer-stopped", "weights-put-back", "norm-of-one", "norm-of-two",
-    "along-batch", "log-scores", "made-in-forward", "evaluation-mode",
+    "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
+    "log-scores", "made-in-forward", "evaluation-mode",
 }  # fmt: skip
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
