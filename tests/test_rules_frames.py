@@ -59,6 +59,7 @@ def test_a_loss_that_becomes_another_one(update, kinds):
     [
         ({}, 1),
         ({"optimizer": "SGD"}, 0),  # which remembers none
+        ({"betas": [0.9, 1.0]}, 0),  # whose mean never takes in anything
         ({"betas": [0.9, 0.5]}, 0),  # forgotten after thirty updates
         ({"size": 100.0}, 0),  # clipped, or no longer than ten times what the mean is of
         ({"at": 350}, 0),  # too late to matter

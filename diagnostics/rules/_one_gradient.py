@@ -28,7 +28,7 @@ def one_gradient(
 ) -> Iterator[Finding]:
     decay = _decay(run)
     table = run.table("scalars", ["step", "lr", "grad_norm", "update_norm"])
-    table = table.loc[np.isfinite(signals.array(table, "grad_norm"))]
+    table = table.loc[np.isfinite(signals.array(table, "grad_norm")) & (signals.array(table, "lr") > 0)]
     norms = signals.array(table, "grad_norm")
     if decay is None or len(norms) < 2 * around + 1:
         return
@@ -77,7 +77,8 @@ def _decay(run: Run) -> float | None:
     groups = run.meta.get("hyperparameters") or []
     if run.meta.get("optimizer") not in _REMEMBER:
         return None
-    return max((float(group.get("alpha", (group.get("betas") or [0, 0])[-1])) for group in groups), default=None)
+    found = max((float(group.get("alpha", (group.get("betas") or [0, 0])[-1])) for group in groups), default=1.0)
+    return found if 0 <= found < 1 else None
 
 
 def _root_of_mean(norms: np.ndarray, decay: float) -> np.ndarray:

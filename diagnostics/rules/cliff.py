@@ -151,9 +151,10 @@ def _another_loss(run: Run, step: int, norm: float, *, times: float = 10.0) -> b
     table = table.loc[table["step"] <= step]
     received, loss = signals.array(table, "grad_norm")[-50:-1], signals.array(table, "loss")[-50:]
     update = float(table["update_norm"].iloc[:-1].max())  # of those that were measured
-    if len(loss) < 5 or not update > 0 or not np.isfinite(norm):
+    usual = signals.median(received)
+    if len(loss) < 5 or not update > 0 or not np.isfinite(norm) or not usual > 0:
         return False
-    longest = update * max(1.0, float(received[-2:].max() / np.median(received)))
+    longest = update * max(1.0, float(received[-2:].max()) / usual)
     return bool(loss[-1] - signals.level(loss[:-1]) > times * longest * norm)
 
 
