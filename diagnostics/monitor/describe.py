@@ -52,7 +52,9 @@ def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def replaced(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
-    """Whether one of these parameters of the model is another one by now."""
+    """Whether one of these parameters of the model is another one by now; FSDP exchanges its own all the time."""
+    if any(hasattr(tensor, "placements") for tensor in tensors.values()):
+        return False
     now = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     return any(now.get(name, tensor) is not tensor for name, tensor in tensors.items())
 

@@ -162,10 +162,14 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def observe(
-    closure: Callable[[], Any], model: nn.Module, states: Sequence[Tensor] | None, asking: bool = False
+    closure: Callable[[], Any],
+    model: nn.Module,
+    states: Sequence[Tensor] | None,
+    asking: bool = False,
+    graph: bool = False,
 ) -> tuple[Observer, Any, bool]:
-    """One extra forward, observed; with its graph if `asking`, which tells where it is cut. Returns the observer, the
-    loss, and whether random numbers were drawn."""
+    """One extra forward, observed; with its `graph` it is seen where that is cut. Returns the observer, the loss, and
+    whether random numbers were drawn."""
 
     def observed() -> tuple[Observer, Any, bool]:
         observer = Observer(model, asking)
@@ -177,7 +181,7 @@ def observe(
         drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
         return observer, loss.detach() if isinstance(loss, Tensor) else loss, drew
 
-    if asking:
+    if graph:
         with contextlib.suppress(RuntimeError):  # memory, or weights that are written to in place
             return _with_gradients(model, observed)
     return _without_gradients(model, observed)

@@ -123,7 +123,10 @@ class Looking:
 
     def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> Observer:
         states, parameters = self._entrance.random_state, list(self._tensors().values())
-        observer, after, drew = forwards.observe(closure, self._model, states, self._entrance.asking)
+        asking = self._entrance.asking
+        observer, after, drew = forwards.observe(
+            closure, self._model, states, asking, asking and self._alone(parameters)
+        )
         # the same dropout masks are drawn again only from the same state, and eagerly as before
         comparable = (not drew or (states is not None and not compiled)) and self._together.size == 1
         ratio = partial(
@@ -138,6 +141,11 @@ class Looking:
         )
         record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
         return observer
+
+    def _alone(self, parameters: list[Tensor]) -> bool:
+        """No wrapper that gathers gradients, and counts on a backward after every forward with a graph."""
+        wrapped = isinstance(self._model, nn.parallel.DistributedDataParallel)
+        return self._together.size == 1 and not wrapped and not any(hasattr(p, "placements") for p in parameters)
 
     def _look_at_input(self, record: Record, observer: Observer) -> None:
         x = observer.graph.first_input
