@@ -43,9 +43,10 @@ def one_gradient(
     was, became = (lengths[chosen & np.isfinite(lengths)] for chosen in (np.arange(len(norms)) < at, shortened))
     if shortened.mean() < part or min(len(was), len(became)) < measured:
         return
-    if not np.median(became[-len(became) // 2 :]) <= np.median(was) / (shortens / 2):  # once the momentum is over it
+    by = float(np.median(was) / np.median(became[-len(became) // 2 :]))  # once the momentum is over it
+    if not by >= shortens / 2:  # weights that had no part in it are not held up
         return
-    step, share, by = int(table["step"].iloc[at]), float(shortened.mean()), float(np.median(times[shortened]))
+    step, share = int(table["step"].iloc[at]), float(shortened.mean())
     yield Finding(
         kind,
         "one-gradient",
@@ -55,10 +56,10 @@ def one_gradient(
         (),
         (
             f"At step {step} one gradient was {number(norms[at] / usual)} times as long as usual. The optimizer "
-            "divides by the root of its mean of squares, which remembers it: that makes the updates "
-            f"{number(by)} times shorter in {number(100 * share)} % of the run."
+            "divides by the root of its mean of squares, which remembers it: the updates have become "
+            f"{number(by)} times shorter, for {number(100 * share)} % of the run."
         ),
-        {"gradient over the usual": float(norms[at] / usual), "updates divided by": by, "share of the run": share},
+        {"gradient over the usual": float(norms[at] / usual), "updates shorter by": by, "share of the run": share},
         (
             "look at the examples of that batch: a code for a missing value, another unit, a broken file",
             f"or clip what is longer than usual: torch.nn.utils.clip_grad_norm_(model.parameters(), {2 * usual:.3g})",
