@@ -248,3 +248,12 @@ def test_names_from_a_run_cannot_leave_the_label_expression():
         parts.layer([__import__("altair").Chart(pd.DataFrame({"row": [0]})).mark_point().encode(y=axis)], "t").to_dict()
     )
     assert r"\'] + alert(1) + [\'" in axis.to_dict()["axis"]["labelExpr"]
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"), [(True, "No stability ratio is known for the steps of LBFGS"), (False, "pass closure=")]
+)
+def test_an_empty_stability_chart_says_why(measured, words):
+    curvature = {"curvature": pd.DataFrame({"step": [2], "stability": [np.nan]})} if measured else {}
+    run = Run.from_frames({"name": "r", "optimizer": "LBFGS"}, {"scalars": pd.DataFrame({"step": [1]}), **curvature})
+    assert words in str(compiled(charts.draw(run, STABILITY)))

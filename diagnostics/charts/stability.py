@@ -13,12 +13,14 @@ from diagnostics.run import Run
 
 LOWEST, HIGHEST = 1e-3, 1e4  # shown at most: seven decades are readable
 NO_CURVATURE = "Curvature was not measured in this run: pass closure= to monitor.step"
+NO_RATIO = "No stability ratio is known for the steps of {}"
 
 
 def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     data = ratios(run)
     if data.empty:
-        return parts.empty(NO_CURVATURE)
+        measured_at_all = not run.table("curvature", ["step"]).empty
+        return parts.empty(NO_RATIO.format(run.meta["optimizer"]) if measured_at_all else NO_CURVATURE)
     first, last = whole(run)
     x = parts.step_axis()
     low, high = limits(data["stability"].to_numpy())
