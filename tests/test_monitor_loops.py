@@ -478,17 +478,11 @@ def test_a_layer_that_is_replaced_in_the_middle(told: bool, tmp_path: Path) -> N
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, budget=1e9) as monitor:
-        for step in range(12):
-            if step == 5:
-                model[2] = nn.Linear(16, 3)
-                if told:
-                    optimizer.param_groups[0]["params"][:] = model.parameters()
-            x, y = batch(step)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+        train(monitor, model, optimizer, range(5))
+        model[2] = nn.Linear(16, 3)
+        if told:
+            optimizer.param_groups[0]["params"][:] = model.parameters()
+        train(monitor, model, optimizer, range(5, 12))
     run = diagnostics.load(tmp_path / "run")
     assert events(run) == ["layers-changed", *([] if told else ["stale-parameters"])]
     last = run.table("layers").query("layer == '2.weight'").iloc[-1]

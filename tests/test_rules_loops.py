@@ -135,6 +135,7 @@ class Pair(nn.Module):
         (torch.zeros_like, []),  # computed and not used, as a pooler's output
         (lambda words: (words.detach().sum(), torch.zeros_like(words))[1], []),  # only logged
         (lambda words: torch.detach(input=words), [("wiring", "detached")]),
+        (lambda words: (words.detach().sum(), words.detach())[1], [("wiring", "detached")]),  # logged first
     ],
 )
 @pytest.mark.parametrize("closure", [True, False])
@@ -175,6 +176,37 @@ def test_averages_have_no_gradient_and_are_not_cut_off(tmp_path):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     found = watched(tmp_path, model, optimizer, lambda model, x, y: model.loss(x), each=model.follow)
     assert alarms(found) == []
+
+
+class InTurns(nn.Module):
+    """A generator that learns in one update of five, and a codebook that is written to; one optimizer for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.update = nn.Parameter(torch.ones(3)), 0
+        self.generator, self.codes, self.critic = nn.Linear(8, 8), nn.Parameter(torch.randn(4, 8)), nn.Linear(8, 1)
+
+    def loss(self, x):
+        made = self.generator(x)
+        made = made if self.update % 5 == 3 else made.detach()
+        nearest = self.codes[torch.cdist(made, self.codes).argmin(1)].detach()
+        return F.softplus(self.critic(made + 0.1 * nearest)).mean() + F.softplus(-self.critic(x)).mean()
+
+    @torch.no_grad()
+    def after(self):
+        self.update += 1
+        self.codes.mul_(0.999)
+
+
+@pytest.mark.parametrize("unused", [True, False])
+def test_what_is_trained_in_turns_or_written_to_is_not_cut_off(tmp_path, unused):
+    torch.manual_seed(13)
+    model = InTurns()
+    if not unused:
+        del model.unused
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    found = watched(tmp_path, model, optimizer, lambda model, x, y: model.loss(x), each=model.after)
+    assert not any(finding.kind == "wiring" for finding in found.findings)
 
 
 class Experts(nn.Module):

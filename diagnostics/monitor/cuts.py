@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from diagnostics.monitor import losspath
+
 CUTS = {torch.detach, torch.detach_, Tensor.detach, Tensor.detach_, Tensor.data.__get__}  # type: ignore
-LONGEST = 2000  # nodes walked in all
+LONGEST = 2000  # nodes walked from one cut, and a tenth of what is walked in all
 
 
 class Cuts:
@@ -18,22 +20,17 @@ class Cuts:
     def __init__(self) -> None:
         self.lost: set[int] = set()
         self._behind = WeakTensorKeyDictionary()  # of tensors without a graph: the parameters they were computed from
-        self._walked: set[Any] = set()  # nodes; held, so that none takes another's identity
+        self._left = 10 * LONGEST  # nodes to be walked: a loop may detach its state at every step
 
     def before(self, x: Any) -> set[int]:
         """What is about to be cut off with a tensor, which may be detached in place."""
-        node = None
+        start = None
         with contextlib.suppress(RuntimeError):  # a view of what was changed in place has no history to be asked for
-            node = x.grad_fn if isinstance(x, Tensor) else None
-        waiting, found = [] if node is None else [node], set()
-        while waiting and len(self._walked) < LONGEST:
-            node = waiting.pop()
-            if node not in self._walked:
-                self._walked.add(node)
-                variable = getattr(node, "variable", None)
-                if variable is not None:
-                    found.add(id(variable))
-                waiting += [following for following, _ in node.next_functions if following is not None]
+            start = x.grad_fn if isinstance(x, Tensor) else None
+        seen: set[Any] = set()
+        nodes = losspath.walk(start, seen, min(LONGEST, self._left))
+        found = {id(node.variable) for node in nodes if hasattr(node, "variable")}
+        self._left -= len(seen)
         return found
 
     def follow(self, given: Iterable[Tensor], results: Iterable[Tensor], cut: set[int], meets_parameters: bool) -> None:

@@ -4,7 +4,7 @@ The graph's nodes name the functions ("SoftmaxBackward0"); they are walked, neve
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -68,7 +68,11 @@ def is_linear_model(loss: Tensor) -> bool:
     A bias may be added to it. Parameters that go into anything else, as positions into a distance, and two layers,
     whose outputs may be multiplied, are not: that the output is linear could not be seen.
     """
-    holders = [node for node in _reach(loss.grad_fn) if _holds_parameter(node) and _name(node) not in ("add", "sub")]
+    holders = [
+        node
+        for node in walk(loss.grad_fn, set(), 10 * LONGEST, _is_parameter)
+        if _holds_parameter(node) and _name(node) not in ("add", "sub")
+    ]
     return len(holders) == 1 and _name(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
 
 
@@ -97,7 +101,7 @@ def _output_shape(node: Any) -> tuple[int, ...]:
 
 def met(loss: Tensor, functions: Collection[str]) -> str | None:
     """One of these functions that lies between the loss and the parameters; of powers, only roots."""
-    for node in _reach(loss.grad_fn):
+    for node in walk(loss.grad_fn, set(), 10 * LONGEST, _is_parameter):
         name = _name(node)
         # of a power that is a tensor nothing is kept
         if name in functions and (name != "pow" or (node.name() == "PowBackward0" and 0 < node._saved_exponent < 1)):
@@ -120,15 +124,16 @@ def _chain(node: Any) -> Iterator[Any]:
         node = next((n for n in following if not _is_parameter(n)), None)
 
 
-def _reach(node: Any) -> Iterator[Any]:
-    """Nodes that can be reached, each once, up to ten times `LONGEST`."""
-    waiting, seen = [node] if node is not None else [], set()
-    while waiting and len(seen) < 10 * LONGEST:
-        current = waiting.pop()
-        if id(current) not in seen:
-            seen.add(id(current))
-            yield current
-            waiting += [n for n in _next(current) if not _is_parameter(n)]
+def walk(start: Any, seen: set[Any], most: int, skipped: Callable[[Any], bool] = lambda node: False) -> Iterator[Any]:
+    """Nodes that can be reached and were not `seen`, each once, until so many were. What was seen is held: a node that
+    is let go may leave its identity to another."""
+    waiting = [] if start is None else [start]
+    while waiting and len(seen) < most:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [following for following in _next(node) if not skipped(following)]
 
 
 def _next(node: Any) -> list[Any]:

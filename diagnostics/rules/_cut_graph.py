@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
@@ -21,34 +22,36 @@ def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return run.matrix("layers", "grad_missing", copy=False)
 
 
-def untouched(run: Run, missing: np.ndarray) -> np.ndarray:
-    """(L,) which never had a gradient when it was looked for, nor changed in between: what is trained in turns does,
-    and so do averages and copies."""
-    return (missing == 1).all(0) & (np.ptp(run.matrix("layers", "weight_norm")[2], axis=0) == 0)
-
-
 def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
-    """Trainable tensors without any gradient whose layer's output was detached on its way into another layer."""
-    held = {each["name"] for each in run.meta.get("layers") or [] if each.get("optimized") and not each.get("frozen")}
-    cut = held & set(run.meta.get("cut_off") or [])
-    return tuple(
-        str(name) for name, absent in zip(names, untouched(run, missing), strict=True) if absent and name in cut
-    )
+    """Trainable tensors without any gradient that stay as they are, and whose layer's output was detached on its way
+    into another layer."""
+    cut = set(run.meta.get("cut_off") or []) - _not_trained(run)
+    absent = (missing == 1).all(0) & still(run)
+    return tuple(str(name) for name in names[absent] if str(name) in cut)
 
 
 def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
-    """Trainable tensors without any gradient, if they are the first ones of the model and no others.
+    """Trainable tensors without any gradient that stay as they are, if they are the first ones of the model and no
+    others are without.
 
     An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it,
     and so does what took no part in the forward.
     """
-    beside = {each["name"] for each in run.meta.get("layers") or [] if each.get("frozen") or not each.get("optimized")}
-    beside |= set(run.meta.get("idle") or [])
+    beside = _not_trained(run) | set(run.meta.get("idle") or [])
     at = [index for index, name in enumerate(names) if str(name) not in beside]
-    if not len(missing) or not at:
-        return ()
-    absent = untouched(run, missing)[at]
+    absent = (missing[:, at] == 1).all(0)
     count = int(absent.sum())
-    if not 0 < count < len(at) or not absent[:count].all():
+    if not 0 < count < len(at) or not (absent & still(run)[at])[:count].all():
         return ()
     return tuple(str(names[index]) for index in at[:count])
+
+
+def still(run: Run) -> np.ndarray:
+    """(L,) whose norm never changed: what is trained in turns does between the updates that were measured, and so do
+    averages and copies."""
+    return np.ptp(run.matrix("layers", "weight_norm")[2], axis=0) == 0
+
+
+def _not_trained(run: Run) -> set[str]:
+    layers = by_layer.described(run).items()
+    return {name for name, each in layers if each.get("frozen") or not each.get("optimized")}

@@ -238,7 +238,9 @@ def _detached(run: Run) -> Iterator[Finding]:
         summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
         yield found("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
         return
-    seen = cut_graph.detached(run, layers, missing) if len(missing) else ()
+    if not len(steps):
+        return
+    seen = cut_graph.detached(run, layers, missing)
     names = seen or cut_graph.before(run, layers, missing)
     hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
