@@ -46,6 +46,7 @@ def train(folder: Path | str, steps: int = 20, **meta) -> RunWriter:
     return writer
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", RUN_PAGES[1:])  # the diagnosis is tested run by run below
 def test_every_sample_run_opens_on_every_page(name, tmp_path, monkeypatch):
     """One session that walks from run to run, as a person does with the picker."""
