@@ -152,7 +152,7 @@ def address(name: str) -> str:
     return "/" if name == "runs" else f"/{name}?run={FAULTY}"
 
 
-QUICK = {("runs", "light"), ("diagnosis", "light"), ("diagnosis", "dark"), ("curvature", "light")}
+QUICK = {("runs", "light"), ("diagnosis", "dark")}
 VIEWS = [
     pytest.param(name, scheme, marks=[] if (name, scheme) in QUICK else pytest.mark.exhaustive)
     for scheme in ("light", "dark")

@@ -106,7 +106,7 @@ def test_lightning(micro: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("micro", [1, 2])
+@pytest.mark.parametrize("micro", [pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_transformers(micro: int, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", exc_type=ImportError)
     pytest.importorskip("accelerate", exc_type=ImportError)

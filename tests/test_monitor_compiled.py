@@ -91,12 +91,16 @@ print(json.dumps({
 """
 
 MODES = ("compiled", "beside", "warm", "in place", "part", "whole loss", "optimizer")
-QUICK = {("compiled", "closure"), ("part", "alone")}  # each takes ten seconds
-IN = {"closure": "exhaustive", "alone": "by_hand"}
+QUICK = {("compiled", "closure")}  # each takes ten seconds
+IN_CI = {(mode, "closure") for mode in MODES} | {("part", "alone")}
+
+
+def marks(case: tuple[str, str]) -> list[pytest.MarkDecorator]:
+    return [] if case in QUICK else [pytest.mark.exhaustive if case in IN_CI else pytest.mark.by_hand]
+
+
 CASES = [
-    pytest.param(mode, closure, marks=[] if (mode, closure) in QUICK else getattr(pytest.mark, IN[closure]))
-    for mode in MODES
-    for closure in ("closure", "alone")
+    pytest.param(mode, closure, marks=marks((mode, closure))) for mode in MODES for closure in ("closure", "alone")
 ]
 
 

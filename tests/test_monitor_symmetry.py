@@ -245,7 +245,7 @@ def clone_cell(model: Sequence, layer: int, outgoing: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("by_state", [False, True])
 @pytest.mark.parametrize(("depth", "layer"), [(1, 0), (2, 0), (2, 1)])
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("kind", [nn.LSTM, pytest.param(nn.GRU, marks=pytest.mark.exhaustive), nn.RNN])
 @pytest.mark.parametrize("outgoing", [True, False])
 def test_recurrent_units(
     kind: type[nn.RNNBase], depth: int, layer: int, by_state: bool, outgoing: bool, tmp_path: Path

@@ -9,6 +9,8 @@ import diagnostics
 from diagnostics.monitor.losspath import is_linear_model
 from diagnostics.run import RunWriter
 
+pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
+
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
 
@@ -375,7 +377,7 @@ class HandmadeCell(nn.Module):
         return (h @ self.out).squeeze(-1)
 
 
-@pytest.mark.parametrize("positive", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("positive", [True, False])
 def test_a_start_far_above_what_a_constant_answer_has_is_no_measure_of_learning(positive, tmp_path):
     """Positive weights saturate the cell and make outputs of size 40: that the loss falls to 1 is the last layer's."""
     torch.manual_seed(0)

@@ -9,6 +9,8 @@ import diagnostics
 from diagnostics.monitor.losspath import all_pairs
 from tests.test_rules_mistakes import alarms, diagnosed
 
+pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
+
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize("wrong", [True, False])
