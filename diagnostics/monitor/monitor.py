@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -26,13 +25,12 @@ from diagnostics.monitor.schedule import Plan, Schedule
 from diagnostics.monitor.sending import NAN, Record, Sender, Silent, Writer
 from diagnostics.monitor.sentinel import CLEARED
 from diagnostics.monitor.settings import Settings
+from diagnostics.monitor.tensors import Tensors
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.transfer import Courier
 from diagnostics.monitor.updates import Update, Updates
 from diagnostics.monitor.wiring import Wiring
 from diagnostics.run import RunWriter
-
-RENEWALS = 3  # times that replaced parameters are looked up: a model that makes them anew each time is not followed
 
 
 class Monitor:
@@ -45,9 +43,8 @@ class Monitor:
         self._inner = describe.unwrap(model)
         self._compiled = describe.is_compiled(model)
         self._scaler = Scaler(settings.scaler)
-        self._tensors = describe.named_tensors(self._inner, optimizer)
-        self._count, self._renewed = _size(optimizer), 0
-        device = _device(self._tensors)
+        self._tensors = Tensors(self._inner, optimizer, self._changed)
+        device = self._tensors.device
         self._together = Together(model, device)
         self._budget = Budget(settings.budget)
         self._reporter = Reporter(
@@ -75,7 +72,7 @@ class Monitor:
             self._budget,
             self._together,
             self._stretched,
-            weights=sum(tensor.numel() for tensor in self._tensors.values()) if device.type == "cpu" else 0,
+            weights=self._tensors.numbers if device.type == "cpu" else 0,
         )
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)
@@ -83,7 +80,7 @@ class Monitor:
             model, self._hooked, lambda seconds: self._budget.add("measured", seconds), self._scaler.scale
         )
         self._looking = Looking(
-            model, self._current_tensors, self._entrance, self._guard, self._together, self._writer.update_meta
+            model, self._tensors.current, self._entrance, self._guard, self._together, self._writer.update_meta
         )
         self._curving = Curving(
             model,
@@ -95,13 +92,13 @@ class Monitor:
             self._writer,
             self._together,
             self._tell_once,
-            self._current_tensors,
+            self._tensors.current,
         )
         self._given = Given(model, self._writer, self._event, self._tell_once, self._guard, self._together)
         self._wiring = Wiring(self._inner, optimizer, self._event)
         self._updates = Updates(
             optimizer,
-            tensors=self._current_tensors,
+            tensors=self._tensors.current,
             plan=lambda: self._plan,
             guarded=self._hooked,
             flush=self._unclosed,
@@ -117,7 +114,8 @@ class Monitor:
 
     def _resume(self, last_step: int, told: bool) -> None:
         """`told`: by `first_step` that other weights were meant."""
-        weights = [] if self._together.active else list(self._tensors.values())  # of which a rank may hold a shard
+        shards = self._together.active  # a rank may hold but a shard of each
+        weights = [] if shards else list(self._tensors.named.values())
         stranger = self._guard.run("resuming", resuming.stranger, self.run_dir, weights) or ""
         self._event("resumed", f"continues after update {last_step}{stranger}", "")
         if stranger and not told:
@@ -204,7 +202,7 @@ class Monitor:
         if self._updates.sentinel.cleared:
             self._tell_once("gradients-cleared", CLEARED)
         if not self._wiring.settled:
-            self._guard.run("wiring", self._wiring.look, self._current_tensors(), update.late)
+            self._guard.run("wiring", self._wiring.look, self._tensors.current(), update.late)
         if update.plan.measured and update.finished:
             self._measure(record, value, closure)
         if not self._updates.settled and _bad(update, value):
@@ -218,14 +216,14 @@ class Monitor:
 
     def _measure(self, record: Record, loss: Any, closure: Closure | None) -> None:
         with self._budget.charge("measured"):
-            record.add("layers", list(self._tensors), record.update.layers)
+            record.add("layers", list(self._tensors.named), record.update.layers)
             self._looking.look(record, loss, closure, self._compiled)
         self._budget.cost_of("measured", self._budget.spent["measured"] - self._spent_before)
 
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
         """The first number that is not finite becomes one event that says where it came from."""
         self._updates.settled = True
-        tensors = self._current_tensors()
+        tensors = self._tensors.current()
         origin = None
         if closure is not None:
             weights = update.rescued or [tensor.data for tensor in tensors.values()]
@@ -267,9 +265,7 @@ class Monitor:
     def _plan_next(self, step: int) -> None:
         self._spent_before = self._budget.spent["measured"]
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
-        if self._plan.measured and self._renewed < RENEWALS and describe.replaced(self._inner, self._tensors):
-            self._renewed += 1
-            self._look_up("parameters of the model were replaced by others")
+        if self._plan.measured and self._tensors.renewed():
             self._wiring = Wiring(self._inner, self.optimizer, self._event, again=True)
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
@@ -284,17 +280,7 @@ class Monitor:
         )
         self._tell_once("budget", message)
 
-    def _current_tensors(self) -> dict[str, Tensor]:
-        """Parameters by name; looked up again when the optimizer's number of parameters changed, and before measured
-        updates when the model's are others."""
-        count = _size(self.optimizer)
-        if count != self._count:
-            self._count = count
-            self._look_up(f"the optimizer now holds {count} tensors")
-        return self._tensors
-
-    def _look_up(self, why: str) -> None:
-        self._tensors = describe.named_tensors(self._inner, self.optimizer)
+    def _changed(self, why: str) -> None:
         self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))
         self._updates.renew()
         self._event("layers-changed", why, "")
@@ -319,12 +305,3 @@ def _bad(update: Update, loss: Any) -> bool:
     """Read at once only where that does not wait for a device. A loss that is missing is not bad."""
     readable = loss is not NAN if not isinstance(loss, Tensor) else transfer.on_host(loss.device)
     return bool(update.bad_gradients) or (readable and not math.isfinite(float(loss)))
-
-
-def _size(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
-
-
-def _device(tensors: Mapping[str, Tensor]) -> torch.device:
-    first = next(iter(tensors.values()), None)
-    return torch.device("cpu") if first is None else first.device
