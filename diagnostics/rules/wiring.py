@@ -92,7 +92,7 @@ from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Finding
+from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
@@ -254,6 +254,7 @@ def _detached(run: Run) -> Iterator[Finding]:
         {"tensors": float(len(names))},
         (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
         severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
+        chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
     )
 
 
