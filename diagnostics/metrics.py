@@ -95,6 +95,12 @@ _TABLES = (
                 "the loss is more than one comparison with targets",
             ),
             Metric(
+                "target_spread",
+                "",
+                "what of the variance of all targets seen so far lies within batches: near 1 if they come in random "
+                "order",
+            ),
+            Metric(
                 "log_total",
                 "",
                 "mean size of the logarithm of the sum of what the loss takes for probabilities of classes: 0 if they "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import diagnostics
+from diagnostics.monitor import attention
 
 
 def watch(model: nn.Module, x: Tensor, path: Path, *, closure: bool = True, steps: int = 1, loss: Any = None) -> Any:
@@ -186,6 +187,19 @@ def test_attention(kind: str, tmp_path: Path) -> None:
     assert row["activation"] == "softmax"
     assert row["entropy"] == pytest.approx(entropy.mean().item(), rel=1e-2)
     assert row["max_input"] == pytest.approx(logits.max().item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("length", [16, 48, 64, 100])
+def test_attention_is_sampled_at_all_positions(length: int) -> None:
+    """Of a causal mask most of all: the first position sees itself alone, and the second two."""
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 8, 4, length, 8).mul(2).unbind()
+    logits = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)
+    reach = torch.arange(1, length + 1).expand(8, 4, length)
+    exact = (torch.special.entr(logits.softmax(-1)).sum(-1) / reach.clamp(min=2).log())[reach > 1].mean()
+    for counts in (attention.count(q, k, k, is_causal=True), attention.count_logits(logits)):
+        assert counts is not None
+        assert float(counts.moments[6] / counts.moments[7]) == pytest.approx(float(exact), rel=0.1)
 
 
 def test_probe(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Answers:
         assert self._whole is not None
         known = proven & (targets_vary | ~inputs_vary)
         found = {"constant_loss": torch.where(known, targets.constant_loss(self._whole), torch.nan)}
+        found["target_spread"] = torch.where(known, self._whole.spread(), torch.nan)
         if targets.log_total is not None:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
         if one.beyond is not None:

@@ -1,7 +1,7 @@
 """Attention rows under a magnifying glass: normalized entropy and largest logit of a few sampled queries.
 
 Fused attention returns no weights, so they are recomputed for a few rows from queries and keys, honouring the mask,
-causality, grouped heads and the scale. Rows are taken at even distances: the global random state is not touched.
+causality, grouped heads and the scale. Which rows is not random: the global random state is not touched.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def count(
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
     total = lead.numel() * length
     rows = max(1, min(ROWS, total, ENTRIES // (key.shape[-2] * width)))
-    picked = torch.arange(rows, device=query.device) * total // rows
+    picked = _spread(rows, total, query.device)
     batch, position = picked // length, picked % length
     keys = key.expand(*lead, *key.shape[-2:]).reshape(-1, *key.shape[-2:])[batch]
     queries = query.reshape(-1, width)[picked]
@@ -45,6 +45,15 @@ def count(
     logits, p = stats.attention_probabilities(queries, keys, scale or width**-0.5, mask)
     reachable = torch.full_like(p[:, 0], p.shape[-1]) if mask is None else (mask > -torch.inf).sum(-1).float()
     return stats.count_softmax(logits, torch.nan_to_num(p), reachable)
+
+
+def _spread(rows: int, total: int, device: torch.device) -> Tensor:
+    """One row of each equal part, at a place that goes round by the golden ratio: at even distances, which most often
+    divide the sequence's length, all would be the same position, and under a causal mask the first sees itself alone.
+    """
+    parts = torch.arange(rows, dtype=torch.float64, device=device)
+    places = torch.arange(rows, dtype=torch.float64, device=device) * ((5**0.5 - 1) / 2) % 1
+    return ((parts + places) * total / rows).long().clamp(max=total - 1)
 
 
 def _mask(
@@ -66,7 +75,7 @@ def count_logits(logits: Tensor) -> stats.UnitCounts:
     """Counts of attention written out as a softmax over (..., S) logits that already hold the mask."""
     flat = logits.reshape(-1, logits.shape[-1])
     rows = max(1, min(ROWS, len(flat)))
-    sampled = flat[torch.arange(rows, device=flat.device) * len(flat) // rows].float()
+    sampled = flat[_spread(rows, len(flat), flat.device)].float()
     return stats.count_softmax(sampled, torch.softmax(sampled, dim=-1), (sampled > -torch.inf).sum(-1).float())
 
 

@@ -79,6 +79,8 @@ def too_far(
     if not _stands(history, half):
         return False
     climbs = settled.z < -3 and settled.relative < -climb
+    if not climbs and _gradient_grows(run, history, half):
+        return False
     if climbs or (raised and noisy):
         return True
     surely = length - signals.median_error(over)
@@ -88,6 +90,16 @@ def too_far(
     if total < 1:  # not for sure: the first batch's loss alone may be a low one
         early = max(early, signals.level(history.values[: history.window]))
     return near and opposed and not signals.adaptive(run) and history.end >= nothing * early
+
+
+def _gradient_grows(run: Run, history: signals.Loss, since: int, *, by: float = 1.1) -> bool:
+    """Motion around a minimum has a gradient as long as ever. One that grows under a loss that stands is of a loss that
+    becomes another one, as a mean over ever fewer examples does."""
+    norms = signals.inside(run, "grad_norm", since, int(history.steps[-1]))
+    if len(norms) < 20:
+        return False
+    longer = signals.trend(np.log(np.maximum(norms, np.finfo(float).tiny)))
+    return longer.z < -3 and -longer.drop > np.log(by)
 
 
 def _held_up_at_most(run: Run, since: int) -> float:

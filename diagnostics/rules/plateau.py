@@ -9,7 +9,8 @@ A loss that does not move, together with a mechanism that is seen directly: a sq
 whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one above
 twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second one is
 given is positive and sums to one already), or on what a sigmoid or tanh gives; targets beyond what the output's
-activation can give; a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; weights that
+activation can give; a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; a softmax
+inside the network, as of attention, that picks one entry from the start; weights that
 weight decay has brought to a fifth of what they were; inputs, as vectors, shorter than 0.05 in a network that does
 not scale them; targets far from 0 and an optimizer whose steps do not grow with the error; gradients that shrink from
 layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves;
@@ -31,6 +32,10 @@ cross-entropy it is $y - t$.
 gets about $4^{-L}$ of the gradient.
 
 *Double softmax*: a second softmax sees inputs between 0 and 1 only, so its outputs stay close to uniform.
+
+*Hard attention*: $\partial p_i/\partial z_j = p_i(\delta_{ij} - p_j)$. The scalar product of two vectors of $d$
+numbers of size 1 is of size $\sqrt d$: scores that are not divided by it, or are larger still, make one $p$ all but 1,
+and queries and keys hear nothing of the error.
 
 *Input scale*: from $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the
 gradient changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every
@@ -87,7 +92,7 @@ from diagnostics.rules._constant_answer import (
     worse_for_long,
 )
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
+from diagnostics.rules._flat_causes import decayed, distant_targets, hard_attention, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
@@ -140,6 +145,7 @@ def check(
     yield (
         _logistic(run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
+        or hard_attention(KIND, run, stretch)
         or decayed(KIND, run, stretch)
         or tiny_inputs(KIND, run, stretch)
         or distant_targets(KIND, run, stretch)
@@ -218,7 +224,8 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
 
 def _squares_logistic_outputs(run: Run) -> bool:
     path = str(run.meta.get("loss_path") or "")
-    return goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
+    by_hand = path.removesuffix(" -> sub -> pow -> mean") + " -> mse_loss"
+    return any(goes_into(each, "sigmoid", "mse_loss", BOUNDED | {"sub"}) for each in (path, by_hand))
 
 
 def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:

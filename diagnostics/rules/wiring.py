@@ -15,7 +15,9 @@ shapes: whether the loss is the mean difference of all pairs of an output and a 
 its sizes in another order, whether a norm is of one number or two, whether a recurrent net or attention takes as many
 steps as the model is given examples and gives answers. Of the forward: whether it uses parameters that are not the
 model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for log-
-probabilities: whether their exponentials sum to 1. Of weights in half precision under an optimizer of torch's own:
+probabilities: whether their exponentials sum to 1. Of a cross-entropy: whether it is negative. Of targets: whether
+those of a batch are far more alike than all of them, while the loss keeps jumping to twice that of the same answer to
+all. Of weights in half precision under an optimizer of torch's own:
 whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
@@ -63,6 +65,12 @@ larger is all that is left.
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
 other scores do; without it all scores grow for ever.
 
+*Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
+changes its sign, and the surer the output, the lower the loss, without end.
+
+*In order*: a batch's gradient stands for that of all data if its examples were drawn at random. A batch of one class
+asks for that class whatever the input, and the next batches undo what it taught.
+
 *Made in forward*: a layer that `forward` makes is a new one, with other random weights, in every call.
 
 *Evaluation mode*: there a batch norm divides by the deviation of earlier batches, which does not follow the weights,
@@ -93,9 +101,11 @@ from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._in_order import in_order
 from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
+from diagnostics.rules._targets_outside import targets_outside
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
@@ -124,6 +134,8 @@ def check(
     yield from shapes.along_batch(run)
     yield from norms_of_few(run)
     yield from log_scores(run)
+    yield from targets_outside(run)
+    yield from in_order(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
     yield from lost_to_rounding(run)
@@ -260,7 +272,7 @@ def _detached(run: Run) -> Iterator[Finding]:
 
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
-    "log-scores", "made-in-forward", "evaluation-mode",
+    "log-scores", "targets-outside", "in-order", "made-in-forward", "evaluation-mode",
 }  # fmt: skip
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."

@@ -18,6 +18,7 @@ from diagnostics.stats.inputs import Moments, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
+A_BATCH = 8  # targets, on average, whose variance tells that of all
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 
@@ -56,6 +57,14 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Within:
+    """The scatter about each batch's own mean, summed, as it would be about the mean of all."""
+
+    batches: Float[Tensor, ""]
+    scatter: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
 class Targets:
     """What was seen of the targets of one form of error, and the error of the outputs they were compared with."""
 
@@ -63,9 +72,12 @@ class Targets:
     seen: Moments
     error: Float[Tensor, ""]
     log_total: Float[Tensor, ""] | None = None  # of what should be log-probabilities, NaN where targets are no classes
+    earlier: "Within | None" = None  # of the batches that these were merged from
 
     def merged(self, other: "Targets") -> "Targets":
-        return Targets(self.form, merge(self.seen, other.seen), other.error)
+        a, b = self.within, other.within
+        both = Within(a.batches + b.batches, a.scatter + b.scatter)
+        return Targets(self.form, merge(self.seen, other.seen), other.error, earlier=both)
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
         """These, or none."""
@@ -73,6 +85,17 @@ class Targets:
             torch.where(proven, each, 0) for each in (self.seen.count, self.seen.mean, self.seen.scatter)
         )
         return Targets(self.form, Moments(count, mean, scatter), self.error)
+
+    @property
+    def within(self) -> "Within":
+        n = self.seen.count
+        return self.earlier or Within((n > 0).to(n.dtype), self.seen.scatter.sum() * n / (n - 1).clamp(min=1))
+
+    def spread(self) -> Float[Tensor, ""]:
+        """What of the variance of all lies within the batches; NaN of few, of short ones, and where all are alike."""
+        n, total, within = self.seen.count, self.seen.scatter.sum(), self.within
+        told = (n >= ENOUGH) & (n >= A_BATCH * within.batches) & (total > _ALIKE * n * self.error)
+        return torch.where(told, within.scatter / total, torch.nan)
 
     def equal(self, other: "Targets") -> Tensor:
         """Whether two batches hold the same targets, as far as these numbers tell."""

@@ -1,0 +1,172 @@
+"""Targets in an order or of a kind that the loss does not expect, attention that is sure from the start: small real
+runs, each beside the same loop without the mistake."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.rules import _noise_ball as noise_ball
+from diagnostics.rules import _signals as signals
+from diagnostics.run import RunWriter
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def trained(path, model, optimizer, loss_of, batches, close=True):
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for x, t in batches:
+            optimizer.zero_grad()
+            loss = loss_of(model(x), t)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, t=t: loss_of(model(x), t))
+    return diagnostics.load(path)
+
+
+def alarms(run):
+    return [(finding.kind, finding.cause) for finding in diagnostics.diagnose(run).alarms]
+
+
+def classes(n=1200, kinds=6):
+    draw = torch.Generator().manual_seed(0)
+    t = torch.randint(kinds, (n,), generator=draw)
+    return torch.randn(kinds, 8, generator=draw)[t] * 2 + torch.randn(n, 8, generator=draw), t
+
+
+def network(outputs):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, outputs))
+
+
+def epochs(x, t, order, size, count):
+    for _ in range(count):
+        at = order(len(x))
+        for first in range(0, len(x) - size + 1, size):
+            chosen = at[first : first + size]
+            yield x[chosen], t[chosen]
+
+
+@pytest.mark.parametrize(("size", "in_order"), [(20, True), (20, False), (1, False)])
+def test_examples_sorted_by_class(size, in_order, tmp_path):
+    x, t = classes()
+    by_class = t.argsort()
+    torch.manual_seed(0)
+    model = network(6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 if size > 1 else 0.003, momentum=0.9)
+    order = (lambda n: by_class) if in_order else torch.randperm
+    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, epochs(x, t, order, size, 10 if size > 1 else 1))
+    assert alarms(run) == ([("wiring", "in-order")] if in_order else [])
+    _, spread = signals.column(run, "target_spread")
+    if size == 1:
+        assert len(spread) == 0  # nothing differs within one
+    else:
+        means = torch.stack([F.one_hot(part, 6).double().var(0).sum() for part in t[by_class].split(20)])
+        exact = float(means.mean() / F.one_hot(t, 6).double().var(0).sum()) if in_order else 1.0
+        assert spread[-1] == pytest.approx(exact, abs=0.1)
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_numbers_in_order(in_order, tmp_path):
+    x, _ = classes()
+    t = (x[:, :1] * 3 + x[:, 1:2].square()) / 4
+    sorted_by = t[:, 0].argsort()
+    model = network(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    order = (lambda n: sorted_by) if in_order else torch.randperm
+    torch.manual_seed(0)
+    run = trained(tmp_path / "run", model, optimizer, F.mse_loss, epochs(x, t, order, 30, 10))
+    assert (("wiring", "in-order") in alarms(run)) == in_order
+    assert in_order or not alarms(run)
+
+
+def test_a_class_that_is_rare_is_no_order(tmp_path):
+    """Most batches hold but one class, by chance."""
+    x, t = classes(4000)
+    rare = ((t == 0) & (torch.arange(4000) % 12 == 0)).float()[:, None]
+    model = network(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    batches = epochs(x, rare, torch.randperm, 16, 2)
+    run = trained(tmp_path / "run", model, optimizer, F.binary_cross_entropy_with_logits, batches)
+    _, spread = signals.column(run, "target_spread")
+    assert spread[-1] > 0.8
+    assert ("wiring", "in-order") not in alarms(run)
+
+
+@pytest.mark.parametrize(("labels", "expected"), [((-1, 1), True), ((1, 2), True), ((0, 1), False)])
+def test_labels_that_are_no_probabilities(labels, expected, tmp_path):
+    x, t = classes()
+    t = torch.where(t[:, None] < 3, labels[0], labels[1]).float()
+    model = network(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    batches = epochs(x, t, torch.randperm, 30, 8)
+    run = trained(tmp_path / "run", model, optimizer, F.binary_cross_entropy_with_logits, batches)
+    assert alarms(run) == ([("wiring", "targets-outside")] if expected else [])
+
+
+def test_a_squared_error_written_out_behind_a_sigmoid(tmp_path):
+    """A prior for a rare class that makes the first answers far too sure, as the bias of a focal loss does."""
+    x, t = classes()
+    t = (t[:, None] == 0).float()
+    for bias in (0.0, -9.0):
+        model = network(1)
+        with torch.no_grad():
+            model[2].bias.fill_(bias)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+        torch.manual_seed(0)
+        loss_of = lambda z, t: ((z.sigmoid() - t) ** 2).mean()  # noqa: E731
+        run = trained(tmp_path / str(bias), model, optimizer, loss_of, epochs(x, t, torch.randperm, 30, 5))
+        assert alarms(run) == ([("plateau", "logistic-least-squares")] if bias else [])
+
+
+class Recall(nn.Module):
+    """Which value stands beside the key that is asked for."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+        self.query, self.key = (nn.Linear(32, 32, bias=False) for _ in range(2))
+        self.value, self.head = nn.Embedding(8, 32), nn.Linear(32, 8)
+        nn.init.eye_(self.query.weight)
+        nn.init.normal_(self.key.weight, std=8.0)
+
+    def forward(self, inputs):
+        query, keys, values = inputs
+        scores = (self.key(keys) @ self.query(query)[:, :, None]).squeeze(-1) * self.scale
+        return self.head((F.softmax(scores, -1)[:, None] @ self.value(values)).squeeze(1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 256])
+def test_attention_that_is_sure_from_the_start(scale, tmp_path):
+    torch.manual_seed(0)
+    model = Recall(scale)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def batches(updates):
+        for _ in range(updates):
+            keys, values = torch.randn(64, 12, 32), torch.randint(8, (64, 12))
+            asked = torch.randint(12, (64,))
+            rows = torch.arange(64)
+            yield (keys[rows, asked], keys, values), values[rows, asked]
+
+    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, batches(300))
+    assert alarms(run) == ([("plateau", "hard-attention")] if scale == 1 else [])
+
+
+@pytest.mark.parametrize(("growth", "held_up"), [(1.0, True), (3.0, False)])
+def test_a_gradient_that_grows_is_no_motion_around_a_minimum(growth, held_up, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    writer = RunWriter(tmp_path / "run", {"optimizer": "Adam", "closure": True})
+    for step in range(1, 401):
+        noise = 1 + 0.1 * float(torch.randn((), generator=draw))
+        loss = noise * (1.0 if step < 20 else 0.2)
+        row = {"loss": loss, "lr": 0.01, "grad_norm": noise * growth ** (step / 400), "update_norm": 0.1}
+        writer.append("scalars", step, row | {"overshoot": noise, "gradient_cosine": -0.3})
+        if step % 50 == 0:
+            writer.append("curvature", step, {"eigenvalues": [1.0], "stability": 0.8})
+    writer.close("finished")
+    run = diagnostics.load(tmp_path / "run")
+    assert noise_ball.too_far(run, signals.loss(run), *signals.stability(run)) == held_up
