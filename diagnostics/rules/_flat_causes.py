@@ -73,9 +73,9 @@ def hard_attention(
         stretch.first_step,
         stretch.ended,
         (name,),
-        f"The {name} picks one entry and leaves nothing to the others, from the start (its entropy is "
-        f"{number(100 * entropy)} % of the largest, its largest input {number(largest)}): what computes its scores "
-        f"gets next to no gradient, and the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
+        f"The {name} picks one entry from the start and leaves nothing to the others: its entropy is "
+        f"{number(100 * entropy)} % of the largest, its largest input {number(largest)}. What computes its scores gets "
+        f"next to no gradient, and the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
         f"{stretch.last_step}.",
         {"entropy over largest": entropy, "largest input": largest, "loss": stretch.level},
         (
