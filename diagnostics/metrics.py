@@ -111,7 +111,7 @@ _TABLES = (
                 "",
                 "share of the model's outputs that cannot come to their targets: those of a last ReLU that are 0 while "
                 "their gradient asks for less; those of a last sigmoid or tanh, in a squared error, whose target lies "
-                "clearly outside of what it gives",
+                "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability",
             ),
         ),
     ),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import diagnostics
+from diagnostics import stats
 from diagnostics.monitor import attention
 
 
@@ -200,6 +201,17 @@ def test_attention_is_sampled_at_all_positions(length: int) -> None:
     for counts in (attention.count(q, k, k, is_causal=True), attention.count_logits(logits)):
         assert counts is not None
         assert float(counts.moments[6] / counts.moments[7]) == pytest.approx(float(exact), rel=0.1)
+
+
+def test_a_softmax_that_a_mask_leaves_one_entry_has_no_entropy() -> None:
+    logits = torch.full((4, 6), -math.inf)
+    logits[:, 2] = 1.0
+    moments = stats.count_softmax(logits, logits.softmax(-1)).moments
+    assert math.isnan(moments[6])
+    logits[1:, 3] = 1.0  # rows with a choice are counted alone
+    moments = stats.count_softmax(logits, logits.softmax(-1)).moments
+    assert moments[6] / moments[7] == pytest.approx(1.0)
+    assert attention.count_logits(torch.zeros(0, 3, 3)) is None
 
 
 def test_probe(tmp_path: Path) -> None:

@@ -107,19 +107,43 @@ def test_labels_that_are_no_probabilities(labels, expected, tmp_path):
     assert alarms(run) == ([("wiring", "targets-outside")] if expected else [])
 
 
-def test_a_squared_error_written_out_behind_a_sigmoid(tmp_path):
-    """A prior for a rare class that makes the first answers far too sure, as the bias of a focal loss does."""
+def test_labels_corrected_for_noise_lie_outside_by_design(tmp_path):
+    """Natarajan et al. 2013: (t - rho) / (1 - 2 rho) of labels of which rho are wrong is right on average."""
     x, t = classes()
-    t = (t[:, None] == 0).float()
-    for bias in (0.0, -9.0):
-        model = network(1)
-        with torch.no_grad():
-            model[2].bias.fill_(bias)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-        torch.manual_seed(0)
-        loss_of = lambda z, t: ((z.sigmoid() - t) ** 2).mean()  # noqa: E731
-        run = trained(tmp_path / str(bias), model, optimizer, loss_of, epochs(x, t, torch.randperm, 30, 5))
-        assert alarms(run) == ([("plateau", "logistic-least-squares")] if bias else [])
+    wrong = torch.rand(len(t), 1, generator=torch.Generator().manual_seed(3)) < 0.3
+    seen = torch.where(wrong, t[:, None] >= 3, t[:, None] < 3).float()
+    torch.manual_seed(2)
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    batches = epochs(x, (seen - 0.3) / 0.4, torch.randperm, 60, 20)
+    assert not alarms(trained(tmp_path / "run", model, optimizer, F.binary_cross_entropy_with_logits, batches))
+
+
+def test_a_cross_entropy_weighted_by_advantages_is_below_zero_by_design(tmp_path):
+    x, t = classes()
+    model = network(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    target = torch.cat([(t[:, None] < 3).float(), torch.randn(len(t), 1) - 0.5], 1)
+    loss_of = lambda z, each: F.binary_cross_entropy_with_logits(z, each[:, :1], weight=each[:, 1:])  # noqa: E731
+    run = trained(tmp_path / "run", model, optimizer, loss_of, epochs(x, target, torch.randperm, 30, 8))
+    assert ("wiring", "targets-outside") not in alarms(run)
+
+
+def test_the_pixels_of_one_example_are_no_batch(tmp_path):
+    """One image an update, all of one class, in random order, some labels wrong."""
+    draw = torch.Generator().manual_seed(0)
+    kind = torch.randint(2, (300,), generator=draw).float()
+    images = kind[:, None, None, None] * 2 - 1 + torch.randn(300, 1, 8, 8, generator=draw) / 2
+    wrong = torch.rand(300, generator=draw) < 0.04
+    masks = torch.where(wrong, 1 - kind, kind)[:, None, None, None].expand(-1, 1, 8, 8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 3, padding=1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    batches = ((images[at : at + 1], masks[at : at + 1]) for at in range(300))
+    run = trained(tmp_path / "run", model, optimizer, F.binary_cross_entropy_with_logits, batches)
+    assert len(signals.column(run, "constant_loss")[1]) and not len(signals.column(run, "target_spread")[1])
+    assert not alarms(run)
 
 
 class Recall(nn.Module):
@@ -170,3 +194,18 @@ def test_a_gradient_that_grows_is_no_motion_around_a_minimum(growth, held_up, tm
     writer.close("finished")
     run = diagnostics.load(tmp_path / "run")
     assert noise_ball.too_far(run, signals.loss(run), *signals.stability(run)) == held_up
+
+
+@pytest.mark.parametrize(("update", "expected"), [(0.009, []), (2.0, [("cliff", None)])])
+def test_other_data_that_take_two_updates_to_come_are_no_wall(update, expected, tmp_path):
+    """What an update as long as the ones before cannot have lifted the loss by, is in the data."""
+    draw = torch.Generator().manual_seed(0)
+    quiet, burst = [(0.01, 0.05)] * 40, [(8.5, 7.0), (11.0, 17.0), (10.0, 16.0), (1.0, 2.0)]
+    writer = RunWriter(tmp_path / "run", {"optimizer": "Adam", "closure": False})
+    for step, (loss, norm) in enumerate([*quiet, *burst, *[(0.05, 0.3)] * 60], 1):
+        noise = 1 + 0.05 * float(torch.randn((), generator=draw))
+        row = {"loss": loss * noise, "lr": 0.003, "grad_norm": norm * noise, "update_norm": update}
+        writer.append("scalars", step, row)
+    writer.close("finished")
+    found = alarms(diagnostics.load(tmp_path / "run"))
+    assert [each for each in found if each[0] == "cliff"] == expected

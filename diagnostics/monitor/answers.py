@@ -78,6 +78,8 @@ class Answers:
         found["target_spread"] = torch.where(known, self._whole.spread(), torch.nan)
         if targets.log_total is not None:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
+        if targets.outside is not None:
+            found["unreachable_fraction"] = torch.where(proven, targets.outside, torch.nan)
         if one.beyond is not None:
             found["unreachable_fraction"] = torch.where(proven, one.beyond, torch.nan)
         return found

@@ -51,9 +51,9 @@ def _spread(rows: int, total: int, device: torch.device) -> Tensor:
     """One row of each equal part, at a place that goes round by the golden ratio: at even distances, which most often
     divide the sequence's length, all would be the same position, and under a causal mask the first sees itself alone.
     """
-    parts = torch.arange(rows, dtype=torch.float64, device=device)
-    places = torch.arange(rows, dtype=torch.float64, device=device) * ((5**0.5 - 1) / 2) % 1
-    return ((parts + places) * total / rows).long().clamp(max=total - 1)
+    part = torch.arange(rows, dtype=torch.float64)  # which not every device has
+    place = part * ((5**0.5 - 1) / 2) % 1
+    return ((part + place) * total / rows).long().clamp(max=total - 1).to(device)
 
 
 def _mask(
@@ -71,12 +71,14 @@ def _mask(
     return rows.float()
 
 
-def count_logits(logits: Tensor) -> stats.UnitCounts:
+def count_logits(logits: Tensor) -> stats.UnitCounts | None:
     """Counts of attention written out as a softmax over (..., S) logits that already hold the mask."""
     flat = logits.reshape(-1, logits.shape[-1])
-    rows = max(1, min(ROWS, len(flat)))
+    if not len(flat):
+        return None
+    rows = min(ROWS, len(flat))
     sampled = flat[_spread(rows, len(flat), flat.device)].float()
-    return stats.count_softmax(sampled, torch.softmax(sampled, dim=-1), (sampled > -torch.inf).sum(-1).float())
+    return stats.count_softmax(sampled, torch.softmax(sampled, dim=-1))
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def hard_attention(
 ) -> Finding | None:
     """A softmax inside the network, as of attention, that picks one entry from the start: what decides which gets the
     gradient times p (1 - p)."""
-    if not stretch.level >= nothing * signals.untrained(run):
+    compared = len(signals.column(run, "constant_loss")[1]) > 0  # else the loss may be a game's, which hovers
+    if not compared or not stretch.level >= nothing * signals.untrained(run):
         return None
     steps, names, entropies = run.matrix("units", "entropy")
     known = [at for at, name in enumerate(names) if not str(name).startswith("loss.") and entropies[0, at] <= certain]

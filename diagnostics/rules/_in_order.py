@@ -9,7 +9,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._wiring_finding import LEARNED, found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -20,7 +20,7 @@ def in_order(
     alike: float = 0.1,  # of the targets' variance is left within a batch: in random order all of it
     measured: int = 5,
     worse: float = 2.0,  # times the loss of the same answer to all: what was learned is wrong for the next examples
-    often: float = 0.01,  # of the later half's updates, where a network that learns is that wrong in none
+    often: float = 0.01,  # of the later half's updates; and on average it does no better than that answer
 ) -> Iterator[Finding]:
     _, spread = signals.column(run, "target_spread")
     constants = signals.column(run, "constant_loss")[1]
@@ -29,7 +29,7 @@ def in_order(
     history, constant = signals.loss(run), float(np.mean(constants))
     late = history.after(int(history.steps[history.count // 2]))
     wrong = float((late > worse * constant).mean())
-    if not (constant > 0 and wrong >= often):
+    if not (constant > 0 and wrong >= often and float(late.mean()) >= LEARNED * constant):
         return
     yield found(
         "in-order",

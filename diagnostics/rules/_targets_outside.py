@@ -11,14 +11,16 @@ from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
-_LOSSES = {"binary_cross_entropy_with_logits", "binary_cross_entropy", "cross_entropy"}
-_KEEP_SIGN = {"mean", "sum", "div"}
-
 
 def targets_outside(run: Run) -> Iterator[Finding]:
-    path, history = str(run.meta.get("loss_path") or "").split(" -> "), signals.loss(run)
-    at = next((index for index, function in enumerate(path) if function in _LOSSES), None)
-    if at is None or not set(path[at + 1 :]) <= _KEEP_SIGN or not history.end < 0:
+    """Labels that were corrected for noise lie outside as well, by design: under them the loss finds a floor."""
+    history = signals.loss(run)
+    outside = signals.median(signals.column(run, "unreachable_fraction")[1])
+    path = str(run.meta.get("loss_path") or "")
+    falling = signals.trend(history.after(int(history.steps[history.count // 2])))
+    if "binary_cross_entropy" not in path or not outside > 0 or not history.end < 0:
+        return
+    if not (falling.z > 3 and falling.drop > abs(history.start)):
         return
     below = int(history.steps[(history.values < 0).argmax()])
     yield found(
@@ -26,10 +28,11 @@ def targets_outside(run: Run) -> Iterator[Finding]:
         below,
         (),
         (
-            f"The loss, {path[at]}, is below 0 since step {below} and ended at {number(history.end)}: for targets "
-            "between 0 and 1 it never is. Others give it no least value, and the outputs grow without end."
+            f"The binary cross-entropy is below 0 since step {below} and ended at {number(history.end)}: "
+            f"{number(100 * outside)} % of its targets do not lie between 0 and 1. They give it no least value, and "
+            "the outputs grow without end."
         ),
-        {"loss at end": history.end},
+        {"loss at end": history.end, "share of targets outside": outside},
         (
             "map the labels to 0 and 1: (labels + 1) / 2 of -1 and 1, labels - 1 of 1 and 2",
             "or use F.soft_margin_loss, whose labels are -1 and 1",

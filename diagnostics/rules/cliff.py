@@ -67,7 +67,7 @@ def check(
         for at in found
         if _fitted(run, int(steps[at]), within)
         and not _rate_jumped(run, int(steps[at]))
-        and not _another_loss(run, int(steps[at]), float(norms[at]))
+        and not any(_another_loss(run, int(steps[each]), float(norms[each])) for each in (at - 1, at))
     ]
     if not found or _towered(run, int(steps[found[0]]) - within):  # walls in the ruins of something else
         return

@@ -224,8 +224,7 @@ def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = Fal
 
 def _squares_logistic_outputs(run: Run) -> bool:
     path = str(run.meta.get("loss_path") or "")
-    by_hand = path.removesuffix(" -> sub -> pow -> mean") + " -> mse_loss"
-    return any(goes_into(each, "sigmoid", "mse_loss", BOUNDED | {"sub"}) for each in (path, by_hand))
+    return goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
 
 
 def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:

@@ -15,10 +15,11 @@ shapes: whether the loss is the mean difference of all pairs of an output and a 
 its sizes in another order, whether a norm is of one number or two, whether a recurrent net or attention takes as many
 steps as the model is given examples and gives answers. Of the forward: whether it uses parameters that are not the
 model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for log-
-probabilities: whether their exponentials sum to 1. Of a cross-entropy: whether it is negative. Of targets: whether
-those of a batch are far more alike than all of them, while the loss keeps jumping to twice that of the same answer to
-all. Of weights in half precision under an optimizer of torch's own:
-whether three of four have a gradient and are left exactly as they were by an update.
+probabilities: whether their exponentials sum to 1. Of a binary cross-entropy: whether some of its targets are no
+probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
+them, while the loss keeps jumping to twice that of the same answer to all and is on average hardly better. Of weights
+in half precision under an optimizer of torch's own: whether three of four have a gradient and are left exactly as they
+were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -82,7 +83,8 @@ its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.dat
 
 ## When this is wrong
 A layer that is kept out of the optimizer on purpose should be frozen with `requires_grad_(False)`: then it is
-silent. A model may be tuned in evaluation mode on purpose: while it learns, that is information. A loop that really
+silent. A model may be tuned in evaluation mode on purpose: while it learns, that is information. Tasks that are
+learned one after another on purpose are data in order, and named where each unlearns the last. A loop that really
 wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep float32 weights of their own or
 round at random lose nothing, and are not asked.
 

@@ -18,7 +18,7 @@ from diagnostics.stats.inputs import Moments, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
-A_BATCH = 8  # targets, on average, whose variance tells that of all
+A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 
@@ -32,6 +32,7 @@ class Form:
     constant: Callable[[Moments, Tensor], Tensor]  # of targets with these moments, for a constant answer
     classes: int | None = None  # dimension of an output that holds the probabilities of one thing
     of_logs: bool = False  # its outputs are their logarithms
+    of_probabilities: bool = False  # its targets are probabilities of one thing each
 
     def read(self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> "Targets | None":
         """The targets if this is the error, which `Targets.error` has to prove; `None` where the shape does not fit."""
@@ -40,7 +41,8 @@ class Form:
         if self.classes is None:
             y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * y.numel())
-            return Targets(self, moments(t, crossed=False), self.error(y, t))
+            outside = ((t < -slack) | (t > 1 + slack)).float().mean() if self.of_probabilities else None
+            return Targets(self, moments(t, crossed=False), self.error(y, t), examples=len(output), outside=outside)
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
@@ -53,7 +55,7 @@ class Form:
         error = self.error(y, t) * (len(t) / count)
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
         total = _log_total(y, t, compared) if self.of_logs else None
-        return Targets(self, seen, torch.where(possible, error, torch.nan), total)
+        return Targets(self, seen, torch.where(possible, error, torch.nan), total, len(output))
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Within:
     """The scatter about each batch's own mean, summed, as it would be about the mean of all."""
 
     batches: Float[Tensor, ""]
+    examples: Float[Tensor, ""]
     scatter: Float[Tensor, ""]
 
 
@@ -72,11 +75,13 @@ class Targets:
     seen: Moments
     error: Float[Tensor, ""]
     log_total: Float[Tensor, ""] | None = None  # of what should be log-probabilities, NaN where targets are no classes
+    examples: int = 0  # in the batch
+    outside: Float[Tensor, ""] | None = None  # share that is no probability, where the error takes them for some
     earlier: "Within | None" = None  # of the batches that these were merged from
 
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
-        both = Within(a.batches + b.batches, a.scatter + b.scatter)
+        both = Within(a.batches + b.batches, a.examples + b.examples, a.scatter + b.scatter)
         return Targets(self.form, merge(self.seen, other.seen), other.error, earlier=both)
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
@@ -84,17 +89,21 @@ class Targets:
         count, mean, scatter = (
             torch.where(proven, each, 0) for each in (self.seen.count, self.seen.mean, self.seen.scatter)
         )
-        return Targets(self.form, Moments(count, mean, scatter), self.error)
+        return Targets(self.form, Moments(count, mean, scatter), self.error, examples=self.examples)
 
     @property
     def within(self) -> "Within":
         n = self.seen.count
-        return self.earlier or Within((n > 0).to(n.dtype), self.seen.scatter.sum() * n / (n - 1).clamp(min=1))
+        one = (n > 0).to(n.dtype)
+        return self.earlier or Within(one, one * self.examples, self.seen.scatter.sum() * n / (n - 1).clamp(min=1))
 
     def spread(self) -> Float[Tensor, ""]:
-        """What of the variance of all lies within the batches; NaN of few, of short ones, and where all are alike."""
+        """What of the variance of all lies within the batches; NaN of few, of short ones, and where all are alike.
+
+        The rows of one example, as its pixels or points in time, are no batch: `examples` tells.
+        """
         n, total, within = self.seen.count, self.seen.scatter.sum(), self.within
-        told = (n >= ENOUGH) & (n >= A_BATCH * within.batches) & (total > _ALIKE * n * self.error)
+        told = (n >= ENOUGH) & (within.examples >= A_BATCH * within.batches) & (total > _ALIKE * n * self.error)
         return torch.where(told, within.scatter / total, torch.nan)
 
     def equal(self, other: "Targets") -> Tensor:
@@ -180,12 +189,17 @@ FORMS = (
     *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
     Form(
-        "binary cross-entropy of logits", lambda z, g: z.sigmoid() - g, F.binary_cross_entropy_with_logits, _bernoulli
+        "binary cross-entropy of logits",
+        lambda z, g: z.sigmoid() - g,
+        F.binary_cross_entropy_with_logits,
+        _bernoulli,
+        of_probabilities=True,
     ),
     Form(
         "binary cross-entropy of probabilities",
         lambda y, g: y - g * y * (1 - y),
         _binary_error,
         _bernoulli,
+        of_probabilities=True,
     ),
 )

@@ -154,15 +154,17 @@ def count_softmax(
 ) -> UnitCounts:
     """A softmax is flat in a row whose normalized entropy is below `FLAT`; every class shares the row's count.
 
-    `reachable`: number of classes a mask leaves to each row; rows with fewer than two are not counted.
+    `reachable`: number of classes a mask leaves to each row, if the logits do not hold it as -inf; rows with fewer
+    than two are not counted.
     """
     p, logits = p.detach().float(), logits.detach().float()
-    width = torch.full_like(p[:, 0], p.shape[-1]) if reachable is None else reachable
+    width = (logits > -torch.inf).sum(-1).float() if reachable is None else reachable
     counted = width >= 2
     entropy = torch.where(counted, torch.special.entr(p).sum(-1) / width.clamp(min=2).log(), 0)
     flat, rows = (counted & (entropy < FLAT)).sum(), counted.sum()
     finite = torch.where(torch.isfinite(logits), logits, 0)
-    spread = entropy * (p.numel() / rows.clamp(min=1))  # so that over all entries it gives the mean of the rows counted
+    # so that over all entries it gives the mean of the rows counted; unknown where none had a choice
+    spread = torch.where(rows > 0, entropy * (p.numel() / rows.clamp(min=1)), torch.nan)
     entries = (finite, finite.square(), p, p.square(), p == 0, torch.ones_like(p), spread)
     sums = [entry.sum(dtype=wide(p.device)) for entry in entries]
     sums.append(torch.full_like(sums[0], p.numel()))
