@@ -200,7 +200,7 @@ def test_a_gradient_that_grows_is_no_motion_around_a_minimum(growth, held_up, tm
 def test_other_data_that_take_two_updates_to_come_are_no_wall(update, expected, tmp_path):
     """What an update as long as the ones before cannot have lifted the loss by, is in the data."""
     draw = torch.Generator().manual_seed(0)
-    quiet, burst = [(0.01, 0.05)] * 40, [(8.5, 7.0), (11.0, 17.0), (10.0, 16.0), (1.0, 2.0)]
+    quiet, burst = [(0.01, 0.09)] * 40, [(8.5, 7.0), (11.0, 17.0), (10.0, 16.0), (1.0, 2.0)]
     writer = RunWriter(tmp_path / "run", {"optimizer": "Adam", "closure": False})
     for step, (loss, norm) in enumerate([*quiet, *burst, *[(0.05, 0.3)] * 60], 1):
         noise = 1 + 0.05 * float(torch.randn((), generator=draw))
