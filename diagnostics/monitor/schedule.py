@@ -1,8 +1,9 @@
 """Which updates are measured. Decided before the update begins, so that every part of it knows.
 
-Updates 1 and 2, then every multiple of `every`; the update after a measured one is its partner: two consecutive
-gradients and updates make a cosine. Curvature at update 1, then with gaps that grow with the run, or exactly as given.
-What the budget does not afford is put off.
+Updates 1 and 2, then every multiple of `every` - from 10 on one each `every` or `every` + 1, so that a loop of any
+period, as of tasks in turns or the batches of an epoch, is measured in all its phases. The update after a measured one
+is its partner: two consecutive gradients and updates make a cosine. Curvature at update 1, then with gaps that grow
+with the run, or exactly as given. What the budget does not afford is put off.
 """
 
 import math
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from diagnostics.monitor.budget import FIRST_ESTIMATE, Budget
 from diagnostics.monitor.together import Together
 
+WIDE, DRIFT = 10, (5**0.5 - 1) / 2  # updates beyond `every` from one to the next, on average: in step with no period
 WIDEST_GAP = 100  # adaptive estimates are at most this far apart, as long as the budget allows it
 BATCHES = 8  # independent batches that follow an estimate
 PROJECTED = 16  # updates after an estimate on which the weights are projected on its top eigenvector
@@ -54,6 +56,7 @@ class Schedule:
     ) -> None:
         """`weights`: their number, on a CPU."""
         self._weights = weights
+        self._spacing = every + DRIFT if every >= WIDE else float(max(1, every))
         self.first, self.every, self.curvature_every = first, max(1, every), curvature_every
         self.last_curvature: int | None = None
         self._whole_seconds: float | None = None  # of the last estimate of all that is wanted
@@ -102,7 +105,11 @@ class Schedule:
         overdue = self._put_off > 0 and self._last_measured is not None and step - self._last_measured > self.every
         if self._early(step):
             return True
-        return (step % self.every == 0 or overdue) and self._affords()
+        return (step == self._due(step) or overdue) and self._affords()
+
+    def _due(self, step: int) -> int:
+        """The first update from `step` on that is to be measured, if the budget allows it."""
+        return int(math.ceil(step / self._spacing) * self._spacing)
 
     def _affords(self) -> bool:
         if self._budget.due("measured", self._budget.latest["measured"], self._measured_at):
@@ -115,7 +122,7 @@ class Schedule:
         """The next measured update from `step` on: farther away as long as the budget is short."""
         if self._early(step):
             return step
-        following = -(-step // self.every) * self.every
+        following = self._due(step)
         if not self._affords():
             following += self.every * 2 ** min(self._put_off, 10)
         exact = self.curvature_every
