@@ -169,7 +169,9 @@ def test_what_else_writes_to_the_weights(writes, expected, tmp_path):
     found = diagnosed(tmp_path / "run", model, optimizer, each=writes(model))
     assert alarms(found) == expected
     shares = diagnostics.load(tmp_path / "run").table("scalars")["undone"].dropna()
-    assert (shares == 0).all() if writes is _average_beside else shares.median() > 0.4
+    assert (shares == 0).all() if writes is _average_beside else shares.mean() > 0.4
+    if writes is _restored:  # of five updates, all
+        assert shares[shares > 1].median() == pytest.approx(5, rel=0.1)
 
 
 class Held(nn.Module):

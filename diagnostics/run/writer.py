@@ -177,11 +177,18 @@ class RunWriter:
     def _work(self) -> None:
         pause = FLUSH_SECONDS if isinstance(self._place, Local) else SEGMENT_SECONDS
         while not self._stopping:
-            self._wake.wait(pause)
+            self._sleep(pause)
             self._turn()
             self.seconds = time.thread_time()
         self._turn()
         self._turn()  # for the event about a gap that the turn before ended
+
+    def _sleep(self, pause: float) -> None:
+        try:
+            self._wake.wait(pause)
+        except Exception:  # as below
+            log.exception("%s: the writer is not woken and goes on", self._place)
+            time.sleep(pause)
 
     def _turn(self) -> None:
         """Write what was appended; tell those who wait for it."""
