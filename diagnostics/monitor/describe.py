@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import diagnostics
+from diagnostics.monitor.distributed import is_dtensor
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -53,7 +54,7 @@ def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 def replaced(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
     """Whether one of these parameters of the model is another one by now; FSDP exchanges its own all the time."""
-    if any(hasattr(tensor, "placements") for tensor in tensors.values()):
+    if any(map(is_dtensor, tensors.values())):
         return False
     now = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     return any(now.get(name, tensor) is not tensor for name, tensor in tensors.items())

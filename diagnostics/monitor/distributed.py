@@ -71,6 +71,10 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
     return torch.tensor(values, device=device, dtype=dtype)
 
 
+def is_dtensor(tensor: Tensor) -> bool:
+    return hasattr(tensor, "placements")
+
+
 def is_sharded(tensor: Tensor | None) -> bool:
     return any(placement.is_shard() for placement in getattr(tensor, "placements", ()))
 
@@ -90,7 +94,7 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
 
 def local(tensor: Any) -> Tensor:
     """This process's part of a DTensor, or the tensor itself."""
-    return tensor.to_local() if hasattr(tensor, "placements") else tensor
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def entries(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.monitor import describe, forwards, symmetry
+from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs
@@ -145,7 +146,7 @@ class Looking:
     def _alone(self, parameters: list[Tensor]) -> bool:
         """No wrapper that gathers gradients, and counts on a backward after every forward with a graph."""
         wrapped = isinstance(self._model, nn.parallel.DistributedDataParallel)
-        return self._together.size == 1 and not wrapped and not any(hasattr(p, "placements") for p in parameters)
+        return self._together.size == 1 and not wrapped and not any(map(is_dtensor, parameters))
 
     def _look_at_input(self, record: Record, observer: Observer) -> None:
         x = observer.graph.first_input

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics import stats
 from diagnostics.monitor.describe import plain_name
+from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.layer import Layer, width
 
 
@@ -56,7 +57,7 @@ def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
     """Hidden layers that are used once: every reader known, and nothing else reads their units."""
     for layer in layers:
         hidden = layer.readers and not layer.escaped and not layer.is_factor and _used_once(layer, layers)
-        if hidden and id(layer.weight) in names and not hasattr(layer.weight, "placements"):
+        if hidden and id(layer.weight) in names and not is_dtensor(layer.weight):
             incoming = _incoming(layer)
             units = len(incoming[0])
             outgoing = [_outgoing(weight, entries, units) for weight, entries in layer.readers]

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from diagnostics import stats
 from diagnostics.monitor import columns, distributed, transfer
-from diagnostics.monitor.distributed import local
+from diagnostics.monitor.distributed import is_dtensor, local
 from diagnostics.monitor.pairs import Pairs
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
@@ -237,7 +237,7 @@ class Updates:
         update.finished = True
         with self._guarded("updates"):
             gradient = self.sentinel.gradient
-            if gradient is not None and not _is_dtensor(gradient):
+            if gradient is not None and not is_dtensor(gradient):
                 self._left = (gradient, gradient._version, self.sentinel.passes)
             if update.before is not None:
                 self._changes(update)
@@ -285,9 +285,5 @@ def _versions(tensors: Iterable[Tensor]) -> list[tuple[int, Any]]:
     """Changes whenever a gradient is written to; always for a DTensor, which does not count writes to its part."""
     gradients = [t.grad for t in tensors]
     return [
-        (id(g), g._version if type(g) is Tensor or not _is_dtensor(g) else object()) for g in gradients if g is not None
+        (id(g), g._version if type(g) is Tensor or not is_dtensor(g) else object()) for g in gradients if g is not None
     ]
-
-
-def _is_dtensor(tensor: Tensor) -> bool:
-    return hasattr(tensor, "placements")
