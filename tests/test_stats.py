@@ -109,8 +109,12 @@ def test_a_bad_row_spoils_nothing() -> None:
     assert stats.nonfinite_share(spoiled).tolist() == pytest.approx([0, 1 / 21, 0])
 
 
+def classes(*sides: Tensor, groups: int = 1, within: float = stats.SAME, neighbours: int = 4) -> int:
+    return int((stats.apart(*sides, groups, neighbours) > within).sum())
+
+
 def distinct(incoming: Tensor, outgoing: Tensor) -> int:
-    return int(stats.distinct_units(stats.project(incoming), stats.project(outgoing)))
+    return classes(stats.project(incoming), stats.project(outgoing))
 
 
 @pytest.mark.parametrize("units", [2, 16, 300])
@@ -137,17 +141,17 @@ def test_units_within_a_percent() -> None:
     """The distance by projection is the distance within about a quarter."""
     generator = torch.Generator().manual_seed(0)
     one, other = torch.randn(40, generator=generator), torch.randn(9, generator=generator)
-    for noise, apart in ((1e-3, 1), (5e-3, 1), (3e-2, 20)):
+    for noise, within in ((1e-3, 1), (5e-3, 1), (3e-2, 20)):
         sides = [stats.project(x * (1 + noise * torch.randn(20, len(x), generator=generator))) for x in (one, other)]
-        assert int(stats.distinct_units(*sides)) == 20
-        assert int(stats.distinct_units(*sides, within=stats.ALIKE, neighbours=19)) == apart
+        assert classes(*sides) == 20
+        assert classes(*sides, within=stats.ALIKE, neighbours=19) == within
     parted = stats.project(one.expand(20, -1)), stats.project(torch.randn(20, 9, generator=generator))
-    assert int(stats.distinct_units(*parted, within=stats.ALIKE)) == 20  # alike on one side only
+    assert classes(*parted, within=stats.ALIKE) == 20  # alike on one side only
 
 
 def test_units_of_different_groups_are_different() -> None:
     w, out = (stats.project(torch.ones(12, n)) for n in (5, 7))
-    assert [int(stats.distinct_units(w, out, groups)) for groups in (1, 2, 3, 12)] == [1, 2, 3, 12]
+    assert [classes(w, out, groups=groups) for groups in (1, 2, 3, 12)] == [1, 2, 3, 12]
 
 
 def test_nothing_here_draws_from_the_global_random_state() -> None:

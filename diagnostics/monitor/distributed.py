@@ -53,7 +53,7 @@ def silent_fractions(gradients: Sequence[Tensor | None], device: torch.device, t
 
     Rows of a tensor that is sharded along another dimension than the first lie on several processes: NaN as well.
     """
-    counted = [g is not None and g.dim() > 1 and not g.is_sparse and not _is_split(g) for g in gradients]
+    counted = [g is not None and g.dim() > 1 and g.numel() and not g.is_sparse and not _is_split(g) for g in gradients]
     rows = tuple(
         float(g.shape[0]) if g is not None and ok else torch.nan for g, ok in zip(gradients, counted, strict=True)
     )

@@ -35,14 +35,12 @@ def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str
     found = [*_layers(layers, names), *_attention(model)]
     if not found:
         return [], {}
-    units = [len(each.incoming[0]) for each in found]
     sides = [(stats.project(*each.incoming), stats.project(*each.outgoing), each.groups) for each in found]
+    apart = [stats.apart(*each) for each in sides]
     columns = {
-        "units": torch.tensor(units),
-        "distinct_units": torch.stack([stats.distinct_units(*each) for each in sides]),
-        "alike_units": torch.stack(
-            [count - stats.distinct_units(*each, within=stats.ALIKE) for count, each in zip(units, sides, strict=True)]
-        ),
+        "units": torch.tensor([len(each) for each in apart]),
+        "distinct_units": torch.stack([(each > stats.SAME).sum() for each in apart]),
+        "alike_units": torch.stack([(each <= stats.ALIKE).sum() for each in apart]),
         "groups": torch.tensor([each.groups for each in found]),
     }
     return _numbered([sides.name for sides in found]), columns

@@ -6,7 +6,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 
 from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
-from diagnostics.stats.symmetry import ALIKE, Side, distinct_units, project
+from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, project
 from diagnostics.stats.targets import FORMS, SQUARED_ERROR, Form, Targets, beyond, rounding
 from diagnostics.stats.units import (
     KINDS,
@@ -28,6 +28,7 @@ __all__ = [
     "FORMS",
     "KINDS",
     "OUTPUTS",
+    "SAME",
     "SQUARED_ERROR",
     "Form",
     "Kind",
@@ -36,6 +37,7 @@ __all__ = [
     "Targets",
     "UnitCounts",
     "add",
+    "apart",
     "attention_probabilities",
     "beyond",
     "by_unit",
@@ -44,7 +46,6 @@ __all__ = [
     "count_softmax",
     "count_units",
     "deviations",
-    "distinct_units",
     "flat",
     "foreach",
     "inner",

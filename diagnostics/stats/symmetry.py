@@ -1,7 +1,9 @@
 """Which units of a layer have the same weights, in and out."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 SAME = 1e-4  # relative distance within which two units count as one
@@ -27,10 +29,9 @@ def _projected(rows: Float[Tensor, "units weights"], generator: torch.Generator)
     return rows @ directions.to(rows.device)
 
 
-def distinct_units(
-    incoming: Side, outgoing: Side, groups: int = 1, within: float = SAME, neighbours: int = 4
-) -> Int[Tensor, ""]:
-    """Number of classes of units equal, up to one sign for both sides, `within` that part of each side's own norm.
+def apart(incoming: Side, outgoing: Side, groups: int = 1, neighbours: int = 4) -> Float[Tensor, " units"]:
+    """How far each unit is from the nearest of those sorted before it, relative to its own size: the larger of both
+    sides' distances, up to one sign for both. A class of equal units has one that is far from all before it.
 
     Units are sorted by one projection's size, so that equal ones become neighbours; each is compared with the few
     before it. Johnson-Lindenstrauss: projected distances and norms are the true ones within about a quarter. Units of
@@ -43,11 +44,13 @@ def distinct_units(
     by_group = torch.argsort(group, stable=True)
     order, group = order[by_group], group[by_group]
     gone = (_negligible(incoming) & _negligible(outgoing))[order]
-    repeated = torch.zeros_like(gone)
+    sides = [(side[order], torch.linalg.vector_norm(side[order], dim=1)) for side in (incoming, outgoing)]
+    nearest = torch.full_like(first, torch.inf)
     for offset in range(1, min(neighbours, len(order) - 1) + 1):
-        same = _same(incoming, outgoing, order[offset:], order[:-offset], within)
-        repeated[offset:] |= same & (group[offset:] == group[:-offset]) & ~gone[offset:]
-    return len(order) - repeated.sum()
+        distance = torch.minimum(*(_distance(sides, offset, sign) for sign in (1.0, -1.0)))
+        different = (group[offset:] != group[:-offset]) | gone[offset:]
+        nearest[offset:] = torch.fmin(nearest[offset:], distance.masked_fill(different, torch.inf))
+    return nearest
 
 
 def _negligible(side: Side) -> Bool[Tensor, " units"]:
@@ -55,13 +58,11 @@ def _negligible(side: Side) -> Bool[Tensor, " units"]:
     return (sizes > 0) & (sizes < GONE * sizes.max())
 
 
-def _same(incoming: Side, outgoing: Side, i: Tensor, j: Tensor, within: float) -> Bool[Tensor, " pairs"]:
-    signs = (1.0, -1.0)
-    near = [_near(incoming, i, j, sign, within) & _near(outgoing, i, j, sign, within) for sign in signs]
-    return near[0] | near[1]
-
-
-def _near(side: Side, i: Tensor, j: Tensor, sign: float, within: float) -> Bool[Tensor, " pairs"]:
-    one, other = side[i], side[j]
-    distance, *norms = (torch.linalg.vector_norm(each, dim=1) for each in (one - sign * other, one, other))
-    return distance <= within * torch.maximum(*norms)
+def _distance(sides: Sequence[tuple[Side, Tensor]], offset: int, sign: float) -> Float[Tensor, " pairs"]:
+    return torch.maximum(
+        *(
+            torch.linalg.vector_norm(rows[offset:] - sign * rows[:-offset], dim=1)
+            / torch.maximum(norms[offset:], norms[:-offset]).clamp(min=torch.finfo(norms.dtype).tiny)
+            for rows, norms in sides
+        )
+    )
