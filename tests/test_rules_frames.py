@@ -8,6 +8,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import cliff, dead_units
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
+from diagnostics.rules._ringing import momentum_ringing
 from diagnostics.run import Run
 
 STEPS = np.arange(1, 401)
@@ -126,3 +127,28 @@ def test_units_that_die_slowly(update, cause):
     )
     (found,) = dead_units.check(run)
     assert found.cause == cause
+
+
+@pytest.mark.parametrize(("crest", "rings"), [(0.45, True), (0.1, False)])
+def test_a_crest_that_comes_within_the_first_half_but_after_one_memory(crest, rings):
+    """Momentum 0.995 remembers 400 updates of 1200."""
+    steps = np.arange(1, 1201)
+    noise = 1 + 0.02 * np.random.default_rng(0).standard_normal(len(steps))
+    loss = noise * (np.exp(-steps / 200) + 0.05 + 0.2 * np.exp(-(((steps / 1200 - crest) / 0.07) ** 2)))
+    columns = {"step": steps, "loss": loss, "lr": 0.01, "grad_norm": 1.0}
+    run = run_of({"hyperparameters": [{"lr": 0.01, "momentum": 0.995}]}, scalars=columns)
+    found = momentum_ringing("lr-oscillation", run, signals.loss(run), memory=0.3, swing=0.5)
+    assert (found is not None) == rings
+
+
+@pytest.mark.parametrize(
+    ("stability", "overshoot", "held_up"),
+    [(3.0, 0.4, True), (1.2, 0.4, False), (3.0, 0.1, False)],  # near its limit it settles by itself
+)
+def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, overshoot, held_up):
+    noise = 1 + 0.05 * np.random.default_rng(0).standard_normal(400)
+    columns = {"step": STEPS, "loss": np.where(STEPS < 40, 4.0, 2.0) * noise, "lr": 0.1, "grad_norm": 0.3 * noise}
+    columns |= {"update_norm": 2.0, "overshoot": overshoot * noise, "gradient_cosine": 0.2}
+    curvature = {"step": [2, 50, 120], "stability": [10.0, stability, stability]}
+    run = run_of({"optimizer": "Adam", "hyperparameters": [{}]}, scalars=columns, curvature=curvature)
+    assert too_far(run, signals.loss(run), *signals.stability(run)) == held_up

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_wine
+from sklearn.datasets import load_digits, load_wine
 from torch import nn
 
 import diagnostics
@@ -41,6 +41,29 @@ def test_units_that_raw_inputs_killed(raw, tmp_path):
             monitor.step(loss.detach())
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
     assert alarms(found) == ([("dead-units", "input-scale")] if raw else [])
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"), [(nn.Tanh, ("ravine", "uncentered-inputs")), (nn.ReLU, ("dead-units", "uncentered-inputs"))]
+)
+@pytest.mark.parametrize("by_16", [True, False])
+def test_inputs_many_deviations_from_zero(by_16, unit, expected, tmp_path):
+    """Pixels from 0 to 16, divided by 255 and then stretched to [-1, 1]: all are near -1."""
+    pixels, classes = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels / (16 if by_16 else 255), dtype=torch.float32) * 2 - 1, torch.tensor(classes)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), unit(), nn.Linear(64, 64), unit(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for _ in range(300):
+            chosen = torch.randint(len(x), (64,))
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda chosen=chosen: F.cross_entropy(model(x[chosen]), y[chosen]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    assert alarms(found) == ([] if by_16 else [expected])
 
 
 class Recurrent(nn.Module):

@@ -163,21 +163,35 @@ class Recall(nn.Module):
         return self.head((F.softmax(scores, -1)[:, None] @ self.value(values)).squeeze(1))
 
 
+def recalled(updates):
+    for _ in range(updates):
+        keys, values = torch.randn(64, 12, 32), torch.randint(8, (64, 12))
+        asked = torch.randint(12, (64,))
+        rows = torch.arange(64)
+        yield (keys[rows, asked], keys, values), values[rows, asked]
+
+
 @pytest.mark.parametrize("scale", [1.0, 1 / 256])
 def test_attention_that_is_sure_from_the_start(scale, tmp_path):
     torch.manual_seed(0)
     model = Recall(scale)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def batches(updates):
-        for _ in range(updates):
-            keys, values = torch.randn(64, 12, 32), torch.randint(8, (64, 12))
-            asked = torch.randint(12, (64,))
-            rows = torch.arange(64)
-            yield (keys[rows, asked], keys, values), values[rows, asked]
-
-    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, batches(300))
+    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, recalled(300))
     assert alarms(run) == ([("plateau", "hard-attention")] if scale == 1 else [])
+
+
+@pytest.mark.parametrize("sharpness", [8.0, 0.05])
+def test_attention_that_is_sure_from_the_start_of_what_is_right(sharpness, tmp_path):
+    """It learns all the same, which is no alarm."""
+    torch.manual_seed(0)
+    model = Recall(1.0)
+    nn.init.eye_(model.key.weight).data.mul_(sharpness)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, recalled(60))
+    assert alarms(run) == []
+    told = [finding.cause for finding in diagnostics.diagnose(run).findings if finding.kind == "saturated-units"]
+    assert told == (["initialization"] if sharpness == 8 else [])
 
 
 @pytest.mark.parametrize(("growth", "held_up"), [(1.0, True), (3.0, False)])

@@ -14,6 +14,7 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 MANY = 16  # features from which on they are taken as a bulk
+AWAY = 10.0  # deviations from zero: a unit of a random direction then hardly ever bends within the data
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class Spread:
     For a linear layer the Hessian is the matrix of the inputs' second moments: with deviations S, correlations C and
     means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + the sum of
     squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
-    number of C.
+    number of C. `away`: how many deviations the typical feature is from zero.
     """
 
     scale: float
     offset: float
     correlation: float
+    away: float = 0.0
 
     @property
     def cause(self) -> str:
@@ -61,8 +63,9 @@ def spread(run: Run) -> Spread | None:
     finite = condition[np.isfinite(condition)]
     # of many features, such as pixels, some are almost always zero: compare the bulk, not the extremes
     low, high = (square.min(), square.max()) if len(square) < MANY else np.quantile(square, [0.25, 0.75])
-    offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
-    return Spread(float(high / low), offset, float(finite[-1]) if len(finite) and len(square) < MANY else 1.0)
+    away = float(np.median(np.abs(mean / deviation)))
+    correlation = float(finite[-1]) if len(finite) and len(square) < MANY else 1.0
+    return Spread(float(high / low), 1 + away**2 * len(mean), correlation, away)
 
 
 def logistic_offset(run: Run) -> tuple[str, float]:

@@ -99,7 +99,7 @@ def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part
     values = f"between {number(least)} and {number(most)}" if np.isfinite(most) else "that are not negative"
     return Finding(
         kind,
-        "logistic-least-squares" if np.isfinite(most) else None,
+        "logistic-least-squares" if np.isfinite(most) else "target-range",
         "warning",
         int(history.steps[0]),
         None,
@@ -141,7 +141,7 @@ def _by_share(
         scaled = "or bring the targets into its range: t = t - min(t)"
     return Finding(
         kind,
-        "logistic-least-squares" if np.isfinite(most) else None,
+        "logistic-least-squares" if np.isfinite(most) else "target-range",
         "warning",
         int(steps[0]),
         None,

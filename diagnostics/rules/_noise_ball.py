@@ -44,6 +44,7 @@ def too_far(
     little: float = 0.02,  # the same where updates that raise the loss of their own batch prove that more is left
     climb: float = 0.3,  # rise of the loss that shows it is held up
     nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
+    past: float = 2.0,  # stability ratio of an adaptive optimizer: twice the one at which it settles by itself
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
     seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
     trifle: float = 0.02,  # of all that the loss came down: the same, but of full batches rescaled by themselves
@@ -86,10 +87,12 @@ def too_far(
     surely = length - signals.median_error(over)
     if surely >= beyond:  # a loss above its start that no update raised is another player's doing
         return raised or history.end < history.start
+    if signals.adaptive(run):
+        return curved >= past and surely >= far
     early = abs(history.start)
     if total < 1:  # not for sure: the first batch's loss alone may be a low one
         early = max(early, signals.level(history.values[: history.window]))
-    return near and opposed and not signals.adaptive(run) and history.end >= nothing * early
+    return near and opposed and history.end >= nothing * early
 
 
 def _gradient_grows(run: Run, history: signals.Loss, since: int, *, by: float = 1.1) -> bool:

@@ -15,14 +15,14 @@ USUAL = 0.9  # momentum that the lecture recommends: where even its 20 updates a
 
 def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, swing: float) -> Finding | None:
     """`memory`: share of the run within which nothing settles; `swing`: share of the level, or of all that the loss
-    covers in the later half, from trough to crest."""
+    covers in the later half, from trough to crest; what comes later than one memory is not the start any more."""
     mu = signals.momentum(run)
     if mu <= USUAL or (mu >= 1 and signals.adaptive(run)):
         return None
     lasts = 2 / (1 - mu) if mu < 1 else np.inf
     if lasts < memory * history.count:
         return None
-    swings = _swings(history)
+    swings = _swings(history.values[min(history.count // 2, int(min(lasts, history.count))) :], history.noise)
     largest = max((rise / low for rise, low, _ in swings), default=0.0)
     climbs = any(rise >= swing * covered for rise, _, covered in swings)
     late = signals.trend(history.values[2 * history.count // 3 :])
@@ -78,14 +78,13 @@ def _rate_for(run: Run, mu: float, lower: float) -> float:
     return min(rate / calmer, 0.5 * rate / then)
 
 
-def _swings(history: signals.Loss, blocks: int = 40) -> list[tuple[float, float, float]]:
-    """Rises of the smoothed loss in the second half that exceed its noise, with the level that each starts from and all
-    that the smoothed loss covers."""
-    late = history.values[history.count // 2 :]
+def _swings(late: np.ndarray, noise: float, blocks: int = 40) -> list[tuple[float, float, float]]:
+    """Rises of the smoothed loss that exceed its noise, with the level that each starts from and all that the smoothed
+    loss covers."""
     late = late[np.isfinite(late)]
     size = max(1, len(late) // blocks)
     medians = np.median(late[: len(late) // size * size].reshape(-1, size), axis=1)
-    error = 1.2533 * history.noise / np.sqrt(size)
+    error = 1.2533 * noise / np.sqrt(size)
     rises, low = [], medians[0] if len(medians) else 0.0
     crest = low
     for value in [*medians[1:], -np.inf]:

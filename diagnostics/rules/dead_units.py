@@ -12,8 +12,9 @@ their inputs were pushed down by the bias or by the weights, gives the cause.
 ## Why it happens
 From $\bar z_i = \bar h_i\,\phi'(z_i)$ and $\bar w_{ij} = \bar z_i x_j$: where $z_i < 0$ always, $\phi'(z_i) = 0$
 always and the derivative of every incoming weight is exactly 0. One step that is too long can push a unit there
-in a single update, as it will where inputs of hundreds multiply every step; so can a strongly negative bias, or
-weights of one sign on inputs of one sign.
+in a single update, as it will where inputs of hundreds multiply every step; so can a strongly negative bias,
+weights of one sign on inputs of one sign, or inputs ten of their deviations from zero: $\mathbf w\cdot\mathbf x$ then
+has the sign of $\mathbf w\cdot\boldsymbol\mu$ for all of them, and half of the units start off.
 
 ## What to try
 After a large step: a smaller learning rate or warm-up, and re-initialize the dead units. After a bad start:
@@ -35,6 +36,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import normalizes, raw, standardize
@@ -47,6 +49,10 @@ from diagnostics.run import Run
 KIND = "dead-units"
 STOOD = 1e-2  # of its size, by all updates so far: a matrix that moved less kills no unit with inputs of the usual size
 RANK = 7
+_SAID = {
+    "input-scale": " The inputs are not standardized: their size multiplies every step.",
+    "uncentered-inputs": " The inputs lie many deviations from zero: a unit is on for all of them or for none.",
+}
 
 
 def check(
@@ -88,7 +94,7 @@ def check(
             f"{int(steps[first_at])}: inactive on every input, with {_gradient(run, names[worst])}"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else ".")
-        + (" The inputs are not standardized: their size multiplies every step." if cause == "input-scale" else ""),
+        + _SAID.get(cause, ""),
         evidence={
             "dead fraction": float(now[worst]),
             "dead fraction at first": float(dead[known[:, worst], worst][0]),
@@ -144,7 +150,11 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
     if came and not _stood(run, step):
         return "input-scale" if raw(run) and not normalizes(run) else "large-step"
-    return "bias" if _pushed_by_bias(run, layer) else "initialization"
+    if _pushed_by_bias(run, layer):
+        return "bias"
+    spread = conditioning.spread(run)
+    uncentered = spread is not None and spread.away >= conditioning.AWAY and not normalizes(run)
+    return "uncentered-inputs" if uncentered else "initialization"
 
 
 def _stood(run: Run, until: int) -> bool:
@@ -215,6 +225,8 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     leaky = "use nn.LeakyReLU(0.01) or nn.GELU there, which keep a gradient on the negative side"
     if cause == "input-scale":
         return (standardize(run), f"or lower the learning rate, {number(rate)} by step {step}, a hundredfold or more")
+    if cause == "uncentered-inputs":
+        return (standardize(run), f"or put nn.BatchNorm1d before {layer}")
     if cause == "large-step":
         return (
             f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",

@@ -13,7 +13,8 @@ the run. For a linear model under its own gradient the quadratic picture is exac
 of the loss is still to be had along the floor. Where the noise of small batches throws the weights across the
 valley, the displacement does not show the floor; the gradients of independent batches do, by $\sum_i
 g_i^2/(2\lambda_i)$ over the eigenvectors flatter than $\lambda_{\max}/100$, and in a linear model the inputs' own
-means and deviations (before hidden units, deviations that are a hundredfold apart). Logistic units show themselves by
+means and deviations (before hidden units, deviations that are a hundredfold apart, or means ten of them from zero).
+Logistic units show themselves by
 one eigenvalue that stands far above the next, because their mean adds $\mathbf m\mathbf m^\top$ to the next layer's
 second moments: the loss then comes down along directions that this one holds back. For Adam and RMSprop all of it is
 measured on the Hessian they see. The cause comes from the inputs and activations.
@@ -156,18 +157,32 @@ def _unlearned(
 
 
 def _stretched(
-    run: Run, history: signals.Loss, late: pd.DataFrame, raised: float, *, times: float = 10.0, apart: float = 1e4
+    run: Run,
+    history: signals.Loss,
+    late: pd.DataFrame,
+    raised: float,
+    *,
+    times: float = 10.0,
+    apart: float = 1e4,
+    away: float = conditioning.AWAY,
 ) -> conditioning.Spread | None:
     """Inputs whose scale or mean makes a tenfold shrink along the floor take `times` as long as the run, were the rate
-    raised to where it is pinned; else `None`. Hidden units can undo a mean and some of the scale: for them only scales
-    a hundredfold `apart` count (squared)."""
+    raised to where it is pinned; else `None`.
+
+    Hidden units can undo a mean and some of the scale: for them only scales a hundredfold `apart` count (squared), or
+    features `away` from zero by so many deviations, where a unit hardly ever bends within the data. An optimizer that
+    rescales coordinates undoes scales, and no mean.
+    """
     spread = conditioning.spread(run)
-    if spread is None or signals.adaptive(run):
+    if spread is None or spread.cause == "correlated-inputs":
         return None
-    if not run.meta.get("linear_model") and not (spread.cause == "feature-scale" and spread.scale >= apart):
+    by_scale = spread.cause == "feature-scale"
+    if signals.adaptive(run) and by_scale:
+        return None
+    if not run.meta.get("linear_model") and (spread.scale < apart if by_scale else spread.away < away):
         return None
     slow = limits.steps_along(late, spread.largest) * raised >= times * history.count
-    return spread if slow and spread.cause != "correlated-inputs" else None
+    return spread if slow else None
 
 
 def _since(run: Run, table: pd.DataFrame, history: signals.Loss, *, high: float = 0.5) -> pd.DataFrame:

@@ -10,7 +10,8 @@ maximum on 95 % of the inputs, and the layer's mean derivative: weights far too 
 region to the other, and a mean below 5 % of the maximum passes as little (below 10 % in a layer that was so flat
 before the first update). Gates of `nn.LSTM`, `nn.GRU` and `nn.RNN` cannot be observed: the size of the inputs and of
 the weights they meet tells. It counts as a fault when it holds back learning: early in the run, or while the loss is
-still high. Whether the inputs of the network or the weights make the arguments large gives the cause.
+still high. A softmax inside the network, as of attention, that picked one entry before anything was learned is told
+as information. Whether the inputs of the network or the weights make the arguments large gives the cause.
 
 ## Why it happens
 In $\bar z_i = \bar h_i\,\phi'(z_i)$ the factor $\phi'(z_i)$ is at most $1/4$ for the logistic function and falls
@@ -23,7 +24,7 @@ normalization before the activation.
 
 ## When this is wrong
 Gates, attention weights and outputs that are confident because they are right saturate in good networks. Outputs
-and softmax are left out here, and so is saturation that comes while the loss reaches its floor.
+and softmax raise no alarm here, and so is saturation that comes while the loss reaches its floor.
 
 ## In the lecture
 *Plateaux* ("saturated unit").
@@ -38,6 +39,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_gates import raw_gates
 from diagnostics.rules._raw_inputs import raw, standardize
+from diagnostics.rules._sharp_softmax import sharp_from_start
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
@@ -63,10 +65,15 @@ def check(
     if gates is not None:
         yield gates
         return
+    sharp = sharp_from_start(KIND, run, signals.loss(run))
+    if sharp is not None:
+        yield sharp
     steps, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
     hidden = _hidden(run, names)
     known = ~np.isnan(saturated)
     if not known[:, hidden].any():
+        if sharp is not None:
+            return
         raise signals.Missing(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
@@ -184,4 +191,4 @@ def explains(finding: Finding, other: Finding) -> bool:
         flat |= {"zero-gradient"}  # where the derivatives underflow
     if other.kind == "lr-unstable" and other.last_step is not None:
         return finding.cause == "large-step"  # what is left of it
-    return other.kind in flat and finding.evidence["saturated fraction"] >= 0.5
+    return other.kind in flat and finding.evidence.get("saturated fraction", 0.0) >= 0.5
