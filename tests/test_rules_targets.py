@@ -4,6 +4,7 @@ runs, each beside the same loop without the mistake."""
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import nn
 
 import diagnostics
@@ -161,6 +162,32 @@ class Recall(nn.Module):
         query, keys, values = inputs
         scores = (self.key(keys) @ self.query(query)[:, :, None]).squeeze(-1) * self.scale
         return self.head((F.softmax(scores, -1)[:, None] @ self.value(values)).squeeze(1))
+
+
+@pytest.mark.parametrize(
+    ("rescale", "expected"),
+    [
+        (lambda x: x.div_(16), [("wiring", "inputs-change")]),
+        (lambda x: x.sub_(0.5).div_(0.3), [("wiring", "inputs-change")]),
+        (lambda x: x / 16, []),
+    ],
+)
+def test_data_that_each_reading_rescales(rescale, expected, tmp_path):
+    """Six epochs of digits, read as views of the stored ones."""
+    pixels, classes = load_digits(return_X_y=True)
+    stored, y = torch.tensor(pixels, dtype=torch.float32), torch.tensor(classes)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+
+    def batches():
+        for _ in range(6):
+            for at in torch.randperm(28).tolist():
+                rows = slice(64 * at, 64 * at + 64)
+                yield rescale(stored[rows]), y[rows]
+
+    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, batches())
+    assert alarms(run) == expected
 
 
 def recalled(updates):

@@ -17,9 +17,9 @@ steps as the model is given examples and gives answers. Of the forward: whether 
 model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for log-
 probabilities: whether their exponentials sum to 1. Of a binary cross-entropy: whether some of its targets are no
 probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
-them, while the loss keeps jumping to twice that of the same answer to all and is on average hardly better. Of weights
-in half precision under an optimizer of torch's own: whether three of four have a gradient and are left exactly as they
-were by an update.
+them, while the loss keeps jumping to twice that of the same answer to all and is on average hardly better. Of inputs:
+whether all features become tenfold larger or smaller together. Of weights in half precision under an optimizer of
+torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -57,8 +57,7 @@ Along the batch the state goes from example to example, whose order means nothin
 to a weight and smaller than half of that is rounded away, in every update anew: small steps in one direction never add
 up.
 
-*Norm of one*: a norm subtracts the mean of the numbers it is given and divides by their deviation. Of one number the
-mean is that number.
+*Norm of one*: a norm subtracts the mean of its numbers and divides by their deviation. The mean of one is itself.
 
 *Norm of two*: of two numbers the deviation is half their difference, and divided by it each is $\pm 1$: which one was
 larger is all that is left.
@@ -71,6 +70,8 @@ changes its sign, and the surer the output, the lower the loss, without end.
 
 *In order*: a batch's gradient stands for that of all data if its examples were drawn at random. A batch of one class
 asks for that class whatever the input, and the next batches undo what it taught.
+
+*Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more.
 
 *Made in forward*: a layer that `forward` makes is a new one, with other random weights, in every call.
 
@@ -104,6 +105,7 @@ from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._in_order import in_order
+from diagnostics.rules._inputs_change import inputs_change
 from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
@@ -138,6 +140,7 @@ def check(
     yield from log_scores(run)
     yield from targets_outside(run)
     yield from in_order(run)
+    yield from inputs_change(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
     yield from lost_to_rounding(run)
@@ -279,7 +282,7 @@ def _detached(run: Run) -> Iterator[Finding]:
 
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
-    "log-scores", "targets-outside", "in-order", "made-in-forward", "evaluation-mode",
+    "log-scores", "targets-outside", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
 }  # fmt: skip
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
