@@ -90,6 +90,8 @@ def logistic_offset(run: Run) -> tuple[str, float]:
 def standardize(run: Run) -> str:
     """The remedy for inputs of unequal scale or far from centred, with the numbers of the largest and the smallest."""
     table = inputs(run)
+    varying = signals.array(table, "std") > 0
+    table = table.loc[varying] if varying.any() else table
     sizes = np.hypot(signals.array(table, "mean"), signals.array(table, "std"))
     table = table.iloc[np.argsort(-sizes, kind="stable")]
     shown = "; ".join(

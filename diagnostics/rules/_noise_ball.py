@@ -9,6 +9,8 @@ from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
+PAST = 2.0  # stability ratio of an adaptive optimizer: twice the one at which it settles by itself
+
 
 def settled_high(
     run: Run, history: signals.Loss, *, held: float = 0.2, usual: float = 0.1, trifle: float = 0.02
@@ -44,7 +46,7 @@ def too_far(
     little: float = 0.02,  # the same where updates that raise the loss of their own batch prove that more is left
     climb: float = 0.3,  # rise of the loss that shows it is held up
     nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
-    past: float = 2.0,  # stability ratio of an adaptive optimizer: twice the one at which it settles by itself
+    past: float = PAST,
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
     seen: float = 1e-3,  # of the loss: what the updates hold up at most; less is seen on no plot
     trifle: float = 0.02,  # of all that the loss came down: the same, but of full batches rescaled by themselves

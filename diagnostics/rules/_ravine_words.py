@@ -51,9 +51,7 @@ def along_the_floor(
     )
 
 
-def of_the_inputs(
-    run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread, first: int
-) -> Finding:
+def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread) -> Finding:
     rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
     slow, condition = limits.steps_along(late, spread.largest), spread.largest
     steep, flat = {
@@ -66,7 +64,7 @@ def of_the_inputs(
         kind=KIND,
         cause=spread.cause,
         severity="warning",
-        first_step=first,
+        first_step=int(history.steps[0]),
         last_step=None,
         layers=(),
         summary=f"{steep} makes {where} {number(condition)} times steeper in one direction than along {flat}: at a "
@@ -123,7 +121,7 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
     momentum = limits.momentum_remedy(condition)
     adam = "or use torch.optim.Adam, which rescales each coordinate by its own gradients"
     if cause in {"feature-scale", "uncentered-inputs"}:
-        return (standardize, momentum, adam)
+        return (standardize,) if signals.adaptive(run) else (standardize, momentum, adam)
     if cause == "correlated-inputs":
         return (
             (

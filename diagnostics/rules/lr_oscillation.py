@@ -172,12 +172,15 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     half = int(history.steps[history.count // 2])
     first = stretch.first_step if stretch and lasts else half
     share = quadratic.held_by_noise(run, history, half)[0] if quadratic.is_loss(run) else math.nan
+    past = signals.adaptive(run) and ratio >= noise_ball.PAST
     seen = (
-        f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: the "
-        "updates go too far for the noise of the batches and undo each other"
+        f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
+        + (f"at {number(ratio)} times the largest stable rate " if past else "")
+        + "the updates go too far for the noise of the batches and undo each other"
     ) + (f"; {number(100 * min(1.0, share))} % of the loss is this motion around the minimum." if share > 0 else ".")
     rate = signals.last_rate(run)
-    remedy = f"lower the learning rate from {number(rate)} to {number(rate / 10)}: "
+    lower_rate = min(rate / 10, 0.5 * rate / ratio) if past else rate / 10
+    remedy = f"lower the learning rate from {number(rate)} to {number(lower_rate)}: "
     # In a quadratic the floor is (1 - share) of the loss, and the share is proportional to the rate.
     lower = history.end * (1 - share) / (1 - share / 10)
     remedy += (
@@ -220,4 +223,5 @@ def _finding(
 
 def explains(finding: Finding, other: Finding) -> bool:
     over = other.kind == "lr-unstable" and other.last_step is not None  # the same rate, at the start
-    return over or other.kind in {"edge-of-stability", "local-minimum"}
+    unexplained = other.kind == "plateau" and not other.alarm
+    return over or unexplained or other.kind in {"edge-of-stability", "local-minimum"}

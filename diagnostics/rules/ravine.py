@@ -95,7 +95,7 @@ def check(
     if not ratio >= raisable:  # unless that is not enough by far
         spread = _unlearned(run, history, late, raised, gained)
         if spread is not None:
-            yield words.of_the_inputs(run, history, late, spread, int(history.steps[0]))
+            yield words.of_the_inputs(run, history, late, spread)
         return
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
@@ -112,7 +112,7 @@ def check(
         return
     spread = _unlearned(run, history, late, raised, gained)
     if spread is not None:
-        yield words.of_the_inputs(run, history, late, spread, first)
+        yield words.of_the_inputs(run, history, late, spread)
         return
     hidden = _hidden(run, history, late, raised, left)
     if hidden > narrow:
