@@ -296,6 +296,7 @@ _TABLES = (
             Metric("feature", "", "index of the input feature, or channel", "string"),
             _f32("mean", "", "mean of the feature over the inputs seen since the start, float32"),
             _f32("std", "", "standard deviation of the feature over the inputs seen since the start"),
+            _f32("batch_rms", "", "root mean square of the feature over this update's inputs"),
             _f32(
                 "condition",
                 "",

@@ -33,6 +33,7 @@ class Inputs:
         columns = {
             "mean": self._moments.mean,
             "std": stats.deviations(self._moments),
+            "batch_rms": torch.hypot(batch.mean, stats.deviations(batch)),
             "condition": self._conditions(width).expand(width),
             "nonfinite": stats.nonfinite_share(features),
         }

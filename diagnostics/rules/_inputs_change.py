@@ -22,11 +22,11 @@ def inputs_change(
     together: float = 1.5,  # features' factors, of their median: data that are others change by feature
     of_features: float = 0.9,  # of those that vary at all
 ) -> Iterator[Finding]:
-    squares = _squares(run)
-    if len(squares) < measured or not len(signals.column(run, "constant_loss")[1]):
+    _, _, sizes = run.matrix("inputs", "batch_rms")
+    if len(sizes) < measured or np.isnan(sizes).any() or not len(signals.column(run, "constant_loss")[1]):
         return  # without targets the inputs may be another network's outputs, or states that a policy leads to
-    early, late = np.median(squares[:3], axis=0) ** 0.5, np.median(squares[-len(squares) // 4 :], axis=0) ** 0.5
-    tiny = 1e-3 * max(early.max(), late.max())  # differences of sums in single precision tell no less
+    early, late = np.median(sizes[:3], axis=0), np.median(sizes[-len(sizes) // 4 :], axis=0)
+    tiny = 1e-6 * max(early.max(), late.max())  # below, a feature that hardly varies
     seen = (early > tiny) | (late > tiny)
     if not seen.any():
         return
@@ -37,14 +37,13 @@ def inputs_change(
     if not (factor >= times or factor <= 1 / times) or alike.mean() < of_features:
         return
     first, last = (float(np.sqrt(np.mean(each**2))) for each in (early, late))
-    size = "next to nothing" if last <= 2 * tiny else number(last)
     yield found(
         "inputs-change",
         signals.first_step(run),
         (),
         f"The inputs {'grow' if factor > 1 else 'shrink'} while training, all features alike: their root mean square "
-        f"was {number(first)} in the first batches that were measured and is {size} in the last. Each reading seems to "
-        "rescale the stored data once more.",
+        f"was {number(first)} in the first batches that were measured and is {number(last)} in the last. Each reading "
+        "seems to rescale the stored data once more.",
         {"size at first": first, "size at last": last},
         (
             "make a new tensor in the data set's __getitem__: x = (x - mean) / std, not x -= mean or x /= 255, which "
@@ -52,13 +51,5 @@ def inputs_change(
             "or transform all data once, before training",
         ),
         severity=unless_it_learns(run, "critical"),
-        chart=Chart("line", "inputs", ("std",), "Deviations of the inputs measured so far"),
+        chart=Chart("line", "inputs", ("batch_rms",), "Size of the inputs", log=True),
     )
-
-
-def _squares(run: Run) -> np.ndarray:
-    """(T, F) mean square of each measured batch, from the moments of all until then, taking batches to be equal."""
-    _, _, means = run.matrix("inputs", "mean")
-    _, _, deviations = run.matrix("inputs", "std")
-    sums = np.arange(1, len(means) + 1)[:, None] * (means.astype(float) ** 2 + deviations.astype(float) ** 2)
-    return np.maximum(np.diff(sums, axis=0, prepend=0.0), 0.0)
