@@ -129,13 +129,23 @@ def test_units_that_die_slowly(update, cause):
     assert found.cause == cause
 
 
-@pytest.mark.parametrize(("crest", "rings"), [(0.45, True), (0.1, False)])
-def test_a_crest_that_comes_within_the_first_half_but_after_one_memory(crest, rings):
+@pytest.mark.parametrize(
+    ("crest", "wide", "falls", "restarted", "rings"),
+    [
+        (0.45, 0.07, 0.5, 1.0, True),
+        (0.1, 0.07, 0.5, 1.0, False),  # at the start
+        (0.45, 0.003, 0.5, 1.0, False),  # at once, as other data
+        (0.45, 0.07, 0.0, 1.0, False),  # and over
+        (0.45, 0.07, 0.5, 3.0, False),  # made by the rate
+    ],
+)
+def test_a_crest_that_comes_within_the_first_half_but_after_one_memory(crest, wide, falls, restarted, rings):
     """Momentum 0.995 remembers 400 updates of 1200."""
     steps = np.arange(1, 1201)
     noise = 1 + 0.02 * np.random.default_rng(0).standard_normal(len(steps))
-    loss = noise * (np.exp(-steps / 200) + 0.05 + 0.2 * np.exp(-(((steps / 1200 - crest) / 0.07) ** 2)))
-    columns = {"step": steps, "loss": loss, "lr": 0.01, "grad_norm": 1.0}
+    rise = 0.2 * np.exp(-(((steps / 1200 - crest) / np.where(steps < 1200 * crest, wide, 0.07)) ** 2))
+    loss = noise * (np.exp(-steps / 200) + 0.05 + rise) * (1 - falls * np.clip(steps / 400 - 2, 0, 1))
+    columns = {"step": steps, "loss": loss, "lr": np.where(steps < 480, 0.01, 0.01 * restarted), "grad_norm": 1.0}
     run = run_of({"hyperparameters": [{"lr": 0.01, "momentum": 0.995}]}, scalars=columns)
     found = momentum_ringing("lr-oscillation", run, signals.loss(run), memory=0.3, swing=0.5)
     assert (found is not None) == rings

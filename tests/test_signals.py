@@ -121,9 +121,10 @@ def test_logistic_offset_bounds_how_far_the_mean_mode_stands_out(width):
 
 def test_swings_are_rises_not_the_fall():
     time = np.arange(400)
-    ringing = _swings(signals.loss(run_of(1 + 0.2 * np.exp(-time / 300) * np.cos(time / 15) ** 2)))
-    assert ringing and max(rise / covered for rise, _, covered in ringing) > 0.5
-    assert _swings(signals.loss(run_of(1 + np.exp(-time / 100)))) == []
+    ringing, falling = run_of(1 + 0.2 * np.exp(-time / 300) * np.cos(time / 15) ** 2), run_of(1 + np.exp(-time / 100))
+    found = _swings(ringing, signals.loss(ringing), 200)
+    assert found and max(each.rise / each.covered for each in found) > 0.5
+    assert _swings(falling, signals.loss(falling), 200) == []
 
 
 @pytest.mark.parametrize(

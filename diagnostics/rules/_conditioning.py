@@ -14,7 +14,7 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 MANY = 16  # features from which on they are taken as a bulk
-AWAY = 10.0  # deviations from zero: a unit of a random direction then hardly ever bends within the data
+AWAY = 10.0  # deviations from zero: a unit of random weights then hardly ever bends within the data
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Spread:
     For a linear layer the Hessian is the matrix of the inputs' second moments: with deviations S, correlations C and
     means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + the sum of
     squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
-    number of C. `away`: how many deviations the typical feature is from zero.
+    number of C. `away`: |m| over the root of the sum of variances: how many of its deviations from zero a weighted sum
+    of the features lies, with weights of one size.
     """
 
     scale: float
@@ -63,9 +64,10 @@ def spread(run: Run) -> Spread | None:
     finite = condition[np.isfinite(condition)]
     # of many features, such as pixels, some are almost always zero: compare the bulk, not the extremes
     low, high = (square.min(), square.max()) if len(square) < MANY else np.quantile(square, [0.25, 0.75])
-    away = float(np.median(np.abs(mean / deviation)))
+    offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
+    away = float(np.sqrt(np.square(mean).sum() / np.square(deviation).sum()))
     correlation = float(finite[-1]) if len(finite) and len(square) < MANY else 1.0
-    return Spread(float(high / low), 1 + away**2 * len(mean), correlation, away)
+    return Spread(float(high / low), offset, correlation, away)
 
 
 def logistic_offset(run: Run) -> tuple[str, float]:

@@ -33,6 +33,20 @@ def normalizes(run: Run) -> bool:
     return any("Norm" in each["type"] for each in run.meta.get("modules") or [])
 
 
+def weights_before_batch_norm(run: Run) -> float:
+    """How many layers with a weight matrix come before the first batch or instance norm, which takes out what all
+    examples have in common and scales the rest; infinite without one. (A layer norm sees one example.)"""
+    matrices = {
+        each["name"].rsplit(".", 1)[0] for each in run.meta.get("layers") or [] if len(each.get("shape", ())) >= 2
+    }
+    count = 0
+    for module in run.meta.get("modules") or []:
+        if "BatchNorm" in module["type"] or "InstanceNorm" in module["type"]:
+            return count
+        count += module["name"] in matrices
+    return np.inf
+
+
 def standardize(run: Run) -> str:
     table = run.table("inputs", ["mean", "std"])
     return (

@@ -3,6 +3,8 @@
 Source: lecture, "Momentum" ("if mu = 1, conservation of energy implies it will never settle down").
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from diagnostics.rules import _signals as signals
@@ -10,22 +12,27 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
+FALLS = 0.2  # of the loss within the last third: what it once rose to is not over
+SLOW = 3  # blocks of the smoothed loss that a ring takes to rise, at least; other data come at once
 USUAL = 0.9  # momentum that the lecture recommends: where even its 20 updates are long, the run is short
 
 
 def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, swing: float) -> Finding | None:
     """`memory`: share of the run within which nothing settles; `swing`: share of the level, or of all that the loss
-    covers in the later half, from trough to crest; what comes later than one memory is not the start any more."""
+    covers in the later half, from trough to crest."""
     mu = signals.momentum(run)
     if mu <= USUAL or (mu >= 1 and signals.adaptive(run)):
         return None
     lasts = 2 / (1 - mu) if mu < 1 else np.inf
     if lasts < memory * history.count:
         return None
-    swings = _swings(history.values[min(history.count // 2, int(min(lasts, history.count))) :], history.noise)
-    largest = max((rise / low for rise, low, _ in swings), default=0.0)
-    climbs = any(rise >= swing * covered for rise, _, covered in swings)
     late = signals.trend(history.values[2 * history.count // 3 :])
+    half = history.count // 2
+    swings = _swings(run, history, half)
+    if lasts < half and late.z > 3 and late.relative > FALLS:  # later than one memory the start is forgotten
+        swings += [each for each in _swings(run, history, int(lasts)) if each.blocks >= SLOW]
+    largest = max((each.rise / each.low for each in swings), default=0.0)
+    climbs = any(each.rise >= swing * each.covered for each in swings)
     unsettled = lasts >= history.count and history.end > 0.05 * history.start and late.relative < 0.2
     if largest < swing and not climbs and not unsettled:
         return None
@@ -78,20 +85,35 @@ def _rate_for(run: Run, mu: float, lower: float) -> float:
     return min(rate / calmer, 0.5 * rate / then)
 
 
-def _swings(late: np.ndarray, noise: float, blocks: int = 40) -> list[tuple[float, float, float]]:
-    """Rises of the smoothed loss that exceed its noise, with the level that each starts from and all that the smoothed
-    loss covers."""
+class Swing(NamedTuple):
+    """A rise of the smoothed loss, the level it starts from, all that this loss covers, and the rise's length."""
+
+    rise: float
+    low: float
+    covered: float
+    blocks: int
+
+
+def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40) -> list[Swing]:
+    """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them."""
+    steps, rates = signals.learning_rates(run)
+    later = rates[steps >= history.steps[since]]
+    if len(later) and later.max() > 1.05 * later[0]:
+        return []
+    late = history.values[since:]
     late = late[np.isfinite(late)]
     size = max(1, len(late) // blocks)
     medians = np.median(late[: len(late) // size * size].reshape(-1, size), axis=1)
-    error = 1.2533 * noise / np.sqrt(size)
-    rises, low = [], medians[0] if len(medians) else 0.0
-    crest = low
-    for value in [*medians[1:], -np.inf]:
+    error = 1.2533 * history.noise / np.sqrt(size)
+    rises: list[Swing] = []
+    low = crest = medians[0] if len(medians) else 0.0
+    low_at = crest_at = 0
+    for at, value in enumerate([*medians[1:], -np.inf], 1):
         if value > crest:
-            crest = value
+            crest, crest_at = value, at
         elif value < low or crest - value > 0.5 * (crest - low):
             if crest - low > 5 * error and low > 0:
-                rises.append((float(crest - low), float(low), float(np.ptp(medians))))
+                rises.append(Swing(float(crest - low), float(low), float(np.ptp(medians)), crest_at - low_at))
             low = crest = value
+            low_at = crest_at = at
     return rises

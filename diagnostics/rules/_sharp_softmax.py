@@ -17,6 +17,7 @@ def sharp_from_start(
     sure: float = 0.05,  # entropy over its largest, in the mean: rows below count as saturated
     untrained: float = 0.9,  # of the loss of an untrained network, at the start: what is sure now was not learned
     learned: float = 0.1,  # of it, at the end: learning was not held up
+    large: float = 10.0,  # score: products that nobody scaled; e^10 is 20,000 times as much
 ) -> Finding | None:
     """Information where the loss comes down all the same: some networks choose so on purpose, by a low temperature, and
     what it costs them is not known. Where the loss stands, it is a plateau."""
@@ -25,12 +26,15 @@ def sharp_from_start(
         return None
     _, names, entropies = run.matrix("units", "entropy")
     typical = {at: signals.median(entropies[:, at]) for at, name in enumerate(names) if _inside(str(name))}
-    sharp = [at for at, entropy in typical.items() if entropies[0, at] <= sure and entropy <= sure]
+    _, _, scores = run.matrix("units", "max_input")
+    sharp = [
+        at for at, entropy in typical.items() if entropies[0, at] <= sure and entropy <= sure and scores[0, at] >= large
+    ]
     if not sharp:
         return None
     worst = min(sharp, key=lambda at: float(entropies[0, at]))
     name, entropy = str(names[worst]), float(entropies[0, worst])
-    largest = float(run.matrix("units", "max_input")[2][0, worst])
+    largest = float(scores[0, worst])
     return Finding(
         kind,
         "initialization",

@@ -39,7 +39,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._raw_inputs import normalizes, raw, standardize
+from diagnostics.rules._raw_inputs import normalizes, raw, standardize, weights_before_batch_norm
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._unmoved import moves
 from diagnostics.rules._vanishing import BY_A_STEP, is_of_a_vanished_signal
@@ -48,6 +48,7 @@ from diagnostics.run import Run
 
 KIND = "dead-units"
 STOOD = 1e-2  # of its size, by all updates so far: a matrix that moved less kills no unit with inputs of the usual size
+NEARLY_ALL = 0.75  # of a layer's units
 RANK = 7
 _SAID = {
     "input-scale": " The inputs are not standardized: their size multiplies every step.",
@@ -60,7 +61,7 @@ def check(
     *,
     most: float = 0.5,  # of a layer's units: more inactive than active
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
-    nearly_all: float = 0.75,  # of the units of a layer, in a run that learns all the same
+    nearly_all: float = NEARLY_ALL,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.7,  # of the untrained loss: a run this far down learns through the units that are left
 ) -> Iterator[Finding]:
     steps, names, dead = by_layer.dead_fractions(run)
@@ -153,8 +154,9 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     if _pushed_by_bias(run, layer):
         return "bias"
     spread = conditioning.spread(run)
-    uncentered = spread is not None and spread.away >= conditioning.AWAY and not normalizes(run)
-    return "uncentered-inputs" if uncentered else "initialization"
+    # Of random directions half start off, not nearly all.
+    uncentered = spread is not None and spread.away >= conditioning.AWAY and began < NEARLY_ALL
+    return "uncentered-inputs" if uncentered and weights_before_batch_norm(run) >= 2 else "initialization"
 
 
 def _stood(run: Run, until: int) -> bool:
@@ -163,18 +165,20 @@ def _stood(run: Run, until: int) -> bool:
     return bool(moved) and float(np.median(moved)) <= STOOD
 
 
-def _pushed_by_bias(run: Run, activation: str) -> bool:
-    """Whether the bias before the activation is of the size of its mean input, rather than the weights' doing."""
+def _pushed_by_bias(run: Run, activation: str, *, down: float = 0.5) -> bool:
+    """Whether a bias of the size of the mean input, rather than the weights, moves all inputs `down`, by that part of
+    their deviation at least: where half of the units have such a bias it is the whole."""
     _, names, means = run.matrix("units", "input_mean")
     names = [str(each) for each in names]
     if activation not in names:
         return False
-    means_here = means[:, names.index(activation)]
-    means_here = means_here[~np.isnan(means_here)]
+    at = names.index(activation)
+    known = np.flatnonzero(~np.isnan(means[:, at]))
     bias = _bias_before(run, activation)
-    if not len(means_here) or bias is None:
+    if not len(known) or bias is None:
         return False
-    return bool(means_here[0] < 0 and bias >= 0.5 * abs(means_here[0]))
+    mean, deviation = float(means[known[0], at]), float(run.matrix("units", "input_std")[2][known[0], at])
+    return mean <= -down * deviation and bias >= 0.5 * abs(mean)
 
 
 def _bias_before(run: Run, activation: str) -> float | None:

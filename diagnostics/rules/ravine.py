@@ -54,6 +54,7 @@ from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
+from diagnostics.rules._raw_inputs import weights_before_batch_norm
 from diagnostics.run import Run
 
 KIND = words.KIND
@@ -152,7 +153,7 @@ def _unlearned(
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
     left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * early
     spread = _stretched(run, history, late, raised) if held_up else None
-    hopeless = spread is not None and not run.meta.get("linear_model")
+    hopeless = not run.meta.get("linear_model") and history.end > (1 - gained) * signals.untrained(run)
     return spread if left or hopeless else None
 
 
@@ -170,16 +171,18 @@ def _stretched(
     raised to where it is pinned; else `None`.
 
     Hidden units can undo a mean and some of the scale: for them only scales a hundredfold `apart` count (squared), or
-    features `away` from zero by so many deviations, where a unit hardly ever bends within the data. An optimizer that
-    rescales coordinates undoes scales, and no mean.
+    inputs so far `away` from zero, in deviations, that a unit hardly ever bends within the data. An optimizer that
+    rescales coordinates undoes scales, and no mean; a batch norm undoes what comes to it.
     """
     spread = conditioning.spread(run)
     if spread is None or spread.cause == "correlated-inputs":
         return None
-    by_scale = spread.cause == "feature-scale"
-    if signals.adaptive(run) and by_scale:
-        return None
-    if not run.meta.get("linear_model") and (spread.scale < apart if by_scale else spread.away < away):
+    adaptive, hidden_units = signals.adaptive(run), not run.meta.get("linear_model")
+    if spread.cause == "feature-scale":
+        undone = adaptive or (hidden_units and spread.scale < apart) or weights_before_batch_norm(run) < 1
+    else:
+        undone = ((adaptive or hidden_units) and spread.away < away) or weights_before_batch_norm(run) < 2
+    if undone:
         return None
     slow = limits.steps_along(late, spread.largest) * raised >= times * history.count
     return spread if slow else None
