@@ -208,6 +208,18 @@ def test_a_saddle_under_a_tiny_rate_is_one_where_the_path_surely_bends_down(bend
     assert [finding.kind for finding in saddle_point.check(run)] == kinds
 
 
+@pytest.mark.parametrize(("bend", "kinds"), [(0.0, ["saddle-point"]), (0.1, [])])
+def test_updates_that_curve_upwards_after_many_escape_times_are_held_by_something_else(bend, kinds):
+    """The way out grows e-fold in 20 updates of 300."""
+    steps = np.arange(1, 301)
+    scalars = pd.DataFrame({"step": steps, "loss": 2.3 + 1e-4 * np.sin(1e3 * steps), "lr": 0.1, "grad_norm": 0.01})
+    scalars["overshoot"] = np.where(steps % 10 == 0, bend + 1e-2 * np.sin(steps), np.nan)
+    curvature = pd.DataFrame({"step": [1, 100, 200, 290], "stability": 0.25, "progress": 0.5, "smallest": -0.5})
+    curvature = curvature.assign(smallest_residual=1e-3, eigenvalues=[[5.0]] * 4)
+    run = Run.from_frames({"name": "test", "status": "finished"}, {"scalars": scalars, "curvature": curvature})
+    assert [finding.kind for finding in saddle_point.check(run)] == kinds
+
+
 @pytest.mark.parametrize(("count", "of"), [(0, 10), (1, 10), (4, 15), (3, 15), (10, 15)])
 def test_more_than_chance_is_the_binomial_test(count, of):
     assert _more_than_chance(count, of) == (stats.binomtest(count, of, 0.05, alternative="greater").pvalue < 0.01)

@@ -11,7 +11,8 @@ and the gradient is close to zero: followed at the largest stable rate for the w
 than a fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
 updates in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves
 downwards along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own
-rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later.
+rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later. Where it is
+longer than $5\tau$ and the loss curves upwards along the updates, something else holds it.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -53,6 +54,7 @@ def check(
     clearly: float = 0.05,  # of the largest eigenvalue; trained networks have -0.01 of it everywhere
     near: float = 0.2,  # of the loss: what the gradient would take off it at the largest stable rate meanwhile
     patience: float = 30.0,  # escape times; rounding errors alone have grown to order one by then
+    grown: float = 5.0,  # escape times: what leads away has grown 150-fold, and updates that curve upwards go elsewhere
 ) -> Iterator[Finding]:
     signals.curvature(run)
     history = signals.loss(run)
@@ -60,13 +62,15 @@ def check(
         return
     for stretch in stretches.flats(run):
         if stretch.share >= longest and not _at_floor(history, stretch):
-            found = _held(run, stretch, clearly, near, patience)
+            found = _held(run, stretch, clearly, near, patience, grown)
             if found is not None:
                 yield found
                 return
 
 
-def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float) -> Finding | None:
+def _held(
+    run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float, grown: float
+) -> Finding | None:
     """The finding for one flat stretch, if a saddle point explains it."""
     found = _negative(run, stretch, clearly)
     if found is None:
@@ -80,6 +84,9 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
     escape = float(1 / np.log1p(gain * abs(smallest)))
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
+    along, error = _along(run, stretch)
+    if waited > grown * escape and along > 2 * error:
+        return None
     if waited < escape or not _downward(run, stretch):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):
@@ -133,15 +140,20 @@ def _held(run: Run, stretch: stretches.Flat, clearly: float, near: float, patien
 def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:
     """Surely negative curvature along the updates of the stretch's later half. Where they are too short to tell its
     sign: none that is positive along the paths to the last estimates."""
-    middle = (stretch.first_step + stretch.last_step) // 2
-    overshoots = signals.inside(run, "overshoot", middle, stretch.last_step)
-    along, error = signals.median(overshoots), signals.median_error(overshoots)
+    along, error = _along(run, stretch)
     if abs(along) > 2 * error:
         return bool(along < 0)
     table = signals.curvature(run)
     paths = signals.array(table.loc[table["step"].between(stretch.first_step, stretch.last_step)], "condition")
     last = paths[~np.isnan(paths)][-estimates:]
     return len(last) == estimates and bool(np.isinf(last).all())
+
+
+def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:
+    """Median overshoot of the updates in the stretch's later half, and its error: below 0 they curve downwards."""
+    middle = (stretch.first_step + stretch.last_step) // 2
+    overshoots = signals.inside(run, "overshoot", middle, stretch.last_step)
+    return signals.median(overshoots), signals.median_error(overshoots)
 
 
 def _at_floor(history: signals.Loss, stretch: stretches.Flat) -> bool:
