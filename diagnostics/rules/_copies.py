@@ -56,17 +56,21 @@ def copied(kind: str, run: Run, *, records: int = 2, most: float = 0.5) -> Itera
 
 
 def _norms(run: Run, layers: dict[str, dict]) -> tuple[np.ndarray, Module]:
-    """Of each trained tensor that had a gradient and moved in every record."""
+    """Of each trained tensor that had a gradient and moved in every record; where no two look the same at last, nothing
+    more is read of a long run."""
     steps, names, weights = by_layer.matrix(run, "layers", "weight_norm")
+    trained = [at for at, name in enumerate(names) if name in layers]
+    looks = {(*layers[names[at]]["shape"], float(weights[-1, at])) for at in trained}
+    if len(looks) == len(trained):
+        return steps, {}
     others = [by_layer.matrix(run, "layers", each)[2] for each in ("grad_norm", "update_norm")]
     columns = np.stack([weights, *others])
     moving = np.all(columns[1:] > 0, axis=(0, 1))  # NaN, of what was not measured, is not
-    found = {
-        name: str(layers[name]["shape"]).encode() + columns[:, :, at].tobytes()
-        for at, name in enumerate(names)
-        if name in layers and moving[at]
+    return steps, {
+        names[at]: str(layers[names[at]]["shape"]).encode() + columns[:, :, at].tobytes()
+        for at in trained
+        if moving[at]
     }
-    return steps, found
 
 
 def _siblings(run: Run, norms: Module, layers: dict[str, dict]) -> list[tuple[str, ...]]:
