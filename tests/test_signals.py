@@ -196,6 +196,28 @@ def test_an_exact_quadratic_is_held_up_by_a_tenth_of_its_loss(gradient, held_up)
     assert ravine._held_up(run, signals.loss(run), signals.curvature(run), 225.0, 0.3, 0.5) is held_up
 
 
+@pytest.mark.parametrize(
+    ("types", "stretched"),
+    [
+        (("Linear", "Tanh", "Linear", "BatchNorm1d"), True),
+        (("Linear", "BatchNorm1d", "Tanh", "Linear"), False),
+        (("BatchNorm1d", "Linear", "Tanh", "Linear"), False),
+        (("LayerNorm", "Linear", "Tanh", "Linear"), True),  # of one example's features
+    ],
+)
+def test_a_batch_norm_before_the_second_weights_takes_the_mean_of_the_inputs_out(types, stretched):
+    steps = np.arange(1, 101)
+    modules = [{"name": str(at), "type": each} for at, each in enumerate(types)]
+    layers = [{"name": f"{at}.weight", "shape": [8, 8]} for at, each in enumerate(types) if each == "Linear"]
+    meta = {"name": "test", "status": "finished", "optimizer": "Adam", "modules": modules, "layers": layers}
+    inputs = pd.DataFrame({"step": 1, "feature": list("01234567"), "mean": 50.0, "std": 1.0, "condition": 1.0})
+    curvature = pd.DataFrame({"step": [50, 100], "stability": 0.1, "progress": 0.2})
+    scalars = pd.DataFrame({"step": steps, "loss": 1.0, "lr": 0.01})
+    run = Run.from_frames(meta, {"scalars": scalars, "inputs": inputs, "curvature": curvature})
+    found = ravine._stretched(run, signals.loss(run), signals.curvature(run), 1.0)
+    assert (found is not None) == stretched
+
+
 @pytest.mark.parametrize(("bend", "kinds"), [(-0.01, ["saddle-point"]), (-1e-5, [])])
 def test_a_saddle_under_a_tiny_rate_is_one_where_the_path_surely_bends_down(bend, kinds):
     """Elsewhere the gradient would take the loss far down at a rate as large as the curvature allows."""
