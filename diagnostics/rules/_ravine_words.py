@@ -121,7 +121,9 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
     momentum = limits.momentum_remedy(condition)
     adam = "or use torch.optim.Adam, which rescales each coordinate by its own gradients"
     if cause in {"feature-scale", "uncentered-inputs"}:
-        return (standardize,) if signals.adaptive(run) else (standardize, momentum, adam)
+        # Adam rescales single coordinates, and a mean is no matter of those.
+        others = (momentum, adam) if cause == "feature-scale" else (momentum,)
+        return (standardize,) if signals.adaptive(run) else (standardize, *others)
     if cause == "correlated-inputs":
         return (
             (
