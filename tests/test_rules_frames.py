@@ -134,7 +134,8 @@ def test_units_that_die_slowly(update, cause):
     [
         (0.45, 0.07, 0.5, 1.0, True),
         (0.1, 0.07, 0.5, 1.0, False),  # at the start
-        (0.45, 0.003, 0.5, 1.0, False),  # at once, as other data
+        (0.45, 0.003, 0.5, 1.0, False),  # at once, as other data,
+        (0.45, 0.0, 0.5, 1.0, False),  # after a slow climb
         (0.45, 0.07, 0.0, 1.0, False),  # and over
         (0.45, 0.07, 0.5, 3.0, False),  # made by the rate
     ],
@@ -143,7 +144,8 @@ def test_a_crest_that_comes_within_the_first_half_but_after_one_memory(crest, wi
     """Momentum 0.995 remembers 400 updates of 1200."""
     steps = np.arange(1, 1201)
     noise = 1 + 0.02 * np.random.default_rng(0).standard_normal(len(steps))
-    rise = 0.2 * np.exp(-(((steps / 1200 - crest) / np.where(steps < 1200 * crest, wide, 0.07)) ** 2))
+    rise = 0.2 * np.exp(-(((steps / 1200 - crest) / np.where(steps < 1200 * crest, wide or 1e-3, 0.07)) ** 2))
+    rise += (0.0 if wide else 0.05) * np.clip(steps / 1200 - crest + 0.1, 0, 0.1) / 0.1 * (steps < 1200 * crest)
     loss = noise * (np.exp(-steps / 200) + 0.05 + rise) * (1 - falls * np.clip(steps / 400 - 2, 0, 1))
     columns = {"step": steps, "loss": loss, "lr": np.where(steps < 480, 0.01, 0.01 * restarted), "grad_norm": 1.0}
     run = run_of({"hyperparameters": [{"lr": 0.01, "momentum": 0.995}]}, scalars=columns)

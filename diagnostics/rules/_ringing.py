@@ -13,7 +13,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 FALLS = 0.2  # of the loss within the last third: what it once rose to is not over
-SLOW = 3  # blocks of the smoothed loss that a ring takes to rise, at least; other data come at once
+AT_ONCE = 0.5  # of a rise, from one block of the smoothed loss to the next: other data come so, a ring does not
 USUAL = 0.9  # momentum that the lecture recommends: where even its 20 updates are long, the run is short
 
 
@@ -30,7 +30,7 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
     half = history.count // 2
     swings = _swings(run, history, half)
     if lasts < half and late.z > 3 and late.relative > FALLS:  # later than one memory the start is forgotten
-        swings += [each for each in _swings(run, history, int(lasts)) if each.blocks >= SLOW]
+        swings += [each for each in _swings(run, history, int(lasts)) if each.steepest <= AT_ONCE * each.rise]
     largest = max((each.rise / each.low for each in swings), default=0.0)
     climbs = any(each.rise >= swing * each.covered for each in swings)
     unsettled = lasts >= history.count and history.end > 0.05 * history.start and late.relative < 0.2
@@ -86,12 +86,12 @@ def _rate_for(run: Run, mu: float, lower: float) -> float:
 
 
 class Swing(NamedTuple):
-    """A rise of the smoothed loss, the level it starts from, all that this loss covers, and the rise's length."""
+    """A rise of the smoothed loss, the level it starts from, all that this loss covers, and the rise's largest step."""
 
     rise: float
     low: float
     covered: float
-    blocks: int
+    steepest: float
 
 
 def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40) -> list[Swing]:
@@ -113,7 +113,8 @@ def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40) -> li
             crest, crest_at = value, at
         elif value < low or crest - value > 0.5 * (crest - low):
             if crest - low > 5 * error and low > 0:
-                rises.append(Swing(float(crest - low), float(low), float(np.ptp(medians)), crest_at - low_at))
+                steepest = float(np.diff(medians[low_at : crest_at + 1]).max())
+                rises.append(Swing(float(crest - low), float(low), float(np.ptp(medians)), steepest))
             low = crest = value
             low_at = crest_at = at
     return rises
