@@ -13,6 +13,20 @@ from diagnostics.run import RunWriter
 from tests.test_rules_mistakes import ANY, alarms, diagnosed, network
 
 
+def classified(path, model, optimizer, x, y, size, updates, curvature=True):
+    """The diagnosis of a classifier trained on random batches."""
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(updates):
+            chosen = torch.randint(len(x), (size,))
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            again = (lambda chosen=chosen: F.cross_entropy(model(x[chosen]), y[chosen])) if curvature else None
+            monitor.step(loss.detach(), again)
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
 @pytest.mark.parametrize("adam", [pytest.param(True, marks=pytest.mark.exhaustive), False])
 def test_inputs_scaled_down_twice(adam, scale, tmp_path):
@@ -31,15 +45,7 @@ def test_units_that_raw_inputs_killed(raw, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
-        for _ in range(200):
-            chosen = torch.randint(len(x), (8,))
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x[chosen]), y[chosen])
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss.detach())
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    found = classified(tmp_path / "run", model, optimizer, x, y, size=8, updates=200, curvature=False)
     assert alarms(found) == ([("dead-units", "input-scale")] if raw else [])
 
 
@@ -60,15 +66,7 @@ def test_inputs_many_deviations_from_zero(by, unit, norm, expected, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), norm(), unit(), nn.Linear(64, 64), unit(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
-        for _ in range(300):
-            chosen = torch.randint(len(x), (64,))
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x[chosen]), y[chosen])
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, lambda chosen=chosen: F.cross_entropy(model(x[chosen]), y[chosen]))
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    found = classified(tmp_path / "run", model, optimizer, x, y, size=64, updates=300)
     assert alarms(found) == expected
 
 

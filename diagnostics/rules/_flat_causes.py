@@ -49,45 +49,6 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
     )
 
 
-def hard_attention(
-    kind: str, run: Run, stretch: Flat, *, certain: float = 0.01, nothing: float = 0.9
-) -> Finding | None:
-    """A softmax inside the network, as of attention, that picks one entry from the start: what decides which gets the
-    gradient times p (1 - p)."""
-    compared = len(signals.column(run, "constant_loss")[1]) > 0  # else the loss may be a game's, which hovers
-    if not compared or not stretch.level >= nothing * signals.untrained(run):
-        return None
-    steps, names, entropies = run.matrix("units", "entropy")
-    known = [at for at, name in enumerate(names) if not str(name).startswith("loss.") and entropies[0, at] <= certain]
-    inside = entropies[(steps >= stretch.first_step) & (steps <= stretch.last_step)]
-    hard = [at for at in known if signals.median(inside[:, at]) <= certain]
-    if not hard:
-        return None
-    worst = min(hard, key=lambda at: float(entropies[0, at]))
-    entropy = signals.median(inside[:, worst])
-    largest = float(run.matrix("units", "max_input")[2][0, worst])
-    name = str(names[worst])
-    return Finding(
-        kind,
-        "hard-attention",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
-        (name,),
-        f"The {name} picks one entry from the start and leaves nothing to the others: its entropy is "
-        f"{number(100 * entropy)} % of the largest, its largest input {number(largest)}. What computes its scores gets "
-        f"next to no gradient, and the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
-        f"{stretch.last_step}.",
-        {"entropy over largest": entropy, "largest input": largest, "loss": stretch.level},
-        (
-            "divide the scores by the square root of the keys' width, as scaled_dot_product_attention does",
-            "or normalize queries and keys (RMSNorm, LayerNorm) before their product",
-        ),
-        (LOSS_CHARTS[0], Chart("line", "units", ("entropy",), "Entropy over its largest", layers=(name,))),
-        r"\frac{\partial p_i}{\partial z_j} = p_i\,(\delta_{ij} - p_j) \to 0 \text{ where one } p \to 1",
-    )
-
-
 def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding | None:
     """Weights far smaller than initialization made them, to keep the size of signals: a fifth a layer."""
     decay = max((float(group.get("weight_decay") or 0) for group in run.meta.get("hyperparameters") or []), default=0)

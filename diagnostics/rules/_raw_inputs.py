@@ -5,6 +5,7 @@ Source: lecture, "Ill-conditioned curvature" (normalization).
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -36,9 +37,7 @@ def normalizes(run: Run) -> bool:
 def weights_before_batch_norm(run: Run) -> float:
     """How many layers with a weight matrix come before the first batch or instance norm, which takes out what all
     examples have in common and scales the rest; infinite without one. (A layer norm sees one example.)"""
-    matrices = {
-        each["name"].rsplit(".", 1)[0] for each in run.meta.get("layers") or [] if len(each.get("shape", ())) >= 2
-    }
+    matrices = by_layer.with_matrix(run)
     count = 0
     for module in run.meta.get("modules") or []:
         if "BatchNorm" in module["type"] or "InstanceNorm" in module["type"]:

@@ -95,9 +95,10 @@ from diagnostics.rules._constant_answer import (
     worse_for_long,
 )
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._flat_causes import decayed, distant_targets, hard_attention, saturated_softmax, tiny_inputs
+from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._rolling import recent_median
+from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run

@@ -71,9 +71,7 @@ def check(
     steps, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
     hidden = _hidden(run, names)
     known = ~np.isnan(saturated)
-    if not known[:, hidden].any():
-        if sharp is not None:
-            return
+    if sharp is None and not known[:, hidden].any():
         raise signals.Missing(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
@@ -132,9 +130,7 @@ def _hidden(run: Run, names: list[str]) -> list[int]:
     """Squashing activations with a weight matrix behind them; the loss's own and attention's are not hidden units."""
     functions = by_layer.activations(run)
     order = [each["name"] for each in run.meta.get("modules") or []]
-    weights = {
-        each["name"].rsplit(".", 1)[0] for each in run.meta.get("layers") or [] if len(each.get("shape", ())) >= 2
-    }
+    weights = by_layer.with_matrix(run)
     last = max((order.index(name) for name in weights if name in order), default=-1)
     hidden = []
     squashing = [
