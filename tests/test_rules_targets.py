@@ -168,7 +168,7 @@ class Recall(nn.Module):
     ("rescale", "expected"),
     [
         (lambda x: x.div_(16), [("wiring", "inputs-change")]),
-        (lambda x: x.sub_(0.5).div_(0.3), [("wiring", "inputs-change")]),
+        pytest.param(lambda x: x.sub_(0.5).div_(0.3), [("wiring", "inputs-change")], marks=pytest.mark.exhaustive),
         (lambda x: x / 16, []),
     ],
 )
@@ -208,7 +208,7 @@ def test_attention_that_is_sure_from_the_start(scale, tmp_path):
     assert alarms(run) == ([("plateau", "hard-attention")] if scale == 1 else [])
 
 
-@pytest.mark.parametrize("sharpness", [8.0, 0.05])
+@pytest.mark.parametrize("sharpness", [8.0, pytest.param(0.05, marks=pytest.mark.exhaustive)])
 def test_attention_that_is_sure_from_the_start_of_what_is_right(sharpness, tmp_path):
     """It learns all the same, which is no alarm."""
     torch.manual_seed(0)
