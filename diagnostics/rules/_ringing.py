@@ -98,12 +98,12 @@ def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40) -> li
     """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them."""
     steps, rates = signals.learning_rates(run)
     later = rates[steps >= history.steps[since]]
-    if len(later) and later.max() > 1.05 * later[0]:
+    if len(later) and (later > 1.05 * np.minimum.accumulate(later)).any():
         return []
     late = history.values[since:]
     late = late[np.isfinite(late)]
     size = max(1, len(late) // blocks)
-    medians = np.median(late[: len(late) // size * size].reshape(-1, size), axis=1)
+    medians = _lone_peaks_cut(np.median(late[: len(late) // size * size].reshape(-1, size), axis=1))
     error = 1.2533 * history.noise / np.sqrt(size)
     rises: list[Swing] = []
     low = crest = medians[0] if len(medians) else 0.0
@@ -118,3 +118,12 @@ def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40) -> li
             low = crest = value
             low_at = crest_at = at
     return rises
+
+
+def _lone_peaks_cut(values: np.ndarray) -> np.ndarray:
+    """Each at most as high as the higher of its neighbours: weights that remember many updates do not leave a level for
+    a single one, but one batch of a heavy-tailed loss does."""
+    if len(values) < 3:
+        return values
+    before, after = np.r_[-np.inf, values[:-1]], np.r_[values[1:], -np.inf]
+    return np.minimum(values, np.maximum(before, after))
