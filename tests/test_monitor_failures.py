@@ -25,7 +25,8 @@ from diagnostics.monitor import places
 CATCHES = {
     "Guarded.__init__", "Hooked.__init__", "Charge.__init__",
     "Guard.off", "Guard.__call__", "Guarded.__enter__", "Guarded.__exit__", "Hooked.__enter__", "Hooked.__exit__",
-    "Charge.__enter__", "Charge.__exit__", "Budget.charge", "Budget.add", "_Ours.__enter__", "_Ours.__exit__",
+    "Charge.__enter__", "Charge.__exit__", "Budget.charge", "Budget.add",
+    "Kept.__init__", "Kept.__enter__", "Kept.__exit__",
     "Monitor.step", "Monitor.close", "Monitor._hooked", "_Enter.__call__", "_Leave.__call__", "Entrance.entered",
     "Entrance.left", "Observer.__torch_function__", "Observer._call", "Observer._run", "Observer._enter_module",
     "Observer._leave_module", "inside_multi_head", "Sentinel._begins", "Sentinel._accumulated", "Sentinel._end",

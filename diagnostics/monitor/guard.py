@@ -83,6 +83,23 @@ class Hooked:
         return swallowed
 
 
+class Kept:
+    """Keeps what raises inside, and lets the rest go on."""
+
+    __slots__ = ("_failures",)
+
+    def __init__(self, failures: list[Exception]) -> None:
+        self._failures = failures
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self._failures.append(error)
+        return isinstance(error, Exception)
+
+
 def warn(text: str) -> None:
     """A warning that stays one: where warnings are made errors, training goes on all the same; the event is kept."""
     with contextlib.suppress(RuntimeWarning):

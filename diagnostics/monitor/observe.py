@@ -21,7 +21,7 @@ from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.flow import Graph
-from diagnostics.monitor.guard import warn
+from diagnostics.monitor.guard import Kept, warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
 
 
@@ -55,7 +55,7 @@ class Observer(TorchFunctionMode):
         super().__init__()
         self._asking, self._root = asking, model if inside else None
         self.failures: list[Exception] = []
-        self.ours = _Ours(self.failures)
+        self.ours = Kept(self.failures)
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
         self._modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
@@ -258,23 +258,6 @@ class Observer(TorchFunctionMode):
         else:
             counts = stats.count_units(kind, x, y, channels_first)
         self._seen.append(Call(f"{owner}.{name}".removeprefix("."), kind, counts))
-
-
-class _Ours:
-    """Work of ours inside the model's forward."""
-
-    __slots__ = ("_failures",)
-
-    def __init__(self, failures: list[Exception]) -> None:
-        self._failures = failures
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, Exception):
-            self._failures.append(error)
-        return isinstance(error, Exception)
 
 
 _active: list[Observer] = []
