@@ -7,6 +7,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.monitor.losspath import all_pairs
+from diagnostics.monitor.places import scrambles
 from tests.test_rules_mistakes import alarms, diagnosed
 
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
@@ -72,6 +73,42 @@ def test_a_view_where_a_transpose_was_meant(arrange, expected, tmp_path):
     found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), labelled)
     assert alarms(found) == expected
     assert diagnostics.load(tmp_path / "run").table("events").empty
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_pixels_scores_viewed_as_rows_of_classes(wrong, tmp_path):
+    """Scores (batch, class, height, width), which cross_entropy may be given as (pixel, class)."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Unflatten(1, (1, 2, 4)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 1))
+
+    def labelled(model, x, y):
+        scores = model(x)
+        rows = scores.view(-1, 3) if wrong else scores.permute(0, 2, 3, 1).reshape(-1, 3)
+        return F.cross_entropy(rows, (5 * x.abs()).long().flatten() % 3)
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), labelled)
+    assert alarms(found) == ([("wiring", "scrambled-view")] if wrong else [])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "channels_first", "wrong"),
+    [
+        ((16, 3, 28, 28), (16, 784, 3), True, True),
+        ((16, 10, 6), (96, 10), True, True),
+        ((16, 10, 6), (16, 60), True, False),
+        ((16, 16, 4, 4), (16, 16, 16), True, False),  # height and width joined
+        ((64, 12, 64), (64, 4, 12, 16), False, True),
+        ((64, 12, 64), (256, 12, 16), False, True),
+        ((64, 4, 12, 16), (64, 12, 64), False, True),
+        ((64, 12, 64), (64, 12, 4, 16), False, False),
+        ((12, 64, 64), (12, 256, 16), False, False),  # time first, as fairseq's attention has it
+        ((64, 1, 64), (64, 4, 1, 16), False, False),
+        ((64, 24), (64, 2, 3, 4), False, False),
+        ((8, 6, 48), (8, 6, 3, 4, 4), False, False),
+    ],
+)
+def test_which_views_scramble(before, after, channels_first, wrong):
+    assert scrambles(torch.Size(before), torch.Size(after), channels_first) == wrong
 
 
 def test_a_scrambled_view_that_a_model_learns_through_is_information(tmp_path):

@@ -238,7 +238,8 @@ class Observer(TorchFunctionMode):
         if not isinstance(x, Tensor) or not isinstance(out, Tensor):
             return
         if func in functions.FLATTEN:
-            if self.graph.flow(x) not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape):
+            flow = self.graph.flow(x)
+            if flow not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape, flow.channels_first):
                 self.scrambled.append((list(x.shape), list(out.shape)))
         elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
             self.norms_of[count].append(self._stack[-1][0] if self._stack else "loss")

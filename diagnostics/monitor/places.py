@@ -34,11 +34,28 @@ def moved(function: Callable, args: tuple, kwargs: dict[str, Any], places: Tenso
     return results if all(each.is_meta and each._is_view() for each in results) else None
 
 
-def scrambles(before: torch.Size, after: torch.Size) -> bool:
-    """Whether a view gives a tensor another order of its sizes: it leaves the numbers where they are, so that each
-    place gets those of others. A transpose moves the axes. Equal sizes cannot tell."""
+def scrambles(before: torch.Size, after: torch.Size, channels_first: bool = False) -> bool:
+    """Whether a view puts an axis where a transpose was meant: it leaves the numbers where they are, so that each place
+    gets those of others. Equal sizes cannot tell.
+
+    It gives the sizes another order; takes channels, before the positions, for the last axis; or splits units into
+    heads, or joins them, across the axis of time.
+    """
     old, new = [n for n in before if n > 1], [n for n in after if n > 1]
-    return old != new and sorted(old) == sorted(new)
+    if old != new and sorted(old) == sorted(new):
+        return True
+    if channels_first:
+        inner = {prod(before[at:]) for at in range(2, len(before))}
+        return len(new) > 1 and len(before) > 2 and new[-1] == before[1] and new[-1] not in inner
+    return _splits_heads(old, new) or _splits_heads(new, old)
+
+
+def _splits_heads(whole: list[int], parts: list[int]) -> bool:
+    """(..., time, units) as (..., heads, time, units of a head): the heads are parts of the time."""
+    if len(whole) < 2 or len(parts) < 3 or whole[-2] != parts[-2] or whole[-1] % parts[-1]:
+        return False
+    heads = whole[-1] // parts[-1]
+    return heads not in (1, whole[-2]) and prod(parts[:-2]) == heads * prod(whole[:-2])
 
 
 def units(places: Tensor) -> tuple[Tensor, Tensor]:

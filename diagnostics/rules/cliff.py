@@ -150,7 +150,7 @@ def _another_loss(run: Run, step: int, norm: float, *, times: float = 10.0) -> b
     table = run.table("scalars", ["step", "loss", "grad_norm", "update_norm"])
     table = table.loc[table["step"] <= step]
     received, loss = signals.array(table, "grad_norm")[-50:-1], signals.array(table, "loss")[-50:]
-    update = float(table["update_norm"].iloc[:-1].max())  # of those that were measured
+    update = float(table["update_norm"].iloc[:-1].dropna()[-10:].max())  # of the last that were measured
     usual = signals.median(received)
     if len(loss) < 5 or not update > 0 or not np.isfinite(norm) or not usual > 0:
         return False
