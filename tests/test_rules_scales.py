@@ -70,6 +70,26 @@ def test_inputs_many_deviations_from_zero(by, unit, norm, expected, tmp_path):
     assert alarms(found) == expected
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_linear_model_of_features_that_were_divided_but_not_centred(centred, tmp_path):
+    """The mean alone makes it 570 times steeper; bias and weights have to go where it is flat by the square of that."""
+    torch.manual_seed(0)
+    model, deviations = nn.Linear(5, 1), torch.randn(4000, 5)
+    y = deviations @ torch.tensor([[0.6], [-0.2], [-0.4], [0.2], [0.0]]) + 0.3 * torch.randn(4000, 1)
+    x = deviations if centred else deviations + torch.tensor([17, 5.7, 3.2, 12.9, 8.6])
+    optimizer = torch.optim.SGD(model.parameters(), lr=8e-4, momentum=0.9)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.3) as monitor:
+        for _ in range(2500):
+            chosen = torch.randint(len(x), (128,))
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach(), lambda chosen=chosen: F.mse_loss(model(x[chosen]), y[chosen]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    assert alarms(found) == ([] if centred else [("ravine", "uncentered-inputs")])
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()

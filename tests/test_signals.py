@@ -89,6 +89,23 @@ def test_offset_condition_number_is_that_of_the_second_moment_matrix():
     assert spread is not None and spread.offset == pytest.approx(exact[-1] / exact[0], rel=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize(("mean", "deviation"), [(50.0, 1.0), (3.0, 0.1), (20.0, 4.0)])
+def test_a_bias_makes_the_condition_number_of_its_plane_with_the_mean(mean, deviation, optimizer):
+    """The bias is the weight of a feature that is always 1."""
+    table = pd.DataFrame(
+        {"step": 1, "feature": ["0", "1"], "mean": mean, "std": deviation, "condition": 1.0, "nonfinite": 0.0}
+    )
+    layers = [{"name": name, "shape": [1, 2][-1 - (name == "weight") :]} for name in ("weight", "bias")]
+    meta = {"name": "test", "status": "finished", "layers": layers, "optimizer": optimizer}
+    spread = conditioning.spread(Run.from_frames(meta, {"inputs": table}))
+    assert spread is not None
+    moments = np.diag([0, deviation**2, deviation**2]) + np.outer([1, mean, mean], [1, mean, mean])
+    exact = np.linalg.eigvalsh(moments)
+    expected = exact[-1] / exact[0] if optimizer == "SGD" else spread.offset
+    assert spread.condition == pytest.approx(expected, rel=1e-6)
+
+
 def gradient_descent(tops, curvature=2.0, rate=0.01) -> Run:
     """Measured as on a quadratic whose path curves by `curvature`; `tops`: largest eigenvalue at each estimate."""
     steps = np.arange(1, 61)

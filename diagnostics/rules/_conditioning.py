@@ -25,13 +25,16 @@ class Spread:
     means m it is S C S + m m'. `scale`: ratio of the largest to the smallest mean square; `offset`: 1 + the sum of
     squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
     number of C. `away`: |m| over the root of the sum of variances: how many of its deviations from zero a weighted sum
-    of the features lies, with weights of one size.
+    of the features lies, with weights of one size. `bias`: condition number of the plane that a bias and the weights
+    along m make, for a typical deviation: there they have to move against each other to follow the variation alone; 1
+    without a bias, and under an adaptive optimizer, which moves each at its own rate.
     """
 
     scale: float
     offset: float
     correlation: float
     away: float = 0.0
+    bias: float = 1.0
 
     @property
     def cause(self) -> str:
@@ -41,6 +44,11 @@ class Spread:
     @property
     def largest(self) -> float:
         return max(self.scale, self.offset, self.correlation)
+
+    @property
+    def condition(self) -> float:
+        """Of the directions that the cause spoils."""
+        return max(self.largest, self.bias) if self.cause == "uncentered-inputs" else self.largest
 
 
 def inputs(run: Run) -> pd.DataFrame:
@@ -67,7 +75,20 @@ def spread(run: Run) -> Spread | None:
     offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
     away = float(np.sqrt(np.square(mean).sum() / np.square(deviation).sum()))
     correlation = float(finite[-1]) if len(finite) and len(square) < MANY else 1.0
-    return Spread(float(high / low), offset, correlation, away)
+    bias = _with_bias(mean, deviation) if _first_has_bias(run) and not signals.adaptive(run) else 1.0
+    return Spread(float(high / low), offset, correlation, away, bias)
+
+
+def _with_bias(mean: np.ndarray, deviation: np.ndarray) -> float:
+    """Condition number of the second moments of (1, m'x / |m|)."""
+    variance = float(np.median(deviation**2))
+    trace = 1 + float(np.square(mean).sum()) + variance  # and the determinant is the variance
+    return float(((trace + np.sqrt(trace**2 - 4 * variance)) / 2) ** 2 / variance)
+
+
+def _first_has_bias(run: Run) -> bool:
+    parameters = list(by_layer.described(run))
+    return len(parameters) > 1 and parameters[1].rpartition(".")[2] == "bias"
 
 
 def logistic_offset(run: Run) -> tuple[str, float]:

@@ -53,10 +53,15 @@ def along_the_floor(
 
 def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread) -> Finding:
     rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
-    slow, condition = limits.steps_along(late, spread.largest), spread.largest
+    slow, condition = limits.steps_along(late, spread.condition), spread.condition
+    moments = r"\mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + \boldsymbol{\mu}\boldsymbol{\mu}^\top"
+    variation = "their variation around it"
+    if condition > spread.largest:
+        variation = "the one in which the weights and the bias move against each other, to follow the variation alone"
+        moments = r"\mathbf{E}[\tilde{\mathbf{x}}\tilde{\mathbf{x}}^\top], \quad \tilde{\mathbf{x}} = (\mathbf{x}, 1)"
     steep, flat = {
         "feature-scale": ("The largest input feature", "the smallest"),
-        "uncentered-inputs": ("The mean of the inputs", "their variation around it"),
+        "uncentered-inputs": ("The mean of the inputs", variation),
     }[spread.cause]
     linear = run.meta.get("linear_model")
     where = "the loss of this linear model" if linear else "the loss, in the first layer's weights,"
@@ -79,10 +84,7 @@ def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: c
         },
         remedies=_remedies(run, spread.cause, condition),
         charts=_charts(spread.cause),
-        formula=(
-            r"\mathbf{H} \propto \mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + "
-            rf"\boldsymbol{{\mu}}\boldsymbol{{\mu}}^\top, \qquad \kappa \approx {tex(condition)}"
-        ),
+        formula=rf"\mathbf{{H}} \propto {moments}, \qquad \kappa \approx {tex(condition)}",
     )
 
 

@@ -184,7 +184,7 @@ def _stretched(
         undone = ((adaptive or hidden_units) and spread.away < away) or weights_before_batch_norm(run) < 2
     if undone:
         return None
-    slow = limits.steps_along(late, spread.largest) * raised >= times * history.count
+    slow = limits.steps_along(late, spread.condition) * raised >= times * history.count
     return spread if slow else None
 
 
