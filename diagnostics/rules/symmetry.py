@@ -75,7 +75,7 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     groups = np.nan_to_num(by_layer.matrix(run, "symmetry", "groups")[2], nan=1)
     if len(steps) < records:
         raise signals.Missing(f"symmetry: {len(steps)} records, {records} needed")
-    same = (distinct < units) & (units >= 2)
+    same = (distinct < units) & (units >= 2) & ~_vanished(run, steps, names)
     spans = [_span(same[:, at]) for at in range(len(names))]
     long_enough = max(records, lasting * len(steps))
     stuck = [at for at, (_, count, ended) in enumerate(spans) if count >= (long_enough if ended else records)]
@@ -119,6 +119,19 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
         rf"\text{{so }} {count} \text{{ units act as }} {kept}",
     )
+
+
+def _vanished(run: Run, steps: np.ndarray, names: list[str], *, left: float = 0.01) -> np.ndarray:
+    """(records, layers): where next to nothing is left of a layer's weights. What is alike there is rounding, and what
+    took the weights away is the fault."""
+    at, named, norms = run.matrix("layers", "weight_norm")
+    known = [str(each) for each in named]
+    gone = np.zeros((len(steps), len(names)), dtype=bool)
+    for column, name in enumerate(names):
+        if len(at) and name in known and norms[0, known.index(name)] > 0:
+            own = norms[:, known.index(name)]
+            gone[:, column] = np.interp(steps, at, own) <= left * own[0]
+    return gone
 
 
 def _span(same: np.ndarray) -> tuple[int, int, bool]:
