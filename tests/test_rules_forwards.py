@@ -61,6 +61,19 @@ def test_scores_that_are_taken_for_log_probabilities(end, loss, expected, tmp_pa
     assert alarms(diagnosed(tmp_path, network(*end), loss, *classes())) == expected
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("axis", [1, 2])
+def test_log_softmax_along_time_in_place_of_classes(axis, tmp_path):
+    """Tags of the points in time: scores (batch, time, class), compared as rows of classes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4), nn.LogSoftmax(axis))
+    x, tags = torch.randn(512, 6, 8), torch.randint(4, (512, 6))
+    x = torch.randn(4, 8)[tags] + 0.7 * x
+    diagnosis = diagnosed(tmp_path, model, lambda scores, y: F.nll_loss(scores.flatten(0, 1), y.flatten()), x, tags)
+    found = [finding for finding in diagnosis.findings if finding.cause == "log-scores"]
+    assert ["log_softmax is taken along another" in finding.summary for finding in found] == [True] * (axis == 1)
+
+
 def test_the_logarithm_of_the_sum_is_that_of_the_outputs(tmp_path):
     x, y = classes(32)
     model = network()
