@@ -294,3 +294,22 @@ def test_a_rate_that_threw_the_run_up_for_long_before_it_came_back(tmp_path, rat
         assert losses.iloc[-20:].median() < losses.iloc[0]
         assert losses[finding.last_step] > 2 * losses.iloc[0]
         assert (losses[finding.last_step + 1 :] <= 2 * losses.iloc[0]).all()
+
+
+@pytest.mark.parametrize(("eps", "expected"), [(0.1, [("lr-too-small", "epsilon")]), (1e-8, [])])
+def test_steps_so_short_that_most_of_the_run_only_finds_the_mean_target(tmp_path, eps, expected):
+    """Pixels, say: all near 1/2, so that any start from small answers is far off, and soon corrected."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, eps=eps)
+    x = torch.randn(512, 8)
+    y = 0.5 + 0.05 * torch.tanh(x @ torch.randn(8, 8)) + 0.05 * torch.randn(512, 8)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.5) as monitor:
+        for _ in range(1500):
+            chosen = torch.randint(512, (32,))
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach(), lambda chosen=chosen: F.mse_loss(model(x[chosen]), y[chosen]))
+    assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path / "run"))) == expected

@@ -55,6 +55,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
+from diagnostics.rules._constant_answer import worse_for_long
 from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._one_gradient import one_gradient
@@ -131,8 +132,11 @@ def check(
     standing = _stands(run, history, half, reach, ratio, overshoot, still=still, learned=learned, slack=slack)
     gone = history.start - history.end >= delivered * reach
     slow = gone and not overshoot >= slack * share and _crawls(run, history, promised, learned, worth, reached)
-    if standing or slow:
+    belated = worse_for_long(KIND, run)  # steps this short are what it took so long for, wherever it began
+    if standing or slow or belated:
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
+        if belated and not standing:
+            words = f", and until step {belated.last_step or end} it was above that of the same answer to every input."
         cause, remedy = ("schedule", sentences.SHORTER) if warming else ("learning-rate", "")
         # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
         # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
@@ -144,7 +148,7 @@ def check(
             found = sentences.by_epsilon(found, outweighed)
         elif left < 1:
             found = sentences.by_clipping(found, left)
-        yield found if standing or not settled else replace(found, severity="info")
+        yield found if standing or belated or not settled else replace(found, severity="info")
 
 
 def _unmoved(run: Run, history: signals.Loss, unmoved: float) -> bool:
