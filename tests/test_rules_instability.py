@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
@@ -186,3 +187,29 @@ def test_a_loss_that_grows_because_its_task_does(measured, overshoot, expected):
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("summed", [True, False])
+def test_first_updates_that_leave_nothing_of_the_start(summed, tmp_path):
+    """Pairs of views, told apart by cosines: where only directions count, long weights hardly turn any more."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    centres = torch.randn(400, 16)
+
+    def loss_of(a, b):
+        scores = F.normalize(model(a), dim=1) @ F.normalize(model(b), dim=1).T / 0.2
+        return F.cross_entropy(scores, torch.arange(len(a)), reduction="sum" if summed else "mean")
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.5) as monitor:
+        for _ in range(500):
+            x = centres[torch.randint(400, (64,))]
+            a, b = x + 0.3 * torch.randn_like(x), x + 0.3 * torch.randn_like(x)
+            optimizer.zero_grad()
+            loss = loss_of(a, b)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach(), lambda a=a, b=b: loss_of(a, b))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [(each.kind, each.cause) for each in found] == ([("lr-unstable", "learning-rate")] if summed else [])

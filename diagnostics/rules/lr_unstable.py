@@ -18,7 +18,8 @@ optimizers that rescale their gradients, where it is advice), unless most of the
 A loss that grows while no update goes as far as the minimum along it ($r < 1/2$ in all of them) has another reason, as
 a task that gets harder. One huge step is told where its ruins stay above twice the starting loss, and no dead or
 saturated units tell of it. Where the loss came back although the rate stayed, it is told if a twentieth of the run went
-by above twice the starting loss.
+by above twice the starting loss; or before it fell at all, where the first updates of an optimizer that does not
+rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -54,6 +55,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _instability_words as words
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _thrown as thrown
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alone, growth, running_away, undone
 from diagnostics.rules._rolling import recent_median
@@ -85,7 +87,8 @@ def check(
     ended = run.meta["status"] != "running"  # before, what a catapult took is not yet little beside the run
     recovered = ended and not harmed and len(above) >= max(gradual, spent * history.count)
     if not harmed and not recovered:
-        yield from _sustained(run, history, sustained, reached)
+        far_off = thrown.by_first_updates(KIND, run)
+        yield from [far_off] if far_off else _sustained(run, history, sustained, reached)
         return
     if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _moves(run)):
         return
@@ -95,8 +98,8 @@ def check(
     lost_units = by_layer.has_lost_layer(run, killed)
     told = lost_units or not history.end > ruined * abs(history.start)
     one_step = _one_step(run, grown, gradual)
-    thrown = _flung(run) or (np.isnan(limit.ratio) and _never_trained(history))
-    if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not thrown:
+    beyond = _flung(run) or (np.isnan(limit.ratio) and _never_trained(history))
+    if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not beyond:
         return
     if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
         return

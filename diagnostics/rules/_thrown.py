@@ -1,0 +1,78 @@
+"""First updates so long that the weights they leave are several times those that there were.
+
+Source: lecture, "Learning Rate" ("α much too large: instability"); of weights whose size does not matter to the loss,
+as before a normalization: van Laarhoven 2017, "L2 Regularization versus Batch and Weight Normalization" (the larger
+they are, the less a step turns them).
+"""
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._rolling import recent_median
+from diagnostics.rules._words import number, tex
+from diagnostics.run import Run
+
+
+def by_first_updates(
+    kind: str,
+    run: Run,
+    *,
+    times: float = 3.0,  # the weights' size: they are hardly those of the initialization any more
+    fell: float = 30.0,  # by which the gradient fell: it was the start's, or a wall's, and led away from both
+    learned: float = 0.1,  # of the loss: what is gone when training has begun
+    spent: float = 0.05,  # of the run before that
+    first: int = 10,  # updates, or three memories of the momentum
+) -> Finding | None:
+    """Steps of adaptive optimizers have the rate's own length, however long the gradient."""
+    history, mu = signals.loss(run), signals.momentum(run)
+    within = max(first, 3 / (1 - mu)) if mu < 1 else np.inf
+    sizes = run.table("scalars", ["step", "weight_norm", "update_norm"]).dropna()
+    steps, norms = signals.whole_norms(run)
+    early = steps < history.steps[0] + within
+    if signals.adaptive(run) or len(sizes) < 2 or not early.any() or early.all():
+        return None
+    weights, updates = signals.array(sizes, "weight_norm"), signals.array(sizes, "update_norm")
+    began = float(np.sqrt(max(weights[0] ** 2 - updates[0] ** 2, 0.0)))  # a step across the weights, as most are
+    inside = sizes["step"].to_numpy() < history.steps[0] + within
+    grown = float(weights[inside][-1]) if inside.any() else np.nan
+    lasting = min(grown, float(weights[-1]))
+    steep, after = float(np.nanmax(norms[early])), signals.median(norms[~early][: int(within)])
+    if not lasting >= times * began > 0.05 * weights[0] or not steep >= fell * after > 0:
+        return None
+    untrained = signals.untrained(run)
+    low = recent_median(history.values, 25) <= untrained - learned * abs(untrained)
+    gone = np.flatnonzero(low & (history.steps > steps[early][-1]))
+    count = int(gone[0]) if len(gone) else history.count
+    if count < max(within, spent * history.count):
+        return None
+    at = int(history.steps[min(count, history.count - 1)])
+    return Finding(
+        kind,
+        "learning-rate",
+        "warning",
+        int(history.steps[0]),
+        at if len(gone) else None,
+        (),
+        f"The first updates left weights {number(grown / began)} times as large as they were: the gradient was up to "
+        f"{number(steep)} there and {number(after)} afterwards, and until step {at} the loss hardly fell below "
+        f"{number(untrained)}, what answers cost that say nothing.",
+        {
+            "size of the weights over that at the start": grown / began,
+            "largest gradient norm": steep,
+            "gradient norm afterwards": after,
+            "loss at start": history.start,
+            "loss at end": history.end,
+        },
+        (
+            f"clip the gradient's norm: torch.nn.utils.clip_grad_norm_(model.parameters(), {max(2 * after, 1.0):.3g})",
+            "or warm the learning rate up over the first hundred updates, or lower it",
+            "where the loss is a sum over the batch, take its mean: a sum multiplies the rate by the batch size",
+        ),
+        (
+            Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True),
+            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+        ),
+        rf"\|\mathbf{{w}}\|: {tex(began)} \to {tex(grown)}",
+    )
