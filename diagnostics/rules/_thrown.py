@@ -21,7 +21,7 @@ def by_first_updates(
     times: float = 3.0,  # the weights' size: they are hardly those of the initialization any more
     fell: float = 30.0,  # by which the gradient fell: it was the start's, or a wall's, and led away from both
     learned: float = 0.1,  # of the loss: what is gone when training has begun
-    spent: float = 0.05,  # of the run before that
+    spent: float = 0.05,  # of the run before that, and as long again as the first updates
     first: int = 10,  # updates, or three memories of the momentum
 ) -> Finding | None:
     """Steps of adaptive optimizers have the rate's own length, however long the gradient."""
@@ -41,10 +41,9 @@ def by_first_updates(
     if not lasting >= times * began > 0.05 * weights[0] or not steep >= fell * after > 0:
         return None
     untrained = signals.untrained(run)
-    low = recent_median(history.values, 25) <= untrained - learned * abs(untrained)
-    gone = np.flatnonzero(low & (history.steps > steps[early][-1]))
+    gone = np.flatnonzero(recent_median(history.values, 25) <= untrained - learned * abs(untrained))
     count = int(gone[0]) if len(gone) else history.count
-    if count < max(within, spent * history.count):
+    if count < max(2 * within, spent * history.count):
         return None
     at = int(history.steps[min(count, history.count - 1)])
     return Finding(
