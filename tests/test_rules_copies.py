@@ -110,3 +110,34 @@ def test_tensors_that_are_alike_for_a_good_reason(tmp_path):
     assert (found["one"] == found["bias"]).all()
     assert found["chain.0.weight"] == pytest.approx(found["chain.1.weight"], rel=1e-4)
     assert "symmetry" not in [each.kind for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings]
+
+
+class Factors(nn.Module):
+    """Ratings as products of two tables' rows, and a table of corrections that begins at 0."""
+
+    def __init__(self, begin):
+        super().__init__()
+        self.user, self.item, self.rare = nn.Embedding(100, 6), nn.Embedding(100, 6), nn.Embedding(5000, 6)
+        begin(self.user.weight), begin(self.item.weight), nn.init.zeros_(self.rare.weight)
+
+    def forward(self, users, items):
+        return ((self.user(users) + self.rare(users)) * self.item(items)).sum(1)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_embeddings_whose_dimensions_all_begin_alike(constant, tmp_path):
+    torch.manual_seed(0)
+    model = Factors((lambda w: nn.init.constant_(w, 0.3)) if constant else (lambda w: nn.init.normal_(w, std=0.3)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    ratings = torch.randn(100, 3) @ torch.randn(3, 100)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.5) as monitor:
+        for _ in range(300):
+            users, items = torch.randint(100, (2, 256))
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(users, items), ratings[users, items])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach(), lambda u=users, i=items: F.mse_loss(model(u, i), ratings[u, i]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [(each.kind, each.cause) for each in found] == [("symmetry", "constant-initialization")] * constant
+    assert all("only 1 of 6 dimensions is distinct" in each.summary for each in found)

@@ -1,7 +1,8 @@
 """How many different hidden units each layer has: incoming, bias and outgoing weights compared together.
 
 Units alike on one side only drift apart; alike on both they get the same gradient and stay alike for ever. Which layers
-read a layer's units is taken from the forward itself (`flow.Graph`). Heads of an attention layer are units too.
+read a layer's units is taken from the forward itself (`flow.Graph`). Heads of an attention layer are units too, and so
+are the dimensions of an embedding, whoever reads them: if they stay alike while they move, they are read alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from diagnostics import stats
 from diagnostics.monitor.describe import plain_name
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.layer import Layer, width
+
+ROWS = 64  # of an embedding: dimensions that differ do so in nearly all
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Sides:
 def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
     """Names and columns of table `symmetry`."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    found = [*_layers(layers, names), *_attention(model)]
+    found = [*_layers(layers, names), *_attention(model), *_embeddings(model)]
     if not found:
         return [], {}
     sides = [(stats.project(*each.incoming), stats.project(*each.outgoing), each.groups) for each in found]
@@ -126,6 +129,18 @@ def _attention(model: nn.Module) -> Iterator[Sides]:
                 yield Sides(f"{plain_name(name)}.heads".removeprefix("."), incoming, [outgoing])
             values = [p.reshape(3, len(out), -1)[2] for p in parts]
             yield Sides(f"{plain_name(name)}.in_proj_weight".removeprefix("."), values, [out.T], heads)
+
+
+def _embeddings(model: nn.Module) -> Iterator[Sides]:
+    """Dimensions as some of the rows have them. Rows that are all 0 have not begun, and tell nothing."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and module.weight.requires_grad and not is_dtensor(module.weight):
+            weight = module.weight.detach()
+            if weight.shape[1] > 1 and weight.numel():
+                columns = weight[:: -(-len(weight) // ROWS)].t().float()
+                untouched = (columns == 0).all() * torch.arange(1.0, len(columns) + 1, device=columns.device)
+                columns = columns + untouched[:, None]
+                yield Sides(f"{plain_name(name)}.weight".removeprefix("."), [columns], [columns])
 
 
 def _slices(stacked: Tensor, blocks: int, units: int) -> Tensor:

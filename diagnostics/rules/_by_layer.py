@@ -32,6 +32,11 @@ def described(run: Run) -> dict[str, dict[str, Any]]:
     return {str(each["name"]): each for each in run.meta.get("layers") or []}
 
 
+def type_of(run: Run, name: str) -> str:
+    """Of the module that a parameter belongs to; "" if unknown."""
+    return str(described(run).get(name, {}).get("module") or "")
+
+
 def with_matrix(run: Run) -> set[str]:
     """Modules that have a weight of two dimensions or more."""
     return {name.rsplit(".", 1)[0] for name, each in described(run).items() if len(each.get("shape", ())) >= 2}

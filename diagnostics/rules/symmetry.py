@@ -95,6 +95,7 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     first, last = int(steps[begin]), int(steps[begin + lasted - 1])
     count, kept, least = (int(table[begin, worst]) for table in (units, distinct, groups))
     layers = tuple(names[at] for at in stuck)
+    embedding = by_layer.type_of(run, names[worst]) == "Embedding"
     until = f"stayed identical until step {last}" if ended else "stay identical"
     yield Finding(
         kind=KIND,
@@ -104,7 +105,10 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
         last_step=last if ended else None,
         layers=layers,
         summary=(
-            f"In layer {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
+            f"In embedding {names[worst]} only {kept} of {count} dimensions {'is' if kept == 1 else 'are'} distinct: "
+            f"the others hold the same numbers and {until}."
+            if embedding
+            else f"In layer {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
             f"distinct: the others have identical incoming and outgoing weights and {until}."
         ),
         evidence={
@@ -113,7 +117,7 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
             "least possible": float(least),
             "layers": float(len(stuck)),
         },
-        remedies=_remedies(cause, names[worst]),
+        remedies=_remedies(cause, names[worst], "normal_" if embedding else "kaiming_normal_"),
         charts=(Chart("line", "symmetry", ("distinct_units", "units"), "Distinct units of the layer", layers=layers),),
         formula=r"\mathbf{w}_i = \mathbf{w}_j,\; v_i = v_j \;\Rightarrow\; \nabla_{\mathbf{w}_i}\mathcal{J} = "
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
@@ -200,14 +204,14 @@ def _cause(run: Run, layer: str, several: bool) -> str:
     return "zero-initialization" if own and started else "constant-initialization"
 
 
-def _remedies(cause: str, layer: str) -> tuple[str, ...]:
+def _remedies(cause: str, layer: str, how: str = "kaiming_normal_") -> tuple[str, ...]:
     if cause == "cloned-units":
         return (
-            f"re-initialize the copies in {layer}: torch.nn.init.kaiming_normal_ on their rows",
+            f"re-initialize the copies in {layer}: torch.nn.init.{how} on their rows",
             "or add noise of a hundredth of the weights' deviation to one unit of each pair",
         )
     return (
-        f"initialize {layer} with small random values: torch.nn.init.kaiming_normal_(layer.weight)",
+        f"initialize {layer} with small random values: torch.nn.init.{how}(layer.weight)",
         "or leave out the line that sets the weights: PyTorch's default initialization breaks the symmetry",
     )
 
