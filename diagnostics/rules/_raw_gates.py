@@ -21,11 +21,7 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
     derivative of a logistic or tanh unit over its maximum is at most 4 / (s sqrt(2 pi)) then."""
     first = next(iter(run.meta.get("layers") or []), {"name": "", "module": "", "shape": []})
     name, history = str(first["name"]), signals.loss(run)
-    if (
-        not name.endswith(_FIRST)
-        or first["module"] not in _RECURRENT
-        or history.end <= learned * signals.untrained(run)
-    ):
+    if not name.endswith(_FIRST) or first["module"] not in _RECURRENT:
         return None
     length, seen = raw_inputs.first_length(run)
     rows, features = first["shape"]
@@ -40,7 +36,7 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
     return Finding(
         kind,
         "input-scale",
-        "warning",
+        "info" if history.end <= learned * signals.untrained(run) else "warning",  # it gets along with them
         int(history.steps[0]),
         None,
         (layer,),
