@@ -224,4 +224,5 @@ def _finding(
 def explains(finding: Finding, other: Finding) -> bool:
     over = other.kind == "lr-unstable" and other.last_step is not None  # the same rate, at the start
     unexplained = other.kind == "plateau" and not other.alarm
-    return over or unexplained or other.kind in {"edge-of-stability", "local-minimum"}
+    ringing = finding.cause == "momentum" and other.kind == "lr-too-small"  # it has not come to its speed, or turns
+    return over or unexplained or ringing or other.kind in {"edge-of-stability", "local-minimum"}

@@ -87,7 +87,7 @@ def check(
     ended = run.meta["status"] != "running"  # before, what a catapult took is not yet little beside the run
     recovered = ended and not harmed and len(above) >= max(gradual, spent * history.count)
     if not harmed and not recovered:
-        far_off = thrown.by_first_updates(KIND, run)
+        far_off = None if by_layer.has_lost_layer(run, killed) else thrown.by_first_updates(KIND, run)
         yield from [far_off] if far_off else _sustained(run, history, sustained, reached)
         return
     if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _moves(run)):
