@@ -4,6 +4,7 @@ Source: PyTorch's `nll_loss`, which picks the target's entry and changes its sig
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,37 +25,50 @@ def log_scores(
     if len(totals) < measured or not float(np.median(totals)) > off:
         return
     history, total = signals.loss(run), float(np.median(totals))
-    negative = history.end < 0
-    below = ", below 0, where minus the logarithm of a probability never is" if negative else ""
-    elsewhere = "cross_entropy" in str(run.meta.get("loss_path") or "")  # log_softmax and nll_loss, one after the other
-    consequence = (
-        "raising the target's score lowers the loss without end, and the other scores are never compared with it"
-    )
-    if elsewhere:
-        consequence = (
-            "log_softmax is taken along another dimension than the classes, and a score is compared with others "
-            "of its class, as at other times, not with those of the other classes"
-        )
+    normalized = "cross_entropy" in str(run.meta.get("loss_path") or "")  # log_softmax and nll_loss, in this order
+    said = _along_another(total, history.end) if normalized else _unnormalized(total, history.end)
+    sure = history.end < 0 and not _are_probabilities(run)
     yield found(
         "log-scores",
         int(steps[0]),
         (),
-        (
-            "The loss takes the outputs for log-probabilities, but the sum of their exponentials is not 1 (its "
-            f"logarithm is typically {number(total)} in size): {consequence}. It ended at {number(history.end)}{below}."
-        ),
+        said.seen,
         {"logarithm of the sum": total, "loss at end": history.end},
-        (
-            ("take log_softmax along the classes: dim=-1 where they come last",)
-            if elsewhere
-            else (
-                "use F.cross_entropy on the scores in place of F.nll_loss",
-                "or return F.log_softmax(scores, dim=1) from the model; log_softmax, not softmax",
-            )
-        ),
-        formula=r"\mathcal{L} = -z_t \quad\text{instead of}\quad -z_t + \log \sum_c e^{z_c}",
-        severity="critical" if negative and not _are_probabilities(run) else unless_it_learns(run, "warning"),
+        said.remedies,
+        formula=said.formula,
+        severity="critical" if sure else unless_it_learns(run, "warning"),
         chart=Chart("line", "scalars", ("log_total",), "Logarithm of the sum of what should be probabilities"),
+    )
+
+
+class _Said(NamedTuple):
+    seen: str
+    remedies: tuple[str, ...]
+    formula: str
+
+
+def _unnormalized(total: float, end: float) -> _Said:
+    below = ", below 0, where minus the logarithm of a probability never is" if end < 0 else ""
+    return _Said(
+        "The loss takes the outputs for log-probabilities, but the sum of their exponentials is not 1 (its logarithm "
+        f"is typically {number(total)} in size): raising the target's score lowers the loss without end, and the other "
+        f"scores are never compared with it. It ended at {number(end)}{below}.",
+        (
+            "use F.cross_entropy on the scores in place of F.nll_loss",
+            "or return F.log_softmax(scores, dim=1) from the model; log_softmax, not softmax",
+        ),
+        r"\mathcal{L} = -z_t \quad\text{instead of}\quad -z_t + \log \sum_c e^{z_c}",
+    )
+
+
+def _along_another(total: float, end: float) -> _Said:
+    return _Said(
+        "log_softmax is taken along another dimension than the classes, whose probabilities do not add up to 1 (the "
+        f"logarithm of their sum is typically {number(total)} in size): a score is compared with others of its own "
+        f"class, as at other times, not with those of the other classes. The loss ended at {number(end)}.",
+        ("take log_softmax along the classes: dim=-1 where they come last",),
+        r"\mathcal{L} = -z_{tc} + \log \sum_s e^{z_{sc}} \quad\text{instead of}\quad "
+        r"-z_{tc} + \log \sum_k e^{z_{tk}}",
     )
 
 

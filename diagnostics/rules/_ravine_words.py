@@ -57,7 +57,7 @@ def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: c
     moments = r"\mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + \boldsymbol{\mu}\boldsymbol{\mu}^\top"
     variation = "their variation around it"
     if condition > spread.largest:
-        variation = "the one in which the weights and the bias move against each other, to follow the variation alone"
+        variation = "the one in which weights and bias move against each other"
         moments = r"\mathbf{E}[\tilde{\mathbf{x}}\tilde{\mathbf{x}}^\top], \quad \tilde{\mathbf{x}} = (\mathbf{x}, 1)"
     steep, flat = {
         "feature-scale": ("The largest input feature", "the smallest"),

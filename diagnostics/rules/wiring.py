@@ -64,7 +64,7 @@ up.
 larger is all that is left.
 
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
-other scores do; without it all scores grow for ever.
+other scores do; without it all scores grow for ever, and along another dimension it compares the wrong ones.
 
 *Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
 changes its sign, and the surer the output, the lower the loss, without end.
