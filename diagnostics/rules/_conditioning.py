@@ -26,8 +26,9 @@ class Spread:
     squared means over variances, which is the largest eigenvalue of that matrix for C = S = 1; `correlation`: condition
     number of C. `away`: |m| over the root of the sum of variances: how many of its deviations from zero a weighted sum
     of the features lies, with weights of one size. `bias`: condition number of the plane that a bias and the weights
-    along m make, for a typical deviation: there they have to move against each other to follow the variation alone; 1
-    without a bias, and under an adaptive optimizer, which moves each at its own rate.
+    along m make, for a typical deviation: there they have to move against each other to follow the variation alone. It
+    is 1 without a bias, under an adaptive optimizer, which moves each at its own rate, and in a linear model of many
+    features, which needs that one direction for little. (Hidden units need it to bend within the data.)
     """
 
     scale: float
@@ -75,7 +76,9 @@ def spread(run: Run) -> Spread | None:
     offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
     away = float(np.sqrt(np.square(mean).sum() / np.square(deviation).sum()))
     correlation = float(finite[-1]) if len(finite) and len(square) < MANY else 1.0
-    bias = _with_bias(mean, deviation) if _first_has_bias(run) and not signals.adaptive(run) else 1.0
+    needed = len(mean) < MANY or not run.meta.get("linear_model")
+    traded = needed and _first_has_bias(run) and not signals.adaptive(run)
+    bias = _with_bias(mean, deviation) if traded else 1.0
     return Spread(float(high / low), offset, correlation, away, bias)
 
 
