@@ -130,7 +130,7 @@ def test_embeddings_whose_dimensions_all_begin_alike(constant, tmp_path):
     model = Factors((lambda w: nn.init.constant_(w, 0.3)) if constant else (lambda w: nn.init.normal_(w, std=0.3)))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     ratings = torch.randn(100, 3) @ torch.randn(3, 100)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.5) as monitor:
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
         for _ in range(300):
             users, items = torch.randint(100, (2, 256))
             optimizer.zero_grad()

@@ -202,7 +202,7 @@ def test_first_updates_that_leave_nothing_of_the_start(summed, tmp_path):
         scores = F.normalize(model(a), dim=1) @ F.normalize(model(b), dim=1).T / 0.2
         return F.cross_entropy(scores, torch.arange(len(a)), reduction="sum" if summed else "mean")
 
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.5) as monitor:
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100.0) as monitor:
         for _ in range(500):
             x = centres[torch.randint(400, (64,))]
             a, b = x + 0.3 * torch.randn_like(x), x + 0.3 * torch.randn_like(x)

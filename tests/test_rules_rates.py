@@ -304,7 +304,7 @@ def test_steps_so_short_that_most_of_the_run_only_finds_the_mean_target(tmp_path
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, eps=eps)
     x = torch.randn(512, 8)
     y = 0.5 + 0.05 * torch.tanh(x @ torch.randn(8, 8)) + 0.05 * torch.randn(512, 8)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.5) as monitor:
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100.0) as monitor:
         for _ in range(1500):
             chosen = torch.randint(512, (32,))
             optimizer.zero_grad()

@@ -78,7 +78,7 @@ def test_a_linear_model_of_features_that_were_divided_but_not_centred(centred, t
     y = deviations @ torch.tensor([[0.6], [-0.2], [-0.4], [0.2], [0.0]]) + 0.3 * torch.randn(4000, 1)
     x = deviations if centred else deviations + torch.tensor([17, 5.7, 3.2, 12.9, 8.6])
     optimizer = torch.optim.SGD(model.parameters(), lr=8e-4, momentum=0.9)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=0.3) as monitor:
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
         for _ in range(2500):
             chosen = torch.randint(len(x), (128,))
             optimizer.zero_grad()
