@@ -156,13 +156,13 @@ def test_a_crest_that_comes_within_the_first_half_but_after_one_memory(crest, wi
 @pytest.mark.parametrize(
     ("period", "lone", "restarts", "rings"),
     [
-        (13, False, False, True),
+        (30, False, False, True),
         (None, True, False, False),  # single batches of a heavy-tailed loss
-        (13, False, True, False),  # the rate returns to what it was a moment ago
+        (30, False, True, False),  # the rate returns to what it was a moment ago
     ],
 )
 def test_a_swing_is_more_than_one_batch_or_one_restart(period, lone, restarts, rings):
-    """Momentum 0.95 remembers 40 updates of 130: one update is one block of the smoothed loss."""
+    """Momentum 0.95 remembers 40 updates of 130."""
     steps = np.arange(1, 131)
     loss = 1.6 * np.exp(-steps / 150) * (1 + 0.05 * np.random.default_rng(0).standard_normal(len(steps)))
     loss *= 1 + (0.6 * np.sin(2 * np.pi * steps / period) if period else 0.0) + 2.0 * (lone * (steps % 23 == 0))

@@ -44,15 +44,26 @@ def scrambles(before: torch.Size, after: torch.Size, channels_first: bool = Fals
     old, new = [n for n in before if n > 1], [n for n in after if n > 1]
     if old != new and sorted(old) == sorted(new):
         return True
-    if channels_first:
-        inner = {prod(before[at:]) for at in range(2, len(before))}
-        return len(new) > 1 and len(before) > 2 and new[-1] == before[1] and new[-1] not in inner
-    return _splits_heads(old, new) or _splits_heads(new, old)
+    return _channels_last(before, new) if channels_first else _splits_heads(old, new) or _splits_heads(new, old)
+
+
+def _channels_last(before: torch.Size, new: list[int]) -> bool:
+    """(batch, channels, positions ...) as rows of channels. With channels that are a multiple of the positions it may
+    be their groups that are taken apart."""
+    if len(before) < 3:
+        return False
+    batch, channels, positions = before[0], before[1], prod(before[2:])
+    rows = ([batch * positions, channels], [n for n in (batch, positions, channels) if n > 1])
+    inner = {prod(before[at:]) for at in range(2, len(before))}
+    return positions > 1 < channels and new in rows and channels % positions > 0 and channels not in inner
 
 
 def _splits_heads(whole: list[int], parts: list[int]) -> bool:
-    """(..., time, units) as (..., heads, time, units of a head): the heads are parts of the time."""
-    if len(whole) < 2 or len(parts) < 3 or whole[-2] != parts[-2] or whole[-1] % parts[-1]:
+    """(..., time, units) as (..., heads, time, units of a head): the heads are parts of the time. Where all but the
+    last axis stay what they are, it is the units that are taken apart."""
+    if len(whole) < 2 or len(parts) - len(whole) not in (0, 1) or parts[: len(whole) - 1] == whole[:-1]:
+        return False
+    if whole[-2] != parts[-2] or whole[-1] % parts[-1]:
         return False
     heads = whole[-1] // parts[-1]
     return heads not in (1, whole[-2]) and prod(parts[:-2]) == heads * prod(whole[:-2])

@@ -2,7 +2,7 @@
 
 Units alike on one side only drift apart; alike on both they get the same gradient and stay alike for ever. Which layers
 read a layer's units is taken from the forward itself (`flow.Graph`). Heads of an attention layer are units too, and so
-are the dimensions of an embedding, whoever reads them: if they stay alike while they move, they are read alike.
+are the dimensions of an embedding, whoever reads them: if all stay alike while they move, they are read alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,18 +35,18 @@ class Sides:
 def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
     """Names and columns of table `symmetry`."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    found = [*_layers(layers, names), *_attention(model), *_embeddings(model)]
-    if not found:
+    found, tables = [*_layers(layers, names), *_attention(model)], list(_embeddings(model))
+    if not found and not tables:
         return [], {}
     sides = [(stats.project(*each.incoming), stats.project(*each.outgoing), each.groups) for each in found]
     apart = [stats.apart(*each) for each in sides]
     columns = {
-        "units": torch.tensor([len(each) for each in apart]),
-        "distinct_units": torch.stack([(each > stats.SAME).sum() for each in apart]),
-        "alike_units": torch.stack([(each <= stats.ALIKE).sum() for each in apart]),
-        "groups": torch.tensor([each.groups for each in found]),
+        "units": torch.tensor([*map(len, apart), *(units for _, units, _ in tables)]),
+        "distinct_units": torch.stack([*((each > stats.SAME).sum() for each in apart), *(n for *_, n in tables)]),
+        "alike_units": torch.stack([*((each <= stats.ALIKE).sum() for each in apart), *(n * 0 for *_, n in tables)]),
+        "groups": torch.tensor([*(each.groups for each in found), *(1 for _ in tables)]),
     }
-    return _numbered([sides.name for sides in found]), columns
+    return _numbered([*(sides.name for sides in found), *(name for name, *_ in tables)]), columns
 
 
 def _numbered(names: list[str]) -> list[str]:
@@ -131,16 +131,18 @@ def _attention(model: nn.Module) -> Iterator[Sides]:
             yield Sides(f"{plain_name(name)}.in_proj_weight".removeprefix("."), values, [out.T], heads)
 
 
-def _embeddings(model: nn.Module) -> Iterator[Sides]:
-    """Dimensions as some of the rows have them. Rows that are all 0 have not begun, and tell nothing."""
+def _embeddings(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
+    """Name, dimensions, and 1 if all dimensions are the same in some of the rows, else how many there are.
+
+    Some that are alike may be right, as scores of classes that never occur. Rows that are all 0 have not begun.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad and not is_dtensor(module.weight):
             weight = module.weight.detach()
             if weight.shape[1] > 1 and weight.numel():
-                columns = weight[:: -(-len(weight) // ROWS)].t().float()
-                untouched = (columns == 0).all() * torch.arange(1.0, len(columns) + 1, device=columns.device)
-                columns = columns + untouched[:, None]
-                yield Sides(f"{plain_name(name)}.weight".removeprefix("."), [columns], [columns])
+                some = weight[:: -(-len(weight) // ROWS)].float()
+                same = ((some - some[:, :1]).abs().amax() <= stats.SAME * some.abs().amax()) & (some != 0).any()
+                yield f"{plain_name(name)}.weight".removeprefix("."), some.shape[1], torch.where(same, 1, some.shape[1])
 
 
 def _slices(stacked: Tensor, blocks: int, units: int) -> Tensor:

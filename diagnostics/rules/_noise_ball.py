@@ -9,23 +9,20 @@ from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
+# Of a quadratic loss that is motion: one designs for a misadjustment of ten per cent (Widrow and Stearns 1985, Adaptive
+# Signal Processing, chapter 6), and twice as much is no choice.
+USUAL = 0.1
 PAST = 2.0  # stability ratio of an adaptive optimizer: twice the one at which it settles by itself
 
 
-def settled_high(
-    run: Run, history: signals.Loss, *, held: float = 0.2, usual: float = 0.1, trifle: float = 0.02
-) -> bool:
-    """A quadratic loss that stands still while `held` of it is motion: more than a `trifle` of the way down.
-
-    It must surely be more than is `usual`: one designs for a misadjustment of ten per cent (Widrow and Stearns 1985,
-    Adaptive Signal Processing, chapter 6), and twice as much is no choice.
-    """
+def settled_high(run: Run, history: signals.Loss, *, held: float = 0.2, trifle: float = 0.02) -> bool:
+    """A quadratic loss that stands still while `held` of it is motion: more than a `trifle` of the way down."""
     if not quadratic.is_loss(run):
         return False
     half = int(history.steps[history.count // 2])
     share, error = quadratic.held_by_noise(run, history, half)
     seen = share * history.end >= trifle * (history.start - history.end)
-    return share >= held and share - 2 * error >= usual and seen and _stands(history, half)
+    return share >= held and share - 2 * error >= USUAL and seen and _stands(history, half)
 
 
 def _stands(history: signals.Loss, since: int) -> bool:
@@ -72,6 +69,10 @@ def too_far(
     opposed = signal.opposed(run, half)
     if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
         return False
+    if quadratic.is_loss(run):
+        share, error = quadratic.held_by_noise(run, history, half)
+        if share + 2 * error < USUAL:
+            return False
     held, fell = _held_up_at_most(run, half), history.start - history.end
     noisy = history.noise >= jumps * history.end
     if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and (noisy or not signals.adaptive(run)))):

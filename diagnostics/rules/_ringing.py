@@ -94,15 +94,16 @@ class Swing(NamedTuple):
     steepest: float
 
 
-def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40) -> list[Swing]:
-    """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them."""
+def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40, least: int = 5) -> list[Swing]:
+    """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them. A
+    block has so many updates at `least`: a median of fewer is no match for heavy tails."""
     steps, rates = signals.learning_rates(run)
     later = rates[steps >= history.steps[since]]
     if len(later) and (later > 1.05 * np.minimum.accumulate(later)).any():
         return []
     late = history.values[since:]
     late = late[np.isfinite(late)]
-    size = max(1, len(late) // blocks)
+    size = max(least, len(late) // blocks)
     medians = _lone_peaks_cut(np.median(late[: len(late) // size * size].reshape(-1, size), axis=1))
     error = 1.2533 * history.noise / np.sqrt(size)
     rises: list[Swing] = []

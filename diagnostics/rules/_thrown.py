@@ -7,6 +7,7 @@ they are, the less a step turns them).
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._rolling import recent_median
@@ -18,27 +19,23 @@ def by_first_updates(
     kind: str,
     run: Run,
     *,
-    times: float = 3.0,  # the weights' size: they are hardly those of the initialization any more
+    times: float = 3.0,  # the matrices' size: they are hardly those of the initialization any more
     fell: float = 30.0,  # by which the gradient fell: it was the start's, or a wall's, and led away from both
     learned: float = 0.1,  # of the loss: what is gone when training has begun
     spent: float = 0.05,  # of the run before that, and as long again as the first updates
     first: int = 10,  # updates, or three memories of the momentum
 ) -> Finding | None:
-    """Steps of adaptive optimizers have the rate's own length, however long the gradient."""
+    """Steps of adaptive optimizers have the rate's own length, however long the gradient; and the one weight matrix of
+    a linear model may have to be as large."""
     history, mu = signals.loss(run), signals.momentum(run)
     within = max(first, 3 / (1 - mu)) if mu < 1 else np.inf
-    sizes = run.table("scalars", ["step", "weight_norm", "update_norm"]).dropna()
     steps, norms = signals.whole_norms(run)
     early = steps < history.steps[0] + within
-    if signals.adaptive(run) or len(sizes) < 2 or not early.any() or early.all():
+    if signals.adaptive(run) or run.meta.get("linear_model") or not early.any() or early.all():
         return None
-    weights, updates = signals.array(sizes, "weight_norm"), signals.array(sizes, "update_norm")
-    began = float(np.sqrt(max(weights[0] ** 2 - updates[0] ** 2, 0.0)))  # a step across the weights, as most are
-    inside = sizes["step"].to_numpy() < history.steps[0] + within
-    grown = float(weights[inside][-1]) if inside.any() else np.nan
-    lasting = min(grown, float(weights[-1]))
+    began, grown, lasting = _sizes(run, history.steps[0] + within)
     steep, after = float(np.nanmax(norms[early])), signals.median(norms[~early][: int(within)])
-    if not lasting >= times * began > 0.05 * weights[0] or not steep >= fell * after > 0:
+    if not lasting >= times * began > 0 or not steep >= fell * after > 0:
         return None
     untrained = signals.untrained(run)
     gone = np.flatnonzero(recent_median(history.values, 25) <= untrained - learned * abs(untrained))
@@ -53,11 +50,11 @@ def by_first_updates(
         int(history.steps[0]),
         at if len(gone) else None,
         (),
-        f"The first updates left weights {number(grown / began)} times as large as they were: the gradient was up to "
-        f"{number(steep)} there and {number(after)} afterwards, and until step {at} the loss hardly fell below "
+        f"The first updates left weight matrices {number(grown / began)} times as large as they were: the gradient was "
+        f"up to {number(steep)} there and {number(after)} afterwards, and until step {at} the loss hardly fell below "
         f"{number(untrained)}, what answers cost that say nothing.",
         {
-            "size of the weights over that at the start": grown / began,
+            "size of the weight matrices over that at the start": grown / began,
             "largest gradient norm": steep,
             "gradient norm afterwards": after,
             "loss at start": history.start,
@@ -75,3 +72,23 @@ def by_first_updates(
         ),
         rf"\|\mathbf{{w}}\|: {tex(began)} \to {tex(grown)}",
     )
+
+
+def _sizes(run: Run, until: float, *, least: float = 0.05) -> tuple[float, float, float]:
+    """Norm of all weight matrices before the first update, at the last record before a step, and the smaller of that
+    and the last one of all. NaN where nothing is known of the start: it was far below what the first update made of it.
+
+    A bias goes where the mean target is, however far.
+    """
+    steps, names, weights = run.matrix("layers", "weight_norm")
+    _, _, updates = run.matrix("layers", "update_norm")
+    shapes = by_layer.described(run)
+    matrices = [at for at, name in enumerate(names) if len(shapes.get(str(name), {}).get("shape", ())) >= 2]
+    if not matrices or len(steps) < 2 or updates.shape != weights.shape:
+        return np.nan, np.nan, np.nan
+    squares = np.square(weights[:, matrices]).sum(1)
+    began = squares[0] - np.square(updates[0, matrices]).sum()  # a step across the weights, as most are
+    early = np.sqrt(squares[steps < until])
+    if not began > least**2 * squares[0] or not len(early):
+        return np.nan, np.nan, np.nan
+    return float(np.sqrt(began)), float(early[-1]), float(min(early[-1], np.sqrt(squares[-1])))

@@ -43,6 +43,7 @@ Whether centred units would have served a network of logistic ones better is inf
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -184,8 +185,18 @@ def _stretched(
         undone = ((adaptive or hidden_units) and spread.away < away) or weights_before_batch_norm(run) < 2
     if undone:
         return None
+    if not hidden_units and not _steady(history):
+        spread = replace(spread, bias=1.0)  # what it is slow in has been learned, or there is nothing
     slow = limits.steps_along(late, spread.condition) * raised >= times * history.count
     return spread if slow else None
+
+
+def _steady(history: signals.Loss, *, as_fast: float = 0.7) -> bool:
+    """Whether the later half falls as much as the half from a tenth of the run on, as far slower directions make it:
+    what is faster slows down."""
+    tenth, half = history.count // 10, history.count // 2
+    before, after = map(signals.trend, (history.values[tenth : tenth + half], history.values[-half:]))
+    return after.z > 3 and after.drop >= as_fast * before.drop
 
 
 def _since(run: Run, table: pd.DataFrame, history: signals.Loss, *, high: float = 0.5) -> pd.DataFrame:
