@@ -94,17 +94,14 @@ class Swing(NamedTuple):
     steepest: float
 
 
-def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40, least: int = 5) -> list[Swing]:
-    """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them. A
-    block has so many updates at `least`: a median of fewer is no match for heavy tails."""
+def _swings(run: Run, history: signals.Loss, since: int) -> list[Swing]:
+    """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them."""
     steps, rates = signals.learning_rates(run)
     later = rates[steps >= history.steps[since]]
     if len(later) and (later > 1.05 * np.minimum.accumulate(later)).any():
         return []
     late = history.values[since:]
-    late = late[np.isfinite(late)]
-    size = max(least, len(late) // blocks)
-    medians = _lone_peaks_cut(np.median(late[: len(late) // size * size].reshape(-1, size), axis=1))
+    medians, size = _smoothed(late[np.isfinite(late)])
     error = 1.2533 * history.noise / np.sqrt(size)
     rises: list[Swing] = []
     low = crest = medians[0] if len(medians) else 0.0
@@ -119,6 +116,16 @@ def _swings(run: Run, history: signals.Loss, since: int, blocks: int = 40, least
             low = crest = value
             low_at = crest_at = at
     return rises
+
+
+def _smoothed(values: np.ndarray, *, blocks: int = 40, least: int = 5) -> tuple[np.ndarray, int]:
+    """Medians of blocks, and their size. Where noise turns the loss at most updates, a block has so many at `least`:
+    a median of fewer is no match for heavy tails."""
+    up = np.diff(values) > 0
+    noisy = len(up) < 2 or float((up[1:] == up[:-1]).mean()) <= 0.5  # a third where all is noise
+    size = max(least if noisy else 1, len(values) // blocks)
+    medians = np.median(values[: len(values) // size * size].reshape(-1, size), axis=1)
+    return (_lone_peaks_cut(medians) if noisy else medians), size
 
 
 def _lone_peaks_cut(values: np.ndarray) -> np.ndarray:
