@@ -157,7 +157,7 @@ def test_a_crest_that_comes_within_the_first_half_but_after_one_memory(crest, wi
     ("period", "lone", "restarts", "rings"),
     [
         (30, False, False, True),
-        (7, False, False, True),  # smooth, however short
+        (13, False, False, True),  # smooth, however short
         (None, True, False, False),  # single batches of a heavy-tailed loss
         (30, False, True, False),  # the rate returns to what it was a moment ago
     ],
