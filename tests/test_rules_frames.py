@@ -178,7 +178,8 @@ def test_a_swing_is_more_than_one_batch_or_one_restart(period, lone, restarts, r
 
 @pytest.mark.parametrize(
     ("stability", "overshoot", "held_up"),
-    [(3.0, 0.4, True), (1.2, 0.4, False), (3.0, 0.1, False)],  # near its limit it settles by itself
+    # near its limit it settles by itself, and below it each step is as long
+    [(3.0, 0.4, True), (1.2, 0.4, False), (3.0, 0.1, False), (1.2, 0.6, True), (0.7, 0.6, False)],
 )
 def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, overshoot, held_up):
     noise = 1 + 0.05 * np.random.default_rng(0).standard_normal(400)

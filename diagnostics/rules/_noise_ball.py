@@ -89,7 +89,8 @@ def too_far(
         return True
     surely = length - signals.median_error(over)
     if surely >= beyond:  # a loss above its start that no update raised is another player's doing
-        return raised or history.end < history.start
+        settles = signals.adaptive(run) and curved < 1  # where such an optimizer goes by itself, each step is as long
+        return raised or (history.end < history.start and not settles)
     if signals.adaptive(run):
         return curved >= past and surely >= far
     early = abs(history.start)

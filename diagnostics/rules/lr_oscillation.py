@@ -11,7 +11,8 @@ the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}
 $\alpha\lambda = 1.5$ the loss still falls fourfold a step; it must take a tenth of the run to shrink the loss tenfold.
 For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the
 very batch they were made for, or more often than by chance so far past it that they raise that batch's loss; under an
-optimizer that rescales gradients also most of the way there, at twice the stability limit and more; or a quadratic
+optimizer that rescales gradients, which settles at its limit by itself, the former only from there on, and at twice the
+limit and more also most of the way; or a quadratic
 loss (a linear model's squared error) that has settled while a fifth of it is motion around the minimum, which holds up
 $\tfrac\alpha4 E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a loss
 that swings (against its level, or against all that it covers later) or has not settled.
