@@ -113,6 +113,24 @@ def test_raw_inputs_of_a_recurrent_layer(raw, tmp_path):
     assert alarms(found) == ([("saturated-units", "input-scale")] if raw else [])
 
 
+@pytest.mark.exhaustive
+def test_raw_inputs_that_a_recurrent_layer_gets_along_with_hide_no_saturated_units(tmp_path):
+    class Beside(Recurrent):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.both = nn.Linear(8, 32), nn.Linear(48, 4)
+            nn.init.normal_(self.inside.weight, std=20)
+
+        def forward(self, x):
+            last = self.lstm(2000 + 50 * x.unflatten(1, (4, 2)))[0][:, -1]
+            return self.both(torch.cat([last, torch.tanh(self.inside(x))], 1))
+
+    model = Beside()
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=3e-3))
+    assert [(each.kind, each.layers) for each in found.alarms] == [("saturated-units", ("tanh",))]
+    assert [each.layers for each in found.findings if each.severity == "info"] == [("lstm",)]
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e5])
 def test_targets_in_their_own_units(scale, tmp_path):
     torch.manual_seed(2)

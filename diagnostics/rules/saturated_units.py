@@ -64,14 +64,15 @@ def check(
     gates = raw_gates(KIND, run)
     if gates is not None:
         yield gates
-        return
+        if gates.alarm or run.table("units", ["step"]).empty:
+            return
     sharp = sharp_from_start(KIND, run, signals.loss(run))
     if sharp is not None:
         yield sharp
     steps, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
     hidden = _hidden(run, names)
     known = ~np.isnan(saturated)
-    if sharp is None and not known[:, hidden].any():
+    if gates is None and sharp is None and not known[:, hidden].any():
         raise signals.Missing(
             "units.saturated_fraction: no hidden sigmoid or tanh activation was seen with 300 inputs a unit"
         )
