@@ -37,9 +37,14 @@ def type_of(run: Run, name: str) -> str:
     return str(described(run).get(name, {}).get("module") or "")
 
 
+def matrices(run: Run) -> set[str]:
+    """Parameters of two dimensions or more: all but biases and gains."""
+    return {name for name, each in described(run).items() if len(each.get("shape", ())) >= 2}
+
+
 def with_matrix(run: Run) -> set[str]:
-    """Modules that have a weight of two dimensions or more."""
-    return {name.rsplit(".", 1)[0] for name, each in described(run).items() if len(each.get("shape", ())) >= 2}
+    """Modules that have one."""
+    return {name.rsplit(".", 1)[0] for name in matrices(run)}
 
 
 @lru_cache(maxsize=16)

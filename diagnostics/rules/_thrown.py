@@ -82,8 +82,8 @@ def _sizes(run: Run, until: float, *, least: float = 0.05) -> tuple[float, float
     """
     steps, names, weights = run.matrix("layers", "weight_norm")
     _, _, updates = run.matrix("layers", "update_norm")
-    shapes = by_layer.described(run)
-    matrices = [at for at, name in enumerate(names) if len(shapes.get(str(name), {}).get("shape", ())) >= 2]
+    wanted = by_layer.matrices(run)
+    matrices = [at for at, name in enumerate(names) if str(name) in wanted]
     if not matrices or len(steps) < 2 or updates.shape != weights.shape:
         return np.nan, np.nan, np.nan
     squares = np.square(weights[:, matrices]).sum(1)

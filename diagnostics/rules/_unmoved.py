@@ -14,7 +14,7 @@ from diagnostics.run import Run
 def moves(run: Run, updates_at_least: int = 0, until: int | None = None) -> dict[str, float]:
     """By how much each weight matrix was moved until a step, over its size, had all updates gone the same way, and had
     there been so many. Those whose updates were not measured, or that began at zero, are left out."""
-    shapes = {name: each["shape"] for name, each in by_layer.described(run).items()}
+    matrices = by_layer.matrices(run)
     steps, names, updates = by_layer.matrix(run, "layers", "update_norm")
     _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
     counted = steps <= (steps[-1] if until is None else until)
@@ -23,7 +23,7 @@ def moves(run: Run, updates_at_least: int = 0, until: int | None = None) -> dict
     return {
         name: float(count * np.nanmean(updates[:, at]) / weights[0, at])
         for at, name in enumerate(names)
-        if len(shapes.get(name, ())) >= 2 and weights[0, at] > 0 and not np.isnan(updates[:, at]).all()
+        if name in matrices and weights[0, at] > 0 and not np.isnan(updates[:, at]).all()
     }
 
 

@@ -48,8 +48,7 @@ backward pass begins with new ones.
 smallest where every output is the mean of the targets.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the sizes
-mean. Where a transpose was meant, each target meets outputs of other positions and classes: scores (batch, class,
-height, width) viewed as rows of classes, or a layer's units viewed as heads across time.
+mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of others.
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
