@@ -48,7 +48,7 @@ def truth(steps: int, clip: float, micro: int = 1) -> tuple[list[float], list[fl
     return losses, norms, [p.detach() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("micro", [1, 3])
+@pytest.mark.parametrize("micro", [pytest.param(1, marks=pytest.mark.exhaustive), 3])
 def test_lightning(micro: int, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch", exc_type=ImportError)
     from diagnostics.integrations.lightning import DiagnosticsCallback

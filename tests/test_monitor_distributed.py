@@ -80,7 +80,7 @@ def truth() -> tuple[list[float], list[list[float]], float]:
     return whole, layers, float((awake == 0).float().mean())
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", "rank 0 only"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", pytest.param("rank 0 only", marks=pytest.mark.exhaustive)])
 def test_two_processes(kind: str, tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(worker, (kind, str(tmp_path)), nprocs=2, start_method="spawn")
     run = diagnostics.load(tmp_path / "run")

@@ -49,7 +49,14 @@ def epochs(x, t, order, size, count):
             yield x[chosen], t[chosen]
 
 
-@pytest.mark.parametrize(("size", "in_order"), [(20, True), (20, False), (1, False)])
+@pytest.mark.parametrize(
+    ("size", "in_order"),
+    [
+        (20, True),
+        pytest.param(20, False, marks=pytest.mark.exhaustive),
+        pytest.param(1, False, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_examples_sorted_by_class(size, in_order, tmp_path):
     x, t = classes()
     by_class = t.argsort()
@@ -68,7 +75,7 @@ def test_examples_sorted_by_class(size, in_order, tmp_path):
         assert spread[-1] == pytest.approx(exact, abs=0.1)
 
 
-@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("in_order", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_numbers_in_order(in_order, tmp_path):
     x, _ = classes()
     t = (x[:, :1] * 3 + x[:, 1:2].square()) / 4

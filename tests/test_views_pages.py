@@ -212,7 +212,7 @@ def test_a_sample_run_is_found_by_its_bare_name(tmp_path, monkeypatch):
     assert app.selectbox(key="picked").value == "sample/lr-unstable"
 
 
-@pytest.mark.parametrize("root", ["memory://dashboard-{}", "file://{}"])
+@pytest.mark.parametrize("root", ["memory://dashboard-{}", pytest.param("file://{}", marks=pytest.mark.exhaustive)])
 def test_a_folder_at_a_url_is_listed_and_its_runs_are_opened(root, tmp_path, monkeypatch):
     url = root.format(tmp_path if "file" in root else tmp_path.name)
     train(f"{url}/far").close("finished")
