@@ -131,7 +131,7 @@ def test_raw_inputs_that_a_recurrent_layer_gets_along_with_hide_no_saturated_uni
     assert [each.layers for each in found.findings if each.severity == "info"] == [("lstm",)]
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e5])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.exhaustive), 1e5])
 def test_targets_in_their_own_units(scale, tmp_path):
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))

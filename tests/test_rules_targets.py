@@ -103,7 +103,9 @@ def test_a_class_that_is_rare_is_no_order(tmp_path):
     assert ("wiring", "in-order") not in alarms(run)
 
 
-@pytest.mark.parametrize(("labels", "expected"), [((-1, 1), True), ((1, 2), True), ((0, 1), False)])
+@pytest.mark.parametrize(
+    ("labels", "expected"), [((-1, 1), True), pytest.param((1, 2), True, marks=pytest.mark.exhaustive), ((0, 1), False)]
+)
 def test_labels_that_are_no_probabilities(labels, expected, tmp_path):
     x, t = classes()
     t = torch.where(t[:, None] < 3, labels[0], labels[1]).float()
@@ -205,7 +207,7 @@ def recalled(updates):
         yield (keys[rows, asked], keys, values), values[rows, asked]
 
 
-@pytest.mark.parametrize("scale", [1.0, 1 / 256])
+@pytest.mark.parametrize("scale", [1.0, pytest.param(1 / 256, marks=pytest.mark.exhaustive)])
 def test_attention_that_is_sure_from_the_start(scale, tmp_path):
     torch.manual_seed(0)
     model = Recall(scale)
