@@ -172,6 +172,53 @@ def test_a_teacher_that_is_copied_for_each_update_is_none(tmp_path):
 
 
 @pytest.mark.exhaustive
+class Decoded(nn.Module):
+    """Answers from a state that a layer of its own makes of the input, and from what was answered before."""
+
+    def __init__(self, given):
+        super().__init__()
+        torch.manual_seed(2)
+        self.given = given
+        self.before, self.state, self.out = nn.Linear(4, 16), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.before(self.given(x[:, :4])) + self.state(self.given(x))))
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (torch.zeros_like, True),
+        (lambda x: x * 0, True),
+        (lambda x: F.relu(x - 2), False),  # now and then there is something
+        (lambda x: x, False),
+    ],
+)
+def test_layers_that_are_given_zeros(given, wrong, tmp_path):
+    found = diagnosed(tmp_path / "run", Decoded(given), F.cross_entropy, *classes())
+    assert ([each for each in alarms(found) if each[0] != "plateau"] == [("wiring", "zero-inputs")]) == wrong
+    if wrong:
+        assert found.alarms[0].layers == ("before.weight", "state.weight") and len(found.alarms) == 1
+
+
+def test_zeros_beside_what_is_learned_from_are_information(tmp_path):
+    """A recurrent net of one step has no state to multiply."""
+
+    class OneStep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(2)
+            self.lstm, self.out = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.out(self.lstm(x[:, None])[0][:, 0])
+
+    found = diagnosed(tmp_path / "run", OneStep(), F.cross_entropy, *classes(), rate=3e-2)
+    assert alarms(found) == []
+    told = [(each.severity, each.layers) for each in found.findings if each.cause == "zero-inputs"]
+    assert told == [("info", ("lstm.weight_hh_l0",))]
+
+
 @pytest.mark.parametrize(("batch", "expected"), [(2, ["norm-of-two"]), (3, [])])
 def test_a_batch_norm_of_pairs(batch, expected, tmp_path):
     model = network(norm=lambda: nn.BatchNorm1d(32))

@@ -9,7 +9,7 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
-from tests.test_rules_loops import alarms, cross_entropy, examples, network, watched
+from tests.test_rules_loops import ANY, alarms, cross_entropy, examples, network, watched
 
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
 
@@ -313,3 +313,40 @@ def test_steps_so_short_that_most_of_the_run_only_finds_the_mean_target(tmp_path
             optimizer.step()
             monitor.step(loss.detach(), lambda chosen=chosen: F.mse_loss(model(x[chosen]), y[chosen]))
     assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path / "run"))) == expected
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.01, [("lr-too-small", "learning-rate")]), (3.0, [])])
+def test_a_rate_at_which_the_answers_stay_at_the_mean(tmp_path, rate, expected):
+    """Four examples of an exclusive or, which has to be found from where all answers are one half."""
+    torch.manual_seed(0)
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    y = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
+    model = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Linear(4, 1), nn.Sigmoid())
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(4000):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
+    assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path))) == expected
+
+
+@pytest.mark.parametrize(("amsgrad", "told"), [(False, True), (True, False)])
+def test_steps_of_adam_that_grow_when_the_loss_is_gone(tmp_path, amsgrad, told):
+    """More weights than examples: nothing is left, and after thousands of updates a little comes back."""
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 200), torch.randn(32, 1)
+    model = nn.Linear(200, 1)
+    optimizer = torch.optim.Adam(model.parameters(), amsgrad=amsgrad)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(5000):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y, reduction="sum")
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y, reduction="sum"))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert alarms(found) == []
+    assert ("edge-of-stability" in {each.kind for each in found.findings}) == told

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import all_pairs
+from diagnostics.monitor.losspath import all_columns, all_pairs
 from diagnostics.monitor.places import scrambles
 from tests.test_rules_mistakes import alarms, diagnosed
 
@@ -47,6 +47,39 @@ def test_which_losses_compare_every_output_with_every_target():
     ]  # fmt: skip
     assert [all_pairs(loss) for loss in wrong] == [7] * len(wrong)
     assert [all_pairs(loss) for loss in right] == [0] * len(right)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(
+    ("taken", "wrong"),
+    [
+        (lambda q, a: q[:, a], True),
+        (lambda q, a: q.index_select(1, a), True),
+        (lambda q, a: q[torch.arange(len(a)), a], False),
+        (lambda q, a: q.gather(1, a[:, None])[:, 0], False),
+    ],
+)
+def test_columns_that_all_rows_ask_for(taken, wrong, tmp_path):
+    """Values of four actions, of which each example took one."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def squared(model, x, y):
+        return (taken(model(x), y) - x[:, 0] * x[:, 1]).square().mean()
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), squared)
+    assert alarms(found) == ([("wiring", "shapes-broadcast")] if wrong else [])
+
+
+def test_which_losses_take_the_columns_of_others():
+    q, a = nn.Linear(3, 4)(torch.randn(7, 3)), torch.randint(4, (7,))
+    square, inner = nn.Linear(3, 7)(torch.randn(7, 3)), nn.Linear(4, 1)
+    right = [
+        q[:, [3, 1]], square[:, torch.randperm(7)], q[a], q[:, a[:5]], q[a][:, [0, 1]],
+        inner(q[:, torch.arange(4)]), nn.Linear(7, 1)(q[:, a]),  # a layer reads all of them
+    ]  # fmt: skip
+    assert all_columns((q[:, a] - torch.randn(7)).square().mean()) == 7
+    assert [all_columns(each.square().mean()) for each in right] == [0] * len(right)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ TWICE_MISSED = 0.5  # a run for the top alone goes on while an eigenvalue twice 
 GAP_DOUBT = 0.5
 COPIES_MISSED = 0.05  # accepted chance of not finding a copy of one of the listed eigenvalues ...
 COPIES_PRODUCTS = 16  # ... and what a search may cost; with 12 copies were missed from 6 starts of 12, with 16 from 1
-PROBES = 2  # products spent on where the gradient lies, at most; with a third the share moves by 0.02
 
 
 @dataclass
@@ -151,13 +150,12 @@ def quotient(krylov: Krylov, vector: Tensor) -> float:
 def flat_share(krylov: Krylov, gradient: Tensor) -> float:
     """Share of the squared gradient along curvature below a hundredth of the largest, in size.
 
-    The basis gets the gradient and a few products of it: Gauss quadrature of the gradient's spectral measure, with the
-    directions of large curvature known already.
+    The basis gets the gradient and one product of it: Gauss quadrature of the gradient's spectral measure, with the
+    directions of large curvature known already. On two networks, 32 estimates, the share is off by 0.02 and 0.17 on
+    average from that after twelve products; with a second product by as much (0.02 and 0.15).
     """
     if krylov.extend(gradient):
-        for _ in range(PROBES):
-            if not krylov.exhausted:
-                krylov.step()
+        krylov.step()
     ritz, c = krylov.ritz(), krylov.project(gradient)
     total = float(c @ c)
     along = (c @ ritz.coefficients) ** 2

@@ -81,6 +81,7 @@ class Given:
                     "loss_path": losspath.describe(tensor),
                     "linear_model": losspath.is_linear_model(tensor),
                     "all_pairs": losspath.all_pairs(tensor),
+                    "all_columns": losspath.all_columns(tensor),
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"

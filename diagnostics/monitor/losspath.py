@@ -93,6 +93,20 @@ def all_pairs(loss: Tensor) -> int:
     return 0
 
 
+def all_columns(loss: Tensor) -> int:
+    """N, if the loss takes N columns from each of N rows that have fewer, as `q[:, a]` does where `gather` was meant,
+    and has nothing learned behind it; or 0."""
+    for node in _chain(loss.grad_fn):
+        below = _next(node)
+        if _name(node) in ("index", "indexselect") and len(below) == 1:
+            before, after = _output_shape(below[0]), _output_shape(node)
+            if len(before) == 2 and before[1] < before[0] and after == (before[0], before[0]):
+                return before[0]
+        if _name(node) in _LAYERS or _holds_parameter(node):
+            return 0
+    return 0
+
+
 def _output_shape(node: Any) -> tuple[int, ...]:
     """Of what the function returned: the gradient it is given has that shape too."""
     shapes = [tuple(each.shape) for each in getattr(node, "_input_metadata", ())]

@@ -78,6 +78,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "loss_path": "",
         "linear_model": False,
         "all_pairs": 0,
+        "all_columns": 0,
         "idle": [],
         "probabilities": None,
         "targets": [],

@@ -10,22 +10,31 @@ from diagnostics.run import Run
 
 
 def all_pairs(run: Run) -> Iterator[Finding]:
-    count = int(run.meta.get("all_pairs") or 0)
+    pairs, columns = (int(run.meta.get(entry) or 0) for entry in ("all_pairs", "all_columns"))
+    count = max(pairs, columns)
     if count < 2:
         return
+    what = (
+        f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
+        "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned."
+    )
+    remedies = (
+        "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
+        "heed PyTorch's warning 'Using a target size that is different to the input size'",
+    )
+    if columns:
+        what = (
+            f"From each of {count} rows of the output the loss takes the columns that all {count} examples ask for, as "
+            "q[:, a] does, in place of each example's own: every column is pulled to the targets of other examples."
+        )
+        remedies = ("take one column a row: q.gather(1, a[:, None]).squeeze(1), or q[torch.arange(len(a)), a]",)
     yield found(
         "shapes-broadcast",
         signals.first_step(run),
         (),
-        (
-            f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
-            "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned."
-        ),
+        what,
         {"outputs": float(count)},
-        (
-            "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
-            "heed PyTorch's warning 'Using a target size that is different to the input size'",
-        ),
+        remedies,
         formula=r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
     )
 

@@ -5,18 +5,22 @@ The sharpness has risen to the stability limit and stays there while the loss go
 longer all downhill. This is how full-batch training of networks normally proceeds; it is no fault.
 
 ## What we look at
-The stability ratio: between 0.9 and 1.15 in most of the later estimates, with a loss that has fallen.
+The stability ratio: between 0.9 and 1.15 in most of the later estimates, with a loss that has fallen; under an adaptive
+optimizer also with one that has risen again from next to nothing to a little more.
 
 ## Why it happens
 Gradient descent drifts towards higher curvature until $\lambda_{\max} \approx 2/\alpha$. Beyond it the steepest
 direction begins to oscillate, and the third-order terms of the loss answer by lowering the curvature: the
-oscillation stabilizes itself. Adaptive optimizers do the same on the Hessian they see.
+oscillation stabilizes itself. Adaptive optimizers do the same on the Hessian they see. They come there on any loss,
+even a quadratic, when it is nearly gone: they divide by the size of the gradients, which go with it, until the steps
+are at the limit and the gradients grow again.
 
 ## What to try
-Nothing is needed. A higher learning rate leads to flatter regions, a lower one follows the loss more closely.
+Nothing is needed. A higher learning rate leads to flatter regions, a lower one follows the loss more closely; one that
+falls to zero keeps the lowest loss.
 
 ## When this is wrong
-On a quadratic the curvature cannot fall, so hovering near 1 there is luck, not self-stabilization.
+On a quadratic the curvature cannot fall, so gradient descent that hovers near 1 there does so by luck.
 
 ## In the lecture
 Not treated there; it is what its limit $\alpha < 2/\lambda_{\max}$ turns into when $\lambda_{\max}$ can move.
@@ -44,39 +48,52 @@ def check(
     high: float = 1.15,  # upper end of the same
     estimates: int = 3,  # one or two near the limit may be passing through
     mostly: float = 0.6,  # of the later estimates
+    risen: float = 10.0,  # times the lowest loss
+    nothing: float = 1e-2,  # of the starting loss: a run that ends higher may have been hurt
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     steps, ratios = signals.stability(run)
     if len(steps) < estimates or history.count < 20:
         return
     at_edge = (ratios >= low) & (ratios <= high)
-    if not at_edge.any() or quadratic.exact(run):  # where the curvature cannot move, nothing settles at the limit
+    rescales = signals.adaptive(run)
+    # Where neither the curvature nor what it is divided by can move, nothing settles at the limit.
+    if not at_edge.any() or (quadratic.exact(run) and not rescales):
         return
     first = int(np.flatnonzero(at_edge)[0])
     later = at_edge[first:]
     if len(later) < estimates or later.mean() < mostly or not later[-estimates:].any():
         return
-    since = history.after(int(steps[first]))
-    if not history.end < history.start or signals.trend(since).drop <= 0:
+    ratio, step = number(float(np.median(ratios[first:]))), int(steps[first])
+    if rescales and risen * history.best < history.end < nothing * history.start:
+        words = (
+            f"The loss came down from {number(history.start)} to {number(history.best)} and is at "
+            f"{number(history.end)} again: the gradients had become so small that the steps, divided by their size, "
+            f"grew to the stability limit (s = {ratio} since step {step}). Beside where it began that is nothing."
+        )
+        remedy = "to keep the lowest loss, let the rate fall to 0 towards the end, or stop there; or use amsgrad=True"
+    elif history.end < history.start and signals.trend(history.after(step)).drop > 0 and not quadratic.exact(run):
+        words = (
+            f"Since step {step} the stability ratio hovers at {ratio} while the loss falls (to "
+            f"{number(history.end)}): the edge of stability, which is normal."
+        )
+        remedy = "nothing needs to change"
+    else:
         return
     yield Finding(
         kind=KIND,
         cause=None,
         severity="info",
-        first_step=int(steps[first]),
+        first_step=step,
         last_step=None,
         layers=(),
-        summary=(
-            f"Since step {int(steps[first])} the stability ratio hovers at "
-            f"{number(float(np.median(ratios[first:])))} while the loss falls (to {number(history.end)}): "
-            "the edge of stability, which is normal."
-        ),
+        summary=words,
         evidence={
             "median stability ratio": float(np.median(ratios[first:])),
             "estimates": float(len(later)),
             "loss at end": history.end,
         },
-        remedies=("nothing needs to change",),
+        remedies=(remedy,),
         charts=(
             Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
             Chart("line", "scalars", ("loss",), "Loss", log=True),

@@ -11,7 +11,9 @@ gradient that is noise; and whether the run is held up by it: the loss is still 
 run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
 already covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far
 less than steps of that length promise - or all steps together were too short to move it, or to get once to the
-minimum along them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold.
+minimum along them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold;
+or the answers are still no better than the same one to every input, and gradient descent at $1/\lambda_{\max}$ would
+take a tenth off the loss along the gradients of the later half.
 Where no curvature was measured: whether nothing was learned and all updates, and a thousand like them, moved no weight
 matrix by more than 1 %, while the gradient is more than noise and as long as at the start. A schedule is judged by its
 highest rate, unless it lowered the rate while the loss was still falling; a warm-up once the run has ended. Of several
@@ -55,7 +57,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
-from diagnostics.rules._constant_answer import worse_for_long
+from diagnostics.rules._constant_answer import explained, worse_for_long
 from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._one_gradient import one_gradient
@@ -68,6 +70,7 @@ KIND = sentences.KIND
 RANK = 13
 TRIED = 500  # updates: a shorter run may have been only tried
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+LITTLE = 0.02  # R squared of the answers: as little as that
 
 
 def check(
@@ -175,6 +178,9 @@ def _stands(
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
         tiny = reach < slack * history.end and history.end > NOTHING * history.start
         return tiny and _downhill(run, history, half, surely) >= still * history.end
+    unlearned = explained(run, half, int(history.steps[-1])).share < LITTLE and history.end > 0
+    if unlearned and _downhill(run, history, half, surely) >= still * history.end:
+        return True
     begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
     begun = (
         (begun or (history.count >= TRIED and _shrunk(run) < np.log(10)))

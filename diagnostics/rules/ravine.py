@@ -53,6 +53,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import explained
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
 from diagnostics.rules._raw_inputs import weights_before_batch_norm
@@ -62,6 +63,7 @@ KIND = words.KIND
 RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+GOOD_PART = 0.3  # of the loss
 FLAT = 100.0  # times less than the steepest direction: what counts for the flat share of the gradient
 EXACTLY = 0.1  # of the loss, still to be had along the floor, where the quadratic picture is exact
 DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold of the loss: four decades in all
@@ -154,8 +156,24 @@ def _unlearned(
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
     left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * early
     spread = _stretched(run, history, late, raised) if held_up else None
+    if spread is not None and run.meta.get("linear_model") and not _falls_as_along(run, history, late, spread, falling):
+        return None
     hopeless = not run.meta.get("linear_model") and history.end > (1 - gained) * signals.untrained(run)
     return spread if left or hopeless else None
+
+
+def _falls_as_along(
+    run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread, falling: signals.Trend
+) -> bool:
+    """Whether a good part of a linear model's loss may lie along the floor, where it falls at a known pace: a tenfold
+    shrink of the distance is a hundredfold one of the loss. (The medians compared lie a quarter of the run apart.)
+    There is something, too, where the same answer to every input has a lower loss."""
+    half, last = int(history.steps[history.count // 2]), int(history.steps[-1])
+    found = explained(run, half, last)
+    if found.share + 3 * found.error < 0 or not signals.at_full_rate(run, history.steps[history.count // 2 :]).all():
+        return True
+    whole = 1 - 100 ** (-history.count / 4 / limits.steps_along(late, spread.condition))
+    return falling.drop + 2 * falling.error >= GOOD_PART * whole * abs(history.end)
 
 
 def _stretched(

@@ -18,7 +18,8 @@ model's and are gone afterwards, and whether the model went over to evaluation m
 probabilities: whether their exponentials sum to 1. Of a binary cross-entropy: whether some of its targets are no
 probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
 them, while the loss keeps jumping to twice that of the same answer to all and is on average hardly better. Of inputs:
-whether all features become tenfold larger or smaller together. Of weights in half precision under an optimizer of
+whether all features become tenfold larger or smaller together, and whether a layer's are all zeros, so that its bias
+gets a gradient and its weights none. Of weights in half precision under an optimizer of
 torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
@@ -45,7 +46,8 @@ backward pass begins with new ones.
 *No step*: weights change in `optimizer.step()` alone.
 
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
-smallest where every output is the mean of the targets.
+smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
+ask for from each row; `q.gather(1, a[:, None])` takes one from each.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the sizes
 mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of others.
@@ -73,6 +75,9 @@ asks for that class whatever the input, and the next batches undo what it taught
 
 *Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more.
 
+*Zero inputs*: the gradient of a weight is the error times what the weight multiplies. A layer that is given zeros
+alone, as a placeholder for data would be, learns nothing but its bias.
+
 *Made in forward*: a layer that `forward` makes is a new one, with other random weights, in every call.
 
 *Evaluation mode*: there a batch norm divides by the deviation of earlier batches, which does not follow the weights,
@@ -95,8 +100,6 @@ Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. S
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _forward as forward
@@ -110,8 +113,10 @@ from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
 from diagnostics.rules._targets_outside import targets_outside
+from diagnostics.rules._undone import never_steps, put_back
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number
+from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
 KIND = "wiring"
@@ -125,8 +130,8 @@ def check(
 ) -> Iterator[Finding]:
     if signals.total(run) == 0:
         raise signals.Missing("scalars: no update was recorded")
-    yield from _never_steps(run)
-    yield from _put_back(run)
+    yield from never_steps(run)
+    yield from put_back(run)
     yield from _accumulating(run, mostly)
     yield from membership.stale(run)
     yield from membership.unregistered(run)
@@ -141,62 +146,10 @@ def check(
     yield from targets_outside(run)
     yield from in_order(run)
     yield from inputs_change(run)
+    yield from zero_inputs(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
     yield from lost_to_rounding(run)
-
-
-def _never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
-    """Not once. A loss scale that begins at 2^16 and halves with each overflow has found its place long before."""
-    skipped, updates = (
-        signals.events(run, "skipped-step"),
-        signals.array(run.table("scalars", ["update_norm"]), "update_norm"),
-    )
-    if skipped.empty or len(updates) < enough or np.nanmax(updates, initial=0) > 0:
-        return
-    yield found(
-        "no-step",
-        int(skipped["step"].iloc[0]),
-        (),
-        f"The optimizer made no step in {len(updates)} updates: the weights stay where they are.",
-        {"updates without a step": float(len(updates))},
-        (
-            "call optimizer.step() after loss.backward(), on the optimizer that is watched",
-            "with a GradScaler: look for infinities, since it leaves out steps whose gradients are not finite",
-        ),
-    )
-
-
-def _put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iterator[Finding]:
-    """Projections, averages and bounds write to the weights in sound loops too, but those learn; whether a critic does,
-    its loss, a difference, cannot tell."""
-    steps, shares = signals.column(run, "undone")
-    history = signals.loss(run)
-    share, several = signals.median(shares), shares[shares >= 2]  # updates at once, as by a checkpoint
-    at_times = len(several) >= 2 and shares.mean() + 2 * shares.std(ddof=1) / len(shares) ** 0.5 >= all_of_it
-    if len(shares) < 3 or not (share >= all_of_it or at_times):
-        return
-    back = f"{number(100 * share)} % of an update is taken back"
-    if share < all_of_it:
-        most = number(float(several.max()))
-        back = f"up to {most} updates are taken back at once, at {len(several)} of {len(shares)} looks"
-    if history.end < nothing * history.start or not (history.values > 0).all():
-        return
-    yield found(
-        "weights-put-back",
-        int(steps[0]),
-        (),
-        (
-            f"Between two updates {back}: something besides the optimizer writes to the weights, and "
-            "they stay where they are."
-        ),
-        {"share taken back": max(share, float(shares.mean())), "measured pairs": float(len(shares))},
-        (
-            "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, clamp_, an "
-            "initialization that is called again",
-            "copy from the weights into an average, not back",
-        ),
-    )
 
 
 def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:

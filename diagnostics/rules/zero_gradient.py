@@ -36,6 +36,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of
+from diagnostics.rules._zero_inputs import given_zeros
 from diagnostics.run import Run
 
 KIND = "zero-gradient"
@@ -59,6 +60,8 @@ def check(
     trainable = _trainable(run, names)
     silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
     silent = [at for at in silent if not _cancels(names, norms, at) and not _underflows(run, names[at])]
+    given = given_zeros(run)  # another kind of finding
+    silent = [at for at in silent if names[at] not in given]
     if not silent:
         return
     hard = [name for name, (function, _) in by_layer.activations(run).items() if function in by_layer.HARD_THRESHOLDS]

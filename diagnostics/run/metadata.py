@@ -39,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "loss_path": "",
     "linear_model": False,
     "all_pairs": 0,
+    "all_columns": 0,
     "idle": [],
     "probabilities": None,
     "targets": [],
