@@ -65,6 +65,24 @@ def test_an_optimizer_that_never_steps(step, tmp_path):
     assert alarms(found) == ([] if step else [("wiring", "no-step")])
 
 
+def test_an_optimizer_that_is_made_anew_in_each_update(tmp_path):
+    """Not the one that was given to `watch`."""
+    model = network()
+
+    first = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with diagnostics.watch(model, first, tmp_path / "run", budget=ANY) as monitor:
+        x, y = clusters()
+        for chosen in torch.randint(len(x), (200, 32)):
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach(), closure=lambda chosen=chosen: F.cross_entropy(model(x[chosen]), y[chosen]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    assert alarms(found) == [("wiring", "no-step")] and "another one" in found.alarms[0].summary
+
+
 @pytest.mark.parametrize("zero_every", [1, 4])
 def test_gradients_zeroed_once_an_epoch(zero_every, tmp_path):
     model = network()

@@ -53,6 +53,7 @@ def epochs(x, t, order, size, count):
     ("size", "in_order"),
     [
         (20, True),
+        pytest.param(60, True, marks=pytest.mark.exhaustive),  # five batches of twenty are of two classes
         pytest.param(20, False, marks=pytest.mark.exhaustive),
         pytest.param(1, False, marks=pytest.mark.exhaustive),
     ],
@@ -70,7 +71,7 @@ def test_examples_sorted_by_class(size, in_order, tmp_path):
     if size == 1:
         assert len(spread) == 0  # nothing differs within one
     else:
-        means = torch.stack([F.one_hot(part, 6).double().var(0).sum() for part in t[by_class].split(20)])
+        means = torch.stack([F.one_hot(part, 6).double().var(0).sum() for part in t[by_class].split(size)])
         exact = float(means.mean() / F.one_hot(t, 6).double().var(0).sum()) if in_order else 1.0
         assert spread[-1] == pytest.approx(exact, abs=0.1)
 

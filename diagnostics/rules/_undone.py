@@ -19,17 +19,31 @@ def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
     )
     if skipped.empty or len(updates) < enough or np.nanmax(updates, initial=0) > 0:
         return
+    falls = signals.trend(signals.loss(run).values).z > 5
     yield found(
         "no-step",
         int(skipped["step"].iloc[0]),
         (),
-        f"The optimizer made no step in {len(updates)} updates: the weights stay where they are.",
-        {"updates without a step": float(len(updates))},
-        (
-            "call optimizer.step() after loss.backward(), on the optimizer that is watched",
-            "with a GradScaler: look for infinities, since it leaves out steps whose gradients are not finite",
+        f"The optimizer made no step in {len(updates)} updates"
+        + (
+            ", and the loss falls all the same: another one than was given to watch moves the weights, perhaps one "
+            "that is made anew in each update and begins without its averages."
+            if falls
+            else ": the weights stay where they are."
         ),
+        {"updates without a step": float(len(updates))},
+        _ANOTHER if falls else _NONE,
     )
+
+
+_ANOTHER = (
+    "make one optimizer before the loop, not in it, and give the same one to watch",
+    "where a library wraps the optimizer, watch the one that it wraps",
+)
+_NONE = (
+    "call optimizer.step() after loss.backward(), on the optimizer that is watched",
+    "with a GradScaler: look for infinities, since it leaves out steps whose gradients are not finite",
+)
 
 
 def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iterator[Finding]:

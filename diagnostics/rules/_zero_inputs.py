@@ -14,8 +14,10 @@ LOST = 0.9  # share of dead or saturated units that by itself leaves zeros
 
 def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     """`records`: measured updates."""
+    if len(run.matrix("layers", "grad_norm", copy=False)[0]) < records:
+        return
     weights = given_zeros(run)
-    if not weights or len(by_layer.matrix(run, "layers", "grad_norm")[0]) < records:
+    if not weights:
         return
     one = len(weights) == 1
     yield found(

@@ -43,7 +43,8 @@ backward pass begins with new ones.
 
 *Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative.
 
-*No step*: weights change in `optimizer.step()` alone.
+*No step*: weights change in `optimizer.step()` alone, and it has to be the same optimizer each time: momentum and the
+averages of Adam begin at zero in a new one.
 
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
