@@ -17,7 +17,9 @@ from diagnostics.rules import plateau
 from diagnostics.run import RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
-SQUARED, LOGITS, LOGITS_LAST, WEIGHTED, WEIGHTED_LAST, LOG, LOG_LAST, BINARY, PROBABILITIES = stats.FORMS
+SQUARED, LOGITS, LOGITS_LAST, WEIGHTED, WEIGHTED_LAST, LOG, LOG_LAST, BINARY, PROBABILITIES = stats.FORMS[:9]
+SUMMED, OF_EACH = ({form.name: form for form in reversed(stats.FORMS[at : at + 5])} for at in (9, 14))
+HALVES = stats.FORMS[19:]
 
 
 def labels(n=6000, classes=5):
@@ -51,6 +53,19 @@ CASES = {  # name: form, loss of outputs z and rows of targets, all targets, col
     "soft": (LOGITS, F.cross_entropy, soft(), 5),
     "weighted": (WEIGHTED, lambda z, t: F.cross_entropy(z, t, weight=WEIGHTS.to(z.dtype)), labels(), 5),
     "binary": (BINARY, F.binary_cross_entropy_with_logits, coins(), 3),
+    "sum": (SUMMED["squared error"], lambda z, t: (z - t).pow(2).sum(), numbers(), 3),
+    "sum of each": (OF_EACH["squared error"], lambda z, t: (z - t).pow(2).sum(1).mean(), numbers(), 3),
+    "half": (HALVES[0], lambda z, t: 0.5 * F.mse_loss(z, t), numbers(), 3),
+    "half of the sum": (HALVES[1], lambda z, t: 0.5 * F.mse_loss(z, t, reduction="sum"), numbers(), 3),
+    "half of each": (HALVES[2], lambda z, t: (z - t).pow(2).sum(1).mean() / 2, numbers(), 3),
+    "summed classes": (SUMMED["cross-entropy of logits"], nn.CrossEntropyLoss(reduction="sum"), labels(), 5),
+    "summed binary": (SUMMED["binary cross-entropy of logits"], nn.BCEWithLogitsLoss(reduction="sum"), coins(), 3),
+    "binary of each": (
+        OF_EACH["binary cross-entropy of logits"],
+        lambda z, t: F.binary_cross_entropy_with_logits(z, t, reduction="none").sum(1).mean(),
+        coins(),
+        3,
+    ),
 }
 
 
@@ -93,9 +108,11 @@ def test_it_is_the_least_loss_of_a_constant(name):
 def test_no_other_form_takes_it_for_its_own(name):
     form, loss, t, columns = CASES[name]
     z = 2 * torch.randn(len(t), columns, generator=draw())
+    own, _ = read(form, loss, z, t)
     for other in stats.FORMS:
         targets, value = read(other, loss, z, t)
         twins = {form, other} == {LOGITS, WEIGHTED} and name == "classes"  # weights of 1
+        twins |= targets is not None and other.name == form.name and targets.times == own.times  # one of each example
         if other is not form and targets is not None and not twins:
             assert not abs(float(targets.error) - value) <= stats.rounding(z) * value
 
@@ -183,6 +200,9 @@ ROWS = torch.arange(32) % 2  # of a batch whose first half is real and whose sec
         (lambda z, chosen: nn.MSELoss()(z[:, 0], T[chosen].float()), 32, 1, 0.25),
         (lambda z, chosen: ((T[chosen] - z.squeeze()) ** 2).mean(), 32, 1, 0.25),
         (lambda z, chosen: F.cross_entropy(z, T), 512, 2, 0.69),  # all data at every update: the targets never change
+        (lambda z, chosen: F.mse_loss(z[:, 0], T[chosen].float(), reduction="sum"), 32, 1, 8.0),
+        (lambda z, chosen: 0.5 * (z[:, 0] - T[chosen]).square().mean(), 32, 1, 0.125),
+        (lambda z, chosen: F.cross_entropy(z, T[chosen], reduction="sum"), 32, 2, 22.2),
         (lambda z, chosen: F.cross_entropy(z, ROWS), 32, 2, None),  # these do not come from the data
         (lambda z, chosen: F.cross_entropy(z, T[chosen]) + z.square().mean(), 32, 2, None),
         (lambda z, chosen: F.cross_entropy(z, T[chosen], weight=torch.tensor([1.0, 2.0])), 32, 2, 0.64),

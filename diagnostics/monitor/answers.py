@@ -67,7 +67,7 @@ class Answers:
         return found if one.below is None else found | {"unreachable_fraction": one.below}
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
-        """If the loss is one mean error and nothing else."""
+        """If the loss is one error against targets and nothing else."""
         targets = next(each for each in one.found if each.form in self._forms)
         loss = torch.as_tensor(loss, device=targets.error.device)
         proven = (targets.error - loss).abs() <= one.slack * loss.abs()
@@ -91,8 +91,8 @@ class Answers:
         one.found = [each for each in read if each is not None]
         if one.function == "relu":
             one.below = ((output == 0) & (gradient > 0)).float().mean()
-        elif one.function in BOUNDS and self._forms == (stats.SQUARED_ERROR,):
-            one.beyond = stats.beyond(output, gradient, *BOUNDS[one.function])
+        elif one.function in BOUNDS and len(self._forms) == 1 and self._forms[0].name == "squared error":
+            one.beyond = stats.beyond(self._forms[0], output, gradient, *BOUNDS[one.function])
         self._charge(time.perf_counter() - began)
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:

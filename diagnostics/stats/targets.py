@@ -1,13 +1,13 @@
-"""Targets of a mean error, read off its gradient at the model's output; and what it would be for a constant answer.
+"""Targets of an error, read off its gradient at the model's output; and what it would be for a constant answer.
 
-The gradient of a squared error is 2 (y - t) / M, of a cross-entropy of logits (softmax(z) - t) / N: each tells t, and t
-tells the error, which proves that it was this one. The loss of the best answer that is the same for every input is that
-of McFadden's null model (1974), R^2 for a squared error; of the same batch, so that what differs from batch to batch is
-in both.
+The gradient of a mean squared error is 2 (y - t) / M, of a cross-entropy of logits (softmax(z) - t) / N, of their sums
+as much without M and N: each tells t, and t tells the error, which proves that it was this one. The loss of the best
+answer that is the same for every input is that of McFadden's null model (1974), R^2 for a squared error; of the same
+batch, so that what differs from batch to batch is in both.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,40 +22,66 @@ A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 
+Number = int | float | Float[Tensor, ""]
+
+
+def _mean(errors: Number, examples: int) -> Number:
+    return 1
+
+
+def _sum(errors: Number, examples: int) -> Number:
+    return errors
+
+
+def _sum_of_each(errors: Number, examples: int) -> Number:
+    """Summed over what an example consists of, and averaged over the examples."""
+    return errors / examples
+
+
 @dataclass(frozen=True)
 class Form:
-    """A kind of mean error. Its functions take outputs and targets as (rows, columns)."""
+    """A kind of error. Its functions take outputs and targets as (rows, columns)."""
 
     name: str
-    targets: Callable[[Tensor, Tensor], Tensor]  # of outputs, and of the gradient times the number of errors
+    targets: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # of outputs, and of the gradient of the mean times the number of errors
     error: Callable[[Tensor, Tensor], Tensor]  # mean over the rows
     constant: Callable[[Moments, Tensor], Tensor]  # of targets with these moments, for a constant answer
     classes: int | None = None  # dimension of an output that holds the probabilities of one thing
     of_logs: bool = False  # its outputs are their logarithms
     of_probabilities: bool = False  # its targets are probabilities of one thing each
+    times: Callable[[Number, int], Number] = _mean  # the mean error, from the numbers of errors and of examples
+    half: bool = False
 
     def read(self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> "Targets | None":
         """The targets if this is the error, which `Targets.error` has to prove; `None` where the shape does not fit."""
         slack = rounding(output)
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
+            times = self._times(y.numel(), len(output))
             y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
-            t = self.targets(y, g * y.numel())
+            t = self.targets(y, g * (y.numel() / times))
             outside = ((t < -slack) | (t > 1 + slack)).float().mean() if self.of_probabilities else None
-            return Targets(self, moments(t, crossed=False), self.error(y, t), examples=len(output), outside=outside)
+            error = self.error(y, t) * times
+            return Targets(self, moments(t, crossed=False), error, None, len(output), outside, times=times)
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
         compared = (g != 0).any(1, keepdim=True)  # the others are ignored, as padding is
-        count = compared.sum().clamp(min=1)
-        t = self.targets(y, g * count)
+        count = compared.sum().clamp(min=1).float()
+        times = self._times(count, len(output))
+        t = self.targets(y, g * (count / times))
         t = torch.where(compared, t, 0)
         possible = (t > -slack).all() & ((t.sum() / count - 1).abs() < slack)  # shares, rows weighted or not
         t = torch.where(t > slack, t, 0)
-        error = self.error(y, t) * (len(t) / count)
+        error = self.error(y, t) * (len(t) / count * times)
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
         total = _log_total(y, t, compared) if self.of_logs else None
-        return Targets(self, seen, torch.where(possible, error, torch.nan), total, len(output))
+        return Targets(self, seen, torch.where(possible, error, torch.nan), total, len(output), times=times)
+
+    def _times(self, errors: Number, examples: int) -> Number:
+        return self.times(errors, examples) * (0.5 if self.half else 1.0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,7 @@ class Targets:
     examples: int = 0  # in the batch
     outside: Float[Tensor, ""] | None = None  # share that is no probability, where the error takes them for some
     earlier: "Within | None" = None  # of the batches that these were merged from
+    times: Number = 1  # the mean error
 
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
@@ -89,7 +116,8 @@ class Targets:
         count, mean, scatter = (
             torch.where(proven, each, 0) for each in (self.seen.count, self.seen.mean, self.seen.scatter)
         )
-        return Targets(self.form, Moments(count, mean, scatter), self.error, examples=self.examples)
+        seen = Moments(count, mean, scatter)
+        return Targets(self.form, seen, self.error, examples=self.examples, times=self.times)
 
     @property
     def within(self) -> "Within":
@@ -103,7 +131,11 @@ class Targets:
         The rows of one example, as its pixels or points in time, are no batch: `examples` tells.
         """
         n, total, within = self.seen.count, self.seen.scatter.sum(), self.within
-        told = (n >= ENOUGH) & (within.examples >= A_BATCH * within.batches) & (total > _ALIKE * n * self.error)
+        told = (
+            (n >= ENOUGH)
+            & (within.examples >= A_BATCH * within.batches)
+            & (total > _ALIKE * n * self.error / self.times)
+        )
         return torch.where(told, within.scatter / total, torch.nan)
 
     def equal(self, other: "Targets") -> Tensor:
@@ -118,8 +150,8 @@ class Targets:
         """
         n, answer = whole.seen.count, whole.seen.mean
         kinds = torch.ones_like(n) if self.form.classes is None else (answer * n > 0.5).sum()
-        varies = whole.seen.scatter.sum() > _ALIKE * n * self.error
-        loss = self.form.constant(self.seen, answer)
+        varies = whole.seen.scatter.sum() > _ALIKE * n * self.error / self.times
+        loss = self.form.constant(self.seen, answer) * self.times
         return torch.where((n >= ENOUGH) & (n >= A_CLASS * kinds) & varies, loss.to(n.dtype), torch.nan)
 
 
@@ -133,10 +165,12 @@ def _log_total(
 
 
 def beyond(
-    output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], low: float, high: float
+    form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], low: float, high: float
 ) -> Float[Tensor, ""]:
-    """Share of the targets, if the loss is a mean squared error, that lie outside of a range by a tenth of it."""
-    t = SQUARED_ERROR.targets(output.detach().float(), gradient.detach().float() * output.numel())
+    """Share of the targets of a squared error that lie outside of a range by a tenth of it."""
+    count = output.numel()
+    scale = count / form._times(count, len(output))
+    t = form.targets(output.detach().float(), gradient.detach().float() * scale)
     margin = 0.1 * (high - low)
     return ((t < low - margin) | (t > high + margin)).float().mean()
 
@@ -182,24 +216,30 @@ def _binary_error(y: Tensor, t: Tensor) -> Tensor:
     return -(t * y.log().clamp(min=-100) + (1 - t) * (1 - y).log().clamp(min=-100)).mean()
 
 
-SQUARED_ERROR = Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared)
-FORMS = (
-    SQUARED_ERROR,
+_BINARY_OF_LOGITS = Form(
+    "binary cross-entropy of logits",
+    lambda z, g: z.sigmoid() - g,
+    F.binary_cross_entropy_with_logits,
+    _bernoulli,
+    of_probabilities=True,
+)
+_BINARY = Form(
+    "binary cross-entropy of probabilities",
+    lambda y, g: y - g * y * (1 - y),
+    _binary_error,
+    _bernoulli,
+    of_probabilities=True,
+)
+_SQUARED = Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared)
+_OF_CLASSES = [
     *(Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
-    Form(
-        "binary cross-entropy of logits",
-        lambda z, g: z.sigmoid() - g,
-        F.binary_cross_entropy_with_logits,
-        _bernoulli,
-        of_probabilities=True,
-    ),
-    Form(
-        "binary cross-entropy of probabilities",
-        lambda y, g: y - g * y * (1 - y),
-        _binary_error,
-        _bernoulli,
-        of_probabilities=True,
-    ),
+]
+_MEANS = (_SQUARED, *_OF_CLASSES, _BINARY_OF_LOGITS, _BINARY)
+_SUMMED = (_SQUARED, *_OF_CLASSES[:2], _BINARY_OF_LOGITS, _BINARY)  # as people sum them
+FORMS = (
+    *_MEANS,
+    *(replace(form, times=times) for times in (_sum, _sum_of_each) for form in _SUMMED),
+    *(replace(_SQUARED, times=times, half=True) for times in (_mean, _sum, _sum_of_each)),
 )
