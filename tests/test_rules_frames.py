@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules import cliff, dead_units
+from diagnostics.rules import cliff, dead_units, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._ringing import momentum_ringing
@@ -188,3 +188,47 @@ def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, o
     curvature = {"step": [2, 50, 120], "stability": [10.0, stability, stability]}
     run = run_of({"optimizer": "Adam", "hyperparameters": [{}]}, scalars=columns, curvature=curvature)
     assert too_far(run, signals.loss(run), *signals.stability(run)) == held_up
+
+
+@pytest.mark.parametrize(
+    ("ended", "gone_since", "told"),
+    [
+        (0.5, 200, True),
+        (0.0, 200, False),  # a margin that every example keeps: no loss is left
+        (0.5, 380, False),  # for a short while
+        (0.5, None, False),
+    ],
+)
+def test_gradients_that_are_gone_for_good(ended, gone_since, told):
+    steps = np.arange(1, 401, 10)
+    gone = np.repeat(steps >= (gone_since or np.inf), 2)
+    both = {"step": np.repeat(steps, 2), "layer": ["0.weight", "2.weight"] * len(steps), "weight_norm": 1.0}
+    layers = [{"name": f"{at}.weight", "shape": [50, 50], "parameters": 2500} for at in (0, 2)]
+    run = run_of(
+        {"layers": layers},
+        scalars={"step": STEPS, "loss": np.where(STEPS < 100, 2.0, ended), "lr": 0.1},
+        layers=both | {"grad_norm": np.where(gone, 0.0, 1.0), "silent_fraction": np.where(gone, 1.0, 0.0)},
+    )
+    found = list(zero_gradient.check(run))
+    assert [each.severity for each in found] == ["critical"] * told and all(each.first_step == 201 for each in found)
+
+
+@pytest.mark.parametrize(
+    ("units", "dead", "end", "severity"),
+    [
+        (50, 0.8, 0.05, "warning"),
+        (10, 0.8, 0.05, "info"),  # of ten directions of which half are off eight are in a twentieth of all layers
+        (10, 0.9, 0.05, "critical"),
+        (50, 0.6, 0.5, "info"),
+        (50, 0.6, 0.8, "warning"),
+    ],
+)
+def test_how_many_units_may_die_in_a_run_that_learns(units, dead, end, severity):
+    steps = np.arange(1, 401, 20)
+    columns = {"step": steps, "layer": "1", "activation": "relu", "units": units, "hidden": 1.0}
+    run = run_of(
+        scalars={"step": STEPS, "loss": np.linspace(1.0, end, 400), "lr": 0.1},
+        units=columns | {"dead_fraction": dead, "zero_fraction": dead, "input_mean": 0.1},
+    )
+    (found,) = dead_units.check(run)
+    assert found.severity == severity

@@ -644,3 +644,40 @@ def test_a_log_softmax_of_probabilities_inside_a_model(tmp_path):
     found = watched(tmp_path, model, optimizer, lambda model, x, y: F.mse_loss(model(x)[:, 0], (y > 1).float()))
     assert diagnostics.load(tmp_path).meta["probabilities"] is True
     assert all(finding.cause != "double-softmax" for finding in found.findings)
+
+
+class Weighed(nn.Module):
+    """Two losses, of which a parameter learns how much each counts."""
+
+    def __init__(self, collect):
+        super().__init__()
+        torch.manual_seed(2)
+        self.counts, self.collect = nn.Parameter(torch.zeros(2)), collect
+        self.model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, x, y):
+        scores = self.model(x)
+        losses = self.collect([F.cross_entropy(scores, y), scores.square().mean()])
+        return (losses * torch.exp(-self.counts) + self.counts).sum()
+
+
+@pytest.mark.parametrize(("collect", "expected"), [(torch.tensor, [("wiring", "detached")]), (torch.stack, [])])
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+def test_losses_that_are_collected_without_their_graph(collect, expected, tmp_path):
+    model = Weighed(collect)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    assert alarms(watched(tmp_path, model, optimizer, lambda model, x, y: model(x, y))) == expected
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(300.0, [("zero-gradient", None)]), (1.0, [])])
+def test_a_sigmoid_that_is_sure_and_wrong_behind_a_clamp(scale, expected, tmp_path):
+    """Cross-entropy by hand, of classes 0 to 3 by one number and of two classes."""
+    model = network(outputs=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss_of(model, x, y):
+        p = torch.sigmoid(model(scale * x)).clamp(1e-7, 1 - 1e-7)
+        t = (y if scale > 1 else y % 2)[:, None]
+        return -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+
+    assert alarms(watched(tmp_path, model, optimizer, loss_of, steps=300)) == expected

@@ -350,3 +350,21 @@ def test_steps_of_adam_that_grow_when_the_loss_is_gone(tmp_path, amsgrad, told):
     found = diagnostics.diagnose(diagnostics.load(tmp_path))
     assert alarms(found) == []
     assert ("edge-of-stability" in {each.kind for each in found.findings}) == told
+
+
+def test_a_unit_that_ends_where_it_began_to_be_wrong_is_no_small_rate(tmp_path):
+    """relu(w x) from w = -10 to where relu(x) is wanted: w goes to 0, where there is no gradient on the right side."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU())
+    nn.init.constant_(model[0].weight, -10.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(3000):
+            x = torch.randn(500, 1)
+            y = x.clamp(min=0)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, y=y: F.mse_loss(model(x), y))
+    assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path))) == [("plateau", "nothing-learned")]

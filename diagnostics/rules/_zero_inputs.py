@@ -19,7 +19,7 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     weights = given_zeros(run)
     if not weights:
         return
-    one = len(weights) == 1
+    one, one_step = len(weights) == 1, all("weight_hh" in name for name in weights)
     yield found(
         "zero-inputs",
         signals.first_step(run),
@@ -27,10 +27,10 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
         f"What {names_of(weights)} {'multiplies' if one else 'multiply'} is all zeros in every measured update: the "
         f"bias beside {'it' if one else 'each'} gets a gradient, and the weight exactly none.",
         {"weights": float(len(weights))},
-        (_ONE_STEP,) if all("weight_hh" in name for name in weights) else (_PLACEHOLDER,),
+        (_ONE_STEP,) if one_step else (_PLACEHOLDER,),
         formula=r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{x}^\top = 0 \text{ where } \mathbf{x} = 0, \qquad "
         r"\bar{\mathbf{b}} = \bar{\mathbf{z}}",
-        severity=unless_it_learns(run, "critical"),
+        severity=unless_it_learns(run, "critical", "info" if one_step else "warning"),
     )
 
 

@@ -31,6 +31,7 @@ more.
 *Plateaux* ("we call this a dead unit").
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -63,6 +64,7 @@ def check(
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
     nearly_all: float = NEARLY_ALL,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.7,  # of the untrained loss: a run this far down learns through the units that are left
+    chance: float = 0.05,  # that of a layer as narrow as many directions begin off, each with one half
 ) -> Iterator[Finding]:
     steps, names, dead = by_layer.dead_fractions(run)
     known = ~np.isnan(dead)
@@ -80,9 +82,10 @@ def check(
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = _cause(run, names[worst], int(steps[first_at]), dead[:, worst], jumped[worst], sudden)
     killed = cause in BY_A_STEP and now[worst] >= most and _towered(history, int(steps[first_at]))
-    trains = history.end <= learned * signals.untrained(run) and now[worst] < nearly_all and not killed
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
+    few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
+    trains = history.end <= learned * signals.untrained(run) and not few and not killed
     yield Finding(
         kind=KIND,
         cause=cause,
@@ -114,6 +117,11 @@ def check(
             r"of the units}"
         ),
     )
+
+
+def _by_chance(units: int, dead: int) -> float:
+    """Probability that so many of so few units, or more, are off if half of all are; 0 of a wide layer."""
+    return sum(math.comb(units, count) for count in range(dead, units + 1)) / 2**units if 0 < units < 64 else 0.0
 
 
 def _partly(run: Run, layer: str, dead: float) -> float:

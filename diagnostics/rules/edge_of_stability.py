@@ -48,6 +48,7 @@ def check(
     high: float = 1.15,  # upper end of the same
     estimates: int = 3,  # one or two near the limit may be passing through
     mostly: float = 0.6,  # of the later estimates
+    fallen: float = 0.9,  # of the starting loss, at the end: a run that does not learn is at no edge
     risen: float = 10.0,  # times the lowest loss
     nothing: float = 1e-2,  # of the starting loss: a run that ends higher may have been hurt
 ) -> Iterator[Finding]:
@@ -72,7 +73,11 @@ def check(
             f"grew to the stability limit (s = {ratio} since step {step}). Beside where it began that is nothing."
         )
         remedy = "to keep the lowest loss, let the rate fall to 0 towards the end, or stop there; or use amsgrad=True"
-    elif history.end < history.start and signals.trend(history.after(step)).drop > 0 and not quadratic.exact(run):
+    elif (
+        history.end < fallen * history.start
+        and signals.trend(history.after(step)).drop > 0
+        and not quadratic.exact(run)
+    ):
         words = (
             f"Since step {step} the stability ratio hovers at {ratio} while the loss falls (to "
             f"{number(history.end)}): the edge of stability, which is normal."

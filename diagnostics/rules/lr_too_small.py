@@ -136,6 +136,8 @@ def check(
     gone = history.start - history.end >= delivered * reach
     slow = gone and not overshoot >= slack * share and _crawls(run, history, promised, learned, worth, reached)
     belated = worse_for_long(KIND, run)  # steps this short are what it took so long for, wherever it began
+    if belated and belated.last_step is None and not signals.trend(history.values[history.count // 2 :]).z > 3:
+        belated = None  # it has come to where these steps lead, and that is no better
     if standing or slow or belated:
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
         if belated and not standing:

@@ -242,7 +242,8 @@ _CUT = "The loss has no gradient: the graph is cut between the model's output an
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
 _ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
 _REATTACH = (
-    "remove .detach(), .data, .item(), .numpy(), torch.no_grad() or a comparison between these layers and the loss",
+    "remove .detach(), .data, .item(), .numpy(), torch.tensor([...]) of losses, torch.no_grad() or a comparison "
+    "between these layers and the loss",
 )
 
 

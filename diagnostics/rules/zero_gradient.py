@@ -5,8 +5,9 @@ Trainable weights receive a gradient of exactly zero, or none at all, update aft
 them.
 
 ## What we look at
-The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one. The
-cause is read from the activation functions the model calls and from whether the loss has a gradient at all.
+The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one, or zero for
+all tensors from some update on, for the last third of the run, while there is a loss left. The cause is read from the
+activation functions the model calls and from whether the loss has a gradient at all.
 
 ## Why it happens
 Backpropagation multiplies by the derivative of every function on the way: $\bar z_i = \bar h_i\,\phi'(z_i)$. A
@@ -35,12 +36,13 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import names_of, number
 from diagnostics.rules._zero_inputs import given_zeros
 from diagnostics.run import Run
 
 KIND = "zero-gradient"
 RANK = 6
+GONE = 1e-3  # of the starting loss: what is left of one that may rest
 
 
 def check(
@@ -58,6 +60,10 @@ def check(
     if len(steps) < records:
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
+    since = _gone(run, steps, norms[:, trainable], records)
+    if since is not None and not by_layer.has_lost_layer(run, inactive):
+        yield _all_gone(run, since, len(trainable))
+        return
     silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
     silent = [at for at in silent if not _cancels(names, norms, at) and not _underflows(run, names[at])]
     given = given_zeros(run)  # another kind of finding
@@ -138,6 +144,51 @@ def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: lis
     shapes = [layers[names[at]]["shape"] for at in silent]
     behind = [at for at in trainable if at > silent[-1] and layers[names[at]]["shape"] not in shapes]
     return 2 * idle > weights and bool(behind)
+
+
+def _gone(run: Run, steps: np.ndarray, norms: np.ndarray, records: int) -> int | None:
+    """Step since which all gradients are exactly 0, for the last third of the run at least, if there were any before
+    and the loss is not gone as well, as that of a margin that every example keeps."""
+    history = signals.loss(run)
+    some = np.flatnonzero(~(norms == 0).all(1))
+    first = int(some[-1]) + 1 if len(some) else 0
+    left = abs(history.end) > GONE * abs(history.start)
+    if not left or not 0 < first <= len(steps) - records or not norms.size:
+        return None
+    long = history.steps[-1] - steps[first] >= (history.steps[-1] - history.steps[0]) / 3
+    return int(steps[first]) if long else None
+
+
+def _all_gone(run: Run, since: int, count: int) -> Finding:
+    end = number(signals.loss(run).end)
+    _, names, saturated = (
+        by_layer.matrix(run, "units", "saturated_fraction") if by_layer.activations(run) else _NO_UNITS
+    )
+    flat = [name.removeprefix("loss.") for at, name in enumerate(names) if saturated[-1, at] == 1]
+    why = f", and {names_of(flat)} {'is' if len(flat) == 1 else 'are'} at the flat end for every input" if flat else ""
+    return Finding(
+        kind=KIND,
+        cause=None,
+        severity="critical",
+        first_step=since,
+        last_step=None,
+        layers=tuple(flat),
+        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{why}: nothing moves "
+        f"any more, and the loss stands at {end}.",
+        evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
+        remedies=(
+            "look at what lies between the last layer and the loss: a clamp that all values are beyond, a sigmoid that "
+            "is exactly 0 or 1; losses of logits, as F.binary_cross_entropy_with_logits, keep their gradient there",
+            "compare the targets with what the output can be: probabilities lie between 0 and 1",
+        ),
+        charts=(
+            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            Chart("line", "scalars", ("loss",), "Loss"),
+        ),
+    )
+
+
+_NO_UNITS = (np.zeros(0), [], np.zeros((1, 0)))
 
 
 def _trainable(run: Run, names: list[str]) -> list[int]:
