@@ -78,7 +78,9 @@ def test_which_losses_take_the_columns_of_others():
         q[:, [3, 1]], square[:, torch.randperm(7)], q[a], q[:, a[:5]], q[a][:, [0, 1]],
         inner(q[:, torch.arange(4)]), nn.Linear(7, 1)(q[:, a]),  # a layer reads all of them
     ]  # fmt: skip
-    assert all_columns((q[:, a] - torch.randn(7)).square().mean()) == 7
+    difference, advantage = (q[:, a] - torch.randn(7)).square().mean(), torch.randn(7)
+    assert all_columns(difference) == all_columns(-(q.log_softmax(1)[:, a] * advantage).mean()) == 7
+    assert all_columns(F.cross_entropy(q[:, a], torch.arange(7))) == 0  # against the others of the batch
     assert [all_columns(each.square().mean()) for each in right] == [0] * len(right)
 
 

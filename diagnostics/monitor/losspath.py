@@ -94,15 +94,15 @@ def all_pairs(loss: Tensor) -> int:
 
 
 def all_columns(loss: Tensor) -> int:
-    """N, if the loss takes N columns from each of N rows that have fewer, as `q[:, a]` does where `gather` was meant,
-    and has nothing learned behind it; or 0."""
+    """N, if the loss takes N columns from each of N rows that have fewer, as `q[:, a]` does where `gather` was meant;
+    or 0. Only into a plain difference or product: scores may go on into a softmax over the batch's own."""
     for node in _chain(loss.grad_fn):
-        below = _next(node)
-        if _name(node) in ("index", "indexselect") and len(below) == 1:
+        name, below = _name(node), _next(node)
+        if name in ("index", "indexselect") and len(below) == 1:
             before, after = _output_shape(below[0]), _output_shape(node)
-            if len(before) == 2 and before[1] < before[0] and after == (before[0], before[0]):
-                return before[0]
-        if _name(node) in _LAYERS or _holds_parameter(node):
+            taken = len(before) == 2 and before[1] < before[0] and after == (before[0], before[0])
+            return before[0] if taken else 0
+        if name not in _PLAIN | {"mul", "neg"}:
             return 0
     return 0
 
