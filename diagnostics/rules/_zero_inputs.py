@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Finding
+from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
@@ -19,6 +19,7 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     weights = given_zeros(run)
     if not weights:
         return
+    biases = tuple(_bias_of(name) for name in weights)
     one, one_step = len(weights) == 1, all("weight_hh" in name for name in weights)
     yield found(
         "zero-inputs",
@@ -30,6 +31,7 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
         (_ONE_STEP,) if one_step else (_PLACEHOLDER,),
         formula=r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{x}^\top = 0 \text{ where } \mathbf{x} = 0, \qquad "
         r"\bar{\mathbf{b}} = \bar{\mathbf{z}}",
+        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(*weights, *biases), log=True),
         severity=unless_it_learns(run, "critical", "info" if one_step else "warning"),
     )
 
