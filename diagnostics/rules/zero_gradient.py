@@ -13,8 +13,8 @@ activation functions the model calls and from whether the loss has a gradient at
 Backpropagation multiplies by the derivative of every function on the way: $\bar z_i = \bar h_i\,\phi'(z_i)$. A
 hard threshold is flat on both sides of its jump, $\phi'(z) = 0$, and so is the 0-1 loss, which counts errors: a
 small change of the weights changes no prediction, so the loss does not change either. The landscape is a plateau
-everywhere. It becomes one, too, where a sigmoid is so sure that in floating point it is exactly 0 or 1, or all values are
-beyond the bounds of a clamp.
+everywhere. It becomes one, too, where a sigmoid is so sure that in floating point it is exactly 0 or 1, or all values
+are beyond the bounds of a clamp.
 
 ## What to try
 Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
@@ -167,7 +167,7 @@ def _all_gone(run: Run, since: int, count: int) -> Finding:
     )
     calls = by_layer.activations(run)
     flat = [name.removeprefix("loss.") for at, name in enumerate(names) if saturated[-1, at] == 1]
-    told = [f"{calls[f'loss.{name}' if f'loss.{name}' in calls else name][0]} in {name}" for name in flat]
+    told = [name if f"loss.{name}" in calls else f"{calls[name][0]} {name}" for name in flat]
     why = (
         f", and the {names_of(told)} {'is' if len(told) == 1 else 'are'} at the flat end for every input"
         if told
