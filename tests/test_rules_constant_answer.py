@@ -157,6 +157,16 @@ def test_where_targets_tell_nothing(form, loss, z, t):
     assert float(targets.error) == pytest.approx(value, rel=1e-3) and targets.constant_loss(targets).isnan()
 
 
+@pytest.mark.parametrize("error", [F.smooth_l1_loss, F.mse_loss])
+def test_values_of_actions_that_were_not_taken_have_no_target(error):
+    """Half the squared error of the one taken of two is the mean of both's, and the whole their sum."""
+    z, t = 0.1 * torch.randn(2000, 2, generator=draw()), 0.1 * torch.randn(2000, 1, generator=draw())
+    taken = torch.arange(2000)[:, None] % 2
+    for form in stats.FORMS:
+        targets, value = read(form, lambda z, t: error(z.gather(1, taken), t), z, t)
+        assert targets is None or not abs(float(targets.error) - value) <= 1e-3 * value
+
+
 # -- as it is recorded ------------------------------------------------------------------------------------------------
 
 

@@ -23,11 +23,13 @@ def in_order(
     often: float = 0.01,  # of the later half's updates; and on average it does no better than that answer
 ) -> Iterator[Finding]:
     _, spread = signals.column(run, "target_spread")
-    constants = signals.column(run, "constant_loss")[1]
+    history = signals.loss(run)
+    half = int(history.steps[history.count // 2])
+    steps, constants = signals.column(run, "constant_loss")
+    constants = constants[steps >= half]  # targets may drift, as those that the model makes itself
     if len(spread) < measured or not len(constants) or not spread[-1] < alike:
         return
-    history, constant = signals.loss(run), float(np.mean(constants))
-    late = history.after(int(history.steps[history.count // 2]))
+    late, constant = history.after(half), float(np.mean(constants))
     wrong = float((late > worse * constant).mean())
     if not (constant > 0 and wrong >= often and float(late.mean()) >= LEARNED * constant):
         return

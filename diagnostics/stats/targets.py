@@ -19,6 +19,7 @@ from diagnostics.stats.inputs import Moments, merge, moments
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
 A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
+UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 
@@ -62,8 +63,11 @@ class Form:
             times = self._times(y.numel(), len(output))
             y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
-            outside = ((t < -slack) | (t > 1 + slack)).float().mean() if self.of_probabilities else None
-            error = self.error(y, t) * times
+            error, outside = self.error(y, t) * times, None
+            if self.of_probabilities:
+                outside = ((t < -slack) | (t > 1 + slack)).float().mean()
+            else:
+                error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
             return Targets(self, moments(t, crossed=False), error, None, len(output), outside, times=times)
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
