@@ -5,6 +5,8 @@ import time
 import warnings
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,8 @@ import diagnostics
 from diagnostics import stats
 from diagnostics.monitor.budget import Budget
 from diagnostics.rules import plateau
-from diagnostics.run import RunWriter
+from diagnostics.rules._constant_answer import explained
+from diagnostics.run import Run, RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 SQUARED, LOGITS, LOGITS_LAST, WEIGHTED, WEIGHTED_LAST, LOG, LOG_LAST, BINARY, PROBABILITIES = stats.FORMS[:9]
@@ -328,6 +331,16 @@ def test_a_model_that_computes_its_own_loss_and_one_that_is_called_twice(times, 
 
     values = watched(tmp_path / "run", Model(), inside)
     assert values.empty if times == 2 else 0.6 < values.mean() < 0.8
+
+
+def test_a_loss_that_becomes_another_one_says_nothing_of_its_later_half():
+    """A penalty that begins to count: the constant is known of the first updates alone."""
+    steps = range(1, 401)
+    constant = [42.0 if step < 50 and step % 10 == 1 else float("nan") for step in steps]
+    columns = {"step": steps, "loss": [50.0 if step < 100 else 25.0 for step in steps], "constant_loss": constant}
+    run = Run.from_frames({"name": "test"}, {"scalars": pd.DataFrame(columns | {"lr": 0.1})})
+    assert np.isnan(explained(run, 200, 400, 5).share)
+    assert explained(run, 1, 50).share == pytest.approx(1 - 50 / 42)
 
 
 # -- what is said -----------------------------------------------------------------------------------------------------

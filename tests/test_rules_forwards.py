@@ -201,13 +201,21 @@ def test_layers_that_are_given_zeros(given, wrong, tmp_path):
         assert found.alarms[0].layers == ("before.weight", "state.weight") and len(found.alarms) == 1
 
 
-def test_zeros_beside_what_is_learned_from_are_told_all_the_same(tmp_path):
+def test_zeros_beside_what_is_learned_from_are_information(tmp_path):
     class Beside(Decoded):
         def forward(self, x):
             return self.out(torch.tanh(self.before(0 * x[:, :4]) + self.state(x)))
 
     found = diagnosed(tmp_path / "run", Beside(None), F.cross_entropy, *classes())
-    assert [(each.severity, each.cause) for each in found.findings] == [("warning", "zero-inputs")]
+    assert [(each.severity, each.cause) for each in found.findings] == [("info", "zero-inputs")]
+
+
+def test_biases_that_are_tuned_alone_tell_nothing_of_inputs(tmp_path):
+    model = network()
+    for layer in (model[0], model[3]):
+        layer.weight.register_hook(torch.zeros_like)
+    found = diagnosed(tmp_path / "run", model, F.cross_entropy, *classes())
+    assert "zero-inputs" not in {each.cause for each in found.findings}
 
 
 def test_a_recurrent_net_of_one_step_is_information(tmp_path):

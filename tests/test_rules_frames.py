@@ -191,15 +191,16 @@ def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, o
 
 
 @pytest.mark.parametrize(
-    ("ended", "gone_since", "told"),
+    ("ended", "gone_since", "flat", "told"),
     [
-        (0.5, 200, True),
-        (0.0, 200, False),  # a margin that every example keeps: no loss is left
-        (0.5, 380, False),  # for a short while
-        (0.5, None, False),
+        (0.5, 200, "1", True),
+        (0.5, 200, "loss.clamp", False),  # a margin that every example keeps, and a constant
+        (0.0, 200, "1", False),  # no loss is left
+        (0.5, 380, "1", False),  # for a short while
+        (0.5, None, "1", False),
     ],
 )
-def test_gradients_that_are_gone_for_good(ended, gone_since, told):
+def test_gradients_that_are_gone_for_good(ended, gone_since, flat, told):
     steps = np.arange(1, 401, 10)
     gone = np.repeat(steps >= (gone_since or np.inf), 2)
     both = {"step": np.repeat(steps, 2), "layer": ["0.weight", "2.weight"] * len(steps), "weight_norm": 1.0}
@@ -208,6 +209,14 @@ def test_gradients_that_are_gone_for_good(ended, gone_since, told):
         {"layers": layers},
         scalars={"step": STEPS, "loss": np.where(STEPS < 100, 2.0, ended), "lr": 0.1},
         layers=both | {"grad_norm": np.where(gone, 0.0, 1.0), "silent_fraction": np.where(gone, 1.0, 0.0)},
+        units={
+            "step": steps,
+            "layer": flat,
+            "activation": "hardtanh" if "clamp" in flat else "sigmoid",
+            "units": 1,
+            "hidden": 0.0,
+        }
+        | {"saturated_fraction": 1.0, "dead_fraction": np.nan},
     )
     found = list(zero_gradient.check(run))
     assert [each.severity for each in found] == ["critical"] * told and all(each.first_step == 201 for each in found)

@@ -669,6 +669,24 @@ def test_losses_that_are_collected_without_their_graph(collect, expected, tmp_pa
     assert alarms(watched(tmp_path, model, optimizer, lambda model, x, y: model(x, y))) == expected
 
 
+def test_a_teacher_among_the_parameters_is_not_detached(tmp_path):
+    class Distilled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(2)
+            self.student, self.teacher = nn.Linear(8, 4), nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+
+        def forward(self, x):
+            with torch.no_grad():
+                wanted = self.teacher(x).softmax(1)
+            return F.cross_entropy(self.student(x), wanted)
+
+    model = Distilled()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = watched(tmp_path, model, optimizer, lambda model, x, y: model(x))
+    assert ("wiring", "detached") not in alarms(found)
+
+
 @pytest.mark.parametrize(("scale", "expected"), [(300.0, [("zero-gradient", None)]), (1.0, [])])
 def test_a_sigmoid_that_is_sure_and_wrong_behind_a_clamp(scale, expected, tmp_path):
     """Cross-entropy by hand, of classes 0 to 3 by one number and of two classes."""

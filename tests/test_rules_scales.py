@@ -91,25 +91,23 @@ def test_a_linear_model_of_features_that_were_divided_but_not_centred(centred, t
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(("reduction", "expected"), [("sum", []), ("mean", [("ravine", "uncentered-inputs")])])
-def test_a_mean_that_was_learned_at_once_where_there_is_little_else(reduction, expected, tmp_path):
+@pytest.mark.parametrize(("times", "expected"), [(1.7, []), (1.0, [("ravine", "uncentered-inputs")])])
+def test_a_mean_that_was_learned_at_once_where_there_is_little_else(times, expected, tmp_path):
     """32 noisy readings of one curve, from which the next eight are to follow: they do, but for the noise. A constant
-    would do better by a quarter, 7000 times less steeply; it is known for a mean error alone."""
+    would do better by a quarter, 7000 times less steeply; of an error times 1.7 it is not known."""
     torch.manual_seed(0)
     model = nn.Linear(32, 8)
     noisy = torch.linspace(-10, 10, 40) ** 3 + 5 * torch.randn(256, 40)
     x, y = noisy[:, :32], noisy[:, 32:]
-    optimizer = torch.optim.SGD(model.parameters(), lr=7e-7 / (128 if reduction == "sum" else 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=7e-7 / times)
     with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
         for _ in range(2000):
             chosen = torch.randint(len(x), (16,))
             optimizer.zero_grad()
-            loss = F.mse_loss(model(x[chosen]), y[chosen], reduction=reduction)
+            loss = times * F.mse_loss(model(x[chosen]), y[chosen])
             loss.backward()
             optimizer.step()
-            monitor.step(
-                loss.detach(), lambda chosen=chosen: F.mse_loss(model(x[chosen]), y[chosen], reduction=reduction)
-            )
+            monitor.step(loss.detach(), lambda chosen=chosen: times * F.mse_loss(model(x[chosen]), y[chosen]))
     assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path / "run"))) == expected
 
 

@@ -71,6 +71,20 @@ def test_columns_that_all_rows_ask_for(taken, wrong, tmp_path):
     assert alarms(found) == ([("wiring", "shapes-broadcast")] if wrong else [])
 
 
+def test_columns_against_as_many_targets_are_meant(tmp_path):
+    """The chance of a link between two nodes is that of their blocks."""
+    torch.manual_seed(2)
+    block = torch.arange(32) % 4
+    links = torch.bernoulli(torch.where(block[:, None] == block, 0.8, 0.1))
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    nodes = torch.randn(4, 8)[block] + 0.1 * torch.randn(32, 8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    found = diagnosed(
+        tmp_path / "run", model, optimizer, lambda model, x, y: (model(nodes)[:, block] - links).square().mean()
+    )
+    assert alarms(found) == []
+
+
 def test_which_losses_take_the_columns_of_others():
     q, a = nn.Linear(3, 4)(torch.randn(7, 3)), torch.randint(4, (7,))
     square, inner = nn.Linear(3, 7)(torch.randn(7, 3)), nn.Linear(4, 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from diagnostics.monitor import forwards, losspath, transfer
 from diagnostics.monitor.guard import Guard, warn
@@ -81,12 +82,21 @@ class Given:
                     "loss_path": losspath.describe(tensor),
                     "linear_model": losspath.is_linear_model(tensor),
                     "all_pairs": losspath.all_pairs(tensor),
-                    "all_columns": losspath.all_columns(tensor),
+                    "all_columns": self._all_columns(tensor, closure),
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
                 self._event("no-graph", message, "loss")
         return {}
+
+    def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:
+        """If they are compared with one target a row; a matrix of as many targets may be meant."""
+        count = losspath.all_columns(loss)
+        if not count or closure is None:
+            return 0
+        with forwards.ours(self._model), torch.no_grad(), _Broadcasts(count) as seen:
+            closure()
+        return count if seen.found else 0
 
     def _repeats(self, closure: Closure) -> bool:
         """Whether two calls from the same state give the same loss. One that raises is dealt with where it is used."""
@@ -119,3 +129,16 @@ def _agree(first: Any, second: Any, half: bool) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, float | int) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta)
+
+
+class _Broadcasts(TorchFunctionMode):
+    """Whether a square of so many numbers meets a row of as many."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.found, self._square, self._rows = False, (count, count), {(count,), (1, count)}
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        shapes = {tuple(each.shape) for each in args if isinstance(each, Tensor)}
+        self.found |= self._square in shapes and not shapes.isdisjoint(self._rows)
+        return func(*args, **(kwargs or {}))

@@ -34,9 +34,10 @@ class Explained(NamedTuple):
 
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
-    """Over the updates measured between two steps, and at least so many of the last ones."""
+    """Over the updates measured between two steps, and at least so many of the last ones, from half as long before at
+    most: a loss may become another one, as when a penalty begins to count."""
     table = run.table("scalars", ["step", "loss", "constant_loss"]).dropna()
-    table = table.loc[table["step"] <= last]
+    table = table.loc[(table["step"] <= last) & (table["step"] >= 1.5 * first - 0.5 * last)]
     table = table.tail(max(least, int((table["step"] >= first).sum())))
     if len(table) < least:
         return Explained(np.nan, np.nan, np.nan, np.nan)
@@ -110,7 +111,7 @@ def worse_for_long(
     smooth: int = 25,  # updates: of batches' losses
 ) -> Finding | None:
     """A start so far off that most of the run goes by before the answers are worth more than one to everything."""
-    history, constants = signals.loss(run), signals.column(run, "constant_loss")[1]
+    history, (steps, constants) = signals.loss(run), signals.column(run, "constant_loss")
     if len(constants) < measured or not history.start > far * np.median(constants) > 0:
         return None
     constant = float(np.median(constants))
@@ -119,6 +120,8 @@ def worse_for_long(
     if count < longest * history.count:
         return None
     last = int(history.steps[min(count, history.count - 1)])
+    if steps[-1] < last / 2:
+        return None  # the loss has become another one
     return Finding(
         kind,
         START_FAR_OFF,

@@ -6,8 +6,6 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
-NEARLY_ALL = 0.9  # of the weights: no expert or head beside the way to the loss
-
 
 def erased(run: Run) -> bool:
     """Every update had its backward pass: the gradients were there once."""
@@ -34,7 +32,7 @@ def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...
 
 def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient that stay as they are, if they are the first ones of the model and no
-    others are without, or hold nearly all of its weights.
+    others are without, or all of its matrices: what gets a gradient then is a scale or a bias behind them.
 
     An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it,
     and so does what took no part in the forward.
@@ -43,11 +41,11 @@ def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     at = [index for index, name in enumerate(names) if str(name) not in beside]
     absent = (missing[:, at] == 1).all(0)
     count, stays = int(absent.sum()), absent & still(run)[at]
-    sizes = np.array([by_layer.described(run).get(str(names[index]), {}).get("parameters", 0) for index in at])
-    nearly_all = sizes[stays].sum() >= NEARLY_ALL * sizes.sum() > 0
-    if not 0 < count < len(at) or not (stays[:count].all() or nearly_all):
+    matrices = np.array([str(names[index]) in by_layer.matrices(run) for index in at])
+    every = bool(matrices.any()) and bool(stays[matrices].all())
+    if not 0 < count < len(at) or not (stays[:count].all() or every):
         return ()
-    return tuple(str(names[index]) for index, gone in zip(at, absent, strict=True) if gone)
+    return tuple(str(names[index]) for index, gone in zip(at, stays, strict=True) if gone)
 
 
 def still(run: Run) -> np.ndarray:

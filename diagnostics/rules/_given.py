@@ -6,6 +6,7 @@ Source: lecture, "Plateaux"; each is seen on the first forward, by the functions
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import explained
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -36,6 +37,7 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
 _AFTERWARDS = "use {} only to read off probabilities after training"
 # Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
 BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
+MOST_OF_IT = 0.5  # R squared: an output that follows its targets is not held at the end of its range
 _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks do: logits again, of any size
 
 
@@ -129,6 +131,9 @@ def _by_share(
     if len(late) < measured or not signals.median(late) >= part:
         return None
     share, (least, most) = signals.median(late), _RANGES[function]
+    half, last = int(history.steps[history.count // 2]), int(history.steps[-1])
+    if np.isfinite(most) and explained(run, half, last).share > MOST_OF_IT:
+        return None  # a few are out of reach, as noise is
     if np.isfinite(most):
         values = f"between {number(least)} and {number(most)}"
         seen = f"{number(100 * share)} % of the targets lie well outside: there its flat end gives next to no gradient"

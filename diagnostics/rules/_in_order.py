@@ -17,7 +17,7 @@ from diagnostics.run import Run
 def in_order(
     run: Run,
     *,
-    alike: float = 0.3,  # of the targets' variance is left within a batch: in random order all of it
+    alike: float = 0.15,  # of the targets' variance is left within a batch: in random order all of it
     measured: int = 5,
     worse: float = 2.0,  # times the loss of the same answer to all: what was learned is wrong for the next examples
     often: float = 0.01,  # of the later half's updates; and on average it does no better than that answer

@@ -32,7 +32,7 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
         formula=r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{x}^\top = 0 \text{ where } \mathbf{x} = 0, \qquad "
         r"\bar{\mathbf{b}} = \bar{\mathbf{z}}",
         chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(*weights, *biases), log=True),
-        severity=unless_it_learns(run, "critical", "info" if one_step else "warning"),
+        severity=unless_it_learns(run, "warning" if one_step else "critical"),
     )
 
 
@@ -51,7 +51,9 @@ def given_zeros(run: Run) -> tuple[str, ...]:
         return ()
     _, names, norms = by_layer.matrix(run, "layers", "grad_norm")
     moved = {name for name, column in zip(names, norms.T, strict=True) if (column > 0).any()}
-    return tuple(name for name in _always_zero(run, "grad_norm") if _bias_of(name) in moved)
+    given = tuple(name for name in _always_zero(run, "grad_norm") if _bias_of(name) in moved)
+    tuned = moved & by_layer.matrices(run)
+    return given if tuned else ()  # where no matrix gets any it is biases that are tuned
 
 
 def _always_zero(run: Run, column: str) -> list[str]:

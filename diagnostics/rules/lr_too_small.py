@@ -70,6 +70,7 @@ KIND = sentences.KIND
 RANK = 13
 TRIED = 500  # updates: a shorter run may have been only tried
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+REST = 1e-3  # of the loss: less is nowhere to go
 LITTLE = 0.02  # R squared of the answers: as little as that
 
 
@@ -189,6 +190,8 @@ def _stands(
         and surely > 0
         and history.end > (1 - learned) * history.start
     )
+    if _downhill(run, history, half, 1.0) < REST * abs(history.end):
+        return False  # it has arrived
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
 
 
@@ -202,7 +205,8 @@ def _shrunk(run: Run) -> float:
 def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:
     """What plain gradient descent at 1/lambda_max would take off the loss in as many updates, |G|^2/2 lambda_max each,
     were the signal to stay as it is: at a floor of the data there is none."""
-    norms = signals.inside(run, "grad_norm", since, int(history.steps[-1]))
+    steps, norms = signals.whole_norms(run)
+    norms = norms[(steps >= since) & np.isfinite(norms)]
     top = float(signals.tops(signals.curvature(run))[-1])
     return surely * float(np.median(norms**2)) * history.count / (2 * top) if len(norms) and top > 0 else 0.0
 

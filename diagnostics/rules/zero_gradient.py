@@ -6,7 +6,8 @@ them.
 
 ## What we look at
 The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one, or zero for
-all tensors from some update on, for the last third of the run, while there is a loss left. The cause is read from the
+all tensors from some update on, for the last third of the run, while there is a loss left and a sigmoid or tanh of the
+model is exactly at its flat end. The cause is read from the
 activation functions the model calls and from whether the loss has a gradient at all.
 
 ## Why it happens
@@ -61,9 +62,9 @@ def check(
     if len(steps) < records:
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
-    since = _gone(run, steps, norms[:, trainable], records)
-    if since is not None and not by_layer.has_lost_layer(run, inactive):
-        yield _all_gone(run, since, len(trainable))
+    since, flat = _gone(run, steps, norms[:, trainable], records), _at_flat_end(run)
+    if since is not None and flat and not by_layer.has_lost_layer(run, inactive):
+        yield _all_gone(run, since, flat, len(trainable))
         return
     silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
     silent = [at for at in silent if not _cancels(names, norms, at) and not _underflows(run, names[at])]
@@ -124,6 +125,7 @@ def check(
     )
 
 
+_SQUASHING = {"sigmoid", "tanh"}
 _AWAY_FROM_ZERO = (
     "start all but one of the factors with small random values: torch.nn.init.normal_(weight, std=0.02), say",
 )
@@ -160,19 +162,19 @@ def _gone(run: Run, steps: np.ndarray, norms: np.ndarray, records: int) -> int |
     return int(steps[first]) if long else None
 
 
-def _all_gone(run: Run, since: int, count: int) -> Finding:
-    end = number(signals.loss(run).end)
-    _, names, saturated = (
-        by_layer.matrix(run, "units", "saturated_fraction") if by_layer.activations(run) else _NO_UNITS
-    )
+def _at_flat_end(run: Run) -> list[str]:
+    """What is exactly at its flat end for every input at last, and not as the clamp of a margin that every example
+    keeps, where a loss comes to rest."""
     calls = by_layer.activations(run)
-    flat = [name.removeprefix("loss.") for at, name in enumerate(names) if saturated[-1, at] == 1]
-    told = [name if f"loss.{name}" in calls else f"{calls[name][0]} {name}" for name in flat]
-    why = (
-        f", and the {names_of(told)} {'is' if len(told) == 1 else 'are'} at the flat end for every input"
-        if told
-        else ""
-    )
+    if not calls:
+        return []
+    _, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
+    return [name for at, name in enumerate(names) if saturated[-1, at] == 1 and calls[name][0] in _SQUASHING]
+
+
+def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
+    end, calls = number(signals.loss(run).end), by_layer.activations(run)
+    told = names_of([f"{calls[name][0]} {name.removeprefix('loss.')}" for name in flat])
     return Finding(
         kind=KIND,
         cause=None,
@@ -180,8 +182,9 @@ def _all_gone(run: Run, since: int, count: int) -> Finding:
         first_step=since,
         last_step=None,
         layers=tuple(flat),
-        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{why}: nothing moves "
-        f"any more, and the loss stands at {end}.",
+        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0, and the {told} "
+        f"{'is' if len(flat) == 1 else 'are'} at the flat end for every input: nothing moves any more, and the loss "
+        f"stands at {end}.",
         evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
         remedies=(
             "look at what lies between the last layer and the loss: a clamp that all values are beyond, a sigmoid that "
@@ -193,9 +196,6 @@ def _all_gone(run: Run, since: int, count: int) -> Finding:
             Chart("line", "scalars", ("loss",), "Loss"),
         ),
     )
-
-
-_NO_UNITS = (np.zeros(0), [], np.zeros((1, 0)))
 
 
 def _trainable(run: Run, names: list[str]) -> list[int]:
