@@ -34,12 +34,13 @@ class Explained(NamedTuple):
 
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
-    """Over the updates measured between two steps, and at least so many of the last ones, from half as long before at
-    most: a loss may become another one, as when a penalty begins to count."""
+    """Over the updates measured between two steps, and at least so many of the last ones. Unknown where no late one is:
+    the loss has become another one, as when a penalty begins to count."""
     table = run.table("scalars", ["step", "loss", "constant_loss"]).dropna()
-    table = table.loc[(table["step"] <= last) & (table["step"] >= 1.5 * first - 0.5 * last)]
+    table = table.loc[table["step"] <= last]
     table = table.tail(max(least, int((table["step"] >= first).sum())))
-    if len(table) < least:
+    late = not table.empty and int(table["step"].iloc[-1]) >= first
+    if len(table) < least or not late:
         return Explained(np.nan, np.nan, np.nan, np.nan)
     losses, constants = signals.array(table, "loss"), signals.array(table, "constant_loss")
     constant = float(constants.mean())

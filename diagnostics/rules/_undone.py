@@ -34,6 +34,7 @@ def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
         ),
         {"updates without a step": float(len(updates))},
         _ANOTHER if falls else _NONE,
+        severity="warning" if falls else "critical",
     )
 
 

@@ -70,7 +70,7 @@ KIND = sentences.KIND
 RANK = 13
 TRIED = 500  # updates: a shorter run may have been only tried
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
-REST = 1e-3  # of the loss: less is nowhere to go
+REST = 1e-6  # of the loss: less is nowhere to go
 LITTLE = 0.02  # R squared of the answers: as little as that
 
 
@@ -137,7 +137,7 @@ def check(
     gone = history.start - history.end >= delivered * reach
     slow = gone and not overshoot >= slack * share and _crawls(run, history, promised, learned, worth, reached)
     belated = worse_for_long(KIND, run)  # steps this short are what it took so long for, wherever it began
-    if belated and belated.last_step is None and not signals.trend(history.values[history.count // 2 :]).z > 3:
+    if belated and _at_rest(run, history, half):
         belated = None  # it has come to where these steps lead, and that is no better
     if standing or slow or belated:
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
@@ -190,7 +190,7 @@ def _stands(
         and surely > 0
         and history.end > (1 - learned) * history.start
     )
-    if _downhill(run, history, half, 1.0) < REST * abs(history.end):
+    if _at_rest(run, history, half):
         return False  # it has arrived
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
 
@@ -204,11 +204,19 @@ def _shrunk(run: Run) -> float:
 
 def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:
     """What plain gradient descent at 1/lambda_max would take off the loss in as many updates, |G|^2/2 lambda_max each,
-    were the signal to stay as it is: at a floor of the data there is none."""
+    were the signal to stay as it is: at a floor of the data there is none. NaN where no curvature is known."""
     steps, norms = signals.whole_norms(run)
     norms = norms[(steps >= since) & np.isfinite(norms)]
-    top = float(signals.tops(signals.curvature(run))[-1])
-    return surely * float(np.median(norms**2)) * history.count / (2 * top) if len(norms) and top > 0 else 0.0
+    tops = signals.tops(signals.curvature(run))
+    tops = tops[np.isfinite(tops)]
+    if not len(norms) or not len(tops) or tops[-1] <= 0:
+        return np.nan
+    return surely * float(np.median(norms**2)) * history.count / (2 * float(tops[-1]))
+
+
+def _at_rest(run: Run, history: signals.Loss, since: int) -> bool:
+    """Not even all of the gradient, noise included, leads anywhere."""
+    return _downhill(run, history, since, 1.0) < REST * abs(history.end)
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
