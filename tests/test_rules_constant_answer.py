@@ -102,7 +102,9 @@ def test_it_is_the_least_loss_of_a_constant(name):
     first, value = read(form, loss, z[:2000], t[:2000])
     second, _ = read(form, loss, z[2000:], t[2000:])
     assert float(first.error) == pytest.approx(value, rel=1e-4)  # the proof that it is this loss
-    found = float(first.constant_loss(first.merged(second)))
+    whole = first.merged(second)
+    assert float(whole.error / whole.times) == pytest.approx(float(second.error / second.times))  # the mean of any form
+    found = float(first.constant_loss(whole))
     expected = float(loss(least(loss, columns, t).expand(2000, columns), t[:2000]))
     assert found == pytest.approx(expected, rel=1e-3)
 

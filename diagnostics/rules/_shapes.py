@@ -22,7 +22,12 @@ def all_pairs(run: Run) -> Iterator[Finding]:
         "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
         "heed PyTorch's warning 'Using a target size that is different to the input size'",
     )
+    formula = r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}"
     if columns:
+        formula = (
+            r"\frac{1}{N^2} \sum_{i,j} (q_{i a_j} - t_j)^2 \quad\text{instead of}\quad "
+            r"\frac{1}{N} \sum_i (q_{i a_i} - t_i)^2"
+        )
         what = (
             f"From each of {count} rows of the output the loss takes the columns that all {count} examples ask for, as "
             "q[:, a] does, in place of each example's own: every column is pulled to the targets of other examples."
@@ -35,7 +40,7 @@ def all_pairs(run: Run) -> Iterator[Finding]:
         what,
         {"outputs": float(count)},
         remedies,
-        formula=r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
+        formula=formula,
     )
 
 

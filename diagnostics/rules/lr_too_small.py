@@ -55,6 +55,7 @@ from diagnostics.rules import _epsilon as epsilon
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
+from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._constant_answer import explained, worse_for_long
@@ -70,7 +71,6 @@ KIND = sentences.KIND
 RANK = 13
 TRIED = 500  # updates: a shorter run may have been only tried
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
-REST = 1e-6  # of the loss: less is nowhere to go
 LITTLE = 0.02  # R squared of the answers: as little as that
 
 
@@ -132,12 +132,12 @@ def check(
         words = f", hardly moving since the rate was lowered at step {first} although the gradient has not gone."
         yield sentences.finding(run, history, ratio, overshoot, first, "schedule", words, sentences.LATER)
         return
-    reach = _reach(run, history, half)
+    reach = reaching.reach(run, history, half)
     standing = _stands(run, history, half, reach, ratio, overshoot, still=still, learned=learned, slack=slack)
     gone = history.start - history.end >= delivered * reach
     slow = gone and not overshoot >= slack * share and _crawls(run, history, promised, learned, worth, reached)
     belated = worse_for_long(KIND, run)  # steps this short are what it took so long for, wherever it began
-    if belated and _at_rest(run, history, half):
+    if belated and reaching.at_rest(run, history, half):
         belated = None  # it has come to where these steps lead, and that is no better
     if standing or slow or belated:
         words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
@@ -180,43 +180,19 @@ def _stands(
     surely = signal.surely(run, half)
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
         tiny = reach < slack * history.end and history.end > NOTHING * history.start
-        return tiny and _downhill(run, history, half, surely) >= still * history.end
+        return tiny and reaching.downhill(run, history, half, surely) >= still * history.end
     unlearned = explained(run, half, int(history.steps[-1])).share < LITTLE and history.end > 0
-    if unlearned and _downhill(run, history, half, surely) >= still * history.end:
+    if unlearned and reaching.downhill(run, history, half, surely) >= still * history.end:
         return True
+    if reaching.at_rest(run, history, half):
+        return False
     begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
     begun = (
-        (begun or (history.count >= TRIED and _shrunk(run) < np.log(10)))
+        (begun or (history.count >= TRIED and reaching.shrunk(run) < np.log(10)))
         and surely > 0
         and history.end > (1 - learned) * history.start
     )
-    if _at_rest(run, history, half):
-        return False  # it has arrived
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
-
-
-def _shrunk(run: Run) -> float:
-    """Logarithm of what all updates together divide the distance along the steepest direction by."""
-    known = run.table("curvature", ["step", "progress"]).dropna()
-    steps, progress = known["step"].to_numpy(), known["progress"].to_numpy()
-    return float(np.nansum(limits.held(*signals.learning_rates(run), steps, progress))) if len(known) else np.inf
-
-
-def _downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:
-    """What plain gradient descent at 1/lambda_max would take off the loss in as many updates, |G|^2/2 lambda_max each,
-    were the signal to stay as it is: at a floor of the data there is none. NaN where no curvature is known."""
-    steps, norms = signals.whole_norms(run)
-    norms = norms[(steps >= since) & np.isfinite(norms)]
-    tops = signals.tops(signals.curvature(run))
-    tops = tops[np.isfinite(tops)]
-    if not len(norms) or not len(tops) or tops[-1] <= 0:
-        return np.nan
-    return surely * float(np.median(norms**2)) * history.count / (2 * float(tops[-1]))
-
-
-def _at_rest(run: Run, history: signals.Loss, since: int) -> bool:
-    """Not even all of the gradient, noise included, leads anywhere."""
-    return _downhill(run, history, since, 1.0) < REST * abs(history.end)
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
@@ -266,15 +242,6 @@ def _overshoots(run: Run, since: int, lowered: bool, *, high: float = 0.5, least
     if np.isfinite(signals.array(table, "update_norm")[chosen]).sum() < least:
         raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates at the rate to be judged")
     return signals.array(table, "overshoot")[chosen]
-
-
-def _reach(run: Run, history: signals.Loss, since: int) -> float:
-    """What all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the part
-    counts that is signal, as far as there surely is one: the noise of the batches leads nowhere."""
-    product = signals.array(run.table("scalars", ["update_norm"]), "update_norm") * signals.whole_norms(run)[1]
-    product = product[np.isfinite(product)]
-    share = signal.share(run, since) if signal.surely_at_least(run, since) > 0 else 1.0
-    return float(product.mean() * history.count * share) if len(product) else np.inf
 
 
 def _crawls(run: Run, history: signals.Loss, promised: float, learned: float, worth: float, reached: float) -> bool:

@@ -22,7 +22,6 @@ A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
-
 Number = int | float | Float[Tensor, ""]
 
 
@@ -44,23 +43,21 @@ class Form:
     """A kind of error. Its functions take outputs and targets as (rows, columns)."""
 
     name: str
-    targets: Callable[
-        [Tensor, Tensor], Tensor
-    ]  # of outputs, and of the gradient of the mean times the number of errors
+    targets: Callable[[Tensor, Tensor], Tensor]  # of outputs, and of the mean's gradient times the number of errors
     error: Callable[[Tensor, Tensor], Tensor]  # mean over the rows
     constant: Callable[[Moments, Tensor], Tensor]  # of targets with these moments, for a constant answer
     classes: int | None = None  # dimension of an output that holds the probabilities of one thing
     of_logs: bool = False  # its outputs are their logarithms
     of_probabilities: bool = False  # its targets are probabilities of one thing each
     times: Callable[[Number, int], Number] = _mean  # the mean error, from the numbers of errors and of examples
-    half: bool = False
+    half: bool = False  # of that
 
     def read(self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> "Targets | None":
         """The targets if this is the error, which `Targets.error` has to prove; `None` where the shape does not fit."""
         slack = rounding(output)
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
-            times = self._times(y.numel(), len(output))
+            times = self.factor(y.numel(), len(output))
             y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
             error, outside = self.error(y, t) * times, None
@@ -74,7 +71,7 @@ class Form:
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
         compared = (g != 0).any(1, keepdim=True)  # the others are ignored, as padding is
         count = compared.sum().clamp(min=1).float()
-        times = self._times(count, len(output))
+        times = self.factor(count, len(output))
         t = self.targets(y, g * (count / times))
         t = torch.where(compared, t, 0)
         possible = (t > -slack).all() & ((t.sum() / count - 1).abs() < slack)  # shares, rows weighted or not
@@ -84,7 +81,8 @@ class Form:
         total = _log_total(y, t, compared) if self.of_logs else None
         return Targets(self, seen, torch.where(possible, error, torch.nan), total, len(output), times=times)
 
-    def _times(self, errors: Number, examples: int) -> Number:
+    def factor(self, errors: Number, examples: int) -> Number:
+        """What the mean error is multiplied by."""
         return self.times(errors, examples) * (0.5 if self.half else 1.0)
 
 
@@ -113,7 +111,7 @@ class Targets:
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
         both = Within(a.batches + b.batches, a.examples + b.examples, a.scatter + b.scatter)
-        return Targets(self.form, merge(self.seen, other.seen), other.error, earlier=both)
+        return Targets(self.form, merge(self.seen, other.seen), other.error, earlier=both, times=other.times)
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
         """These, or none."""
@@ -173,8 +171,7 @@ def beyond(
 ) -> Float[Tensor, ""]:
     """Share of the targets of a squared error that lie outside of a range by a tenth of it."""
     count = output.numel()
-    scale = count / form._times(count, len(output))
-    t = form.targets(output.detach().float(), gradient.detach().float() * scale)
+    t = form.targets(output.detach().float(), gradient.detach().float() * (count / form.factor(count, len(output))))
     margin = 0.1 * (high - low)
     return ((t < low - margin) | (t > high + margin)).float().mean()
 
