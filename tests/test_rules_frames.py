@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules import cliff, dead_units, zero_gradient
+from diagnostics.rules import cliff, dead_units, lr_too_small, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._ringing import momentum_ringing
@@ -241,3 +241,30 @@ def test_how_many_units_may_die_in_a_run_that_learns(units, dead, end, severity)
     )
     (found,) = dead_units.check(run)
     assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, [("lr-too-small", "schedule")]),
+        ({"lr": 1e-3}, [("lr-too-small", "learning-rate")]),
+        ({"status": "running"}, []),  # it may be over soon
+        ({"constant": 5.0}, []),  # as much as this was learned
+        ({"cosine": 0.3}, []),  # longer steps would follow the batches' noise
+        ({"stability": 0.2}, []),
+    ],
+    ids=str,
+)
+def test_a_run_that_ends_in_its_warm_up_on_a_straight_way_down(change, expected):
+    """Above the loss of the same answer to all, at a twentieth of the limit; the Hessian itself was never afforded."""
+    rising = 1e-3 * STEPS / 400
+    given = {"lr": rising, "status": "finished", "constant": 2.9, "cosine": 0.95, "stability": 0.05} | change
+    looked = np.where(STEPS % 10 == 0, 1.0, np.nan)
+    columns = {"step": STEPS, "loss": 4.3 - 0.9 * STEPS / 400, "lr": given["lr"], "grad_norm": 1.0}
+    columns |= {"update_norm": 0.005 * looked, "overshoot": 0.005 * looked, "constant_loss": given["constant"] * looked}
+    columns |= {"gradient_cosine": given["cosine"] * looked, "update_cosine": 0.98 * looked}
+    estimates = np.array([50, 150, 250, 350])
+    ratios = given["stability"] * (estimates / 400 if np.ndim(given["lr"]) else np.ones(4))  # they follow the rate
+    curvature = {"step": estimates, "eigenvalues": [[]] * 4, "stability": ratios, "progress": 1.2}
+    run = run_of({"optimizer": "AdamW", "status": given["status"]}, scalars=columns, curvature=curvature)
+    assert [(finding.kind, finding.cause) for finding in lr_too_small.check(run)] == expected

@@ -76,6 +76,21 @@ def test_examples_sorted_by_class(size, in_order, tmp_path):
         assert spread[-1] == pytest.approx(exact, abs=0.1)
 
 
+@pytest.mark.parametrize(("norm", "expected"), [(True, [("wiring", "in-order")]), (False, [])])
+def test_batches_of_one_class_each_at_a_rate_that_never_throws_the_loss_up(norm, expected, tmp_path):
+    """The same losses come again in each epoch, but only where a batch norm takes out the class it is the order that
+    holds them up: without one so low a rate learns as much from batches in any order."""
+    x, t = classes()
+    torch.manual_seed(0)
+    model = network(6)
+    if norm:
+        model.insert(1, nn.BatchNorm1d(32))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    batches = epochs(x, t, lambda n: t.argsort(), 20, 5)
+    run = trained(tmp_path / "run", model, optimizer, F.cross_entropy, batches)
+    assert [each for each in alarms(run) if each[0] == "wiring"] == expected
+
+
 @pytest.mark.parametrize("in_order", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_numbers_in_order(in_order, tmp_path):
     x, _ = classes()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.monitor import describe, forwards, symmetry
+from diagnostics.monitor import describe, forwards, order, symmetry
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
@@ -77,6 +77,8 @@ class Looking:
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
+        x = observers[0].graph.first_input
+        found["input_order"] = [] if x is None or x.is_nested else [order.meant(x) or (), tuple(x.shape)]
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))

@@ -84,6 +84,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "targets": [],
         "cut_off": [],
         "scrambled": [],
+        "input_order": [],
         "along_batch": [],
         "norms_of_one": [],
         "norms_of_two": [],

@@ -15,6 +15,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 NOTHING_LEARNED, START_FAR_OFF = "nothing-learned", "start-far-off"
+LITTLE = 0.02  # R^2 below which even a noisy task would count as not learned; it must be known that well
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
 )
@@ -49,6 +50,19 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     return Explained(float(gained.mean()), error, float(np.median(losses)), constant)
 
 
+def nothing_until(
+    run: Run, step: int, *, longest: float = 0.25, updates: int = 100, measured: int = 5, little: float = LITTLE
+) -> bool:
+    """Whether the answers were worth no more than one to everything in the later half of all updates before a step, a
+    quarter of the run at least: what happened at that step is not why."""
+    steps = signals.loss(run).steps
+    before = int((steps < step).sum())
+    if before < max(updates, longest * len(steps)):
+        return False
+    found = explained(run, int(steps[before // 2]), step - 1, measured)
+    return bool(found.share <= 2 * found.error and found.share + 3 * found.error < little)
+
+
 def learned_nothing(
     kind: str,
     run: Run,
@@ -57,7 +71,7 @@ def learned_nothing(
     within: float = 0.5,  # of the run, warm-up apart: a network that reads its inputs at all starts in the first half
     updates: int = 100,  # fewer do not tell a slow start from a loss that stays
     measured: int = 5,  # fewer have no standard error worth the name
-    little: float = 0.02,  # R^2 below which even a noisy task would count as not learned; it must be known that well
+    little: float = LITTLE,
 ) -> Finding | None:
     """For a loss that stands still at last: an alarm without a mechanism, which gives way to any that has one."""
     steps = signals.loss(run).steps

@@ -9,6 +9,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._raw_inputs import weights_before_batch_norm
 from diagnostics.rules._wiring_finding import LEARNED, found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -21,6 +22,7 @@ def in_order(
     measured: int = 5,
     worse: float = 2.0,  # times the loss of the same answer to all: what was learned is wrong for the next examples
     often: float = 0.01,  # of the later half's updates; and on average it does no better than that answer
+    again: float = 0.6,  # correlation of the losses with those an epoch later: the batches are the same ones
 ) -> Iterator[Finding]:
     _, spread = signals.column(run, "target_spread")
     history = signals.loss(run)
@@ -31,18 +33,55 @@ def in_order(
         return
     late, constant = history.after(half), float(np.mean(constants))
     wrong = float((late > worse * constant).mean())
-    if not (constant > 0 and wrong >= often and float(late.mean()) >= LEARNED * constant):
+    if not (constant > 0 and float(late.mean()) >= LEARNED * constant):
         return
+    normed = weights_before_batch_norm(run) < np.inf
+    if not (wrong >= often or (_recurrence(late) >= again and (normed or _is_sawtooth(late)))):
+        return
+    same = f"the same losses come again in each epoch, {number(float(late.mean()))} on average, and the same answer to"
+    if wrong >= often:
+        jump = (
+            f"where the answer changes the loss jumps to up to {number(float(late.max()))}; that of the same answer to"
+        )
+        told = f"Each batch teaches one answer, and {jump} all is {number(constant)}."
+    elif normed:
+        told = f"A batch norm takes out what a batch has in common: {same} all would have {number(constant)}."
+    else:
+        told = f"Each batch teaches one answer, and the next ones unlearn it: {same} all would have {number(constant)}."
     yield found(
         "in-order",
         signals.first_step(run),
         (),
         (
             f"The examples come in the order of their targets: only {number(100 * spread[-1])} % of what the targets "
-            "differ by is left within a batch. Each batch teaches one answer, and where the answer changes the loss "
-            f"jumps to up to {number(float(late.max()))}; that of the same answer to all is {number(constant)}."
+            f"differ by is left within a batch. {told}"
         ),
         {"within batches": float(spread[-1]), "share of updates far off": wrong, "loss of a constant": constant},
         ("shuffle the training examples: DataLoader(..., shuffle=True), or a permutation of the indices an epoch",),
         chart=Chart("line", "scalars", ("target_spread",), "Targets' variance within batches, over that of all"),
     )
+
+
+def _is_sawtooth(values: np.ndarray, *, surely: float = 3.0) -> bool:
+    """Whether most steps of a series are down, so that it rises in few: where each batch helped the next one, and the
+    change of the answer cost at once what they had gained. A noisy level goes up as often as down."""
+    steps = np.diff(values)
+    steps = steps[steps != 0]
+    return bool((steps < 0).mean() - 0.5 > surely * 0.5 / len(steps) ** 0.5) if len(steps) else False
+
+
+def _recurrence(values: np.ndarray, *, least: int = 100, settled: float = 0.2) -> float:
+    """Largest correlation of a series with itself a while later, after it had fallen to `settled`: 1 where the same
+    values come again and again, near 0 of noise and of slow changes. At most half the series apart: enough is left."""
+    count = len(values)
+    if count < least or not np.isfinite(values).all():
+        return 0.0
+    time = np.linspace(-1, 1, count)
+    rest = values - np.polyval(np.polyfit(time, values, 1), time)
+    powers = np.cumsum(np.r_[0.0, rest**2])
+    lags = np.arange(count // 2)
+    spectrum = np.fft.rfft(rest, 2 * count)
+    products = np.fft.irfft(np.abs(spectrum) ** 2)[: len(lags)]
+    correlations = products / np.sqrt(powers[count - lags] * (powers[-1] - powers[lags]))
+    away = np.flatnonzero(correlations < settled)
+    return float(correlations[away[0] :].max()) if len(away) else 0.0

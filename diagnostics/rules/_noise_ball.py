@@ -25,6 +25,11 @@ def settled_high(run: Run, history: signals.Loss, *, held: float = 0.2, trifle: 
     return share >= held and share - 2 * error >= USUAL and seen and _stands(history, half)
 
 
+def climbs(later: signals.Trend, *, climb: float = 0.3) -> bool:
+    """A rise of the loss that shows it is held up."""
+    return later.z < -3 and later.relative < -climb
+
+
 def _stands(history: signals.Loss, since: int) -> bool:
     settled = signals.trend(history.after(since))
     return not (settled.z > 3 and settled.relative > 0.02)
@@ -41,7 +46,6 @@ def too_far(
     ratio: float = 0.5,  # stability ratio with noise: beyond it, successive updates cancel along the steepest direction
     left: float = 0.05,  # of the starting loss: below, the run has learned what there was
     little: float = 0.02,  # the same where updates that raise the loss of their own batch prove that more is left
-    climb: float = 0.3,  # rise of the loss that shows it is held up
     nothing: float = 0.9,  # of the starting loss: below, something was learned, and the rest may be the data's floor
     past: float = PAST,
     jumps: float = 0.01,  # noise of the loss over its level: below, there is no noise to speak of
@@ -82,10 +86,10 @@ def too_far(
     settled = signals.trend(history.after(half))
     if not _stands(history, half):
         return False
-    climbs = settled.z < -3 and settled.relative < -climb
-    if not climbs and _gradient_grows(run, history, half):
+    rises = climbs(settled)
+    if not rises and _gradient_grows(run, history, half):
         return False
-    if climbs or (raised and noisy):
+    if rises or (raised and noisy):
         return True
     surely = length - signals.median_error(over)
     if surely >= beyond:  # a loss above its start that no update raised is another player's doing

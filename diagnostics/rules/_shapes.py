@@ -48,7 +48,7 @@ def scrambled(run: Run) -> Iterator[Finding]:
     shapes = run.meta.get("scrambled") or []
     if len(shapes) != 2:
         return
-    before, after = (f"({', '.join(str(int(size)) for size in shape)})" for shape in shapes)
+    before, after = map(_words, shapes)
     yield found(
         "scrambled-view",
         signals.first_step(run),
@@ -61,6 +61,35 @@ def scrambled(run: Run) -> Iterator[Finding]:
         ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
         severity=unless_it_learns(run, "critical"),  # what reads the view has come to terms with it
     )
+
+
+def scrambled_inputs(run: Run) -> Iterator[Finding]:
+    """The same before the model: inferred from the numbers, which leaves it a warning."""
+    shapes = run.meta.get("input_order") or []
+    if len(shapes) != 2 or not shapes[0]:
+        return
+    before, after = map(_words, shapes)
+    sign, transpose = "where one channel of those ends and the next begins they jump", "x.transpose(1, 2)"
+    if len(shapes[0]) == 4:
+        sign = f"each is more like the one {int(shapes[0][-1])} places on, its pixel's neighbour, than like the next"
+        transpose = "x.permute(0, 3, 1, 2)"
+    yield found(
+        "scrambled-view",
+        signals.first_step(run),
+        (),
+        (
+            f"The inputs seem to be scrambled: they have the shape {after}, but their numbers follow each other as "
+            f"those of {before} do; {sign}. A view or reshape deals numbers out to other axes; only a transpose moves "
+            "the axes."
+        ),
+        {},
+        (f"{transpose} in place of x.view(...) or x.reshape(...), where the inputs are prepared",),
+        severity=unless_it_learns(run, "warning"),
+    )
+
+
+def _words(shape: list[int]) -> str:
+    return f"({', '.join(str(int(size)) for size in shape)})"
 
 
 def along_batch(run: Run) -> Iterator[Finding]:
@@ -85,7 +114,7 @@ def along_batch(run: Run) -> Iterator[Finding]:
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
         # Attention between examples that belong together, as the agents of one scene, is a method of its own.
-        severity=unless_it_learns(run, "critical", "warning") if recurrent else "info",
+        severity=unless_it_learns(run, "critical", "warning") if recurrent else unless_it_learns(run, "warning"),
     )
 
 

@@ -5,9 +5,9 @@ The loss surface has an almost vertical wall. One step from the flat part lands 
 hundreds of times larger than anything before, and one update along it throws the weights far away.
 
 ## What we look at
-The gradient norm before clipping. A cliff is a jump by two orders of magnitude within one or two updates, over
-the largest norm of the updates before it, while the learning rate fitted the curvature measured there ($s \le
-1$), and the damage lasts or the jumps come back.
+The gradient norm before clipping. A cliff is a jump by two orders of magnitude within one or two updates, over the
+largest norm of the updates before it, while the learning rate fitted the curvature measured there ($s \le 1$), and the
+damage lasts, or a twentieth of the run goes by up on the wall, or the jumps come back.
 
 ## Why it happens
 Where many factors are multiplied - a recurrent net over many time steps, a deep product of weights - the output
@@ -73,15 +73,16 @@ def check(
         return
     first = found[0]
     harm = _lasting_harm(run, int(steps[first]))
-    if not harm and len(found) < recurrences:
+    held = not harm and _held(run, steps[found], above)
+    costly = harm or (not held and _up(run, int(steps[first])) >= spent)
+    if not costly and len(found) < recurrences:
         return
     usual = float(np.nanmedian(norms[max(0, first - 50) : first]))
     peak = float(norms[first])
-    held = not harm and _held(run, steps[found], above)
     yield Finding(
         kind=KIND,
         cause=None,
-        severity="critical" if harm else "warning" if not held and _up(run, int(steps[first])) >= spent else "info",
+        severity="critical" if harm else "warning" if costly else "info",
         first_step=int(steps[first]),
         last_step=None if harm else int(steps[found[-1]]),
         layers=(),
@@ -131,10 +132,11 @@ def _fitted(run: Run, step: int, within: int, *, recent: int = 3) -> bool:
 
 
 def _towered(run: Run, step: int) -> bool:
-    """Whether the loss had grown tenfold by then: what a ratio past the limit foretells."""
+    """Whether the loss had grown tenfold by then, and not come back: what a ratio past the limit foretells."""
     history = signals.loss(run)
     before = history.values[history.steps <= step]
-    return bool((before > 10 * abs(history.start)).any())
+    towers = np.flatnonzero(before > 10 * abs(history.start))
+    return len(towers) > 0 and not signals.level(before[towers[-1] + 1 :]) <= history.start
 
 
 def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:

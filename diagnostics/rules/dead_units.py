@@ -21,11 +21,13 @@ After a large step: a smaller learning rate or warm-up, and re-initialize the de
 biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the negative side.
 
 ## When this is wrong
-A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run
-whose loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its
-start: what is left of the layer learns, though without them it may have ended lower still. A unit that answers to
-one rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one percent, no
-more.
+A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
+loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start:
+what is left of the layer learns, though without them it may have ended lower still. Units that died when a quarter of
+the run had gone by without anything learned are not why it learns nothing. Nor can a loss that becomes another one, as
+where a policy decides what is seen and values are their own targets, tell what its units are good for: there up to
+three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand looks dead in a window of
+300; the window bounds its firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").
@@ -39,7 +41,9 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import nothing_until
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._moving import is_moving
 from diagnostics.rules._raw_inputs import normalizes, raw, standardize, weights_before_batch_norm
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._unmoved import moves
@@ -86,10 +90,11 @@ def check(
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
     trains = history.end <= learned * signals.untrained(run) and not few and not killed
+    blameless = trains or nothing_until(run, int(steps[first_at])) or (now[worst] < nearly_all and is_moving(run))
     yield Finding(
         kind=KIND,
         cause=cause,
-        severity="info" if trains else "critical" if now[worst] >= 0.9 else "warning",
+        severity="info" if blameless else "critical" if now[worst] >= 0.9 else "warning",
         first_step=int(steps[first_at]),
         last_step=None,
         layers=layers,

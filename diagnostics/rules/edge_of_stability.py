@@ -5,8 +5,9 @@ The sharpness has risen to the stability limit and stays there while the loss go
 longer all downhill. This is how full-batch training of networks normally proceeds; it is no fault.
 
 ## What we look at
-The stability ratio: between 0.9 and 1.15 in most of the later estimates, with a loss that has fallen; under an adaptive
-optimizer also with one that has risen again from next to nothing to a little more.
+The stability ratio: between 0.9 and 1.15 in most of the later estimates, with a loss that goes on falling, or stands
+because the updates bounce; under an adaptive optimizer also with one that has risen again from next to nothing to a
+little more.
 
 ## Why it happens
 Gradient descent drifts towards higher curvature until $\lambda_{\max} \approx 2/\alpha$. Beyond it the steepest
@@ -51,6 +52,7 @@ def check(
     fallen: float = 0.9,  # of the starting loss, at the end: a run that does not learn is at no edge
     risen: float = 10.0,  # times the lowest loss
     nothing: float = 1e-2,  # of the starting loss: a run that ends higher may have been hurt
+    bounces: float = 0.5,  # overshoot ratio: at the minimum along the update
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     steps, ratios = signals.stability(run)
@@ -73,16 +75,20 @@ def check(
             f"grew to the stability limit (s = {ratio} since step {step}). Beside where it began that is nothing."
         )
         remedy = "to keep the lowest loss, let the rate fall to 0 towards the end, or stop there; or use amsgrad=True"
-    elif (
-        history.end < fallen * history.start
-        and signals.trend(history.after(step)).drop > 0
-        and not quadratic.exact(run)
-    ):
+    elif quadratic.exact(run) or not history.end < fallen * history.start:
+        return
+    elif signals.trend(history.after(step)).z > 3:
         words = (
             f"Since step {step} the stability ratio hovers at {ratio} while the loss falls (to "
             f"{number(history.end)}): the edge of stability, which is normal."
         )
         remedy = "nothing needs to change"
+    elif signals.median(signals.inside(run, "overshoot", step, int(history.steps[-1]))) >= bounces:
+        words = (
+            f"Since step {step} the stability ratio hovers at {ratio} and the loss, at {number(history.end)}, falls no "
+            "more: each update goes past the minimum along it, and the next one comes back."
+        )
+        remedy = f"lower the learning rate from {number(signals.last_rate(run))} tenfold, at least towards the end"
     else:
         return
     yield Finding(

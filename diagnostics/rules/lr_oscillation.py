@@ -174,8 +174,13 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     first = stretch.first_step if stretch and lasts else half
     share = quadratic.held_by_noise(run, history, half)[0] if quadratic.is_loss(run) else math.nan
     past = signals.adaptive(run) and ratio >= noise_ball.PAST
+    risen = noise_ball.climbs(signals.trend(history.after(half)))
     seen = (
-        f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
+        (
+            f"The loss rose to {number(history.end)} after step {half}: "
+            if risen
+            else f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
+        )
         + (f"at {number(ratio)} times the largest stable rate " if past else "")
         + "the updates go too far for the noise of the batches and undo each other"
     ) + (f"; {number(100 * min(1.0, share))} % of the loss is this motion around the minimum." if share > 0 else ".")

@@ -8,19 +8,19 @@ Whether a rate thirty times higher would still be inside the stability limit ($s
 still lower the loss along the update itself (overshoot ratio $r$ below 1/60, where $r = 1/2$ is the minimum along the
 step), after the latter (and the former too, where no noise term was measured) is lowered by the part of a batch's
 gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so that a
-run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum
-already covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far
-less than steps of that length promise - or all steps together were too short to move it, or to get once to the
-minimum along them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold;
-or the answers are still no better than the same one to every input, and gradient descent at $1/\lambda_{\max}$ would
-take a tenth off the loss along the gradients of the later half.
-Where no curvature was measured: whether nothing was learned and all updates, and a thousand like them, moved no weight
-matrix by more than 1 %, while the gradient is more than noise and as long as at the start. A schedule is judged by its
-highest rate, unless it lowered the rate while the loss was still falling; a warm-up once the run has ended. Of several
-parameter groups: whether one with a rate a thousand times below another's holds most of the weights and of the
-gradient, and does not move them. Of an adaptive optimizer: whether its epsilon is ten times a typical gradient's
-entries. And whether one gradient, a hundred times longer than all around it, makes its updates ten times shorter for a
-fifth of the run.
+run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum already
+covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far less than
+steps of that length promise - or all steps together were too short to move it, or to get once to the minimum along
+them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold; or the
+answers are still no better than the same one to every input, and gradient descent at $1/\lambda_{\max}$ would take a
+tenth off the loss along the gradients of the later half. There a tenfold rate, $s$ below 0.1, is enough where
+gradients and updates all point the same way and the run has ended. Where no curvature was measured: whether nothing
+was learned and all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is
+more than noise and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate while
+the loss was still falling; a warm-up once the run has ended. Of several parameter groups: whether one with a rate a
+thousand times below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive
+optimizer: whether its epsilon is ten times a typical gradient's entries. And whether one gradient, a hundred times
+longer than all around it, makes its updates ten times shorter for a fifth of the run.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -78,6 +78,7 @@ def check(
     run: Run,
     *,
     inside: float = 0.03,  # of the limit: thirty times as much, which is far, is still stable
+    straight_inside: float = 0.1,  # the same, of a run that goes straight on and has nothing to show for it at its end
     slack: float = 0.017,  # overshoot: thirty times as much is at most half way to the minimum along the step
     promised: float = 0.3,  # of the loss: what a tenfold rate would still take off it
     learned: float = 0.5,  # of the starting loss gone: half way
@@ -121,6 +122,8 @@ def check(
     share = signal.share(run, first if by_schedule else half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
+    if run.meta["status"] == "finished" and _straight(run, half) and _learned_little(run, history):
+        inside = straight_inside
     stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it
     overshoot = signals.median(overshoots)  # too short a step to tell its overshoot from rounding is NaN
     if ratio >= stable or overshoot - 2 * signals.median_error(overshoots) >= slack * share:
@@ -181,8 +184,10 @@ def _stands(
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
         tiny = reach < slack * history.end and history.end > NOTHING * history.start
         return tiny and reaching.downhill(run, history, half, surely) >= still * history.end
-    unlearned = explained(run, half, int(history.steps[-1])).share < LITTLE and history.end > 0
-    if unlearned and reaching.downhill(run, history, half, surely) >= still * history.end:
+    downhill = reaching.downhill(run, history, half, surely)
+    if np.isnan(downhill) and _straight(run, half):
+        downhill = 0.5 * reach / ratio  # no curvature of the loss itself is known: by the optimizer's limit
+    if _learned_little(run, history) and downhill >= still * history.end:
         return True
     if reaching.at_rest(run, history, half):
         return False
@@ -193,6 +198,18 @@ def _stands(
         and history.end > (1 - learned) * history.start
     )
     return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
+
+
+def _learned_little(run: Run, history: signals.Loss) -> bool:
+    half = int(history.steps[history.count // 2])
+    return explained(run, half, int(history.steps[-1])).share < LITTLE and history.end > 0
+
+
+def _straight(run: Run, since: int, *, updates: int = 100, aligned: float = 0.9) -> bool:
+    """Whether gradients and updates all pointed the same way: one as long as all together would have gone as far."""
+    steps, cosines = signals.column(run, "update_cosine")
+    by_updates = signals.median(cosines[steps >= since]) >= aligned
+    return signals.total(run) >= updates and by_updates and signals.median(signal.cosines(run, since)) >= aligned
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:

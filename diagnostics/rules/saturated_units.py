@@ -23,8 +23,9 @@ Standardize the inputs, $\tilde x_j = (x_j - \mu_j)/\sigma_j$; initialize with X
 normalization before the activation.
 
 ## When this is wrong
-Gates, attention weights and outputs that are confident because they are right saturate in good networks. Outputs
-and softmax raise no alarm here, and so is saturation that comes while the loss reaches its floor.
+Gates, attention weights and outputs that are confident because they are right saturate in good networks. Outputs and
+softmax raise no alarm here, nor does saturation that comes while the loss reaches its floor. Under a loss that becomes
+another one while training, as that of a critic whose returns grow with the policy, it is information.
 
 ## In the lecture
 *Plateaux* ("saturated unit").
@@ -37,6 +38,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._moving import is_moving
 from diagnostics.rules._raw_gates import raw_gates
 from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._sharp_softmax import sharp_from_start
@@ -102,7 +104,7 @@ def check(
     yield Finding(
         kind=KIND,
         cause=cause,
-        severity="critical" if now[worst] >= 0.9 else "warning",
+        severity="info" if is_moving(run) else "critical" if now[worst] >= 0.9 else "warning",
         first_step=first,
         last_step=None,
         layers=layers,

@@ -7,20 +7,22 @@ plain list where PyTorch does not look, the graph was cut, or outputs and target
 
 ## What we look at
 Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
-after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
-the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
-gradients ever changes, whether one that the optimizer holds gets none while others do, and stays. Of updates: whether
-there are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
-shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
-its sizes in another order, whether a norm is of one number or two, whether a recurrent net or attention takes as many
-steps as the model is given examples and gives answers. Of the forward: whether it uses parameters that are not the
-model's and are gone afterwards, and whether the model went over to evaluation mode. Of what the loss takes for log-
-probabilities: whether their exponentials sum to 1. Of a binary cross-entropy: whether some of its targets are no
-probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
-them, while the loss keeps jumping to twice that of the same answer to all and is on average hardly better. Of inputs:
-whether all features become tenfold larger or smaller together, and whether a layer's are all zeros, so that its bias
-gets a gradient and its weights none. Of weights in half precision under an optimizer of
-torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+after an update, so that deliberate accumulation within one update does not count), and whether they are written to
+when the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that
+receives gradients ever changes, whether one that the optimizer holds gets none while others do, and stays. Of updates:
+whether there are any, and whether something else puts the weights back, by all of an update, in a run that learns
+nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view
+gives an output its sizes in another order, whether inputs jump in memory where channels of another shape would end, or
+are most alike as many numbers apart as a pixel would have colours, whether a norm is of one number or two, whether a
+recurrent net or attention takes as many steps as the model is given examples and gives answers. Of the forward:
+whether it uses parameters that are not the model's and are gone afterwards, and whether the model went over to
+evaluation mode. Of what the loss takes for log-probabilities: whether their exponentials sum to 1. Of a binary
+cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
+those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
+answer to all, and keeps jumping to twice that, or comes again in each epoch: as a sawtooth, or behind a batch norm. Of
+inputs: whether all features become tenfold larger or smaller together, and whether a layer's are all zeros, so that
+its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether
+three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -50,8 +52,9 @@ averages of Adam begin at zero in a new one.
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
 ask for from each row; `q.gather(1, a[:, None])` takes one from each.
 
-*Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the sizes
-mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of others.
+*Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the
+sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of
+others. An image $(H, W, C)$ that is viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed.
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
@@ -72,7 +75,8 @@ other scores do; without it all scores grow for ever, and along another dimensio
 changes its sign, and the surer the output, the lower the loss, without end.
 
 *In order*: a batch's gradient stands for that of all data if its examples were drawn at random. A batch of one class
-asks for that class whatever the input, and the next batches undo what it taught.
+asks for that class whatever the input, and the next batches undo what it taught. A batch norm takes out what the
+examples of a batch have in common, which then is their class.
 
 *Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more.
 
@@ -89,11 +93,12 @@ The finding names the line: `optimizer.zero_grad()` before `backward()`, the opt
 its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.data` between the layer and the loss.
 
 ## When this is wrong
-A layer that is kept out of the optimizer on purpose should be frozen with `requires_grad_(False)`: then it is
-silent. A model may be tuned in evaluation mode on purpose: while it learns, that is information. Tasks that are
-learned one after another on purpose are data in order, and named where each unlearns the last. A loop that really
-wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep float32 weights of their own or
-round at random lose nothing, and are not asked.
+How inputs lay in memory is inferred: a series that jumps at the right places by chance could look scrambled, and one
+without likeness from one step to the next never does. A layer that is kept out of the optimizer on purpose should be
+frozen with `requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose: while it
+learns, that is information. Tasks that are learned one after another on purpose are data in order, and named where
+each unlearns the last. A loop that really wants sums of all past gradients looks like a missing `zero_grad`.
+Optimizers that keep float32 weights of their own or round at random lose nothing, and are not asked.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -141,6 +146,7 @@ def check(
     yield from _detached(run)
     yield from shapes.all_pairs(run)
     yield from shapes.scrambled(run)
+    yield from shapes.scrambled_inputs(run)
     yield from shapes.along_batch(run)
     yield from norms_of_few(run)
     yield from log_scores(run)

@@ -45,6 +45,7 @@ _DEFAULTS: dict[str, Any] = {
     "targets": [],
     "cut_off": [],
     "scrambled": [],
+    "input_order": [],
     "along_batch": [],
     "norms_of_one": [],
     "norms_of_two": [],

@@ -1,0 +1,38 @@
+"""Losses that become others while training, so that their height says nothing of what was learned.
+
+In reinforcement learning the policy decides what is seen and the network makes its own targets (Sutton & Barto 2018,
+11.3): a loss that rises may be a sign of success.
+"""
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
+
+
+def is_moving(run: Run) -> bool:
+    """Only where no target is known: a known one gives the loss a measure of its own."""
+    unknown = not len(signals.column(run, "constant_loss")[1])
+    return unknown and (_inputs_move(run) or _rises_downhill(run))
+
+
+def _inputs_move(run: Run, *, measured: int = 9, times: float = 2.0, features: float = 0.1) -> bool:
+    """Whether some of the input features were never again as small as in the first two batches measured, or as large,
+    by that many `times`: of examples drawn from the same data one feature may be, but not one in ten."""
+    _, _, sizes = run.matrix("inputs", "batch_rms")
+    if len(sizes) < measured or np.isnan(sizes).any():
+        return False
+    first, late = sizes[:2], sizes[len(sizes) // 3 :]
+    grew = (first.max(axis=0) > 0) & (times * first.max(axis=0) < late.min(axis=0))
+    shrank = first.min(axis=0) > times * late.max(axis=0)
+    return bool((grew | shrank).mean() >= features)
+
+
+def _rises_downhill(run: Run, *, times: float = 2.0, measured: int = 10, short: float = 0.5) -> bool:
+    """Whether the loss rises to `times` its start for a tenth of the run though updates go down on their own batches,
+    not as far as to the minimum along them: then it is the loss that moves."""
+    history = signals.loss(run)
+    _, over = signals.column(run, "overshoot")
+    start = abs(signals.level(history.values[: history.window]))
+    above = history.values > times * start
+    return len(over) >= measured and above.mean() >= 0.1 and 0 < signals.median(over) < short

@@ -1,0 +1,82 @@
+"""Inputs whose numbers lie in memory as those of another shape would."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.monitor.order import meant
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def series(n=48, channels=6, times=36):
+    """Channels of sines that start anywhere, each example's of one frequency, with noise."""
+    draw = torch.Generator().manual_seed(0)
+    phase, pace = (torch.rand(n, count, 1, generator=draw) for count in (channels, 1))
+    waves = torch.sin(2 * torch.pi * (phase + torch.arange(times) * (0.05 + 0.05 * pace)))
+    return waves + 0.2 * torch.randn(n, channels, times, generator=draw)
+
+
+def pictures(n=32, size=16):
+    """Coloured spots in front of a colour."""
+    draw = torch.Generator().manual_seed(0)
+    place, colours = torch.rand(n, 2, 1, 1, generator=draw) * size, torch.rand(2, n, 3, 1, 1, generator=draw)
+    rows, columns = torch.arange(size)[:, None], torch.arange(size)
+    spot = torch.exp(-((rows - place[:, 0]) ** 2 + (columns - place[:, 1]) ** 2) / 20)[:, None]
+    return colours[0] * spot + colours[1] * (1 - spot)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape"),
+    [
+        (lambda: series().reshape(48, 36, 6), (48, 6, 36)),
+        (lambda: series().transpose(1, 2), None),
+        (series, None),
+        (lambda: series(channels=2).reshape(48, 36, 2), None),  # a single step tells nothing
+        (lambda: series(n=4).reshape(4, 36, 6), None),
+        (lambda: series(channels=1, times=216).reshape(48, 36, 6), None),  # patches of one series
+        (lambda: series(channels=36, times=6).reshape(48, 36, 6), None),
+        (lambda: torch.randn(48, 6, 36).reshape(48, 36, 6), None),  # nothing is alike in noise
+        (lambda: torch.zeros(48, 36, 6), None),
+        (lambda: pictures().permute(0, 2, 3, 1).reshape(32, 3, 16, 16), (32, 16, 16, 3)),
+        (pictures, None),
+        (lambda: pictures()[:, :1].expand(-1, 3, -1, -1), None),
+        (lambda: pictures().repeat_interleave(3, 3), None),  # of coarse pixels
+        (lambda: torch.randn(32, 3, 16, 16), None),
+        (lambda: pictures().permute(0, 2, 3, 1), None),
+        (lambda: torch.randint(9, (48, 36, 6)), None),
+    ],
+)
+def test_in_which_order_inputs_lay_in_memory(inputs, shape):
+    torch.manual_seed(0)
+    assert meant(inputs()) == shape
+
+
+@pytest.mark.parametrize("scrambled", [True, False])
+def test_inputs_that_a_view_gave_their_shape(scrambled, tmp_path):
+    """Which of two channels is ahead, from (batch, channel, time): the recurrent net wants (batch, time, channel)."""
+    x = series(n=600)
+    y = (x[:, 0] * x[:, 1]).mean(1) > 0
+    x = x.reshape(600, 36, 6) if scrambled else x.transpose(1, 2)
+    torch.manual_seed(2)
+    model, head = nn.GRU(6, 16, batch_first=True), nn.Linear(16, 2)
+    model.add_module("head", head)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for at in [torch.randperm(600)[:32] for _ in range(60)]:
+
+            def loss_of(at=at):
+                return F.cross_entropy(head(model(x[at])[1][0]), y[at].long())
+
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, loss_of)
+    run = diagnostics.load(tmp_path / "run")
+    assert run.table("events").empty
+    found = [each for each in diagnostics.diagnose(run).findings if each.kind == "wiring"]
+    assert [(each.severity, each.cause) for each in found] == ([("warning", "scrambled-view")] if scrambled else [])
+    assert not scrambled or ("(32, 36, 6)" in found[0].summary and "(32, 6, 36)" in found[0].summary)
