@@ -51,6 +51,7 @@ HEAVY = np.exp(np.random.default_rng(0).normal(0, 1, len(MEASURED)))  # a featur
 def test_inputs_that_move_make_another_loss(sizes, constant, expected):
     scalars = {"step": STEPS, "loss": 1.0, "constant_loss": every_tenth(constant)}
     assert is_moving(run_of(scalars=scalars, inputs=inputs(sizes))) is expected
+    assert not is_moving(run_of(scalars=scalars, inputs=inputs(sizes) | {"mean": 100.0}))  # raw: harm enough
 
 
 @pytest.mark.parametrize(
@@ -78,17 +79,19 @@ def dying(fraction, at):
 
 
 @pytest.mark.parametrize(
-    ("at", "fraction", "explained", "severity"),
+    ("at", "fraction", "explained", "warmed", "severity"),
     [
-        (300, 0.6, 0.0, "info"),  # long after it was clear that nothing is learned
-        (300, 0.6, 0.2, "warning"),  # of what was learned
-        (30, 0.6, 0.0, "warning"),  # early enough to be why
-        (300, 0.95, 0.0, "info"),
+        (300, 0.6, 0.0, 1, "info"),  # long after it was clear that nothing is learned
+        (300, 0.6, 0.2, 1, "warning"),  # of what was learned
+        (30, 0.6, 0.0, 1, "warning"),  # early enough to be why
+        (300, 0.95, 0.0, 1, "info"),
+        (300, 0.95, 0.0, 290, "critical"),  # a warm-up had let it learn nothing
     ],
 )
-def test_units_that_die_where_nothing_was_learned_are_not_why(at, fraction, explained, severity):
+def test_units_that_die_where_nothing_was_learned_are_not_why(at, fraction, explained, warmed, severity):
     constant = 1 + 0.02 * np.sin(1e3 * STEPS)
-    scalars = {"step": STEPS, "loss": constant * (1 - explained), "lr": 0.1, "constant_loss": every_tenth(constant)}
+    scalars = {"step": STEPS, "loss": constant * (1 - explained), "constant_loss": every_tenth(constant)}
+    scalars["lr"] = np.where(warmed > STEPS, 1e-4, 0.1)
     (found,) = dead_units.check(run_of(scalars=scalars, units=dying(fraction, at), layers=LAYERS))
     assert found.severity == severity
 
@@ -131,13 +134,14 @@ def test_units_that_saturate_under_a_moving_loss(moves, severity):
     assert found.severity == severity
 
 
-@pytest.mark.parametrize(("back", "kinds"), [(True, ["cliff"]), (False, [])])
-def test_a_wall_after_a_tower_is_one_of_its_own_if_the_loss_had_come_back(back, kinds):
+@pytest.mark.parametrize(("back", "height", "kinds"), [(True, 1e6, ["cliff"]), (True, 10.0, []), (False, 1e6, [])])
+def test_a_wall_after_a_tower_is_one_of_its_own_if_the_loss_had_come_back(back, height, kinds):
+    """And is no echo of it, which is lower."""
     loss, norms = np.full(400, 0.9), np.ones(400)
     loss[0], loss[20] = 1.0, 20.0
     if not back:
         loss[21:100] = 5.0
-    loss[100:130], norms[100:130] = 1e6, 1e6
+    loss[100:130], norms[100:130] = height, 1e6
     scalars = {"step": STEPS, "loss": loss, "lr": 0.1, "grad_norm": norms, "grad_norm_unclipped": norms}
     run = run_of(scalars=scalars, curvature={"step": [50], "stability": [0.1]})
     found = list(cliff.check(run))

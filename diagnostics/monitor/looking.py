@@ -62,6 +62,7 @@ class Looking:
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
+            self._guard.run("the inputs' order", self._look_at_order, observers[0].graph.first_input)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
@@ -77,8 +78,6 @@ class Looking:
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
-        x = observers[0].graph.first_input
-        found["input_order"] = [] if x is None or x.is_nested else [order.meant(x) or (), tuple(x.shape)]
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
@@ -90,6 +89,11 @@ class Looking:
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
         self._note(**found)
+
+    def _look_at_order(self, x: Tensor | None) -> None:
+        if x is not None and not x.is_nested:
+            shape = order.meant(x)
+            self._note(input_order=[shape, tuple(x.shape)] if shape else [])
 
     def _look_at_mode(self, step: int) -> None:
         """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""

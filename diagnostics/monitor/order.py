@@ -9,50 +9,74 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FEW = 8  # examples or rows, below which chance decides
+FEW = 8  # examples, steps or pixels, below which chance decides
+PLACES, NUMBERS = 2**18, 2**22  # of an example, beyond which nothing is said; of the examples that are looked at
 CLEARLY = 2.0  # times the squared step elsewhere: between channels that have nothing in common it is many times that
 MANY = 6  # channels: five steps that all happen to be among the longest tenth are one chance in 100,000
-NEARER = 0.8  # of the squared step to the next number: in pictures a step grows with the distance
-COLOURS = (2, 3, 4)  # channels that lie together in memory
+OWN = 0.9  # of the squared step to the places beside: less is a series with its channels side by side, as it should be
+NEARER = 0.8  # of the squared step to other places: in pictures a step grows with the distance
+COLOURS = 3  # channels that lie together in memory; two or four alternate in checkerboards and other patterns
 
 
 def meant(x: Float[Tensor, "n *shape"]) -> tuple[int, ...] | None:
     """The shape whose order in memory `x` seems to have kept; `None` where it seems to be its own."""
-    if len(x) < FEW or not x.is_floating_point():
+    if x.dim() not in (3, 4) or x.layout != torch.strided or not x.is_floating_point() or len(x) < FEW:
         return None
-    x = x.detach().float()
-    if x.dim() == 3 and _jumps_between_channels(x):
+    if not 0 < x[0].numel() <= PLACES:
+        return None
+    some = x.detach()[: max(FEW, NUMBERS // x[0].numel())].float()
+    if x.dim() == 3 and _jumps_between_channels(some):
         return (len(x), x.shape[2], x.shape[1])
-    if x.dim() == 4 and _pixels_lie_together(x):
+    if x.dim() == 4 and _pixels_lie_together(some):
         return (len(x), x.shape[2], x.shape[3], x.shape[1])
     return None
 
 
 def _jumps_between_channels(x: Float[Tensor, "n steps channels"]) -> bool:
     """Whether all steps in memory from one channel to the next are longer than nearly all others at the same place of a
-    row: in a series that is its own, places of a row are alike at all times."""
+    row: in a series that is its own, places of a row are alike at all times.
+
+    A series that is most like itself a row later, and two, is its own. Where the channels' ends come at whole rows, as
+    the days of a week do, they are longer than all others on average, and not the ends of all rows of a square picture.
+    """
     _, steps, channels = x.shape
-    if channels < 3 or steps < FEW or steps == channels:
+    if channels < 3 or steps < 2 * FEW or steps in (channels, channels**2):
         return False
-    squares = x.flatten(1).diff(dim=1).square().mean(0)
+    flat = x.flatten(1)
+    if all(_is_own(flat, channels * rows) for rows in (1, 2)):  # host sync
+        return False
+    squares = flat.diff(dim=1).square().mean(0)
     place = torch.arange(1, steps * channels, device=x.device)
     between = place % steps == 0
-    longest, usual = squares.new_zeros(channels), squares.new_zeros(channels)
-    for phase in (place[between] % channels).unique().tolist():
-        elsewhere = squares[~between & (place % channels == phase)]
-        if len(elsewhere) < FEW:
-            return False
-        longest[phase], usual[phase] = elsewhere.quantile(0.9), elsewhere.mean()
-    at, jumps = place[between] % channels, squares[between]
-    limit = longest[at] if channels >= MANY else CLEARLY * longest[at]
-    far = (jumps > limit) & (limit > 0)
-    return bool(far.all() & (jumps.mean() > CLEARLY * usual[at].mean()))  # host sync
+    jumps, at = squares[between], place[between] % channels
+    rows = torch.cat([squares.new_full((1,), torch.nan), squares.masked_fill(between, torch.nan)])
+    elsewhere = rows.view(steps, channels)[:, at]  # (steps, channels - 1), NaN at the jumps themselves
+    limit = elsewhere.nanquantile(0.9, dim=0)
+    far = (jumps > (limit if channels >= MANY else CLEARLY * limit)) & (limit > 0)
+    longer = jumps.mean() > CLEARLY * elsewhere.nanmean()
+    if steps % channels == 0:
+        longer &= NEARER * jumps.mean() > elsewhere.nan_to_num().max()
+    return bool(far.all() & longer)  # host sync
+
+
+def _is_own(flat: Tensor, lag: int) -> bool:
+    beside = torch.minimum(_step(flat, lag - 1), _step(flat, lag + 1))
+    return bool(_step(flat, lag) < OWN * beside)
 
 
 def _pixels_lie_together(x: Float[Tensor, "n channels height width"]) -> bool:
-    channels = x.shape[1]
-    if channels not in COLOURS or min(x.shape[2:]) < FEW:
+    """Whether the pixel beside, so many numbers on, is nearer than all numbers before it, than the pixel after it, and
+    along columns too."""
+    _, channels, height, width = x.shape
+    if channels != COLOURS or min(height, width) < FEW:
         return False
     flat = x.flatten(1)
-    next_one, next_pixel = (flat[:, lag:].sub(flat[:, :-lag]).square().mean() for lag in (1, channels))
-    return bool((next_pixel > 0) & (next_pixel < NEARER * next_one))  # host sync
+    beside = _step(flat, channels)
+    others = [*(_step(flat, lag) for lag in range(1, channels)), _step(flat, 2 * channels)]
+    near = (beside > 0) & (beside < NEARER * torch.stack(others).min())
+    return bool(near & (_step(flat, width * channels) < NEARER * _step(flat, width)))  # host sync
+
+
+def _step(flat: Float[Tensor, "n places"], lag: int) -> Float[Tensor, ""]:
+    """Mean squared difference of numbers so far apart in memory."""
+    return (flat[:, lag:] - flat[:, :-lag]).square().mean()

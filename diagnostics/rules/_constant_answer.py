@@ -54,10 +54,12 @@ def nothing_until(
     run: Run, step: int, *, longest: float = 0.25, updates: int = 100, measured: int = 5, little: float = LITTLE
 ) -> bool:
     """Whether the answers were worth no more than one to everything in the later half of all updates before a step, a
-    quarter of the run at least: what happened at that step is not why."""
+    quarter of the run at least and at no less than half the rate: what happened at that step is not why."""
     steps = signals.loss(run).steps
     before = int((steps < step).sum())
     if before < max(updates, longest * len(steps)):
+        return False
+    if 2 * signals.highest_rate(run, int(steps[before // 2])) < signals.highest_rate(run, step):
         return False
     found = explained(run, int(steps[before // 2]), step - 1, measured)
     return bool(found.share <= 2 * found.error and found.share + 3 * found.error < little)

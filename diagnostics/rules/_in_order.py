@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import LITTLE, explained
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._raw_inputs import weights_before_batch_norm
 from diagnostics.rules._wiring_finding import LEARNED, found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -35,8 +35,9 @@ def in_order(
     wrong = float((late > worse * constant).mean())
     if not (constant > 0 and float(late.mean()) >= LEARNED * constant):
         return
-    normed = weights_before_batch_norm(run) < np.inf
-    if not (wrong >= often or (_recurrence(late) >= again and (normed or _is_sawtooth(late)))):
+    normed = any("BatchNorm" in each["type"] for each in run.meta.get("modules") or [])
+    worse_by_norm = normed and explained(run, half, int(history.steps[-1])).share < -LITTLE
+    if not (wrong >= often or (_recurrence(late) >= again and (worse_by_norm or _is_sawtooth(late)))):
         return
     same = f"the same losses come again in each epoch, {number(float(late.mean()))} on average, and the same answer to"
     if wrong >= often:
@@ -44,7 +45,7 @@ def in_order(
             f"where the answer changes the loss jumps to up to {number(float(late.max()))}; that of the same answer to"
         )
         told = f"Each batch teaches one answer, and {jump} all is {number(constant)}."
-    elif normed:
+    elif worse_by_norm:
         told = f"A batch norm takes out what a batch has in common: {same} all would have {number(constant)}."
     else:
         told = f"Each batch teaches one answer, and the next ones unlearn it: {same} all would have {number(constant)}."
@@ -58,6 +59,7 @@ def in_order(
         ),
         {"within batches": float(spread[-1]), "share of updates far off": wrong, "loss of a constant": constant},
         ("shuffle the training examples: DataLoader(..., shuffle=True), or a permutation of the indices an epoch",),
+        severity="critical" if wrong >= often else "warning",
         chart=Chart("line", "scalars", ("target_spread",), "Targets' variance within batches, over that of all"),
     )
 
@@ -70,11 +72,12 @@ def _is_sawtooth(values: np.ndarray, *, surely: float = 3.0) -> bool:
     return bool((steps < 0).mean() - 0.5 > surely * 0.5 / len(steps) ** 0.5) if len(steps) else False
 
 
-def _recurrence(values: np.ndarray, *, least: int = 100, settled: float = 0.2) -> float:
-    """Largest correlation of a series with itself a while later, after it had fallen to `settled`: 1 where the same
-    values come again and again, near 0 of noise and of slow changes. At most half the series apart: enough is left."""
+def _recurrence(values: np.ndarray, *, least: int = 100, settled: float = 0.2, batches: int = 5) -> float:
+    """Largest correlation of a series with itself an epoch of so many `batches` at least later, after it had fallen to
+    `settled`: 1 where the same values come again and again, near 0 of noise and of slow changes. At most half the
+    series apart: enough is left."""
     count = len(values)
-    if count < least or not np.isfinite(values).all():
+    if count < least or not np.isfinite(values).all() or not np.ptp(values) > 0:
         return 0.0
     time = np.linspace(-1, 1, count)
     rest = values - np.polyval(np.polyfit(time, values, 1), time)
@@ -84,4 +87,4 @@ def _recurrence(values: np.ndarray, *, least: int = 100, settled: float = 0.2) -
     products = np.fft.irfft(np.abs(spectrum) ** 2)[: len(lags)]
     correlations = products / np.sqrt(powers[count - lags] * (powers[-1] - powers[lags]))
     away = np.flatnonzero(correlations < settled)
-    return float(correlations[away[0] :].max()) if len(away) else 0.0
+    return float(correlations[max(away[0], batches) :].max()) if len(away) else 0.0

@@ -7,13 +7,15 @@ In reinforcement learning the policy decides what is seen and the network makes 
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._raw_inputs import raw
 from diagnostics.run import Run
 
 
 def is_moving(run: Run) -> bool:
-    """Only where no target is known: a known one gives the loss a measure of its own."""
+    """Only where no target is known, which would give the loss a measure of its own, and never of raw inputs, which do
+    harm by themselves."""
     unknown = not len(signals.column(run, "constant_loss")[1])
-    return unknown and (_inputs_move(run) or _rises_downhill(run))
+    return unknown and not raw(run) and (_inputs_move(run) or _rises_downhill(run))
 
 
 def _inputs_move(run: Run, *, measured: int = 9, times: float = 2.0, features: float = 0.1) -> bool:

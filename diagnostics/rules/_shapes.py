@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Finding
+from diagnostics.rules._constant_answer import LITTLE, explained
+from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
@@ -114,8 +115,14 @@ def along_batch(run: Run) -> Iterator[Finding]:
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
         # Attention between examples that belong together, as the agents of one scene, is a method of its own.
-        severity=unless_it_learns(run, "critical", "warning") if recurrent else unless_it_learns(run, "warning"),
+        severity=unless_it_learns(run, "critical", "warning") if recurrent else _unless_anything_is_learned(run),
     )
+
+
+def _unless_anything_is_learned(run: Run) -> Severity:
+    history = signals.loss(run)
+    half = int(history.steps[history.count // 2])
+    return "warning" if explained(run, half, int(history.steps[-1])).share < LITTLE else "info"
 
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}

@@ -7,7 +7,7 @@ hundreds of times larger than anything before, and one update along it throws th
 ## What we look at
 The gradient norm before clipping. A cliff is a jump by two orders of magnitude within one or two updates, over the
 largest norm of the updates before it, while the learning rate fitted the curvature measured there ($s \le 1$), and the
-damage lasts, or a twentieth of the run goes by up on the wall, or the jumps come back.
+damage lasts, or a twentieth of the run goes by at twice the loss that it began with, or the jumps come back.
 
 ## Why it happens
 Where many factors are multiplied - a recurrent net over many time steps, a deep product of weights - the output
@@ -69,14 +69,14 @@ def check(
         and not _rate_jumped(run, int(steps[at]))
         and not any(_another_loss(run, int(steps[each]), float(norms[each])) for each in (at - 1, at))
     ]
-    if not found or _towered(run, int(steps[found[0]]) - within):  # walls in the ruins of something else
+    if not found or _towered(run, int(steps[found[0]]), within):  # walls in the ruins of something else
         return
     first = found[0]
     harm = _lasting_harm(run, int(steps[first]))
     held = not harm and _held(run, steps[found], above)
-    costly = harm or (not held and _up(run, int(steps[first])) >= spent)
-    if not costly and len(found) < recurrences:
+    if not harm and len(found) < recurrences and (held or _thrown_up(run, int(steps[first])) < spent):
         return
+    costly = harm or (not held and _up(run, int(steps[first])) >= spent)
     usual = float(np.nanmedian(norms[max(0, first - 50) : first]))
     peak = float(norms[first])
     yield Finding(
@@ -131,12 +131,16 @@ def _fitted(run: Run, step: int, within: int, *, recent: int = 3) -> bool:
     return not past[-1:].any() and 2 * int(past.sum()) < max(len(past), 1)
 
 
-def _towered(run: Run, step: int) -> bool:
-    """Whether the loss had grown tenfold by then, and not come back: what a ratio past the limit foretells."""
+def _towered(run: Run, step: int, within: int, *, soon: int = 50) -> bool:
+    """Whether the loss had grown tenfold before the wall: what a ratio past the limit foretells. Not if it had come
+    back, and is higher soon after: what is lower is an echo."""
     history = signals.loss(run)
-    before = history.values[history.steps <= step]
+    before = history.values[history.steps <= step - within]
     towers = np.flatnonzero(before > 10 * abs(history.start))
-    return len(towers) > 0 and not signals.level(before[towers[-1] + 1 :]) <= history.start
+    if not len(towers):
+        return False
+    back = signals.level(before[towers[-1] + 1 :]) <= history.start
+    return not (back and history.after(step)[:soon].max() > before[towers].max())
 
 
 def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
@@ -180,6 +184,12 @@ def _held(run: Run, steps: np.ndarray, above: float) -> bool:
     if len(received) < len(steps) or not len(before):
         return False
     return bool((received <= above * np.median(before)).all())  # unclipped they are a hundred times what was usual
+
+
+def _thrown_up(run: Run, step: int) -> float:
+    """Share of the run, since the jump, in which the loss stood above twice its start: more than an odd batch costs."""
+    history = signals.loss(run)
+    return float((history.after(step) > history.start + abs(history.start)).sum()) / history.count
 
 
 def _up(run: Run, step: int, *, part: float = 0.1) -> float:

@@ -24,10 +24,10 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
 loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start:
 what is left of the layer learns, though without them it may have ended lower still. Units that died when a quarter of
-the run had gone by without anything learned are not why it learns nothing. Nor can a loss that becomes another one, as
-where a policy decides what is seen and values are their own targets, tell what its units are good for: there up to
-three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand looks dead in a window of
-300; the window bounds its firing rate below one percent, no more.
+the run had gone by, at half the rate or more, without anything learned are not why it learns nothing. Nor can a loss
+that becomes another one, as where a policy decides what is seen and values are their own targets, tell what its units
+are good for: there up to three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand
+looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").

@@ -206,10 +206,14 @@ def _learned_little(run: Run, history: signals.Loss) -> bool:
 
 
 def _straight(run: Run, since: int, *, updates: int = 100, aligned: float = 0.9) -> bool:
-    """Whether gradients and updates all pointed the same way: one as long as all together would have gone as far."""
+    """Whether gradients and updates all pointed the same way: one as long as all together would have gone as far. Of
+    batches alike within and among each other, as of one class, that says nothing."""
     steps, cosines = signals.column(run, "update_cosine")
+    _, spread = signals.column(run, "target_spread")
+    if signals.total(run) < updates or (spread < 0.5).any():
+        return False
     by_updates = signals.median(cosines[steps >= since]) >= aligned
-    return signals.total(run) >= updates and by_updates and signals.median(signal.cosines(run, since)) >= aligned
+    return by_updates and signals.median(signal.cosines(run, since)) >= aligned
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:

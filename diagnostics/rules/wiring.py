@@ -19,10 +19,10 @@ whether it uses parameters that are not the model's and are gone afterwards, and
 evaluation mode. Of what the loss takes for log-probabilities: whether their exponentials sum to 1. Of a binary
 cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
 those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
-answer to all, and keeps jumping to twice that, or comes again in each epoch: as a sawtooth, or behind a batch norm. Of
-inputs: whether all features become tenfold larger or smaller together, and whether a layer's are all zeros, so that
-its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether
-three of four have a gradient and are left exactly as they were by an update.
+answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
+worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, and whether a
+layer's are all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an
+optimizer of torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -94,11 +94,12 @@ its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.dat
 
 ## When this is wrong
 How inputs lay in memory is inferred: a series that jumps at the right places by chance could look scrambled, and one
-without likeness from one step to the next never does. A layer that is kept out of the optimizer on purpose should be
-frozen with `requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose: while it
-learns, that is information. Tasks that are learned one after another on purpose are data in order, and named where
-each unlearns the last. A loop that really wants sums of all past gradients looks like a missing `zero_grad`.
-Optimizers that keep float32 weights of their own or round at random lose nothing, and are not asked.
+without likeness from one step to the next never does. Attention between the examples of a batch may be meant: it is
+information once anything is learned. A layer that is kept out of the optimizer on purpose should be frozen with
+`requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose: while it learns, that
+is information. Tasks that are learned one after another on purpose are data in order, and named where each unlearns
+the last. A loop that really wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep
+float32 weights of their own or round at random lose nothing, and are not asked.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
