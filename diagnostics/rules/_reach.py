@@ -1,4 +1,4 @@
-"""How far a run's updates could lead: along themselves, along the steepest direction, and downhill at the best rate.
+"""How far updates could lead: along themselves, the steepest direction, and downhill; and whether they go straight on.
 
 Source: lecture, "Learning Rate".
 """
@@ -44,3 +44,14 @@ def downhill(run: Run, history: signals.Loss, since: int, surely: float) -> floa
 def at_rest(run: Run, history: signals.Loss, since: int) -> bool:
     """Not even all of the gradient, noise included, leads anywhere."""
     return downhill(run, history, since, 1.0) < REST * abs(history.end)
+
+
+def straight(run: Run, since: int, *, updates: int = 100, aligned: float = 0.9) -> bool:
+    """Whether gradients and updates all pointed the same way: one as long as all together would have gone as far. Of
+    batches alike within and among each other, as of one class, that says nothing."""
+    steps, cosines = signals.column(run, "update_cosine")
+    _, spread = signals.column(run, "target_spread")
+    if signals.total(run) < updates or (spread < 0.5).any():
+        return False
+    by_updates = signals.median(cosines[steps >= since]) >= aligned
+    return by_updates and signals.median(signal.cosines(run, since)) >= aligned

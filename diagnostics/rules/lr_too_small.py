@@ -122,7 +122,7 @@ def check(
     share = signal.share(run, first if by_schedule else half)
     if not share > 0:
         return  # nothing that is not noise would be followed by longer steps
-    if run.meta["status"] == "finished" and _straight(run, half) and _learned_little(run, history):
+    if run.meta["status"] == "finished" and reaching.straight(run, half) and _learned_little(run, history):
         inside = straight_inside
     stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it
     overshoot = signals.median(overshoots)  # too short a step to tell its overshoot from rounding is NaN
@@ -185,7 +185,7 @@ def _stands(
         tiny = reach < slack * history.end and history.end > NOTHING * history.start
         return tiny and reaching.downhill(run, history, half, surely) >= still * history.end
     downhill = reaching.downhill(run, history, half, surely)
-    if np.isnan(downhill) and _straight(run, half):
+    if np.isnan(downhill) and reaching.straight(run, half):
         downhill = 0.5 * reach / ratio  # no curvature of the loss itself is known: by the optimizer's limit
     if _learned_little(run, history) and downhill >= still * history.end:
         return True
@@ -203,17 +203,6 @@ def _stands(
 def _learned_little(run: Run, history: signals.Loss) -> bool:
     half = int(history.steps[history.count // 2])
     return explained(run, half, int(history.steps[-1])).share < LITTLE and history.end > 0
-
-
-def _straight(run: Run, since: int, *, updates: int = 100, aligned: float = 0.9) -> bool:
-    """Whether gradients and updates all pointed the same way: one as long as all together would have gone as far. Of
-    batches alike within and among each other, as of one class, that says nothing."""
-    steps, cosines = signals.column(run, "update_cosine")
-    _, spread = signals.column(run, "target_spread")
-    if signals.total(run) < updates or (spread < 0.5).any():
-        return False
-    by_updates = signals.median(cosines[steps >= since]) >= aligned
-    return by_updates and signals.median(signal.cosines(run, since)) >= aligned
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
