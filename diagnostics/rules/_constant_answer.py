@@ -33,6 +33,10 @@ class Explained(NamedTuple):
     loss: float
     constant: float
 
+    def is_nothing(self, little: float) -> bool:
+        """Not told from 0, and surely less than `little`."""
+        return self.share <= 2 * self.error and self.share + 3 * self.error < little
+
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     """Over the updates measured between two steps, and at least so many of the last ones. Unknown where no late one is:
@@ -50,6 +54,12 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     return Explained(float(gained.mean()), error, float(np.median(losses)), constant)
 
 
+def explained_late(run: Run) -> Explained:
+    """Over the later half of the run."""
+    steps = signals.loss(run).steps
+    return explained(run, int(steps[len(steps) // 2]), int(steps[-1]))
+
+
 def nothing_until(
     run: Run, step: int, *, longest: float = 0.25, updates: int = 100, measured: int = 5, little: float = LITTLE
 ) -> bool:
@@ -61,8 +71,7 @@ def nothing_until(
         return False
     if 2 * signals.highest_rate(run, int(steps[before // 2])) < signals.highest_rate(run, step):
         return False
-    found = explained(run, int(steps[before // 2]), step - 1, measured)
-    return bool(found.share <= 2 * found.error and found.share + 3 * found.error < little)
+    return explained(run, int(steps[before // 2]), step - 1, measured).is_nothing(little)
 
 
 def learned_nothing(
@@ -80,8 +89,7 @@ def learned_nothing(
     first, last = _warmed_up(run), int(steps[-1])
     half = int(last - within * (last - first))
     found = explained(run, half, last, measured)
-    nothing = found.share <= 2 * found.error and found.share + 3 * found.error < little
-    if stretch.escaped or last - half < updates or not nothing:
+    if stretch.escaped or last - half < updates or not found.is_nothing(little):
         return None
     worse = found.share + 3 * found.error < -little
     what = "The answers are worse than one that ignores the inputs" if worse else "Nothing was learned from the inputs"

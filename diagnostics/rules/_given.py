@@ -6,7 +6,7 @@ Source: lecture, "Plateaux"; each is seen on the first forward, by the functions
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import explained
+from diagnostics.rules._constant_answer import explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -131,8 +131,7 @@ def _by_share(
     if len(late) < measured or not signals.median(late) >= part:
         return None
     share, (least, most) = signals.median(late), _RANGES[function]
-    half, last = int(history.steps[history.count // 2]), int(history.steps[-1])
-    if np.isfinite(most) and explained(run, half, last).share > MOST_OF_IT:
+    if np.isfinite(most) and explained_late(run).share > MOST_OF_IT:
         return None  # a few are out of reach, as noise is
     if np.isfinite(most):
         values = f"between {number(least)} and {number(most)}"

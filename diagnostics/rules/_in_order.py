@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import LITTLE, explained
+from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import LEARNED, found
 from diagnostics.rules._words import number
@@ -36,19 +36,22 @@ def in_order(
     if not (constant > 0 and float(late.mean()) >= LEARNED * constant):
         return
     normed = any("BatchNorm" in each["type"] for each in run.meta.get("modules") or [])
-    worse_by_norm = normed and explained(run, half, int(history.steps[-1])).share < -LITTLE
+    worse_by_norm = normed and explained_late(run).share < -LITTLE
     if not (wrong >= often or (_recurrence(late) >= again and (worse_by_norm or _is_sawtooth(late)))):
         return
-    same = f"the same losses come again in each epoch, {number(float(late.mean()))} on average, and the same answer to"
+    come_again = (
+        f"the same losses come again in each epoch, {number(float(late.mean()))} on average, and the same answer to "
+        f"all would have {number(constant)}."
+    )
     if wrong >= often:
-        jump = (
-            f"where the answer changes the loss jumps to up to {number(float(late.max()))}; that of the same answer to"
+        told = (
+            "Each batch teaches one answer, and where the answer changes the loss jumps to up to "
+            f"{number(float(late.max()))}; that of the same answer to all is {number(constant)}."
         )
-        told = f"Each batch teaches one answer, and {jump} all is {number(constant)}."
     elif worse_by_norm:
-        told = f"A batch norm takes out what a batch has in common: {same} all would have {number(constant)}."
+        told = f"A batch norm takes out what a batch has in common: {come_again}"
     else:
-        told = f"Each batch teaches one answer, and the next ones unlearn it: {same} all would have {number(constant)}."
+        told = f"Each batch teaches one answer, and the next ones unlearn it: {come_again}"
     yield found(
         "in-order",
         signals.first_step(run),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import LITTLE, explained
+from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
@@ -120,9 +120,7 @@ def along_batch(run: Run) -> Iterator[Finding]:
 
 
 def _unless_anything_is_learned(run: Run) -> Severity:
-    history = signals.loss(run)
-    half = int(history.steps[history.count // 2])
-    return "warning" if explained(run, half, int(history.steps[-1])).share < LITTLE else "info"
+    return "warning" if explained_late(run).share < LITTLE else "info"
 
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}

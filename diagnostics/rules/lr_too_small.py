@@ -58,7 +58,7 @@ from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
-from diagnostics.rules._constant_answer import explained, worse_for_long
+from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for_long
 from diagnostics.rules._cut_short import cut_short, decay_step
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._one_gradient import one_gradient
@@ -71,7 +71,6 @@ KIND = sentences.KIND
 RANK = 13
 TRIED = 500  # updates: a shorter run may have been only tried
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
-LITTLE = 0.02  # R squared of the answers: as little as that
 
 
 def check(
@@ -201,8 +200,7 @@ def _stands(
 
 
 def _learned_little(run: Run, history: signals.Loss) -> bool:
-    half = int(history.steps[history.count // 2])
-    return explained(run, half, int(history.steps[-1])).share < LITTLE and history.end > 0
+    return explained_late(run).share < LITTLE and history.end > 0
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:

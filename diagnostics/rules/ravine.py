@@ -53,7 +53,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import explained
+from diagnostics.rules._constant_answer import explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
 from diagnostics.rules._raw_inputs import weights_before_batch_norm
@@ -168,8 +168,7 @@ def _falls_as_along(
     """Whether a good part of a linear model's loss may lie along the floor, where it falls at a known pace: a tenfold
     shrink of the distance is a hundredfold one of the loss. (The medians compared lie a quarter of the run apart.)
     There is something, too, where the same answer to every input has a lower loss."""
-    half, last = int(history.steps[history.count // 2]), int(history.steps[-1])
-    found = explained(run, half, last)
+    found = explained_late(run)
     if found.share + 3 * found.error < 0 or not signals.at_full_rate(run, history.steps[history.count // 2 :]).all():
         return True
     whole = 1 - 100 ** (-history.count / 4 / limits.steps_along(late, spread.condition))
