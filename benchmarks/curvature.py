@@ -26,9 +26,10 @@ from benchmarks.curvature_tasks import TASKS, Task
 from benchmarks.curvature_warm import follow_training
 from diagnostics.curvature import runs
 from diagnostics.curvature.context import undisturbed
-from diagnostics.curvature.lanczos import Krylov, Ritz, Target
+from diagnostics.curvature.lanczos import Krylov, Ritz
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.operators import DoubleBackward
+from diagnostics.curvature.solve import Target
 
 ERROR = 1e-2
 RESIDUAL = 1e-3

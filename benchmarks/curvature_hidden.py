@@ -14,7 +14,7 @@ import torch
 from benchmarks.curvature import converged, error_of
 from benchmarks.curvature_peers import TOP, ours
 from benchmarks.curvature_tasks import Task, mlp, transformer
-from diagnostics.curvature.lanczos import Target
+from diagnostics.curvature.solve import Target
 
 STATES: tuple[tuple[Callable[..., Task], int, int, int], ...] = (  # network, updates, its seed, starts
     (mlp, 100, 0, 6),

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from benchmarks.curvature_tasks import Task
 from diagnostics.curvature import runs
 from diagnostics.curvature.context import undisturbed
-from diagnostics.curvature.lanczos import Target
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.operators import DoubleBackward
+from diagnostics.curvature.solve import Target
 
 TOP = 5
 CLOCK = time.process_time  # of all threads: what else runs on the machine does not count

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diagnostics.curvature.errors import CurvatureError
-from diagnostics.curvature.lanczos import LOST, Krylov, Ritz, Target, solve
+from diagnostics.curvature.lanczos import LOST, Krylov, Ritz
 from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.quadrature import density, missed
 from diagnostics.curvature.runs import Solver, hidden
+from diagnostics.curvature.solve import Target, solve
 
 
 def planted(eigenvalues, seed: int = 0) -> Tensor:

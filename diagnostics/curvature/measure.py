@@ -19,12 +19,12 @@ from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
 from diagnostics.curvature.errors import CurvatureError, TooDear
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.gains import measured_terms
-from diagnostics.curvature.lanczos import Target
 from diagnostics.curvature.layout import Closure, Layout, loss_of
 from diagnostics.curvature.operators import Hessian
 from diagnostics.curvature.request import Request
 from diagnostics.curvature.runs import Solver
 from diagnostics.curvature.scaling import UNKNOWN, Scaling, scaling
+from diagnostics.curvature.solve import Target
 from diagnostics.curvature.spectrum import spectrum
 from diagnostics.curvature.stability import known_as, stability_terms
 from diagnostics.curvature.steepest import steepest

@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from diagnostics.curvature.distributed import Ranks
 from diagnostics.curvature.estimate import Estimate
-from diagnostics.curvature.lanczos import Target
 from diagnostics.curvature.layout import Closure, Layout
+from diagnostics.curvature.solve import Target
 
 
 @dataclass(frozen=True)

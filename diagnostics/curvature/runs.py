@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from diagnostics.curvature.distributed import Ranks
-from diagnostics.curvature.lanczos import Krylov, Ritz, Target, solve
+from diagnostics.curvature.lanczos import Krylov, Ritz
 from diagnostics.curvature.layout import Layout, Matvec
 from diagnostics.curvature.quadrature import Chain, missed
+from diagnostics.curvature.solve import Target, solve
 
 ROWS = 96  # of a basis, if memory allows
 # Of a warm start's length: what a new direction is found by. Measured on two networks, every 2 and 10 updates: as many

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diagnostics.curvature.lanczos import Krylov, Target
+from diagnostics.curvature.lanczos import Krylov
 from diagnostics.curvature.operators import Hessian
 from diagnostics.curvature.quadrature import density
 from diagnostics.curvature.request import Request
 from diagnostics.curvature.runs import RANDOM_SHARE, Solver, hidden, missed_above
+from diagnostics.curvature.solve import Target
 
 
 def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov, dict[str, Any]]:
