@@ -217,8 +217,8 @@ _TABLES = (
             Metric(
                 "missed",
                 "",
-                "probability bound that the random start missed a larger eigenvalue (beyond tolerance); from a "
-                "cold start of a whole estimate, any that belongs in the list",
+                "probability bound that the random start missed a larger eigenvalue (beyond tolerance): of a quick "
+                "estimate one that the optimizer sees, of a whole one the Hessian's, from a cold start any of the list",
             ),
         ),
     ),

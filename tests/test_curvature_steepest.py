@@ -8,12 +8,12 @@ import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
-from diagnostics.curvature import measure
+from diagnostics.curvature import measure, steepest
 from diagnostics.curvature.lanczos import Krylov
-from diagnostics.curvature.runs import Solver
 from diagnostics.curvature.scaling import UNKNOWN
-from diagnostics.curvature.steepest import _steepest_of
+from diagnostics.curvature.steepest import _seen
 
 
 def problem(size: int, steps: int):
@@ -21,56 +21,87 @@ def problem(size: int, steps: int):
     torch.manual_seed(0)
     root = torch.randn(size, size, dtype=torch.float64)
     hessian, weights = root + root.T, torch.rand(size, dtype=torch.float64) ** 4 + 1e-3
-    krylov = Krylov(lambda v: hessian @ v, torch.empty(size, dtype=torch.float64), size + 1)
-    krylov.extend(torch.randn(size, dtype=torch.float64))
+    return hessian, dataclasses.replace(UNKNOWN, preconditioner=weights), started(hessian, steps)
+
+
+def started(hessian, steps: int) -> Krylov:
+    krylov = Krylov(lambda v: hessian @ v, torch.empty(len(hessian), dtype=torch.float64), len(hessian) + 1)
+    krylov.extend(torch.randn(len(hessian), dtype=torch.float64))
     for _ in range(steps):
         krylov.step()
-    return hessian, dataclasses.replace(UNKNOWN, preconditioner=weights), krylov
+    return krylov
 
 
-def test_in_a_basis_of_the_whole_space_it_is_the_direction_itself():
+def products(hessian, scale, vectors):
+    """Of the preconditioned matrix."""
+    root = scale.preconditioner.rsqrt()
+    return vectors * root @ hessian * root
+
+
+def test_in_a_basis_of_the_whole_space_they_are_the_eigenvectors():
     hessian, scale, krylov = problem(20, 20)
-    start = _steepest_of(krylov, scale)
-    vector = scipy.linalg.eigh(hessian.numpy(), np.diag(scale.preconditioner.numpy()))[1][:, -1]
-    expected = torch.tensor(vector) * scale.preconditioner.sqrt()
-    assert start.norm() == pytest.approx(1)
-    assert abs(start @ expected) == pytest.approx(1)
+    vectors, _ = _seen(krylov, scale, 3)
+    found = scipy.linalg.eigh(hessian.numpy(), np.diag(scale.preconditioner.numpy()))[1][:, ::-1][:, :3]
+    expected = torch.tensor(found.copy()).T * scale.preconditioner.sqrt()
+    assert torch.allclose((vectors @ expected.T).abs(), torch.eye(3, dtype=torch.float64), atol=1e-6)
 
 
-def test_in_a_smaller_basis_none_is_steeper():
+def test_in_a_smaller_basis_none_are_steeper_and_their_products_are_known():
     hessian, scale, krylov = problem(40, 8)
-    start = _steepest_of(krylov, scale) / scale.preconditioner.sqrt()
-    rows = krylov.basis[: krylov.done]
-    assert torch.dist(start @ rows.T @ rows, start) < 1e-8 * start.norm()  # it lies in the basis
+    vectors, known = _seen(krylov, scale, 3)
+    starts, rows = vectors / scale.preconditioner.sqrt(), krylov.basis[: krylov.done]
+    assert torch.dist(starts @ rows.T @ rows, starts) < 1e-8 * starts.norm()  # they lie in the basis
     basis, h, p = rows.numpy(), hessian.numpy(), np.diag(scale.preconditioner.numpy())
-    best = scipy.linalg.eigh(basis @ h @ basis.T, basis @ p @ basis.T)[0][-1]
-    assert float(start @ hessian @ start) == pytest.approx(best)
+    best = scipy.linalg.eigh(basis @ h @ basis.T, basis @ p @ basis.T)[0][::-1][:3]
+    assert (vectors * known).sum(1).numpy() == pytest.approx(best)
+    assert torch.allclose(known, products(hessian, scale, vectors))
 
 
 def test_weights_that_the_optimizer_does_not_move_have_no_part():
-    _, scale, krylov = problem(20, 20)
+    hessian, scale, krylov = problem(20, 20)
     frozen = torch.arange(20) < 5
-    p = torch.where(frozen, torch.inf, scale.preconditioner)
-    start = _steepest_of(krylov, dataclasses.replace(scale, preconditioner=p))
-    assert start.isfinite().all() and not start[frozen].any()
-    assert _steepest_of(krylov, dataclasses.replace(scale, preconditioner=torch.full_like(p, torch.inf))) is None
+    unmoved = dataclasses.replace(scale, preconditioner=torch.where(frozen, torch.inf, scale.preconditioner))
+    assert _seen(krylov, unmoved, 3) is None  # the products known have come through those weights
+    hessian[frozen] = hessian[:, frozen] = 0.0
+    krylov = started(hessian, 12)
+    vectors, known = _seen(krylov, unmoved, 3)
+    assert not vectors[:, frozen].any() and not known[:, frozen].any()
+    assert torch.allclose(known, products(hessian, unmoved, vectors))
+    assert _seen(krylov, dataclasses.replace(scale, preconditioner=torch.full((20,), torch.inf)), 3) is None
 
 
-def test_a_whole_estimate_under_adam_starts_there(monkeypatch):
+def test_a_whole_estimate_under_adam_takes_fewer_products_for_it(monkeypatch):
+    """And finds the largest eigenvalue of the Hessian that Adam sees, written out."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 64), nn.Tanh(), nn.Linear(64, 4))
+    model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 4))
     x, y = torch.randn(64, 10), torch.randint(0, 4, (64,))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(20):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    starts = []
-    warm = Solver.warm
-    monkeypatch.setattr(Solver, "warm", lambda self, *known: starts.extend(known) or warm(self, *known))
-    found = measure(lambda: F.cross_entropy(model(x), y), model, optimizer, [1e-2], cold=True)
-    (start,) = starts
-    assert abs(start @ found.preconditioned_vector) > 0.3  # a random one has 0.03 of it
+
+    def estimate():
+        return measure(lambda: F.cross_entropy(model(x), y), model, optimizer, [1e-2], cold=True)
+
+    found = estimate()
+    monkeypatch.setattr(steepest, "_seen", lambda *_: None)
+    assert found.products < estimate().products - 1
+    root = found.scaling.preconditioner.rsqrt()
+    exact = torch.linalg.eigvalsh(root * written_out(model, x, y) * root[:, None])[-1]
+    assert found.preconditioned == pytest.approx(float(exact), rel=1e-3)
+
+
+def written_out(model, x, y):
+    """The Hessian of the cross-entropy, by torch.func."""
+    names = [name for name, _ in model.named_parameters()]
+    sizes = [p.numel() for p in model.parameters()]
+
+    def loss(flat):
+        parts = zip(names, flat.split(sizes), model.parameters(), strict=True)
+        return F.cross_entropy(functional_call(model, {n: part.view_as(p) for n, part, p in parts}, (x,)), y)
+
+    return torch.autograd.functional.hessian(loss, nn.utils.parameters_to_vector(model.parameters()).detach())
 
 
 @pytest.mark.parametrize("at", [0.0, 1.0])

@@ -258,6 +258,84 @@ def test_values_are_as_exact_where_vectors_skip_the_pass_over_the_basis(top: flo
     assert skipped == 23 if top < 1e3 else skipped == 0 if top > 1e3 else True
 
 
+def known(matrix: Tensor, vectors: Tensor, capacity: int = 64) -> Krylov:
+    """A basis of these rows, whose products are known."""
+    basis = Krylov(lambda v: matrix @ v, matrix.new_empty(len(matrix)), capacity)
+    basis.know(vectors, vectors @ matrix)
+    return basis
+
+
+def near_the_top(matrix: Tensor, count: int = 3) -> Tensor:
+    """(count, n) Ritz vectors of a few products."""
+    basis = krylov(matrix)
+    for _ in range(8):
+        basis.step()
+    return basis.vectors(basis.ritz().coefficients[:, :count])
+
+
+@pytest.mark.parametrize("capacity", [64, 12])
+def test_vectors_whose_products_are_known_cost_none_and_every_product_is_held(capacity: int):
+    matrix = planted(np.r_[20, 15, 12, 9, 7, np.linspace(-1, 1, 400), -3])
+    basis = known(matrix, near_the_top(matrix), capacity)
+    assert (basis.done, basis.products) == (3, 0)
+    for product in range(14):
+        basis.aim()
+        basis.step()
+        if product == 1:
+            basis.hold(fresh(matrix)())
+        rows = basis.basis[: basis.size]
+        assert torch.allclose(rows @ rows.T, torch.eye(basis.size, dtype=rows.dtype), atol=1e-10)
+        columns = torch.tensor(basis.projected[: basis.size, : basis.done])
+        assert torch.allclose(columns.T @ rows, rows[: basis.done] @ matrix, atol=1e-8)
+    assert basis.products == 15
+    assert basis.restarted == (capacity == 12)
+    assert basis.ritz().values[0] == pytest.approx(20, rel=1e-6)
+
+
+def test_the_residual_of_the_largest_pair_is_multiplied_next():
+    matrix = planted(np.r_[20, 15, 12, 9, 7, np.linspace(-1, 1, 400), -3])
+    basis = known(matrix, near_the_top(matrix))
+    basis.aim()
+    ritz = basis.ritz()
+    (vector,) = basis.vectors(ritz.coefficients[:, :1])
+    residual = matrix @ vector - ritz.values[0] * vector
+    assert abs(residual @ basis.basis[basis.done]) == pytest.approx(float(residual.norm()))
+    assert residual.norm() == pytest.approx(ritz.residuals[0])
+
+
+def test_it_ends_sooner_from_several_than_from_the_best_alone():
+    """With others close behind the largest: what is known of them is used too."""
+    matrix = planted(np.r_[20, 19, 18.5, 18, 17.5, np.linspace(-16, 16, 800)])
+    vectors = near_the_top(matrix, 5)
+    products = []
+    for count in (5, 1):
+        solver = Solver(Layout([torch.zeros(len(matrix), dtype=torch.float64)]), None, None, 0)
+        basis = known(matrix, vectors[:count])
+        assert solver.run_known(basis, 1e-2).values[0] == pytest.approx(20, rel=1e-2)
+        products.append(basis.products)
+    assert products[0] < products[1]
+
+
+def test_products_must_agree_in_turn():
+    """A pair that is as good as exact is believed after a second product, one that was long in coming after more."""
+    matrix = planted(np.r_[20, np.linspace(-1, 1, 400)])
+    top = torch.linalg.eigh(matrix)[1][:, -1] + 1e-3 * fresh(matrix)() / 20
+    solver = Solver(Layout([torch.zeros(len(matrix), dtype=torch.float64)]), None, None, 0)
+    basis = known(matrix, top[None] / top.norm())
+    assert solver.run_known(basis, 1e-2).values[0] == pytest.approx(20, rel=1e-6)
+    assert basis.products == 2
+    hard = planted(np.r_[20, np.linspace(-1, 19, 400)])
+    basis, again = (known(hard, near_the_top(hard)[:1]) for _ in range(2))
+    solver.run_known(basis, 1e-2)
+    met = []
+    while again.products < basis.products:
+        again.aim()
+        again.step()
+        met.append(Target(1, False, 5e-3).met(again.ritz(), 401))
+    needed = math.ceil(len(met) / 3)
+    assert needed > 2 and all(met[-needed:]) and not all(met[-needed - 1 :])
+
+
 def test_thinned_out_tests_of_convergence_stop_soon_after_the_first_that_holds():
     matrix = planted(np.linspace(-1, 1, 3000)[::10] ** 3)
     every, thinned, target = krylov(matrix, capacity=120), krylov(matrix, capacity=120), Target(3, True, 1e-3)

@@ -78,7 +78,7 @@ class Krylov:
     def extend(self, vector: Float[Tensor, " n"]) -> float:
         """Add a start vector, to be multiplied next; returns the share of its length that was new (0: not added)."""
         w = vector.to(self.basis.dtype, copy=True)
-        length = self._norm(w)
+        length = self.norm(w)
         if self.size == self.capacity < self.dimension:
             self.compress()
         if length == 0 or self.size == self.dimension:
@@ -95,24 +95,57 @@ class Krylov:
         """Multiply the next vector and append what is new in the product."""
         if self.size == self.capacity <= self.dimension:
             self.compress()
+        self.products += 1
         j = self.done
-        w = self.matvec(self.basis[j])
+        coefficients, length = self._enter(j, self.matvec(self.basis[j]))
+        if 0 < j < TESTED and self.scale > 0:
+            self._test_symmetry(j, coefficients, length)
+
+    def know(self, vectors: Float[Tensor, "k n"], products: Float[Tensor, "k n"]) -> None:
+        """Start an empty basis with orthonormal vectors whose products are known."""
+        self.size = self.done = len(vectors)
+        self.basis[: self.size] = vectors
+        self.chain_whole = False
+        for j, product in enumerate(products):
+            self._enter(j, product.clone())
+
+    def hold(self, vector: Float[Tensor, " n"]) -> None:
+        """Add a vector and its product, unless the basis holds it already."""
+        if self.extend(vector):
+            self.step()
+
+    def aim(self) -> None:
+        """Turn the vectors that wait so that the residual of the largest Ritz pair is multiplied next (Davidson, J.
+        Comput. Phys. 17, 1975, without a preconditioner of its own)."""
+        waiting = slice(self.done, self.size)
+        rows = self.projected[waiting, : self.done]
+        residual = rows @ self.ritz().coefficients[:, 0]
+        length = np.linalg.norm(residual)
+        if len(residual) < 2 or length == 0:
+            return
+        axis = residual / length  # of the reflection that takes the residual into the first row
+        axis[0] += np.copysign(1.0, axis[0])
+        reflection = np.eye(len(axis)) - 2 * np.outer(axis, axis) / (axis @ axis)
+        self.basis[waiting] = self._tensor(reflection) @ self.basis[waiting]
+        self.projected[waiting, : self.done] = reflection @ rows
+        self.chain_whole = False
+
+    def _enter(self, j: int, w: Tensor) -> tuple[np.ndarray, float]:
+        """The product w of vector j, which is overwritten; returns its part in the basis and its length."""
         coefficients, left = self._orthogonalize(w, max(0, j - 1))  # in exact arithmetic nothing lies before
         length = float(coefficients @ coefficients + left**2) ** 0.5
         if not math.isfinite(length):
             raise NonFinite("a Hessian-vector product is not finite; this estimate is dropped")
-        self.products += 1
         self.scale = max(self.scale, length)
         self.projected[: self.size, j] = coefficients
-        if 0 < j < TESTED and self.scale > 0:
-            self._test_symmetry(j, coefficients, length)
-        self.done += 1
+        self.done = max(self.done, j + 1)
         left = left if left > self.rounding * self.scale and self.size < self.dimension else 0.0
         if left:
             self.projected[self.size, j] = left
             self._append(w, left)
         if self.chain_whole:
             self.chain.append((float(coefficients[j]), left))
+        return coefficients, length
 
     def ritz(self) -> Ritz:
         m = self.done
@@ -196,7 +229,8 @@ class Krylov:
         torch.div(w, length, out=self.basis[first])
         self.size += 1
 
-    def _norm(self, w: Tensor) -> float:
+    def norm(self, w: Tensor) -> float:
+        """Of a vector that the ranks share."""
         return float(self._square(w)) ** 0.5
 
     def _square(self, w: Tensor) -> Tensor:

@@ -64,11 +64,17 @@ class Scaling:
         p = self.preconditioner
         return torch.where(p.isinf(), 0.0, p) if isinstance(p, Tensor) else p
 
-    def into(self, displacement: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    @property
+    def still(self) -> Number:
+        """1 where the optimizer does not move, else 0."""
+        p = self.preconditioner
+        return p.isinf().to(p.dtype) if isinstance(p, Tensor) else float(math.isinf(p))
+
+    def into(self, displacement: Float[Tensor, "*k n"]) -> Float[Tensor, "*k n"]:
         """P^1/2 u: a displacement in the coordinates of `preconditioned`."""
         return displacement * _root(self.metric)
 
-    def gradient(self, gradient: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def gradient(self, gradient: Float[Tensor, "*k n"]) -> Float[Tensor, "*k n"]:
         """P^-1/2 g: a gradient in the same coordinates."""
         return gradient * _root(1 / self.preconditioner)
 

@@ -51,15 +51,19 @@ def solve(
     fresh: Callable[[], Tensor],
     enough: Callable[[Ritz], bool] = lambda ritz: True,
     until: float = math.inf,
+    aimed: bool = False,
 ) -> Ritz:
     """Multiply until the target is met and `enough` says so too, or the products are spent, or it is `until` o'clock.
 
-    `fresh` makes random vectors, needed when the basis becomes invariant before everything wanted is in it.
+    `fresh` makes random vectors, needed when the basis becomes invariant before everything wanted is in it. `aimed`:
+    each time the residual of the largest Ritz pair, not the newest vector.
     """
     limit = krylov.products + target.max_products
     while True:
         if krylov.exhausted and not krylov.extend(fresh()):
             return krylov.ritz()  # the whole space
+        if aimed:
+            krylov.aim()
         krylov.step()
         if krylov.done < min(target.least, krylov.dimension):
             continue
