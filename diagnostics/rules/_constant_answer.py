@@ -151,10 +151,10 @@ def worse_for_long(
         kind,
         START_FAR_OFF,
         "warning",
-        int(history.steps[0]),
+        history.first_step,
         last if len(below) else None,
         (),
-        f"Until step {last} of {int(history.steps[-1])} the answers were worse than one that ignores the inputs: the "
+        f"Until step {last} of {history.last_step} the answers were worse than one that ignores the inputs: the "
         f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}.",
         {
             "loss at start": history.start,

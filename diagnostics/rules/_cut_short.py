@@ -19,8 +19,8 @@ def decay_step(steps: np.ndarray, rates: np.ndarray, decayed: float) -> int:
 def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5) -> bool:
     """Lowered in the first half, while the loss was seen to fall or, noise apart, the gradient was still there."""
     before = history.values[history.steps < first]
-    was = signals.inside(run, "grad_norm", int(history.steps[0]), first)
-    norms = signals.inside(run, "grad_norm", first, int(history.steps[-1]))[-history.window :]
+    was = signals.inside(run, "grad_norm", history.first_step, first)
+    norms = signals.inside(run, "grad_norm", first, history.last_step)[-history.window :]
     if not len(before) or len(before) > early * history.count or not len(was) or not len(norms):
         return False
     alive = len(before) >= 6 and bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))

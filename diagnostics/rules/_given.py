@@ -52,7 +52,7 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
                 kind,
                 "double-softmax",
                 "warning",
-                int(history.steps[0]),
+                history.first_step,
                 None,
                 (),
                 (
@@ -103,7 +103,7 @@ def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part
         kind,
         "logistic-least-squares" if np.isfinite(most) else "target-range",
         "warning",
-        int(history.steps[0]),
+        history.first_step,
         None,
         (),
         (

@@ -52,7 +52,7 @@ def growth(run: Run, history: signals.Loss) -> Growth:
         lowest = int(np.argmin(values))
         worst = lowest + int(np.argmax(values[lowest:]))
     if worst == 0:
-        return Growth(int(history.steps[0]), 0, 1.0)
+        return Growth(history.first_step, 0, 1.0)
     worst = _first_of_its_kind(history, values, worst)
     before = values[:worst]
     noise = min(history.noise, abs(history.start))  # of a run that is mostly growth, more is growth

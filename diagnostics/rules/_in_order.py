@@ -26,7 +26,7 @@ def in_order(
 ) -> Iterator[Finding]:
     _, spread = signals.column(run, "target_spread")
     history = signals.loss(run)
-    half = int(history.steps[history.count // 2])
+    half = history.middle_step
     steps, constants = signals.column(run, "constant_loss")
     constants = constants[steps >= half]  # targets may drift, as those that the model makes itself
     if len(spread) < measured or not len(constants) or not spread[-1] < alike:

@@ -59,7 +59,7 @@ def finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recove
 def _harm(history: signals.Loss, nonfinite: int | None, recovered: int | None) -> str:
     start, end = number(history.start), number(history.end)
     if recovered is not None:
-        worst, last = number(float(np.nanmax(history.values))), int(history.steps[-1])
+        worst, last = number(float(np.nanmax(history.values))), history.last_step
         return (
             f"the loss rose from {start} to {worst}, stood above twice its start until step {recovered} of {last}, "
             f"and ended at {end}"

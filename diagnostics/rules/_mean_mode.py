@@ -60,7 +60,7 @@ def mean_mode_of_logistic_units(
     gap = signals.median(np.array([e[0] / e[1] if len(e) > 1 and e[1] > 0 else np.nan for e in falling["eigenvalues"]]))
     conditions = signals.array(falling, "condition")
     conditions = conditions[~np.isnan(conditions)]
-    along = quadratic.condition(run, int(history.steps[0]), int(history.steps[updates]))
+    along = quadratic.condition(run, history.first_step, int(history.steps[updates]))
     condition = float(np.median(conditions)) if len(conditions) else along
     slow = 0.5 * limits.steps_along(falling, condition)  # the loss falls twice as fast as the distance
     if not (wide <= gap <= offset and condition >= wide and slow >= lasting * history.count):

@@ -19,7 +19,7 @@ def settled_high(run: Run, history: signals.Loss, *, held: float = 0.2, trifle: 
     """A quadratic loss that stands still while `held` of it is motion: more than a `trifle` of the way down."""
     if not quadratic.is_loss(run):
         return False
-    half = int(history.steps[history.count // 2])
+    half = history.middle_step
     share, error = quadratic.held_by_noise(run, history, half)
     seen = share * history.end >= trifle * (history.start - history.end)
     return share >= held and share - 2 * error >= USUAL and seen and _stands(history, half)
@@ -60,7 +60,7 @@ def too_far(
     successive gradients oppose each other. Opposition alone is normal in a converged run's noise ball, where they
     correlate at about -s (Pflug 1990; Chee and Toulis 2018).
     """
-    half = int(history.steps[history.count // 2])
+    half = history.middle_step
     over_steps, over = signals.column(run, "overshoot")
     over = over[over_steps >= half]
     length = signals.median(over)
@@ -106,7 +106,7 @@ def too_far(
 def _gradient_grows(run: Run, history: signals.Loss, since: int, *, by: float = 1.1) -> bool:
     """Motion around a minimum has a gradient as long as ever. One that grows under a loss that stands is of a loss that
     becomes another one, as a mean over ever fewer examples does."""
-    norms = signals.inside(run, "grad_norm", since, int(history.steps[-1]))
+    norms = signals.inside(run, "grad_norm", since, history.last_step)
     if len(norms) < 20:
         return False
     longer = signals.trend(np.log(np.maximum(norms, np.finfo(float).tiny)))

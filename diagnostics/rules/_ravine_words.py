@@ -69,7 +69,7 @@ def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: c
         kind=KIND,
         cause=spread.cause,
         severity="warning",
-        first_step=int(history.steps[0]),
+        first_step=history.first_step,
         last_step=None,
         layers=(),
         summary=f"{steep} makes {where} {number(condition)} times steeper in one direction than along {flat}: at a "

@@ -37,7 +37,7 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
         kind,
         "input-scale",
         "info" if history.end <= learned * signals.untrained(run) else "warning",  # it gets along with them
-        int(history.steps[0]),
+        history.first_step,
         None,
         (layer,),
         f"The inputs throw the {units} of {layer} to about {number(deviation)} on either side, where their mean "

@@ -43,7 +43,7 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
         kind=kind,
         cause="momentum",
         severity="warning",
-        first_step=int(history.steps[0]),
+        first_step=history.first_step,
         last_step=None,
         layers=(),
         summary=(

@@ -92,7 +92,7 @@ def sharp_from_start(
     floor = signals.untrained(run)
     if not (history.start >= untrained * floor and learned * floor < history.end < untrained * floor):
         return None
-    first, last = int(history.steps[0]), int(history.steps[-1])
+    first, last = history.first_step, history.last_step
     sharp = [each for each in _sharp(run, first, last, sure) if each.score >= large]
     if not sharp:
         return None

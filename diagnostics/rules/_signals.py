@@ -57,6 +57,18 @@ class Loss:
     def count(self) -> int:
         return len(self.steps)
 
+    @property
+    def first_step(self) -> int:
+        return int(self.steps[0])
+
+    @property
+    def middle_step(self) -> int:
+        return int(self.steps[self.count // 2])
+
+    @property
+    def last_step(self) -> int:
+        return int(self.steps[-1])
+
     def after(self, step: int) -> np.ndarray:
         return self.values[self.steps >= step]
 

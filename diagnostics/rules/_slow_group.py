@@ -47,7 +47,7 @@ def slow_group(
         kind=kind,
         cause="one-group",
         severity="warning" if history.end > half * history.start else "info",
-        first_step=int(history.steps[0]),
+        first_step=history.first_step,
         last_step=None,
         layers=slow,
         summary=(

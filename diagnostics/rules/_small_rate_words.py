@@ -30,7 +30,7 @@ def finding(
     remedy: str,
 ) -> Finding:
     """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
-    highest = signals.highest_rate(run, int(history.steps[-1]))
+    highest = signals.highest_rate(run, history.last_step)
     rate = highest if cause == "learning-rate" else signals.last_rate(run)
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     each = progress(run)

@@ -17,7 +17,7 @@ def targets_outside(run: Run) -> Iterator[Finding]:
     history = signals.loss(run)
     outside = signals.median(signals.column(run, "unreachable_fraction")[1])
     path = str(run.meta.get("loss_path") or "")
-    falling = signals.trend(history.after(int(history.steps[history.count // 2])))
+    falling = signals.trend(history.after(history.middle_step))
     if "binary_cross_entropy" not in path or not outside > 0 or not history.end < 0:
         return
     if not (falling.z > 3 and falling.drop > abs(history.start)):

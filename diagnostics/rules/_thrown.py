@@ -47,7 +47,7 @@ def by_first_updates(
         kind,
         "learning-rate",
         "warning",
-        int(history.steps[0]),
+        history.first_step,
         at if len(gone) else None,
         (),
         f"The first updates left weight matrices {number(grown / began)} times as large as they were: the gradient was "

@@ -37,4 +37,4 @@ def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -
     goes first, is still ahead. At a floor it is noise, in a ravine the steep part of it has gone."""
     part, norms = history.count // 4, signals.whole_norms(run)[1]
     first, last = signals.median(norms[:part]), signals.median(norms[-part:])
-    return signal.surely(run, int(history.steps[0])) > 0 and abs(last - first) <= alike * first
+    return signal.surely(run, history.first_step) > 0 and abs(last - first) <= alike * first

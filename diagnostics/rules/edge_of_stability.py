@@ -83,7 +83,7 @@ def check(
             f"{number(history.end)}): the edge of stability, which is normal."
         )
         remedy = "nothing needs to change"
-    elif signals.median(signals.inside(run, "overshoot", step, int(history.steps[-1]))) >= bounces:
+    elif signals.median(signals.inside(run, "overshoot", step, history.last_step)) >= bounces:
         words = (
             f"Since step {step} the stability ratio hovers at {ratio} and the loss, at {number(history.end)}, falls no "
             "more: each update goes past the minimum along it, and the next one comes back."

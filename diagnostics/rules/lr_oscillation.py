@@ -170,7 +170,7 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
 def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     stretch = stretches.flat(run)
     lasts = stretch is not None and not stretch.escaped
-    half = int(history.steps[history.count // 2])
+    half = history.middle_step
     first = stretch.first_step if stretch and lasts else half
     share = quadratic.held_by_noise(run, history, half)[0] if quadratic.is_loss(run) else math.nan
     past = signals.adaptive(run) and ratio >= noise_ball.PAST
@@ -196,7 +196,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     )
     evidence = {
         "noise term": signals.noise_term(run),
-        "overshoot": signals.median(signals.inside(run, "overshoot", half, int(history.steps[-1]))),
+        "overshoot": signals.median(signals.inside(run, "overshoot", half, history.last_step)),
     } | ({"share of the loss": share} if share > 0 else {})
     return _finding(run, history, ratio, first, seen, remedy, evidence)
 

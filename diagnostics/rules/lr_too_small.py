@@ -90,7 +90,7 @@ def check(
     unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    start, half, end = (int(history.steps[at]) for at in (0, history.count // 2, -1))
+    start, half, end = history.first_step, history.middle_step, history.last_step
     if history.count >= 20 and run.table("curvature", ["step"]).empty and _unmoved(run, history, unmoved):
         words = f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
         yield sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")

@@ -138,13 +138,13 @@ def _never_trained(history: signals.Loss, *, updates: int = 10, times: float = 1
 def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float) -> Iterator[Finding]:
     """Far past the limit for half the run without blowing up: a loss of bounded slope, bouncing from wall to wall."""
     steps, ratios, noise = _cautious_ratios(run)
-    late = steps >= history.steps[history.count // 2]
+    late = steps >= history.middle_step
     falling = signals.trend(history.values[history.count // 2 :])
     if signals.adaptive(run) or late.sum() < 3 or history.count < 20 or history.end <= reached * history.start:
         return
     if np.median(ratios[late]) > sustained and not (falling.z > 3 and falling.relative > 0.2):
         since = int(steps[ratios > 1][0])
-        rate = signals.median(signals.inside(run, "lr", int(history.steps[history.count // 2]), int(history.steps[-1])))
+        rate = signals.median(signals.inside(run, "lr", history.middle_step, history.last_step))
         limit = Limit(float(np.median(ratios[late])), rate, since, float(np.median(noise[late])))
         yield words.finding(run, history, Growth(since, 0, np.nan), limit)
 

@@ -167,7 +167,7 @@ def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> stretches.Flat:
     count = int(better[0]) if len(better) else history.count
     last = int(history.steps[max(count, 1) - 1])
     share = count / history.count
-    return stretches.Flat(int(history.steps[0]), last, signals.level(history.values[:count]), share, bool(len(better)))
+    return stretches.Flat(history.first_step, last, signals.level(history.values[:count]), share, bool(len(better)))
 
 
 def _overconfident(run: Run, history: signals.Loss, *, times: float = 2.0) -> stretches.Flat:

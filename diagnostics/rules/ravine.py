@@ -238,11 +238,11 @@ def _condition(run: Run, history: signals.Loss, late: pd.DataFrame) -> float:
     if not quadratic.exact(run):
         lesser = (len(values) - 1) // 2  # of two that differ
         return float(np.sort(values)[lesser]) if len(values) else np.nan
-    half = int(history.steps[history.count // 2])
+    half = history.middle_step
     last = float(values[-1]) if len(values) else np.nan
     if int(late["step"].iloc[-1]) >= half:
         return last
-    return float(np.fmax(last, quadratic.condition(run, half, int(history.steps[-1]))))
+    return float(np.fmax(last, quadratic.condition(run, half, history.last_step)))
 
 
 def _held_up(

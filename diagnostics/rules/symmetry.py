@@ -175,7 +175,7 @@ def _nearly(
         summary=(
             f"The {int(units[0, at])} hidden units of {names[at]} began less than one percent from "
             f"{'each other' if kept == 1 else f'one of {kept}'} in incoming and outgoing weights, and had not come "
-            f"apart by step {int(steps[end - 1])} of {int(history.steps[-1])}."
+            f"apart by step {int(steps[end - 1])} of {history.last_step}."
         ),
         evidence={
             "units": float(units[0, at]),
