@@ -148,7 +148,7 @@ def compare(problem: Problem, solvers: Sequence[Solver], smallest: bool) -> list
 def cheapest(s: Solver, problem: Problem, smallest: bool, least: float) -> Row | None:
     """The first setting whose worst error over the seeds is small enough, of those that may be."""
     row, seeds = None, range(len(problem.trajectories))
-    for setting in (x for x in s.settings if hopeful(x, problem, smallest, least)):
+    for setting in hopeful(s, problem, smallest, least):
         try:
             runs = [beside_a_gradient(problem.task, s, setting, smallest, seed) for seed in seeds]
         except Exception as error:  # a peer that cannot do this network is a result
@@ -164,16 +164,19 @@ def cheapest(s: Solver, problem: Problem, smallest: bool, least: float) -> Row |
     return row
 
 
-def hopeful(setting: Any, problem: Problem, smallest: bool, least: float) -> bool:
-    """Whether to spend time on a setting: not on far fewer steps than Lanczos needs, nor where our own runs, which are
-    known from the same starts, would stop too early. PyHessian's and SciPy's tolerances mean something else."""
-    if isinstance(setting, int):
-        return setting >= 0.9 * least
-    if not isinstance(setting, Target):
-        return True
-    target = replace(setting, smallest=smallest)
-    stops = [run.until(lambda ritz, run=run: run.sure(ritz, target)) for run in problem.trajectories]
-    return max(error_of(as_answer(ritz), smallest, problem.reference) for ritz in stops) <= ERROR
+def hopeful(s: Solver, problem: Problem, smallest: bool, least: float) -> list[Any]:
+    """The settings to spend time on, from cheap to dear: none with far fewer steps than Lanczos needs, and of our own,
+    whose runs are known from the same starts, none that would stop too early. PyHessian's and SciPy's tolerances mean
+    something else."""
+    if not isinstance(s.settings[0], Target):
+        return [x for x in s.settings if not isinstance(x, int) or x >= 0.9 * least]
+    products = {}
+    for target in s.settings:
+        sought = replace(target, smallest=smallest)
+        stops = [run.until(lambda ritz, run=run, sought=sought: run.sure(ritz, sought)) for run in problem.trajectories]
+        if max(error_of(as_answer(ritz), smallest, problem.reference) for ritz in stops) <= ERROR:
+            products[target] = sum(len(ritz.values) for ritz in stops)
+    return sorted(products, key=products.__getitem__)
 
 
 def beside_a_gradient(task: Task, s: Solver, setting: Any, smallest: bool, seed: int) -> tuple[Answer, float]:

@@ -178,7 +178,7 @@ class Flattened(nn.Module):
 
 
 TOLERANCES = (0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 6e-3, 3e-3, 1e-3)
-STEPS = (10, 12, 15, 18, 20, 22, 25, 28, 30, 35, 40, 45, 50, 60, 70, 80)
+STEPS = (*range(8, 30), *range(30, 100, 2))
 SOLVERS = (
     Solver(
         "this project",
