@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import all_columns, all_pairs
+from diagnostics.monitor.losspath import all_columns, all_pairs, all_products
 from diagnostics.monitor.places import scrambles
 from tests.test_rules_mistakes import alarms, diagnosed
 
@@ -47,6 +47,52 @@ def test_which_losses_compare_every_output_with_every_target():
     ]  # fmt: skip
     assert [all_pairs(loss) for loss in wrong] == [7] * len(wrong)
     assert [all_pairs(loss) for loss in right] == [0] * len(right)
+
+
+def test_which_losses_multiply_every_number_with_every_other():
+    column, row, many = torch.randn(7, 1, requires_grad=True), torch.randn(7, requires_grad=True), torch.randn(7, 5)
+    a, out = torch.randn(7), nn.Linear(5, 1)(many)
+    wrong = [
+        -(column * a).mean(), (out * a).sum() / 7, (-out * a).mean() + 0.5 * (row - a).square().mean(),
+        (row - a).square().mean() - (row * a[:, None]).mean(), 0.1 * row.square().mean() + (a * out).mean(),
+        (column * row).mean(), (out * a / 3).mean() - 0.01 * row.sum(),
+    ]  # fmt: skip
+    right = [
+        -(row * a).mean(), (column * a[:, None]).mean(), (column * a).exp().mean(), (out.exp() * many).mean(),
+        (column * torch.randn(5)).mean(), (row @ a) / 7, row.mean() * a.mean(),
+        ((column - a).square() * torch.rand(7, 7)).mean(), (column * column.t() * torch.rand(7, 7)).sum(),
+        (row[:1] * a[:1, None]).mean(), (column * a).logsumexp(1).mean(), F.mse_loss(row, a),
+    ]  # fmt: skip
+    assert [all_products(loss) for loss in wrong] == [7] * len(wrong)
+    assert [all_products(loss) for loss in right] == [0] * len(right)
+
+
+def test_a_column_of_numbers_and_a_matrix_of_weights_are_meant(tmp_path):
+    """What each of 32 pays to each other."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+
+    def paid(model, x, _):
+        return (model(x).tanh() * (x @ x.t()).softmax(1)).mean()
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-3), paid)
+    assert ("wiring", "shapes-broadcast") not in alarms(found)
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_log_probabilities_in_a_column_and_advantages_in_a_row(wrong, tmp_path):
+    """A policy that is rewarded for naming the largest of its inputs."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8))
+
+    def policy(model, x, _):
+        chosen = torch.arange(len(x))[:, None] % 8
+        picked = F.log_softmax(model(x), 1).gather(1, chosen)
+        advantage = (x.argmax(1) == chosen[:, 0]).float() - 1 / 8
+        return -(picked * advantage).mean() if wrong else -(picked[:, 0] * advantage).mean()
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-3), policy)
+    assert (("wiring", "shapes-broadcast") in alarms(found)) == wrong
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")

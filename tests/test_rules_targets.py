@@ -133,6 +133,39 @@ def test_labels_that_are_no_probabilities(labels, expected, tmp_path):
     assert alarms(run) == ([("wiring", "targets-outside")] if expected else [])
 
 
+def pairs(model, x):
+    """Two vectors of each example."""
+    return model(x[:, :4]), model(x[:, 4:])
+
+
+OF_PAIRS = {
+    "cosine": lambda model, x, t: F.cosine_embedding_loss(*pairs(model, x), t),
+    "cosine, by name": lambda model, x, t: nn.CosineEmbeddingLoss()(*pairs(model, x), target=t),
+    "ranking": lambda model, x, t: F.margin_ranking_loss(*(each[:, 0] for each in pairs(model, x)), t, margin=0.1),
+    "hinge": lambda model, x, t: F.hinge_embedding_loss((pairs(model, x)[0] - pairs(model, x)[1]).norm(dim=1), t),
+    "soft margin": lambda model, x, t: F.soft_margin_loss(pairs(model, x)[0][:, 0], t),
+}
+
+
+@pytest.mark.parametrize("loss", OF_PAIRS)
+@pytest.mark.parametrize(("labels", "expected"), [((0.0, 1.0), True), ((-1.0, 1.0), False), ((-1.0, 0.0), False)])
+def test_labels_of_zero_where_they_are_1_and_minus_1(loss, labels, expected, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(30):
+            x = torch.randn(32, 8)
+            t = torch.where(x[:, 0] > x[:, 4], *labels)
+            optimizer.zero_grad()
+            value = OF_PAIRS[loss](model, x, t)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=lambda x=x, t=t: OF_PAIRS[loss](model, x, t))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    assert any(each.cause == "targets-outside" for each in found.findings) == expected
+
+
 def test_labels_corrected_for_noise_lie_outside_by_design(tmp_path):
     """Natarajan et al. 2013: (t - rho) / (1 - 2 rho) of labels of which rho are wrong is right on average."""
     x, t = classes()

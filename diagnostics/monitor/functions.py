@@ -59,6 +59,13 @@ _LEAKY = _functions("leaky_relu")
 
 LOGITS = {F.cross_entropy} | _functions("log_softmax")  # expect numbers of any size, and make probabilities of them
 COMPARING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # an output with a target of the same unit
+# Whose labels are 1 and -1, and where among the arguments they are.
+SIGNED: dict[Callable, int] = {
+    F.cosine_embedding_loss: 2,
+    F.margin_ranking_loss: 2,
+    F.hinge_embedding_loss: 1,
+    F.soft_margin_loss: 1,
+}
 LINEAR = {F.linear}
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 TRANSPOSED = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}

@@ -4,14 +4,14 @@ A closure that does something else than that - makes an update, draws the next b
 the training each time it is called. It is tried at the first step, and given up if it does not repeat itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import forwards, losspath, transfer
+from diagnostics.monitor import forwards, functions, losspath, transfer
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -83,6 +83,7 @@ class Given:
                     "linear_model": losspath.is_linear_model(tensor),
                     "all_pairs": losspath.all_pairs(tensor),
                     "all_columns": self._all_columns(tensor, closure),
+                    "all_products": self._all_products(tensor, closure),
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
@@ -92,11 +93,22 @@ class Given:
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:
         """If they are compared with one target a row; a matrix of as many targets may be meant."""
         count = losspath.all_columns(loss)
-        if not count or closure is None:
-            return 0
-        with forwards.ours(self._model), torch.no_grad(), _Broadcasts(count) as seen:
+        return count if self._broadcasts(closure, {(count, count)}, count) else 0
+
+    def _all_products(self, loss: Tensor, closure: Closure | None) -> int:
+        """If it is a row that the column is multiplied with; a matrix of weights may be meant."""
+        count = losspath.all_products(loss)
+        return count if self._broadcasts(closure, {(count, 1)}, count, functions.GATING) else 0
+
+    def _broadcasts(
+        self, closure: Closure | None, shapes: set[tuple[int, ...]], row: int, among: Collection[Any] | None = None
+    ) -> bool:
+        """Whether one of these functions, or any, is given a tensor of one of these shapes and a row of so many."""
+        if not row or closure is None:
+            return False
+        with forwards.ours(self._model), torch.no_grad(), _Broadcasts(shapes, row, among) as seen:
             closure()
-        return count if seen.found else 0
+        return seen.found
 
     def _repeats(self, closure: Closure) -> bool:
         """Whether two calls from the same state give the same loss. One that raises is dealt with where it is used."""
@@ -132,13 +144,15 @@ def _is_number(value: Any) -> bool:
 
 
 class _Broadcasts(TorchFunctionMode):
-    """Whether a square of so many numbers meets a row of as many."""
+    """Whether a tensor of one of these shapes meets a row of so many numbers, in one of the functions `among` if any
+    are named."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, shapes: set[tuple[int, ...]], row: int, among: Collection[Any] | None) -> None:
         super().__init__()
-        self.found, self._square, self._rows = False, (count, count), {(count,), (1, count)}
+        self.found, self._shapes, self._rows, self._among = False, shapes, {(row,), (1, row)}, among
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        shapes = {tuple(each.shape) for each in args if isinstance(each, Tensor)}
-        self.found |= self._square in shapes and not shapes.isdisjoint(self._rows)
+        if self._among is None or func in self._among:
+            shapes = {tuple(each.shape) for each in args if isinstance(each, Tensor)}
+            self.found |= not shapes.isdisjoint(self._shapes) and not shapes.isdisjoint(self._rows)
         return func(*args, **(kwargs or {}))

@@ -69,14 +69,16 @@ class Looking:
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
-        logits gets probabilities; the range of the targets that outputs are compared with; tensors behind a cut of the
-        graph; calls whose shapes fit, but mean something else."""
+        logits gets probabilities; the range of the targets that outputs are compared with; labels of 0 where -1 is
+        meant; tensors behind a cut of the graph; calls whose shapes fit, but mean something else."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
+        unsigned = [each for observer in observers for each in observer.unsigned]
+        found["unsigned"] = next(([name, float(share)] for name, share in unsigned if share > 0), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))

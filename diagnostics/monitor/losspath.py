@@ -107,6 +107,35 @@ def all_columns(loss: Tensor) -> int:
     return 0
 
 
+def all_products(loss: Tensor) -> int:
+    """N, if a term of the loss is the mean of N numbers times something that makes N x N of them; or 0. If that is N
+    others in a row it is the product of two means: each advantage, say, weighs all others' log-probabilities."""
+    for node in _averaged(loss.grad_fn):
+        while node is not None and _name(node) in ("neg", "div") and len(_next(node)) == 1:
+            (node,) = _next(node)
+        if node is None or _name(node) != "mul":
+            continue
+        after, before = _output_shape(node), {_output_shape(each) for each in _next(node)}
+        count = max(after, default=0)
+        if count > 1 and after == (count, count) and before <= {(count,), (count, 1), (1, count)}:
+            return count
+    return 0
+
+
+def _averaged(node: Any) -> Iterator[Any]:
+    """What the means and sums are taken of that are added up to the loss."""
+    waiting = [node]
+    for _ in range(LONGEST):
+        if not waiting:
+            return
+        node = waiting.pop()
+        name, below = ("", []) if node is None else (_name(node), _next(node))
+        if name in ("mean", "sum"):
+            yield from below
+        elif name in ("add", "sub", "mul", "div", "neg"):
+            waiting += below
+
+
 def _output_shape(node: Any) -> tuple[int, ...]:
     """Of what the function returned: the gradient it is given has that shape too."""
     shapes = [tuple(each.shape) for each in getattr(node, "_input_metadata", ())]

@@ -61,6 +61,7 @@ class Observer(TorchFunctionMode):
         self.autocast = False
         self.seconds = 0.0
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
+        self.unsigned: list[tuple[str, Tensor]] = []  # share of labels 0 where 1 and -1 are meant and none is -1
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
@@ -179,6 +180,9 @@ class Observer(TorchFunctionMode):
             self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
         if self._asking and func in functions.COMPARING:
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
+        if self._asking and func in functions.SIGNED:
+            at = functions.SIGNED[func]
+            self._signed(functions.spelled(func), args[at] if len(args) > at else kwargs.get("target"))
         if self._asking and self._stack:
             self._meet(functions.tensors((*args, *kwargs.values())))
         kind = functions.activation(func, args, kwargs)
@@ -225,6 +229,12 @@ class Observer(TorchFunctionMode):
     def _compared(self, target: Any) -> None:
         if isinstance(target, Tensor) and target.numel() and target.dim() and target.is_floating_point():
             self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
+
+    @torch.no_grad()
+    def _signed(self, name: str, labels: Any) -> None:
+        if isinstance(labels, Tensor) and labels.numel():
+            zero = (labels == 0).float().mean()
+            self.unsigned.append((name, torch.where((labels == -1).any(), 0, zero)))
 
     def _meet(self, tensors: Iterable[Tensor]) -> None:
         for each in tensors:

@@ -11,8 +11,9 @@ from diagnostics.run import Run
 
 
 def all_pairs(run: Run) -> Iterator[Finding]:
-    pairs, columns = (int(run.meta.get(entry) or 0) for entry in ("all_pairs", "all_columns"))
-    count = max(pairs, columns)
+    entries = ("all_pairs", "all_columns", "all_products")
+    pairs, columns, products = (int(run.meta.get(entry) or 0) for entry in entries)
+    count = pairs or columns or products
     if count < 2:
         return
     what = (
@@ -24,7 +25,21 @@ def all_pairs(run: Run) -> Iterator[Finding]:
         "heed PyTorch's warning 'Using a target size that is different to the input size'",
     )
     formula = r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}"
-    if columns:
+    if products:
+        formula = (
+            r"\frac{1}{N^2} \sum_{i,j} a_i\,b_j = \bar a\,\bar b \quad\text{instead of}\quad "
+            r"\frac{1}{N} \sum_i a_i\,b_i"
+        )
+        what = (
+            f"A term of the loss multiplies each of {count} numbers with all {count} of another kind, because one of "
+            "the two is a column and the other is not. Its mean is the product of the two means: which number belongs "
+            "to which example does not count."
+        )
+        remedies = (
+            "give both the same shape: log_probability.squeeze(1) * advantage",
+            "print the shapes of both before they are multiplied",
+        )
+    elif columns:
         formula = (
             r"\frac{1}{N^2} \sum_{i,j} (q_{i a_j} - t_j)^2 \quad\text{instead of}\quad "
             r"\frac{1}{N} \sum_i (q_{i a_i} - t_i)^2"

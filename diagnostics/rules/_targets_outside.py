@@ -1,6 +1,8 @@
-"""Targets that are no probabilities, under a loss that takes them for some: it has no least value.
+"""Targets that a loss cannot take: no probabilities under a cross-entropy, which has no least value then, and labels of
+0 under a loss whose labels are 1 and -1.
 
-Source: the definition of the cross-entropy, -t log p - (1 - t) log(1 - p), which is positive for 0 <= t <= 1 only.
+Source: the definition of the cross-entropy, -t log p - (1 - t) log(1 - p), which is positive for 0 <= t <= 1 only, and
+of the losses of pairs in PyTorch.
 """
 
 from collections.abc import Iterator
@@ -39,4 +41,29 @@ def targets_outside(run: Run) -> Iterator[Finding]:
         ),
         formula=r"-t\log p-(1-t)\log(1-p)\;\to\;-\infty \quad\text{where}\quad t \notin [0, 1]",
         chart=Chart("line", "scalars", ("weight_norm",), "Norm of the weights"),
+    )
+
+
+_OF_ZERO = {  # what an example whose label is 0 adds to the loss
+    "cosine_embedding_loss": "nothing: only pairs that belong together are heard, and all are drawn together",
+    "margin_ranking_loss": "the margin, whatever the order: it has no gradient",
+    "hinge_embedding_loss": "what 1 and -1 add, both: it is pulled nearer and pushed away",
+    "soft_margin_loss": "log 2, whatever the output: it has no gradient",
+}
+
+
+def unsigned(run: Run) -> Iterator[Finding]:
+    name, share = run.meta.get("unsigned") or ("", 0.0)
+    if name not in _OF_ZERO or not share > 0:
+        return
+    yield found(
+        "targets-outside",
+        signals.first_step(run),
+        (),
+        (
+            f"{name} takes labels of 1 and -1, but {number(100 * share)} % of the first ones are 0 and none is -1. "
+            f"Such an example adds {_OF_ZERO[name]}."
+        ),
+        {"share of labels that are 0": share},
+        ("map the labels to 1 and -1: 2 * labels - 1",),
     )

@@ -12,7 +12,8 @@ than a fifth off the loss. The stretch must not be longer than thirty times $\ta
 updates in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves
 downwards along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own
 rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later. Where it is
-longer than $5\tau$ and the loss curves upwards along the updates, something else holds it.
+longer than $5\tau$ and the loss curves upwards along the updates, something else holds it - unless weights of some
+layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -37,6 +38,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
@@ -45,6 +47,7 @@ from diagnostics.run import Run
 
 KIND = "saddle-point"
 RANK = 9
+MEASURED = 4  # updates in each part of a stretch whose growth is compared
 
 
 def check(
@@ -85,9 +88,12 @@ def _held(
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
     along, error = _along(run, stretch)
-    if waited > grown * escape and along > 2 * error:
+    leaving = _leaving(run, stretch, escape)
+    if waited > grown * escape and along > 2 * error and not leaving:
         return None
-    if waited < escape or not _downward(run, stretch):
+    if leaving:
+        downhill = min(downhill, _steady(run, stretch, downhill / gain / waited) * gain * waited)
+    elif waited < escape or not _downward(run, stretch):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
@@ -147,6 +153,30 @@ def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:
     paths = signals.array(table.loc[table["step"].between(stretch.first_step, stretch.last_step)], "condition")
     last = paths[~np.isnan(paths)][-estimates:]
     return len(last) == estimates and bool(np.isinf(last).all())
+
+
+def _leaving(run: Run, stretch: stretches.Flat, escape: float, *, folds: float = 2.0, alike: float = 1.5) -> bool:
+    """Whether weights grow as a saddle point is left, by a factor e every `escape` updates and by `folds` of them
+    within the stretch's later half: whatever the updates of the others do, those set the pace."""
+    steps, _, norms = by_layer.matrix(run, "layers", "weight_norm")
+    middle = (stretch.first_step + stretch.last_step) // 2
+    inside = (steps >= middle) & (steps <= stretch.last_step)
+    if inside.sum() < 2 * MEASURED:
+        return False
+    times, logs = steps[inside], np.log(np.maximum(norms[inside], np.finfo(float).tiny))
+    halves = np.array_split(np.arange(len(times)), 2)
+    rates = [(logs[half[-1]] - logs[half[0]]) / (times[half[-1]] - times[half[0]]) * escape for half in halves]
+    steady = np.all([(rate > 1 / alike) & (rate < alike) for rate in rates], axis=0)
+    return bool((steady & (logs[-1] - logs[0] >= folds)).any())
+
+
+def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
+    """The squared gradient without its noise, where batches told them apart; else as it was measured."""
+    tried = run.table("batches", ["origin", "gradient_square", "gradient_square_error"]).dropna()
+    tried = tried.loc[tried["origin"].between(stretch.first_step, stretch.last_step)]
+    if tried.empty:
+        return square
+    return float((tried["gradient_square"] + 2 * tried["gradient_square_error"]).clip(lower=0).median())
 
 
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:

@@ -50,7 +50,8 @@ averages of Adam begin at zero in a new one.
 
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
-ask for from each row; `q.gather(1, a[:, None])` takes one from each.
+ask for from each row; `q.gather(1, a[:, None])` takes one from each. A column of log-probabilities times a row of
+advantages has the product of the two means for its own.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the
 sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of
@@ -72,7 +73,8 @@ larger is all that is left.
 other scores do; without it all scores grow for ever, and along another dimension it compares the wrong ones.
 
 *Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
-changes its sign, and the surer the output, the lower the loss, without end.
+changes its sign, and the surer the output, the lower the loss, without end. The losses of pairs and `soft_margin_loss`
+take labels of 1 and $-1$; one of 0 adds to them what has no gradient, or pulls both ways.
 
 *In order*: a batch's gradient stands for that of all data if its examples were drawn at random. A batch of one class
 asks for that class whatever the input, and the next batches undo what it taught. A batch norm takes out what the
@@ -119,7 +121,7 @@ from diagnostics.rules._inputs_change import inputs_change
 from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
-from diagnostics.rules._targets_outside import targets_outside
+from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number
@@ -152,6 +154,7 @@ def check(
     yield from norms_of_few(run)
     yield from log_scores(run)
     yield from targets_outside(run)
+    yield from unsigned(run)
     yield from in_order(run)
     yield from inputs_change(run)
     yield from zero_inputs(run)
