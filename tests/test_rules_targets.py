@@ -248,6 +248,32 @@ def test_data_that_each_reading_rescales(rescale, expected, tmp_path):
     assert alarms(run) == expected
 
 
+@pytest.mark.parametrize("case", ["stored", "fresh", "ramp", "drift"])
+def test_noise_that_each_reading_adds_to_the_stored_data(case, tmp_path):
+    """Beside fresh noise on every batch, a schedule that raises its deviation, and features that drift by themselves:
+    in all but the second the loss rises as the inputs grow."""
+    torch.manual_seed(0)
+    x = torch.randn(1280, 8)
+    y = torch.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:3]
+    model = nn.Sequential(nn.Linear(8, 64), nn.SiLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    own = torch.rand(8) ** 2
+
+    def batches():
+        for epoch in range(40):
+            for at in torch.randperm(20).tolist():
+                rows = slice(64 * at, 64 * at + 64)
+                noise = torch.randn(64, 8)
+                if case == "stored":
+                    yield x[rows].add_(0.2 * noise), y[rows]
+                else:
+                    size = {"fresh": 0.2, "ramp": epoch / 25, "drift": own * (epoch / 10) ** 0.5}[case]
+                    yield x[rows] + size * noise, y[rows]
+
+    run = trained(tmp_path / "run", model, optimizer, F.mse_loss, batches())
+    assert (("wiring", "inputs-change") in alarms(run)) == (case == "stored")
+
+
 def recalled(updates):
     for _ in range(updates):
         keys, values = torch.randn(64, 12, 32), torch.randint(8, (64, 12))

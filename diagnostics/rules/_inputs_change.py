@@ -1,6 +1,6 @@
-"""Inputs that become larger or smaller while training: data that each reading rescales once more.
+"""Inputs that change while training: data that each reading rescales once more, or adds noise to.
 
-Source: NumPy and PyTorch, whose `/=` writes to the array that an item of a data set is a view of.
+Source: NumPy and PyTorch, whose `/=` and `+=` write to the array that an item of a data set is a view of.
 """
 
 from collections.abc import Iterator
@@ -52,4 +52,54 @@ def inputs_change(
         ),
         severity=unless_it_learns(run, "critical"),
         chart=Chart("line", "inputs", ("batch_rms",), "Size of the inputs", log=True),
+    )
+
+
+def noise_piles_up(
+    run: Run,
+    *,
+    measured: int = 12,
+    grown: float = 1.15,  # mean square at last, of that at first
+    straight: float = 0.9,  # of its variance is a straight line in time: independent noise adds up its variances
+    steady: float = 1.5,  # slopes of the two halves, one over the other: schedules raise the deviation, not its square
+    alike: float = 0.5,  # of the middle feature's growth: drifting data grow by feature
+    features: int = 3,  # to tell that
+    sure: float = 3.0,  # standard errors by which the loss rises in the later half
+) -> Iterator[Finding]:
+    """Where the loss rises with it: augmentation as such adds the same to every batch."""
+    steps, _, sizes = run.matrix("inputs", "batch_rms")
+    if len(sizes) < measured or sizes.shape[1] < features or np.isnan(sizes).any():
+        return
+    if not len(signals.column(run, "constant_loss")[1]):
+        return
+    history, squares = signals.loss(run), sizes.astype(float) ** 2
+    if signals.trend(history.after(history.middle_step)).z > -sure:
+        return
+    times, part, total = np.asarray(steps, dtype=float), max(3, len(squares) // 8), squares.mean(1)
+    first, last = np.median(squares[:part], axis=0), np.median(squares[-part:], axis=0)
+    if not np.median(total[-part:]) >= grown * np.median(total[:part]):
+        return
+    slope, start = np.polyfit(times, total, 1)
+    fit = 1 - np.var(total - start - slope * times) / np.var(total)
+    halves = [np.polyfit(times[half], total[half], 1)[0] for half in np.array_split(np.arange(len(times)), 2)]
+    growth = last - first
+    middle = float(np.median(growth))
+    together = np.mean(np.abs(growth - middle) <= alike * middle)
+    if fit < straight or not 1 / steady < halves[1] / halves[0] < steady or together < 0.5:
+        return
+    before, after = (float(np.sqrt(each.mean())) for each in (first, last))
+    yield found(
+        "inputs-change",
+        signals.first_step(run),
+        (),
+        f"The inputs grow from a root mean square of {number(before)} to {number(after)} while training, the square by "
+        "as much in each update and of each feature, as noise does that is added to what was added before; and the "
+        "loss rises with it. Each reading seems to add noise to the stored data.",
+        {"size at first": before, "size at last": after, "loss at best": history.best, "loss at end": history.end},
+        (
+            "make a new tensor: x = x + noise, not x += noise, which writes to the stored data that x is a view of",
+            "or augment a copy: x = data[i].clone()",
+        ),
+        severity="warning",
+        chart=Chart("line", "inputs", ("batch_rms",), "Size of the inputs"),
     )

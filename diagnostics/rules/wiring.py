@@ -80,7 +80,8 @@ take labels of 1 and $-1$; one of 0 adds to them what has no gradient, or pulls 
 asks for that class whatever the input, and the next batches undo what it taught. A batch norm takes out what the
 examples of a batch have in common, which then is their class.
 
-*Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more.
+*Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more;
+`x += noise` adds to it, and after $k$ epochs the variance of the noise is $k$ times that of one.
 
 *Zero inputs*: the gradient of a weight is the error times what the weight multiplies. A layer that is given zeros
 alone, as a placeholder for data would be, learns nothing but its bias.
@@ -117,7 +118,7 @@ from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._in_order import in_order
-from diagnostics.rules._inputs_change import inputs_change
+from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import log_scores
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
@@ -157,6 +158,7 @@ def check(
     yield from unsigned(run)
     yield from in_order(run)
     yield from inputs_change(run)
+    yield from noise_piles_up(run)
     yield from zero_inputs(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
