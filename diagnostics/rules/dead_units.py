@@ -161,15 +161,17 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     known = dead[~np.isnan(dead)]
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
-    came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
-    if came and not _stood(run, step):
-        return "input-scale" if raw(run) and not normalizes(run) else "large-step"
-    if _pushed_by_bias(run, layer):
-        return "bias"
     spread = conditioning.spread(run)
     # Of random directions half start off, not nearly all.
     uncentered = spread is not None and spread.away >= conditioning.AWAY and began < NEARLY_ALL
-    return "uncentered-inputs" if uncentered and weights_before_batch_norm(run) >= 2 else "initialization"
+    uncentered &= weights_before_batch_norm(run) >= 2
+    came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
+    # A quarter off from the start is those directions; steps then turn more of them off, or on.
+    if came and not _stood(run, step) and not (uncentered and began >= 0.25):
+        return "input-scale" if raw(run) and not normalizes(run) else "large-step"
+    if _pushed_by_bias(run, layer):
+        return "bias"
+    return "uncentered-inputs" if uncentered else "initialization"
 
 
 def _stood(run: Run, until: int) -> bool:
