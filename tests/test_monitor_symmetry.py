@@ -115,8 +115,23 @@ def test_value_channels(way: str, pair: tuple[int, int], outgoing: bool, distinc
     torch.manual_seed(0)
     model = Attention(*WAYS[way])
     alike(model, *pair, outgoing)
-    (found,) = recorded(model, tmp_path / "run").values()
-    assert found == (D, distinct, HEADS)
+    channels, heads = recorded(model, tmp_path / "run").values()
+    assert channels == (D, distinct, HEADS)
+    assert heads == (HEADS, HEADS, 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("outgoing", [True, False])
+def test_heads(way: str, outgoing: bool, tmp_path: Path) -> None:
+    """Two of them with the same values, and the same columns of the output projection or others."""
+    torch.manual_seed(0)
+    model = Attention(*WAYS[way])
+    for channel in range(D // HEADS):
+        alike(model, channel, D // HEADS + channel, outgoing)
+    found = recorded(model, tmp_path / "run")
+    (name,) = (each for each in found if each.endswith("heads"))
+    assert name == ("value.heads" if model.split is None else "qkv.heads")
+    assert found[name] == (HEADS, HEADS - outgoing, 1)
 
 
 def test_value_channels_of_the_module(tmp_path: Path) -> None:
@@ -177,8 +192,7 @@ def test_a_zero_output_projection_is_no_symmetry(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Attention(permuted, by_function)
     nn.init.zeros_(model.out.weight)
-    (found,) = recorded(model, tmp_path / "run").values()
-    assert found == (D, D, HEADS)
+    assert list(recorded(model, tmp_path / "run").values()) == [(D, D, HEADS), (HEADS, HEADS, 1)]
 
 
 class Own(nn.Module):

@@ -234,7 +234,7 @@ class Graph:
         groups = places.heads(where)
         if where.stride(-2) != 0 or groups is None:
             return self._mix(function, tensors, data, out)
-        flow.layer.groups = groups
+        flow.layer.groups = flow.layer.heads = groups
         carries = flow.carries | self._mix(function, others, [self.flow(each) for each in others], out).carries
         after = places.of(out.shape, where.stride(), int(where.storage_offset()))
         return replace(flow, carries=carries, fresh=None, places=None if places.is_last(after) else after)

@@ -11,7 +11,8 @@ class Layer:
     """One weight that makes units, and the weights that read them. `escaped`: something else reads them as well.
 
     `readers`: (weight, entries per unit) of each layer that reads the units. `scales`: per-unit parameters on the way.
-    `groups`: equal blocks of units that are never alike, since they have inputs (or attention) of their own.
+    `groups`: equal blocks of units that are never alike, since they have inputs (or attention) of their own. `heads`:
+    of those, as many as are heads of attention, which may be alike as wholes.
     `part`: which rows of the weight these units are, where it makes several things at once (queries, keys and values),
     which leaves the whole `split`. `gates`: rows of the weight that each unit has, one from each of as many blocks, and
     so of every parameter in `recurrent`. `factors`: layers whose units, one of each, are multiplied to make these.
@@ -21,6 +22,7 @@ class Layer:
     bias: Tensor | None
     transposed: bool
     groups: int
+    heads: int = 1
     scales: list[Tensor] = field(default_factory=list)
     readers: list[tuple[Tensor, int]] = field(default_factory=list)
     escaped: bool = False

@@ -1,8 +1,9 @@
 """How many different hidden units each layer has: incoming, bias and outgoing weights compared together.
 
 Units alike on one side only drift apart; alike on both they get the same gradient and stay alike for ever. Which layers
-read a layer's units is taken from the forward itself (`flow.Graph`). Heads of an attention layer are units too, and so
-are the dimensions of an embedding, whoever reads them: if all stay alike while they move, they are read alike.
+read a layer's units is taken from the forward itself (`flow.Graph`). Heads of attention are units too, by their values:
+if those stay alike while they move, so do queries and keys. And so are the dimensions of an embedding, whoever reads
+them: if all stay alike while they move, they are read alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,11 @@ def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
             outgoing = [_outgoing(weight, entries, units) for weight, entries in layer.readers]
             known = [part for part in outgoing if part is not None]
             if units > 1 and len(known) == len(outgoing):
-                yield Sides(names[id(layer.weight)], incoming, known, layer.groups)
+                name = names[id(layer.weight)]
+                yield Sides(name, incoming, known, layer.groups)
+                if layer.heads > 1:
+                    into, out = ([part.reshape(layer.heads, -1) for part in side] for side in (incoming, known))
+                    yield Sides(f"{name.rpartition('.')[0]}.heads".removeprefix("."), into, out)
 
 
 def _used_once(layer: Layer, layers: Sequence[Layer]) -> bool:

@@ -34,7 +34,7 @@ def by_first_updates(
     if signals.adaptive(run) or run.meta.get("linear_model") or not early.any() or early.all():
         return None
     began, grown, lasting = _sizes(run, history.steps[0] + within)
-    steep, after = float(np.nanmax(norms[early])), signals.median(norms[~early][: int(within)])
+    steep, after = float(np.fmax.reduce(norms[early], initial=0.0)), signals.median(norms[~early][: int(within)])
     if not lasting >= times * began > 0 or not steep >= fell * after > 0:
         return None
     untrained = signals.untrained(run)

@@ -38,7 +38,6 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
@@ -88,7 +87,7 @@ def _held(
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
     along, error = _along(run, stretch)
-    leaving = _leaving(run, stretch, escape)
+    leaving = _leaving(run, stretch, gain * abs(smallest), gain)
     if waited > grown * escape and along > 2 * error and not leaving:
         return None
     if leaving:
@@ -155,28 +154,39 @@ def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:
     return len(last) == estimates and bool(np.isinf(last).all())
 
 
-def _leaving(run: Run, stretch: stretches.Flat, escape: float, *, folds: float = 2.0, alike: float = 1.5) -> bool:
-    """Whether weights grow as a saddle point is left, by a factor e every `escape` updates and by `folds` of them
-    within the stretch's later half: whatever the updates of the others do, those set the pace."""
-    steps, _, norms = by_layer.matrix(run, "layers", "weight_norm")
+def _leaving(
+    run: Run, stretch: stretches.Flat, fastest: float, gain: float, *, folds: float = 2.0, alike: float = 1.5
+) -> bool:
+    """Whether weights grow as a saddle point is left, by as much an update as its eigenvalue says, and by `folds`
+    factors e within the stretch's later half: whatever the updates of the others do, those set the pace.
+
+    One batch's smallest eigenvalue is biased down, the quotient of its vector on others up: the rate lies between.
+    """
+    steps, _, norms = run.matrix("layers", "weight_norm")
     middle = (stretch.first_step + stretch.last_step) // 2
     inside = (steps >= middle) & (steps <= stretch.last_step)
-    if inside.sum() < 2 * MEASURED:
+    if inside.sum() < 2 * MEASURED or not norms.shape[1]:
         return False
     times, logs = steps[inside], np.log(np.maximum(norms[inside], np.finfo(float).tiny))
     halves = np.array_split(np.arange(len(times)), 2)
-    rates = [(logs[half[-1]] - logs[half[0]]) / (times[half[-1]] - times[half[0]]) * escape for half in halves]
-    steady = np.all([(rate > 1 / alike) & (rate < alike) for rate in rates], axis=0)
+    rates = [(logs[half[-1]] - logs[half[0]]) / (times[half[-1]] - times[half[0]]) for half in halves]
+    quotient = signals.median(signals.array(_tried(run, stretch, ["smallest"]), "smallest"))
+    slowest = fastest if np.isnan(quotient) else min(fastest, gain * max(0.0, -quotient))
+    steady = np.all([(rate > slowest / alike) & (rate < fastest * alike) for rate in rates], axis=0)
     return bool((steady & (logs[-1] - logs[0] >= folds)).any())
+
+
+def _tried(run: Run, stretch: stretches.Flat, columns: list[str]) -> pd.DataFrame:
+    """What independent batches say of the estimates within the stretch."""
+    table = run.table("batches", ["origin", *columns]).dropna()
+    return table.loc[table["origin"].between(stretch.first_step, stretch.last_step)]
 
 
 def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
     """The squared gradient without its noise, where batches told them apart; else as it was measured."""
-    tried = run.table("batches", ["origin", "gradient_square", "gradient_square_error"]).dropna()
-    tried = tried.loc[tried["origin"].between(stretch.first_step, stretch.last_step)]
-    if tried.empty:
-        return square
-    return float((tried["gradient_square"] + 2 * tried["gradient_square_error"]).clip(lower=0).median())
+    tried = _tried(run, stretch, ["gradient_square", "gradient_square_error"])
+    most = signals.array(tried, "gradient_square") + 2 * signals.array(tried, "gradient_square_error")
+    return square if tried.empty else signals.median(np.maximum(most, 0))
 
 
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:

@@ -10,10 +10,9 @@ For each hidden layer, the number of distinct units: classes of (incoming weight
 agree up to sign within one part in ten thousand; and whether a layer whose units all began within one percent of
 a few keeps them there for a good part of the run. Units that agree in only one of the two separate by themselves
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
-over time with weights of their own); of `nn.MultiheadAttention` also whole heads. A recurrent unit is read by its own
-layer, too. A unit of a gated linear unit is a product, and has the incoming weights of both its factors. Whole
-modules side by side, such as experts or critics, are copies where their weights, gradients and updates have the same
-norms in every record.
+over time with weights of their own), and whole heads. A recurrent unit is read by its own layer, too. A unit of a gated
+linear unit is a product, and has the incoming weights of both its factors. Whole modules side by side, such as experts
+or critics, are copies where their weights, gradients and updates have the same norms in every record.
 
 ## Why it happens
 If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
@@ -30,9 +29,9 @@ cloned units, add noise to one of each pair.
 ## When this is wrong
 Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of
 the unit differs. A pair among many that agrees to a part in a thousand but not in ten thousand is left out: the
-two separate, slowly. Channels of queries and keys are not compared, nor are heads that are written out by hand, nor
-values whose way to the output projection is not made of views (copied key-value heads, batch and heads merged into
-one dimension), nor recurrent cells called by hand or whose two directions are read together.
+two separate, slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is
+not made of views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by
+hand or whose two directions are read together.
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
@@ -108,8 +107,9 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
             f"In embedding {names[worst]} only {kept} of {count} dimensions {'is' if kept == 1 else 'are'} distinct: "
             f"the others hold the same numbers and {until}."
             if embedding
-            else f"In layer {names[worst]} only {kept} of {count} hidden units {'is' if kept == 1 else 'are'} "
-            f"distinct: the others have identical incoming and outgoing weights and {until}."
+            else f"In layer {names[worst]} only {kept} of {count} {_units_of(names[worst])} "
+            f"{'is' if kept == 1 else 'are'} distinct: the others have identical incoming and outgoing weights and "
+            f"{until}."
         ),
         evidence={
             "units": float(count),
@@ -123,6 +123,10 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
         rf"\text{{so }} {count} \text{{ units act as }} {kept}",
     )
+
+
+def _units_of(layer: str) -> str:
+    return "attention heads" if layer.rpartition(".")[2] == "heads" else "hidden units"
 
 
 def _vanished(run: Run, steps: np.ndarray, names: list[str], *, left: float = 0.01) -> np.ndarray:
@@ -173,7 +177,7 @@ def _nearly(
         last_step=int(steps[end - 1]) if ended else None,
         layers=layers,
         summary=(
-            f"The {int(units[0, at])} hidden units of {names[at]} began less than one percent from "
+            f"The {int(units[0, at])} {_units_of(names[at])} of {names[at]} began less than one percent from "
             f"{'each other' if kept == 1 else f'one of {kept}'} in incoming and outgoing weights, and had not come "
             f"apart by step {int(steps[end - 1])} of {history.last_step}."
         ),
