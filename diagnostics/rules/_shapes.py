@@ -31,9 +31,8 @@ def all_pairs(run: Run) -> Iterator[Finding]:
             r"\frac{1}{N} \sum_i a_i\,b_i"
         )
         what = (
-            f"A term of the loss multiplies each of {count} numbers with all {count} of another kind, because one of "
-            "the two is a column and the other is not. Its mean is the product of the two means: which number belongs "
-            "to which example does not count."
+            f"A term of the loss multiplies a column of {count} numbers with a row of {count}. Its mean over all pairs "
+            "is the product of the two means: which number belongs to which example does not count."
         )
         remedies = (
             "give both the same shape: log_probability.squeeze(1) * advantage",

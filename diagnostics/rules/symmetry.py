@@ -126,7 +126,11 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
 
 
 def _units_of(layer: str) -> str:
-    return "attention heads" if layer.rpartition(".")[2] == "heads" else "hidden units"
+    return "attention heads" if _are_heads(layer) else "hidden units"
+
+
+def _are_heads(layer: str) -> bool:
+    return layer.rpartition(".")[2] == "heads"
 
 
 def _vanished(run: Run, steps: np.ndarray, names: list[str], *, left: float = 0.01) -> np.ndarray:
@@ -214,8 +218,9 @@ def _remedies(cause: str, layer: str, how: str = "kaiming_normal_") -> tuple[str
             f"re-initialize the copies in {layer}: torch.nn.init.{how} on their rows",
             "or add noise of a hundredth of the weights' deviation to one unit of each pair",
         )
+    what = f"queries, keys and values of all {layer}" if _are_heads(layer) else layer
     return (
-        f"initialize {layer} with small random values: torch.nn.init.{how}(layer.weight)",
+        f"initialize {what} with small random values: torch.nn.init.{how}(layer.weight)",
         "or leave out the line that sets the weights: PyTorch's default initialization breaks the symmetry",
     )
 
