@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import all_columns, all_pairs, all_products
+from diagnostics.monitor.losspath import all_columns, all_pairs, products
 from diagnostics.monitor.places import scrambles
 from tests.test_rules_mistakes import alarms, diagnosed
 
@@ -55,28 +55,52 @@ def test_which_losses_multiply_every_number_with_every_other():
     wrong = [
         -(column * a).mean(), (out * a).sum() / 7, (-out * a).mean() + 0.5 * (row - a).square().mean(),
         (row - a).square().mean() - (row * a[:, None]).mean(), 0.1 * row.square().mean() + (a * out).mean(),
-        (column * row).mean(), (out * a / 3).mean() - 0.01 * row.sum(),
+        (out * (a / 3)).mean() - 0.01 * row.sum(),
     ]  # fmt: skip
     right = [
         -(row * a).mean(), (column * a[:, None]).mean(), (column * a).exp().mean(), (out.exp() * many).mean(),
         (column * torch.randn(5)).mean(), (row @ a) / 7, row.mean() * a.mean(),
         ((column - a).square() * torch.rand(7, 7)).mean(), (column * column.t() * torch.rand(7, 7)).sum(),
+        (column * row).mean(), (column * column.t()).mean(), (column * a / torch.rand(7, 7)).mean(),
         (row[:1] * a[:1, None]).mean(), (column * a).logsumexp(1).mean(), F.mse_loss(row, a),
     ]  # fmt: skip
-    assert [all_products(loss) for loss in wrong] == [7] * len(wrong)
-    assert [all_products(loss) for loss in right] == [0] * len(right)
+    assert [[count for _, count in products(loss)] for loss in wrong] == [[7]] * len(wrong)
+    assert [[count for _, count in products(loss)] for loss in right] == [[]] * len(right)
 
 
-def test_a_column_of_numbers_and_a_matrix_of_weights_are_meant(tmp_path):
-    """What each of 32 pays to each other."""
+def paid(model, x):
+    """What each pays to each other."""
+    return (model(x).tanh() * (x @ x.t()).softmax(1)).mean()
+
+
+def masked(model, x):
+    """Where both of a pair are there; the mask is a column times a row."""
+    there = (x[:, 0] > 0).float()
+    pairs = there[:, None] * there[None, :]
+    return (pairs * model(x).square()).sum() / pairs.sum()
+
+
+def balanced(model, x):
+    answers = model(x).tanh()
+    return (answers - x[:, :1]).square().mean() + 0.1 * (answers * answers.t()).mean()
+
+
+def differentiated(model, x):
+    """A closure that differentiates by itself."""
+    x = x.clone().requires_grad_(True)
+    y = model(x)
+    slope = torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+    return slope.square().mean() + (y.tanh() * torch.ones(len(x), len(x))).mean()
+
+
+@pytest.mark.parametrize("loss_of", [paid, masked, balanced, differentiated])
+def test_products_of_pairs_that_are_meant(loss_of, tmp_path):
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
-
-    def paid(model, x, _):
-        return (model(x).tanh() * (x @ x.t()).softmax(1)).mean()
-
-    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-3), paid)
-    assert ("wiring", "shapes-broadcast") not in alarms(found)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    run = diagnosed(tmp_path / "run", model, optimizer, lambda model, x, _: loss_of(model, x))
+    assert ("wiring", "shapes-broadcast") not in alarms(run)
+    assert diagnostics.load(tmp_path / "run").meta["loss_path"]  # what else the loss tells is not lost
 
 
 @pytest.mark.parametrize("wrong", [True, False])

@@ -178,8 +178,9 @@ def observe(
         before = random_state(model)
         with observer:
             loss = closure()
+        observer.loss = loss.detach() if isinstance(loss, Tensor) else loss
         drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
-        return observer, loss.detach() if isinstance(loss, Tensor) else loss, drew
+        return observer, observer.loss, drew
 
     if graph:
         with contextlib.suppress(RuntimeError):  # memory, or weights that are written to in place

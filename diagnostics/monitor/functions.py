@@ -62,7 +62,6 @@ COMPARING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # an output
 # Whose labels are 1 and -1, and where among the arguments they are.
 SIGNED: dict[Callable, int] = {
     F.cosine_embedding_loss: 2,
-    F.margin_ranking_loss: 2,
     F.hinge_embedding_loss: 1,
     F.soft_margin_loss: 1,
 }

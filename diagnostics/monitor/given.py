@@ -4,14 +4,14 @@ A closure that does something else than that - makes an update, draws the next b
 the training each time it is called. It is tried at the first step, and given up if it does not repeat itself.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import forwards, functions, losspath, transfer
+from diagnostics.monitor import forwards, losspath, transfer
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -93,22 +93,19 @@ class Given:
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:
         """If they are compared with one target a row; a matrix of as many targets may be meant."""
         count = losspath.all_columns(loss)
-        return count if self._broadcasts(closure, {(count, count)}, count) else 0
+        if not count or closure is None:
+            return 0
+        with forwards.ours(self._model), torch.enable_grad(), _Broadcasts() as seen:
+            closure()
+        return count if seen.square(count) else 0
 
     def _all_products(self, loss: Tensor, closure: Closure | None) -> int:
         """If it is a row that the column is multiplied with; a matrix of weights may be meant."""
-        count = losspath.all_products(loss)
-        return count if self._broadcasts(closure, {(count, 1)}, count, functions.GATING) else 0
-
-    def _broadcasts(
-        self, closure: Closure | None, shapes: set[tuple[int, ...]], row: int, among: Collection[Any] | None = None
-    ) -> bool:
-        """Whether one of these functions, or any, is given a tensor of one of these shapes and a row of so many."""
-        if not row or closure is None:
-            return False
-        with forwards.ours(self._model), torch.no_grad(), _Broadcasts(shapes, row, among) as seen:
-            closure()
-        return seen.found
+        if closure is None or not any(losspath.products(loss)):
+            return 0
+        with forwards.ours(self._model), torch.enable_grad(), _Broadcasts() as seen:
+            again = closure()
+        return next((count for node, count in losspath.products(again) if seen.column(node, count)), 0)
 
     def _repeats(self, closure: Closure) -> bool:
         """Whether two calls from the same state give the same loss. One that raises is dealt with where it is used."""
@@ -144,15 +141,27 @@ def _is_number(value: Any) -> bool:
 
 
 class _Broadcasts(TorchFunctionMode):
-    """Whether a tensor of one of these shapes meets a row of so many numbers, in one of the functions `among` if any
-    are named."""
+    """The shapes of the tensors that each function is given, and what it makes of them."""
 
-    def __init__(self, shapes: set[tuple[int, ...]], row: int, among: Collection[Any] | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.found, self._shapes, self._rows, self._among = False, shapes, {(row,), (1, row)}, among
+        self._calls: list[tuple[list[Any], Any]] = []  # shapes, and the result's node
+
+    def square(self, count: int) -> bool:
+        """Whether a square of so many numbers met a row of as many."""
+        return any((count, count) in shapes and _has_row(shapes, count) for shapes, _ in self._calls)
+
+    def column(self, node: Any, count: int) -> bool:
+        """Whether this node is made of a column of so many numbers and a row of as many."""
+        return any(made is node and (count, 1) in shapes and _has_row(shapes, count) for shapes, made in self._calls)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if self._among is None or func in self._among:
-            shapes = {tuple(each.shape) for each in args if isinstance(each, Tensor)}
-            self.found |= not shapes.isdisjoint(self._shapes) and not shapes.isdisjoint(self._rows)
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        shapes = [tuple(each.shape) for each in args if isinstance(each, Tensor)]
+        if len(shapes) > 1 and isinstance(out, Tensor):
+            self._calls.append((shapes, out.grad_fn))
+        return out
+
+
+def _has_row(shapes: list[Any], count: int) -> bool:
+    return (count,) in shapes or (1, count) in shapes

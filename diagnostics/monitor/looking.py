@@ -5,7 +5,7 @@ With a closure everything comes from one extra forward after the update; without
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -77,8 +77,7 @@ class Looking:
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
-        unsigned = [each for observer in observers for each in observer.unsigned]
-        found["unsigned"] = next(([name, float(share)] for name, share in unsigned if share > 0), [])
+        found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
@@ -160,3 +159,10 @@ class Looking:
         x = observer.graph.first_input
         if x is not None and not x.is_nested and x.numel():
             record.add("inputs", *self._inputs.rows(x))
+
+
+def _unsigned(observer: Observer) -> Iterator[list]:
+    """Name and share of labels 0 of a call that is the whole loss: other terms may do what it leaves undone."""
+    for name, share, value in observer.unsigned:
+        if share > 0 and abs(float(observer.loss) - float(value)) <= 1e-6 * abs(float(value)):
+            yield [name, float(share)]

@@ -107,19 +107,19 @@ def all_columns(loss: Tensor) -> int:
     return 0
 
 
-def all_products(loss: Tensor) -> int:
-    """N, if a term of the loss is the mean of N numbers times something that makes N x N of them; or 0. If that is N
-    others in a row it is the product of two means: each advantage, say, weighs all others' log-probabilities."""
+def products(loss: Tensor) -> Iterator[tuple[Any, int]]:
+    """Nodes of terms of the loss that are the mean of N numbers times something that makes N x N of them, and N. If
+    that is N constants in a row it is the product of two means: each advantage, say, weighs all others'
+    log-probabilities."""
     for node in _averaged(loss.grad_fn):
-        while node is not None and _name(node) in ("neg", "div") and len(_next(node)) == 1:
+        while node is not None and _name(node) == "neg":
             (node,) = _next(node)
-        if node is None or _name(node) != "mul":
+        if node is None or _name(node) != "mul" or len(_next(node)) != 1:
             continue
-        after, before = _output_shape(node), {_output_shape(each) for each in _next(node)}
+        after, (before,) = _output_shape(node), map(_output_shape, _next(node))
         count = max(after, default=0)
-        if count > 1 and after == (count, count) and before <= {(count,), (count, 1), (1, count)}:
-            return count
-    return 0
+        if count > 1 and after == (count, count) and before in ((count,), (count, 1), (1, count)):
+            yield node, count
 
 
 def _averaged(node: Any) -> Iterator[Any]:

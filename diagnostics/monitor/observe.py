@@ -40,6 +40,7 @@ class Call:
 
 
 SEEN_ROWS = 256  # of what a loss is given: enough to know what it is, and cheap for a vocabulary of any size
+LABELS = 16  # of fewer, none may be -1 by chance
 GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate may be shut and be right
 
 
@@ -61,7 +62,9 @@ class Observer(TorchFunctionMode):
         self.autocast = False
         self.seconds = 0.0
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
-        self.unsigned: list[tuple[str, Tensor]] = []  # share of labels 0 where 1 and -1 are meant and none is -1
+        # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
+        self.unsigned: list[tuple[str, Tensor, Tensor]] = []
+        self.loss: Any = None  # of the closure that was observed
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
@@ -180,9 +183,6 @@ class Observer(TorchFunctionMode):
             self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
         if self._asking and func in functions.COMPARING:
             self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
-        if self._asking and func in functions.SIGNED:
-            at = functions.SIGNED[func]
-            self._signed(functions.spelled(func), args[at] if len(args) > at else kwargs.get("target"))
         if self._asking and self._stack:
             self._meet(functions.tensors((*args, *kwargs.values())))
         kind = functions.activation(func, args, kwargs)
@@ -202,6 +202,9 @@ class Observer(TorchFunctionMode):
             )
         elif self._asking:
             self._shaped(func, args, kwargs, out)
+        if self._asking and func in functions.SIGNED:
+            at = functions.SIGNED[func]
+            self._signed(functions.spelled(func), args[at] if len(args) > at else kwargs.get("target"), out)
         if func in functions.ATTENTION:
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))
@@ -231,10 +234,10 @@ class Observer(TorchFunctionMode):
             self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
 
     @torch.no_grad()
-    def _signed(self, name: str, labels: Any) -> None:
-        if isinstance(labels, Tensor) and labels.numel():
-            zero = (labels == 0).float().mean()
-            self.unsigned.append((name, torch.where((labels == -1).any(), 0, zero)))
+    def _signed(self, name: str, labels: Any, out: Tensor) -> None:
+        if isinstance(labels, Tensor) and labels.numel() >= LABELS and out.numel() == 1:
+            both = ((labels == 0) | (labels == 1)).all() & (labels == 1).any()
+            self.unsigned.append((name, (labels == 0).float().mean() * both, out.detach()))
 
     def _meet(self, tensors: Iterable[Tensor]) -> None:
         for each in tensors:

@@ -67,7 +67,7 @@ def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
             if units > 1 and len(known) == len(outgoing):
                 name = names[id(layer.weight)]
                 yield Sides(name, incoming, known, layer.groups)
-                if layer.heads > 1:
+                if layer.heads > 1 and layer.weight.requires_grad:
                     into, out = ([part.reshape(layer.heads, -1) for part in side] for side in (incoming, known))
                     yield Sides(f"{name.rpartition('.')[0]}.heads".removeprefix("."), into, out)
 

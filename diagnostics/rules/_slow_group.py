@@ -20,8 +20,7 @@ def slow_group(
     run: Run,
     *,
     apart: float = 1000.0,  # rates on purpose are 10 to 100 apart, of a pretrained body and a new head
-    unmoved: float = 0.1,  # of their size, by a thousand updates: they do about what they did at random; where the rate
-    # fits, they move by several times it
+    unmoved: float = 0.03,  # of their size, by a thousand updates: where the rate fits, they move by several times it
     most: float = 0.5,  # of the weights
     left: float = 0.3,  # of the starting loss: with less, what was done without them was enough
     half: float = 0.5,  # of it: with less, a head on features that stay may be all that was meant

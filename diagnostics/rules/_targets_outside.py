@@ -46,7 +46,6 @@ def targets_outside(run: Run) -> Iterator[Finding]:
 
 _OF_ZERO = {  # what an example whose label is 0 adds to the loss
     "cosine_embedding_loss": "nothing: only pairs that belong together are heard, and all are drawn together",
-    "margin_ranking_loss": "the margin, whatever the order: it has no gradient",
     "hinge_embedding_loss": "what 1 and -1 add, both: it is pulled nearer and pushed away",
     "soft_margin_loss": "log 2, whatever the output: it has no gradient",
 }
@@ -66,4 +65,5 @@ def unsigned(run: Run) -> Iterator[Finding]:
         ),
         {"share of labels that are 0": share},
         ("map the labels to 1 and -1: 2 * labels - 1",),
+        severity="warning",
     )

@@ -206,6 +206,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     """What follows the jump follows from it, the growth that its first updates look like included."""
     if other.kind in {"wiring", "symmetry"}:
         return False
-    if other.kind == "lr-unstable" and by_noise_alone(other) and other.cause != "schedule":
-        return True  # a few examples' huge curvature, as before a wall: not where the rate was being raised
+    if other.kind == "lr-unstable" and other.cause == "schedule":  # a rate that was being raised
+        return False
+    if other.kind == "lr-unstable" and by_noise_alone(other):  # a few examples' huge curvature, as before a wall
+        return True
     return other.first_step >= finding.first_step - 5 or other.kind in {"lr-oscillation", "plateau", "saddle-point"}

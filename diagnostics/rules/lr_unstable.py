@@ -228,6 +228,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     """Whatever is found in a run that has diverged is found in its ruins, except what was wired or planted before."""
     if other.kind in {"wiring", "symmetry", "zero-gradient"}:
         return False
+    if other.kind == "cliff" and finding.cause == "schedule":  # what a rising rate ran into
+        return other.first_step >= finding.first_step - 20
     if other.kind == "cliff":  # only if the rate was past the limit well before the jump, without what noise adds
         return other.first_step > finding.first_step + 3 and not by_noise_alone(finding)
     planted = other.kind in {"dead-units", "saturated-units", "non-finite"}

@@ -130,7 +130,7 @@ def _units_of(layer: str) -> str:
 
 
 def _are_heads(layer: str) -> bool:
-    return layer.rpartition(".")[2] == "heads"
+    return layer.split("#")[0].rpartition(".")[2] == "heads"
 
 
 def _vanished(run: Run, steps: np.ndarray, names: list[str], *, left: float = 0.01) -> np.ndarray:
