@@ -56,7 +56,7 @@ def all_pairs(run: Run) -> Iterator[Finding]:
         {"outputs": float(count)},
         remedies,
         formula=formula,
-        severity=unless_it_learns(run, "critical") if products else "critical",
+        severity="warning" if products else "critical",  # another term may be what matters
     )
 
 
