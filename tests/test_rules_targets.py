@@ -165,6 +165,25 @@ def test_labels_of_zero_where_they_are_1_and_minus_1(loss, labels, expected, tmp
     assert any(each.cause == "targets-outside" for each in found.findings) == expected
 
 
+def test_a_model_that_computes_its_loss_itself_is_looked_at_without_a_closure(tmp_path):
+    class Pairs(nn.Linear):
+        def forward(self, x, t):
+            return F.cosine_embedding_loss(*pairs(super().forward, x), t)
+
+    model = Pairs(4, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = model(torch.randn(32, 8), torch.arange(32) % 2)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    assert "measurement-failed" not in set(run.table("events")["kind"])
+    assert not run.meta["unsigned"]
+
+
 @pytest.mark.parametrize("case", ["masked", "another term"])
 def test_labels_of_zero_that_leave_pairs_out(case, tmp_path):
     torch.manual_seed(0)

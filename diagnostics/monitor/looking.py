@@ -163,6 +163,9 @@ class Looking:
 
 def _unsigned(observer: Observer) -> Iterator[list]:
     """Name and share of labels 0 of a call that is the whole loss: other terms may do what it leaves undone."""
+    loss = observer.loss
+    if not isinstance(loss, Tensor) or loss.numel() != 1:  # not known where the model itself computes it
+        return
     for name, share, value in observer.unsigned:
-        if share > 0 and abs(float(observer.loss) - float(value)) <= 1e-6 * abs(float(value)):
+        if share > 0 and abs(float(loss) - float(value)) <= 1e-6 * abs(float(value)):
             yield [name, float(share)]
