@@ -61,7 +61,7 @@ def noise_piles_up(
     measured: int = 12,
     grown: float = 1.15,  # mean square at last, of that at first
     straight: float = 0.9,  # of its variance is a straight line in time: independent noise adds up its variances
-    steady: float = 1.5,  # slopes of the two halves, one over the other: schedules raise the deviation, not its square
+    steady: float = 1.5,  # slopes of the two halves, one over the other: most schedules raise the deviation
     alike: float = 0.5,  # of the middle feature's growth: drifting data grow by feature
     features: int = 3,  # to tell that
     sure: float = 3.0,  # standard errors by which the loss rises in the later half
