@@ -1,5 +1,7 @@
 """Shapes that fit though they mean something else, each beside the same loop with the right ones."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from torch import nn
 import diagnostics
 from diagnostics.monitor.losspath import all_columns, all_pairs, products
 from diagnostics.monitor.places import scrambles
+from diagnostics.run import Run
 from tests.test_rules_mistakes import alarms, diagnosed
 
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
@@ -259,3 +262,12 @@ def test_a_norm_of_one_number(norm, expected, tmp_path):
     model = nn.Sequential(nn.Unflatten(1, (8, 1)), norm, nn.Flatten(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
     found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2))
     assert alarms(found) == expected
+
+
+def test_outputs_against_all_targets_are_told_before_a_term_that_multiplies_pairs():
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1}]}
+    scalars = pd.DataFrame({"step": np.arange(1, 31), "loss": 1.0, "lr": 0.1, "grad_norm": 0.1})
+    run = Run.from_frames(meta | {"all_pairs": 8, "all_products": 8}, {"scalars": scalars})
+    (found,) = [each for each in diagnostics.diagnose(run).findings if each.cause == "shapes-broadcast"]
+    assert found.severity == "critical"
+    assert found.summary.startswith("The loss compares each of 8 outputs")

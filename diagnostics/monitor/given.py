@@ -93,19 +93,19 @@ class Given:
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:
         """If they are compared with one target a row; a matrix of as many targets may be meant."""
         count = losspath.all_columns(loss)
-        if not count or closure is None:
-            return 0
-        with forwards.ours(self._model), torch.enable_grad(), _Broadcasts() as seen:
-            closure()
-        return count if seen.square(count) else 0
+        return count if count and closure and self._shapes(closure)[0].square(count) else 0
 
     def _all_products(self, loss: Tensor, closure: Closure | None) -> int:
         """If it is a row that the column is multiplied with; a matrix of weights may be meant."""
         if closure is None or not any(losspath.products(loss)):
             return 0
-        with forwards.ours(self._model), torch.enable_grad(), _Broadcasts() as seen:
-            again = closure()
+        seen, again = self._shapes(closure)
         return next((count for node, count in losspath.products(again) if seen.column(node, count)), 0)
+
+    def _shapes(self, closure: Closure) -> tuple["_Broadcasts", Tensor]:
+        """What each function of the loss is given, and the loss."""
+        with forwards.ours(self._model), torch.enable_grad(), _Broadcasts() as seen:
+            return seen, closure()
 
     def _repeats(self, closure: Closure) -> bool:
         """Whether two calls from the same state give the same loss. One that raises is dealt with where it is used."""

@@ -9,54 +9,55 @@ from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
+Told = tuple[str, tuple[str, ...], str, Severity]  # what is seen, remedies, formula
 
-def all_pairs(run: Run) -> Iterator[Finding]:
-    entries = ("all_pairs", "all_columns", "all_products")
-    pairs, columns, products = (int(run.meta.get(entry) or 0) for entry in entries)
-    count = pairs or columns or products
-    if count < 2:
-        return
-    what = (
+
+def broadcast(run: Run) -> Iterator[Finding]:
+    """The first of its kinds that the loss shows."""
+    for entry, told in (("all_columns", _columns), ("all_pairs", _pairs), ("all_products", _products)):
+        count = int(run.meta.get(entry) or 0)
+        if count >= 2:
+            what, remedies, formula, severity = told(count)
+            step, evidence = signals.first_step(run), {"outputs": float(count)}
+            yield found("shapes-broadcast", step, (), what, evidence, remedies, formula=formula, severity=severity)
+            return
+
+
+def _pairs(count: int) -> Told:
+    return (
         f"The loss compares each of {count} outputs with all {count} targets, because one of the two is a column "
-        "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned."
+        "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned.",
+        (
+            "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
+            "heed PyTorch's warning 'Using a target size that is different to the input size'",
+        ),
+        r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
+        "critical",
     )
-    remedies = (
-        "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
-        "heed PyTorch's warning 'Using a target size that is different to the input size'",
+
+
+def _columns(count: int) -> Told:
+    return (
+        f"From each of {count} rows of the output the loss takes the columns that all {count} examples ask for, as "
+        "q[:, a] does, in place of each example's own: every column is pulled to the targets of other examples.",
+        ("take one column a row: q.gather(1, a[:, None]).squeeze(1), or q[torch.arange(len(a)), a]",),
+        r"\frac{1}{N^2} \sum_{i,j} (q_{i a_j} - t_j)^2 \quad\text{instead of}\quad "
+        r"\frac{1}{N} \sum_i (q_{i a_i} - t_i)^2",
+        "critical",
     )
-    formula = r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}"
-    if products:
-        formula = (
-            r"\frac{1}{N^2} \sum_{i,j} a_i\,b_j = \bar a\,\bar b \quad\text{instead of}\quad "
-            r"\frac{1}{N} \sum_i a_i\,b_i"
-        )
-        what = (
-            f"A term of the loss multiplies a column of {count} numbers with a row of {count}. Its mean over all pairs "
-            "is the product of the two means: which number belongs to which example does not count."
-        )
-        remedies = (
+
+
+def _products(count: int) -> Told:
+    return (
+        f"A term of the loss multiplies a column of {count} numbers with a row of {count}. Its mean over all pairs "
+        "is the product of the two means: which number belongs to which example does not count.",
+        (
             "give both the same shape: log_probability.squeeze(1) * advantage",
             "print the shapes of both before they are multiplied",
-        )
-    elif columns:
-        formula = (
-            r"\frac{1}{N^2} \sum_{i,j} (q_{i a_j} - t_j)^2 \quad\text{instead of}\quad "
-            r"\frac{1}{N} \sum_i (q_{i a_i} - t_i)^2"
-        )
-        what = (
-            f"From each of {count} rows of the output the loss takes the columns that all {count} examples ask for, as "
-            "q[:, a] does, in place of each example's own: every column is pulled to the targets of other examples."
-        )
-        remedies = ("take one column a row: q.gather(1, a[:, None]).squeeze(1), or q[torch.arange(len(a)), a]",)
-    yield found(
-        "shapes-broadcast",
-        signals.first_step(run),
-        (),
-        what,
-        {"outputs": float(count)},
-        remedies,
-        formula=formula,
-        severity="warning" if products else "critical",  # another term may be what matters
+        ),
+        r"\frac{1}{N^2} \sum_{i,j} a_i\,b_j = \bar a\,\bar b \quad\text{instead of}\quad "
+        r"\frac{1}{N} \sum_i a_i\,b_i",
+        "warning",  # another term may be what matters
     )
 
 

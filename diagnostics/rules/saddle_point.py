@@ -91,7 +91,7 @@ def _held(
     if waited > grown * escape and along > 2 * error and not leaving:
         return None
     if leaving:
-        downhill = min(downhill, _steady(run, stretch, downhill / gain / waited) * gain * waited)
+        downhill = min(downhill, _steady(run, stretch, gradient**2) * gain * waited)
     elif waited < escape or not _downward(run, stretch):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):

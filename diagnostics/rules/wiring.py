@@ -148,7 +148,7 @@ def check(
     yield from membership.left_out(run)
     yield from _late(run)
     yield from _detached(run)
-    yield from shapes.all_pairs(run)
+    yield from shapes.broadcast(run)
     yield from shapes.scrambled(run)
     yield from shapes.scrambled_inputs(run)
     yield from shapes.along_batch(run)
