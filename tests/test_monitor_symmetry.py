@@ -9,8 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics import stats
 
 D, HEADS = 8, 2
+
+
+def hidden(run):
+    """The table of the units that other layers read."""
+    table = run.table("symmetry")
+    return table.loc[~table["layer"].astype(str).str.contains("outputs")]
+
+
 Split = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -82,7 +91,7 @@ def recorded(model: nn.Module, path: Path) -> dict[str, tuple[int, int, int]]:
         monitor.step(loss, closure=lambda: model(x).square().mean())
     run = diagnostics.load(path)
     assert "measurement-failed" not in set(run.table("events")["kind"]), run.table("events")["message"].tolist()
-    return {row.layer: (row.units, row.distinct_units, row.groups) for row in run.table("symmetry").itertuples()}
+    return {row.layer: (row.units, row.distinct_units, row.groups) for row in hidden(run).itertuples()}
 
 
 WAYS = {
@@ -220,7 +229,7 @@ def test_layers_written_as_products(same: tuple[int, ...], distinct: int, tmp_pa
         loss.backward()
         optimizer.step()
         monitor.step(loss, closure=lambda: model(x).square().mean())
-    table = diagnostics.load(tmp_path / "run").table("symmetry")
+    table = hidden(diagnostics.load(tmp_path / "run"))
     assert list(table["layer"]) == ["w"]
     assert list(table["units"]) == [6] and list(table["distinct_units"]) == [distinct]
 
@@ -364,5 +373,19 @@ def units_of(model: nn.Module, path: Path) -> dict[str, tuple[int, int]]:
         loss.backward()
         optimizer.step()
         monitor.step(loss, closure=lambda: model(x).square().mean())
-    table = diagnostics.load(path).table("symmetry")
+    table = hidden(diagnostics.load(path))
     return {row.layer: (int(row.units), int(row.distinct_units)) for row in table.itertuples()}
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct"),
+    [
+        ([[1.0, 2.0]] * 3 + [[0.0, 1.0]] * 2, 2),
+        ([[1.0, 2.0]] * 3 + [[0.0, 1.0]], 4),  # classes that never occur beside one that does
+        ([[1.0, 2.0], [-1.0, -2.0]], 2),  # two classes that began at 0
+        ([[0.0, 0.0]] * 3, 3),
+        ([[1.0, 2.0], [1.00000001, 2.0]], 1),
+    ],
+)
+def test_outputs_count_as_alike_where_each_has_a_twin(rows, distinct):
+    assert int(stats.distinct_outputs(stats.project(torch.tensor(rows)))) == distinct

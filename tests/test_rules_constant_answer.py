@@ -148,6 +148,19 @@ def test_outputs_that_are_probabilities():
     assert targets.seen.mean.float().tolist() == pytest.approx(coins(2000).mean(0).tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("padded", [0, 700])
+@pytest.mark.parametrize("size", [10.0, 100.0, 1000.0])
+def test_answers_so_sure_that_the_right_ones_have_no_gradient(size, padded):
+    """Rows of padding have none either, sure or not."""
+    z, t = size * torch.randn(2000, 5, generator=draw()), soft(2000).argmax(1)
+    z[: padded // 2] *= 1e-2 / size
+    t[:padded] = -100
+    targets, value = read(LOGITS, F.cross_entropy, z, t)
+    shares = torch.bincount(t[t >= 0], minlength=5) / (t >= 0).sum()
+    assert float(targets.error) == pytest.approx(value, rel=1e-3)
+    assert targets.seen.mean.float().tolist() == pytest.approx(shares.tolist(), abs=0.02 if padded else 1e-5)
+
+
 @pytest.mark.parametrize(
     ("form", "loss", "z", "t"),
     [

@@ -118,3 +118,105 @@ def test_a_wall_that_a_rising_rate_ran_into_is_the_rates():
     for cause, explained in (("learning-rate", True), ("schedule", False)):
         unstable = finding("lr-unstable", 30, **past)
         assert explains(wall, type(unstable)(**{**vars(unstable), "cause": cause})) == explained
+
+
+class Mixture(nn.Module):
+    def __init__(self, zero: bool):
+        super().__init__()
+        self.trunk, self.head = nn.Sequential(nn.Linear(1, 32), nn.Tanh()), nn.Linear(32, 12)
+        if zero:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x):
+        return self.head(self.trunk(x)).chunk(3, 1)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_components_of_a_mixture_that_start_alike(zero, tmp_path):
+    def loss_of(model, x, y):
+        score, mean, log_size = model(x)
+        apart = ((y - mean) / log_size.exp()).square()
+        return -(score.log_softmax(1) - log_size - 0.5 * apart).logsumexp(1).mean()
+
+    torch.manual_seed(0)
+    y = torch.rand(1600, 1)
+    x = y + 0.3 * torch.sin(6.28 * y) + 0.03 * torch.randn(1600, 1)
+    model = Mixture(zero)
+    batches = ((x[k], y[k]) for _ in range(12) for k in torch.randperm(1600).split(64))
+    found = trained(tmp_path, model, torch.optim.Adam(model.parameters(), lr=3e-3), batches, loss_of)
+    assert [each.kind for each in found] == (["symmetry"] if zero else [])
+    if zero:
+        assert found[0].cause == "zero-initialization"
+        assert found[0].summary.startswith("Of the 4 outputs of head only 1 is distinct: each has a twin")
+
+
+@pytest.mark.parametrize("size", [1e-5, 0.3])
+def test_a_saddle_point_that_no_batch_shows_for_all(size, tmp_path):
+    """A batch holds few users: what is smallest for one is flat for the next, and the pace of the weights tells."""
+    torch.manual_seed(0)
+    taste, kind = torch.randn(200, 6), torch.randn(120, 6)
+    u, i = torch.randint(200, (6000,)), torch.randint(120, (6000,))
+    y = (taste[u] * kind[i]).sum(1) / 6**0.5 + 0.2 * torch.randn(6000)
+    model = Factors(200, 120, size)
+    batches = ((u[k], i[k], y[k]) for _ in range(18) for k in torch.randint(6000, (48, 128)))
+    loss_of = lambda model, u, i, y: F.mse_loss(model(u, i), y)  # noqa: E731
+    found = trained(tmp_path, model, torch.optim.SGD(model.parameters(), lr=2.0), batches, loss_of)
+    assert [each.kind for each in found] == (["saddle-point"] if size < 0.1 else [])
+
+
+@pytest.mark.parametrize("eps", [1.0, 1e-8])
+def test_an_epsilon_that_leaves_next_to_nothing_of_the_rate(eps, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2000, 8)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    batches = ((x[k], y[k]) for _ in range(12) for k in torch.randperm(2000).split(64))
+    loss_of = lambda model, x, y: F.cross_entropy(model(x), y)  # noqa: E731
+    found = trained(tmp_path, model, torch.optim.Adam(model.parameters(), lr=2e-3, eps=eps), batches, loss_of)
+    assert [(each.kind, each.cause) for each in found] == ([("lr-too-small", "epsilon")] if eps == 1 else [])
+
+
+@pytest.mark.parametrize("every", [60, 300])
+def test_a_rate_that_is_cut_tenfold_before_anything_is_learned(every, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2000, 8)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, every)
+
+    def batches():
+        for _ in range(25):
+            for chosen in torch.randperm(2000).split(64):
+                yield x[chosen], y[chosen]
+                schedule.step()
+
+    found = trained(tmp_path, model, optimizer, batches(), lambda model, x, y: F.cross_entropy(model(x), y))
+    assert [(each.kind, each.cause) for each in found] == ([("lr-too-small", "schedule")] if every == 60 else [])
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_whose_steps_nothing_bounds(search, tmp_path):
+    """On another small batch at every update, differences of gradients are no curvature."""
+    torch.manual_seed(0)
+    x = torch.rand(2000, 2) * 4 - 2
+    y = torch.sin(3 * x[:, :1]) * torch.cos(2 * x[:, 1:])
+    model = nn.Sequential(nn.Linear(2, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU(), nn.Linear(48, 1))
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=4, history_size=10, line_search_fn=search)
+    chosen = torch.randint(2000, (150, 32 if search is None else 2000))
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for k in chosen:
+
+            def closure(k=k):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(x[k]), y[k])
+                loss.backward()
+                return loss
+
+            loss = optimizer.step(closure)
+            monitor.step(loss, closure=lambda k=k: F.mse_loss(model(x[k]), y[k]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [each.kind for each in found] == (["lr-unstable"] if search is None else [])
+    if found:
+        assert "strong_wolfe" in found[0].remedies[0]

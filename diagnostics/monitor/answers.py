@@ -97,12 +97,18 @@ class Answers:
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells; of log-probabilities of several
-        dimensions, all of which fit, that along which each target is one class."""
+        dimensions, all of which fit, that along which each target is one class. Where all answers are sure, the loss is
+        linear and more than one form fits: rather one whose targets are probabilities."""
         self._tries += 1
         errors = torch.stack([each.error.double() for each in found]).tolist() if found else []  # one wait
         near = [abs(error - loss) <= slack * abs(loss) for error in errors]
         fitting = [each for each, proven in zip(found, near, strict=True) if proven]
-        fitting.sort(key=lambda each: each.log_total is not None and bool(each.log_total.isnan()))
+        fitting.sort(
+            key=lambda each: (
+                each.outside is not None and bool(each.outside > 0),
+                each.log_total is not None and bool(each.log_total.isnan()),
+            )
+        )
         self._forms = tuple(each.form for each in fitting[:1]) or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,12 @@
 Units alike on one side only drift apart; alike on both they get the same gradient and stay alike for ever. Which layers
 read a layer's units is taken from the forward itself (`flow.Graph`). Heads of attention are units too, by their values:
 if those stay alike while they move, so do queries and keys. And so are the dimensions of an embedding, whoever reads
-them: if all stay alike while they move, they are read alike.
+them: if all stay alike while they move, they are read alike. So are outputs, if each has a twin.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Sides:
 def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
     """Names and columns of table `symmetry`."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    found, tables = [*_layers(layers, names), *_attention(model)], list(_embeddings(model))
+    found, tables = [*_layers(layers, names), *_attention(model)], [*_embeddings(model), *_outputs(layers, names)]
     if not found and not tables:
         return [], {}
     sides = [(stats.project(*each.incoming), stats.project(*each.outgoing), each.groups) for each in found]
@@ -148,6 +149,19 @@ def _embeddings(model: nn.Module) -> Iterator[tuple[str, int, Tensor]]:
                 some = weight[:: -(-len(weight) // ROWS)].float()
                 same = ((some - some[:, :1]).abs().amax() <= stats.SAME * some.abs().amax()) & (some != 0).any()
                 yield f"{plain_name(name)}.weight".removeprefix("."), some.shape[1], torch.where(same, 1, some.shape[1])
+
+
+def _outputs(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[tuple[str, int, Tensor]]:
+    """Name, number of outputs and of different ones of each of the last layers, which no other reads. What comes after,
+    the loss, may tell them apart; it does not while each stays a twin of another."""
+    last = takewhile(lambda layer: not (layer.readers or layer.is_factor), reversed(layers))
+    for layer in reversed(list(last)):
+        plain = layer.groups == 1 and not (layer.factors or layer.recurrent) and _used_once(layer, layers)
+        if plain and id(layer.weight) in names and layer.weight.requires_grad and not is_dtensor(layer.weight):
+            incoming = _incoming(layer)
+            if len(incoming[0]) > 1:
+                name = f"{names[id(layer.weight)].rpartition('.')[0]}.outputs".removeprefix(".")
+                yield name, len(incoming[0]), stats.distinct_outputs(stats.project(*incoming))
 
 
 def _slices(stacked: Tensor, blocks: int, units: int) -> Tensor:

@@ -126,3 +126,10 @@ def standardize(run: Run) -> str:
         if feature in {*table["feature"].iloc[:2], *table["feature"].iloc[-1:]}
     )
     return f"centre and scale each input feature, x = (x - mean) / std ({shown})"
+
+
+def if_far_from_standardized(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
+    """That remedy, where the inputs make the first layer's curvature by themselves, and so the limit of the rate."""
+    found = spread(run)
+    far = found is not None and max(found.scale, found.offset) >= wide  # standardizing leaves correlation as it is
+    return (standardize(run),) if far else ()

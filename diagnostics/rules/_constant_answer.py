@@ -9,12 +9,13 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._raw_inputs import first_length, normalizes, raw, standardize, summed_size
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
-NOTHING_LEARNED, START_FAR_OFF = "nothing-learned", "start-far-off"
+NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
 LITTLE = 0.02  # R^2 below which even a noisy task would count as not learned; it must be known that well
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
@@ -22,6 +23,12 @@ _LOSS = Chart(
 _WORSE = (
     "bring the answers to the size of the targets, whose mean would do better: standardize the targets, normalize "
     "before the last layer, start it with smaller weights, or take noise such as dropout out"
+)
+_START_SMALL = (
+    "begin with small answers: small weights in the last layer or tied embedding, by nn.init.normal_(w, "
+    "std=0.02), or a norm before it",
+    "compare the first loss with log(number of classes), or the variance of the targets: it should be near",
+    "standardize inputs and targets",
 )
 
 
@@ -147,28 +154,49 @@ def worse_for_long(
     last = int(history.steps[min(count, history.count - 1)])
     if steps[-1] < last / 2:
         return None  # the loss has become another one
+    by_inputs = _thrown_by_inputs(run, history.start, far * constant)
     return Finding(
         kind,
-        START_FAR_OFF,
+        INPUT_SCALE if by_inputs else START_FAR_OFF,
         "warning",
         history.first_step,
         last if len(below) else None,
         (),
         f"Until step {last} of {history.last_step} the answers were worse than one that ignores the inputs: the "
-        f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}.",
+        f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}."
+        + (_of_raw_inputs(run) if by_inputs else ""),
         {
             "loss at start": history.start,
             "loss of a constant answer": constant,
             "share of the run": count / history.count,
         },
-        (
-            "begin with small answers: small weights in the last layer or tied embedding, by nn.init.normal_(w, "
-            "std=0.02), or a norm before it",
-            "compare the first loss with log(number of classes), or the variance of the targets: it should be near",
-            "standardize inputs and targets",
-        ),
+        (standardize(run), "or put a norm before the first layer: nn.BatchNorm1d") if by_inputs else _START_SMALL,
         (_LOSS,),
         rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \mathcal{{L}}_\text{{constant}} = {tex(constant)}",
+    )
+
+
+def _thrown_by_inputs(run: Run, start: float, allowed: float) -> bool:
+    """Whether the start would be within what is `allowed`, were the inputs of size 1: answers grow with them, and a
+    squared error with their square."""
+    if not raw(run) or normalizes(run):
+        return False
+    length, features = first_length(run)
+    return start <= allowed * length**2 / features
+
+
+def _of_raw_inputs(run: Run) -> str:
+    length, features = first_length(run)
+    said = (
+        f" The inputs are not standardized: one is {number(length)} long, where initializations are made for "
+        f"{number(features**0.5)}"
+    )
+    if not signals.adaptive(run):
+        return f"{said}."
+    rate = signals.highest_rate(run, signals.loss(run).last_step)
+    return (
+        f"{said}, and an update of {run.meta.get('optimizer')}, which moves each weight by about the rate "
+        f"{number(rate)}, moves what a unit of the first layer is given by up to {number(rate * summed_size(run))}."
     )
 
 

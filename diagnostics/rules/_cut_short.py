@@ -27,6 +27,19 @@ def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5
     return (alive and _fell(before, history.after(first))) or _gradient_left(run, history, first, was, norms)
 
 
+def spent_early(run: Run, history: signals.Loss, *, early: float = 0.25, rest: float = 0.25) -> int | None:
+    """Update at which the rate was lowered for good, in the first quarter and while the loss still fell, so far that
+    all later steps together are no more than a quarter as long as those before."""
+    steps, rates = signals.learning_rates(run)
+    if not len(rates):
+        return None
+    first = decay_step(steps, rates, 0.5)
+    before = history.values[history.steps < first]
+    shorter = rates[steps >= first].sum() <= rest * rates[steps < first].sum()
+    few = not 12 <= len(before) <= early * history.count
+    return None if few or not shorter or not _fell(before, history.after(first)) else first
+
+
 def _fell(before: np.ndarray, after: np.ndarray) -> bool:
     """Significantly when the rate was lowered, and hardly since."""
     falling = signals.trend(before[len(before) // 2 :] if len(before) >= 12 else before)

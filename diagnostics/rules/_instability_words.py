@@ -98,7 +98,19 @@ def _cause(run: Run, grown: Growth, limit: Limit) -> str:
     return "learning-rate"
 
 
+def trusts_its_steps(run: Run) -> bool:
+    """Whether no line search bounds the steps of an optimizer that divides by the curvature along its last ones: where
+    that is nearly 0, or the noise of batches, a step has any length (Nocedal and Wright, chapter 7)."""
+    return run.meta.get("optimizer") == "LBFGS" and not signals.hyperparameter(run, "line_search_fn", None)
+
+
 def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
+    if trusts_its_steps(run):
+        return (
+            'torch.optim.LBFGS(..., line_search_fn="strong_wolfe"): nothing else bounds the length of a step',
+            "give it the same batch at every update, all of the data: it takes differences of gradients for curvature",
+            "or use Adam until the loss is low",
+        )
     measured = limit.ratio > 1 and not limit.ruined
     target = limits.SAFETY * limit.rate / limit.ratio if measured else limit.rate / 10
     lowered = target >= signals.last_rate(run)  # since, by a schedule
@@ -120,7 +132,7 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         larger = np.ceil(limit.ratio * 2)
         batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
         return (f"lower the momentum from {number(mu)} to {number(calmer)}{batch}", first)
-    inputs = _inputs(run)
+    inputs = conditioning.if_far_from_standardized(run)
     return (
         *inputs,
         f"or {first}" if inputs else first,
@@ -128,13 +140,6 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         *_plain_momentum(run, limit.ratio),
         "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     )
-
-
-def _inputs(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
-    """Inputs far from standardized make the first layer's curvature by themselves, and so the limit."""
-    spread = conditioning.spread(run)
-    far = spread is not None and max(spread.scale, spread.offset) >= wide  # standardizing leaves correlation as it is
-    return (conditioning.standardize(run),) if far else ()
 
 
 def _plain_momentum(run: Run, ratio: float) -> tuple[str, ...]:

@@ -23,10 +23,20 @@ def raw(run: Run, *, size: float = 5.0) -> bool:
 
 def first_length(run: Run) -> tuple[float, int]:
     """Root mean square length of the first inputs, as vectors, and their number of features."""
+    sizes = _first_sizes(run)
+    return float(np.linalg.norm(sizes)), len(sizes)
+
+
+def summed_size(run: Run) -> float:
+    """Of the features of the first inputs: what a sum of them is at most, with weights of size 1."""
+    return float(_first_sizes(run).sum())
+
+
+def _first_sizes(run: Run) -> np.ndarray:
+    """Root mean square of each feature."""
     table = run.table("inputs", ["step", "mean", "std"])
     first = table.loc[table["step"] == table["step"].min()]
-    square = (signals.array(first, "mean") ** 2 + signals.array(first, "std") ** 2).sum()
-    return float(np.sqrt(square)), len(first)
+    return np.hypot(signals.array(first, "mean"), signals.array(first, "std"))
 
 
 def normalizes(run: Run) -> bool:

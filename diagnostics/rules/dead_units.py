@@ -14,7 +14,8 @@ From $\bar z_i = \bar h_i\,\phi'(z_i)$ and $\bar w_{ij} = \bar z_i x_j$: where $
 always and the derivative of every incoming weight is exactly 0. One step that is too long can push a unit there
 in a single update, as it will where inputs of hundreds multiply every step; so can a strongly negative bias,
 weights of one sign on inputs of one sign, or inputs ten of their deviations from zero: $\mathbf w\cdot\mathbf x$ then
-has the sign of $\mathbf w\cdot\boldsymbol\mu$ for all of them, and half of the units start off.
+has the sign of $\mathbf w\cdot\boldsymbol\mu$ for all of them, and half of the units start off. One positive column
+that outweighs the others does the same: each unit of the first layer is on for all inputs or for none.
 
 ## What to try
 After a large step: a smaller learning rate or warm-up, and re-initialize the dead units. After a bad start:
@@ -23,7 +24,8 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 ## When this is wrong
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
 loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start:
-what is left of the layer learns, though without them it may have ended lower still. Units that died when a quarter of
+what is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead
+units are less than a tenth of the network's, as in one block of many. Units that died when a quarter of
 the run had gone by, at half the rate or more, without anything learned are not why it learns nothing. Nor can a loss
 that becomes another one, as where a policy decides what is seen and values are their own targets, tell what its units
 are good for: there up to three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand
@@ -57,7 +59,7 @@ NEARLY_ALL = 0.75  # of a layer's units
 RANK = 7
 _SAID = {
     "input-scale": " The inputs are not standardized: their size multiplies every step.",
-    "uncentered-inputs": " The inputs lie many deviations from zero: a unit is on for all of them or for none.",
+    "uncentered-inputs": " The inputs lie to one side of zero: a unit fed by them is on for all or for none.",
 }
 
 
@@ -68,6 +70,7 @@ def check(
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
     nearly_all: float = NEARLY_ALL,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.7,  # of the untrained loss: a run this far down learns through the units that are left
+    part: float = 0.1,  # of all units: with fewer dead in one layer of many, a run that learns lacks nothing one sees
     chance: float = 0.05,  # that of a layer as narrow as many directions begin off, each with one half
 ) -> Iterator[Finding]:
     steps, names, dead = by_layer.dead_fractions(run)
@@ -89,6 +92,7 @@ def check(
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
+    few &= _of_all(run, names, now, worst) >= part
     trains = history.end <= learned * signals.untrained(run) and not few and not killed
     blameless = trains or nothing_until(run, int(steps[first_at])) or (now[worst] < nearly_all and is_moving(run))
     yield Finding(
@@ -129,6 +133,15 @@ def _by_chance(units: int, dead: int) -> float:
     return sum(math.comb(units, count) for count in range(dead, units + 1)) / 2**units if 0 < units < 64 else 0.0
 
 
+def _of_all(run: Run, names: list[str], now: np.ndarray, worst: int) -> float:
+    """Share of all rectified units that are the dead ones of one layer; 1 of one narrower than most: all must pass it.
+    One module called again has the same units."""
+    layers = {name.split("#")[0]: by_layer.activations(run)[name][1] for name in names}
+    units = by_layer.activations(run)[names[worst]][1]
+    every = sum(layers.values())
+    return float(now[worst] * units / every) if every and units >= np.median(list(layers.values())) else 1.0
+
+
 def _partly(run: Run, layer: str, dead: float) -> float:
     """Share of zero outputs that are not those of dead units. Where there are none the other units are on for every
     input: nothing of the inputs reaches the layer."""
@@ -163,8 +176,8 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
     spread = conditioning.spread(run)
     # Of random directions half start off, not nearly all.
-    uncentered = spread is not None and spread.away >= conditioning.AWAY and began < NEARLY_ALL
-    uncentered &= weights_before_batch_norm(run) >= 2
+    uncentered = spread is not None and (spread.away >= conditioning.AWAY or _on_for_all_or_none(run))
+    uncentered &= began < NEARLY_ALL and weights_before_batch_norm(run) >= 2
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
     # A quarter off from the start is those directions; steps then turn more of them off, or on.
     if came and not _stood(run, step) and not (uncentered and began >= 0.25):
@@ -172,6 +185,20 @@ def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sud
     if _pushed_by_bias(run, layer):
         return "bias"
     return "uncentered-inputs" if uncentered else "initialization"
+
+
+def _on_for_all_or_none(run: Run, *, share: float = 0.25, between: float = 0.1) -> bool:
+    """Whether the units of the first layer are, from the start: a good `share` of each, and few zeros of any others.
+    Weights of no preferred sign do so where the inputs lie to one side, whatever their size."""
+    first, *_ = by_layer.activations(run)
+    _, names, dead = by_layer.dead_fractions(run)
+    _, _, zeros = by_layer.matrix(run, "units", "zero_fraction")
+    at = names.index(first)
+    known = np.flatnonzero(~np.isnan(dead[:, at]))
+    if not len(known):
+        return False
+    off, zero = float(dead[known[0], at]), float(zeros[known[0], at])
+    return off >= share and 1 - zero >= share and zero - off <= between
 
 
 def _stood(run: Run, until: int) -> bool:
@@ -273,5 +300,6 @@ def explains(finding: Finding, other: Finding) -> bool:
     if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before
         later = other.first_step > finding.first_step and "first non-finite step" not in other.evidence
         return later and finding.evidence["dead fraction"] >= 0.9
-    most = 0.75 if other.kind == "lr-too-small" else 0.5  # half a layer learns at half its pace, not at a hundredth
+    by_inputs = finding.cause in {"input-scale", "uncentered-inputs"}  # which slow down what is left of it as well
+    most = 0.75 if other.kind == "lr-too-small" and not by_inputs else 0.5  # half a layer learns at half its pace
     return other.kind in flat and finding.evidence["dead fraction"] >= most

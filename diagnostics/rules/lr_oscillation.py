@@ -43,6 +43,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _noise_ball as noise_ball
 from diagnostics.rules import _quadratic as quadratic
@@ -215,6 +216,7 @@ def _finding(
         summary=seen,
         evidence={"stability ratio": ratio, "learning rate": rate, **evidence},
         remedies=(
+            *conditioning.if_far_from_standardized(run),
             remedy,
             f"or decay it: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={history.count})",
         ),

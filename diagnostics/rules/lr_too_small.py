@@ -59,7 +59,7 @@ from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for_long
-from diagnostics.rules._cut_short import cut_short, decay_step
+from diagnostics.rules._cut_short import cut_short, decay_step, spent_early
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
@@ -70,6 +70,7 @@ from diagnostics.run import Run
 KIND = sentences.KIND
 RANK = 13
 TRIED = 500  # updates: a shorter run may have been only tried
+_NOTHING_SAID = ", with nothing learned from the inputs."
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 
 
@@ -108,8 +109,9 @@ def check(
         return
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    first = decay_step(rate_steps, rates, decayed) if lowered else start
-    by_schedule = lowered and cut_short(run, history, first)
+    early = spent_early(run, history) if lowered else None
+    first = early or (decay_step(rate_steps, rates, decayed) if lowered else start)
+    by_schedule = lowered and (early is not None or cut_short(run, history, first))
     if by_schedule:
         ratio, overshoots = _lowered(run, half), signals.inside(run, "overshoot", half, end)
     else:
@@ -119,8 +121,13 @@ def check(
     left = 1.0 if signals.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
     ratio *= left
     share = signal.share(run, first if by_schedule else half)
-    if not share > 0:
-        return  # nothing that is not noise would be followed by longer steps
+    if not share > 0:  # nothing that is not noise would be followed by longer steps
+        if outweighed >= epsilon.OUTWEIGHS and ratio < inside and explained_late(run).is_nothing(LITTLE):
+            found = sentences.finding(
+                run, history, ratio, np.nan, start, "learning-rate", ", with nothing learned.", ""
+            )
+            yield sentences.by_epsilon(found, outweighed)
+        return
     if run.meta["status"] == "finished" and reaching.straight(run, half) and _learned_little(run, history):
         inside = straight_inside
     stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it

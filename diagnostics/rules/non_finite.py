@@ -37,6 +37,7 @@ from diagnostics.run import Run
 KIND = "non-finite"
 RANK = 2
 
+_GROWN = "loss over that at the start"
 _DOMAIN = (
     "op:log",
     "op:div",
@@ -71,13 +72,21 @@ def check(run: Run) -> Iterator[Finding]:
         last_step=None if _lasts(run) else step,
         layers=(subject.split(":", 1)[1],) if subject.startswith(("weight:", "gradient:")) else (),
         summary=f"{_dated(message, step)}; {lost} of {history.count} recorded losses are not finite.",
-        evidence={"first step": float(step), "losses lost": float(lost)},
+        evidence={"first step": float(step), "losses lost": float(lost), **_grown(history, cause, step)},
         remedies=_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
         charts=(
             Chart("line", "scalars", ("loss",), "Loss", log=True),
             Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
         ),
     )
+
+
+def _grown(history: signals.Loss, cause: str | None, step: int) -> dict[str, float]:
+    """By how much the loss had grown when its gradient was too large to be squared."""
+    there = history.values[history.steps == step]
+    if cause != "overflow" or not len(there) or not np.isfinite(there[0]):
+        return {}
+    return {_GROWN: float(abs(there[0] / history.start))}
 
 
 def _dated(message: str, step: int) -> str:
@@ -158,6 +167,14 @@ def _unknown(subject: str) -> tuple[str, ...]:
 _REMEDIES = {"data": _data, "domain-error": _domain, "overflow": _overflow, None: _unknown}
 
 
+def gives_way(finding: Finding, *, grown: float = 1e3) -> bool:
+    """A gradient's norm that overflowed for a while because the loss had grown a thousandfold is no fault by itself:
+    what made it grow is, and so is what it left."""
+    return finding.last_step is not None and finding.evidence.get(_GROWN, 0.0) > grown
+
+
 def explains(finding: Finding, other: Finding) -> bool:
     """What is seen from the first non-finite value on follows from it."""
+    if gives_way(finding):
+        return False
     return other.first_step >= finding.first_step and other.kind not in {"wiring", "symmetry"}

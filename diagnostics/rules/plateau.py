@@ -18,7 +18,8 @@ hidden outputs that shrink so from the input on.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
 then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times
-above that loss which takes half of the run to come down to it.
+above that loss which takes half of the run to come down to it, and where inputs of size 1 would have started below
+that, they are why.
 
 ## Why it happens
 Where the derivative of what lies between weights and loss is nearly 0, so is the gradient, however wrong the answers
@@ -37,9 +38,10 @@ gets about $4^{-L}$ of the gradient.
 numbers of size 1 is of size $\sqrt d$: scores that are not divided by it, or are larger still, make one $p$ all but 1,
 and queries and keys hear nothing of the error.
 
-*Input scale*: from $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the
-gradient changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every
-input.
+*Input scale*: inputs in dollars or seconds make answers thousands of times larger than the targets, and every update
+of a weight moves what its unit is given by the rate times $x_j$: the first answers are far off, and later ones come no
+nearer. And from $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the gradient
+changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every input.
 
 *Weight decay*: it multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
 builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
@@ -88,8 +90,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._constant_answer import (
-    NOTHING_LEARNED,
-    START_FAR_OFF,
+    INPUT_SCALE,
     explained,
     learned_nothing,
     worse_for_long,
@@ -143,7 +144,8 @@ def check(
         if far_off is not None:
             yield far_off
         return
-    nothing = learned_nothing(KIND, run, stretch) or far_off
+    nothing = far_off if far_off is not None and far_off.cause == INPUT_SCALE else learned_nothing(KIND, run, stretch)
+    nothing = nothing or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     yield (
@@ -273,12 +275,13 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
 
 
 def gives_way(finding: Finding) -> bool:
-    return finding.cause in (NOTHING_LEARNED, START_FAR_OFF)
+    return finding.alarm and "loss of a constant answer" in finding.evidence
 
 
 def explains(finding: Finding, other: Finding) -> bool:
     if gives_way(finding):
-        return other.kind == "local-minimum"
+        by_inputs = finding.cause == INPUT_SCALE and other.kind in {"lr-oscillation", "lr-too-small"}
+        return other.kind == "local-minimum" or by_inputs
     if finding.evidence.keys() & {"largest target", "length of an input"} and other.kind in {
         "dead-units",
         "saturated-units",

@@ -74,20 +74,18 @@ def _held(
     run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float, grown: float
 ) -> Finding | None:
     """The finding for one flat stretch, if a saddle point explains it."""
-    found = _negative(run, stretch, clearly)
-    if found is None:
+    gain = _gain(run)
+    found = _negative(run, stretch, clearly, gain)
+    if found is None or not gain > 0:  # then it is not the surface that holds it
         return None
-    step, smallest, residual, largest = found
+    step, smallest, residual, largest, pace = found
     steps, norms = signals.whole_norms(run)
     gradient = signals.median(norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)])
-    gain = _gain(run)
-    if not gain > 0:
-        return None  # it is not the surface that holds it
     escape = float(1 / np.log1p(gain * abs(smallest)))
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
     along, error = _along(run, stretch)
-    leaving = _leaving(run, stretch, gain * abs(smallest), gain)
+    leaving = pace or _leaving(run, stretch, gain * abs(smallest), gain)
     if waited > grown * escape and along > 2 * error and not leaving:
         return None
     if leaving:
@@ -156,9 +154,10 @@ def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:
 
 def _leaving(
     run: Run, stretch: stretches.Flat, fastest: float, gain: float, *, folds: float = 2.0, alike: float = 1.5
-) -> bool:
-    """Whether weights grow as a saddle point is left, by as much an update as its eigenvalue says, and by `folds`
-    factors e within the stretch's later half: whatever the updates of the others do, those set the pace.
+) -> float:
+    """Factors e an update by which weights grow as a saddle point is left, no slower and no faster than its eigenvalue
+    says, and `folds` of them within the stretch's later half: whatever the updates of the others do, those set the
+    pace. 0 if there are none.
 
     One batch's smallest eigenvalue is biased down, the quotient of its vector on others up: the rate lies between.
     """
@@ -166,14 +165,15 @@ def _leaving(
     middle = (stretch.first_step + stretch.last_step) // 2
     inside = (steps >= middle) & (steps <= stretch.last_step)
     if inside.sum() < 2 * MEASURED or not norms.shape[1]:
-        return False
+        return 0.0
     times, logs = steps[inside], np.log(np.maximum(norms[inside], np.finfo(float).tiny))
     halves = np.array_split(np.arange(len(times)), 2)
     rates = [(logs[half[-1]] - logs[half[0]]) / (times[half[-1]] - times[half[0]]) for half in halves]
     quotient = signals.median(signals.array(_tried(run, stretch, ["smallest"]), "smallest"))
     slowest = fastest if np.isnan(quotient) else min(fastest, gain * max(0.0, -quotient))
     steady = np.all([(rate > slowest / alike) & (rate < fastest * alike) for rate in rates], axis=0)
-    return bool((steady & (logs[-1] - logs[0] >= folds)).any())
+    growing = steady & (logs[-1] - logs[0] >= folds)
+    return float(np.mean(rates, axis=0)[growing].max(initial=0.0))
 
 
 def _tried(run: Run, stretch: stretches.Flat, columns: list[str]) -> pd.DataFrame:
@@ -183,10 +183,11 @@ def _tried(run: Run, stretch: stretches.Flat, columns: list[str]) -> pd.DataFram
 
 
 def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
-    """The squared gradient without its noise, where batches told them apart; else as it was measured."""
-    tried = _tried(run, stretch, ["gradient_square", "gradient_square_error"])
-    most = signals.array(tried, "gradient_square") + 2 * signals.array(tried, "gradient_square_error")
-    return square if tried.empty else signals.median(np.maximum(most, 0))
+    """The squared gradient without its noise in the later half of a stretch, where batches told them apart; else as it
+    was measured."""
+    tried = _tried(run, stretch, ["gradient_square"])
+    late = tried.loc[tried["origin"] >= (stretch.first_step + stretch.last_step) // 2]
+    return square if late.empty else max(float(late["gradient_square"].mean()), 0.0)
 
 
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:
@@ -203,19 +204,32 @@ def _at_floor(history: signals.Loss, stretch: stretches.Flat) -> bool:
     return not stretch.escaped and fell > 0.5 * abs(history.start) and stretch.level - history.best <= 0.1 * fell
 
 
-def _negative(run: Run, stretch: stretches.Flat, clearly: float) -> tuple[int, float, float, float] | None:
-    """Step, smallest eigenvalue, its residual and the largest, at the clearest estimate of the stretch."""
+def _negative(
+    run: Run, stretch: stretches.Flat, clearly: float, gain: float
+) -> tuple[int, float, float, float, float] | None:
+    """Step, smallest eigenvalue, its residual and the largest, at the clearest estimate of the stretch; and the pace at
+    which weights leave the saddle point, 0 if independent batches show it.
+
+    Batches that hold few of many rows, as of an embedding, do not: what is smallest for one is flat for the next. The
+    pace then tells the eigenvalue of them all.
+    """
     table = signals.curvature(run)
     table = table.loc[table["step"].between(stretch.first_step, stretch.last_step) & table["smallest"].notna()]
     if table.empty:
         return None
     top, smallest = signals.tops(table), signals.array(table, "smallest")
     residual = signals.array(table, "smallest_residual")
-    sure = (smallest + 2 * residual < 0) & (np.abs(smallest) >= clearly * np.fmax(top, 0)) & _confirmed(run, table)
+    likely = (smallest + 2 * residual < 0) & (np.abs(smallest) >= clearly * np.fmax(top, 0))
+    sure = likely & _confirmed(run, table)
+    pace = 0.0
+    if likely.any() and not sure.any():
+        pace = _leaving(run, stretch, gain * -float(smallest.min()), gain)
+        sure = likely & (pace > 0)
     if not sure.any():
         return None
     at = int(np.flatnonzero(sure)[np.argmin(smallest[sure])])
-    return int(table["step"].iloc[at]), float(smallest[at]), float(residual[at]), float(top[at])
+    value = -float(np.expm1(pace)) / gain if pace else float(smallest[at])
+    return int(table["step"].iloc[at]), value, float(residual[at]), float(top[at]), pace
 
 
 def _confirmed(run: Run, table: pd.DataFrame, *, quiet: float = 1e-3) -> np.ndarray:

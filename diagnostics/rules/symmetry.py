@@ -11,8 +11,10 @@ agree up to sign within one part in ten thousand; and whether a layer whose unit
 a few keeps them there for a good part of the run. Units that agree in only one of the two separate by themselves
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
 over time with weights of their own), and whole heads. A recurrent unit is read by its own layer, too. A unit of a gated
-linear unit is a product, and has the incoming weights of both its factors. Whole modules side by side, such as experts
-or critics, are copies where their weights, gradients and updates have the same norms in every record.
+linear unit is a product, and has the incoming weights of both its factors. The outputs of the last layer are compared
+by their weights alone, and count where each has a twin, as the components of a mixture that start from 0. Whole
+modules side by side, such as experts or critics, are copies where their weights, gradients and updates have the same
+norms in every record.
 
 ## Why it happens
 If $\mathbf w_i = \mathbf w_j$ and $v_i = v_j$, then $\partial\mathcal J/\partial\mathbf w_i = \partial\mathcal
@@ -94,7 +96,6 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     first, last = int(steps[begin]), int(steps[begin + lasted - 1])
     count, kept, least = (int(table[begin, worst]) for table in (units, distinct, groups))
     layers = tuple(names[at] for at in stuck)
-    embedding = by_layer.type_of(run, names[worst]) == "Embedding"
     until = f"stayed identical until step {last}" if ended else "stay identical"
     yield Finding(
         kind=KIND,
@@ -103,21 +104,14 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
         first_step=first,
         last_step=last if ended else None,
         layers=layers,
-        summary=(
-            f"In embedding {names[worst]} only {kept} of {count} dimensions {'is' if kept == 1 else 'are'} distinct: "
-            f"the others hold the same numbers and {until}."
-            if embedding
-            else f"In layer {names[worst]} only {kept} of {count} {_units_of(names[worst])} "
-            f"{'is' if kept == 1 else 'are'} distinct: the others have identical incoming and outgoing weights and "
-            f"{until}."
-        ),
+        summary=f"{_only(run, names[worst], kept, count)} {until}.",
         evidence={
             "units": float(count),
             "distinct units": float(kept),
             "least possible": float(least),
             "layers": float(len(stuck)),
         },
-        remedies=_remedies(cause, names[worst], "normal_" if embedding else "kaiming_normal_"),
+        remedies=_remedies(cause, names[worst], "normal_" if _is_embedding(run, names[worst]) else "kaiming_normal_"),
         charts=(Chart("line", "symmetry", ("distinct_units", "units"), "Distinct units of the layer", layers=layers),),
         formula=r"\mathbf{w}_i = \mathbf{w}_j,\; v_i = v_j \;\Rightarrow\; \nabla_{\mathbf{w}_i}\mathcal{J} = "
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
@@ -125,12 +119,37 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     )
 
 
+def _only(run: Run, layer: str, kept: int, count: int) -> str:
+    are = "is" if kept == 1 else "are"
+    if _is_embedding(run, layer):
+        same = "the others hold the same numbers and"
+        return f"In embedding {layer} only {kept} of {count} dimensions {are} distinct: {same}"
+    if _ends(layer) == "outputs":
+        return (
+            f"Of the {count} outputs of {_module(layer)} only {kept} {are} distinct: each has a twin with the same "
+            "weights and gradient, since the loss treats them alike; they"
+        )
+    return (
+        f"In layer {layer} only {kept} of {count} {_units_of(layer)} {are} distinct: the others have identical "
+        "incoming and outgoing weights and"
+    )
+
+
 def _units_of(layer: str) -> str:
-    return "attention heads" if _are_heads(layer) else "hidden units"
+    return "attention heads" if _ends(layer) == "heads" else "hidden units"
 
 
-def _are_heads(layer: str) -> bool:
-    return layer.split("#")[0].rpartition(".")[2] == "heads"
+def _is_embedding(run: Run, layer: str) -> bool:
+    return by_layer.type_of(run, layer) == "Embedding"
+
+
+def _ends(layer: str) -> str:
+    """Of what a module has: its weight, its attention heads or its outputs."""
+    return layer.split("#")[0].rpartition(".")[2]
+
+
+def _module(layer: str) -> str:
+    return layer.split("#")[0].rpartition(".")[0] or "the model"
 
 
 def _vanished(run: Run, steps: np.ndarray, names: list[str], *, left: float = 0.01) -> np.ndarray:
@@ -205,6 +224,7 @@ def _cause(run: Run, layer: str, several: bool) -> str:
     if several:
         return "cloned-units"
     layer = layer.split("#")[0]
+    layer = f"{_module(layer)}.weight" if _ends(layer) == "outputs" else layer
     _, names, weights = by_layer.matrix(run, "layers", "weight_norm")
     _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     own = [at for at, name in enumerate(names) if name == layer or (name.startswith(f"{layer}.") and "weight" in name)]
@@ -218,7 +238,12 @@ def _remedies(cause: str, layer: str, how: str = "kaiming_normal_") -> tuple[str
             f"re-initialize the copies in {layer}: torch.nn.init.{how} on their rows",
             "or add noise of a hundredth of the weights' deviation to one unit of each pair",
         )
-    what = f"queries, keys and values of all {layer}" if _are_heads(layer) else layer
+    if _ends(layer) == "outputs":
+        return (
+            f"start {_module(layer)} with small random weights: torch.nn.init.normal_(layer.weight, std=0.02)",
+            "and give outputs that stand side by side, as the means of a mixture, different biases",
+        )
+    what = f"queries, keys and values of all {layer}" if _ends(layer) == "heads" else layer
     return (
         f"initialize {what} with small random values: torch.nn.init.{how}(layer.weight)",
         "or leave out the line that sets the weights: PyTorch's default initialization breaks the symmetry",

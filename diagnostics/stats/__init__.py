@@ -6,7 +6,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 
 from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
-from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, project
+from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
 from diagnostics.stats.targets import FORMS, Form, Targets, beyond, rounding
 from diagnostics.stats.units import (
     KINDS,
@@ -45,6 +45,7 @@ __all__ = [
     "count_softmax",
     "count_units",
     "deviations",
+    "distinct_outputs",
     "flat",
     "foreach",
     "inner",

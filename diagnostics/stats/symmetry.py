@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 SAME = 1e-4  # relative distance within which two units count as one
@@ -51,6 +51,17 @@ def apart(incoming: Side, outgoing: Side, groups: int = 1, neighbours: int = 4) 
         different = (group[offset:] != group[:-offset]) | gone[offset:]
         nearest[offset:] = torch.fmin(nearest[offset:], distance.masked_fill(different, torch.inf))
     return nearest
+
+
+def distinct_outputs(side: Side) -> Int[Tensor, ""]:
+    """How many of a layer's outputs differ, if each has a twin; else all. Few twins among others are none: classes that
+    never occur are pushed down alike. Nor are outputs that are each other's opposite, or all 0."""
+    rows = side[torch.argsort(side[:, 0])]
+    sizes = torch.linalg.vector_norm(rows, dim=1)
+    apart = torch.linalg.vector_norm(rows[1:] - rows[:-1], dim=1) > SAME * torch.maximum(sizes[1:], sizes[:-1])
+    begins = torch.nn.functional.pad(apart, (1, 1), value=True)  # whether each begins a class, and one after the last
+    alone = (begins[1:] & begins[:-1]).any() | (sizes == 0).all()
+    return torch.where(alone, len(rows), begins[:-1].sum())
 
 
 def _negligible(side: Side) -> Bool[Tensor, " units"]:

@@ -20,6 +20,7 @@ ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes les
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
 A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
+_SURE = 1e-6  # of its probability are left to all others: what rounding leaves of its gradient
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 Number = int | float | Float[Tensor, ""]
@@ -49,6 +50,7 @@ class Form:
     classes: int | None = None  # dimension of an output that holds the probabilities of one thing
     of_logs: bool = False  # its outputs are their logarithms
     of_probabilities: bool = False  # its targets are probabilities of one thing each
+    vanishes: bool = False  # its gradient rounds to 0 where an answer is sure and right
     times: Callable[[Number, int], Number] = _mean  # the mean error, from the numbers of errors and of examples
     half: bool = False  # of that
 
@@ -70,6 +72,8 @@ class Form:
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
         compared = (g != 0).any(1, keepdim=True)  # the others are ignored, as padding is
+        if self.vanishes and self.times is _mean:
+            compared = self._with_the_sure(compared, y, g, slack)
         count = compared.sum().clamp(min=1).float()
         times = self.factor(count, len(output))
         t = self.targets(y, g * (count / times))
@@ -80,6 +84,19 @@ class Form:
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
         total = _log_total(y, t, compared) if self.of_logs else None
         return Targets(self, seen, torch.where(possible, error, torch.nan), total, len(output), times=times)
+
+    def _with_the_sure(
+        self,
+        compared: Bool[Tensor, "rows 1"],
+        y: Float[Tensor, "rows classes"],
+        g: Float[Tensor, "rows classes"],
+        slack: float,
+    ) -> Bool[Tensor, "rows 1"]:
+        """And the rows without a gradient because their answer is sure and right, if a mean over all these makes
+        probabilities of the other rows' targets: were they ignored, it is one over fewer, and makes none."""
+        all_of_them = compared | (y.softmax(1).amax(1, keepdim=True) > 1 - _SURE)
+        t = self.targets(y, g * all_of_them.sum())
+        return torch.where((t > -slack).all(), all_of_them, compared)
 
     def factor(self, errors: Number, examples: int) -> Number:
         """What the mean error is multiplied by."""
@@ -233,7 +250,10 @@ _BINARY = Form(
 )
 _SQUARED = Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared)
 _OF_CLASSES = [
-    *(Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
+    *(
+        Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at, vanishes=True)
+        for at in (1, -1)
+    ),
     *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
     *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
 ]

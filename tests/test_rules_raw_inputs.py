@@ -1,0 +1,70 @@
+"""Columns of a table as they come, in dollars, years and seconds, each beside the same loop with standardized ones."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from tests.test_rules_mistakes import ANY, alarms
+
+
+def houses(n=1200):
+    draw = np.random.default_rng(0)
+    area, year, far = draw.uniform(40, 250, n), draw.integers(1900, 2024, n), draw.exponential(8, n)
+    income = draw.lognormal(10.5, 0.4, n)
+    price = area / 70 + (year - 1960) / 100 - 0.08 * far + np.log(income / 36000) + 0.15 * draw.normal(size=n)
+    return np.c_[area, year, far, income], ((price - price.mean()) / price.std())[:, None].astype(np.float32)
+
+
+def payments(n=2400):
+    draw = np.random.default_rng(0)
+    amount, second, age = draw.lognormal(4, 1.2, n), draw.uniform(0, 86400, n), draw.integers(18, 90, n)
+    others = draw.normal(size=(n, 3))
+    score = 0.8 * (np.log(amount) - 4) + np.cos(2 * np.pi * second / 86400) + others @ [0.8, -0.6, 0.4]
+    return np.c_[amount, second, age, others], (score + 0.7 * draw.normal(size=n) > 0.6).astype(np.int64)
+
+
+def found(path, data, optimizer, lr, raw, deep=1, epochs=25):
+    columns, answers = data()
+    columns = columns if raw else (columns - columns.mean(0)) / columns.std(0)
+    x, y = torch.tensor(columns, dtype=torch.float32), torch.tensor(answers)
+    error = F.mse_loss if y.is_floating_point() else F.cross_entropy
+    torch.manual_seed(0)
+    hidden = [layer for _ in range(deep - 1) for layer in (nn.Linear(32, 32), nn.ReLU())]
+    outputs = 1 if y.is_floating_point() else 2
+    model = nn.Sequential(nn.Linear(x.shape[1], 32), nn.ReLU(), *hidden, nn.Linear(32, outputs))
+    optimizer = optimizer(model.parameters(), lr=lr)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(epochs):
+            for chosen in torch.randperm(len(x)).split(32):
+                optimizer.zero_grad()
+                loss = error(model(x[chosen]), y[chosen])
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, closure=lambda chosen=chosen: error(model(x[chosen]), y[chosen]))
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_answers_that_adam_never_brings_back_to_the_size_of_the_targets(raw, tmp_path):
+    diagnosis = found(tmp_path / "run", payments, torch.optim.Adam, 1e-3, raw)
+    assert alarms(diagnosis) == ([("plateau", "input-scale")] if raw else [])
+    if raw:
+        (alarm,) = diagnosis.alarms
+        assert "an update of Adam" in alarm.summary and alarm.remedies[0].startswith("standardize the inputs")
+
+
+@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+def test_units_that_are_on_for_all_or_none(raw, tmp_path):
+    """Incomes are positive and outweigh the rest: a unit's sign is that of one weight."""
+    diagnosis = found(tmp_path / "run", houses, torch.optim.RMSprop, 1e-3, raw)
+    assert alarms(diagnosis) == ([("dead-units", "uncentered-inputs")] if raw else [])
+
+
+@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+def test_a_gradient_too_large_to_square_is_no_fault_of_its_own(raw, tmp_path):
+    """The first step sent the loss to 1e30 and killed the units; it came back, by the last bias alone."""
+    diagnosis = found(tmp_path / "run", houses, torch.optim.SGD, 0.02, raw)
+    assert alarms(diagnosis) == ([("dead-units", "input-scale")] if raw else [])
