@@ -2,9 +2,12 @@
 
 Two gradients a product, both from the same random state. On smooth losses the error is small and is measured; on ReLU
 nets it stays at a few per cent whatever the step, because a kink is curvature at any finite distance.
+
+How far a step goes is judged by the weights that have a gradient: of a large embedding few rows are in a batch, and the
+loss hears of nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -16,7 +19,7 @@ from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.layout import Closure, Layout, Total, is_sharded, local, loss_of
 from diagnostics.curvature.rewrites import Rewrites
 
-STEPS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the weights' norm (at least 1)
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the norm (at least 1) of the weights that have a gradient
 
 
 class Differences:
@@ -29,27 +32,43 @@ class Differences:
         """`total` sums over shards, which must all take the same step."""
         self._closure, self.layout, self._model, self._total = closure, layout, model, total
         self._origin = [local(p.detach()).clone() for p in layout.parameters]  # one vector of memory
+        self._backward = any(is_sharded(p) for p in layout.parameters)
+        self._incomplete = False  # some parameters have no gradient
         self.loss, self.constant, self.gradient = self._evaluate()
+        if self._incomplete and not self._backward:
+            self._go_backward()
+        self._heard = self.gradient != 0
         self._length, self.error = self._best_step()
 
     def __call__(self, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         return self._product(v, self._length)
 
     def _product(self, v: Tensor, length: float) -> Tensor:
-        step = length / max(self._norm(v), 1e-30)
+        step = length / max(self._norm(v * self._heard), 1e-6 * self._norm(v), 1e-30)
         ahead, behind = self._gradient_at(v, step), self._gradient_at(v, -step)
         return ahead.sub_(behind).div_(2 * step)
 
+    def disagreement(self, hessian: Callable[[Tensor], Tensor]) -> float:
+        """How far other products of the same Hessian are from these, relative to the larger: of a right double backward
+        a few times `error` at most."""
+        v = self._probe()
+        mine, other = self._product(v, self._length), hessian(v)
+        return self._norm(mine - other) / (max(self._norm(mine), self._norm(other)) or 1.0)
+
     def _best_step(self) -> tuple[float, float]:
         """Eight gradients, once per operator."""
-        size = max(1.0, self._norm(self.layout.flatten(self._origin)))
-        g = self.gradient
-        v = g if self._norm(g) > 0 else torch.ones_like(g)
+        size, v = max(1.0, self._norm(self.layout.flatten(self._origin) * self._heard)), self._probe()
         products = [self._product(v, step * size) for step in STEPS]
         scale = max(self._norm(product) for product in products) or 1.0
         changes = [self._norm(a - b) / scale for a, b in pairwise(products)]
         best = min(range(len(changes)), key=changes.__getitem__)
         return STEPS[best] * size, changes[best]
+
+    def _probe(self) -> Tensor:
+        """The gradient, which is smoother than most directions, and a random one."""
+        g = self.gradient
+        noise = torch.randn(len(g), generator=torch.Generator().manual_seed(0)).to(g) * self._heard
+        return torch.ones_like(g) if self._norm(noise) == 0 else g / self._norm(g) + noise / self._norm(noise)
 
     def _norm(self, v: Tensor) -> float:
         square = torch.dot(v, v)
@@ -73,16 +92,26 @@ class Differences:
             gradients = [None] * len(self.layout.parameters) if constant else self._differentiate(loss)
             return float(loss.detach()), constant, self.layout.flatten(gradients)
 
+    def _go_backward(self) -> None:
+        """To parameters that `torch.autograd.grad` does not reach, as inside a reentrant checkpoint; if it does."""
+        self._backward = True
+        loss, constant, gradient = self._evaluate()
+        self._backward = bool((gradient != self.gradient).any())
+        if self._backward:
+            self.loss, self.constant, self.gradient = loss, constant, gradient
+
     def _differentiate(self, loss: Tensor) -> Sequence[Tensor | None]:
         parameters = self.layout.parameters
-        if any(is_sharded(p) for p in parameters):
+        if self._backward:
             return by_backward(loss, self._model, parameters)
         try:
-            return torch.autograd.grad(loss, parameters, allow_unused=True)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
         except RuntimeError as error:
             if "heckpoint" not in str(error):
                 raise CurvatureError(f"the loss cannot be differentiated: {error}") from error
-        return by_backward(loss_of(self._closure), self._model, parameters)
+            return by_backward(loss_of(self._closure), self._model, parameters)
+        self._incomplete = any(gradient is None for gradient in found)
+        return found
 
 
 def by_backward(loss: Tensor, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor | None]:

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diagnostics.curvature.differences import Differences
-from diagnostics.curvature.errors import CurvatureError, NonFinite
-from diagnostics.curvature.layout import Closure, Layout, is_sharded
+from diagnostics.curvature.differences import Differences, by_backward
+from diagnostics.curvature.errors import CurvatureError, NonFinite, Unreached
+from diagnostics.curvature.layout import Closure, Layout, is_sharded, loss_of
 from diagnostics.curvature.operators import DoubleBackward, Hessian
 
 
@@ -92,9 +92,26 @@ def hessian_of(closure: Closure, model: nn.Module, layout: Layout, ranks: Ranks 
     def build() -> Hessian:
         if differences:
             return Differences(closure, layout, model, ranks.total if ranks else None)
-        return DoubleBackward(closure, layout)
+        hessian = DoubleBackward(closure, layout)
+        if hessian.unreached:
+            _refuse(closure, model, hessian)
+        return hessian
 
     return Averaged(build, ranks, layout) if ranks else build()
+
+
+def _refuse(closure: Closure, model: nn.Module, hessian: DoubleBackward) -> None:
+    """Raises if a backward reaches parameters that have no gradient here, or where none has one though the training
+    gave them some. Else they have none."""
+    with torch.enable_grad():
+        found = by_backward(loss_of(closure), model, hessian.unreached)
+    if any(gradient is not None for gradient in found):
+        raise Unreached("a backward reaches parameters that torch.autograd.grad does not, as in a reentrant checkpoint")
+    if hessian.constant and any(p.grad is not None and bool((p.grad != 0).any()) for p in hessian.unreached):
+        raise CurvatureError(
+            "the closure's loss does not depend on the optimizer's parameters, which got gradients: are they copies of "
+            "the model's, as float32 master weights? No curvature is known then"
+        )
 
 
 class Averaged:

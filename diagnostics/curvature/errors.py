@@ -11,3 +11,7 @@ class NonFinite(CurvatureError):
 
 class TooDear(CurvatureError):
     """Nothing was measured: whoever asked does not want it at what a product takes."""
+
+
+class Unreached(RuntimeError):
+    """`torch.autograd.grad` does not find gradients that a backward does."""

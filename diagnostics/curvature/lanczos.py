@@ -53,9 +53,12 @@ class Krylov:
     the chance of having missed something) follows from them.
     """
 
-    def __init__(self, matvec: Matvec, like: Float[Tensor, " n"], capacity: int, total: Total | None = None):
-        """`like` gives length, type and device; `capacity` rows of memory; `total` sums inner products over ranks."""
-        self.matvec, self.total = matvec, total or _identity
+    def __init__(
+        self, matvec: Matvec, like: Float[Tensor, " n"], capacity: int, total: Total | None = None, exact: bool = True
+    ):
+        """`like` gives length, type and device; `capacity` rows of memory; `total` sums inner products over ranks;
+        `exact`: products are those of one symmetric matrix, but for rounding."""
+        self.matvec, self.total, self.exact = matvec, total or _identity, exact
         self.dimension = int(self.total(torch.tensor(like.numel(), device=like.device)))
         self.capacity = min(capacity, self.dimension + 1)
         self.basis = like.new_empty(self.capacity, like.numel())  # O(capacity n), touched row by row
@@ -132,7 +135,7 @@ class Krylov:
 
     def _enter(self, j: int, w: Tensor) -> tuple[np.ndarray, float]:
         """The product w of vector j, which is overwritten; returns its part in the basis and its length."""
-        coefficients, left = self._orthogonalize(w, max(0, j - 1))  # in exact arithmetic nothing lies before
+        coefficients, left = self._orthogonalize(w, max(0, j - 1) if self.exact else 0)  # nothing lies before
         length = float(coefficients @ coefficients + left**2) ** 0.5
         if not math.isfinite(length):
             raise NonFinite("a Hessian-vector product is not finite; this estimate is dropped")
@@ -212,7 +215,7 @@ class Krylov:
     def _may_skip(self, left: float) -> bool:
         """Whether the pass over the whole basis may wait for the next vector: this is a three-term recurrence from one
         start, and what rounding adds to it is small beside what is left."""
-        single = self.chain_whole and len(self.chain) == self.done >= TESTED
+        single = self.exact and self.chain_whole and len(self.chain) == self.done >= TESTED
         return single and self.rounding * self.scale <= LOST * left
 
     def _subtract(self, w: Tensor, rows: Tensor) -> Tensor:

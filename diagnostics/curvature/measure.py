@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.curvature.context import undisturbed
+from diagnostics.curvature.differences import Differences
 from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
-from diagnostics.curvature.errors import CurvatureError, TooDear
+from diagnostics.curvature.errors import CurvatureError, TooDear, Unreached
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.gains import measured_terms
 from diagnostics.curvature.layout import Closure, Layout, loss_of
-from diagnostics.curvature.operators import Hessian
+from diagnostics.curvature.operators import DoubleBackward, Hessian
 from diagnostics.curvature.request import Request
 from diagnostics.curvature.runs import Solver
 from diagnostics.curvature.scaling import UNKNOWN, Scaling, scaling
@@ -33,6 +34,10 @@ from diagnostics.curvature.steepest import steepest
 # networks, one kept more than 0.35 over ten updates: its warm runs were right 22 times of 22. The other kept as little
 # as 0.05: right 9 times of 14, and not sooner than from a random vector, which also tells the trace and the density.
 LASTED = 0.3
+REPEATS = 1e-3  # spread of the loss from call to call: with more, differences of gradients are noise
+# Of a product, by which two lengths of step may differ, and a double backward from both. Where the first is less than
+# 0.02, right ones were off by less than 0.1 but where units stood exactly at a kink; wrong ones are by 0.3 to 1.
+CONVERGED, WRONG = 0.02, 0.1
 
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
@@ -118,12 +123,31 @@ def _by_double_backward(request: Request) -> Estimate | str:
         estimate = _estimate(request, hessian)
     except CurvatureError:
         raise
+    except Unreached as error:
+        return str(error)
     except (RuntimeError, NotImplementedError) as error:  # "derivative not implemented", memory, ...
         return f"the loss has no double backward: {str(error).splitlines()[0]}"
     # In half precision asymmetry is rounding, and differences of gradients would be worse.
-    if not estimate.asymmetric or hessian.low_precision:
+    if hessian.low_precision:
         return estimate
-    return "the double backward is not symmetric, so it is wrong"
+    if estimate.asymmetric:
+        return "the double backward is not symmetric, so it is wrong"
+    wrong = _refuted(request, hessian, estimate)
+    return f"the double backward of {wrong} is not the derivative of the gradient" if wrong else estimate
+
+
+def _refuted(request: Request, hessian: Hessian, estimate: Estimate) -> str:
+    """The custom autograd functions whose double backward differences of gradients contradict, asked once a run: it may
+    be symmetric and wrong, as where a backward uses what its forward saved. "" without any, or where kinks, which are
+    curvature at any finite distance, leave no verdict."""
+    if request.previous or estimate.loss_spread > REPEATS or not isinstance(hessian, DoubleBackward):
+        return ""
+    custom = hessian.custom()
+    if not custom:
+        return ""
+    differences = Differences(request.closure, request.layout, request.model)
+    refuted = differences.error <= CONVERGED and differences.disagreement(hessian) > WRONG
+    return ", ".join(sorted(custom)) if refuted else ""
 
 
 def _hessian(request: Request, differences: bool) -> Hessian:
@@ -138,7 +162,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
         request = replace(request, full=full)
     previous = request.previous
     count = previous.count + 1 if previous else 0
-    solver = Solver(request.layout, request.ranks, request.memory_bytes, count, request.until)
+    solver = Solver(request.layout, request.ranks, request.memory_bytes, count, request.until, hessian.error == 0)
     scale, notes = _scaling(request, hessian)
     columns: dict[str, Any] = {}
     krylov = None
@@ -159,7 +183,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
         symmetry_defect=max(run.defect for run in solver.spent),
         asymmetric=any(run.asymmetric for run in solver.spent),
         loss_spread=spread,
-        notes=(*notes, *_remarks(hessian, scale, spread)),
+        notes=(*notes, *_remarks(hessian, scale, spread, solver)),
         scaling=scale,
         parameters=request.layout.parameters,
         count=count,
@@ -214,8 +238,11 @@ def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layou
     return ranks.agree(evaluate, layout.device) if ranks else evaluate()
 
 
-def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:
+def _remarks(hessian: Hessian, scale: Scaling, spread: float, solver: Solver) -> list[str]:
     remarks = []
+    defect = max(run.defect for run in solver.spent)
+    if hessian.method == "differences" and defect > 0.05:
+        remarks.append(f"products by differences are asymmetric by {defect:.0%} and eigenvalues as uncertain")
     if hessian.constant:
         remarks.append("the loss does not depend on the parameters: all eigenvalues are 0")
     if hessian.low_precision:
@@ -226,6 +253,6 @@ def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:
         remarks.append(f"products by differences are uncertain by about {hessian.error:.0%}")
     if isinstance(scale.preconditioner, Tensor) and bool(scale.preconditioner.isinf().any()):
         remarks.append("weights that never had a gradient are left out of the stability ratio")
-    if spread > 1e-3:
+    if spread > REPEATS:
         remarks.append(f"the closure returns another loss at each call (spread {spread:.1%}): eigenvalues are as noisy")
     return remarks

@@ -45,9 +45,11 @@ class DoubleBackward:
             loss = loss_of(closure)
         halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in layout.parameters)
         self.low_precision = rewrites.autocast or halves
-        self.constant, self.loss = loss.grad_fn is None, float(loss.detach())
+        self.constant, self.loss, self._graph = loss.grad_fn is None, float(loss.detach()), loss.grad_fn
         gradients = self._differentiate(loss)
         self.gradient = layout.flatten(gradients)
+        self.unreached = [p for p, g in zip(layout.parameters, gradients, strict=True) if g is None]
+        self.constant |= len(self.unreached) == len(gradients)
         # A gradient without a graph does not depend on the parameters: its rows of the Hessian are zero.
         self._rows = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
         self._gradients = [g for g in gradients if g is not None and g.requires_grad]
@@ -61,6 +63,20 @@ class DoubleBackward:
             self._gradients, self.layout.parameters, directions, retain_graph=True, allow_unused=True
         )
         return self.layout.flatten(products)
+
+    def custom(self) -> set[str]:
+        """Names of the autograd functions on the way to the loss that neither PyTorch nor this package has written."""
+        found, seen, waiting = set[str](), set(), [self._graph]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+            written = getattr(node, "_forward_cls", None)
+            if written is not None and not written.__module__.startswith(("torch.", "diagnostics.")):
+                found.add(written.__name__)
+        return found
 
     def _differentiate(self, loss: Tensor) -> list[Tensor | None]:
         """Gradients with a graph, sparse ones made dense; `None` where there is none."""

@@ -42,6 +42,7 @@ class Solver:
     memory_bytes: int | None
     seed: int
     until: float = math.inf  # when a search for the largest stops, by time.perf_counter
+    exact: bool = True  # but for rounding, products are those of one symmetric matrix
     spent: list[Krylov] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -57,7 +58,8 @@ class Solver:
         like = self.layout.empty()
         available = free_memory(self.layout.device) // 4 if self.memory_bytes is None else self.memory_bytes
         rows = available // max(1, like.numel() * like.element_size())
-        krylov = Krylov(matvec, like, min(ROWS, max(10 + 2 * wanted, rows)), self.ranks.total if self.ranks else None)
+        rows = min(ROWS, max(10 + 2 * wanted, rows))
+        krylov = Krylov(matvec, like, rows, self.ranks.total if self.ranks else None, self.exact)
         self.spent.append(krylov)
         return krylov
 

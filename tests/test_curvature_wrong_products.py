@@ -1,0 +1,147 @@
+"""Products that are wrong without looking so: a formula that is symmetric all the same, gradients that do not come
+through, steps too long for the rows of a large table. The oracle is the same loss written so that autograd has its
+Hessian."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from diagnostics.curvature import CurvatureError, measure
+from tests.test_curvature_networks import X, Y
+
+
+class SavedInForward(torch.autograd.Function):
+    """Cross-entropy whose gradient is made in the forward, as fused kernels do."""
+
+    @staticmethod
+    def forward(ctx, scores, targets):
+        p = scores.softmax(1)
+        ctx.save_for_backward((p - F.one_hot(targets, 3)) / len(targets))
+        return -p[torch.arange(len(targets)), targets].log().mean()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.saved_tensors[0] * gradient, None
+
+
+class Right(SavedInForward):
+    """Its backward is a function of what it was given."""
+
+    @staticmethod
+    def forward(ctx, scores, targets):
+        ctx.save_for_backward(scores, targets)
+        return F.cross_entropy(scores.detach(), targets)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        scores, targets = ctx.saved_tensors
+        return (scores.softmax(1) - F.one_hot(targets, 3)) / len(targets) * gradient, None
+
+
+def exact(loss_of, model: nn.Module) -> np.ndarray:
+    """Eigenvalues, descending."""
+    parameters = tuple(model.parameters())
+    gradients = torch.autograd.grad(loss_of(model), parameters, create_graph=True)
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    rows = [torch.autograd.grad(each, parameters, retain_graph=True, materialize_grads=True) for each in flat]
+    matrix = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+    return torch.linalg.eigvalsh(matrix).flip(0).numpy()
+
+
+@pytest.mark.parametrize("loss", [SavedInForward, Right])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_wrong_double_backward_that_is_symmetric(loss, layers):
+    torch.manual_seed(0)
+    hidden = [nn.Linear(6, 5), nn.Tanh()] if layers == 2 else []
+    model = nn.Sequential(*hidden, nn.Linear(5 if hidden else 6, 3)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    estimate = measure(lambda: loss.apply(model(X), Y), model, optimizer, [0.5])
+    true = exact(lambda model: F.cross_entropy(model(X), Y), model)
+    assert estimate.eigenvalues == pytest.approx(true[:5], rel=1e-2)
+    assert estimate.stability == pytest.approx(0.25 * true[0], rel=1e-2)
+    wrong = loss is SavedInForward
+    assert estimate.method == ("differences" if wrong else "double backward")
+    assert any("double backward of SavedInForward is not the derivative" in note for note in estimate.notes) == wrong
+
+
+class Adapted(nn.Module):
+    """A frozen layer with an adapter under a reentrant checkpoint, whose input is made to need a gradient."""
+
+    def __init__(self, reentrant: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.base, self.reentrant = nn.Linear(6, 3).requires_grad_(False), reentrant
+        self.down, self.up = nn.Linear(6, 2, bias=False), nn.Linear(2, 3, bias=False)
+
+    def block(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(torch.tanh(self.down(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        return checkpoint(self.block, x, use_reentrant=True) if self.reentrant else self.block(x)
+
+
+def test_weights_that_a_reentrant_checkpoint_hides():
+    adapted, plain = Adapted(True).double(), Adapted(False).double()
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    closure = lambda: F.cross_entropy(adapted(X), Y)  # noqa: E731
+    closure().backward()
+    before = [p.grad.clone() for p in trained]
+    estimate = measure(closure, adapted, torch.optim.SGD(trained, lr=0.5), [0.5])
+    chosen = nn.ModuleList([plain.down, plain.up])
+    true = exact(lambda _: F.cross_entropy(plain(X), Y), chosen)
+    assert estimate.eigenvalues == pytest.approx(true[:5], rel=1e-2)
+    assert estimate.method == "differences" and any("reentrant" in note for note in estimate.notes)
+    assert all(torch.equal(p.grad, gradient) for p, gradient in zip(trained, before, strict=True))
+
+
+def test_copies_of_the_weights_in_the_optimizer_are_named():
+    """As float32 master weights: the loss is one of the model's own."""
+    model = nn.Linear(6, 3).double()
+    masters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    closure = lambda: F.cross_entropy(model(X), Y)  # noqa: E731
+    closure().backward()
+    for master, p in zip(masters, model.parameters(), strict=True):
+        master.grad = p.grad.clone()
+    with pytest.raises(CurvatureError, match="copies of the model's, as float32 master weights"):
+        measure(closure, model, torch.optim.SGD(masters, lr=0.5), [0.5])
+
+
+class Bags(nn.Module):
+    """Few of many rows are in a batch; normalized, so that a step as long as the whole table goes much too far."""
+
+    def __init__(self, rows: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.out = nn.Parameter(torch.randn(rows, 8)), nn.Linear(8, 5)
+        self.bag = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = F.embedding_bag(x, self.table) if self.bag else F.embedding(x, self.table).mean(1)
+        return 20 * self.out(F.normalize(mean, dim=1))
+
+
+def test_steps_that_fit_the_rows_in_the_batch():
+    model, draw = Bags(40000), torch.Generator().manual_seed(0)
+    x, y = torch.randint(40000, (64, 4), generator=draw), torch.randint(5, (64,), generator=draw)
+    closure = lambda: F.cross_entropy(model(x), y)  # noqa: E731
+    estimate = measure(closure, model, torch.optim.SGD(model.parameters(), lr=0.01), [0.01])
+    assert estimate.method == "differences"
+    model.double().bag = False
+    parameters = list(model.parameters())
+    gradient = torch.autograd.grad(closure(), parameters, create_graph=True)
+
+    def product(v: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(v.reshape(-1).copy()).split([p.numel() for p in parameters])
+        parts = [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+        found = torch.autograd.grad(gradient, parameters, parts, retain_graph=True)
+        return torch.cat([part.reshape(-1) for part in found]).numpy()
+
+    n = sum(p.numel() for p in parameters)
+    operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype=np.float64)
+    true = np.sort(scipy.sparse.linalg.eigsh(operator, k=3, which="LA", tol=1e-4, return_eigenvectors=False))[::-1]
+    assert estimate.eigenvalues[:3] == pytest.approx(true, rel=1e-2)
