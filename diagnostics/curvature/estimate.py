@@ -53,7 +53,7 @@ class Estimate:
     parameters: tuple[Tensor, ...] = ()  # the parameters themselves, for `follow`
     age: int = 0  # estimates since the last cold start
     cold_after: int = 8  # warm estimates allowed before the next cold one
-    copies: bool = False  # repeated eigenvalues were found
+    copies: bool = False  # the last search found repeated eigenvalues
     count: int = 0  # estimates before this one
 
     def lasting(self) -> "Estimate":

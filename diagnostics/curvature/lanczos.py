@@ -45,6 +45,10 @@ class Ritz:
         nearest, r = np.minimum(gaps[:-1], gaps[1:]), self.residuals
         return 2 * r * r / np.maximum(nearest + np.sqrt(nearest**2 + 4 * r * r), np.finfo(float).tiny)
 
+    def converged(self, tolerance: float) -> np.ndarray:
+        """(m,) whether a value is off by less than its size times the tolerance."""
+        return self.errors <= tolerance * np.abs(self.values)
+
 
 class Krylov:
     """The basis and its projected matrix; `step` is one product.
@@ -70,6 +74,7 @@ class Krylov:
         self.rounding = 20 * torch.finfo(like.dtype).eps
         self.restarted = False
         self.skipped = False  # the last vector's pass over the whole basis
+        self.starts: list[int] = []  # the row of each start vector: the rows before it had been multiplied
         self.chain: list[tuple[float, float]] = []
         self.chain_whole = True  # until a thick restart, which ends the three-term recurrence
 
@@ -92,6 +97,7 @@ class Krylov:
             return 0.0
         self._append(w, new)
         self.chain, self.chain_whole = [], True
+        self.starts.append(self.done)
         return new
 
     def step(self) -> None:

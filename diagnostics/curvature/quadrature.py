@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.curvature.lanczos import Ritz
+from diagnostics.curvature.multiplicity import multiplicities
 
+NULL = 1e-4  # of the largest size: a value below this may be the null space, which is repeated and adds nothing
 Chain = Sequence[tuple[float, float]]
 
 
@@ -25,27 +27,34 @@ class Density:
     trace_error: float  # standard error
     frobenius: float
     stable_rank: float
+    repeated: bool  # a converged value has a weight that a simple eigenvalue hardly ever has
 
 
 def density(ritz: Ritz, dimension: int, tolerance: float = 1e-2) -> Density:
     """From the Ritz pairs of a chain whose start z was random with E[z z'] = 1.
 
-    Hutchinson's estimates are dimension * sum(weights * f(nodes)). A converged eigenvalue's weight is a random number
-    whose mean, 1 / dimension, is known; using the mean instead removes most of the variance (as in Hutch++).
+    Hutchinson's estimates are sum(counts * f(nodes)) with counts = dimension * weights, of variance 2 * counts. The
+    count of a converged value is its multiplicity, which is nearly always 1: that removes most of the variance. All
+    counts together are the dimension, so what shifts every eigenvalue shifts the trace with certainty.
     """
     weights = ritz.coefficients[0] ** 2
-    known = ritz.errors <= tolerance * np.abs(ritz.values)
-    counts = np.where(known, 1.0, 0.0) + np.where(known, 0.0, dimension * weights)
+    counts, variances = dimension * weights, 2 * dimension * weights
+    top, known = float(np.abs(ritz.values).max()), ritz.converged(tolerance)
+    for i in np.flatnonzero(known):
+        counts[i], variances[i] = multiplicities(float(counts[i]))
+    repeated = bool((counts[known & (np.abs(ritz.values) > NULL * top)] > 2).any())
+    share = variances / max(float(variances.sum()), 1e-30)
+    counts += share * (dimension - counts.sum())
+    centred = ritz.values - share @ ritz.values
     square = float(counts @ ritz.values**2)
-    rest = float(np.where(known, 0.0, counts) @ ritz.values**2)
-    top = float(np.abs(ritz.values).max())
     return Density(
         nodes=ritz.values,
         weights=weights,
         trace=float(counts @ ritz.values),
-        trace_error=math.sqrt(2 * rest),
-        frobenius=math.sqrt(square),
+        trace_error=math.sqrt(variances @ centred**2),
+        frobenius=math.sqrt(max(0.0, square)),
         stable_rank=square / top**2 if top > 0 else float("nan"),
+        repeated=repeated,
     )
 
 

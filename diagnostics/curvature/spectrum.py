@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diagnostics.curvature.deflation import deflated
 from diagnostics.curvature.lanczos import Krylov
 from diagnostics.curvature.operators import Hessian
-from diagnostics.curvature.quadrature import density
+from diagnostics.curvature.quadrature import Density, density
 from diagnostics.curvature.request import Request
 from diagnostics.curvature.runs import RANDOM_SHARE, Solver, hidden, missed_above
 from diagnostics.curvature.solve import Target
@@ -19,30 +20,38 @@ def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov
     """The ends of the Hessian's spectrum, and from a cold start what the random vector reveals."""
     target, previous = request.target, request.previous
     krylov = solver.basis(hessian, target.largest + 1)
-    columns: dict[str, Any] = {}
+    columns: dict[str, Any] = {"copies": previous is not None and previous.copies}
     if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
         krylov.extend(solver.random())
         ritz = solver.run(krylov, target)
         columns["missed"] = hidden(krylov.chain, krylov.dimension, ritz, target)
-        columns |= _density(krylov)
-        if previous is None or previous.vectors is None or previous.copies:
+        found = None if krylov.restarted else density(krylov.ritz(), krylov.dimension)
+        if previous is None or previous.vectors is None or previous.copies or (found and found.repeated):
             columns["copies"] = solver.find_copies(krylov, target)
+        columns |= _density(found, krylov)
     else:
         krylov.extend(solver.warm(*previous.vectors, previous.smallest_vector))
         ritz = solver.run(krylov, target)
         columns["missed"] = missed_above(krylov, ritz.values[0], target.tolerance, RANDOM_SHARE)
+        if previous.copies:
+            solver.find_copies(krylov, target, *previous.vectors)
     return krylov, columns | _ends(krylov, target, hessian.gradient)
 
 
-def _density(krylov: Krylov) -> dict[str, Any]:
-    if krylov.restarted:  # the chain was cut: its Ritz values are no longer a quadrature
+def _density(found: Density | None, krylov: Krylov) -> dict[str, Any]:
+    """Trace and norm by the last start where there was more than one, else by the only one."""
+    if found is None:  # the chain was cut: its Ritz values are no longer a quadrature
         return {}
-    found = density(krylov.ritz(), krylov.dimension)
+    trace, error, frobenius, stable_rank = found.trace, found.trace_error, found.frobenius, found.stable_rank
+    if len(krylov.starts) > 1 and not krylov.restarted:
+        trace, error, frobenius = deflated(krylov)
+        top = float(np.abs(krylov.ritz().values).max())
+        stable_rank = (frobenius / top) ** 2 if top > 0 else math.nan
     return {
-        "trace": found.trace,
-        "trace_error": found.trace_error,
-        "frobenius": found.frobenius,
-        "stable_rank": found.stable_rank,
+        "trace": trace,
+        "trace_error": error,
+        "frobenius": frobenius,
+        "stable_rank": stable_rank,
         "density_nodes": found.nodes.tolist(),
         "density_weights": found.weights.tolist(),
     }
