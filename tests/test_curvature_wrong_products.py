@@ -145,3 +145,47 @@ def test_steps_that_fit_the_rows_in_the_batch():
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype=np.float64)
     true = np.sort(scipy.sparse.linalg.eigsh(operator, k=3, which="LA", tol=1e-4, return_eigenvectors=False))[::-1]
     assert estimate.eigenvalues[:3] == pytest.approx(true, rel=1e-2)
+
+
+def test_a_root_whose_second_derivative_is_infinite():
+    """Distances of points from themselves: the gradient of a norm at 0 is taken to be 0, its derivative is NaN."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3).double()
+
+    def loss_of(model: nn.Module, eps: float) -> Tensor:
+        h = torch.tanh(model(X))
+        square = (h[:, None] - h[None]).square().sum(-1)
+        return (square + eps).sqrt().mean() if eps else (h[:, None] - h[None]).norm(dim=-1).mean()
+
+    estimate = measure(lambda: loss_of(model, 0.0), model, torch.optim.SGD(model.parameters(), lr=0.1), [0.1])
+    assert estimate.method == "differences" and any("not finite" in note for note in estimate.notes)
+    assert estimate.eigenvalues[0] == pytest.approx(exact(lambda model: loss_of(model, 1e-12), model)[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", [nn.GELU, lambda: nn.LayerNorm(64), lambda: nn.Softmax(-1)])
+def test_a_loss_that_differentiates_through_large_functions(kind):
+    """Of more numbers than those from which on their double backward is ordered for many products."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 64), kind(), nn.Tanh(), nn.Linear(64, 1, bias=False)).double()
+    x = torch.randn(400, 2, dtype=torch.float64)
+
+    def closure(model: nn.Module = model) -> Tensor:
+        points = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(points).sum(), points, create_graph=True)
+        return (slope.sum(1) - x[:, 0]).square().mean()
+
+    estimate = measure(closure, model, torch.optim.SGD(model.parameters(), lr=0.1), [0.1])
+    assert estimate.method == "double backward"
+    assert estimate.eigenvalues == pytest.approx(exact(lambda _: closure(), model)[:5], rel=1e-2)
+
+
+def test_the_same_number_of_other_weights_is_not_warm():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    closure = lambda: F.cross_entropy(model(X), Y)  # noqa: E731
+    model[2].requires_grad_(False)
+    first = measure(closure, model, optimizer, [0.1])
+    model.requires_grad_(True)
+    model[0].requires_grad_(False)
+    assert measure(closure, model, optimizer, [0.1], previous=first).start == "cold"

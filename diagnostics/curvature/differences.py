@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diagnostics.curvature.context import undisturbed
-from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.errors import CurvatureError, NonFinite, NonFiniteProduct
 from diagnostics.curvature.layout import Closure, Layout, Total, is_sharded, local, loss_of
 from diagnostics.curvature.rewrites import Rewrites
 
+UNHEARD = 1e-2  # of a vector's length at least counts: what has no gradient here may have one where a long step ends
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the norm (at least 1) of the weights that have a gradient
 
 
@@ -38,13 +39,15 @@ class Differences:
         if self._incomplete and not self._backward:
             self._go_backward()
         self._heard = self.gradient != 0
+        if self._norm(self._heard.to(self.gradient)) == 0:
+            self._heard = torch.ones_like(self._heard)
         self._length, self.error = self._best_step()
 
     def __call__(self, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         return self._product(v, self._length)
 
     def _product(self, v: Tensor, length: float) -> Tensor:
-        step = length / max(self._norm(v * self._heard), 1e-6 * self._norm(v), 1e-30)
+        step = length / max(self._norm(v * self._heard), UNHEARD * self._norm(v), 1e-30)
         ahead, behind = self._gradient_at(v, step), self._gradient_at(v, -step)
         return ahead.sub_(behind).div_(2 * step)
 
@@ -79,6 +82,8 @@ class Differences:
             parts = zip(self._origin, self.layout.split(v), strict=True)
             self.layout.put([origin.add(part, alpha=step) for origin, part in parts])
             return self._evaluate()[2]
+        except NonFinite as error:
+            raise NonFiniteProduct("the loss is not finite nearby; this estimate is dropped") from error
         finally:
             self.layout.put(self._origin)
 

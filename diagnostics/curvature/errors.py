@@ -9,6 +9,10 @@ class NonFinite(CurvatureError):
     """A loss or a product was not finite: this estimate is dropped, the next one may well be made."""
 
 
+class NonFiniteProduct(NonFinite):
+    """A Hessian-vector product was not; differences of gradients may be."""
+
+
 class TooDear(CurvatureError):
     """Nothing was measured: whoever asked does not want it at what a product takes."""
 

@@ -2,7 +2,9 @@ r"""GELU, softmax, layer normalization and attention with their double backward 
 
 Through a retained graph the gradient is fixed and only the vector changes, yet PyTorch works out anew, a product, all
 that depends on the gradient alone. Here that is done once a graph, and a small transformer's product takes 5 to 10 %
-less time. Functions are replaced while the closure runs (see `rewrites`), and only where nobody can tell.
+less time. Functions are replaced while the closure runs (see `rewrites`), and only where nobody can tell. A closure
+that differentiates by itself, as a physics-informed loss does, gets a backward that can be differentiated as often as
+one likes.
 """
 
 import math
@@ -11,9 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
 
+closures = 0  # that are running: whoever differentiates then is the closure itself
 LARGE = 2**14  # numbers: from here on the arithmetic outweighs the calls from Python
 # Not in torch 2.6; where it cannot be asked for, nothing is replaced.
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # type: ignore
@@ -32,6 +35,8 @@ class _Gelu(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         x, slope, bend = ctx.saved_tensors
+        if closures:
+            return torch.ops.aten.gelu_backward(dy, x)
         return _GeluBackward.apply(dy, x, slope, bend) if torch.is_grad_enabled() else dy * slope
 
 
@@ -62,7 +67,8 @@ class _Softmax(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return _SoftmaxBackward.apply(dy, y) if torch.is_grad_enabled() else _softmax_pull(dy, y)
+        once = torch.is_grad_enabled() and not closures
+        return _SoftmaxBackward.apply(dy, y) if once else _softmax_pull(dy, y)
 
 
 class _SoftmaxBackward(Function):
@@ -93,12 +99,15 @@ class _Normalize(Function):
         return y, r
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, dr: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, dy: Tensor | None, dr: Tensor | None) -> tuple[Tensor, None]:
         y, r = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return None if dy is None else _NormalizeBackward.apply(dy, y, r), None
-        dx = torch.zeros_like(y) if dy is None else _normalize_pull(dy, y, r)
-        return dx if dr is None else dx.addcmul_(y, dr * r * r / -y.shape[-1]), None
+        if dy is None:
+            dx = torch.zeros_like(y)
+        elif torch.is_grad_enabled() and not closures:
+            dx = _NormalizeBackward.apply(dy, y, r)
+        else:
+            dx = _normalize_pull(dy, y, r)
+        return dx if dr is None else dx + y * (dr * r * r / -y.shape[-1]), None
 
 
 class _NormalizeBackward(Function):
@@ -136,7 +145,8 @@ def _mean(x: Tensor) -> Tensor:
 
 def _plain(*tensors: Tensor) -> bool:
     """Ordinary, large, of single or double precision, and seen by no transformation that a `Function` would break:
-    those of `torch.func`, and checkpointing, which would run the original function again."""
+    those of `torch.func`, forward-mode differentiation, and checkpointing, which would run the original function
+    again."""
     return (
         all(type(x) in (Tensor, torch.nn.Parameter) and x.dtype in (torch.float32, torch.float64) for x in tensors)
         and tensors[0].numel() >= LARGE
@@ -144,6 +154,7 @@ def _plain(*tensors: Tensor) -> bool:
         and torch.is_grad_enabled()
         and not torch._C._is_any_autocast_enabled()
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
         and _saving_hooks is not None
         and _saving_hooks(True) is None
     )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diagnostics.curvature.errors import NonFinite
+from diagnostics.curvature.errors import NonFiniteProduct
 from diagnostics.curvature.layout import Matvec, Total
 
 DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
@@ -144,7 +144,7 @@ class Krylov:
         coefficients, left = self._orthogonalize(w, max(0, j - 1) if self.exact else 0)  # nothing lies before
         length = float(coefficients @ coefficients + left**2) ** 0.5
         if not math.isfinite(length):
-            raise NonFinite("a Hessian-vector product is not finite; this estimate is dropped")
+            raise NonFiniteProduct("a Hessian-vector product is not finite; this estimate is dropped")
         self.scale = max(self.scale, length)
         self.projected[: self.size, j] = coefficients
         self.done = max(self.done, j + 1)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.differences import Differences
 from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
-from diagnostics.curvature.errors import CurvatureError, TooDear, Unreached
+from diagnostics.curvature.errors import CurvatureError, NonFiniteProduct, TooDear, Unreached
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.gains import measured_terms
 from diagnostics.curvature.layout import Closure, Layout, loss_of
@@ -69,7 +69,7 @@ def measure(
     """
     began = time.perf_counter()
     layout = Layout(trained_parameters(optimizer))
-    if previous and (previous.preconditioned_vector is None or len(previous.preconditioned_vector) != layout.dimension):
+    if previous and (previous.preconditioned_vector is None or not _same(previous.parameters, layout.parameters)):
         previous = None  # the parameters are others now
     previous = previous and previous.to(layout.device)
     is_cold = previous is None or previous.age >= previous.cold_after if cold is None else cold or previous is None
@@ -78,7 +78,7 @@ def measure(
         closure,
         model,
         optimizer,
-        learning_rates,
+        [1.0 if math.isnan(rate) else rate for rate in learning_rates],  # of one without: its gain holds all of it
         layout,
         ranks,
         _target(eigenvalues, tolerance, is_cold),
@@ -93,6 +93,10 @@ def measure(
     with undisturbed(model):
         estimate = _measure(request)
     return replace(estimate, seconds=time.perf_counter() - began)
+
+
+def _same(before: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
 
 
 def _target(eigenvalues: int, tolerance: float, cold: bool) -> Target:
@@ -121,6 +125,8 @@ def _by_double_backward(request: Request) -> Estimate | str:
     try:
         hessian = _hessian(request, differences=False)
         estimate = _estimate(request, hessian)
+    except NonFiniteProduct:  # as of the root in a norm at 0, whose gradient is taken to be 0 there
+        return "a product of the double backward is not finite"
     except CurvatureError:
         raise
     except Unreached as error:

@@ -237,7 +237,7 @@ class Monitor:
         suffix = "" if scale is None else f" (the gradient scaler's scale is now {float(scale):g})"
         message = f"the optimizer did not step: its gradients overflowed, or the loop left it out{suffix}"
         self._event("skipped-step", message, "", self._plan.step)
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        rates = [group.get("lr", math.nan) for group in self.optimizer.param_groups]
         return Update(
             self._plan,
             learning_rates=rates,

@@ -29,6 +29,7 @@ class Tracking:
     step: int = 0
     place: torch.device | None = None  # where vectors and origin wait
     origin: list[Tensor] | None = None
+    followed: tuple[int, ...] = ()  # identities of the weights that the origin is of
     origin_step: int = 0
     quotients: list[Quotients] = field(default_factory=list)
 
@@ -41,12 +42,12 @@ class Tracking:
 
     def mark(self, step: int, parameters: Sequence[Tensor]) -> None:
         """Measure displacements from here on; of sharded weights each process has a part, and none is measured."""
-        self.origin, self.origin_step = None, step
+        self.origin, self.origin_step, self.followed = None, step, tuple(map(id, parameters))
         if not any(map(is_sharded, parameters)):
             self.origin = [p.detach().to(self.place or p.device, copy=True) for p in parameters]
 
     def displacement(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
-        if self.origin is None or len(self.origin) != len(parameters):
+        if self.origin is None or self.followed != tuple(map(id, parameters)):
             return None
         origin = [o.to(p.device) for o, p in zip(self.origin, parameters, strict=True)]
         return list(stats.foreach._foreach_sub([p.detach() for p in parameters], origin))

@@ -104,7 +104,7 @@ class Updates:
             if self.current is not None and self.current.finished:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
             self.current = update = Update(self._plan())
-            update.learning_rates = [_rate(group["lr"]) for group in optimizer.param_groups]
+            update.learning_rates = [_rate(group.get("lr", math.nan)) for group in optimizer.param_groups]
             if update.plan.measured or update.plan.partner or update.plan.curvature:
                 update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
             if len(args) > 1 and callable(args[1]):

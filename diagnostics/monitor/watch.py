@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from diagnostics.monitor import describe
@@ -41,6 +42,9 @@ def watch(
     optimizer = describe.unwrapped(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(f"watch: {lazy[0]} has no shape yet; run the model once on a batch, then watch it")
     from diagnostics import rules  # the monitor itself knows no rule
 
     settings = Settings(

@@ -25,7 +25,7 @@ def project(*parts: Shaped[Tensor, "units _"]) -> Side:
 
 
 def _projected(rows: Float[Tensor, "units weights"], generator: torch.Generator) -> Side:
-    directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator) / PROJECTIONS**0.5
+    directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator, dtype=rows.dtype) / PROJECTIONS**0.5
     return rows @ directions.to(rows.device)
 
 
