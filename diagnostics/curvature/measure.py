@@ -214,6 +214,24 @@ def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layou
     return ranks.agree(evaluate, layout.device) if ranks else evaluate()
 
 
+def _left_out(scale: Scaling) -> list[str]:
+    """Columns of this estimate that are not defined for the groups of this optimizer."""
+    if not scale.known:
+        return []
+    if math.isnan(scale.sign):
+        return ["no stability ratio: one parameter group maximizes and another minimizes, so no direction is steepest"]
+    remarks = []
+    if scale.sign < 0:
+        remarks.append("no stability limit of an eigenvalue: the optimizer maximizes, and s is that of minus the loss")
+    elif math.isnan(scale.about):
+        remarks.append(
+            "no stability limit of an eigenvalue: parameter groups differ in rate or momentum; s holds for all of them"
+        )
+    if math.isnan(scale.gain):
+        remarks.append("no one gain for a constant gradient: parameter groups differ in momentum")
+    return remarks
+
+
 def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:
     remarks = []
     if hessian.constant:
@@ -222,6 +240,7 @@ def _remarks(hessian: Hessian, scale: Scaling, spread: float) -> list[str]:
         remarks.append(
             "part of the forward runs in half precision (autocast): eigenvalues are good to about one per cent"
         )
+    remarks += _left_out(scale)
     if hessian.error > 0.05:
         remarks.append(f"products by differences are uncertain by about {hessian.error:.0%}")
     if isinstance(scale.preconditioner, Tensor) and bool(scale.preconditioner.isinf().any()):
