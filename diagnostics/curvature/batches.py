@@ -54,7 +54,7 @@ class Quotients:
 
 
 def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
-    """One graph and two products on the batch of `closure`; three for adaptive optimizers and groups of several rates."""
+    """One graph and two products on the batch of `closure`; three if P is not 1, or groups differ in rate."""
     layout = Layout(estimate.parameters)
     ranks = ranks_of(model, layout)
     estimate = estimate.to(layout.device)

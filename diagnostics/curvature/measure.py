@@ -182,7 +182,7 @@ def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
         terms = measured_terms(request.optimizer, request.rates, gradients)
         name = type(request.optimizer).__name__
         return scaling(terms, request.layout), [
-            f"the gain of {name} was measured on a copy; its weight decay is left out"
+            f"the gain of {name} was measured on a copy at the present weights; its weight decay is left out"
         ]
     except Exception as error:  # somebody else's optimizer: whatever it raises, its stability ratio is unknown
         return UNKNOWN, [f"no stability ratio: {error}"]
