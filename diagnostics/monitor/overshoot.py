@@ -23,7 +23,8 @@ MARGIN = 20.0  # roundings by which g'u must exceed them
 
 class Overshoot:
     def __init__(self) -> None:
-        self.trusted: bool | None = None
+        self._checked: Any = False  # like the next on the device, so that nothing waits for it
+        self._trusted: Any = True  # once a check fails, later agreement is chance
         self._seen = 0
 
     def ratio(
@@ -38,20 +39,19 @@ class Overshoot:
     ) -> Any:
         """`after`: the closure's loss at the new weights; `again(weights)`: at others. NaN where it says nothing."""
         passes = update.values.get("micro_batches")
-        if update.downhill is None or update.left is None or not comparable or self.trusted is False:
+        if update.downhill is None or update.left is None or not comparable:
             return float("nan")
         if passes not in (0.0, 1.0) or not isinstance(after, Tensor) or after.numel() != 1:
             return float("nan")
         before = torch.as_tensor(loss, dtype=torch.float64).to(after.device)
-        untouched = update.left.untouched(parameters)
-        if self._check_due() and bool(untouched):  # read at few updates; once it fails, agreement is chance
+        untouched = update.left.untouched(parameters).to(after.device)
+        if self._check_due():
             old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.before)
-            replayed = torch.as_tensor(again(old), dtype=torch.float64)
-            self.trusted = bool((replayed - before).abs() <= AGREE * before.abs())
-        if not self.trusted:
-            return float("nan")
+            replayed = torch.as_tensor(again(old), dtype=torch.float64).to(after.device)
+            agrees = (replayed - before).abs() <= AGREE * before.abs()
+            self._checked, self._trusted = self._checked | untouched, self._trusted & (agrees | ~untouched)
         ratio = _ratio(update.downhill, before, after.detach().double().reshape(()), coarse or after.dtype.itemsize < 4)
-        return torch.where(untouched.to(ratio.device), ratio, torch.nan)
+        return torch.where(untouched & self._checked & self._trusted, ratio, torch.nan)
 
     def _check_due(self) -> bool:
         self._seen += 1
