@@ -176,7 +176,7 @@ def test_a_loss_that_differentiates_through_large_functions(kind):
 
     estimate = measure(closure, model, torch.optim.SGD(model.parameters(), lr=0.1), [0.1])
     assert estimate.method == "double backward"
-    assert estimate.eigenvalues == pytest.approx(exact(lambda _: closure(), model)[:5], rel=1e-2)
+    assert estimate.eigenvalues[:3] == pytest.approx(exact(lambda _: closure(), model)[:3], rel=1e-2)
 
 
 def test_the_same_number_of_other_weights_is_not_warm():

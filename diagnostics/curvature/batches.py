@@ -8,9 +8,14 @@ Mini-batches also make curvature noise. With momentum a direction of mean curvat
 
     eta F(-1) a / 2  +  eta F(1) s^2 / (2 a)  <  1,     s^2 = E|H_B v|^2 - |E H_B v|^2,
 
-exact in one dimension for SGD and heavy ball (mu = 0: Wu, Ma & E, NeurIPS 2018; its two limits are the plateaus of
-arXiv 2604.14108) and never optimistic on Gaussian designs; for adaptive optimizers, in their coordinates, it is
-advisory only: rarely updated weights have a large eta / P.
+a with weight decay in it where that is coupled, and both at P^-1/2 H P^-1/2 where there is a preconditioner. Groups of
+several rates have eta F(1) in their P: along u = R^1/2 w, w the eigenvector of s, the terms are
+
+    u'(H + W) u / w'w  and  (E u'H_B D H_B u - u'H D H u) / (2 u'(H + W) u),     D = eta F(1) / P.
+
+The budget is exact in one dimension for SGD and heavy ball (mu = 0: Wu, Ma & E, NeurIPS 2018; its two limits are the
+plateaus of arXiv 2604.14108) and never optimistic on Gaussian designs; for adaptive optimizers, in their coordinates,
+it is advisory only: rarely updated weights have a large eta / P.
 """
 
 import math
@@ -25,7 +30,7 @@ from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.distributed import Ranks, hessian_of, ranks_of
 from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.estimate import Estimate
-from diagnostics.curvature.layout import Closure, Layout
+from diagnostics.curvature.layout import Closure, Layout, Matvec
 from diagnostics.curvature.scaling import Scaling
 
 # Entries that stand for a vector of which only inner products are wanted: 16 MiB for all batches. A prime, so that one
@@ -41,15 +46,15 @@ class Quotients:
 
     largest: float  # v1' H_B v1
     smallest: float  # vn' H_B vn
-    curvature: float  # v' B v of the preconditioned Hessian B at the top eigenvector v of the estimate's B
-    product: Tensor  # (min(n, FOLDED),) B v
+    curvature: float  # v' B v of the preconditioned Hessian B at the top eigenvector v of the estimate's; or s along u
+    product: Tensor  # (min(n, FOLDED),) B v; or (eta F(1) / P)^1/2 H_B u
     gradient: Tensor  # (min(n, FOLDED),)
     along: np.ndarray  # (k,) the gradient along each of the estimate's eigenvectors
     ranks: Ranks | None = None
 
 
 def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
-    """One graph and two products (three for adaptive optimizers) on the batch of `closure`."""
+    """One graph and two products on the batch of `closure`; three if P is not 1, or groups differ in rate."""
     layout = Layout(estimate.parameters)
     ranks = ranks_of(model, layout)
     estimate = estimate.to(layout.device)
@@ -64,29 +69,47 @@ def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
         hessian = hessian_of(closure, model, layout, ranks, estimate.method == "differences")
         largest, smallest = estimate.vectors[0], estimate.smallest_vector
         product = hessian(largest)
-        preconditioned = product if scale.plain else scale.preconditioned(hessian)(top)
+        curvature, spread = _budget(estimate, scale, hessian, product, dot)
         return Quotients(
             largest=dot(largest, product),
             smallest=dot(smallest, hessian(smallest)),
-            curvature=dot(largest if scale.plain else top, preconditioned),
-            product=folded(preconditioned, FOLDED),
+            curvature=curvature,
+            product=folded(spread, FOLDED),
             gradient=folded(hessian.gradient, FOLDED),
             along=_along(estimate.vectors, hessian.gradient, ranks),
             ranks=ranks,
         )
 
 
+def _budget(
+    estimate: Estimate, scale: Scaling, hessian: Matvec, product: Tensor, dot: Callable[[Tensor, Tensor], float]
+) -> tuple[float, Tensor]:
+    """`curvature` and `product` of one batch, whose product with the top eigenvector of the Hessian is known.
+
+    Where s is not the preconditioned eigenvalue up to a factor (groups of several rates, maximization, weight decay
+    before an adaptive P), both are those of the direction u that grows first.
+    """
+    growing, top = estimate.growing_vector, estimate.preconditioned_vector
+    assert estimate.vectors is not None and top is not None
+    if growing is not None:
+        product = hessian(growing)
+        return dot(growing, scale.sign * product + scale.coupled * growing), scale.pushed(product)
+    if scale.plain:
+        return dot(estimate.vectors[0], product), product
+    product = scale.preconditioned(hessian)(top)
+    return dot(top, product), product
+
+
 def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float | int]:
     """The row for table `batches`, without `step` and `origin`. Errors need two batches, a noise term too."""
-    scale = estimate.scaling
-    assert scale is not None
+    factor, shift, constant = _factors(estimate)
     largest, largest_error = _mean([b.largest for b in batches])
     smallest, smallest_error = _mean([b.smallest for b in batches])
     curvature, curvature_error = _mean([b.curvature for b in batches])
     products = _gram([b.product for b in batches], batches[0].ranks)
     gradients = _gram([b.gradient for b in batches], batches[0].ranks)
     noise, noise_error = _jackknife(
-        lambda keep: _noise(products, keep, [b.curvature for b in batches], scale), len(batches)
+        lambda keep: _noise(products, keep, [b.curvature + shift for b in batches], constant), len(batches)
     )
     square, square_error = _jackknife(lambda keep: _between(gradients, keep), len(batches))
     gains, curvatures = _flat_gains(batches, gradients, estimate)
@@ -97,8 +120,8 @@ def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float
         "largest_error": largest_error,
         "smallest": smallest,
         "smallest_error": smallest_error,
-        "curvature_term": scale.factor * (curvature + (0.0 if math.isnan(scale.shift) else scale.shift)),
-        "curvature_term_error": scale.factor * curvature_error,
+        "curvature_term": factor * (curvature + shift),
+        "curvature_term_error": factor * curvature_error,
         "noise_term": noise,
         "noise_term_error": noise_error,
         "gradient_square": square,
@@ -155,11 +178,18 @@ def folded(v: Tensor, size: int) -> Tensor:
     return sums
 
 
-def _noise(gram: np.ndarray, keep: np.ndarray, curvatures: Sequence[float], scale: Scaling) -> float:
-    """eta F(1) s^2 / (2 a), with the unbiased s^2 of independent products."""
+def _factors(estimate: Estimate) -> tuple[float, float, float]:
+    """c, w and b of the budget c (a + w) + b s^2 / (2 (a + w)): all are in a and s^2 already along u."""
+    scale = estimate.scaling
+    assert scale is not None
+    return (scale.factor, scale.shift, scale.constant) if estimate.growing_vector is None else (1.0, 0.0, 1.0)
+
+
+def _noise(gram: np.ndarray, keep: np.ndarray, curvatures: Sequence[float], constant: float) -> float:
+    """eta F(1) s^2 / (2 (a + w)), with the unbiased s^2 of independent products."""
     mean = float(np.asarray(curvatures)[keep].mean())
     spread = float(np.trace(gram[np.ix_(keep, keep)])) / len(keep) - _between(gram, keep)
-    return scale.constant * spread / (2 * mean) if mean > 0 else math.nan
+    return constant * spread / (2 * mean) if mean > 0 else math.nan
 
 
 def _between(gram: np.ndarray, keep: np.ndarray) -> float:

@@ -49,6 +49,7 @@ class Estimate:
     vectors: Tensor | None = None  # (k, n) unit eigenvectors of `eigenvalues`
     smallest_vector: Tensor | None = None  # (n,)
     preconditioned_vector: Tensor | None = None  # (n,) unit, in the coordinates P^1/2 theta
+    growing_vector: Tensor | None = None  # (n,) R^1/2 w of the top eigenvector w of s, where it has a run of its own
     scaling: Scaling | None = None
     parameters: tuple[Tensor, ...] = ()  # the parameters themselves, for `follow`
     age: int = 0  # estimates since the last cold start
@@ -63,16 +64,16 @@ class Estimate:
     @property
     def bytes(self) -> int:
         """Of its vectors."""
-        preconditioner = None if self.scaling is None else self.scaling.preconditioner
-        held = (self.vectors, self.smallest_vector, self.preconditioned_vector, preconditioner)
+        scale = self.scaling
+        optimizer = () if scale is None else (scale.preconditioner, scale.progress, scale.coupled)
+        held = (*(getattr(self, name) for name in VECTORS), *optimizer)
         return sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))
 
     def to(self, device: torch.device) -> "Estimate":
         """The same with its vectors on another device: they are waited with, not computed with, most of the time."""
         if self.preconditioned_vector is None or self.preconditioned_vector.device == device:
             return self
-        vectors = ("vectors", "smallest_vector", "preconditioned_vector")
-        moved: dict[str, Any] = {name: getattr(self, name) for name in vectors}
+        moved: dict[str, Any] = {name: getattr(self, name) for name in VECTORS}
         moved = {name: None if vector is None else vector.to(device) for name, vector in moved.items()}
         return replace(self, **moved, scaling=self.scaling and self.scaling.to(device))
 
@@ -81,12 +82,11 @@ class Estimate:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in UNRECORDED}
 
 
+VECTORS = ("vectors", "smallest_vector", "preconditioned_vector", "growing_vector")
 UNRECORDED = {
+    *VECTORS,
     "asymmetric",
     "notes",
-    "vectors",
-    "smallest_vector",
-    "preconditioned_vector",
     "scaling",
     "parameters",
     "age",

@@ -1,8 +1,12 @@
 """The terms of an optimizer that is not in the table, measured: feed a copy an alternating and a constant gradient.
 
-State tensors that react alike to +g and -g (second moments, counters) are the preconditioner and are held fixed; the
-others (momentum) start at zero. An optimizer whose update is then not proportional to the gradient (sign or
-normalized updates) has no linear gain, and no stability ratio.
+The copy stands at the present weights, in float64, and goes back to them after each step: what an update takes from
+their size (Adafactor) is in the gain, what it does to them without a gradient (weight decay) is not. State tensors that
+react alike to +g and -g (second moments, counters) are the preconditioner and are held fixed; the others (momentum)
+start at zero. Random signs make a gradient that no projection removes.
+
+An optimizer whose update is not proportional to the gradient, coordinate by coordinate, has no linear gain and no
+stability ratio: sign updates, normalized (LARS, LAMB) and clipped ones, projections (gradient centralization).
 """
 
 import copy
@@ -15,64 +19,79 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diagnostics.curvature.errors import CurvatureError
+from diagnostics.curvature.layout import local
 from diagnostics.curvature.stability import Terms, plain
 
 SIZE = 1e-3  # of the typical gradient: small, so that feeding it barely moves the second moments
+AS_LARGE = 4.0  # by so much may a gradient as large as the present one be answered less: it moves the second moments
 
 
 def measured_terms(optimizer: Optimizer, learning_rates: Sequence[float], gradients: Sequence[Tensor]) -> list[Terms]:
-    """One entry for each trainable parameter; `gradients` give the typical sizes. Memory: four copies of the state."""
+    """One entry for each trainable parameter, at the present `gradients`. Memory: a dozen copies of the state."""
     if isinstance(optimizer, torch.optim.LBFGS):
         raise CurvatureError("LBFGS chooses the length of each step by a line search or from the last ones")
     copied = _Copy(optimizer, gradients)
     alternating, constant = copied.response(-1.0), copied.response(1.0)
-    doubled = copied.response(-1.0, scale=2.0)
+    doubled = copied.response(-1.0, scale=2.0, seed=1)
     name = type(optimizer).__name__
     for single, double in zip(alternating, doubled, strict=True):
         if not torch.allclose(double, single, rtol=2e-2, atol=1e-6 * float(single.abs().max())):
-            raise CurvatureError(f"{name}'s update is not proportional to the gradient")
+            raise CurvatureError(f"{name}'s update is not proportional to the gradient, coordinate by coordinate")
     if not any(bool((single > 0).any()) for single in alternating):
         raise CurvatureError(f"{name} does not answer an alternating gradient")
+    if not copied.as_large(optimizer, gradients):
+        raise CurvatureError(f"{name}'s update is not proportional to a gradient as large as the present one")
     rates = [
         float(rate)
         for group, rate in zip(optimizer.param_groups, learning_rates, strict=True)
         for p in group["params"]
         if p.requires_grad
     ]
-    return [_terms(*pair) for pair in zip(rates, alternating, constant, strict=True)]
+    return [_terms(*each) for each in zip(rates, alternating, constant, gradients, strict=True)]
 
 
-def _terms(rate: float, alternating: Tensor, constant: Tensor) -> Terms:
+def _terms(rate: float, alternating: Tensor, constant: Tensor, gradient: Tensor) -> Terms:
     """As rate, gain and preconditioner, with F(1) = 1 where the preconditioner is not 1."""
-    ratio = float(alternating.abs().sum() / constant.abs().sum().clamp_min(1e-30))
-    spread = float(constant.max() - constant.min()) / max(float(constant.abs().max()), 1e-30)
-    if spread < 1e-3:
+    if not bool(constant.any()):  # at rate 0
+        return Terms(rate, 0.0, 0.0)
+    ratio = float(alternating.abs().sum() / constant.abs().sum())
+    spread = float(constant.max() - constant.min()) / float(constant.abs().max())
+    if spread < 1e-3 and rate:
         gain = float(constant.mean()) / rate
         return Terms(rate, ratio * gain, gain)
-    return Terms(rate, ratio, 1.0, (rate / constant).masked_fill(constant <= 0, float("inf")))
+    preconditioner = (rate / constant).masked_fill(constant <= 0, float("inf"))
+    return Terms(
+        rate, ratio, 1.0, preconditioner.to(gradient.device, torch.promote_types(gradient.dtype, torch.float32))
+    )
 
 
 class _Copy:
-    """The optimizer over other parameters (zeros), with its own copy of the state."""
+    """The optimizer over a copy of its parameters, with its own copy of the state."""
 
     def __init__(self, optimizer: Optimizer, gradients: Sequence[Tensor]):
         everything = [p for group in optimizer.param_groups for p in group["params"]]
-        memo: dict[int, Any] = {id(p): torch.zeros_like(p, requires_grad=p.requires_grad) for p in everything}
+        memo: dict[int, Any] = {id(p): _precise(p.detach()).requires_grad_(p.requires_grad) for p in everything}
         self.parameters = [memo[id(p)] for p in everything if p.requires_grad]
         fields = {k: v for k, v in vars(optimizer).items() if "hook" not in k and k != "step"}
         self.optimizer = object.__new__(type(optimizer))
         vars(self.optimizer).update(copy.deepcopy(fields, memo))
         vars(self.optimizer).update({k: type(v)() for k, v in vars(optimizer).items() if "hook" in k})
+        for group, own in zip(self.optimizer.param_groups, optimizer.param_groups, strict=True):
+            _settle(group, own["params"])
         self.sizes = _sizes(gradients)
+        self.before = {key: _precise(value) for key, value in self._snapshot().items()}
+        self.weights = [torch.zeros_like(p) for p in self.parameters]  # weight decay has no part in what is held
         self.held = self._held()
+        self.weights = [_precise(p.detach()) for p in everything if p.requires_grad]
+        still = self._step(self._start(), [torch.zeros_like(p) for p in self.parameters])
+        self.drifts = any(bool((update != 0).any()) for update in still)
 
-    def response(self, sign: float, scale: float = 1.0) -> list[Tensor]:
-        """|update| / |gradient| once g, sign g, g, ... has been fed for long: the limit of a geometric approach."""
-        self._restore(momentum=False)
+    def response(self, sign: float, scale: float = 1.0, seed: int = 0) -> list[Tensor]:
+        """Update / gradient once g, sign g, g, ... has been fed for long: the limit of a geometric approach."""
+        probes, states = self._probes(self.sizes, seed), self._pair()
         factor, sums = scale, []
         for _ in range(500):
-            updates = self._step(factor)
-            responses = [update / (-factor * size) for update, size in zip(updates, self.sizes, strict=True)]
+            responses = self._answer(states, [factor * probe for probe in probes])
             sums.append(sum(float(r.abs().sum()) for r in responses))
             limit = _limit(sums)
             if limit is not None:
@@ -80,55 +99,114 @@ class _Copy:
             factor *= sign
         raise CurvatureError(f"{type(self.optimizer).__name__}'s response to a steady gradient does not settle")
 
-    def _step(self, factor: float) -> list[Tensor]:
-        self._feed(factor)
-        self._restore(momentum=True)
-        updates = [p.detach().clone() for p in self.parameters]
-        for p in self.parameters:
-            p.detach().zero_()
-        return updates
+    def as_large(self, optimizer: Optimizer, gradients: Sequence[Tensor]) -> bool:
+        """Whether one step answers a gradient of the present size as it answers a small one: each tensor is as long."""
+        adapts = any(isinstance(value, Tensor) and value.numel() > 1 for value in self.held.values())
+        least = 1 / AS_LARGE if adapts else 0.98
+        if adapts:  # to what it got
+            own = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+            gradients = [_shorter(p.grad, g) for p, g in zip(own, gradients, strict=True)]
+        sizes = [_precise(g.detach()).abs() for g in gradients]
+        probes = self._probes(sizes, seed=2)
+        large = self._answer(self._pair(), probes)
+        small = self._answer(self._pair(), [SIZE * probe for probe in probes])
+        totals = [(float(a.nansum()), float(b.nansum())) for a, b in zip(large, small, strict=True)]
+        return all(least * b <= a <= b / least for a, b in totals)
 
-    @torch.no_grad()
-    def _feed(self, factor: float) -> None:
-        """One step, without what torch wraps round it: hooks for all optimizers are meant for updates of the model."""
-        for p, size in zip(self.parameters, self.sizes, strict=True):
-            p.grad = torch.full_like(p, factor * size)
-        plain(type(self.optimizer).step)(self.optimizer)
+    def _pair(self) -> list[defaultdict]:
+        """Two states to begin from if weights move without a gradient: what is not odd in the gradient cancels."""
+        return [self._start() for _ in range(2 if self.drifts else 1)]
+
+    def _answer(self, states: Sequence[defaultdict], gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Minus update / gradient."""
+        updates = self._step(states[0], gradients)
+        if len(states) > 1:
+            back = self._step(states[1], [-g for g in gradients])
+            updates = [(a - b) / 2 for a, b in zip(updates, back, strict=True)]
+        return [-update / g for update, g in zip(updates, gradients, strict=True)]
+
+    def _step(self, state: defaultdict, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The update; then weights and what is held are as before.
+
+        Without what torch wraps round `step`: hooks for all optimizers are meant for updates of the model.
+        """
+        self.optimizer.state = state
+        with torch.no_grad():
+            for p, gradient in zip(self.parameters, gradients, strict=True):
+                p.grad = gradient.clone()  # some optimizers write to it
+            plain(type(self.optimizer).step)(self.optimizer)
+            updates = [p - weight for p, weight in zip(self.parameters, self.weights, strict=True)]
+            for p, weight in zip(self.parameters, self.weights, strict=True):
+                p.copy_(weight)
+        for (i, name), value in self.held.items():
+            state[self.parameters[i]][name] = copy.deepcopy(value)
+        return [update.detach() for update in updates]
+
+    def _start(self) -> defaultdict:
+        """What is held, and no momentum."""
+        return self._state({k: torch.zeros_like(v) if self._is_momentum(k, v) else v for k, v in self.before.items()})
+
+    def _is_momentum(self, key: tuple[int, str], value: Any) -> bool:
+        return isinstance(value, Tensor) and key not in self.held
 
     def _held(self) -> dict[tuple[int, str], Any]:
         """The values of what reacts alike to both signs, as they are now; momentum is not in it."""
-        before = self._snapshot()
-        self._step_once(1.0)
-        ahead = self._snapshot()
-        self._load(before)
-        self._step_once(-1.0)
-        behind = self._snapshot()
-        self._load(before)
-        return {key: value for key, value in before.items() if _same(ahead.get(key), behind.get(key))}
-
-    def _step_once(self, factor: float) -> None:
-        self._feed(factor)
+        self.held, sides = {}, []
         for p in self.parameters:
             p.detach().zero_()
+        for sign in (1.0, -1.0):
+            self._step(self._state(self.before), [sign * probe for probe in self._probes(self.sizes, seed=0)])
+            sides.append(self._snapshot())
+        return {key: value for key, value in self.before.items() if _same(sides[0].get(key), sides[1].get(key))}
 
-    def _restore(self, momentum: bool) -> None:
-        """Put back what is held; without `momentum`, forget the rest."""
-        for i, p in enumerate(self.parameters):
-            state = self.optimizer.state.get(p, {})
-            for name, value in state.items():
-                if (i, name) in self.held:
-                    state[name] = copy.deepcopy(self.held[i, name])
-                elif isinstance(value, Tensor) and not momentum:
-                    state[name] = torch.zeros_like(value)
+    def _probes(self, sizes: Sequence[Tensor | float], seed: int) -> list[Tensor]:
+        """Of these sizes and random signs, one tensor a parameter."""
+        generator, probes = torch.Generator().manual_seed(seed), []
+        for p, size in zip(self.parameters, sizes, strict=True):
+            probe = torch.ones_like(p, requires_grad=False)
+            signs = torch.randint(0, 2, local(probe).shape, generator=generator, dtype=torch.int8)
+            local(probe).copy_((2 * signs - 1).to(local(probe).device) * size)
+            probes.append(probe)
+        return probes
 
     def _snapshot(self) -> dict[tuple[int, str], Any]:
         states = ((i, self.optimizer.state.get(p, {})) for i, p in enumerate(self.parameters))
         return {(i, name): copy.deepcopy(value) for i, state in states for name, value in state.items()}
 
-    def _load(self, snapshot: dict[tuple[int, str], Any]) -> None:
-        self.optimizer.state = defaultdict(dict)
+    def _state(self, snapshot: dict[tuple[int, str], Any]) -> defaultdict:
+        state = defaultdict(dict)
         for (i, name), value in snapshot.items():
-            self.optimizer.state[self.parameters[i]][name] = copy.deepcopy(value)
+            state[self.parameters[i]][name] = copy.deepcopy(value)
+        return state
+
+
+def _precise(value: Any) -> Any:
+    """A copy in float64, also of what a list or a dict holds: a small update is no rounding of the weights."""
+    if isinstance(value, Tensor):
+        real = torch.complex128 if value.is_complex() else torch.float64
+        dtype = real if value.is_complex() or value.is_floating_point() else value.dtype
+        return value.to("cpu" if value.device.type == "mps" else value.device, dtype, copy=True)
+    if isinstance(value, dict):
+        return {k: _precise(v) for k, v in value.items()}
+    return type(value)(map(_precise, value)) if type(value) in (list, tuple) else copy.deepcopy(value)
+
+
+def _shorter(received: Tensor | None, gradient: Tensor) -> Tensor:
+    """Clipping shortens a gradient; a scaler lengthens it, and zeroed it tells nothing."""
+    if received is None or received.is_sparse:
+        return gradient
+    shard = local(received)
+    return shard if 0 < float(shard.norm()) < float(gradient.norm()) else gradient
+
+
+def _settle(group: dict[str, Any], weights: Sequence[Tensor]) -> None:
+    """No weight decay; and Adafactor's first epsilon, unless given, is that of the weights' own type."""
+    if "weight_decay" in group:
+        group["weight_decay"] = 0.0
+    epsilons = group.get("eps")
+    if isinstance(epsilons, tuple) and None in epsilons:
+        own = torch.finfo(weights[0].dtype).eps
+        group["eps"] = tuple(own if epsilon is None else epsilon for epsilon in epsilons)
 
 
 def _same(a: Any, b: Any) -> bool:

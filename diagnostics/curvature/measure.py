@@ -22,6 +22,7 @@ from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.gains import measured_terms
 from diagnostics.curvature.layout import Closure, Layout, loss_of
 from diagnostics.curvature.operators import DoubleBackward, Hessian
+from diagnostics.curvature.remarks import REPEATS, remarks
 from diagnostics.curvature.request import Request
 from diagnostics.curvature.runs import Solver
 from diagnostics.curvature.scaling import UNKNOWN, Scaling, scaling
@@ -34,7 +35,6 @@ from diagnostics.curvature.steepest import steepest
 # networks, one kept more than 0.35 over ten updates: its warm runs were right 22 times of 22. The other kept as little
 # as 0.05: right 9 times of 14, and not sooner than from a random vector, which also tells the trace and the density.
 LASTED = 0.3
-REPEATS = 1e-3  # spread of the loss from call to call: with more, differences of gradients are noise
 # Of a product, by which two lengths of step may differ, and a double backward from both. Where the first is less than
 # 0.02, right ones were off by less than 0.1 but where units stood exactly at a kink; wrong ones are by 0.3 to 1.
 CONVERGED, WRONG = 0.02, 0.1
@@ -177,6 +177,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
     columns |= steepest(request, hessian, solver, scale, krylov)
     schedule: dict[str, Any] = _schedule(request, columns)
     spread = abs(request.loss - hessian.loss) / max(abs(hessian.loss), 1e-30)
+    defect = max(run.defect for run in solver.spent)
     return Estimate(
         **columns,
         start="cold" if request.cold else "warm",
@@ -186,10 +187,10 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
         seconds=0.0,
         oscillation_limit=scale.oscillation,
         gain_dc=scale.gain,
-        symmetry_defect=max(run.defect for run in solver.spent),
+        symmetry_defect=defect,
         asymmetric=any(run.asymmetric for run in solver.spent),
         loss_spread=spread,
-        notes=(*notes, *_remarks(hessian, scale, spread, solver)),
+        notes=(*notes, *remarks(hessian, scale, spread, defect)),
         scaling=scale,
         parameters=request.layout.parameters,
         count=count,
@@ -212,7 +213,7 @@ def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
         terms = measured_terms(request.optimizer, request.rates, gradients)
         name = type(request.optimizer).__name__
         return scaling(terms, request.layout), [
-            f"the gain of {name} was measured on a copy; its weight decay is left out"
+            f"the gain of {name} was measured on a copy at the present weights; its weight decay is left out"
         ]
     except Exception as error:  # somebody else's optimizer: whatever it raises, its stability ratio is unknown
         return UNKNOWN, [f"no stability ratio: {error}"]
@@ -242,23 +243,3 @@ def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layou
             return float(loss_of(closure).detach())
 
     return ranks.agree(evaluate, layout.device) if ranks else evaluate()
-
-
-def _remarks(hessian: Hessian, scale: Scaling, spread: float, solver: Solver) -> list[str]:
-    remarks = []
-    defect = max(run.defect for run in solver.spent)
-    if hessian.method == "differences" and defect > 0.05:
-        remarks.append(f"products by differences are asymmetric by {defect:.0%} and eigenvalues as uncertain")
-    if hessian.constant:
-        remarks.append("the loss does not depend on the parameters: all eigenvalues are 0")
-    if hessian.low_precision:
-        remarks.append(
-            "part of the forward runs in half precision (autocast): eigenvalues are good to about one per cent"
-        )
-    if hessian.error > 0.05:
-        remarks.append(f"products by differences are uncertain by about {hessian.error:.0%}")
-    if isinstance(scale.preconditioner, Tensor) and bool(scale.preconditioner.isinf().any()):
-        remarks.append("weights that never had a gradient are left out of the stability ratio")
-    if spread > REPEATS:
-        remarks.append(f"the closure returns another loss at each call (spread {spread:.1%}): eigenvalues are as noisy")
-    return remarks

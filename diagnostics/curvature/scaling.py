@@ -11,6 +11,8 @@ from torch import Tensor
 from diagnostics.curvature.layout import Layout, Matvec
 from diagnostics.curvature.stability import Number, Terms
 
+CLOSE = 1e-2  # decoupled weight decay of some groups only changes R by half of rate times decay
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -26,6 +28,7 @@ class Scaling:
     oscillation: float
     sign: float = 1.0  # -1 where the optimizer maximizes; NaN where some groups do and others do not
     known: bool = True  # False: no stability ratio; P = 1
+    about: float = math.nan  # c where groups differ in it by less than `CLOSE`; NaN where by more
 
     @property
     def plain(self) -> bool:
@@ -39,12 +42,13 @@ class Scaling:
         return float(self.coupled) if uniform and self.sign == 1.0 else math.nan
 
     def lasting(self) -> "Scaling":
-        """What is needed after an estimate; R and eta F(1) / P are not, and each may be as long as the weights."""
-        return replace(self, response=math.nan, progress=math.nan)
+        """What is needed after an estimate: not R, nor eta F(1) / P where P tells it; each may be as long as theta."""
+        return replace(self, response=math.nan, progress=self.progress if math.isnan(self.constant) else math.nan)
 
     def to(self, device: torch.device) -> "Scaling":
         """On another device, for a scaling that is `lasting`."""
-        return replace(self, preconditioner=_moved(self.preconditioner, device), coupled=_moved(self.coupled, device))
+        moved = {name: _moved(getattr(self, name), device) for name in ("preconditioner", "progress", "coupled")}
+        return replace(self, **moved)
 
     def preconditioned(self, hessian: Matvec) -> Matvec:
         """P^-1/2 H P^-1/2."""
@@ -57,6 +61,15 @@ class Scaling:
     def moving(self, hessian: Matvec) -> Matvec:
         """(eta F(1) / P)^1/2 H (eta F(1) / P)^1/2."""
         return _between(hessian, _root(self.progress), 0.0, self.sign)
+
+    def growing(self, vector: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """R^1/2 w: of an eigenvector of `stability` the direction of the weights."""
+        return vector * _root(self.response)
+
+    def pushed(self, product: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """(eta F(1) / P)^1/2 H u."""
+        known = not math.isnan(self.constant)
+        return product * _root(self.constant / self.preconditioner if known else self.progress)
 
     @property
     def metric(self) -> Number:
@@ -84,16 +97,18 @@ UNKNOWN = Scaling(1.0, 1.0, 1.0, 0.0, math.nan, math.nan, math.nan, math.nan, kn
 
 def scaling(terms: Sequence[Terms], layout: Layout) -> Scaling:
     """`layout` without parameters in it raises before this is called, so `terms` is not empty."""
+    factors = [t.rate * t.alternating / (2 - t.rate * t.decoupled) for t in terms]
     return Scaling(
         response=_flat([t.response for t in terms], layout),
         preconditioner=_flat([t.preconditioner for t in terms], layout),
         progress=_flat([t.progress for t in terms], layout),
         coupled=_flat([t.coupled for t in terms], layout),
-        factor=_only(t.rate * t.alternating / (2 - t.rate * t.decoupled) for t in terms),
+        factor=_only(factors),
         constant=_only(t.rate * t.constant for t in terms),
         gain=_only(t.constant for t in terms),
         oscillation=min(t.oscillation for t in terms),
         sign=_only(t.sign for t in terms),
+        about=_about(factors),
     )
 
 
@@ -101,6 +116,12 @@ def _only(values: Iterable[Number]) -> float:
     different = set(values)
     value = different.pop()
     return math.nan if different or isinstance(value, Tensor) else value
+
+
+def _about(values: Sequence[Number]) -> float:
+    numbers = [float(value) for value in values if not isinstance(value, Tensor)]
+    close = len(numbers) == len(values) and max(numbers) - min(numbers) <= CLOSE * max(numbers)
+    return max(numbers) if close else math.nan  # the largest: it is unstable first
 
 
 def _flat(numbers: Sequence[Number], layout: Layout) -> Number:

@@ -113,26 +113,29 @@ def _stability(
 ) -> dict[str, Any]:
     """From the preconditioned eigenvalue where that is the same up to a factor, else from runs of their own."""
 
-    def largest(krylov: Krylov) -> float:
+    def largest(krylov: Krylov) -> tuple[float, Tensor]:
         _find_top(request, solver, krylov, vector)
-        return float(krylov.ritz().values[0])
+        ritz = krylov.ritz()
+        return float(ritz.values[0]), krylov.vectors(ritz.coefficients[:, :1])[0]
 
     if math.isnan(scale.sign):
         return {}
-    ratio = scale.factor * (top + scale.shift)
+    ratio, growing = scale.factor * (top + scale.shift), None
     if math.isnan(ratio):
-        ratio = largest(solver.basis(scale.stability(hessian)))
+        ratio, found = largest(solver.basis(scale.stability(hessian)))
+        growing = scale.growing(found) if request.full else None  # only of a whole estimate it is followed
     progress = scale.constant * top
     if math.isnan(progress) or scale.sign < 0:
-        progress = largest(solver.basis(scale.moving(hessian)))
-    return {"stability": ratio, "progress": progress, "limit": _limit(scale, ratio, top)}
+        progress, _ = largest(solver.basis(scale.moving(hessian)))
+    return {"stability": ratio, "progress": progress, "limit": _limit(scale, ratio, top), "growing_vector": growing}
 
 
 def _limit(scale: Scaling, ratio: float, top: float) -> float:
     """At s = 1 the preconditioned eigenvalue may be 1 / factor, less what weight decay adds to it now."""
     if not scale.sign > 0:
         return math.nan
-    return 1 / scale.factor - (ratio / scale.factor - top) if scale.factor else math.inf  # at rate 0 all is stable
+    factor = scale.about if math.isnan(scale.factor) else scale.factor
+    return 1 / factor - (ratio / factor - top) if factor else math.inf  # at rate 0 all is stable
 
 
 def _condition(krylov: Krylov, top: float, displacement: Tensor) -> float:

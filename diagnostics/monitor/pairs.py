@@ -30,12 +30,12 @@ class Pairs:
         """Keep the gradient of update `step`; its cosine with the one before, if that was kept, and the share of that
         update which has been taken back since."""
         gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
-        sample = _sample([torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)])
+        sample = sampled([torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)])
         sample = [s.clone() if scale is None else s / scale.to(s.device, s.dtype) for s in sample]
         follows, before = self._step == step - 1 and bool(self._gradient), self._gradient
         found = {"gradient_cosine": stats.cosine(before, sample)} if follows else {}
         if follows and self._change and self._along is not None:
-            moved = stats.inner(_sample(tensors), self._change) - self._along
+            moved = stats.inner(sampled(tensors), self._change) - self._along
             found["undone"] = -moved / stats.inner(self._change, self._change)
         if not follows:
             self._change = []
@@ -53,11 +53,11 @@ class Pairs:
         if not gradient or self._step != step:
             self._whole = []
             return {}, None
-        sample = _sample(change)
+        sample = sampled(change)
         found = {"update_cosine": stats.cosine(before, sample)} if before else {}
         slope = self._slope(change, sample)
         self._gradient, self._change = (gradient, [s.clone() for s in sample]) if keep else ([], [])
-        self._along = stats.inner(_sample(after), sample) if keep else None
+        self._along = stats.inner(sampled(after), sample) if keep else None
         self._whole = []
         return found, slope
 
@@ -75,7 +75,7 @@ class Pairs:
         return slope if self._scale is None else slope / self._scale.to(slope)
 
 
-def _sample(tensors: Sequence[Tensor]) -> list[Tensor]:
+def sampled(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Every k-th entry, flat, so that about `SAMPLE` entries are kept."""
     stride = max(1, -(-sum(t.numel() for t in tensors) // SAMPLE))
     return [local(t).detach().reshape(-1)[::stride] for t in tensors]

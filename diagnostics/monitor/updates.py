@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from diagnostics import stats
 from diagnostics.monitor import columns, distributed, transfer
 from diagnostics.monitor.distributed import is_dtensor, local
+from diagnostics.monitor.downhill import Downhill
+from diagnostics.monitor.left import Left
 from diagnostics.monitor.pairs import Pairs
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
@@ -34,7 +36,9 @@ class Update:
     values: dict[str, Any] = field(default_factory=dict)  # columns of `scalars`, tensors or floats
     layers: dict[str, Tensor] = field(default_factory=dict)  # columns of `layers`, one entry a parameter
     before: list[Tensor] | None = None  # weights before the update; after it, the change
-    slope: Tensor | None = None  # g'u of the update
+    slope: Tensor | None = None  # g'u of the update, g as the optimizer got it
+    downhill: Tensor | None = None  # the same, g of the loss
+    left: Left | None = None  # what shows whether the weights stayed as the update left them
     rescued: list[Tensor] | None = None  # weights before an update whose gradient is not finite
     bad_gradients: list[str] = field(default_factory=list)  # parameters whose gradient is not finite
     finished: bool = False
@@ -66,8 +70,8 @@ class Updates:
         )
         self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
         self._sharded = False
-        self._clips = False  # gradients were written to between the last backward and its update
-        self._pairs = Pairs()
+        self._clips: bool | None = None  # gradients were written to between the last backward and its update
+        self._pairs, self._downhill = Pairs(), Downhill()
         self._left: tuple[Tensor, int, int] | None = None  # a gradient after the update, its version, backward passes
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = [
@@ -80,7 +84,7 @@ class Updates:
         self.sentinel.detach()
         for hook in self._hooks:
             hook.remove()
-        self._pairs, self._after_backward = Pairs(), None
+        self._pairs, self._downhill, self._after_backward = Pairs(), Downhill(), None
 
     def renew(self) -> None:
         """The tensors are others now: what was kept of the last ones fits no more."""
@@ -155,6 +159,8 @@ class Updates:
         update.values["grad_norm"] = norm if update.plan.measured or not on_host else norm.item()
         update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured or update.plan.partner:
+            whole = update.values.get("grad_norm_unclipped")
+            self._downhill.received(list(names.values()), whole, update.values["grad_norm"])
             update.values |= self._pairs.gradient(update.plan.step, gradients, list(names.values()), scale)
         if self.sentinel.passes == 0:
             self._choose_sentinel()
@@ -224,6 +230,8 @@ class Updates:
                 with torch.no_grad():
                     squares = self._norms([t.grad for t in tensors])
             self._after_backward = (_versions(tensors), squares)
+            if self._clips is not False and self._expected == 1 and self._plan().measured and not self._sharded:
+                self._downhill.keep(list(tensors))
 
     def _norms(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
         self._together.settle()
@@ -258,6 +266,8 @@ class Updates:
                 update.layers |= columns.lost(list(tensors.values()), change, moved.device)
         found, update.slope = self._pairs.change(update.plan.step, change, after, keep=update.plan.measured)
         update.values |= found
+        update.downhill = self._downhill.slope(change, update.slope, self._scaler.scale())
+        update.left = Left(list(tensors.values())) if update.plan.measured else None
         if update.slope is not None and not self._sharded:
             update.values["slope"] = update.slope
 
