@@ -1,5 +1,6 @@
 """Units alike on both sides only: value channels of attention, in the ways people write it, and recurrent units."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -384,6 +385,7 @@ def units_of(model: nn.Module, path: Path) -> dict[str, tuple[int, int]]:
         ([[1.0, 2.0]] * 3 + [[0.0, 1.0]], 4),  # classes that never occur beside one that does
         ([[1.0, 2.0], [-1.0, -2.0]], 2),  # two classes that began at 0
         ([[0.0, 0.0]] * 3, 3),
+        ([[math.nan, 1.0]] * 3, 3),
         ([[1.0, 2.0], [1.00000001, 2.0]], 1),
     ],
 )

@@ -60,7 +60,7 @@ def distinct_outputs(side: Side) -> Int[Tensor, ""]:
     sizes = torch.linalg.vector_norm(rows, dim=1)
     apart = torch.linalg.vector_norm(rows[1:] - rows[:-1], dim=1) > SAME * torch.maximum(sizes[1:], sizes[:-1])
     begins = torch.nn.functional.pad(apart, (1, 1), value=True)  # whether each begins a class, and one after the last
-    alone = (begins[1:] & begins[:-1]).any() | (sizes == 0).all()
+    alone = (begins[1:] & begins[:-1]).any() | (sizes == 0).all() | ~torch.isfinite(sizes).all()
     return torch.where(alone, len(rows), begins[:-1].sum())
 
 
