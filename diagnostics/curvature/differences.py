@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diagnostics.curvature.backwards import leaves, unkept
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.errors import CurvatureError, NonFinite, NonFiniteProduct
 from diagnostics.curvature.layout import Closure, Layout, Total, is_sharded, local, loss_of
@@ -90,7 +91,7 @@ class Differences:
     def _evaluate(self) -> tuple[float, bool, Tensor]:
         """Loss, whether it depends on nothing, and gradient at the weights as they are."""
         # The inner context restores the random state, so that all gradients see the same dropout mask.
-        with undisturbed(self._model), torch.enable_grad():
+        with undisturbed(self._model, self._closure), torch.enable_grad():
             with Rewrites():
                 loss = loss_of(self._closure)
             constant = loss.grad_fn is None
@@ -121,13 +122,13 @@ class Differences:
 
 def by_backward(loss: Tensor, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients through `.grad`, which is put back: reentrant checkpoints and sharded parameters know no other way."""
-    leaves = list({id(p): p for p in [*model.parameters(), *parameters]}.values())
-    saved = [p.grad for p in leaves]
-    for p in leaves:
+    reached = list({id(p): p for p in [*model.parameters(), *parameters, *leaves(loss)]}.values())
+    saved = [p.grad for p in reached]
+    for p in reached:
         p.grad = None
     try:
-        loss.backward()
+        unkept(loss)
         return [p.grad for p in parameters]
     finally:
-        for p, grad in zip(leaves, saved, strict=True):
+        for p, grad in zip(reached, saved, strict=True):
             p.grad = grad

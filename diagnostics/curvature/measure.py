@@ -90,7 +90,7 @@ def measure(
         began + seconds,
         _loss(closure, model, ranks, layout) if is_cold else math.nan,
     )
-    with undisturbed(model):
+    with undisturbed(model, closure):
         estimate = _measure(request)
     return replace(estimate, seconds=time.perf_counter() - began)
 
@@ -239,7 +239,7 @@ def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layou
     """One forward from the present random state: what the graph's loss must be too, if the closure is deterministic."""
 
     def evaluate() -> float:
-        with undisturbed(model), torch.enable_grad():  # as in training: some closures warn without
+        with undisturbed(model, closure), torch.enable_grad():  # as in training: some closures warn without
             return float(loss_of(closure).detach())
 
     return ranks.agree(evaluate, layout.device) if ranks else evaluate()

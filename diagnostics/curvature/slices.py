@@ -71,7 +71,7 @@ def _lines(
 ) -> tuple[float, list[Line]]:
     """The loss here, and the lines; the graph is freed before the forwards begin."""
     assert estimate.vectors is not None
-    with undisturbed(model):
+    with undisturbed(model, closure):
         hessian = hessian_of(closure, model, layout, None, estimate.method == "differences")
         gradient = hessian.gradient
         vectors = {"top eigenvector": estimate.vectors[0], "gradient": gradient / gradient.norm()}
@@ -122,7 +122,7 @@ def _losses(
         for offset in offsets:
             layout.put([o.add(part, alpha=offset) for o, part in zip(origin, parts, strict=True)])
             # Each from the same random state; gradients are on as in training, some closures differentiate inside.
-            with undisturbed(model), torch.enable_grad(), Rewrites():
+            with undisturbed(model, closure), torch.enable_grad(), Rewrites():
                 losses.append(closure().detach().double().reshape(()))
     finally:
         layout.put(origin)

@@ -6,17 +6,20 @@ compiled model, which a hook would break or slow down.
 """
 
 import contextlib
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from diagnostics.curvature import undisturbed
+from diagnostics.curvature import generators, undisturbed
 from diagnostics.monitor.answers import Answers, Scale
 from diagnostics.monitor.observe import Observer
 
@@ -52,9 +55,9 @@ def _refuse(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 @contextmanager
-def ours(model: nn.Module) -> Iterator[None]:
+def ours(model: nn.Module, closure: Callable[[], Any]) -> Iterator[None]:
     """Work of ours on the model: training is left bitwise as it was, and no hook counts it."""
-    with quiet(model), undisturbed(model):
+    with quiet(model), undisturbed(model, closure):
         yield
 
 
@@ -71,7 +74,7 @@ class Entrance:
         self._model, self._guarded, self._charge = model, guarded, charge
         self._hooks: list[Any] = []
         self._open: Observer | None = None
-        self.random_state: list[Tensor] | None = None
+        self.random_state: RandomState | None = None
         self.training: bool | None = None  # the mode of the last training forward
         self.observers: list[Observer] = []
         self.answers = Answers(scale, charge)
@@ -141,19 +144,33 @@ class _Nothing:
         return None
 
 
-def random_state(model: nn.Module) -> list[Tensor]:
-    """The state of the CPU generator, and of the model's device."""
-    states = [torch.get_rng_state()]
+@dataclass(frozen=True)
+class RandomState:
+    """Of the global generators: torch's on the CPU and on the model's device, Python's and NumPy's."""
+
+    host: Tensor
+    device: Tensor | None
+    python: Any
+    numpy: Any
+
+    def same(self, other: "RandomState") -> bool:
+        alike = self.device is None or other.device is None or torch.equal(self.device, other.device)
+        alike = alike and torch.equal(self.host, other.host) and self.python == other.python
+        return alike and generators.alike(self.numpy, other.numpy)
+
+
+def random_state(model: nn.Module) -> RandomState:
     device = _device(model)
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return RandomState(torch.get_rng_state(), on_device, random.getstate(), np.random.get_state())
 
 
-def set_random_state(model: nn.Module, states: Sequence[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1], _device(model))
+def set_random_state(model: nn.Module, states: RandomState) -> None:
+    torch.set_rng_state(states.host)
+    if states.device is not None:
+        torch.cuda.set_rng_state(states.device, _device(model))
+    random.setstate(states.python)
+    np.random.set_state(states.numpy)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -164,28 +181,32 @@ def _device(model: nn.Module) -> torch.device:
 def observe(
     closure: Callable[[], Any],
     model: nn.Module,
-    states: Sequence[Tensor] | None,
+    states: RandomState | None,
     asking: bool = False,
     graph: bool = False,
-) -> tuple[Observer, Any, bool]:
+) -> tuple[Observer, Any, bool, bool]:
     """One extra forward, observed; with its `graph` it is seen where that is cut. Returns the observer, the loss, and
-    whether random numbers were drawn."""
+    whether random numbers were drawn: from the global generators, and from some of its own, whose state at the
+    training forward nobody knows."""
 
-    def observed() -> tuple[Observer, Any, bool]:
+    def observed() -> tuple[Observer, Any, bool, bool]:
         observer = Observer(model, asking)
+        held = generators.held(closure, model)
+        own = generators.states(held)
         if states is not None:
             set_random_state(model, states)
-        before = random_state(model)
+        before = random_state(model) if states is None else states
         with observer:
             loss = closure()
         observer.loss = loss.detach() if isinstance(loss, Tensor) else loss
-        drew = any(not torch.equal(a, b) for a, b in zip(before, random_state(model), strict=True))
-        return observer, observer.loss, drew
+        drew = not before.same(random_state(model))
+        drew_own = own != generators.states(held)
+        return observer, observer.loss, drew, drew_own
 
     if graph:
         with contextlib.suppress(RuntimeError):  # memory, or weights that are written to in place
-            return _with_gradients(model, observed)
-    return _without_gradients(model, observed)
+            return _with_gradients(model, observed, closure)
+    return _without_gradients(model, observed, closure)
 
 
 def loss_at(
@@ -193,7 +214,7 @@ def loss_at(
     parameters: Sequence[Tensor],
     closure: Callable[[], Any],
     model: nn.Module,
-    states: Sequence[Tensor] | None,
+    states: RandomState | None,
 ) -> Any:
     """The closure's loss at other weights, in an extra forward."""
 
@@ -203,23 +224,23 @@ def loss_at(
         return closure()
 
     with standing_in(weights, parameters):
-        return _without_gradients(model, loss)
+        return _without_gradients(model, loss, closure)
 
 
-def _without_gradients(model: nn.Module, forward: Callable[[], Any]) -> Any:
+def _without_gradients(model: nn.Module, forward: Callable[[], Any], closure: Callable[[], Any]) -> Any:
     """A forward of ours; with a graph only where the loss differentiates by itself (physics, gradient penalties)."""
-    with ours(model):
+    with ours(model, closure):
         try:
             with torch.no_grad():
                 return forward()
         except RuntimeError as error:
             if "grad" not in str(error):
                 raise
-    return _with_gradients(model, forward)
+    return _with_gradients(model, forward, closure)
 
 
-def _with_gradients(model: nn.Module, forward: Callable[[], Any]) -> Any:
-    with ours(model), torch.enable_grad():
+def _with_gradients(model: nn.Module, forward: Callable[[], Any], closure: Callable[[], Any]) -> Any:
+    with ours(model, closure), torch.enable_grad():
         return forward()
 
 

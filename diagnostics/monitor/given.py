@@ -75,7 +75,7 @@ class Given:
         with self._guard("loss path"):
             tensor = loss if isinstance(loss, Tensor) and loss.grad_fn is not None else None
             if tensor is None and closure is not None:
-                with forwards.ours(self._model), torch.enable_grad():
+                with forwards.ours(self._model, closure), torch.enable_grad():
                     tensor = closure()
             if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
                 return {
@@ -104,7 +104,7 @@ class Given:
 
     def _shapes(self, closure: Closure) -> tuple["_Broadcasts", Tensor]:
         """What each function of the loss is given, and the loss."""
-        with forwards.ours(self._model), torch.enable_grad(), _Broadcasts() as seen:
+        with forwards.ours(self._model, closure), torch.enable_grad(), _Broadcasts() as seen:
             return seen, closure()
 
     def _repeats(self, closure: Closure) -> bool:

@@ -132,11 +132,12 @@ class Looking:
     def _observe(self, record: Record, loss: Any, closure: Closure, compiled: bool) -> Observer:
         states, parameters = self._entrance.random_state, list(self._tensors().values())
         asking = self._entrance.asking
-        observer, after, drew = forwards.observe(
+        observer, after, drew, drew_own = forwards.observe(
             closure, self._model, states, asking, asking and self._alone(parameters)
         )
         # the same dropout masks are drawn again only from the same state, and eagerly as before
-        comparable = (not drew or (states is not None and not compiled)) and self._together.size == 1
+        replayed = not drew or (states is not None and not compiled)
+        comparable = replayed and not drew_own and self._together.size == 1
         ratio = partial(
             self._overshoot.ratio,
             record.update,

@@ -109,11 +109,11 @@ def search(
     model: nn.Module,
     weights: Sequence[Tensor],
     tensors: dict[str, Tensor],
-    states: Sequence[Tensor] | None,
+    states: forwards.RandomState | None,
 ) -> Origin | None:
     """Where the closure's loss or its gradient stops being finite, at `weights`; `None` if it does not."""
     trace, parameters = Trace(model), list(tensors.values())
-    with forwards.ours(model), forwards.standing_in(weights, parameters), torch.enable_grad():
+    with forwards.ours(model, closure), forwards.standing_in(weights, parameters), torch.enable_grad():
         if states is not None:
             forwards.set_random_state(model, states)
         with torch.autograd.set_detect_anomaly(True, check_nan=True):

@@ -1,0 +1,183 @@
+"""What a forward may write to, put back bitwise: buffers, parameters and plain attributes of every module that runs.
+
+Nobody is asked which modules these are. The watched model is saved as a whole; any other (a discriminator, a criterion
+with buffers, a momentum encoder) when it is first entered, with everything below it, so that what its forward hands to
+functions is saved too. In-place changes of tensors that are no module's buffer or parameter are not seen.
+"""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import is_
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import UninitializedBuffer
+from torch.nn.utils import stateless
+
+from diagnostics.curvature.generators import Generators
+
+# Which parameters of a module its forwards wrote to, in training and in evaluation mode. A copy of all of them would
+# double a model for every evaluation; so there is one for the first evaluation, where a write shows whatever made it
+# (`weight.data.clamp_` counts no version up), and from then on for those alone that were written to.
+_WRITTEN: dict[bool, WeakKeyDictionary[nn.Module, set[str]]] = {True: WeakKeyDictionary(), False: WeakKeyDictionary()}
+_PLAIN = (int, float, bool, str, type(None), tuple, Tensor)
+_ELSEWHERE = {"_fsdp_flattened", "ds_id"}  # marks of parameters whose memory a wrapper gives and takes away
+
+
+@contextmanager
+def put_back(modules: list, generators: Generators) -> Iterator[None]:
+    """Around a closure. Generators that the modules hold are saved with them."""
+    entered = _Entered(generators)
+    entered.keep(modules)
+    handle = register_module_forward_pre_hook(entered)
+    try:
+        yield
+        entered.learn()  # not from a forward that failed: it may not have come to its writes
+    finally:
+        handle.remove()
+        entered.restore()
+
+
+class _Entered:
+    """A hook before every forward of this thread: another one may be training."""
+
+    def __init__(self, generators: Generators) -> None:
+        self._generators, self._thread = generators, threading.get_ident()
+        self._modules: dict[int, tuple[nn.Module, dict[str, Any]]] = {}  # and its attributes
+        self._new: list[tuple[nn.Module, bool]] = []  # and its mode
+        self._buffers: list[tuple[Any, str, Tensor, Tensor]] = []
+        self._loans: dict[int, tuple[Tensor, Tensor]] = {}
+        self._parameters: list[_Parameter] = []
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if id(module) in self._modules or threading.get_ident() != self._thread:
+            return
+        # Neither an observer of functions nor a transformation of them is to see our copies.
+        with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch(), torch.no_grad():
+            if _lends():
+                self._borrowed(module)
+            else:
+                self.keep(list(module.modules()))
+
+    def keep(self, modules: list) -> None:
+        for module in modules:
+            if id(module) not in self._modules:
+                self._keep(module)
+
+    def _keep(self, module: nn.Module) -> None:
+        attributes = dict(vars(module))
+        self._modules[id(module)] = module, attributes
+        self._generators.among(attributes.values())
+        for name, buffer in module._buffers.items():
+            if buffer is not None and type(buffer) is not UninitializedBuffer:
+                self._buffers.append((module._buffers, name, buffer, buffer.detach().clone()))
+        written = _WRITTEN[module.training].get(module)
+        if written is None:
+            self._new.append((module, module.training))
+        for name, parameter in module._parameters.items():
+            if parameter is not None and _in_place(parameter):
+                copied = written is None or name in written or attributes.get("max_norm") is not None
+                self._parameters.append(_Parameter(module, name, parameter, copied))
+
+    def _borrowed(self, module: nn.Module) -> None:
+        """The values of buffers that `functional_call` lends to a module; its own are out of reach, and safe."""
+        for buffer in module.buffers():
+            if id(buffer) not in self._loans and not is_functorch_wrapped_tensor(buffer):
+                self._loans[id(buffer)] = buffer, buffer.detach().clone()
+
+    def learn(self) -> None:
+        """Which parameters this evaluation wrote to."""
+        for module, training in self._new:
+            _WRITTEN[training].setdefault(module, set())
+        for parameter in self._parameters:
+            if parameter.was_written():
+                module = parameter.module
+                _WRITTEN[module.training].setdefault(module, set()).add(parameter.name)
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for parameter in self._parameters:
+                parameter.restore()
+            for owner, name, buffer, value in self._buffers:
+                if name not in owner or owner[name] is not buffer:  # a forward may replace it by a new tensor
+                    owner[name] = buffer
+                _overwrite(buffer, value)
+            for buffer, value in self._loans.values():
+                _overwrite(buffer, value)
+        for module, attributes in self._modules.values():
+            _restore_attributes(vars(module), attributes)
+
+
+class _Parameter:
+    """A module's parameter: its place, its memory, its version and, if `copied`, its value."""
+
+    __slots__ = ("_data", "_parameter", "_value", "_version", "module", "name")
+
+    def __init__(self, module: nn.Module, name: str, parameter: Tensor, copied: bool) -> None:
+        self.module, self.name, self._parameter = module, name, parameter
+        self._data, self._version = parameter.data, parameter._version
+        self._value = _copy(self._data) if copied else None
+
+    def was_written(self) -> bool:
+        if not self._untouched():
+            return True
+        return self._value is not None and not torch.equal(self._value, self._data)  # host sync, once a run
+
+    def _untouched(self) -> bool:
+        parameter = self._parameter
+        return parameter._version == self._version and parameter.is_set_to(self._data)
+
+    def restore(self) -> None:
+        owner, parameter = self.module._parameters, self._parameter
+        if self.name not in owner or owner[self.name] is not parameter:
+            owner[self.name] = parameter  # type: ignore[assignment]
+        if not parameter.is_set_to(self._data):  # `weight.data = ...`
+            parameter.data = self._data
+        if self._value is not None:
+            _overwrite(parameter, self._value)
+        if parameter._version != self._version:  # a graph of the training may hold it
+            torch._C._autograd._unsafe_set_version_counter((parameter,), (self._version,))  # type: ignore
+
+
+def _overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Always, and without a look at the version: batch norm moves its statistics without counting it up. The value is
+    what a graph of the training may have saved, so that its version stays valid as well."""
+    with _unsafe_preserve_version_counter(tensor):
+        tensor.copy_(value)
+
+
+def _copy(data: Tensor) -> Tensor | None:
+    try:
+        return data.clone()
+    except RuntimeError:  # no memory for it: the version and the place of the parameter still tell most writes
+        return None
+
+
+def _in_place(parameter: Tensor) -> bool:
+    """A dense tensor of its own. Shards, quantized ones and the like are looked after by who made them."""
+    plain = type(parameter) in (nn.Parameter, Tensor) and parameter.layout is torch.strided
+    return plain and _ELSEWHERE.isdisjoint(parameter.__dict__)
+
+
+def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Counters, modes and tensors that were assigned anew; not what is mutable, such as tables of hooks."""
+    if len(now) == len(before) and all(map(is_, now.values(), before.values())):
+        return
+    for name, value in before.items():
+        if isinstance(value, _PLAIN) and now.get(name) is not value:
+            now[name] = value
+
+
+def _lends() -> bool:
+    """Whether `functional_call` is at work: what is in a module's places then is not its own."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not stateless._functional_call.__code__:
+        frame = frame.f_back
+    return frame is not None
