@@ -258,26 +258,6 @@ def test_modules_of_another_thread_are_left_alone() -> None:
     assert norm.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("cleared", [True, False])
-def test_gradients_outside_of_the_model_are_put_back(cleared: bool) -> None:
-    model, scale = small(), nn.Parameter(torch.ones(1))
-    if not cleared:
-        (3 * scale).sum().backward()
-    before = None if scale.grad is None else scale.grad.clone()
-
-    def closure() -> Tensor:
-        with torch.enable_grad():
-            loss = (model(X[0]) * scale).square().mean()
-            loss.backward(retain_graph=True)
-        return loss
-
-    for _ in range(2):
-        with undisturbed(model, closure), undisturbed(model, closure):
-            closure()
-    assert scale.grad is None if before is None else torch.equal(scale.grad, before)
-    assert all(p.grad is None for p in model.parameters()) and torch.autograd.backward.__module__ == "torch.autograd"
-
-
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: float(torch.rand(1))])
 def test_overshoot_is_of_the_network_that_was_drawn(draw: Callable[[], float], tmp_path: Path) -> None:
     """Stochastic depth: both losses of a measured step are of the same depth."""

@@ -2,7 +2,7 @@
 differentiated twice.
 
 Restored: random state (torch on every device in use, NumPy, Python, generators that the closure or a module holds);
-buffers, parameters and plain attributes of every module that runs; gradients; hooks on parameters. Never touched:
+buffers, parameters and plain attributes of every module that runs; hooks on parameters. Never touched: `.grad`,
 `requires_grad`, the training mode (batch norm in evaluation mode has another Hessian than the one trained on). Not
 seen: counters and tensors of the closure that belong to no module, and what lies outside of the process.
 """
@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from diagnostics.curvature.backwards import gradients_kept
 from diagnostics.curvature.entered import put_back
 from diagnostics.curvature.generators import generators_of
 
@@ -41,7 +40,6 @@ def undisturbed(model: nn.Module, closure: Callable[[], Any] | None = None) -> I
     with ExitStack() as stack:
         stack.enter_context(_random_state(parameters))
         stack.enter_context(put_back(modules, stack.enter_context(generators_of(closure))))
-        stack.enter_context(gradients_kept())
         stack.enter_context(_no_parameter_hooks(parameters))
         stack.enter_context(_unwrapped(modules))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -9,12 +9,12 @@ loss hears of nothing else.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diagnostics.curvature.backwards import leaves, unkept
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.errors import CurvatureError, NonFinite, NonFiniteProduct
 from diagnostics.curvature.layout import Closure, Layout, Total, is_sharded, local, loss_of
@@ -122,13 +122,27 @@ class Differences:
 
 def by_backward(loss: Tensor, model: nn.Module, parameters: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients through `.grad`, which is put back: reentrant checkpoints and sharded parameters know no other way."""
-    reached = list({id(p): p for p in [*model.parameters(), *parameters, *leaves(loss)]}.values())
+    reached = list({id(p): p for p in [*model.parameters(), *parameters, *_leaves(loss)]}.values())
     saved = [p.grad for p in reached]
     for p in reached:
         p.grad = None
     try:
-        unkept(loss)
+        loss.backward()
         return [p.grad for p in parameters]
     finally:
         for p, grad in zip(reached, saved, strict=True):
             p.grad = grad
+
+
+def _leaves(loss: Tensor) -> list[Tensor]:
+    """What a backward adds gradients to, as far as the graph names it; parameters of other modules among them."""
+    nodes: list[Any] = [loss.grad_fn] if loss.grad_fn is not None else []
+    seen, found = set(nodes), []
+    while nodes:
+        node = nodes.pop()
+        if node.name() == "torch::autograd::AccumulateGrad":
+            found.append(node.variable)
+        inner = {each for each, _ in node.next_functions if each is not None} - seen
+        seen |= inner
+        nodes += inner
+    return found
