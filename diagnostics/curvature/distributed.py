@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.differences import Differences, by_backward
 from diagnostics.curvature.errors import CurvatureError, NonFinite, Unreached
 from diagnostics.curvature.layout import Closure, Layout, is_sharded, loss_of
@@ -103,15 +104,23 @@ def hessian_of(closure: Closure, model: nn.Module, layout: Layout, ranks: Ranks 
 def _refuse(closure: Closure, model: nn.Module, hessian: DoubleBackward) -> None:
     """Raises if a backward reaches parameters that have no gradient here, or where none has one though the training
     gave them some. Else they have none."""
-    with torch.enable_grad():
-        found = by_backward(loss_of(closure), model, hessian.unreached)
-    if any(gradient is not None for gradient in found):
+    if hessian.custom() and _hidden(closure, model, hessian.unreached):
         raise Unreached("a backward reaches parameters that torch.autograd.grad does not, as in a reentrant checkpoint")
     if hessian.constant and any(p.grad is not None and bool((p.grad != 0).any()) for p in hessian.unreached):
         raise CurvatureError(
             "the closure's loss does not depend on the optimizer's parameters, which got gradients: are they copies of "
             "the model's, as float32 master weights? No curvature is known then"
         )
+
+
+def _hidden(closure: Closure, model: nn.Module, parameters: list[Tensor]) -> bool:
+    """Whether a backward inside of a function's backward reaches some. Both evaluations draw the same numbers: a layer
+    that was dropped has no gradient either."""
+    with undisturbed(model, closure), torch.enable_grad():
+        found = torch.autograd.grad(loss_of(closure), parameters, allow_unused=True)
+    with undisturbed(model, closure), torch.enable_grad():
+        through = by_backward(loss_of(closure), model, parameters)
+    return any(a is None and b is not None for a, b in zip(found, through, strict=True))
 
 
 class Averaged:

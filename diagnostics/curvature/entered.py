@@ -55,6 +55,7 @@ class _Entered:
         self._buffers: list[tuple[Any, str, Tensor, Tensor]] = []
         self._loans: dict[int, tuple[Tensor, Tensor]] = {}
         self._parameters: list[_Parameter] = []
+        self._sharded = False  # a wrapper takes parameters out of their places and puts them back
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if id(module) in self._modules or threading.get_ident() != self._thread:
@@ -67,6 +68,7 @@ class _Entered:
                 self.keep(list(module.modules()))
 
     def keep(self, modules: list) -> None:
+        self._sharded |= _shards(modules)
         for module in modules:
             if id(module) not in self._modules:
                 self._keep(module)
@@ -82,7 +84,7 @@ class _Entered:
         if written is None:
             self._new.append((module, module.training))
         for name, parameter in module._parameters.items():
-            if parameter is not None and _in_place(parameter):
+            if parameter is not None and not self._sharded and _in_place(parameter):
                 copied = written is None or name in written or attributes.get("max_norm") is not None
                 self._parameters.append(_Parameter(module, name, parameter, copied))
 
@@ -164,6 +166,12 @@ def _in_place(parameter: Tensor) -> bool:
     """A dense tensor of its own. Shards, quantized ones and the like are looked after by who made them."""
     plain = type(parameter) in (nn.Parameter, Tensor) and parameter.layout is torch.strided
     return plain and _ELSEWHERE.isdisjoint(parameter.__dict__)
+
+
+def _shards(modules: list) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kinds = tuple(getattr(fsdp, name) for name in ("FSDPModule", "FullyShardedDataParallel") if hasattr(fsdp, name))
+    return any(isinstance(module, kinds) for module in modules) if kinds else False
 
 
 def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:

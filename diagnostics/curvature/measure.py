@@ -148,7 +148,7 @@ def _refuted(request: Request, hessian: Hessian, estimate: Estimate) -> str:
     curvature at any finite distance, leave no verdict."""
     if request.previous or estimate.loss_spread > REPEATS or not isinstance(hessian, DoubleBackward):
         return ""
-    custom = hessian.custom()
+    custom = {each.__name__ for each in hessian.custom() if not each.__module__.startswith("torch.")}
     if not custom:
         return ""
     differences = Differences(request.closure, request.layout, request.model)

@@ -64,9 +64,9 @@ class DoubleBackward:
         )
         return self.layout.flatten(products)
 
-    def custom(self) -> set[str]:
-        """Names of the autograd functions on the way to the loss that neither PyTorch nor this package has written."""
-        found, seen, waiting = set[str](), set(), [self._graph]
+    def custom(self) -> set[type]:
+        """The autograd functions on the way to the loss that are written in Python, but for this package's."""
+        found, seen, waiting = set[type](), set(), [self._graph]
         while waiting:
             node = waiting.pop()
             if node is None or node in seen:
@@ -74,8 +74,8 @@ class DoubleBackward:
             seen.add(node)
             waiting += [before for before, _ in node.next_functions]
             written = getattr(node, "_forward_cls", None)
-            if written is not None and not written.__module__.startswith(("torch.", "diagnostics.")):
-                found.add(written.__name__)
+            if written is not None and not written.__module__.startswith("diagnostics."):
+                found.add(written)
         return found
 
     def _differentiate(self, loss: Tensor) -> list[Tensor | None]:
