@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-plain = torch.autograd.backward
 _here = threading.local()  # `kept`: of this thread's closure; another thread may train
 _lock, _running = threading.Lock(), [0]
+_torch = {"backward": torch.autograd.backward}
 
 
 def leaves(tensors: Any) -> list[Tensor]:
@@ -37,22 +37,22 @@ def leaves(tensors: Any) -> list[Tensor]:
 def gradients_kept() -> Iterator[None]:
     """A gradient that was there before is there afterwards, and one that was not is not."""
     outer, kept = getattr(_here, "kept", None), dict[int, tuple[Tensor, Tensor | None]]()
-    _here.kept = kept
     _replace(+1)
+    _here.kept = kept
     try:
         yield
     finally:
-        _replace(-1)
         _here.kept = outer
         for leaf, gradient in kept.values():
             leaf.grad = gradient
+        _replace(-1)
 
 
 def unkept(loss: Tensor) -> None:
     """A backward whose gradients the caller wants and puts back; reentrant checkpoints call `backward` inside of it."""
     kept, _here.kept = getattr(_here, "kept", None), None
     try:
-        plain(loss)
+        _torch["backward"](loss)
     finally:
         _here.kept = kept
 
@@ -60,7 +60,7 @@ def unkept(loss: Tensor) -> None:
 def _replace(by: int) -> None:
     with _lock:
         _running[0] += by
-        torch.autograd.backward = _backward if _running[0] else plain
+        torch.autograd.backward = _backward if _running[0] else _torch["backward"]
 
 
 def _backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
@@ -70,4 +70,4 @@ def _backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             if id(leaf) not in kept:
                 kept[id(leaf)] = leaf, leaf.grad
                 leaf.grad = None
-    plain(tensors, *args, **kwargs)
+    _torch["backward"](tensors, *args, **kwargs)
