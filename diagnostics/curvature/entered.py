@@ -28,7 +28,6 @@ from diagnostics.curvature.generators import Generators
 # (`weight.data.clamp_` counts no version up), and from then on for those alone that were written to.
 _WRITTEN: dict[bool, WeakKeyDictionary[nn.Module, set[str]]] = {True: WeakKeyDictionary(), False: WeakKeyDictionary()}
 _PLAIN = (int, float, bool, str, type(None), tuple, Tensor)
-_ELSEWHERE = {"_fsdp_flattened", "ds_id"}  # marks of parameters whose memory a wrapper gives and takes away
 
 
 @contextmanager
@@ -55,7 +54,6 @@ class _Entered:
         self._buffers: list[tuple[Any, str, Tensor, Tensor]] = []
         self._loans: dict[int, tuple[Tensor, Tensor]] = {}
         self._parameters: list[_Parameter] = []
-        self._sharded = False  # a wrapper takes parameters out of their places and puts them back
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if id(module) in self._modules or threading.get_ident() != self._thread:
@@ -68,10 +66,12 @@ class _Entered:
                 self.keep(list(module.modules()))
 
     def keep(self, modules: list) -> None:
-        self._sharded |= _shards(modules)
+        sharded = _sharded(modules)
         for module in modules:
             if id(module) not in self._modules:
                 self._keep(module)
+                if not sharded:
+                    self._keep_parameters(module)
 
     def _keep(self, module: nn.Module) -> None:
         attributes = dict(vars(module))
@@ -80,12 +80,14 @@ class _Entered:
         for name, buffer in module._buffers.items():
             if buffer is not None and type(buffer) is not UninitializedBuffer:
                 self._buffers.append((module._buffers, name, buffer, buffer.detach().clone()))
+
+    def _keep_parameters(self, module: nn.Module) -> None:
         written = _WRITTEN[module.training].get(module)
         if written is None:
             self._new.append((module, module.training))
         for name, parameter in module._parameters.items():
-            if parameter is not None and not self._sharded and _in_place(parameter):
-                copied = written is None or name in written or attributes.get("max_norm") is not None
+            if parameter is not None and _in_place(parameter):
+                copied = written is None or name in written or vars(module).get("max_norm") is not None
                 self._parameters.append(_Parameter(module, name, parameter, copied))
 
     def _borrowed(self, module: nn.Module) -> None:
@@ -165,13 +167,13 @@ def _copy(data: Tensor) -> Tensor | None:
 def _in_place(parameter: Tensor) -> bool:
     """A dense tensor of its own. Shards, quantized ones and the like are looked after by who made them."""
     plain = type(parameter) in (nn.Parameter, Tensor) and parameter.layout is torch.strided
-    return plain and _ELSEWHERE.isdisjoint(parameter.__dict__)
+    return plain and "ds_id" not in parameter.__dict__  # DeepSpeed gives them memory and takes it away
 
 
-def _shards(modules: list) -> bool:
+def _sharded(modules: list) -> bool:
+    """FSDP changes what is in a module's places; where it was never imported (it takes half a second), none is."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    kinds = tuple(getattr(fsdp, name) for name in ("FSDPModule", "FullyShardedDataParallel") if hasattr(fsdp, name))
-    return any(isinstance(module, kinds) for module in modules) if kinds else False
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule | fsdp.FullyShardedDataParallel) for m in modules)
 
 
 def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
