@@ -103,6 +103,7 @@ class Monitor:
             guarded=self._hooked,
             flush=self._unclosed,
             quiet=forwards.is_quiet,
+            closure=lambda: self._given.has_closure is not False,
             scaler=self._scaler,
             together=self._together,
             replicated=isinstance(model, nn.parallel.DistributedDataParallel),

@@ -56,6 +56,7 @@ class Updates:
         guarded: Callable[[str], Any],
         flush: Callable[[], None],
         quiet: Callable[[], bool],
+        closure: Callable[[], bool],
         scaler: Scaler,
         together: Together,
         replicated: bool,
@@ -63,11 +64,9 @@ class Updates:
         self.current: Update | None = None
         self.settled = False  # the first number that is not finite has been explained
         self.sentinel = Sentinel(self._backward_finished, quiet, replicated, guarded)
-        self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
+        self._optimizer, self._tensors, self._plan, self._closure = optimizer, tensors, plan, closure
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
-        self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = (
-            None  # gradient versions, perhaps norms
-        )
+        self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = None  # gradient versions, norms
         self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
         self._sharded = False
         self._clips: bool | None = None  # gradients were written to between the last backward and its update
@@ -267,7 +266,7 @@ class Updates:
         found, update.slope = self._pairs.change(update.plan.step, change, after, keep=update.plan.measured)
         update.values |= found
         update.downhill = self._downhill.slope(change, update.slope, self._scaler.scale())
-        update.left = Left(list(tensors.values())) if update.plan.measured else None
+        update.left = Left(list(tensors.values())) if update.plan.measured and self._closure() else None
         if update.slope is not None and not self._sharded:
             update.values["slope"] = update.slope
 
