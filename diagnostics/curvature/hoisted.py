@@ -8,6 +8,8 @@ one likes.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,10 +18,21 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
 
-closures = 0  # that are running: whoever differentiates then is the closure itself
 LARGE = 2**14  # numbers: from here on the arithmetic outweighs the calls from Python
 # Not in torch 2.6; where it cannot be asked for, nothing is replaced.
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # type: ignore
+
+
+_closures = [0]  # that are running: whoever differentiates then is the closure itself
+
+
+@contextmanager
+def closure_runs() -> Iterator[None]:
+    _closures[0] += 1
+    try:
+        yield
+    finally:
+        _closures[0] -= 1
 
 
 class _Gelu(Function):
@@ -35,7 +48,7 @@ class _Gelu(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         x, slope, bend = ctx.saved_tensors
-        if closures:
+        if _closures[0]:
             return torch.ops.aten.gelu_backward(dy, x)
         return _GeluBackward.apply(dy, x, slope, bend) if torch.is_grad_enabled() else dy * slope
 
@@ -67,7 +80,7 @@ class _Softmax(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        once = torch.is_grad_enabled() and not closures
+        once = torch.is_grad_enabled() and not _closures[0]
         return _SoftmaxBackward.apply(dy, y) if once else _softmax_pull(dy, y)
 
 
@@ -103,7 +116,7 @@ class _Normalize(Function):
         y, r = ctx.saved_tensors
         if dy is None:
             dx = torch.zeros_like(y)
-        elif torch.is_grad_enabled() and not closures:
+        elif torch.is_grad_enabled() and not _closures[0]:
             dx = _NormalizeBackward.apply(dy, y, r)
         else:
             dx = _normalize_pull(dy, y, r)

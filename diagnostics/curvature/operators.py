@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diagnostics.curvature.hoisted import closure_runs
 from diagnostics.curvature.layout import Closure, Layout, Matvec, loss_of
 from diagnostics.curvature.rewrites import Rewrites
 
@@ -41,7 +42,7 @@ class DoubleBackward:
 
     def __init__(self, closure: Closure, layout: Layout):
         self.layout = layout
-        with torch.enable_grad(), Rewrites() as rewrites:
+        with torch.enable_grad(), closure_runs(), Rewrites() as rewrites:
             loss = loss_of(closure)
         halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in layout.parameters)
         self.low_precision = rewrites.autocast or halves

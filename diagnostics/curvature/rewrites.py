@@ -31,14 +31,6 @@ class Rewrites(TorchFunctionMode):
         super().__init__()
         self.autocast = False
 
-    def __enter__(self) -> "Rewrites":
-        hoisted.closures += 1
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        hoisted.closures -= 1
-        super().__exit__(*error)
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.autocast = self.autocast or torch._C._is_any_autocast_enabled()
         return FORMULAS.get(func, func)(*args, **(kwargs or {}))
