@@ -391,3 +391,21 @@ def units_of(model: nn.Module, path: Path) -> dict[str, tuple[int, int]]:
 )
 def test_outputs_count_as_alike_where_each_has_a_twin(rows, distinct):
     assert int(stats.distinct_outputs(stats.project(torch.tensor(rows)))) == distinct
+
+
+def test_outputs_of_a_model_that_is_one_layer(tmp_path):
+    """They have no module's name; the first update makes all there is of the weights."""
+    model, draw = nn.Linear(3, 4), torch.Generator().manual_seed(0)
+    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1, budget=1e9) as monitor:
+        for _ in range(30):
+            x = torch.randn(16, 3, generator=draw)
+            optimizer.zero_grad()
+            loss = (model(x).mean(1) - x[:, 0]).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    (alarm,) = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert (alarm.kind, alarm.cause, alarm.layers) == ("symmetry", "zero-initialization", ("outputs",))
+    assert alarm.summary.startswith("Of the 4 outputs of the model only 1 is distinct")

@@ -162,7 +162,8 @@ def worse_for_long(
         history.first_step,
         last if len(below) else None,
         (),
-        f"Until step {last} of {history.last_step} the answers were worse than one that ignores the inputs: the "
+        f"{f'Until step {last} of {history.last_step}' if len(below) else f'To the last step, {history.last_step},'} "
+        "the answers were worse than one that ignores the inputs: the "
         f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}."
         + (_of_raw_inputs(run) if by_inputs else ""),
         {

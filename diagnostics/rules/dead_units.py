@@ -41,21 +41,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
-from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import nothing_until
+from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._moving import is_moving
-from diagnostics.rules._raw_inputs import normalizes, raw, standardize, weights_before_batch_norm
+from diagnostics.rules._raw_inputs import standardize
 from diagnostics.rules._rolling import recent_median
-from diagnostics.rules._unmoved import moves
 from diagnostics.rules._vanishing import BY_A_STEP, is_of_a_vanished_signal
 from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 KIND = "dead-units"
-STOOD = 1e-2  # of its size, by all updates so far: a matrix that moved less kills no unit with inputs of the usual size
-NEARLY_ALL = 0.75  # of a layer's units
 RANK = 7
 _SAID = {
     "input-scale": " The inputs are not standardized: their size multiplies every step.",
@@ -87,7 +84,7 @@ def check(
     worst = max(bad, key=lambda at: now[at])
     history = signals.loss(run)
     first_at = _first(dead[:, worst], min(most, now[worst]))
-    cause = _cause(run, names[worst], int(steps[first_at]), dead[:, worst], jumped[worst], sudden)
+    cause = cause_of(run, names[worst], int(steps[first_at]), dead[:, worst], jumped[worst], sudden)
     killed = cause in BY_A_STEP and now[worst] >= most and _towered(history, int(steps[first_at]))
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
@@ -168,86 +165,6 @@ def _first(dead: np.ndarray, at_least: float) -> int:
     below = below[np.isin(below, known)]
     start = int(below[-1]) + 1 if len(below) else int(known[0])
     return min(start, len(dead) - 1)
-
-
-def _cause(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, sudden: float) -> str:
-    known = dead[~np.isnan(dead)]
-    _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
-    began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
-    spread = conditioning.spread(run)
-    # Of random directions half start off, not nearly all.
-    uncentered = spread is not None and (spread.away >= conditioning.AWAY or _on_for_all_or_none(run))
-    uncentered &= began < NEARLY_ALL and weights_before_batch_norm(run) >= 2
-    came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
-    # A quarter off from the start is those directions; steps then turn more of them off, or on.
-    if came and not _stood(run, step) and not (uncentered and began >= 0.25):
-        return "input-scale" if raw(run) and not normalizes(run) else "large-step"
-    if _pushed_by_bias(run, layer):
-        return "bias"
-    return "uncentered-inputs" if uncentered else "initialization"
-
-
-def _on_for_all_or_none(run: Run, *, share: float = 0.25, between: float = 0.1) -> bool:
-    """Whether the units of the first layer are, from the start: a good `share` of each, and few zeros of any others.
-    Weights of no preferred sign do so where the inputs lie to one side, whatever their size."""
-    first, *_ = by_layer.activations(run)
-    _, names, dead = by_layer.dead_fractions(run)
-    _, _, zeros = by_layer.matrix(run, "units", "zero_fraction")
-    at = names.index(first)
-    known = np.flatnonzero(~np.isnan(dead[:, at]))
-    if not len(known):
-        return False
-    off, zero = float(dead[known[0], at]), float(zeros[known[0], at])
-    return off >= share and 1 - zero >= share and zero - off <= between
-
-
-def _stood(run: Run, until: int) -> bool:
-    """Whether most of the weights had hardly moved by then: the biases alone had."""
-    moved = list(moves(run, until=until).values())
-    return bool(moved) and float(np.median(moved)) <= STOOD
-
-
-def _pushed_by_bias(run: Run, activation: str, *, down: float = 0.5) -> bool:
-    """Whether a bias of the size of the mean input, rather than the weights, moves all inputs `down`, by that part of
-    their deviation at least: where half of the units have such a bias it is the whole."""
-    _, names, means = run.matrix("units", "input_mean")
-    names = [str(each) for each in names]
-    if activation not in names:
-        return False
-    at = names.index(activation)
-    known = np.flatnonzero(~np.isnan(means[:, at]))
-    bias = _bias_before(run, activation)
-    if not len(known) or bias is None:
-        return False
-    mean, deviation = float(means[known[0], at]), float(run.matrix("units", "input_std")[2][known[0], at])
-    return mean <= -down * deviation and bias >= 0.5 * abs(mean)
-
-
-def _bias_before(run: Run, activation: str) -> float | None:
-    """Root mean square of the bias of the last parametric module before the activation, at the first record."""
-    layers = by_layer.described(run)
-    order = [each["name"] for each in run.meta.get("modules") or []]
-    biases = [f"{name}.bias" for name in order if f"{name}.bias" in layers]
-    base = activation.split("#")[0]
-    if base in order:
-        before = [name for name in biases if order.index(name.removesuffix(".bias")) < order.index(base)][-1:]
-    else:
-        before = _bias_of_size(run, activation, [name for name in biases if len(layers[name]["shape"]) == 1], layers)
-    _, names, norms = run.matrix("layers", "weight_norm")
-    known = [str(each) for each in names]
-    if not before or before[0] not in known:
-        return None
-    return float(norms[0, known.index(before[0])]) / float(np.sqrt(np.prod(layers[before[0]]["shape"])))
-
-
-def _bias_of_size(run: Run, activation: str, biases: list[str], layers: dict[str, dict]) -> list[str]:
-    """The bias before a function such as `F.relu`, which has no place among the modules: of the biases with one entry a
-    unit, the one that comes as this call comes among the calls with as many units."""
-    calls = by_layer.activations(run)
-    units = calls.get(activation, ("", 0))[1]
-    alike = [name for name, (_, count) in calls.items() if count == units]
-    fitting = [name for name in biases if layers[name]["shape"][0] == units]
-    return fitting[alike.index(activation) :][:1] if activation in alike else []
 
 
 def _gradient(run: Run, layer: str) -> str:

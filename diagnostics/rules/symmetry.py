@@ -112,7 +112,11 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
             "layers": float(len(stuck)),
         },
         remedies=_remedies(cause, names[worst], "normal_" if _is_embedding(run, names[worst]) else "kaiming_normal_"),
-        charts=(Chart("line", "symmetry", ("distinct_units", "units"), "Distinct units of the layer", layers=layers),),
+        charts=(
+            Chart(
+                "line", "symmetry", ("distinct_units", "units"), "Distinct units of the layer", layers=(names[worst],)
+            ),
+        ),
         formula=r"\mathbf{w}_i = \mathbf{w}_j,\; v_i = v_j \;\Rightarrow\; \nabla_{\mathbf{w}_i}\mathcal{J} = "
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
         rf"\text{{so }} {count} \text{{ units act as }} {kept}",
@@ -224,7 +228,7 @@ def _cause(run: Run, layer: str, several: bool) -> str:
     if several:
         return "cloned-units"
     layer = layer.split("#")[0]
-    layer = f"{_module(layer)}.weight" if _ends(layer) == "outputs" else layer
+    layer = f"{layer.rpartition('.')[0]}.weight".removeprefix(".") if _ends(layer) == "outputs" else layer
     _, names, weights = by_layer.matrix(run, "layers", "weight_norm")
     _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     own = [at for at, name in enumerate(names) if name == layer or (name.startswith(f"{layer}.") and "weight" in name)]
