@@ -95,6 +95,13 @@ _TABLES = (
                 "the loss is more than one comparison with targets",
             ),
             Metric(
+                "partial_loss",
+                "",
+                "where the loss is more than one comparison with targets: that of the model's output with targets that "
+                "are classes, labels or the input itself",
+            ),
+            Metric("partial_constant_loss", "", "what constant_loss is to the loss, to partial_loss"),
+            Metric(
                 "target_spread",
                 "",
                 "what of the variance of all targets seen so far lies within batches: near 1 if they come in random "

@@ -171,6 +171,7 @@ def test_a_step_that_calls_its_base_class_is_one_update(tmp_path: Path) -> None:
             return super().step(closure)
 
     model = small()
+    torch.optim.SGD(model.parameters(), lr=0.5)  # torch hooks a class's step when the first of its optimizers is made
     optimizer = Halved(model.parameters(), lr=0.5)
     with diagnostics.watch(model, optimizer, tmp_path / "run", every=1, budget=1e9) as monitor:
         train(monitor, model, optimizer, range(4))
@@ -544,6 +545,25 @@ def test_forgotten_and_stale_parameters(tmp_path: Path) -> None:
     assert stale["subject"][0] == "2.weight, 2.bias"
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_loss_weight_that_the_optimizer_learns_too(copied: bool, tmp_path: Path) -> None:
+    """Gradients are zeroed before `monitor.step`, which sees none: the weight is stale if nothing is trained."""
+    model, weight = small(), nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([*model.parameters(), weight], lr=0.1)
+    if copied:
+        model = copy.deepcopy(model)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for step in range(6):
+            x, y = batch(step)
+            loss = (-weight).exp() * F.cross_entropy(model(x), y) + weight
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.step(loss)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [finding.cause for finding in found] == (["stale-parameters"] if copied else [])
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     model = small()
     with pytest.raises(TypeError, match=r"torch.nn.Module"):
@@ -558,3 +578,69 @@ def test_bad_arguments(tmp_path: Path) -> None:
         pytest.raises(diagnostics.RunError),
     ):
         diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run")
+
+
+class Perturbed(torch.optim.Optimizer):
+    """Sharpness-aware minimization: the gradient from a little uphill, for an optimizer of its own."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.inner = torch.optim.SGD(self.param_groups, lr=lr)
+
+    def step(self, closure: Any = None) -> Any:
+        parameters = self.param_groups[0]["params"]
+        if parameters[0].grad is None:
+            with torch.enable_grad():
+                closure().backward()
+        uphill = [0.05 * p.grad / p.grad.norm() for p in parameters]
+        torch._foreach_add_([p.data for p in parameters], uphill)
+        self.zero_grad()
+        with torch.enable_grad():
+            loss = closure()
+            if parameters[0].grad is None:
+                loss.backward()
+        torch._foreach_sub_([p.data for p in parameters], uphill)
+        self.inner.step()
+
+
+@pytest.mark.parametrize(("backward_before", "backward_in_closure"), [(True, True), (True, False), (False, False)])
+def test_an_optimizer_that_evaluates_the_closure_elsewhere(
+    backward_before: bool, backward_in_closure: bool, tmp_path: Path
+) -> None:
+    def run(model: nn.Module, optimizer: torch.optim.Optimizer, told: Any = None) -> list[float]:
+        norms = []
+        for step in range(6):
+            x, y = batch(step)
+
+            def closure(x: Any = x, y: Any = y, backward: bool = backward_in_closure) -> torch.Tensor:
+                loss = F.cross_entropy(model(x), y)
+                if backward:
+                    loss.backward()
+                return loss
+
+            optimizer.zero_grad()
+            loss = closure(backward=False)
+            norms.append(total_norm(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)))
+            if backward_before:
+                loss.backward()
+            optimizer.step(closure)
+            if told is not None:
+                told.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
+        return norms
+
+    model, twin = small(), small()
+    run(twin, Perturbed(twin.parameters(), lr=0.1))
+    optimizer = Perturbed(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
+        norms = run(model, optimizer, monitor)
+    watched = diagnostics.load(tmp_path / "run")
+    scalars = watched.table("scalars")
+    assert events(watched) == [] and not diagnostics.diagnose(watched).alarms
+    if backward_before:  # else it is gone before the optimizer asks for the next one, which is recorded
+        assert scalars["grad_norm"].to_list() == pytest.approx(norms, rel=1e-5)
+    assert (scalars["micro_batches"] == 1).all() and (scalars["grad_norm"] > 0).all()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def total_norm(gradients: tuple[torch.Tensor, ...]) -> float:
+    return float(torch.stack([g.norm() for g in gradients]).norm())

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules import cliff, dead_units, lr_too_small, zero_gradient
+from diagnostics.rules import cliff, dead_units, lr_too_small, plateau, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._ringing import momentum_ringing
@@ -195,6 +195,7 @@ def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, o
     [
         (0.5, 200, "1", True),
         (0.5, 200, "loss.clamp", False),  # a margin that every example keeps, and a constant
+        (1.6, 200, "loss.clamp", True),  # most of the loss is left
         (0.0, 200, "1", False),  # no loss is left
         (0.5, 380, "1", False),  # for a short while
         (0.5, None, "1", False),
@@ -244,6 +245,99 @@ def test_how_many_units_may_die_in_a_run_that_learns(units, dead, end, severity)
 
 
 @pytest.mark.parametrize(
+    ("rise", "expected"),
+    [(10, "warning"), (400, "info")],  # in one interval; over all of the run, as where a target that moves lifts a loss
+)
+def test_units_that_a_rising_loss_killed(rise, expected):
+    steps = np.arange(1, 401, 10)
+    dead = 0.1 + 0.5 * np.clip((steps - 40) / rise, 0, 1)
+    loss = np.where((STEPS > 40) & (STEPS < 60), 5.0, np.where(STEPS < 40, 1.0, 0.1))
+    columns = {"step": steps, "layer": "1", "activation": "relu", "units": 100, "hidden": 1.0, "input_mean": 0.1}
+    run = run_of(
+        {"layers": [{"name": "0.weight", "shape": [100, 8], "parameters": 800}]},
+        scalars={"step": STEPS, "loss": loss, "lr": 0.1},
+        layers={"step": steps, "layer": "0.weight", "update_norm": 0.1, "weight_norm": 1.0, "grad_norm": 1.0},
+        units=columns | {"dead_fraction": dead, "zero_fraction": dead},
+    )
+    found = list(dead_units.check(run))
+    assert [each.severity for each in found] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, True),
+        ({"clipped": 0.2}, False),  # no more than spikes
+        ({"moved": 0.01}, False),  # far enough to have learned something
+        ({"constant": 2.0}, False),  # as was learned
+        ({"stability": 10.0}, False),  # with the clipping still within reach of the limit
+    ],
+    ids=str,
+)
+def test_gradients_clipped_to_next_to_nothing(change, told):
+    """All of one length, their cosine that of noise, in a run that learns nothing."""
+    given = {"clipped": 0.005, "moved": 1e-4, "constant": 1.4, "stability": 0.01} | change
+    looked = np.where(STEPS % 10 == 0, 1.0, np.nan)
+    noise = np.random.default_rng(0).standard_normal(400)
+    columns = {"step": STEPS, "loss": 1.4 + 0.01 * noise, "lr": 0.1, "grad_norm": 0.2 * given["clipped"]}
+    columns |= {"grad_norm_unclipped": 0.2 + 0.02 * noise, "update_norm": given["moved"] * looked, "weight_norm": 1.0}
+    columns |= {"constant_loss": (given["constant"] + 0.01 * noise) * looked, "overshoot": 1e-3 * looked}
+    columns |= {"gradient_cosine": 0.2 * np.resize([-1, 1, -1], 400) * looked, "update_cosine": 0.1 * looked}
+    steps = STEPS[STEPS % 10 == 0]
+    layers = {"step": steps, "layer": "0.weight", "update_norm": given["moved"], "weight_norm": 1.0, "grad_norm": 1e-3}
+    estimates = np.array([50, 150, 250, 350])
+    curvature = {"step": estimates, "eigenvalues": [[0.5]] * 4, "stability": given["stability"], "progress": 0.1}
+    meta = {"layers": [{"name": "0.weight", "shape": [8, 8], "parameters": 64}]}
+    found = list(lr_too_small.check(run_of(meta, scalars=columns, layers=layers, curvature=curvature)))
+    assert [each.kind for each in found] == ["lr-too-small"] * told
+    assert all("Clipping leaves 0.5" in each.summary and "clipping threshold" in each.remedies[0] for each in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({}, "target-scale"),
+        ({"optimizer": "SGD"}, "start-far-off"),  # whose steps grow with the error
+        ({"targets": [-2.0, 2.0]}, "start-far-off"),
+        ({"targets": [100.0, 150.0]}, "start-far-off"),  # less far than the first answers, by their error
+    ],
+    ids=str,
+)
+def test_a_start_far_off_because_the_targets_are(change, cause):
+    targets = {"targets": [1e3, 4e3], "loss_path": "mse_loss", "optimizer": "Adam"} | change
+    scalars = {"step": STEPS, "loss": np.linspace(9e6, 5e6, 400), "constant_loss": 1e6, "lr": 1e-3}
+    (found,) = plateau.check(run_of(targets, scalars=scalars))
+    assert (found.kind, found.cause) == ("plateau", cause)
+    assert ("The targets lie between" in found.summary) == (cause == "target-scale")
+
+
+@pytest.mark.parametrize(
+    ("decay", "left", "norms", "told"),
+    [
+        (0.1, 1e-3, False, True),
+        (0.0, 1e-3, False, False),
+        (0.1, 0.1, False, False),
+        (0.1, 1e-3, True, False),  # which brings what comes through to its size
+    ],
+)
+def test_one_layer_that_decayed(decay, left, norms, told):
+    """Beside a large embedding whose weights are most of all."""
+    steps = np.arange(1, 401, 20)
+    shares = np.where(np.arange(len(steps)) < 5, 1.0, left)
+    both = {"step": np.repeat(steps, 2), "layer": ["0.weight", "1.weight"] * len(steps), "grad_norm": 1.0}
+    layers = [{"name": f"{at}.weight", "shape": [50, 50], "parameters": 2500} for at in (0, 1)]
+    modules = [{"name": "2", "type": "LayerNorm"}] if norms else []
+    run = run_of(
+        {"layers": layers, "modules": modules, "hyperparameters": [{"weight_decay": decay}]},
+        scalars={"step": STEPS, "loss": 1.6, "lr": 0.1, "weight_norm": 40.0},
+        layers=both | {"weight_norm": np.stack([np.full(len(steps), 40.0), 4 * shares], 1).ravel()},
+    )
+    found = list(plateau.check(run))
+    assert [each.cause for each in found if each.alarm] == ["weight-decay"] * told
+    assert not told or "has brought the weights of 1 to 0.1 %" in found[0].summary
+
+
+@pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({}, [("lr-too-small", "schedule")]),
@@ -266,5 +360,8 @@ def test_a_run_that_ends_in_its_warm_up_on_a_straight_way_down(change, expected)
     estimates = np.array([50, 150, 250, 350])
     ratios = given["stability"] * (estimates / 400 if np.ndim(given["lr"]) else np.ones(4))  # they follow the rate
     curvature = {"step": estimates, "eigenvalues": [[]] * 4, "stability": ratios, "progress": 1.2}
-    run = run_of({"optimizer": "AdamW", "status": given["status"]}, scalars=columns, curvature=curvature)
+    layers = {"step": STEPS[9::10], "layer": "0.weight", "update_norm": 0.005, "weight_norm": 1.0}
+    meta = {"optimizer": "AdamW", "status": given["status"]}
+    meta |= {"layers": [{"name": "0.weight", "shape": [8, 8], "parameters": 64}]}
+    run = run_of(meta, scalars=columns, layers=layers, curvature=curvature)
     assert [(finding.kind, finding.cause) for finding in lr_too_small.check(run)] == expected

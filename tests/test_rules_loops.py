@@ -605,8 +605,8 @@ def test_factors_that_are_all_zero(tmp_path):
     found = watched(
         tmp_path, model, torch.optim.SGD(model.parameters(), 0.1), lambda model, x, y: F.mse_loss(model(x), y.float())
     )
-    assert alarms(found) == [("zero-gradient", None)]
-    assert "all zeros" in found.alarms[0].summary and "small random" in found.alarms[0].remedies[0]
+    assert alarms(found) == [("symmetry", "zero-initialization")]
+    assert "began as zeros" in found.alarms[0].summary and "small random" in found.alarms[0].remedies[0]
 
 
 @pytest.mark.parametrize(("scale", "rate", "expected"), [(300.0, 3e-6, [("ravine", "feature-scale")]), (1.0, 0.1, [])])

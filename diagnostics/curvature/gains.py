@@ -134,7 +134,11 @@ class _Copy:
         with torch.no_grad():
             for p, gradient in zip(self.parameters, gradients, strict=True):
                 p.grad = gradient.clone()  # some optimizers write to it
-            plain(type(self.optimizer).step)(self.optimizer)
+            try:
+                plain(type(self.optimizer).step)(self.optimizer)
+            except Exception as error:  # as where it evaluates a closure to find its direction
+                name = type(self.optimizer).__name__
+                raise CurvatureError(f"{name} could not be stepped with gradients alone: {error}") from error
             updates = [p - weight for p, weight in zip(self.parameters, self.weights, strict=True)]
             for p, weight in zip(self.parameters, self.weights, strict=True):
                 p.copy_(weight)

@@ -67,14 +67,19 @@ class Answers:
         return found if one.below is None else found | {"unreachable_fraction": one.below}
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
-        """If the loss is one error against targets and nothing else."""
+        """If the loss is one error against targets and nothing else; or that and other terms, where the targets prove
+        themselves."""
         targets = next(each for each in one.found if each.form in self._forms)
         loss = torch.as_tensor(loss, device=targets.error.device)
         proven = (targets.error - loss).abs() <= one.slack * loss.abs()
-        targets_vary, inputs_vary = self._add(targets.only(proven), one.inputs)
+        part = targets.alone & ~proven
+        targets_vary, inputs_vary = self._add(targets.only(proven | part), one.inputs)
         assert self._whole is not None
-        known = proven & (targets_vary | ~inputs_vary)
-        found = {"constant_loss": torch.where(known, targets.constant_loss(self._whole), torch.nan)}
+        from_data = targets_vary | ~inputs_vary
+        known, part, constant = proven & from_data, part & from_data, targets.constant_loss(self._whole)
+        found = {"constant_loss": torch.where(known, constant, torch.nan)}
+        found["partial_loss"] = torch.where(part, targets.error, torch.nan)
+        found["partial_constant_loss"] = torch.where(part, constant, torch.nan)
         found["target_spread"] = torch.where(known, self._whole.spread(), torch.nan)
         if targets.log_total is not None:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
@@ -87,7 +92,7 @@ class Answers:
     def _read(self, one: "_Pass", output: Tensor, gradient: Tensor) -> None:
         began, scale = time.perf_counter(), self._scale()
         gradient = gradient if scale is None else gradient.float() / scale
-        read = [form.read(output, gradient) for form in self._forms]
+        read = [form.read(output, gradient, one.given) for form in self._forms]
         one.found = [each for each in read if each is not None]
         if one.function == "relu":
             one.below = ((output == 0) & (gradient > 0)).float().mean()
@@ -98,13 +103,18 @@ class Answers:
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells; of log-probabilities of several
         dimensions, all of which fit, that along which each target is one class. Where all answers are sure, the loss is
-        linear and more than one form fits: rather one whose targets are probabilities."""
+        linear and more than one form fits: rather one whose targets are probabilities. Targets that prove themselves
+        are proof enough, whatever else the loss consists of."""
         self._tries += 1
         errors = torch.stack([each.error.double() for each in found]).tolist() if found else []  # one wait
-        near = [abs(error - loss) <= slack * abs(loss) for error in errors]
-        fitting = [each for each, proven in zip(found, near, strict=True) if proven]
+        fitting = [
+            each
+            for each, error in zip(found, errors, strict=True)
+            if each.alone or abs(error - loss) <= slack * abs(loss)
+        ]
         fitting.sort(
             key=lambda each: (
+                not each.alone,
                 each.outside is not None and bool(each.outside > 0),
                 each.log_total is not None and bool(each.log_total.isnan()),
             )
@@ -134,6 +144,7 @@ class _Pass:
         self.beyond: Tensor | None = None  # of targets of a squared error, of those that a sigmoid or tanh cannot give
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
+        self.given = x if x is not None and x.numel() == output.numel() else None
         # of inputs that are not seen it is NaN, which nothing equals
         self.inputs = torch.full((), torch.nan, device=output.device) if x is None else x.detach().sum().float()
         self._read, self._output, self._at = read, output.detach(), output.output_nr
@@ -148,6 +159,7 @@ class _Pass:
             gradient = gradients[self._at]
             if output is not None and gradient is not None:
                 self._read(self, output, gradient)
+            self.given = None
         except Exception as error:  # inside the user's backward
             self.failure = error
 

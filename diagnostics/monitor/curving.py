@@ -19,7 +19,7 @@ from diagnostics.monitor.schedule import DISPLACEMENT, Schedule
 from diagnostics.monitor.sending import Writer
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.tracking import Tracking
-from diagnostics.monitor.updates import Update
+from diagnostics.monitor.update import Update
 
 Closure = Callable[[], Any]
 Whole = bool | Callable[[float], bool | None]

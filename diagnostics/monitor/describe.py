@@ -121,3 +121,8 @@ def plain(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, "diagnostics": diagnostics.__version__}
+
+
+def is_activation(module: nn.Module) -> bool:
+    """A module that is nothing but one activation function, so that the call is known by the module's name."""
+    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)

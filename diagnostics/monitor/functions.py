@@ -78,8 +78,12 @@ MULTI_HEAD = {F.multi_head_attention_forward}
 SEQUENCES = RECURRENT | MULTI_HEAD
 FLATTEN = _functions("flatten", "view", "reshape")
 MATMUL = _functions("matmul") | {Tensor.__matmul__}
+INNER = MATMUL | _functions("mm", "bmm")
+COSINE = _functions("cosine_similarity")
 ADDING = _functions("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+DIVIDING = _functions("div", "divide", "true_divide") | {Tensor.__truediv__, Tensor.__itruediv__}
+NEGATING = _functions("neg", "negative") | {Tensor.__neg__}
 GLU = _functions("glu")
 PERMUTING = _functions("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t") | {
     getattr(Tensor.T, "__get__"),  # noqa: B009
@@ -110,19 +114,19 @@ def activation(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Kind 
     if function in _CLAMP:
         return _clamp(function, args, kwargs)
     if function in _CLAMP_MIN:
-        return _bounded(_argument(args, kwargs, 1, "min"), None)
+        return _bounded(argument(args, kwargs, 1, "min"), None)
     if function in _THRESHOLD:
-        return KINDS["threshold relu"] if _argument(args, kwargs, 1, "threshold") == 0 else None
+        return KINDS["threshold relu"] if argument(args, kwargs, 1, "threshold") == 0 else None
     if function in _LEAKY:
-        return _leaky(_argument(args, kwargs, 1, "negative_slope", 0.01))
+        return _leaky(argument(args, kwargs, 1, "negative_slope", 0.01))
     return None
 
 
 def _clamp(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Kind | None:
     if function.__name__.startswith("hardtanh"):
-        low, high = _argument(args, kwargs, 1, "min_val", -1.0), _argument(args, kwargs, 2, "max_val", 1.0)
+        low, high = argument(args, kwargs, 1, "min_val", -1.0), argument(args, kwargs, 2, "max_val", 1.0)
         return KINDS["relu6"] if (low, high) == (0.0, 6.0) else _bounded(low, high)
-    return _bounded(_argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max"))
+    return _bounded(argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max"))
 
 
 def _bounded(low: Any, high: Any) -> Kind | None:
@@ -138,7 +142,7 @@ def _leaky(slope: Any) -> Kind:
     return Kind("leaky_relu", lambda x: torch.where(x > 0, 1.0, float(slope)))
 
 
-def _argument(args: tuple, kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+def argument(args: tuple, kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 

@@ -69,14 +69,18 @@ class Looking:
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
-        logits gets probabilities; the range of the targets that outputs are compared with; labels of 0 where -1 is
-        meant; tensors behind a cut of the graph; calls whose shapes fit, but mean something else."""
+        logits gets probabilities, or cosines; the range of the targets that outputs are compared with; labels of 0
+        where -1 is meant; tensors behind a cut of the graph; calls whose shapes fit, but mean something else."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
         targets = [each for observer in observers for each in observer.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
+        bounds = [each for observer in observers for each in observer.cosines.given]
+        if len(bounds) == len(given):  # all that a softmax is taken of
+            most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
+            found["score_bound"] = [most, classes] if math.isfinite(most) else []
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):

@@ -28,7 +28,8 @@ from diagnostics.monitor.settings import Settings
 from diagnostics.monitor.tensors import Tensors
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.transfer import Courier
-from diagnostics.monitor.updates import Update, Updates
+from diagnostics.monitor.update import Update
+from diagnostics.monitor.updates import Updates
 from diagnostics.monitor.wiring import Wiring
 from diagnostics.run import RunWriter
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
+from diagnostics.monitor.cosines import Cosines
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept, warn
@@ -72,7 +73,7 @@ class Observer(TorchFunctionMode):
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
-        self.cuts = Cuts()
+        self.cuts, self.cosines = Cuts(), Cosines()
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -85,7 +86,7 @@ class Observer(TorchFunctionMode):
         for name, module in self._modules.items():
             if module is self._root or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
-            entry = (describe.plain_name(name), _is_activation(module))
+            entry = (describe.plain_name(name), describe.is_activation(module))
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
             self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
         _active.append(self)
@@ -175,6 +176,7 @@ class Observer(TorchFunctionMode):
             if self._asking:
                 tensors = list(functions.tensors((*args, *kwargs.values())))
                 self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
+                self.cosines.follow(func, args, kwargs, out)
         return out
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:
@@ -226,6 +228,7 @@ class Observer(TorchFunctionMode):
             return
         dim = kwargs.get("dim", rest[0] if rest else None)  # of cross_entropy the second argument is the target
         classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
+        self.cosines.logits(x, classes)
         self.probabilities.append(stats.is_distribution(stats.softmax_rows(x.detach(), classes)[:SEEN_ROWS], 1))
 
     @torch.no_grad()
@@ -293,8 +296,3 @@ def probe(name: str, tensor: Tensor, kind: str) -> Tensor:
                 with observer.ours:
                     observer.probe(name, tensor, known)
     return tensor
-
-
-def _is_activation(module: nn.Module) -> bool:
-    """A module that is nothing but one activation function, so that the call is known by the module's name."""
-    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.monitor.updates import Update
+from diagnostics.monitor.update import Update
 
 AGREE = 1e-4  # relative difference up to which the closure's loss at the old weights is the loss of the step
 SELDOM = 64  # measured updates between two checks of the closure, after the 1st, 2nd, 4th, ...

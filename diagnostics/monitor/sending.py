@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from diagnostics.monitor.transfer import Courier
-from diagnostics.monitor.updates import Update
+from diagnostics.monitor.update import Update
 from diagnostics.run import RunWriter
 
 NAN = float("nan")

@@ -7,7 +7,6 @@ until the monitor sends it.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,24 +24,7 @@ from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
 from diagnostics.monitor.together import Together
-
-
-@dataclass
-class Update:
-    """One optimizer update. Filled by the hooks; tensors stay on the device."""
-
-    plan: Plan
-    learning_rates: list[Any] = field(default_factory=list)
-    values: dict[str, Any] = field(default_factory=dict)  # columns of `scalars`, tensors or floats
-    layers: dict[str, Tensor] = field(default_factory=dict)  # columns of `layers`, one entry a parameter
-    before: list[Tensor] | None = None  # weights before the update; after it, the change
-    slope: Tensor | None = None  # g'u of the update, g as the optimizer got it
-    downhill: Tensor | None = None  # the same, g of the loss
-    left: Left | None = None  # what shows whether the weights stayed as the update left them
-    rescued: list[Tensor] | None = None  # weights before an update whose gradient is not finite
-    bad_gradients: list[str] = field(default_factory=list)  # parameters whose gradient is not finite
-    finished: bool = False
-    late: Tensor | None = None  # a gradient that was written to after the update, where nothing reads it
+from diagnostics.monitor.update import Update
 
 
 class Updates:
@@ -102,7 +84,7 @@ class Updates:
     # -- hooks -------------------------------------------------------------------------------------------------------
 
     @_disable_dynamo  # a compiled `optimizer.step` calls this, and does not trace it
-    def _before(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple | None:
         with self._guarded("gradients"):
             if self.current is not None and self.current.finished:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
@@ -110,33 +92,45 @@ class Updates:
             update.learning_rates = [_rate(group.get("lr", math.nan)) for group in optimizer.param_groups]
             if update.plan.measured or update.plan.partner or update.plan.curvature:
                 update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
-            if len(args) > 1 and callable(args[1]):
-                return (optimizer, self._watched(update, args[1]), *args[2:]), kwargs
-            if callable(kwargs.get("closure")):
-                return args, kwargs | {"closure": self._watched(update, kwargs["closure"])}
-            self._gradients(update)
+            _, given, *others = (*args, None)  # the optimizer itself is the first of them
+            closure = given if callable(given) else kwargs.get("closure")
+            if not callable(closure) or self.sentinel.passes:  # else what is there is the last update's
+                self._gradients(update)
+            if callable(closure):
+                closure = self._watched(update, closure)
+                if callable(given):
+                    return (optimizer, closure, *others[:-1]), kwargs
+                return args, kwargs | {"closure": closure}
         return None
 
     def _watched(self, update: Update, closure: Callable[[], Any]) -> Callable[[], Any]:
         """LBFGS computes its gradients inside `step`: the first evaluation is the gradient at the old weights, and what
-        the second one finds of it should have been zeroed."""
+        the second one finds of it should have been zeroed. Where the closure leaves the backward to the optimizer, its
+        gradient is there at the next evaluation or at the end."""
         evaluations = 0
 
         def wrapped() -> Any:
             nonlocal evaluations
             evaluations += 1
-            if evaluations > 1:
-                with self._guarded("gradients"):
+            with self._guarded("gradients"):
+                if evaluations > 1:
+                    self._read(update)
+                if evaluations > 1 or "grad_norm" in update.values:  # what comes now is no part of it
                     self.sentinel.reset()
             loss = closure()
             with self._guarded("gradients"):
                 if evaluations == 1:
-                    self._gradients(update)
+                    self._read(update)
                 elif evaluations == 2 and isinstance(self._optimizer, torch.optim.LBFGS):  # others may want the sum
                     update.values["carried_grad_norm"] = self.sentinel.carried
             return loss
 
         return wrapped
+
+    def _read(self, update: Update, last: bool = False) -> None:
+        """The gradients of an update that has not got any, once there are some."""
+        if "grad_norm" not in update.values and (last or any(t.grad is not None for t in self._tensors().values())):
+            self._gradients(update)
 
     @torch.no_grad()
     def _gradients(self, update: Update) -> None:
@@ -243,6 +237,7 @@ class Updates:
             return
         update.finished = True
         with self._guarded("updates"):
+            self._read(update, last=True)
             gradient = self.sentinel.gradient
             if gradient is not None and not is_dtensor(gradient):
                 self._left = (gradient, gradient._version, self.sentinel.passes)

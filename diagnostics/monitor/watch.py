@@ -87,6 +87,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "idle": [],
         "probabilities": None,
         "targets": [],
+        "score_bound": [],
         "unsigned": [],
         "cut_off": [],
         "scrambled": [],

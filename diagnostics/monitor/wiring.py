@@ -32,6 +32,7 @@ class Wiring:
         self._versions: dict[str, int] = {}
         self._still: dict[str, int] = {}
         self._idle: dict[str, int] = {}
+        self._trains = False  # the optimizer moves some of the model's parameters
         self._unregistered = dict(_unregistered(model))
         self._late = 0
         self.settled = False
@@ -48,6 +49,8 @@ class Wiring:
         for name, tensor in tensors.items():
             if id(tensor) not in inside and tensor.requires_grad:
                 self._outside(name, tensor)
+            elif id(tensor) in members:
+                self._trains |= self._versions.setdefault(name, tensor._version) != tensor._version
             if id(tensor) not in members and tensor.requires_grad:
                 self._foreign(name, tensor)
         if self._late == UPDATES:
@@ -70,7 +73,7 @@ class Wiring:
         self.settled = True
         still = [name for name, count in self._still.items() if count >= UPDATES and not _held_elsewhere(tensors[name])]
         idle = [name for name, count in self._idle.items() if count >= UPDATES]
-        if self._again and not still:
+        if (self._again or self._trains) and not still:
             return
         if idle:
             trained = ", ".join(still) if still else "the model's parameters"

@@ -6,8 +6,10 @@ Source: the null model of McFadden's pseudo R^2 (1974), which is R^2 where the l
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import first_length, normalizes, raw, standardize, summed_size
 from diagnostics.rules._rolling import recent_median
@@ -19,6 +21,18 @@ NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off"
 LITTLE = 0.02  # R^2 below which even a noisy task would count as not learned; it must be known that well
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
+)
+_OF_PART = Chart(
+    "line",
+    "scalars",
+    ("loss", "partial_loss", "partial_constant_loss"),
+    "Loss, its part that compares, and that of the same answer to every input",
+    log=True,
+)
+_PART = "part of the loss that compares outputs with targets"
+_WEIGH = (
+    "weigh the other terms of the loss less, or let them come in slowly: a divergence summed over a batch beside an "
+    "error averaged over it pays for a code that says nothing"
 )
 _WORSE = (
     "bring the answers to the size of the targets, whose mean would do better: standardize the targets, normalize "
@@ -39,6 +53,7 @@ class Explained(NamedTuple):
     error: float
     loss: float
     constant: float
+    partial: bool = False  # of the part of the loss that compares outputs with targets
 
     def is_nothing(self, little: float) -> bool:
         """Not told from 0, and surely less than `little`."""
@@ -48,7 +63,7 @@ class Explained(NamedTuple):
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     """Over the updates measured between two steps, and at least so many of the last ones. Unknown where no late one is:
     the loss has become another one, as when a penalty begins to count."""
-    table = run.table("scalars", ["step", "loss", "constant_loss"]).dropna()
+    table = _compared(run)
     table = table.loc[table["step"] <= last]
     table = table.tail(max(least, int((table["step"] >= first).sum())))
     late = not table.empty and int(table["step"].iloc[-1]) >= first
@@ -58,7 +73,16 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     constant = float(constants.mean())
     gained = (constants - losses) / constant
     error = float(gained.std(ddof=1) / len(table) ** 0.5)
-    return Explained(float(gained.mean()), error, float(np.median(losses)), constant)
+    return Explained(float(gained.mean()), error, float(np.median(losses)), constant, bool(table["partial"].any()))
+
+
+def _compared(run: Run) -> pd.DataFrame:
+    """Losses and those of constant answers; of the part that compares, where the loss is more than that."""
+    table = run.table("scalars", ["step", "loss", "constant_loss", "partial_loss", "partial_constant_loss"])
+    table["partial"] = bool(table["partial_loss"].notna().any())
+    table["loss"] = table["partial_loss"].fillna(table["loss"])
+    table["constant_loss"] = table["partial_constant_loss"].fillna(table["constant_loss"])
+    return table.dropna(subset=["loss", "constant_loss"])
 
 
 def explained_late(run: Run) -> Explained:
@@ -107,8 +131,8 @@ def learned_nothing(
         stretch.first_step,
         None,
         (),
-        f"{what}: from step {half} to {last} the loss is {number(found.loss)}, and the same "
-        f"answer to every input would have {number(found.constant)} on the same batches.",
+        f"{what}: from step {half} to {last} the {_PART if found.partial else 'loss'} is {number(found.loss)}, and the "
+        f"same answer to every input would have {number(found.constant)} on the same batches.",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,
@@ -117,6 +141,7 @@ def learned_nothing(
         },
         (
             *([_WORSE] if worse else []),
+            *([_WEIGH] if found.partial else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
@@ -125,7 +150,7 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
-            _LOSS,
+            _OF_PART if found.partial else _LOSS,
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
@@ -155,9 +180,12 @@ def worse_for_long(
     if steps[-1] < last / 2:
         return None  # the loss has become another one
     by_inputs = _thrown_by_inputs(run, history.start, far * constant)
+    targets = far_targets(run)
+    if by_inputs or (targets and history.start > max(each**2 for each in targets)):
+        targets = None  # the answers are far from 0, not the targets
     return Finding(
         kind,
-        INPUT_SCALE if by_inputs else START_FAR_OFF,
+        INPUT_SCALE if by_inputs else "target-scale" if targets else START_FAR_OFF,
         "warning",
         history.first_step,
         last if len(below) else None,
@@ -165,13 +193,17 @@ def worse_for_long(
         f"{f'Until step {last} of {history.last_step}' if len(below) else f'To the last step, {history.last_step},'} "
         "the answers were worse than one that ignores the inputs: the "
         f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}."
-        + (_of_raw_inputs(run) if by_inputs else ""),
+        + (_of_raw_inputs(run) if by_inputs else f" {how_far(run, targets)}." if targets else ""),
         {
             "loss at start": history.start,
             "loss of a constant answer": constant,
             "share of the run": count / history.count,
         },
-        (standardize(run), "or put a norm before the first layer: nn.BatchNorm1d") if by_inputs else _START_SMALL,
+        (standardize(run), "or put a norm before the first layer: nn.BatchNorm1d")
+        if by_inputs
+        else NEARER
+        if targets
+        else _START_SMALL,
         (_LOSS,),
         rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \mathcal{{L}}_\text{{constant}} = {tex(constant)}",
     )

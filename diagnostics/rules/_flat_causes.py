@@ -4,11 +4,14 @@ inputs next to nothing, targets out of sight.
 Source: lecture, "Plateaux".
 """
 
+import numpy as np
+
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._given import COMPARISONS, LOSS_CHARTS
+from diagnostics.rules._given import LOSS_CHARTS
 from diagnostics.rules._raw_inputs import first_length, normalizes
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
@@ -49,14 +52,19 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
     )
 
 
-def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding | None:
-    """Weights far smaller than initialization made them, to keep the size of signals: a fifth a layer."""
+def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: float = 0.01) -> Finding | None:
+    """Weights far smaller than initialization made them, to keep the size of signals: a fifth of all, or next to
+    nothing of one layer, which no norm makes up for."""
     decay = max((float(group.get("weight_decay") or 0) for group in run.meta.get("hyperparameters") or []), default=0)
     steps, norms = signals.column(run, "weight_norm")
     late = norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)]
-    if not decay > 0 or not len(late) or not norms[0] > 0 or not late[-1] <= left * norms[0]:
+    if not decay > 0 or not len(late) or not norms[0] > 0:
         return None
-    share = float(late[-1] / norms[0])
+    share, where = float(late[-1] / norms[0]), "the weights"
+    if share > left:
+        share, where = _smallest_layer(run, stretch.last_step)
+        if not share <= gone or normalizes(run):
+            return None
     return Finding(
         kind,
         "weight-decay",
@@ -64,7 +72,7 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding
         stretch.first_step,
         stretch.ended,
         (),
-        f"A weight decay of {number(decay)} has brought the weights to {number(100 * share)} % of their initial size: "
+        f"A weight decay of {number(decay)} has brought {where} to {number(100 * share)} % of their initial size: "
         f"the layers pass on next to nothing, and the loss stood at {number(stretch.level)} from step "
         f"{stretch.first_step} to {stretch.last_step}.",
         {
@@ -80,6 +88,18 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2) -> Finding
         (LOSS_CHARTS[0], Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)),
         rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
     )
+
+
+def _smallest_layer(run: Run, step: int) -> tuple[float, str]:
+    """What is left of the matrix that lost most, and which."""
+    steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    at = [index for index, name in enumerate(names) if name in by_layer.matrices(run) and norms[0, index] > 0]
+    now = norms[steps <= step]
+    if not at or not len(now):
+        return np.nan, ""
+    shares = now[-1, at] / norms[0, at]
+    worst = int(np.nanargmin(shares))
+    return float(shares[worst]), f"the weights of {names[at[worst]].removesuffix('.weight')}"
 
 
 def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> Finding | None:
@@ -108,19 +128,13 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
     )
 
 
-def distant_targets(kind: str, run: Run, stretch: Flat, *, far: float = 100.0, same: float = 0.5) -> Finding | None:
-    """Targets far from 0, where initializations put the answers, and an optimizer whose steps do not grow with the
-    error: the gradient points one way all the time. Its first answers are of size 1, so `far` takes a hundred times the
-    way that anything else does."""
-    targets, history = run.meta.get("targets") or [], signals.loss(run)
-    last = str(run.meta.get("loss_path") or "").split(" -> ")[-1]
-    if len(targets) < 2 or last not in COMPARISONS or not signals.adaptive(run):
-        return None
-    low, high = (float(each) for each in targets)
+def distant_targets(kind: str, run: Run, stretch: Flat, *, same: float = 0.5) -> Finding | None:
+    """Targets far from 0, and a gradient that points one way all the time."""
+    targets, history = far_targets(run), signals.loss(run)
     near_start = stretch.level >= same * history.start
-    if max(abs(low), abs(high)) < far or not near_start or not signal.surely(run, stretch.first_step) > 0:
+    if targets is None or not near_start or not signal.surely(run, stretch.first_step) > 0:
         return None
-    rate = signals.highest_rate(run, stretch.last_step)
+    (low, high), rate = targets, signals.highest_rate(run, stretch.last_step)
     return Finding(
         kind,
         "target-scale",
@@ -128,15 +142,10 @@ def distant_targets(kind: str, run: Run, stretch: Flat, *, far: float = 100.0, s
         stretch.first_step,
         stretch.ended,
         (),
-        f"The targets lie between {number(low)} and {number(high)}, the network's first answers near 0, and an update "
-        f"of {run.meta.get('optimizer')} moves no weight by much more than the learning rate, {number(rate)}, however "
-        f"far there is to go: the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
+        f"{how_far(run, targets)}: the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
         f"{stretch.last_step}.",
         {"smallest target": low, "target of largest size": max(low, high, key=abs), "loss": stretch.level},
-        (
-            "standardize the targets for training, t = (t - mean) / std, and scale predictions back",
-            "or start the last layer's bias at the mean target",
-        ),
+        NEARER,
         LOSS_CHARTS,
         rf"|\Delta w| \approx \alpha = {tex(rate)} \text{{ an update, whatever }} y - t",
     )

@@ -1,4 +1,5 @@
-"""What the loss is given: probabilities where it expects logits, or outputs that cannot come to their targets.
+"""What the loss is given: probabilities or mere cosines where it expects logits, or outputs that cannot come to their
+targets.
 
 Source: lecture, "Plateaux"; each is seen on the first forward, by the functions on the way and by the values.
 """
@@ -7,8 +8,9 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._far_targets import COMPARISONS
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import number
+from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 LOSS_CHARTS = (
@@ -71,9 +73,40 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
     return None
 
 
+def bounded_scores(kind: str, run: Run, history: signals.Loss, *, least: float = 0.9) -> Finding | None:
+    """Cosines that a softmax is taken of, with a factor so small that the best answer there can be is next to none: the
+    least loss is so large a part of log C. With the usual factors, of 2 and more, it is far less."""
+    bound, classes = run.meta.get("score_bound") or (np.inf, 0)
+    if not bound > 0 or classes < 2:
+        return None
+    chance = float(np.log(classes))
+    floor = float(np.log1p((classes - 1) * np.exp(-bound * classes / (classes - 1))))
+    if not floor >= least * chance or not history.end >= least * history.start:
+        return None
+    return Finding(
+        kind,
+        "bounded-scores",
+        "warning",
+        history.first_step,
+        None,
+        (),
+        f"The softmax of the loss is taken of cosines, whose largest value is {number(bound)} here: with {classes} "
+        f"classes its cross-entropy is {number(floor)} at best, where guessing has {number(chance)} (the loss ended at "
+        f"{number(history.end)}).",
+        {"largest score": bound, "classes": float(classes), "least cross-entropy": floor, "loss at end": history.end},
+        (
+            "divide cosines by a temperature, such as 0.07, or multiply them by a scale, such as 16: a factor below 1 "
+            "here makes the scores smaller yet",
+            "or let the scale be learned, as logits = cosines * log_scale.exp() with log_scale a parameter",
+        ),
+        LOSS_CHARTS,
+        r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-s\,C/(C-1)}\right) \quad\text{since}\quad "
+        rf"|\text{{score}}| \le s = {tex(bound)}",
+    )
+
+
 _RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
 _FLAT_END = r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}"
-COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a difference, one by one
 
 

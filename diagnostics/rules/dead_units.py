@@ -85,7 +85,8 @@ def check(
     history = signals.loss(run)
     first_at = _first(dead[:, worst], min(most, now[worst]))
     cause = cause_of(run, names[worst], int(steps[first_at]), dead[:, worst], jumped[worst], sudden)
-    killed = cause in BY_A_STEP and now[worst] >= most and _towered(history, int(steps[first_at]))
+    at_once = jumped[worst] >= sudden or by_layer.thrown_at_once(run)  # a target that moves raises a loss as well
+    killed = cause in BY_A_STEP and at_once and now[worst] >= most and _towered(history, int(steps[first_at]))
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance

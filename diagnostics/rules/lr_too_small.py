@@ -89,6 +89,7 @@ def check(
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
     unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
+    frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
@@ -121,12 +122,15 @@ def check(
     left = 1.0 if signals.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
     ratio *= left
     share = signal.share(run, first if by_schedule else half)
-    if not share > 0:  # nothing that is not noise would be followed by longer steps
-        if outweighed >= epsilon.OUTWEIGHS and ratio < inside and explained_late(run).is_nothing(LITTLE):
-            found = sentences.finding(
-                run, history, ratio, np.nan, start, "learning-rate", ", with nothing learned.", ""
-            )
+    nothing = explained_late(run).is_nothing(LITTLE)
+    stayed = nothing and moved_at_most(run) <= frozen
+    if not share > 0 or (nothing and not stayed and not signal.surely_at_least(run, half) > 0):
+        # Nothing that is not noise would be followed by longer steps, unless what shortens them is no rate.
+        found = sentences.finding(run, history, ratio, np.nan, start, "learning-rate", ", with nothing learned.", "")
+        if nothing and ratio < inside and outweighed >= epsilon.OUTWEIGHS:
             yield sentences.by_epsilon(found, outweighed)
+        elif nothing and ratio < inside and left < 1 and stayed:
+            yield sentences.by_clipping(found, left)
         return
     if run.meta["status"] == "finished" and reaching.straight(run, half) and _learned_little(run, history):
         inside = straight_inside

@@ -8,13 +8,14 @@ nothing moves.
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic output
 whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one above
 twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second one is
-given is positive and sums to one already), or on what a sigmoid or tanh gives; targets beyond what the output's
-activation can give; a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; a softmax
-inside the network, as of attention, that picks one entry from the start; weights that
-weight decay has brought to a fifth of what they were; inputs, as vectors, shorter than 0.05 in a network that does
-not scale them; targets far from 0 and an optimizer whose steps do not grow with the error; gradients that shrink from
-layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves;
-hidden outputs that shrink so from the input on.
+given is positive and sums to one already), or on what a sigmoid or tanh gives, or on cosines whose scale leaves a tenth
+of the loss to be won at most; targets beyond what the output's activation can give; a loss of softmax probabilities,
+not of their logarithms, that are all but 0 or 1; a softmax inside the network, as of attention, that picks one entry
+from the start; weights that weight decay has brought to a fifth of what they were, or those of one layer to a hundredth
+that no norm makes up for; inputs, as vectors, shorter than 0.05 in a network that does not scale them; targets far from
+0 and an optimizer whose steps do not grow with the error; gradients that shrink from layer to layer towards the input,
+a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from
+the input on.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
 then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times
@@ -33,6 +34,9 @@ cross-entropy it is $y - t$.
 gets about $4^{-L}$ of the gradient.
 
 *Double softmax*: a second softmax sees inputs between 0 and 1 only, so its outputs stay close to uniform.
+
+*Bounded scores*: cosines lie between -1 and 1. Without a scale, or with a temperature that multiplies where it should
+divide, the best answer there can be is hardly better than a guess, and all that the weights do changes next to nothing.
 
 *Hard attention*: $\partial p_i/\partial z_j = p_i(\delta_{ij} - p_j)$. The scalar product of two vectors of $d$
 numbers of size 1 is of size $\sqrt d$: scores that are not divided by it, or are larger still, make one $p$ all but 1,
@@ -74,8 +78,9 @@ Without a closure a loss outside the model is not seen at work, and what it is g
 way: probabilities that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as
 in pure noise, "nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it
 a fiftieth of their variance, is told from nothing. A task that a network takes more than half of a run to start on is
-called so until it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output and
-nothing else, with or without a closure, of a model that is called once an update.
+called so until it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output,
+with or without a closure, of a model that is called once an update; and where there are other terms, if the targets are
+classes, labels or the input itself. A term that is meant to win, as a penalty that grows, makes it true by design.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -97,7 +102,7 @@ from diagnostics.rules._constant_answer import (
 )
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
-from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, out_of_reach, squashed_twice
+from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, bounded_scores, goes_into, out_of_reach, squashed_twice
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
@@ -120,7 +125,9 @@ def check(
     frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    misused = squashed_twice(KIND, run, history) or out_of_reach(KIND, run, history)
+    misused = (
+        squashed_twice(KIND, run, history) or out_of_reach(KIND, run, history) or bounded_scores(KIND, run, history)
+    )
     if misused is not None:
         yield misused
         return
@@ -252,10 +259,12 @@ def _logistic_slopes(run: Run) -> pd.Series:
 
 def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
     floor = "" if stretch.escaped else " It may be the floor that the data allow."
-    learned = explained(run, stretch.first_step, stretch.last_step).share
-    if learned > 0:
+    found = explained(run, stretch.first_step, stretch.last_step)
+    if found.share > 0:
+        part = ", in the part of it that compares outputs with targets" if found.partial else ""
         floor += (
-            f" What was learned from the inputs takes {number(100 * learned)} % off the loss of the same answer to all."
+            f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of the same answer to "
+            f"all{part}."
         )
     return Finding(
         KIND,

@@ -12,7 +12,8 @@ a few keeps them there for a good part of the run. Units that agree in only one 
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
 over time with weights of their own), and whole heads. A recurrent unit is read by its own layer, too. A unit of a gated
 linear unit is a product, and has the incoming weights of both its factors. The outputs of the last layer are compared
-by their weights alone, and count where each has a twin, as the components of a mixture that start from 0. Whole
+by their weights alone, and count where each has a twin, as the components of a mixture that start from 0. Matrices that
+began as zeros and get exactly no gradient, two and more, are factors of one product, and each stays as it is. Whole
 modules side by side, such as experts or critics, are copies where their weights, gradients and updates have the same
 norms in every record.
 
@@ -47,6 +48,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._copies import copied
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._zero_factors import stuck_at_zero
 from diagnostics.run import Run
 
 KIND = "symmetry"
@@ -61,13 +63,14 @@ def check(
     nearly: float = 0.1,  # of the run, where a whole layer began within a percent: no chance makes that
     few: float = 0.25,  # of the units: so few that differ by a percent make a far smaller layer
 ) -> Iterator[Finding]:
+    others = list(stuck_at_zero(KIND, run)) or list(copied(KIND, run))
     try:
         found = list(_units(run, records, lasting, nearly, few))
     except signals.Missing:
-        found = list(copied(KIND, run))
-        if not found:
+        found = []
+        if not others:
             raise
-    yield from found or copied(KIND, run)
+    yield from found or others
 
 
 def _units(run: Run, records: int, lasting: float, nearly: float, few: float) -> Iterator[Finding]:
@@ -258,6 +261,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     """A layer of one unit makes dead, flat and slow runs; one cloned pair does not."""
     if finding.cause == "copied-modules":
         return other.kind in {"zero-gradient", "plateau"}
+    if "distinct units" not in finding.evidence:  # what else there is learns what it can
+        return other.kind in {"zero-gradient", "saddle-point", "plateau", "local-minimum", "lr-too-small"}
     if finding.evidence["distinct units"] > max(finding.evidence["least possible"], 0.25 * finding.evidence["units"]):
         return False
     if other.kind == "lr-unstable":  # an early spike that such a layer could not come back from; no divergence

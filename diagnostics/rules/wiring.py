@@ -220,7 +220,7 @@ def _detached(run: Run) -> Iterator[Finding]:
     """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
     cut = signals.events(run, "no-graph")
     steps, layers, missing = cut_graph.without_gradient(run)
-    nowhere = len(steps) > 0 and not (missing < 1).any()
+    nowhere = len(steps) > 0 and not (missing < 1).any() and bool(cut_graph.still(run).all())  # else one was there
     if (len(cut) or nowhere) and not by_layer.counts_errors(run):
         first = signals.first_step(run)
         summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)

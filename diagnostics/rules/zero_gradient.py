@@ -7,8 +7,8 @@ them.
 ## What we look at
 The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one, or zero for
 all tensors from some update on, for the last third of the run, while there is a loss left and a sigmoid or tanh of the
-model is exactly at its flat end. The cause is read from the
-activation functions the model calls and from whether the loss has a gradient at all.
+model is exactly at its flat end, or most of the loss is left. The cause is read from the activation functions the model
+calls and from whether the loss has a gradient at all.
 
 ## Why it happens
 Backpropagation multiplies by the derivative of every function on the way: $\bar z_i = \bar h_i\,\phi'(z_i)$. A
@@ -39,6 +39,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of, number
+from diagnostics.rules._zero_factors import zero_factors
 from diagnostics.rules._zero_inputs import given_zeros
 from diagnostics.run import Run
 
@@ -63,13 +64,14 @@ def check(
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
     since, flat = _gone(run, steps, norms[:, trainable], records), _at_flat_end(run)
-    if since is not None and flat and not by_layer.has_lost_layer(run, inactive):
+    stands = signals.loss(run).end > learned * signals.untrained(run)
+    if since is not None and (flat or stands) and not by_layer.has_lost_layer(run, inactive):
         yield _all_gone(run, since, flat, len(trainable))
         return
     silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
     silent = [at for at in silent if not _cancels(names, norms, at) and not _underflows(run, names[at])]
-    given = given_zeros(run)  # another kind of finding
-    silent = [at for at in silent if names[at] not in given]
+    others = {*given_zeros(run), *zero_factors(run)}  # other kinds of findings
+    silent = [at for at in silent if names[at] not in others]
     if not silent:
         return
     hard = [name for name, (function, _) in by_layer.activations(run).items() if function in by_layer.HARD_THRESHOLDS]
@@ -126,6 +128,11 @@ def check(
 
 
 _SQUASHING = {"sigmoid", "tanh"}
+_PIECEWISE_LINEAR = {"relu", "relu6", "leaky_relu", "hardtanh"}
+_SMOOTH = (
+    "if the loss differentiates the network by its inputs, as that of a differential equation does, take tanh, sin or "
+    "softplus: a network of ReLUs is piecewise linear, and has no second derivative"
+)
 _AWAY_FROM_ZERO = (
     "start all but one of the factors with small random values: torch.nn.init.normal_(weight, std=0.02), say",
 )
@@ -175,6 +182,8 @@ def _at_flat_end(run: Run) -> list[str]:
 def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
     end, calls = number(signals.loss(run).end), by_layer.activations(run)
     told = names_of([f"{calls[name][0]} {name.removeprefix('loss.')}" for name in flat])
+    at_end = f", and the {told} {'is' if len(flat) == 1 else 'are'} at the flat end for every input" if flat else ""
+    linear = not flat and bool(calls) and {function for function, _ in calls.values()} <= _PIECEWISE_LINEAR
     return Finding(
         kind=KIND,
         cause=None,
@@ -182,11 +191,11 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
         first_step=since,
         last_step=None,
         layers=tuple(flat),
-        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0, and the {told} "
-        f"{'is' if len(flat) == 1 else 'are'} at the flat end for every input: nothing moves any more, and the loss "
-        f"stands at {end}.",
+        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{at_end}: nothing "
+        f"moves any more, and the loss stands at {end}.",
         evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
         remedies=(
+            *([_SMOOTH] if linear else []),
             "look at what lies between the last layer and the loss: a clamp that all values are beyond, a sigmoid that "
             "is exactly 0 or 1; losses of logits, as F.binary_cross_entropy_with_logits, keep their gradient there",
             "compare the targets with what the output can be: probabilities lie between 0 and 1",

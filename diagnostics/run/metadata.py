@@ -44,6 +44,7 @@ _DEFAULTS: dict[str, Any] = {
     "idle": [],
     "probabilities": None,
     "targets": [],
+    "score_bound": [],
     "unsigned": [],
     "cut_off": [],
     "scrambled": [],

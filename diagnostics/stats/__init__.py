@@ -4,7 +4,16 @@ Everything stays on the tensors' device: no function here may read a number (`.i
 indexing), because that would wait for the device. Nothing here remembers anything.
 """
 
-from diagnostics.stats.inputs import Moments, correlation, deviations, is_distribution, merge, moments, nonfinite_share
+from diagnostics.stats.inputs import (
+    Moments,
+    correlation,
+    deviations,
+    is_distribution,
+    merge,
+    moments,
+    nonfinite_share,
+    of_length_one,
+)
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
 from diagnostics.stats.targets import FORMS, Form, Targets, beyond, rounding
@@ -54,6 +63,7 @@ __all__ = [
     "merge",
     "moments",
     "nonfinite_share",
+    "of_length_one",
     "project",
     "rounding",
     "silent_rows",

@@ -27,6 +27,12 @@ def is_distribution(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
     return (x >= 0).all() & ((sums - 1).abs() <= 1e-3 + 2 * torch.finfo(x.dtype).eps).all()
 
 
+def of_length_one(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
+    """Whether all vectors along a dimension are, up to rounding."""
+    slack = 1e-3 + 2 * torch.finfo(x.dtype).eps
+    return ((torch.linalg.vector_norm(x, dim=dim, dtype=torch.float32) - 1).abs() <= slack).all()
+
+
 def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:
     """Moments of one batch. Rows that hold a NaN or an infinity are left out, so that one bad row spoils nothing."""
     rows = rows.to(wide(rows.device))

@@ -21,6 +21,7 @@ A_CLASS = 10  # of each class that there is, on average: with fewer the entropy 
 A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
 _SURE = 1e-6  # of its probability are left to all others: what rounding leaves of its gradient
+_ROUNDED = 1e-7  # what rounding leaves of a probability
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 Number = int | float | Float[Tensor, ""]
@@ -53,9 +54,13 @@ class Form:
     vanishes: bool = False  # its gradient rounds to 0 where an answer is sure and right
     times: Callable[[Number, int], Number] = _mean  # the mean error, from the numbers of errors and of examples
     half: bool = False  # of that
+    weighted: bool = False  # its targets are taken for one class each
 
-    def read(self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> "Targets | None":
-        """The targets if this is the error, which `Targets.error` has to prove; `None` where the shape does not fit."""
+    def read(
+        self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], given: Tensor | None = None
+    ) -> "Targets | None":
+        """The targets if this is the error, which `Targets.error` has to prove, or they themselves; `None` where the
+        shape does not fit. `given`: what the model was given, which may be its target."""
         slack = rounding(output)
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
@@ -63,11 +68,13 @@ class Form:
             y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
             error, outside = self.error(y, t) * times, None
+            alone = _are_given(t, given, slack)
             if self.of_probabilities:
+                alone = alone | _are_labels(t, slack)
                 outside = ((t < -slack) | (t > 1 + slack)).float().mean()
             else:
                 error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
-            return Targets(self, moments(t, crossed=False), error, None, len(output), outside, times=times)
+            return Targets(self, moments(t, crossed=False), error, alone, None, len(output), outside, times=times)
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
@@ -82,8 +89,11 @@ class Form:
         t = torch.where(t > slack, t, 0)
         error = self.error(y, t) * (len(t) / count * times)
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
-        total = _log_total(y, t, compared) if self.of_logs else None
-        return Targets(self, seen, torch.where(possible, error, torch.nan), total, len(output), times=times)
+        hot = _are_classes(t, compared)
+        total = _log_total(y, hot, compared) if self.of_logs else None
+        alone = hot & possible & (not self.weighted)
+        error = torch.where(possible, error, torch.nan)
+        return Targets(self, seen, error, alone, total, len(output), times=times)
 
     def _with_the_sure(
         self,
@@ -119,6 +129,7 @@ class Targets:
     form: Form
     seen: Moments
     error: Float[Tensor, ""]
+    alone: Bool[Tensor, ""]  # whether they prove the form by themselves: no other gradient gives such
     log_total: Float[Tensor, ""] | None = None  # of what should be log-probabilities, NaN where targets are no classes
     examples: int = 0  # in the batch
     outside: Float[Tensor, ""] | None = None  # share that is no probability, where the error takes them for some
@@ -128,7 +139,9 @@ class Targets:
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
         both = Within(a.batches + b.batches, a.examples + b.examples, a.scatter + b.scatter)
-        return Targets(self.form, merge(self.seen, other.seen), other.error, earlier=both, times=other.times)
+        return Targets(
+            self.form, merge(self.seen, other.seen), other.error, other.alone, earlier=both, times=other.times
+        )
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
         """These, or none."""
@@ -136,7 +149,7 @@ class Targets:
             torch.where(proven, each, 0) for each in (self.seen.count, self.seen.mean, self.seen.scatter)
         )
         seen = Moments(count, mean, scatter)
-        return Targets(self.form, seen, self.error, examples=self.examples, times=self.times)
+        return Targets(self.form, seen, self.error, self.alone, examples=self.examples, times=self.times)
 
     @property
     def within(self) -> "Within":
@@ -174,11 +187,30 @@ class Targets:
         return torch.where((n >= ENOUGH) & (n >= A_CLASS * kinds) & varies, loss.to(n.dtype), torch.nan)
 
 
+def _are_classes(t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Bool[Tensor, ""]:
+    """Whether each target is one class, of at least two that occur."""
+    return ((t.amax(1, keepdim=True) > 0.99) | ~compared).all() & ((t > 0.99).any(0).sum() > 1)
+
+
+def _are_labels(t: Float[Tensor, "*any"], slack: float) -> Bool[Tensor, ""]:
+    """Whether all are 0 or 1, and both occur."""
+    zero, one = t.abs() <= slack, (t - 1).abs() <= slack
+    return (zero | one).all() & zero.any() & one.any()
+
+
+def _are_given(t: Float[Tensor, "*any"], given: Tensor | None, slack: float) -> Bool[Tensor, ""]:
+    """Whether the targets are the inputs, which are not all alike, as an autoencoder's are."""
+    if given is None or given.numel() != t.numel() or not given.is_floating_point():
+        return torch.zeros((), dtype=torch.bool, device=t.device)
+    x = given.detach().float().reshape(t.shape)
+    size = x.abs().amax()
+    return ((t - x).abs() <= slack * size).all() & (x.amax() - x.amin() > slack * size)
+
+
 def _log_total(
-    y: Float[Tensor, "rows classes"], t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]
+    y: Float[Tensor, "rows classes"], hot: Bool[Tensor, ""], compared: Bool[Tensor, "rows 1"]
 ) -> Float[Tensor, ""]:
-    """Mean size of log sum exp of each row; NaN unless each target is one class, of at least two that occur."""
-    hot = ((t.amax(1, keepdim=True) > 0.99) | ~compared).all() & ((t > 0.99).any(0).sum() > 1)
+    """Mean size of log sum exp of each row; NaN unless each target is one class."""
     total = y.logsumexp(1, keepdim=True).abs().where(compared, 0).sum() / compared.sum().clamp(min=1)
     return torch.where(hot, total, torch.nan)
 
@@ -207,7 +239,8 @@ def _of_classes(seen: Moments, answer: Tensor) -> Tensor:
 
 
 def _bernoulli(seen: Moments, answer: Tensor) -> Tensor:
-    return -(torch.xlogy(seen.mean, answer) + torch.xlogy(1 - seen.mean, 1 - answer)).mean()
+    mean, answer = seen.mean.clamp(0, 1), answer.clamp(_ROUNDED, 1 - _ROUNDED)  # of a target that is always 0
+    return -(torch.xlogy(mean, answer) + torch.xlogy(1 - mean, 1 - answer)).mean()
 
 
 def _softmax_targets(z: Tensor, g: Tensor) -> Tensor:
@@ -254,7 +287,10 @@ _OF_CLASSES = [
         Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at, vanishes=True)
         for at in (1, -1)
     ),
-    *(Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at) for at in (1, -1)),
+    *(
+        Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at, weighted=True)
+        for at in (1, -1)
+    ),
     *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
 ]
 _MEANS = (_SQUARED, *_OF_CLASSES, _BINARY_OF_LOGITS, _BINARY)

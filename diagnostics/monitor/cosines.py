@@ -1,0 +1,53 @@
+"""Scores that cannot leave a range: inner products of vectors of length 1, times constants."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from diagnostics import stats
+from diagnostics.monitor import functions
+
+
+class Cosines:
+    """`given`: of each call that expects logits and is given such scores, the largest there can be; and the classes."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[Tensor, int]] = []
+        self._most = WeakTensorKeyDictionary()  # of each such tensor of scores
+
+    @torch.no_grad()
+    def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        if not isinstance(out, Tensor) or not args or not isinstance(args[0], Tensor):
+            return
+        x = args[0]
+        if func in functions.COSINE:
+            self._most[out] = x.new_ones(())
+        elif func in functions.INNER | functions.LINEAR:
+            y, bias = functions.argument(args, kwargs, 1, "weight"), functions.argument(args, kwargs, 2, "bias")
+            if bias is None and x.dim() > 1 and isinstance(y, Tensor) and y.dim() > 1:
+                unit = stats.of_length_one(x, -1) & stats.of_length_one(y, -1 if func in functions.LINEAR else -2)
+                self._most[out] = torch.where(unit, 1.0, torch.inf)
+        elif x in self._most:
+            factor = _factor(func, args)
+            if factor is not None:
+                self._most[out] = self._most[x] * factor
+
+    def logits(self, x: Tensor, classes: int) -> None:
+        if x in self._most and x.dim() > classes:
+            self.given.append((self._most[x], x.shape[classes]))
+
+
+def _factor(func: Callable, args: tuple) -> Tensor | None:
+    """What a call multiplies scores by, unless it is learned; `None` if it does anything else to them."""
+    if func in functions.LAYOUT | functions.NEGATING:
+        return args[0].new_ones(())
+    if func not in functions.GATING | functions.DIVIDING or len(args) < 2:
+        return None
+    by = torch.as_tensor(args[1])
+    if by.numel() != 1 or by.requires_grad:
+        return None
+    by = by.abs().reshape(())
+    return by if func in functions.GATING else by.reciprocal()

@@ -1,0 +1,35 @@
+"""Targets far from 0, where initializations put the answers, and an optimizer whose steps do not grow with the error.
+
+Source: Adam's updates are bounded by about the rate (Kingma & Ba 2015, 2.1).
+"""
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+COMPARISONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+NEARER = (
+    "standardize the targets for training, t = (t - mean) / std, and scale predictions back",
+    "or start the last layer's bias at the mean target",
+)
+
+
+def far_targets(run: Run, *, far: float = 100.0) -> tuple[float, float] | None:
+    """The smallest and the largest. First answers are of size 1, so `far` takes a hundred times the way that anything
+    else does."""
+    targets = run.meta.get("targets") or []
+    last = str(run.meta.get("loss_path") or "").split(" -> ")[-1]
+    if len(targets) < 2 or last not in COMPARISONS or not signals.adaptive(run):
+        return None
+    low, high = (float(each) for each in targets)
+    return (low, high) if max(abs(low), abs(high)) >= far else None
+
+
+def how_far(run: Run, targets: tuple[float, float]) -> str:
+    low, high = targets
+    rate = signals.highest_rate(run, signals.loss(run).last_step)
+    return (
+        f"The targets lie between {number(low)} and {number(high)}, the network's first answers near 0, and an update "
+        f"of {run.meta.get('optimizer')} moves no weight by much more than the learning rate, {number(rate)}, however "
+        "far there is to go"
+    )

@@ -1,0 +1,88 @@
+"""Cosines that a softmax is taken of, with and without a scale: small contrastive runs, and how they may be written."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.monitor.observe import Observer
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+class Towers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 8)) for _ in range(2))
+
+    def forward(self, a, b):
+        return F.normalize(self.left(a), dim=-1), F.normalize(self.right(b), dim=-1)
+
+
+LEARNED = nn.Parameter(torch.tensor(2.0))
+
+
+def contrastive(a, b, scaled):
+    scores = scaled(a @ b.T)
+    target = torch.arange(len(a))
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
+
+@pytest.mark.parametrize(
+    ("scaled", "told"),
+    [
+        (lambda scores: scores * 0.07, True),
+        (lambda scores: scores / 0.07, False),
+        pytest.param(lambda scores: scores, False, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_cosines_multiplied_by_a_temperature(scaled, told, tmp_path):
+    torch.manual_seed(0)
+    concepts = torch.randn(2000, 6)
+    a, b = (torch.tanh(concepts @ torch.randn(6, 12) / 2) for _ in range(2))
+    model = Towers()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(60):
+            chosen = torch.randint(2000, (64,))
+            x, y = a[chosen], b[chosen]
+            optimizer.zero_grad()
+            loss = contrastive(*model(x, y), scaled)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, y=y: contrastive(*model(x, y), scaled))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert [(each.kind, each.cause) for each in found.alarms] == ([("plateau", "bounded-scores")] if told else [])
+    if told:
+        least = math.log1p(63 * math.exp(-0.07 * 64 / 63))
+        assert found.alarms[0].evidence["least cross-entropy"] == pytest.approx(least, rel=1e-3)
+        assert least < loss.item() < math.log(64)  # as no answer can be better
+
+
+@pytest.mark.parametrize(
+    ("scores", "most"),
+    [
+        (lambda a, b: a @ b.T * 0.5, 0.5),
+        (lambda a, b: 4 * torch.mm(a, b.t()), 4.0),
+        (lambda a, b: (a @ b.T).div_(-0.25), 4.0),
+        (lambda a, b: F.linear(a, b) / torch.tensor([0.1]), 10.0),
+        (lambda a, b: F.cosine_similarity(a[:, None], b[None], dim=-1), 1.0),
+        (lambda a, b: torch.bmm(a[None], b.T[None])[0], 1.0),
+        (lambda a, b: a @ b.T * LEARNED, None),  # learned
+        (lambda a, b: a @ (2 * b).T, None),
+        (lambda a, b: a @ b.T - 0.2 * torch.eye(len(a)), None),  # a margin: another range
+        (lambda a, b: F.linear(a, b, torch.ones(len(a))), None),
+        (lambda a, b: 0 * (a @ b.T), 0.0),
+    ],
+)
+def test_the_largest_score_there_can_be(scores, most):
+    torch.manual_seed(0)
+    model, x = Towers(), torch.randn(5, 12)
+    with Observer(model, asking=True) as observer:
+        F.cross_entropy(scores(*model(x, x)), torch.arange(5))
+    assert not observer.failures
+    found = [(float(bound), classes) for bound, classes in observer.cosines.given if math.isfinite(bound)]
+    assert found == ([] if most is None else [(pytest.approx(most), 5)])
