@@ -191,6 +191,29 @@ def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, o
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, True),
+        ({"began": 1.5}, False),  # where such an optimizer goes by itself
+        ({"constant": 3.0}, False),  # a third of what a constant answer costs was learned
+        ({"overshoot": 0.05}, False),  # short steps by now
+        ({"optimizer": "SGD"}, False),
+    ],
+    ids=str,
+)
+def test_first_updates_of_adam_far_past_its_limit(change, told):
+    """They throw a network where it learns only what its biases can, and no later estimate need show it."""
+    given = {"began": 9.0, "constant": 2.02, "overshoot": 0.4, "optimizer": "Adam"} | change
+    noise, looked = np.random.default_rng(0).standard_normal(400), np.where(STEPS % 10 == 0, 1.0, np.nan)
+    columns = {"step": STEPS, "loss": np.where(STEPS < 40, 4.0, 2.0) + 0.05 * noise, "lr": 0.03, "grad_norm": 0.3}
+    columns |= {"update_norm": 2.0 * looked, "overshoot": given["overshoot"] * looked, "gradient_cosine": 0.2 * looked}
+    columns |= {"constant_loss": (given["constant"] + 0.05 * noise) * looked}
+    curvature = {"step": [2, 50, 120], "stability": [given["began"], 0.3, 0.3]}
+    run = run_of({"optimizer": given["optimizer"], "hyperparameters": [{}]}, scalars=columns, curvature=curvature)
+    assert too_far(run, signals.loss(run), *signals.stability(run)) == told
+
+
+@pytest.mark.parametrize(
     ("ended", "gone_since", "flat", "told"),
     [
         (0.5, 200, "1", True),

@@ -26,7 +26,7 @@ SHARES = {  # of 1
 SPOKEN = {  # columns whose names say too little beside another
     "constant_loss": "the same answer to every input",
     "partial_loss": "the part that compares",
-    "partial_constant_loss": "that of the same answer to every input",
+    "partial_constant_loss": "the same answer to every input",
 }
 EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 

@@ -25,8 +25,8 @@ _LOSS = Chart(
 _OF_PART = Chart(
     "line",
     "scalars",
-    ("loss", "partial_loss", "partial_constant_loss"),
-    "Loss, its part that compares, and that of the same answer to every input",
+    ("partial_loss", "partial_constant_loss"),
+    "The part of the loss that compares, and that of the same answer to every input",
     log=True,
 )
 _PART = "part of the loss that compares outputs with targets"

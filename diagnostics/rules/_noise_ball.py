@@ -7,6 +7,7 @@ import numpy as np
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import explained_late
 from diagnostics.run import Run
 
 # Of a quadratic loss that is motion: one designs for a misadjustment of ten per cent (Widrow and Stearns 1985, Adaptive
@@ -58,7 +59,8 @@ def too_far(
     momentum an update raises its own batch's loss now and then for the sake of those before, and where the gradient is
     not the loss's own (straight-through estimators) it always may: so either the rate must be near its limit, or
     successive gradients oppose each other. Opposition alone is normal in a converged run's noise ball, where they
-    correlate at about -s (Pflug 1990; Chee and Toulis 2018).
+    correlate at about -s (Pflug 1990; Chee and Toulis 2018). Or the first updates were far past the limit, and nothing
+    has been learned since.
     """
     half = history.middle_step
     over_steps, over = signals.column(run, "overshoot")
@@ -70,9 +72,12 @@ def too_far(
     # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
     total = max(curved, noise) if signals.adaptive(run) else curved + noise
     near = total >= ratio
-    opposed = signal.opposed(run, half)
-    if history.end < (little if raised else left) * abs(history.start) or not length >= far or not (near or opposed):
+    opposed, thrown = signal.opposed(run, half), began_past(run, estimates, ratios) > 0
+    moves = near or opposed or thrown
+    if history.end < (little if raised else left) * abs(history.start) or not length >= far or not moves:
         return False
+    if thrown and _stands(history, half):
+        return True
     if quadratic.is_loss(run):
         share, error = quadratic.held_by_noise(run, history, half)
         if share + 2 * error < USUAL:
@@ -101,6 +106,18 @@ def too_far(
     if total < 1:  # not for sure: the first batch's loss alone may be a low one
         early = max(early, signals.level(history.values[: history.window]))
     return near and opposed and history.end >= nothing * early
+
+
+def began_past(
+    run: Run, estimates: np.ndarray, ratios: np.ndarray, *, first: int = 10, past: float = PAST, learned: float = 0.1
+) -> float:
+    """The largest stability ratio of the `first` updates of an adaptive optimizer, if they were so far past the limit
+    that a network was thrown where it learns next to nothing from its inputs; else 0."""
+    begun = ratios[estimates <= first]
+    if not signals.adaptive(run) or not len(begun) or not np.nanmax(begun) >= past:
+        return 0.0
+    found = explained_late(run)
+    return float(np.nanmax(begun)) if found.share + 2 * found.error < learned else 0.0
 
 
 def _gradient_grows(run: Run, history: signals.Loss, since: int, *, by: float = 1.1) -> bool:

@@ -9,13 +9,14 @@ whole run.
 The weights projected on the top eigenvector: whether successive updates are anti-correlated there, and how much of
 the loss the bouncing itself makes up, $\tfrac12\lambda_{\max}\operatorname{Var}(x)$. Bouncing alone is no fault - at
 $\alpha\lambda = 1.5$ the loss still falls fourfold a step; it must take a tenth of the run to shrink the loss tenfold.
-For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the
-very batch they were made for, or more often than by chance so far past it that they raise that batch's loss; under an
+For mini-batch noise: a loss that no longer falls although the updates go past the minimum along themselves, on the very
+batch they were made for, or more often than by chance so far past it that they raise that batch's loss; under an
 optimizer that rescales gradients, which settles at its limit by itself, the former only from there on, and at twice the
-limit and more also most of the way; or a quadratic
-loss (a linear model's squared error) that has settled while a fifth of it is motion around the minimum, which holds up
-$\tfrac\alpha4 E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a loss
-that swings (against its level, or against all that it covers later) or has not settled.
+limit and more also most of the way; one whose first ten updates were made at twice the limit and more, after which a
+loss stands that is less than a tenth below that of the same answer to every input; or a quadratic loss (a linear
+model's squared error) that has settled while a fifth of it is motion around the minimum, which holds up $\tfrac\alpha4
+E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a loss that swings
+(against its level, or against all that it covers later) or has not settled.
 
 ## Why it happens
 For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
@@ -39,7 +40,7 @@ a loss that still falls, is not seen.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def check(
     if len(bounces) >= windows and _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
     elif noise_ball.settled_high(run, history) or noise_ball.too_far(run, history, estimates, ratios):
-        yield _in_noise(run, history, float(ratios[-1]))
+        yield _in_noise(run, history, float(ratios[-1]), noise_ball.began_past(run, estimates, ratios))
 
 
 def _bouncing(
@@ -168,7 +169,8 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
     return _finding(run, history, last.ratio, first, seen, remedy, evidence)
 
 
-def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
+def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Finding:
+    """`began`: stability ratio of first updates that threw the network where it learns nothing."""
     stretch = stretches.flat(run)
     lasts = stretch is not None and not stretch.escaped
     half = history.middle_step
@@ -176,15 +178,23 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
     share = quadratic.held_by_noise(run, history, half)[0] if quadratic.is_loss(run) else math.nan
     past = signals.adaptive(run) and ratio >= noise_ball.PAST
     risen = noise_ball.climbs(signals.trend(history.after(half)))
-    seen = (
-        (
-            f"The loss rose to {number(history.end)} after step {half}: "
-            if risen
-            else f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
+    why = (
+        f"at {number(ratio)} times the largest stable rate " if past else ""
+    ) + "the updates go too far for the noise of the batches and undo each other"
+    if began:
+        why = (
+            f"the first updates were made at {number(began)} times the largest stable rate, and what they left learns "
+            "next to nothing from its inputs, while they still go a good part of the way to the minimum along each"
         )
-        + (f"at {number(ratio)} times the largest stable rate " if past else "")
-        + "the updates go too far for the noise of the batches and undo each other"
-    ) + (f"; {number(100 * min(1.0, share))} % of the loss is this motion around the minimum." if share > 0 else ".")
+    seen = (
+        f"The loss rose to {number(history.end)} after step {half}: "
+        if risen
+        else f"The loss has stood at {number(history.end)} since step {first} although the gradient has not gone: "
+    ) + (
+        f"{why}; {number(100 * min(1.0, share))} % of the loss is this motion around the minimum."
+        if share > 0
+        else f"{why}."
+    )
     rate = signals.last_rate(run)
     lower_rate = min(rate / 10, 0.5 * rate / ratio) if past else rate / 10
     remedy = f"lower the learning rate from {number(rate)} to {number(lower_rate)}: "
@@ -199,7 +209,11 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float) -> Finding:
         "noise term": signals.noise_term(run),
         "overshoot": signals.median(signals.inside(run, "overshoot", half, history.last_step)),
     } | ({"share of the loss": share} if share > 0 else {})
-    return _finding(run, history, ratio, first, seen, remedy, evidence)
+    found = _finding(run, history, ratio, first, seen, remedy, evidence)
+    return replace(found, remedies=(*found.remedies[:-1], _WARM_UP)) if began else found
+
+
+_WARM_UP = "or warm it up: torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=100), say"
 
 
 def _finding(

@@ -15,7 +15,8 @@ Backpropagation multiplies by the derivative of every function on the way: $\bar
 hard threshold is flat on both sides of its jump, $\phi'(z) = 0$, and so is the 0-1 loss, which counts errors: a
 small change of the weights changes no prediction, so the loss does not change either. The landscape is a plateau
 everywhere. It becomes one, too, where a sigmoid is so sure that in floating point it is exactly 0 or 1, or all values
-are beyond the bounds of a clamp.
+are beyond the bounds of a clamp. A network of ReLUs is piecewise linear: its second derivative is zero, and so is the
+gradient of a loss that is made of it.
 
 ## What to try
 Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
