@@ -6,6 +6,7 @@ import math
 import pickle
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -570,6 +571,9 @@ def test_bad_arguments(tmp_path: Path) -> None:
         diagnostics.watch(lambda x: x, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run")  # type: ignore
     with pytest.raises(TypeError, match="Optimizer"):
         diagnostics.watch(model, object(), tmp_path / "run")  # type: ignore
+    averaged = SimpleNamespace(inner=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match=r"not SimpleNamespace; pass the one that it holds, \.inner"):
+        diagnostics.watch(model, averaged, tmp_path / "run")  # type: ignore
     (tmp_path / "file").write_text("")
     with pytest.raises(diagnostics.RunError, match="file"):
         diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "file")
@@ -639,6 +643,48 @@ def test_an_optimizer_that_evaluates_the_closure_elsewhere(
     if backward_before:  # else it is gone before the optimizer asks for the next one, which is recorded
         assert scalars["grad_norm"].to_list() == pytest.approx(norms, rel=1e-5)
     assert (scalars["micro_batches"] == 1).all() and (scalars["grad_norm"] > 0).all()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+class TwoSteps(Perturbed):
+    """The same in two calls, neither of which is `step`."""
+
+    def first_step(self) -> None:
+        self.moved = [0.05 * p.grad / p.grad.norm() for p in self.param_groups[0]["params"]]
+        torch._foreach_add_([p.data for p in self.param_groups[0]["params"]], self.moved)
+        self.zero_grad()
+
+    def second_step(self) -> None:
+        torch._foreach_sub_([p.data for p in self.param_groups[0]["params"]], self.moved)
+        self.inner.step()
+        self.zero_grad()
+
+
+def test_an_optimizer_whose_steps_another_one_makes(tmp_path: Path) -> None:
+    def run(model: nn.Module, optimizer: TwoSteps, told: Any = None) -> list[float]:
+        norms = []
+        for step in range(40):
+            x, y = batch(step)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.first_step()
+            F.cross_entropy(model(x), y).backward()
+            norms.append(norm(model))
+            optimizer.second_step()
+            if told is not None:
+                told.step(loss)
+        return norms
+
+    model, twin = small(), small()
+    run(twin, TwoSteps(twin.parameters(), lr=0.1))
+    optimizer = TwoSteps(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
+        norms = run(model, optimizer, monitor)
+    watched = diagnostics.load(tmp_path / "run")
+    scalars = watched.table("scalars")
+    assert events(watched).count("skipped-step") == 1 and not diagnostics.diagnose(watched).alarms
+    assert scalars["grad_norm"].to_list()[1:] == pytest.approx(norms[1:], rel=1e-5)  # by which the inner one steps
+    assert (scalars["update_norm"].dropna()[1:] > 0).all()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 

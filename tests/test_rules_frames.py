@@ -317,6 +317,35 @@ def test_gradients_clipped_to_next_to_nothing(change, told):
 
 
 @pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, True),
+        ({"factor": 0.995}, False),  # next to nothing only in the end
+        ({"constant": 1.5}, False),  # enough was learned
+        ({"least": 0.3}, False),  # no further down
+    ],
+    ids=str,
+)
+def test_a_rate_that_is_gone_before_anything_was_learned(change, told):
+    """By a schedule meant for epochs that counts updates; what is left of the gradient is noise."""
+    given = {"factor": 0.95, "constant": 1.402, "least": 0.0} | change
+    looked = np.where(STEPS % 2 == 0, 1.0, np.nan)
+    noise = np.random.default_rng(0).standard_normal(400)
+    rates = 0.01 * np.maximum(given["factor"] ** STEPS, given["least"])
+    columns = {"step": STEPS, "loss": 1.4 + 0.001 * noise, "lr": rates, "grad_norm": 0.2 + 0.02 * noise}
+    columns |= {"update_norm": 2 * rates * looked, "weight_norm": 1.0, "overshoot": 1e-3 * looked}
+    columns |= {"constant_loss": (given["constant"] + 0.001 * noise) * looked, "update_cosine": 0.9 * looked}
+    columns |= {"gradient_cosine": 0.3 * np.resize([-1, 1, -1], 400) * looked}
+    steps = STEPS[STEPS % 2 == 0]
+    layers = {"step": steps, "layer": "0.weight", "update_norm": 2 * rates[steps - 1], "weight_norm": 1.0}
+    curvature = {"step": [5, 50], "eigenvalues": [[0.5]] * 2, "stability": [0.01, 0.01 * given["factor"] ** 45]}
+    meta = {"optimizer": "Adam", "layers": [{"name": "0.weight", "shape": [8, 8], "parameters": 64}]}
+    run = run_of(meta, scalars=columns, layers=layers, curvature=curvature | {"progress": 0.1})
+    found = [(each.kind, each.cause) for each in lr_too_small.check(run)]
+    assert found == [("lr-too-small", "schedule")] * told
+
+
+@pytest.mark.parametrize(
     ("change", "cause"),
     [
         ({}, "target-scale"),

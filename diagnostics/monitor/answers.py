@@ -106,20 +106,22 @@ class Answers:
         linear and more than one form fits: rather one whose targets are probabilities. Targets that prove themselves
         are proof enough, whatever else the loss consists of."""
         self._tries += 1
-        errors = torch.stack([each.error.double() for each in found]).tolist() if found else []  # one wait
+        told = [torch.stack([each.error.float(), each.alone.float()]) for each in found]
+        numbers = torch.stack(told).tolist() if told else []  # one wait
         fitting = [
-            each
-            for each, error in zip(found, errors, strict=True)
-            if each.alone or abs(error - loss) <= slack * abs(loss)
+            (not alone, each)
+            for each, (error, alone) in zip(found, numbers, strict=True)
+            if alone or abs(error - loss) <= slack * abs(loss)
         ]
         fitting.sort(
             key=lambda each: (
-                not each.alone,
-                each.outside is not None and bool(each.outside > 0),
-                each.log_total is not None and bool(each.log_total.isnan()),
+                each[0],
+                each[1].outside is not None and bool(each[1].outside > 0),
+                each[1].log_total is not None and bool(each[1].log_total.isnan()),
             )
         )
-        self._forms = tuple(each.form for each in fitting[:1]) or (self._forms if self._tries < TRIES else ())
+        chosen = tuple(each.form for _, each in fitting[:1])
+        self._forms = chosen or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._whole is None or self._first is None or self._varied is None or _width(targets) != _width(self._whole):

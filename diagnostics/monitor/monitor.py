@@ -238,6 +238,8 @@ class Monitor:
         scale = self._scaler.scale()
         suffix = "" if scale is None else f" (the gradient scaler's scale is now {float(scale):g})"
         message = f"the optimizer did not step: its gradients overflowed, or the loop left it out{suffix}"
+        if self._guard.run("updates", self._updates.follow):
+            message = "the optimizer did not step, but the one that it holds: from now on that one is followed"
         self._event("skipped-step", message, "", self._plan.step)
         rates = [group.get("lr", math.nan) for group in self.optimizer.param_groups]
         return Update(

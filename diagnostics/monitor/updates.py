@@ -6,7 +6,7 @@ until the monitor sends it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from diagnostics import stats
 from diagnostics.monitor import columns, distributed, transfer
 from diagnostics.monitor.distributed import is_dtensor, local
 from diagnostics.monitor.downhill import Downhill
-from diagnostics.monitor.left import Left
+from diagnostics.monitor.left import Left, gradient_versions, writes
 from diagnostics.monitor.pairs import Pairs
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
@@ -55,10 +55,8 @@ class Updates:
         self._pairs, self._downhill = Pairs(), Downhill()
         self._left: tuple[Tensor, int, int] | None = None  # a gradient after the update, its version, backward passes
         self._expected = 1  # backward passes of an update, as seen at the last one
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        self._hooks = self._hooked(optimizer)
+        self._written = writes(tensors().values())
         self._choose_sentinel()
 
     def close(self) -> None:
@@ -66,6 +64,20 @@ class Updates:
         for hook in self._hooks:
             hook.remove()
         self._pairs, self._downhill, self._after_backward = Pairs(), Downhill(), None
+
+    def follow(self) -> bool:
+        """Where the optimizer makes no step, but one that it holds does (SAM's first and second step), that one is
+        followed from now on."""
+        inner = next((each for each in vars(self._optimizer).values() if isinstance(each, Optimizer)), None)
+        if inner is None or writes(self._tensors().values()) == self._written:
+            return False
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = self._hooked(inner)
+        return True
+
+    def _hooked(self, optimizer: Optimizer) -> list[Any]:
+        return [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def renew(self) -> None:
         """The tensors are others now: what was kept of the last ones fits no more."""
@@ -200,7 +212,7 @@ class Updates:
         values: dict[str, Any] = {"micro_batches": micro_batches, "carried_grad_norm": self.sentinel.carried}
         if self._after_backward is not None:
             versions, squares = self._after_backward
-            self._clips = versions != _versions(self._tensors().values())
+            self._clips = versions != gradient_versions(self._tensors().values())
             if not self._clips:
                 values["grad_norm_unclipped"] = received  # nobody wrote to the gradients in between
             elif squares is not None:
@@ -222,7 +234,7 @@ class Updates:
             if self._clips or self._plan().measured:
                 with torch.no_grad():
                     squares = self._norms([t.grad for t in tensors])
-            self._after_backward = (_versions(tensors), squares)
+            self._after_backward = (gradient_versions(tensors), squares)
             if self._clips is not False and self._expected == 1 and self._plan().measured and not self._sharded:
                 self._downhill.keep(list(tensors))
 
@@ -283,11 +295,3 @@ def _total(squares: Tensor, optimized: tuple[bool, ...]) -> Tensor:
 
 def _rate(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else float(value)
-
-
-def _versions(tensors: Iterable[Tensor]) -> list[tuple[int, Any]]:
-    """Changes whenever a gradient is written to; always for a DTensor, which does not count writes to its part."""
-    gradients = [t.grad for t in tensors]
-    return [
-        (id(g), g._version if type(g) is Tensor or not is_dtensor(g) else object()) for g in gradients if g is not None
-    ]

@@ -41,7 +41,9 @@ def watch(
         raise TypeError(f"watch: model must be a torch.nn.Module, not {type(model).__name__}")
     optimizer = describe.unwrapped(optimizer)
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        held = [name for name, each in getattr(optimizer, "__dict__", {}).items() if isinstance(each, Optimizer)]
+        hint = f"; pass the one that it holds, .{held[0]}" if held else ""
+        raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}{hint}")
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ValueError(f"watch: {lazy[0]} has no shape yet; run the model once on a batch, then watch it")

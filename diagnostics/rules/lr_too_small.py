@@ -11,15 +11,16 @@ gradient that is noise; and whether the run is held up by it: the loss is still 
 run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum already
 covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far less than
 steps of that length promise - or all steps together were too short to move it, or to get once to the minimum along
-them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold; or the
-answers are still no better than the same one to every input, and gradient descent at $1/\lambda_{\max}$ would take a
-tenth off the loss along the gradients of the later half. There a tenfold rate, $s$ below 0.1, is enough where
-gradients and updates all point the same way and the run has ended. Where no curvature was measured: whether nothing
-was learned and all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is
-more than noise and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate while
-the loss was still falling; a warm-up once the run has ended. Of several parameter groups: whether one with a rate a
-thousand times below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive
-optimizer: whether its epsilon is ten times a typical gradient's entries. And whether one gradient, a hundred times
+them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold; or the answers
+are still no better than the same one to every input, and gradient descent at $1/\lambda_{\max}$ would take a tenth off
+the loss along the gradients of the later half. There a tenfold rate, $s$ below 0.1, is enough where gradients and
+updates all point the same way and the run has ended. Where no curvature was measured: whether nothing was learned and
+all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is more than noise
+and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate while the loss was
+still falling, or to a hundredth in the first quarter and before anything was learned; a warm-up once the run has ended.
+Of several parameter groups: whether one with a rate a thousand times below another's holds most of the weights and of
+the gradient, and does not move them. Of an adaptive optimizer: whether its epsilon is ten times a typical gradient's
+entries. Whether clipping leaves less than a tenth of a typical gradient. And whether one gradient, a hundred times
 longer than all around it, makes its updates ten times shorter for a fifth of the run.
 
 ## Why it happens
@@ -59,7 +60,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for_long
 from diagnostics.rules._crawling import crawls
-from diagnostics.rules._cut_short import cut_short, decay_step, spent_early
+from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, spent_early
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
@@ -110,6 +111,11 @@ def check(
         return
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
+    gone = gone_early(run) if lowered else None
+    if gone is not None:
+        words = f": the rate was lowered to next to nothing by step {gone}, before anything was learned."
+        yield sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
+        return
     early = spent_early(run, history) if lowered else None
     first = early or (decay_step(rate_steps, rates, decayed) if lowered else start)
     by_schedule = lowered and (early is not None or cut_short(run, history, first))
