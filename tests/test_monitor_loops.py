@@ -646,6 +646,67 @@ def test_an_optimizer_that_evaluates_the_closure_elsewhere(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("make", [Perturbed, torch.optim.SGD, torch.optim.LBFGS])
+def test_a_gradient_that_cannot_be_read_within_a_step(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(model: nn.Module, optimizer: torch.optim.Optimizer, told: Any = None) -> None:
+        for step in range(4):
+            x, y = batch(step)
+
+            def closure(x: Any = x, y: Any = y) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            loss = closure()
+            optimizer.step(closure)
+            if told is not None:
+                told.step(loss)
+
+    def broken(*args: Any) -> None:
+        raise RuntimeError("broken")
+
+    model, twin = small(), small()
+    run(twin, make(twin.parameters(), lr=0.1))
+    monkeypatch.setattr("diagnostics.monitor.updates.Updates._gradients", broken)
+    optimizer = make(model.parameters(), lr=0.1)
+    with (
+        pytest.warns(RuntimeWarning, match="could not be measured"),
+        diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor,
+    ):
+        run(model, optimizer, monitor)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert "measurement-failed" in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
+
+
+def test_a_closure_that_adds_the_last_micro_batch(tmp_path: Path) -> None:
+    """As in trainers that give the last of several backward passes to the optimizer's step."""
+    model = small()
+    optimizer, norms = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
+        for step in range(6):
+            optimizer.zero_grad()
+            for micro in (0, 1):
+                x, y = batch(10 * step + micro)
+                (F.cross_entropy(model(x), y) / 3).backward()
+
+            def closure(step: int = step) -> torch.Tensor:
+                x, y = batch(10 * step + 2)
+                loss = F.cross_entropy(model(x), y) / 3
+                loss.backward()
+                norms.append(norm(model))
+                return loss
+
+            monitor.step(optimizer.step(closure))
+    watched = diagnostics.load(tmp_path / "run")
+    scalars = watched.table("scalars")
+    assert events(watched) == ["no-closure"] and not diagnostics.diagnose(watched).alarms
+    assert scalars["grad_norm"].to_list() == pytest.approx(norms, rel=1e-5)
+    assert (scalars["micro_batches"] == 3).all()
+
+
 class TwoSteps(Perturbed):
     """The same in two calls, neither of which is `step`."""
 

@@ -278,6 +278,43 @@ def test_how_much_of_a_settled_quadratic_loss_is_motion(tmp_path, name, rate, ex
     assert alarms(found) == expected
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(0.5, [("lr-oscillation", "learning-rate")]), (0.02, [])])
+def test_how_much_of_a_settled_cross_entropy_is_motion(tmp_path, rate, expected):
+    """Against the minimum over all examples, whose labels are drawn from a linear model's probabilities."""
+    torch.manual_seed(5)
+    x, _ = examples()
+    labels = torch.distributions.Categorical(logits=x @ torch.randn(8, 4) / 2).sample()
+    rows = {tuple(row): label for row, label in zip(x.tolist(), labels, strict=True)}
+
+    def loss_of(model, x, y):
+        return F.cross_entropy(model(x), torch.stack([rows[tuple(row)] for row in x.tolist()]))
+
+    best = nn.Linear(8, 4)
+    search = torch.optim.LBFGS(best.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        search.zero_grad()
+        loss = F.cross_entropy(best(x), labels)
+        loss.backward()
+        return loss
+
+    search.step(closure)
+    model, levels = nn.Linear(8, 4), []
+
+    def each():
+        levels.append(float(F.cross_entropy(model(x), labels).detach()))
+
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    found = watched(tmp_path, model, optimizer, loss_of, steps=1500, size=4, each=each)
+    late = torch.tensor(levels[750:]).mean()
+    run = diagnostics.load(tmp_path)
+    share, error = quadratic.held_by_noise(run, signals.loss(run), 750)
+    assert quadratic.has_minimum(run)
+    if expected:  # else it has not come down yet
+        assert share == pytest.approx(float(1 - closure().detach() / late), abs=3 * error + 0.2 * share)
+    assert alarms(found) == expected
+
+
 @pytest.mark.parametrize(("rate", "kinds"), [(1.0, ["lr-unstable"]), (0.01, [])])
 def test_a_rate_that_threw_the_run_up_for_long_before_it_came_back(tmp_path, rate, kinds):
     torch.manual_seed(1)

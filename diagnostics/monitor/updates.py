@@ -15,7 +15,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable, without im
 from torch.optim import Optimizer
 
 from diagnostics import stats
-from diagnostics.monitor import columns, distributed, transfer
+from diagnostics.monitor import columns, distributed, evaluated, transfer
 from diagnostics.monitor.distributed import is_dtensor, local
 from diagnostics.monitor.downhill import Downhill
 from diagnostics.monitor.left import Left, gradient_versions, writes
@@ -106,43 +106,24 @@ class Updates:
                 update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
             _, given, *others = (*args, None)  # the optimizer itself is the first of them
             closure = given if callable(given) else kwargs.get("closure")
-            if not callable(closure) or self.sentinel.passes:  # else what is there is the last update's
+            if not callable(closure):
                 self._gradients(update)
-            if callable(closure):
-                closure = self._watched(update, closure)
-                if callable(given):
-                    return (optimizer, closure, *others[:-1]), kwargs
-                return args, kwargs | {"closure": closure}
+                return None
+            closure = evaluated.watched(
+                closure,
+                update,
+                list(self._tensors().values()),
+                self._gradients,
+                self.sentinel,
+                self._guarded,
+                carries=isinstance(optimizer, torch.optim.LBFGS),
+            )
+            return (
+                ((optimizer, closure, *others[:-1]), kwargs)
+                if callable(given)
+                else (args, kwargs | {"closure": closure})
+            )
         return None
-
-    def _watched(self, update: Update, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """LBFGS computes its gradients inside `step`: the first evaluation is the gradient at the old weights, and what
-        the second one finds of it should have been zeroed. Where the closure leaves the backward to the optimizer, its
-        gradient is there at the next evaluation or at the end."""
-        evaluations = 0
-
-        def wrapped() -> Any:
-            nonlocal evaluations
-            evaluations += 1
-            with self._guarded("gradients"):
-                if evaluations > 1:
-                    self._read(update)
-                if evaluations > 1 or "grad_norm" in update.values:  # what comes now is no part of it
-                    self.sentinel.reset()
-            loss = closure()
-            with self._guarded("gradients"):
-                if evaluations == 1:
-                    self._read(update)
-                elif evaluations == 2 and isinstance(self._optimizer, torch.optim.LBFGS):  # others may want the sum
-                    update.values["carried_grad_norm"] = self.sentinel.carried
-            return loss
-
-        return wrapped
-
-    def _read(self, update: Update, last: bool = False) -> None:
-        """The gradients of an update that has not got any, once there are some."""
-        if "grad_norm" not in update.values and (last or any(t.grad is not None for t in self._tensors().values())):
-            self._gradients(update)
 
     @torch.no_grad()
     def _gradients(self, update: Update) -> None:
@@ -249,7 +230,8 @@ class Updates:
             return
         update.finished = True
         with self._guarded("updates"):
-            self._read(update, last=True)
+            if "grad_norm" not in update.values:
+                self._gradients(update)
             gradient = self.sentinel.gradient
             if gradient is not None and not is_dtensor(gradient):
                 self._left = (gradient, gradient._version, self.sentinel.passes)

@@ -17,8 +17,8 @@ PAST = 2.0  # stability ratio of an adaptive optimizer: twice the one at which i
 
 
 def settled_high(run: Run, history: signals.Loss, *, held: float = 0.2, trifle: float = 0.02) -> bool:
-    """A quadratic loss that stands still while `held` of it is motion: more than a `trifle` of the way down."""
-    if not quadratic.is_loss(run):
+    """A loss with a minimum that stands still while `held` of it is motion: more than a `trifle` of the way down."""
+    if not quadratic.has_minimum(run):
         return False
     half = history.middle_step
     share, error = quadratic.held_by_noise(run, history, half)

@@ -13,6 +13,8 @@ from diagnostics.run import Run
 SQUARED = frozenset(
     ["mse_loss", "sub", "difference", "add", "neg", "mul", "div", "pow", "dot", "linalgvectornorm", "sum", "mean"]
 )
+# And a cross-entropy of logits.
+LOGISTIC = frozenset(["cross_entropy", "log_softmax", "nll_loss", "binary_cross_entropy_with_logits", "mean"])
 # Their updates are -D m, with D from earlier gradients and m a running mean of them.
 DIAGONAL = frozenset({"Adam", "AdamW", "Adamax", "RAdam", "RMSprop", "Adagrad"})
 
@@ -22,17 +24,30 @@ def exact(run: Run) -> bool:
     return not signals.adaptive(run) and is_loss(run)
 
 
-def is_loss(run: Run, *, change: float = 2.0, ends: int = 3) -> bool:
-    """Whether the loss is a quadratic of the weights, to a factor of `change`: a squared error of a linear model under
-    its own gradient, whose Hessian is at the end what it was at the start (medians of `ends` estimates, since a batch's
-    own curvature scatters; fourth powers are written with the same functions).
+def is_loss(run: Run) -> bool:
+    """Whether the loss is a quadratic of the weights: a squared error of a linear model under its own gradient (fourth
+    powers are written with the same functions, but their curvature changes).
 
     The Hessian of a cross-entropy vanishes on separable data with the loss, as 1 / t: there is always as much again to
     gain, at any rate, and no minimum to be far from.
     """
+    return _is_linear(run, SQUARED) and _curves_alike(run)
+
+
+def has_minimum(run: Run) -> bool:
+    """Whether the loss settles around a minimum as a quadratic does: one, or the cross-entropy of a linear model on
+    data that nothing separates, so that its curvature stays."""
+    return (_is_linear(run, SQUARED) or _is_linear(run, LOGISTIC)) and _curves_alike(run)
+
+
+def _is_linear(run: Run, functions: frozenset[str]) -> bool:
     path = {each.strip() for each in str(run.meta.get("loss_path") or "").split("->")}
-    if not run.meta.get("linear_model") or not path <= SQUARED:
-        return False
+    return bool(run.meta.get("linear_model")) and path <= functions
+
+
+def _curves_alike(run: Run, *, change: float = 2.0, ends: int = 3) -> bool:
+    """Whether the Hessian is at the end what it was at the start, to a factor of `change` (medians of `ends` estimates,
+    since a batch's own curvature scatters)."""
     tops = signals.tops(signals.curvature(run))
     before, after = signals.median(tops[:ends]), signals.median(tops[-ends:])
     return bool(before < change * after and after < change * before)

@@ -13,10 +13,11 @@ For mini-batch noise: a loss that no longer falls although the updates go past t
 batch they were made for, or more often than by chance so far past it that they raise that batch's loss; under an
 optimizer that rescales gradients, which settles at its limit by itself, the former only from there on, and at twice the
 limit and more also most of the way; one whose first ten updates were made at twice the limit and more, after which a
-loss stands that is less than a tenth below that of the same answer to every input; or a quadratic loss (a linear
-model's squared error) that has settled while a fifth of it is motion around the minimum, which holds up $\tfrac\alpha4
-E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is not small against the run, with a loss that swings
-(against its level, or against all that it covers later) or has not settled.
+loss stands that is less than a tenth below that of the same answer to every input; or a loss of a linear model with a
+minimum (a squared error, or a cross-entropy on data that nothing separates) that has settled while a fifth of it is
+motion around the minimum, which holds up $\tfrac\alpha4 E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is
+not small against the run, with a loss that swings (against its level, or against all that it covers later) or has not
+settled.
 
 ## Why it happens
 For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
@@ -175,7 +176,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Fi
     lasts = stretch is not None and not stretch.escaped
     half = history.middle_step
     first = stretch.first_step if stretch and lasts else half
-    share = quadratic.held_by_noise(run, history, half)[0] if quadratic.is_loss(run) else math.nan
+    share = quadratic.held_by_noise(run, history, half)[0] if quadratic.has_minimum(run) else math.nan
     past = signals.adaptive(run) and ratio >= noise_ball.PAST
     risen = noise_ball.climbs(signals.trend(history.after(half)))
     why = (
