@@ -43,6 +43,11 @@ MOST_OF_IT = 0.5  # R squared: an output that follows its targets is not held at
 _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks do: logits again, of any size
 
 
+def misused(kind: str, run: Run, history: signals.Loss) -> Finding | None:
+    """The first of these that there is."""
+    return squashed_twice(kind, run, history) or out_of_reach(kind, run, history) or bounded_scores(kind, run, history)
+
+
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     for (function, loss), formula in _TWICE.items():

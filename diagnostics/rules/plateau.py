@@ -75,9 +75,9 @@ A run that has converged is flat too, and so is one at the floor that label nois
 mechanisms. Some runs learn after a long flat stretch: the finding ends there. Least squares on logistic outputs that
 are wrong for less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4.
 Without a closure a loss outside the model is not seen at work, and what it is given is judged by the functions on the
-way: probabilities that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as
-in pure noise, "nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it
-a fiftieth of their variance, is told from nothing. A task that a network takes more than half of a run to start on is
+way: probabilities that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as in
+pure noise, "nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it a
+fiftieth of their variance, is told from nothing. A task that a network takes more than half of a run to start on is
 called so until it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output,
 with or without a closure, of a model that is called once an update; and where there are other terms, if the targets are
 classes, labels or the input itself. A term that is meant to win, as a penalty that grows, makes it true by design.
@@ -102,7 +102,7 @@ from diagnostics.rules._constant_answer import (
 )
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
-from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, bounded_scores, goes_into, out_of_reach, squashed_twice
+from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, misused
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
@@ -125,11 +125,9 @@ def check(
     frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    misused = (
-        squashed_twice(KIND, run, history) or out_of_reach(KIND, run, history) or bounded_scores(KIND, run, history)
-    )
-    if misused is not None:
-        yield misused
+    wrongly_given = misused(KIND, run, history)
+    if wrongly_given is not None:
+        yield wrongly_given
         return
     if history.count < 20:
         return

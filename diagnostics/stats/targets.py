@@ -145,11 +145,9 @@ class Targets:
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
         """These, or none."""
-        count, mean, scatter = (
-            torch.where(proven, each, 0) for each in (self.seen.count, self.seen.mean, self.seen.scatter)
-        )
-        seen = Moments(count, mean, scatter)
-        return Targets(self.form, seen, self.error, self.alone, examples=self.examples, times=self.times)
+        seen = (self.seen.count, self.seen.mean, self.seen.scatter)
+        kept = Moments(*(torch.where(proven, each, 0) for each in seen))
+        return Targets(self.form, kept, self.error, self.alone, examples=self.examples, times=self.times)
 
     @property
     def within(self) -> "Within":
