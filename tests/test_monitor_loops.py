@@ -607,6 +607,17 @@ class Perturbed(torch.optim.Optimizer):
         self.inner.step()
 
 
+def beside_a_twin(folder: Path, make: Any, run: Any) -> tuple[Any, list[float]]:
+    """What was recorded, and what the loop itself tells, of a model that ends as its unwatched twin does."""
+    model, twin = small(), small()
+    run(twin, make(twin.parameters(), lr=0.1))
+    optimizer = make(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, folder, budget=1e9) as monitor:
+        told = run(model, optimizer, monitor)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    return diagnostics.load(folder), told
+
+
 @pytest.mark.parametrize(("backward_before", "backward_in_closure"), [(True, True), (True, False), (False, False)])
 def test_an_optimizer_that_evaluates_the_closure_elsewhere(
     backward_before: bool, backward_in_closure: bool, tmp_path: Path
@@ -632,18 +643,12 @@ def test_an_optimizer_that_evaluates_the_closure_elsewhere(
                 told.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y))
         return norms
 
-    model, twin = small(), small()
-    run(twin, Perturbed(twin.parameters(), lr=0.1))
-    optimizer = Perturbed(model.parameters(), lr=0.1)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
-        norms = run(model, optimizer, monitor)
-    watched = diagnostics.load(tmp_path / "run")
+    watched, norms = beside_a_twin(tmp_path / "run", Perturbed, run)
     scalars = watched.table("scalars")
     assert events(watched) == [] and not diagnostics.diagnose(watched).alarms
     if backward_before:  # else it is gone before the optimizer asks for the next one, which is recorded
         assert scalars["grad_norm"].to_list() == pytest.approx(norms, rel=1e-5)
     assert (scalars["micro_batches"] == 1).all() and (scalars["grad_norm"] > 0).all()
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("make", [Perturbed, torch.optim.SGD, torch.optim.LBFGS])
@@ -736,17 +741,11 @@ def test_an_optimizer_whose_steps_another_one_makes(tmp_path: Path) -> None:
                 told.step(loss)
         return norms
 
-    model, twin = small(), small()
-    run(twin, TwoSteps(twin.parameters(), lr=0.1))
-    optimizer = TwoSteps(model.parameters(), lr=0.1)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
-        norms = run(model, optimizer, monitor)
-    watched = diagnostics.load(tmp_path / "run")
+    watched, norms = beside_a_twin(tmp_path / "run", TwoSteps, run)
     scalars = watched.table("scalars")
     assert events(watched).count("skipped-step") == 1 and not diagnostics.diagnose(watched).alarms
     assert scalars["grad_norm"].to_list()[1:] == pytest.approx(norms[1:], rel=1e-5)  # by which the inner one steps
     assert (scalars["update_norm"].dropna()[1:] > 0).all()
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
 def total_norm(gradients: tuple[torch.Tensor, ...]) -> float:
