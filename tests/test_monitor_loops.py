@@ -712,6 +712,58 @@ def test_a_closure_that_adds_the_last_micro_batch(tmp_path: Path) -> None:
     assert (scalars["micro_batches"] == 3).all()
 
 
+class Wiping(Perturbed):
+    """As it was written when gradients were zeroed in place."""
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        super().zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(lambda: self.backward(closure()))
+
+    @staticmethod
+    def backward(loss: torch.Tensor) -> torch.Tensor:
+        loss.backward()
+        return loss
+
+
+def test_gradients_that_were_wiped_before_the_closure(tmp_path: Path) -> None:
+    def run(model: nn.Module, optimizer: torch.optim.Optimizer, told: Any = None) -> list[float]:
+        norms = []
+        for step in range(6):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y))
+            norms.append(norm(model))
+            if told is not None:
+                told.step(loss)
+        return norms
+
+    watched, norms = beside_a_twin(tmp_path / "run", Wiping, run)
+    assert events(watched) == ["no-closure"] and not diagnostics.diagnose(watched).alarms
+    assert watched.table("scalars")["grad_norm"].to_list() == pytest.approx(norms, rel=1e-5)
+
+
+def test_an_optimizer_that_holds_another_and_steps_itself(tmp_path: Path) -> None:
+    """A step left out, once it has stepped, is no reason to follow the other one."""
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.spare = torch.optim.SGD(model.parameters(), lr=0.1)  # type: ignore
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=1e9) as monitor:
+        for step in range(8):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            if step != 3:
+                optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path / "run")
+    assert events(run).count("skipped-step") == 1 and run.table("scalars")["grad_norm"].isna().sum() == 1
+
+
 class TwoSteps(Perturbed):
     """The same in two calls, neither of which is `step`."""
 

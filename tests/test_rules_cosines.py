@@ -86,3 +86,27 @@ def test_the_largest_score_there_can_be(scores, most):
     assert not observer.failures
     found = [(float(bound), classes) for bound, classes in observer.cosines.given if math.isfinite(bound)]
     assert found == ([] if most is None else [(pytest.approx(most), 5)])
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda x: F.normalize(x.double()), 1.0),
+        (lambda x: F.normalize(x).bfloat16(), 1.0),
+        (lambda x: F.normalize(x.to(torch.complex64)), None),
+        (lambda x: x.long(), None),
+        (lambda x: F.normalize(x).to_sparse(), None),
+        (lambda x: x[:, :0], None),
+    ],
+)
+def test_products_of_any_numbers_are_followed_or_let_be(make, most):
+    """As a graph's sparse adjacency or an equalizer's complex weights: none may stop what else is seen."""
+    torch.manual_seed(0)
+    model, x = Towers(), torch.randn(5, 12)
+    with Observer(model, asking=True) as observer:
+        made = make(x)
+        scores = made @ made.to_dense().T
+        F.cross_entropy(scores.real.float() if most is None else scores, torch.arange(5))
+    assert not observer.failures
+    found = [float(bound) for bound, _ in observer.cosines.given if math.isfinite(bound)]
+    assert found == ([] if most is None else [1.0])

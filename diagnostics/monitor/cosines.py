@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
@@ -27,7 +27,7 @@ class Cosines:
             self._most[out] = x.new_ones(())
         elif func in functions.INNER | functions.LINEAR:
             y, bias = functions.argument(args, kwargs, 1, "weight"), functions.argument(args, kwargs, 2, "bias")
-            if bias is None and x.dim() > 1 and isinstance(y, Tensor) and y.dim() > 1:
+            if bias is None and _is_matrix(x) and _is_matrix(y):
                 unit = stats.of_length_one(x, -1) & stats.of_length_one(y, -1 if func in functions.LINEAR else -2)
                 self._most[out] = torch.where(unit, 1.0, torch.inf)
         elif x in self._most:
@@ -40,11 +40,19 @@ class Cosines:
             self.given.append((self._most[x], x.shape[classes]))
 
 
+def _is_matrix(x: Any) -> bool:
+    """One whose rows have a length that can be asked for: real, dense, and not in parts on several processes."""
+    plain = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided and not x.is_nested
+    return plain and x.is_floating_point() and x.dim() > 1
+
+
 def _factor(func: Callable, args: tuple) -> Tensor | None:
     """What a call multiplies scores by, unless it is learned; `None` if it does anything else to them."""
     if func in functions.LAYOUT | functions.NEGATING:
         return args[0].new_ones(())
     if func not in functions.GATING | functions.DIVIDING or len(args) < 2:
+        return None
+    if not isinstance(args[1], Tensor | int | float):
         return None
     by = torch.as_tensor(args[1])
     if by.numel() != 1 or by.requires_grad:

@@ -56,7 +56,7 @@ class Updates:
         self._left: tuple[Tensor, int, int] | None = None  # a gradient after the update, its version, backward passes
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = self._hooked(optimizer)
-        self._written = writes(tensors().values())
+        self._written: int | None = writes(tensors().values())  # until the first step
         self._choose_sentinel()
 
     def close(self) -> None:
@@ -66,10 +66,10 @@ class Updates:
         self._pairs, self._downhill, self._after_backward = Pairs(), Downhill(), None
 
     def follow(self) -> bool:
-        """Where the optimizer makes no step, but one that it holds does (SAM's first and second step), that one is
-        followed from now on."""
+        """Where the optimizer has made no step yet, but one that it holds has (SAM's first and second step), that one
+        is followed from now on."""
         inner = next((each for each in vars(self._optimizer).values() if isinstance(each, Optimizer)), None)
-        if inner is None or writes(self._tensors().values()) == self._written:
+        if inner is None or self._written in (None, writes(self._tensors().values())):
             return False
         for hook in self._hooks:
             hook.remove()
@@ -228,7 +228,7 @@ class Updates:
         update = self.current
         if update is None or update.finished:  # of a step that calls its base class's, the inner one is the update
             return
-        update.finished = True
+        update.finished, self._written = True, None
         with self._guarded("updates"):
             if "grad_norm" not in update.values:
                 self._gradients(update)

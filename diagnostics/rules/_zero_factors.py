@@ -14,6 +14,10 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
+AWAY_FROM_ZERO = (
+    "start all but one of the factors with small random values: torch.nn.init.normal_(weight, std=0.02), say",
+)
+
 
 def zero_factors(run: Run, *, records: int = 3) -> tuple[str, ...]:
     """Trained matrices that began as zeros and got exactly no gradient in any of so many measured updates, if there are
@@ -50,10 +54,7 @@ def stuck_at_zero(kind: str, run: Run, *, learned: float = 0.7) -> Iterator[Find
         summary=f"{names_of(names)} began as zeros and got exactly no gradient in all {len(steps)} measured updates: "
         "each one's gradient has another as a factor, so that all of their dimensions stay the same.",
         evidence={"tensors": float(len(names)), "records": float(len(steps))},
-        remedies=(
-            "start all but one of them with small random values: torch.nn.init.normal_(weight, std=0.02), say",
-            "or leave out the line that sets them to zero",
-        ),
+        remedies=(*AWAY_FROM_ZERO, "or leave out the line that sets them to zero"),
         charts=(
             Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
             Chart("line", "scalars", ("loss",), "Loss"),

@@ -40,7 +40,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import names_of, number
-from diagnostics.rules._zero_factors import zero_factors
+from diagnostics.rules._zero_factors import AWAY_FROM_ZERO, zero_factors
 from diagnostics.rules._zero_inputs import given_zeros
 from diagnostics.run import Run
 
@@ -116,7 +116,7 @@ def check(
             "or pass gradients through it: z + (hard(z) - z).detach()",
         )
         if hard
-        else _AWAY_FROM_ZERO
+        else AWAY_FROM_ZERO
         if zeros
         else (
             "print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero, "
@@ -133,9 +133,6 @@ _PIECEWISE_LINEAR = {"relu", "relu6", "leaky_relu", "hardtanh"}
 _SMOOTH = (
     "if the loss differentiates the network by its inputs, as that of a differential equation does, take tanh, sin or "
     "softplus: a network of ReLUs is piecewise linear, and has no second derivative"
-)
-_AWAY_FROM_ZERO = (
-    "start all but one of the factors with small random values: torch.nn.init.normal_(weight, std=0.02), say",
 )
 
 

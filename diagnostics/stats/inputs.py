@@ -30,7 +30,8 @@ def is_distribution(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
 def of_length_one(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
     """Whether all vectors along a dimension are, up to rounding."""
     slack = 1e-3 + 2 * torch.finfo(x.dtype).eps
-    return ((torch.linalg.vector_norm(x, dim=dim, dtype=torch.float32) - 1).abs() <= slack).all()
+    norms = torch.linalg.vector_norm(x, dim=dim, dtype=torch.promote_types(x.dtype, torch.float32))
+    return ((norms - 1).abs() <= slack).all()
 
 
 def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:
