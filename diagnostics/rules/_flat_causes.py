@@ -61,8 +61,10 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: floa
     if not decay > 0 or not len(late) or not norms[0] > 0:
         return None
     share, where = float(late[-1] / norms[0]), "the weights"
+    chart = Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)
     if share > left:
         share, where = _smallest_layer(run, stretch.last_step)
+        chart = Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True)
         if not share <= gone or normalizes(run):
             return None
     return Finding(
@@ -85,7 +87,7 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: floa
             f"lower weight_decay from {number(decay)} to {number(min(decay / 100, 0.01))}",
             "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
         ),
-        (LOSS_CHARTS[0], Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)),
+        (LOSS_CHARTS[0], chart),
         rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
     )
 

@@ -115,6 +115,12 @@ def by_epsilon(found: Finding, times: float) -> Finding:
     )
 
 
+def by_counting_updates(found: Finding) -> Finding:
+    """Of a rate that was gone before anything was learned."""
+    often = "look where scheduler.step() is called: once an epoch, if the schedule is meant for epochs"
+    return replace(found, remedies=(often, found.remedies[0]))
+
+
 def by_dampening(found: Finding) -> Finding:
     return replace(
         found,

@@ -22,7 +22,9 @@ settled.
 ## Why it happens
 For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
 step, and near 2 it hardly shrinks. Mini-batch noise keeps it from ever settling. With momentum $\mu$ oscillations
-decay like $\mu^{k/2}$ only; at $\mu = 1$ energy is conserved and it never settles.
+decay like $\mu^{k/2}$ only; at $\mu = 1$ energy is conserved and it never settles. Adam's first steps are as long as
+any, however small the gradient: far past the limit they throw a network where its answers no longer follow its inputs,
+and steps of that length do not find the way back.
 
 ## What to try
 Lower the learning rate to $1/\lambda_{\max}$ (the finding says the number), where that coordinate is gone in one
@@ -210,7 +212,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Fi
         "noise term": signals.noise_term(run),
         "overshoot": signals.median(signals.inside(run, "overshoot", half, history.last_step)),
     } | ({"share of the loss": share} if share > 0 else {})
-    found = _finding(run, history, ratio, first, seen, remedy, evidence)
+    found = _finding(run, history, began or ratio, first, seen, remedy, evidence)
     return replace(found, remedies=(*found.remedies[:-1], _WARM_UP)) if began else found
 
 

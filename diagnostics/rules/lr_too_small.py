@@ -114,7 +114,8 @@ def check(
     gone = gone_early(run) if lowered else None
     if gone is not None:
         words = f": the rate was lowered to next to nothing by step {gone}, before anything was learned."
-        yield sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
+        found = sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
+        yield sentences.by_counting_updates(found)
         return
     early = spent_early(run, history) if lowered else None
     first = early or (decay_step(rate_steps, rates, decayed) if lowered else start)
