@@ -86,6 +86,29 @@ def test_plain_loop(tmp_path: Path) -> None:
     assert set(run.table("units")["layer"]) == {"1"}  # from the training forward, as there is no closure
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_loss_with_dimensions_is_measured_as_the_number_that_it_is(shape: tuple[int, ...], tmp_path: Path) -> None:
+    def recorded(name: str, shape: tuple[int, ...]) -> Any:
+        model = small()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with diagnostics.watch(model, optimizer, tmp_path / name, every=2, curvature_every=4) as monitor:
+            for step in range(8):
+                x, y = batch(step)
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y).reshape(shape)
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, lambda x=x, y=y: F.cross_entropy(model(x), y).reshape(shape))
+        return diagnostics.load(tmp_path / name)
+
+    run, plain = recorded("dimensions", shape), recorded("plain", ())
+    assert events(run) == [] and len(run.table("units")) > 0
+    assert run.table("scalars")["overshoot"].notna().any()
+    for table in ("scalars", "units", "layers"):
+        given, without = run.table(table), plain.table(table)
+        assert [name for name in given if name != "time" and not given[name].equals(without[name])] == []
+
+
 @pytest.mark.parametrize("kept", [pairs.SAMPLE, 50])
 def test_cosines_overshoot_and_projection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """Of a model larger than what is kept of a gradient, slope and overshoot are still those of all of it."""

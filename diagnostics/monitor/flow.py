@@ -278,10 +278,10 @@ class Graph:
     def _reshape(self, x: Tensor, flow: Flow, out: Tensor) -> Flow:
         if x.shape == out.shape:
             return flow
-        batch_kept = out.dim() == 2 and x.shape[0] == out.shape[0]
+        batch_kept = out.dim() == 2 and x.shape[:1] == out.shape[:1]
         if flow.channels_first and batch_kept and x.dim() > 2:
             return replace(flow, entries=flow.entries * prod(x.shape[2:]), channels_first=False)
-        if not flow.channels_first and x.shape[-1] == out.shape[-1]:
+        if not flow.channels_first and x.shape[-1:] == out.shape[-1:]:
             return flow
         return self._mix(None, [x], [flow], out)
 

@@ -198,7 +198,7 @@ def observe(
         before = random_state(model) if states is None else states
         with observer:
             loss = closure()
-        observer.loss = loss.detach() if isinstance(loss, Tensor) else loss
+        observer.loss = _number(loss)
         drew = not before.same(random_state(model))
         drew_own = own != generators.states(held)
         return observer, observer.loss, drew, drew_own
@@ -221,10 +221,17 @@ def loss_at(
     def loss() -> Any:
         if states is not None:
             set_random_state(model, states)
-        return closure()
+        return _number(closure())
 
     with standing_in(weights, parameters):
         return _without_gradients(model, loss, closure)
+
+
+def _number(loss: Any) -> Any:
+    """Without its graph, and a single number without dimensions, as those are that it is compared with."""
+    if not isinstance(loss, Tensor):
+        return loss
+    return loss.detach().reshape(()) if loss.numel() == 1 else loss.detach()
 
 
 def _without_gradients(model: nn.Module, forward: Callable[[], Any], closure: Callable[[], Any]) -> Any:
