@@ -100,8 +100,9 @@ def _budget(
     return dot(top, product), product
 
 
-def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float | int]:
-    """The row for table `batches`, without `step` and `origin`. Errors need two batches, a noise term too."""
+def combine(batches: Sequence[Quotients], estimate: Estimate, averaged: int = 1) -> dict[str, float | int]:
+    """The row for table `batches`, without `step` and `origin`. Errors need two batches, a noise term too. `averaged`:
+    an update's gradient is the mean over so many such batches, which have as much less noise."""
     factor, shift, constant = _factors(estimate)
     largest, largest_error = _mean([b.largest for b in batches])
     smallest, smallest_error = _mean([b.smallest for b in batches])
@@ -109,7 +110,7 @@ def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float
     products = _gram([b.product for b in batches], batches[0].ranks)
     gradients = _gram([b.gradient for b in batches], batches[0].ranks)
     noise, noise_error = _jackknife(
-        lambda keep: _noise(products, keep, [b.curvature + shift for b in batches], constant), len(batches)
+        lambda keep: _noise(products, keep, [b.curvature + shift for b in batches], constant / averaged), len(batches)
     )
     square, square_error = _jackknife(lambda keep: _between(gradients, keep), len(batches))
     gains, curvatures = _flat_gains(batches, gradients, estimate)
@@ -126,7 +127,7 @@ def combine(batches: Sequence[Quotients], estimate: Estimate) -> dict[str, float
         "noise_term_error": noise_error,
         "gradient_square": square,
         "gradient_square_error": square_error,
-        "gradient_noise": float(np.trace(gradients)) / len(batches),
+        "gradient_noise": (float(np.trace(gradients)) / len(batches) + (averaged - 1) * square) / averaged,
         "flat_gain": gain if gains else math.nan,
         "flat_gain_error": gain_error if gains else math.nan,
         "flat_curvature": _weighted(curvatures, [_between(each, np.arange(len(batches))) for each in gains]),

@@ -51,6 +51,7 @@ def measure(
     optimizer: Optimizer,
     learning_rates: Sequence[float],
     *,
+    times: float = 1.0,
     eigenvalues: int = 5,
     tolerance: float = 1e-2,
     previous: Estimate | None = None,
@@ -60,7 +61,9 @@ def measure(
     memory_bytes: int | None = None,
     seconds: float = math.inf,
 ) -> Estimate:
-    """`learning_rates`: of the update just made, one a group. `displacement`: recent change of `trained_parameters`.
+    """`learning_rates`: of the update just made, one a group. `times`: the optimizer is given so many times the
+    gradient of the closure's loss, as where those of several batches are added up. `displacement`: recent change of
+    `trained_parameters`.
 
     `full=False` measures only what the stability ratio and the displacement's condition number need; a function decides
     by the seconds that a product takes, and says `None` to raise TooDear. After so many `seconds` the search for the
@@ -79,6 +82,7 @@ def measure(
         model,
         optimizer,
         [1.0 if math.isnan(rate) else rate for rate in learning_rates],  # of one without: its gain holds all of it
+        times,
         layout,
         ranks,
         _target(eigenvalues, tolerance, is_cold),
@@ -207,12 +211,13 @@ def _product_seconds(layout: Layout, hessian: Hessian) -> float:
 def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
     """The table's terms, or measured ones, or none: the Hessian itself can be measured under any optimizer."""
     if known_as(request.optimizer):
-        return scaling(stability_terms(request.optimizer, request.rates), request.layout), []
+        terms = stability_terms(request.optimizer, request.rates)
+        return scaling([term.given(request.times) for term in terms], request.layout), []
     try:
         gradients = request.layout.split(hessian.gradient)
         terms = measured_terms(request.optimizer, request.rates, gradients)
         name = type(request.optimizer).__name__
-        return scaling(terms, request.layout), [
+        return scaling([term.given(request.times) for term in terms], request.layout), [
             f"the gain of {name} was measured on a copy at the present weights; its weight decay is left out"
         ]
     except Exception as error:  # somebody else's optimizer: whatever it raises, its stability ratio is unknown

@@ -20,6 +20,7 @@ class Request:
     model: nn.Module
     optimizer: Optimizer
     rates: Sequence[float]
+    times: float
     layout: Layout
     ranks: Ranks | None
     target: Target

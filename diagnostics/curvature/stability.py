@@ -11,7 +11,7 @@ of torch.optim and are tested against them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,11 @@ class Terms:
     def progress(self) -> Number:
         """eta F(1) / P: the change of the weight per unit of a constant gradient."""
         return self.rate * self.constant / self.preconditioner
+
+    def given(self, times: float) -> "Terms":
+        """Where the optimizer is given so many times the loss's gradient: all of it is per unit of the latter."""
+        kept = {"coupled": self.coupled / times, "decoupled": self.decoupled / times}
+        return self if times == 1 else replace(self, rate=self.rate * times, **kept)
 
 
 def stability_terms(optimizer: optim.Optimizer, learning_rates: Sequence[float]) -> list[Terms]:

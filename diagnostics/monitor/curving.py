@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from diagnostics.curvature import NonFinite, TooDear, measure, slices, trained_parameters
 from diagnostics.monitor import forwards
+from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.schedule import DISPLACEMENT, Schedule
@@ -38,11 +39,12 @@ class Curving:
         together: Together,
         tell_once: Callable[..., None],
         tensors: Callable[[], Mapping[str, Tensor]],
+        accumulated: Accumulated,
     ) -> None:
         self._model, self._optimizer, self._eigenvalues = model, optimizer, eigenvalues
         self._schedule, self._budget, self._guard = schedule, budget, guard
         self._writer, self._together, self._tell_once = writer, together, tell_once
-        self._tensors = tensors
+        self._tensors, self._accumulated = tensors, accumulated
         self._tracking = Tracking()
 
     def project(self, update: Update) -> None:
@@ -77,12 +79,13 @@ class Curving:
     def finish(self, step: int) -> None:
         """What the last estimate's batches have shown so far; then let go of its vectors."""
         if self._tracking.following():
-            self._append_batches(step, self._tracking.combined())
+            self._append_batches(step, self._tracking.combined(self._accumulated.batches))
         self._tracking = Tracking()
 
     def _follow(self, step: int, closure: Closure) -> None:
         with self._finite_only(), forwards.quiet(self._model):
-            self._append_batches(step, self._tracking.follow(closure, self._model))
+            row = self._tracking.follow(closure, self._model, self._accumulated.batches)
+            self._append_batches(step, row)
 
     def _affords_batch(self) -> bool:
         if self._together.active:
@@ -105,7 +108,7 @@ class Curving:
     def _estimate(self, update: Update, closure: Closure, whole: Whole) -> None:
         step, parameters = update.plan.step, trained_parameters(self._optimizer)
         if self._tracking.following():
-            self._append_batches(step, self._tracking.combined())
+            self._append_batches(step, self._tracking.combined(self._accumulated.batches))
         rates = [float(rate) for rate in update.learning_rates]  # a tensor rate is read here: one wait for the device
         with suppress(TooDear), self._finite_only(), forwards.quiet(self._model):
             estimate = measure(
@@ -113,6 +116,7 @@ class Curving:
                 self._model,
                 self._optimizer,
                 rates,
+                times=self._accumulated.times,
                 eigenvalues=self._eigenvalues,
                 previous=self._tracking.estimate,
                 displacement=self._tracking.displacement(parameters),

@@ -251,6 +251,25 @@ def _with_gradients(model: nn.Module, forward: Callable[[], Any], closure: Calla
         return forward()
 
 
+def gradient_at(
+    weights: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    closure: Callable[[], Any],
+    model: nn.Module,
+    states: RandomState | None,
+    of: Tensor,
+) -> Tensor:
+    """That of the closure's loss for one parameter, at other weights."""
+
+    def gradient() -> Tensor:
+        if states is not None:
+            set_random_state(model, states)
+        return torch.autograd.grad(closure(), of)[0]
+
+    with standing_in(weights, parameters):
+        return _with_gradients(model, gradient, closure)
+
+
 @contextmanager
 def standing_in(weights: Sequence[Tensor], parameters: Sequence[Tensor]) -> Iterator[None]:
     """Other weights in the parameters' places; the storages are exchanged, so that nothing is rounded or copied."""

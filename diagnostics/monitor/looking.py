@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diagnostics import stats
 from diagnostics.monitor import describe, forwards, order, symmetry
+from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
@@ -23,6 +25,7 @@ from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.units import Units
+from diagnostics.monitor.update import Update
 
 Closure = Callable[[], Any]
 
@@ -36,9 +39,10 @@ class Looking:
         guard: Guard,
         together: Together,
         note: Callable[..., None],
+        accumulated: Accumulated,
     ) -> None:
         """`note`: what is found once is written with the run."""
-        self._note = note
+        self._note, self._accumulated = note, accumulated
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -153,7 +157,15 @@ class Looking:
             coarse=observer.autocast,
         )
         record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
+        if self._accumulated.asking and record.update.accumulated is not None:
+            self._guard.run("accumulation", self._look_at_parts, record.update, parameters, closure, states)
         return observer
+
+    def _look_at_parts(self, update: Update, parameters: list[Tensor], closure: Closure, states: Any) -> None:
+        if update.accumulated is not None and update.before is not None:
+            old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.before)
+            at = partial(forwards.gradient_at, list(old), parameters, closure, self._model, states)
+            self._accumulated.look(update.accumulated, at)
 
     def _alone(self, parameters: list[Tensor]) -> bool:
         """No wrapper that gathers gradients, and counts on a backward after every forward with a graph."""

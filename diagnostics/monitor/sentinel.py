@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.monitor.accumulated import Parts, first_entries
 from diagnostics.monitor.distributed import entries, local
 
 _queue: Any = getattr(
@@ -25,19 +26,28 @@ CLEARED = (
 
 class Sentinel:
     """`passes` counts backward passes since `reset`; `carried` is the old gradient's norm when the first began.
-    `cleared`: one ever began when the gradient of an earlier one since `reset` had been removed.
+    `cleared`: one ever began when the gradient of an earlier one since `reset` had been removed. `parts`: what the last
+    of several passes added, where `keeping()`.
 
     `finished()` is called once after every pass. `reduced` says that DDP works: its own callback, which averages the
     gradients, is queued after ours, so ours queues itself once more.
     """
 
     def __init__(
-        self, finished: Callable[[], None], quiet: Callable[[], bool], reduced: bool, guarded: Callable[[str], Any]
+        self,
+        finished: Callable[[], None],
+        quiet: Callable[[], bool],
+        reduced: bool,
+        guarded: Callable[[str], Any],
+        keeping: Callable[[], bool],
     ) -> None:
         self.passes = 0
         self.carried: Tensor | float = float("nan")
         self.cleared = False
+        self.parts: Parts | None = None
+        self._held: Tensor | None = None
         self._finished, self._quiet, self._reduced, self._guarded = finished, quiet, reduced, guarded
+        self._keeping = keeping
         self._task = -1
         self._parameter: Tensor | None = None
         self._node: Any = None
@@ -64,7 +74,7 @@ class Sentinel:
         self._hooks, self._parameter, self._node = [], None, None
 
     def reset(self) -> None:
-        self.passes, self.carried = 0, float("nan")
+        self.passes, self.carried, self.parts, self._held = 0, float("nan"), None, None
 
     def _begins(self, incoming: Any) -> None:
         with self._guarded("backward passes"):
@@ -73,6 +83,7 @@ class Sentinel:
 
     def _look_at(self, old: Tensor | None) -> None:
         self.cleared |= self.passes > 0 and old is None
+        self._held = first_entries(old) if self.passes and self._keeping() else None
         if isinstance(self.carried, float) and self.carried == 0:
             return
         held = 0.0 if old is None else torch.linalg.vector_norm(entries(local(old.detach())).float())
@@ -87,8 +98,15 @@ class Sentinel:
                 return
             self._task = task
             self.passes += 1
+            self._keep(parameter)
             if CALLS_BACK:
                 _queue(self._requeue if self._reduced else self._end)
+
+    def _keep(self, parameter: Tensor) -> None:
+        total = None if self._held is None else first_entries(parameter.grad)
+        if self._held is not None and total is not None:
+            self.parts = Parts(parameter, self.passes, total - self._held, total)
+        self._held = None
 
     def _requeue(self) -> None:
         _queue(self._end)

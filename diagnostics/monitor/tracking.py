@@ -69,17 +69,18 @@ class Tracking:
         """Whether the estimate has vectors (a quick one has not) and batches are still to come."""
         return self.estimate is not None and self.estimate.vectors is not None and len(self.quotients) < BATCHES
 
-    def follow(self, closure: Callable[[], Any], model: nn.Module) -> dict[str, Any] | None:
-        """Try the estimate's vectors on the closure's batch; the row for table `batches` once there are enough."""
+    def follow(self, closure: Callable[[], Any], model: nn.Module, averaged: int) -> dict[str, Any] | None:
+        """Try the estimate's vectors on the closure's batch; the row for table `batches` once there are enough.
+        `averaged`: an update's gradient is the mean over so many such batches."""
         assert self.estimate is not None
         self.quotients.append(follow(closure, model, self.estimate))
-        return self.combined() if len(self.quotients) == BATCHES else None
+        return self.combined(averaged) if len(self.quotients) == BATCHES else None
 
-    def combined(self) -> dict[str, Any] | None:
+    def combined(self, averaged: int) -> dict[str, Any] | None:
         """The row of what has been seen so far; at least two batches are needed for an error."""
         if self.estimate is None or len(self.quotients) < 2:
             return None
-        return {"origin": self.step, **combine(self.quotients, self.estimate)}
+        return {"origin": self.step, **combine(self.quotients, self.estimate, averaged)}
 
 
 def resting_place(device: torch.device, needed_bytes: int, free_bytes: int) -> torch.device:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diagnostics.monitor.accumulated import Parts
 from diagnostics.monitor.left import Left
 from diagnostics.monitor.schedule import Plan
 
@@ -23,5 +24,6 @@ class Update:
     left: Left | None = None  # what shows whether the weights stayed as the update left them
     rescued: list[Tensor] | None = None  # weights before an update whose gradient is not finite
     bad_gradients: list[str] = field(default_factory=list)  # parameters whose gradient is not finite
+    accumulated: Parts | None = None  # where several backward passes went into it
     finished: bool = False
     late: Tensor | None = None  # a gradient that was written to after the update, where nothing reads it

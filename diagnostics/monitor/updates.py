@@ -45,7 +45,7 @@ class Updates:
     ) -> None:
         self.current: Update | None = None
         self.settled = False  # the first number that is not finite has been explained
-        self.sentinel = Sentinel(self._backward_finished, quiet, replicated, guarded)
+        self.sentinel = Sentinel(self._backward_finished, quiet, replicated, guarded, self._parts_wanted)
         self._optimizer, self._tensors, self._plan, self._closure = optimizer, tensors, plan, closure
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
         self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = None  # gradient versions, norms
@@ -143,6 +143,8 @@ class Updates:
             norm = norm if scale is None else norm / scale.to(norm)
         on_host = transfer.on_host(norm.device)
         update.values["grad_norm"] = norm if update.plan.measured or not on_host else norm.item()
+        if self.sentinel.parts is not None:
+            update.accumulated = self.sentinel.parts.over(self._scaler.scale())
         update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured or update.plan.partner:
             whole = update.values.get("grad_norm_unclipped")
@@ -218,6 +220,9 @@ class Updates:
             self._after_backward = (gradient_versions(tensors), squares)
             if self._clips is not False and self._expected == 1 and self._plan().measured and not self._sharded:
                 self._downhill.keep(list(tensors))
+
+    def _parts_wanted(self) -> bool:
+        return self._plan().measured and self._closure() and not self._together.active
 
     def _norms(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
         self._together.settle()

@@ -90,6 +90,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "probabilities": None,
         "targets": [],
         "score_bound": [],
+        "accumulated": {},
         "unsigned": [],
         "cut_off": [],
         "scrambled": [],

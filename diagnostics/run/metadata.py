@@ -45,6 +45,7 @@ _DEFAULTS: dict[str, Any] = {
     "probabilities": None,
     "targets": [],
     "score_bound": [],
+    "accumulated": {},
     "unsigned": [],
     "cut_off": [],
     "scrambled": [],

@@ -1,0 +1,83 @@
+"""What an update of several backward passes is made of: the mean of what they left, or their sum.
+
+Curvature is that of the closure's loss, and the stability ratio that of an update along its gradient. Where a loop
+leaves out the division by the number of passes, the update is that many times as long, and so is the ratio. One
+parameter tells. With c the closure's gradient at the weights before the update, what the last pass added to its own is
+a c, if the closure computes the loss of the last batch; if it computes that of all of them, the whole is b c. Either is
+then a multiple of c up to rounding, and passes times a, or b, is 1 or the number of passes. Elsewhere (masks drawn
+anew, batches of unequal weight, clipping in between) nothing is concluded and the mean is taken for granted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics.monitor.distributed import is_dtensor
+
+MOST = 1 << 16  # entries of the parameter that are compared
+AGREE = 1e-3  # of a gradient: float32 rounding, a thousand passes long
+TRIES = 3  # measured updates
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The gradient of one parameter after the last of several passes, and what that one added; their first entries."""
+
+    parameter: Tensor
+    passes: int
+    added: Tensor
+    total: Tensor
+
+    def over(self, scale: Tensor | None) -> "Parts":
+        """Without what a gradient scaler multiplied the loss by."""
+        if scale is None:
+            return self
+        scale = scale.to(self.total)
+        return Parts(self.parameter, self.passes, self.added / scale, self.total / scale)
+
+
+class Accumulated:
+    """`times`: the optimizer's gradient is so many times that of the closure's loss. `batches`: it averages so many
+    as large as the closure's."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        """`note`: what is found is written with the run."""
+        self.times, self.batches = 1.0, 1
+        self._note, self._tries = note, TRIES
+
+    @property
+    def asking(self) -> bool:
+        return self._tries > 0
+
+    def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor]) -> None:
+        """`gradient(parameter)`: the closure's, at the weights before the update."""
+        self._tries -= 1
+        own = first_entries(gradient(parts.parameter))
+        for part, count in ((parts.added, parts.passes), (parts.total, 1)):
+            times = _multiple(part.to(own), own) * count
+            for whole in (1, parts.passes):
+                if abs(times - whole) <= AGREE * whole:
+                    self.times, self.batches, self._tries = float(whole), count, 0
+                    self._note(accumulated={"passes": parts.passes, "times": self.times, "batches": count})
+                    return
+
+
+def first_entries(gradient: Any) -> Tensor | None:
+    """A copy, in float32 at least; `None` of what is not dense and here."""
+    if not isinstance(gradient, Tensor) or gradient.layout != torch.strided or is_dtensor(gradient):
+        return None
+    entries = gradient.detach().flatten()[:MOST]
+    entries = torch.view_as_real(entries).flatten() if entries.is_complex() else entries
+    return entries.to(torch.promote_types(entries.dtype, torch.float32), copy=True)
+
+
+def _multiple(part: Tensor, whole: Tensor) -> float:
+    """m where part = m whole, NaN where it is no multiple."""
+    square = torch.dot(whole, whole)
+    multiple = torch.dot(part, whole) / square
+    rest = torch.linalg.vector_norm(part - multiple * whole)
+    fits = (square > 0) & (rest <= AGREE * torch.linalg.vector_norm(part))
+    return float(torch.where(fits, multiple, torch.nan))

@@ -1,0 +1,185 @@
+"""Gradients of several backward passes: whether the optimizer got their mean or their sum, and what follows of it.
+
+The truth is the loop itself, the Hessian 2 X'X / n of least squares, and the loss that grows or falls.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import diagnostics
+
+PASSES, ROWS, ANY = 4, 40, 100.0
+
+
+class Line(nn.Module):
+    """Least squares; the mask draws anew at every forward."""
+
+    def __init__(self, outputs: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.out, self.mask = nn.Linear(6, outputs, bias=False).double(), nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mask(self.out(x))
+
+
+def batches(step: int, outputs: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(PASSES, ROWS, 6, generator=generator, dtype=torch.float64)
+    return list(zip(x, torch.randn(PASSES, ROWS, outputs, generator=generator, dtype=torch.float64), strict=True))
+
+
+def train(
+    folder: Path,
+    divide: bool,
+    of: str,
+    outputs: int = 3,
+    dropout: float = 0.0,
+    clip: float | None = None,
+    steps: int = 6,
+    rate: float = 0.01,
+    make: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+) -> diagnostics.Run:
+    """`of`: what the closure computes the loss of."""
+    model = Line(outputs, dropout)
+    optimizer = make(model.parameters(), lr=rate)
+    share = PASSES if divide else 1
+    with diagnostics.watch(model, optimizer, folder, every=2, curvature_every=1, budget=ANY) as monitor:
+        for step in range(steps):
+            given = batches(step, outputs)
+            optimizer.zero_grad()
+            for x, y in given:
+                loss = nn.functional.mse_loss(model(x), y) * outputs
+                (loss / share).backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+
+            def closure(given: Any = given) -> torch.Tensor:
+                seen = given if of in ("all", "sum") else given[-1:]
+                total = torch.stack([nn.functional.mse_loss(model(x), y) * outputs for x, y in seen]).sum()
+                return total / PASSES if of in ("all", "part") else total
+
+            monitor.step(loss, closure)
+    return diagnostics.load(folder)
+
+
+def ratio(step: int, of: str, rate: float, times: float, outputs: int) -> float:
+    """s of gradient descent on the mean squared error, summed over the outputs."""
+    given = batches(step - 1, outputs)
+    x = given[-1][0] if of in ("last", "part") else torch.cat([x for x, _ in given])
+    return rate * times * float(torch.linalg.eigvalsh(2 * x.T @ x / len(x))[-1]) / 2
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize(
+    ("divide", "of", "times"),
+    [(True, "last", 1), (False, "last", PASSES), (True, "all", 1), (False, "all", PASSES)],
+)
+def test_the_ratio_is_that_of_what_the_optimizer_was_given(
+    divide: bool, of: str, times: int, outputs: int, tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", divide, of, outputs)
+    found = run.meta["accumulated"]
+    assert found == {"passes": PASSES, "times": times, "batches": PASSES if of == "last" else 1}
+    table = run.table("curvature")
+    truth = [ratio(step, of, 0.01, times, outputs) for step in table["step"]]
+    np.testing.assert_allclose(table["stability"], truth, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("divide", "of"), [(False, "sum"), (True, "part")])
+def test_a_closure_that_adds_up_or_divides_as_the_loop_does(divide: bool, of: str, tmp_path: Path) -> None:
+    """Its curvature is so many times larger or smaller, and the ratio is the same."""
+    run = train(tmp_path / "run", divide, of)
+    assert run.meta["accumulated"]["times"] == (1 if of == "sum" else PASSES)
+    truth = [ratio(step, of, 0.01, PASSES if of == "sum" else 1, 3) for step in run.table("curvature")["step"]]
+    np.testing.assert_allclose(run.table("curvature")["stability"], truth, rtol=1e-2)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.RMSprop])
+def test_optimizers_that_divide_by_the_gradient_see_no_difference(make: Any, tmp_path: Path) -> None:
+    summed = train(tmp_path / "sum", False, "last", make=make, rate=1e-4)
+    mean = train(tmp_path / "mean", True, "last", make=make, rate=1e-4)
+    assert (summed.meta["accumulated"]["times"], mean.meta["accumulated"]["times"]) == (PASSES, 1)
+    np.testing.assert_allclose(summed.table("curvature")["stability"], mean.table("curvature")["stability"], rtol=1e-2)
+
+
+def test_masks_that_are_drawn_anew_are_drawn_again(tmp_path: Path) -> None:
+    assert train(tmp_path / "last", False, "last", dropout=0.3).meta["accumulated"]["times"] == PASSES
+    assert train(tmp_path / "all", False, "all", dropout=0.3).meta["accumulated"] == {}  # another mask for each
+
+
+def test_gradients_are_compared_before_they_are_clipped(tmp_path: Path) -> None:
+    assert train(tmp_path / "run", False, "all", clip=1e-3).meta["accumulated"]["times"] == PASSES
+
+
+@pytest.mark.parametrize("of_limit", [0.98, 1.02])
+def test_it_is_the_limit_of_the_loop(of_limit: float, tmp_path: Path) -> None:
+    """The same batch in every pass, added up: the weights leave the minimum where s > 1."""
+    x = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rate = of_limit * 2 / (PASSES * float(torch.linalg.eigvalsh(2 * x.T @ x / ROWS)[-1]))
+    model = Line(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    losses = []
+    with diagnostics.watch(model, optimizer, tmp_path / "run", curvature_every=50, budget=ANY) as monitor:
+        for _ in range(200):
+            optimizer.zero_grad()
+            for _ in range(PASSES):
+                loss = model(x).square().mean()
+                loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            monitor.step(loss, lambda: model(x).square().mean())
+    np.testing.assert_allclose(diagnostics.load(tmp_path / "run").table("curvature")["stability"], of_limit, rtol=1e-3)
+    assert (losses[-1] > losses[-20]) == (of_limit > 1)
+
+
+def test_the_noise_of_an_update_is_that_of_the_mean_of_its_batches(tmp_path: Path) -> None:
+    """At a rate that moves nothing, against the same batches one an update."""
+
+    def recorded(name: str, passes: int) -> Any:
+        model = Line(1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-30)
+        with diagnostics.watch(model, optimizer, tmp_path / name, every=2, curvature_every=10, budget=ANY) as monitor:
+            for step in range(12):
+                given = batches(step, 1)[-passes:]
+                optimizer.zero_grad()
+                for x, y in given:
+                    loss = nn.functional.mse_loss(model(x), y) / passes
+                    loss.backward()
+                optimizer.step()
+                monitor.step(loss * passes, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
+        return diagnostics.load(tmp_path / name).table("batches").iloc[0]
+
+    one, mean = recorded("one", 1), recorded("mean", PASSES)
+    np.testing.assert_allclose(mean["noise_term"], one["noise_term"] / PASSES, rtol=1e-6)
+    np.testing.assert_allclose(mean["gradient_square"], one["gradient_square"], rtol=1e-6)
+    noise = one["gradient_noise"] - one["gradient_square"]
+    np.testing.assert_allclose(mean["gradient_noise"], one["gradient_square"] + noise / PASSES, rtol=1e-6)
+
+
+def test_training_is_bitwise_the_same(tmp_path: Path) -> None:
+    def final(watched: bool) -> torch.Tensor:
+        model = Line(3, dropout=0.3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        monitor = diagnostics.watch(model, optimizer, tmp_path / "run", every=1, curvature_every=2) if watched else None
+        for step in range(12):
+            optimizer.zero_grad()
+            for x, y in batches(step, 3):
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+            optimizer.step()
+            if monitor:
+                monitor.step(loss, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
+        if monitor:
+            monitor.close()
+        return model.out.weight.detach()
+
+    assert torch.equal(final(watched=False), final(watched=True))
+    assert diagnostics.load(tmp_path / "run").meta["accumulated"]["times"] == PASSES
