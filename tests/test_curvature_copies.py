@@ -76,3 +76,29 @@ def test_a_weight_tells_how_often_an_eigenvalue_is_repeated():
         means, variances = np.transpose([multiplicities(x) for x in draws(m, 400)])
         assert means.mean() == pytest.approx(m, rel=0.05)
         assert np.mean(np.abs(means - m) < 2 * np.sqrt(variances)) > 0.9
+
+
+def test_the_trace_where_the_search_for_copies_fills_the_basis():
+    """Each of a hundred eigenvalues ten times: more than the basis has rows."""
+    scores = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        x = torch.randn(500, 100, dtype=torch.float64) * 0.9 ** torch.arange(100)
+        model = nn.Linear(100, 10, bias=False).double()
+        found = spectrum_of(model, lambda: model(x).square().sum(1).mean())  # noqa: B023
+        scores.append((found.trace - 10 * float(2 * x.square().sum() / 500)) / found.trace_error)
+    assert np.abs(scores).max() < 3, scores
+
+
+@pytest.mark.parametrize("values", [[0.8, 0.3, 0.1, 0.03] * 4, [3.0] * 3 + [2.0] * 3 + [1.0] * 2, [-1.0, 2.0, 2.0]])
+def test_a_small_space_is_searched_whole(values: list[float]):
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))[0]
+        w = nn.ParameterList([nn.Parameter(torch.ones(len(values), dtype=torch.float64))])
+        matrix = q @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ q.T
+        found = spectrum_of(w, lambda: w[0] @ matrix @ w[0] / 2)  # noqa: B023
+        np.testing.assert_allclose(found.eigenvalues, sorted(values)[::-1][:5], atol=1e-10)
+        assert found.trace == pytest.approx(sum(values)) and found.trace_error == found.missed == 0
+        assert found.frobenius == pytest.approx(np.linalg.norm(values))
+        assert found.products <= len(values) + 1

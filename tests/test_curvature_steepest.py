@@ -7,12 +7,13 @@ import pytest
 import scipy.linalg
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from diagnostics.curvature import measure, steepest
 from diagnostics.curvature.lanczos import Krylov
 from diagnostics.curvature.scaling import UNKNOWN
+from diagnostics.curvature.stability import stability_terms
 from diagnostics.curvature.steepest import _seen
 
 
@@ -125,3 +126,68 @@ def test_where_the_last_direction_is_of_no_use_a_quick_estimate_starts_from_the_
     found = estimate(previous=stale)
     assert found.preconditioned == pytest.approx(1.0, rel=1e-2)
     assert (found.products < first.products - 1) == bool(at)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_condition_number_is_of_the_whole_displacement(momentum: float):
+    """Also of what of it lies in vectors of the basis that wait for a product, as what momentum adds does."""
+    values = 1 / torch.arange(1, 301, dtype=torch.float64)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.linalg.qr(torch.randn(300, 300, generator=generator, dtype=torch.float64))[0]
+        matrix = q @ torch.diag(values) @ q.T
+        w = nn.ParameterList([nn.Parameter(torch.randn(300, generator=generator, dtype=torch.float64))])
+        optimizer = torch.optim.SGD(w.parameters(), lr=0.7, momentum=momentum)
+        before = w[0].detach().clone()
+        for step in range(30):
+            before = w[0].detach().clone() if step == 20 else before
+            optimizer.zero_grad()
+            (w[0] @ matrix @ w[0] / 2).backward()
+            optimizer.step()
+        u = w[0].detach() - before
+        found = measure(lambda: w[0] @ matrix @ w[0] / 2, w, optimizer, [0.7], displacement=[u])  # noqa: B023
+        assert found.condition == pytest.approx(float((u @ u) / (u @ matrix @ u)), rel=1e-3)
+
+
+def test_groups_of_few_weights_have_the_ratio_of_all():
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
+        matrix = q @ torch.diag(torch.rand(6, generator=generator, dtype=torch.float64) * 3 + 0.1) @ q.T
+        w = nn.ParameterList([nn.Parameter(torch.randn(n, generator=generator, dtype=torch.float64)) for n in (2, 4)])
+        groups = [{"params": w[:1], "betas": (0.9, 0.999)}, {"params": w[1:], "lr": 0.03, "betas": (0.5, 0.9)}]
+        optimizer = torch.optim.Adam(groups, lr=0.01)
+
+        def closure() -> Tensor:
+            x = torch.cat(list(w))  # noqa: B023
+            return x @ matrix @ x / 2  # noqa: B023
+
+        closure().backward()
+        optimizer.step()
+        response = torch.cat([term.response for term in stability_terms(optimizer, [0.01, 0.03])]).sqrt()
+        truth = float(torch.linalg.eigvalsh(response[:, None] * matrix * response)[-1])
+        assert measure(closure, w, optimizer, [0.01, 0.03]).stability == pytest.approx(truth, rel=1e-2)
+
+
+def test_weights_that_never_had_a_gradient_are_left_out_under_adamax():
+    w = nn.ParameterList([nn.Parameter(torch.tensor([1.0, 1.0], dtype=torch.float64))])
+    optimizer = torch.optim.Adamax(w.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        w[0][0].square().backward()
+        optimizer.step()
+    found = measure(lambda: w[0].square().sum(), w, optimizer, [0.01])
+    term = stability_terms(optimizer, [0.01])[0].response
+    assert found.stability == pytest.approx(2 * float(term[0])) and any("left out" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.ASGD])
+def test_an_empty_tensor_among_the_weights(make):
+    def ratio(*sizes: int) -> float:
+        w = nn.ParameterList([nn.Parameter(torch.ones(size, dtype=torch.float64)) for size in sizes])
+        optimizer = make(w.parameters(), lr=0.01)
+        sum(p.square().sum() for p in w).backward()
+        optimizer.step()
+        return measure(lambda: sum(p.square().sum() for p in w), w, optimizer, [0.01]).stability
+
+    assert ratio(2, 0) == pytest.approx(ratio(2)) and ratio(2) > 0

@@ -189,3 +189,94 @@ def test_the_same_number_of_other_weights_is_not_warm():
     model.requires_grad_(True)
     model[0].requires_grad_(False)
     assert measure(closure, model, optimizer, [0.1], previous=first).start == "cold"
+
+
+@pytest.mark.parametrize("function", [F.hardsigmoid, nn.Hardsigmoid()])
+def test_a_function_without_a_double_backward_in_a_checkpoint(function):
+    """The backward calls it once more, as it is."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).double()
+
+    def scores(h: Tensor, wrapped: bool) -> Tensor:
+        inside = lambda h: function(3 * h) ** 3  # noqa: E731
+        return checkpoint(inside, h, use_reentrant=False) if wrapped else inside(h)
+
+    def loss(wrapped: bool) -> Tensor:
+        return F.cross_entropy(3 * model[1](scores(model[0](X.double()), wrapped)), Y)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain = measure(lambda: loss(False), model, optimizer, [0.1])
+    within = measure(lambda: loss(True), model, optimizer, [0.1])
+    assert (plain.method, within.method) == ("double backward", "differences")
+    np.testing.assert_allclose(within.eigenvalues, plain.eigenvalues, rtol=1e-2, atol=1e-3 * plain.eigenvalues[0])
+    assert within.smallest == pytest.approx(plain.smallest, rel=1e-2)
+
+
+def test_hardsigmoid_in_place_whose_result_nobody_takes():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    x = torch.randn(20, 4, dtype=torch.float64)
+
+    def loss(model: nn.Module) -> Tensor:
+        h = model(x) * 1.0
+        F.hardsigmoid(h, inplace=True)
+        return h.square().mean()
+
+    found = measure(lambda: loss(model), model, torch.optim.SGD(model.parameters(), lr=0.1), [0.1])
+    truth = exact(lambda model: (F.relu6(model(x) + 3) / 6).square().mean(), model)
+    np.testing.assert_allclose(found.eigenvalues, truth[:5], rtol=1e-6)
+
+
+class Once(torch.autograd.Function):
+    """x^3 whose backward cannot be differentiated, and whose second derivative comes out as 0."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 3 * ctx.saved_tensors[0] ** 2 * gradient
+
+
+def test_a_function_that_the_loss_gets_later_is_tested_too():
+    w = nn.ParameterList([nn.Parameter(torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))])
+    optimizer = torch.optim.SGD(w.parameters(), lr=0.1)
+    first = measure(lambda: w[0].square().sum(), w, optimizer, [0.1])
+    later = measure(lambda: Once.apply(w[0]).sum(), w, optimizer, [0.1], previous=first)
+    np.testing.assert_allclose(later.eigenvalues, [12, 6, 3], rtol=1e-3)
+    assert "Once" in later.notes[0]
+
+
+@pytest.mark.parametrize("stopped", ["detach", "no_grad", "logged", "not at all"])
+def test_a_gradient_that_is_stopped_on_its_way_is_said(stopped: str):
+    """(w - 0.9 target(w))^2, whose gradient takes the target for fixed, as in temporal differences."""
+    w = nn.ParameterList([nn.Parameter(torch.tensor([0.5, 1.0], dtype=torch.float64))])
+
+    def closure() -> Tensor:
+        if stopped == "detach":
+            target = (0.9 * w[0]).detach()
+        elif stopped == "no_grad":
+            with torch.no_grad():
+                target = 0.9 * w[0]
+        else:
+            target = torch.ones(2, dtype=torch.float64)
+        loss = (w[0] - target).square().sum()
+        if stopped == "logged":
+            loss.detach().item()
+        return loss
+
+    found = measure(closure, w, torch.optim.SGD(w.parameters(), lr=0.1), [0.1])
+    assert any("detach" in note for note in found.notes) == (stopped in ("detach", "no_grad"))
+    np.testing.assert_allclose(found.eigenvalues, [2, 2], rtol=1e-6)
+
+
+def test_differences_where_the_gradient_is_zero():
+    w = nn.ParameterList([nn.Parameter(torch.zeros(3, dtype=torch.float64))])
+    found = measure(
+        lambda: w[0].norm() * 0 + torch.linalg.vector_norm(w[0]) ** 2, w, torch.optim.SGD(w.parameters(), lr=0.1), [0.1]
+    )
+    assert found.method == "differences"
+    np.testing.assert_allclose(found.eigenvalues, [2, 2, 2], rtol=1e-6)

@@ -151,13 +151,46 @@ class Noise(Task):
 
 
 class Counting(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, features: int = 4) -> None:
         super().__init__()
-        self.inside, self.calls = nn.Linear(4, 3), 0
+        self.inside, self.calls = nn.Linear(features, 3), 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return self.inside(x) * (1 + 1e-6 * self.calls)
+
+
+class Buffers(nn.Module):
+    """A buffer that a forward changes, before a batch norm and a counter, which are put back after it."""
+
+    def __init__(self, first: Callable[[], Tensor], change: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.register_buffer("kept", first())
+        self.inside, self.norm, self.out, self.change = nn.Linear(4, 6), nn.BatchNorm1d(6), Counting(6), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.out(torch.tanh(self.norm(self.inside(x)))) + 1e-3 * self.kept.sum()
+        self.change(self, scores.detach())
+        return scores
+
+
+def longer(module: nn.Module, scores: Tensor) -> None:
+    module.kept.data = torch.cat([module.kept, scores[0]])
+
+
+def resized(module: nn.Module, scores: Tensor) -> None:
+    module.kept.resize_(len(module.kept) + 1)
+    module.kept[-1] = scores.mean()
+
+
+def registered(module: nn.Module, scores: Tensor) -> None:
+    module.register_buffer(f"seen{len(module._buffers)}", scores.mean(0))
+    module.kept += len(module._buffers)
+
+
+def made_in_inference() -> Tensor:
+    with torch.inference_mode():
+        return torch.ones(3)
 
 
 TASKS: dict[str, Callable[[], Task]] = {
@@ -175,6 +208,11 @@ TASKS: dict[str, Callable[[], Task]] = {
     "numpy.random.Generator": lambda: Noise(np.random.default_rng(5), lambda g: float(g.normal())),
     "random.Random": lambda: Noise(random.Random(5), lambda g: g.random()),
     "a counter": lambda: Task(Counting()),
+    "an expanded buffer": lambda: Task(Buffers(lambda: torch.ones(1, 3).expand(4, 3), lambda module, scores: None)),
+    "a buffer that grows": lambda: Task(Buffers(lambda: torch.zeros(1), longer)),
+    "a buffer that is resized": lambda: Task(Buffers(lambda: torch.zeros(1), resized)),
+    "buffers that are registered": lambda: Task(Buffers(lambda: torch.zeros(1), registered)),
+    "a buffer of inference mode": lambda: Task(Buffers(made_in_inference, lambda module, scores: None)),
 }
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.errors import CurvatureError, NonFinite, NonFiniteProduct
 from diagnostics.curvature.layout import Closure, Layout, Total, is_sharded, local, loss_of
-from diagnostics.curvature.rewrites import Rewrites
 
 UNHEARD = 1e-2  # of a vector's length at least counts: what has no gradient here may have one where a long step ends
 STEPS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the norm (at least 1) of the weights that have a gradient
@@ -72,7 +71,9 @@ class Differences:
         """The gradient, which is smoother than most directions, and a random one."""
         g = self.gradient
         noise = torch.randn(len(g), generator=torch.Generator().manual_seed(0)).to(g) * self._heard
-        return torch.ones_like(g) if self._norm(noise) == 0 else g / self._norm(g) + noise / self._norm(noise)
+        if self._norm(noise) == 0:
+            return torch.ones_like(g)
+        return noise / self._norm(noise) + (g / self._norm(g) if self._norm(g) else 0.0)
 
     def _norm(self, v: Tensor) -> float:
         square = torch.dot(v, v)
@@ -92,8 +93,7 @@ class Differences:
         """Loss, whether it depends on nothing, and gradient at the weights as they are."""
         # The inner context restores the random state, so that all gradients see the same dropout mask.
         with undisturbed(self._model, self._closure), torch.enable_grad():
-            with Rewrites():
-                loss = loss_of(self._closure)
+            loss = loss_of(self._closure)
             constant = loss.grad_fn is None
             gradients = [None] * len(self.layout.parameters) if constant else self._differentiate(loss)
             return float(loss.detach()), constant, self.layout.flatten(gradients)

@@ -7,8 +7,9 @@ functions is saved too. In-place changes of tensors that are no module's buffer 
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -51,7 +52,8 @@ class _Entered:
         self._generators, self._thread = generators, threading.get_ident()
         self._modules: dict[int, tuple[nn.Module, dict[str, Any]]] = {}  # and its attributes
         self._new: list[tuple[nn.Module, bool]] = []  # and its mode
-        self._buffers: list[tuple[Any, str, Tensor, Tensor]] = []
+        self._buffers: list[_Buffer] = []
+        self._places: list[tuple[dict[str, Any], frozenset[str]]] = []  # of buffers
         self._loans: dict[int, tuple[Tensor, Tensor]] = {}
         self._parameters: list[_Parameter] = []
 
@@ -77,9 +79,10 @@ class _Entered:
         attributes = dict(vars(module))
         self._modules[id(module)] = module, attributes
         self._generators.among(attributes.values())
+        self._places.append((module._buffers, frozenset(module._buffers)))
         for name, buffer in module._buffers.items():
             if buffer is not None and type(buffer) is not UninitializedBuffer:
-                self._buffers.append((module._buffers, name, buffer, buffer.detach().clone()))
+                self._buffers.append(_Buffer(module._buffers, name, buffer))
 
     def _keep_parameters(self, module: nn.Module) -> None:
         written = _WRITTEN[module.training].get(module)
@@ -94,7 +97,7 @@ class _Entered:
         """The values of buffers that `functional_call` lends to a module; its own are out of reach, and safe."""
         for buffer in module.buffers():
             if id(buffer) not in self._loans and not is_functorch_wrapped_tensor(buffer):
-                self._loans[id(buffer)] = buffer, buffer.detach().clone()
+                self._loans[id(buffer)] = buffer, _memory(buffer.detach()).clone()
 
     def learn(self) -> None:
         """Which parameters this evaluation wrote to."""
@@ -106,17 +109,39 @@ class _Entered:
                 _WRITTEN[module.training].setdefault(module, set()).add(parameter.name)
 
     def restore(self) -> None:
+        """Each for itself: what cannot be put back keeps nothing else from it."""
+        tasks: list[Callable[[], None]] = [each.restore for each in (*self._parameters, *self._buffers)]
+        tasks += [partial(_keep_only, buffers, names) for buffers, names in self._places]
+        tasks += [partial(_overwrite, buffer, value) for buffer, value in self._loans.values()]
+        tasks += [partial(_restore_attributes, vars(module), before) for module, before in self._modules.values()]
+        failures = []
         with torch.no_grad():
-            for parameter in self._parameters:
-                parameter.restore()
-            for owner, name, buffer, value in self._buffers:
-                if name not in owner or owner[name] is not buffer:  # a forward may replace it by a new tensor
-                    owner[name] = buffer
-                _overwrite(buffer, value)
-            for buffer, value in self._loans.values():
-                _overwrite(buffer, value)
-        for module, attributes in self._modules.values():
-            _restore_attributes(vars(module), attributes)
+            for task in tasks:
+                try:
+                    task()
+                except Exception as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+
+class _Buffer:
+    """A module's buffer: its place, its memory and its value."""
+
+    __slots__ = ("_buffer", "_data", "_name", "_owner", "_value")
+
+    def __init__(self, owner: dict[str, Any], name: str, buffer: Tensor) -> None:
+        self._owner, self._name, self._buffer = owner, name, buffer
+        self._data = buffer.data if type(buffer) is Tensor and buffer.layout is torch.strided else None
+        self._value = _memory(buffer.detach()).clone()
+
+    def restore(self) -> None:
+        owner, buffer = self._owner, self._buffer
+        if self._name not in owner or owner[self._name] is not buffer:  # a forward may replace it by a new tensor
+            owner[self._name] = buffer
+        if self._data is not None and not buffer.is_set_to(self._data):  # `resize_`, or `data = ...`
+            buffer.data = self._data
+        _overwrite(buffer, self._value)
 
 
 class _Parameter:
@@ -153,8 +178,21 @@ class _Parameter:
 def _overwrite(tensor: Tensor, value: Tensor) -> None:
     """Always, and without a look at the version: batch norm moves its statistics without counting it up. The value is
     what a graph of the training may have saved, so that its version stays valid as well."""
-    with _unsafe_preserve_version_counter(tensor):
-        tensor.copy_(value)
+    uncounted = tensor.is_inference()  # made in inference mode: has no version, and is written to only there
+    with torch.inference_mode() if uncounted else _unsafe_preserve_version_counter(tensor):
+        _memory(tensor).copy_(value)
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """The tensor, or where entries share memory (`expand`), the stretch that they lie in: it can be written to."""
+    if tensor.layout is not torch.strided or not _repeats(tensor):
+        return tensor
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((reach,), (1,))
+
+
+def _repeats(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _copy(data: Tensor) -> Tensor | None:
@@ -174,6 +212,11 @@ def _sharded(modules: list) -> bool:
     """FSDP changes what is in a module's places; where it was never imported (it takes half a second), none is."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and any(isinstance(m, fsdp.FSDPModule | fsdp.FullyShardedDataParallel) for m in modules)
+
+
+def _keep_only(buffers: dict[str, Any], names: frozenset[str]) -> None:
+    for name in buffers.keys() - names:  # registered by a forward
+        del buffers[name]
 
 
 def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ class Estimate:
     cold_after: int = 8  # warm estimates allowed before the next cold one
     copies: bool = False  # the last search found repeated eigenvalues
     count: int = 0  # estimates before this one
+    tested: frozenset[str] = frozenset()  # autograd functions whose double backward was, against differences
 
     def lasting(self) -> "Estimate":
         """What the next estimate and the batches until then need of it: `eigenvalues` + 2 vectors, and P if any."""
@@ -93,4 +94,5 @@ UNRECORDED = {
     "cold_after",
     "copies",
     "count",
+    "tested",
 }

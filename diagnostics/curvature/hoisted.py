@@ -23,6 +23,11 @@ LARGE = 2**14  # numbers: from here on the arithmetic outweighs the calls from P
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # type: ignore
 
 
+def saved_by_hooks() -> bool:
+    """Whether what a function saves for its backward goes through hooks, as in a checkpoint, which runs it again."""
+    return _saving_hooks is not None and _saving_hooks(True) is not None
+
+
 _closures = [0]  # that are running: whoever differentiates then is the closure itself
 
 
@@ -169,7 +174,7 @@ def _plain(*tensors: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
         and _saving_hooks is not None
-        and _saving_hooks(True) is None
+        and not saved_by_hooks()
     )
 
 

@@ -20,6 +20,7 @@ from diagnostics.curvature.layout import Matvec, Total
 
 DEFECT = 2e-3  # an exact product's asymmetry is 1e-6; a wrong double backward's 6e-3 and more
 TESTED = 5  # products tested for symmetry; in later ones lost orthogonality, which does no harm, would look the same
+NEW = 1e-3  # of a vector's length: less is not worth a product
 ENOUGH = 0.1  # what a pass may subtract, relative to what it leaves, without making orthogonality worse
 # What orthogonality may be lost where a vector skips its pass over the whole basis. The projected matrix is off by its
 # square (Simon, Linear Algebra Appl. 61, 1984); reading the whole basis costs a small network a third of a product.
@@ -71,9 +72,11 @@ class Krylov:
         self.scale = 0.0  # largest ||Hv|| seen
         self.defect = 0.0  # largest |u'Hv - v'Hu| / ||Hv|| over pairs of the first basis vectors
         self.asymmetric = False  # by more than rounding explains
-        self.rounding = 20 * torch.finfo(like.dtype).eps
+        self.eps = torch.finfo(like.dtype).eps
+        self.rounding = 20 * self.eps
         self.restarted = False
         self.skipped = False  # the last vector's pass over the whole basis
+        self.lost = 0.0  # orthogonality, by the last pass that was skipped
         self.starts: list[int] = []  # the row of each start vector: the rows before it had been multiplied
         self.chain: list[tuple[float, float]] = []
         self.chain_whole = True  # until a thick restart, which ends the three-term recurrence
@@ -82,6 +85,11 @@ class Krylov:
     def exhausted(self) -> bool:
         """No vector is left to multiply: the basis is an invariant subspace (or all of the space)."""
         return self.done == self.size
+
+    @property
+    def complete(self) -> bool:
+        """The basis is of the whole space: nothing is hidden from it."""
+        return self.done == self.dimension
 
     def extend(self, vector: Float[Tensor, " n"]) -> float:
         """Add a start vector, to be multiplied next; returns the share of its length that was new (0: not added)."""
@@ -93,7 +101,7 @@ class Krylov:
             return 0.0
         w /= length
         new = self._orthogonalize(w)[1]
-        if new < 1e-3:
+        if new < NEW:
             return 0.0
         self._append(w, new)
         self.chain, self.chain_whole = [], True
@@ -119,20 +127,31 @@ class Krylov:
             self._enter(j, product.clone())
 
     def hold(self, vector: Float[Tensor, " n"]) -> None:
-        """Add a vector and its product, unless the basis holds it already."""
-        if self.extend(vector):
+        """Multiply what of a vector lies outside of those that have been, so that it is theirs whole."""
+        self.extend(vector)
+        waiting = self._waiting(vector)
+        if np.linalg.norm(waiting) > NEW * self.norm(vector.to(self.basis.dtype)):
+            self._turn(waiting)
             self.step()
 
     def aim(self) -> None:
         """Turn the vectors that wait so that the residual of the largest Ritz pair is multiplied next (Davidson, J.
         Comput. Phys. 17, 1975, without a preconditioner of its own)."""
         waiting = slice(self.done, self.size)
-        rows = self.projected[waiting, : self.done]
-        residual = rows @ self.ritz().coefficients[:, 0]
-        length = np.linalg.norm(residual)
-        if len(residual) < 2 or length == 0:
+        self._turn(self.projected[waiting, : self.done] @ self.ritz().coefficients[:, 0])
+
+    def _waiting(self, vector: Float[Tensor, " n"]) -> np.ndarray:
+        """Coefficients of a vector in those that wait."""
+        rows = self.basis[self.done : self.size]
+        return self.total(rows @ vector.to(rows.dtype)).cpu().double().numpy()
+
+    def _turn(self, direction: np.ndarray) -> None:
+        """The vectors that wait, so that the first of them is this combination of theirs."""
+        waiting, length = slice(self.done, self.size), np.linalg.norm(direction)
+        if len(direction) < 2 or length == 0:
             return
-        axis = residual / length  # of the reflection that takes the residual into the first row
+        rows = self.projected[waiting, : self.done]
+        axis = direction / length  # of the reflection that takes the direction into the first row
         axis[0] += np.copysign(1.0, axis[0])
         reflection = np.eye(len(axis)) - 2 * np.outer(axis, axis) / (axis @ axis)
         self.basis[waiting] = self._tensor(reflection) @ self.basis[waiting]
@@ -220,9 +239,14 @@ class Krylov:
 
     def _may_skip(self, left: float) -> bool:
         """Whether the pass over the whole basis may wait for the next vector: this is a three-term recurrence from one
-        start, and what rounding adds to it is small beside what is left."""
-        single = self.exact and self.chain_whole and len(self.chain) == self.done >= TESTED
-        return single and self.rounding * self.scale <= LOST * left
+        start, and what rounding and the vector before the last bring with them is small beside what is left."""
+        large = self.dimension > 2 * self.capacity  # in a small space the pass costs nothing, and the chain may end
+        if not (large and self.exact and self.chain_whole and len(self.chain) == self.done >= TESTED):
+            return False
+        brought = self.lost * self.chain[-1][1]
+        may = self.rounding * self.scale + brought <= LOST * left
+        self.lost = (self.eps * self.scale + brought) / left if may else 0.0  # then this and the next have their pass
+        return may
 
     def _subtract(self, w: Tensor, rows: Tensor) -> Tensor:
         c = self.total(rows @ w)

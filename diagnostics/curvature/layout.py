@@ -29,6 +29,8 @@ class Layout:
         self.shapes = [real.shape for real in reals]
         self.sizes = [shape.numel() for shape in self.shapes]
         self.dimension = sum(self.sizes)
+        if not self.dimension:
+            raise CurvatureError("no trainable parameters: all that the optimizer holds are empty tensors")
         self.dtype = torch.float64 if any(real.dtype == torch.float64 for real in reals) else torch.float32
         self.device = reals[0].device
         self._aligned = all(real.dtype == self.dtype and real.device == self.device for real in reals)
@@ -93,6 +95,6 @@ def loss_of(closure: Closure) -> Tensor:
         raise CurvatureError(f"the closure returned {kind}; return the loss tensor, without calling item or backward")
     if loss.numel() != 1:
         raise CurvatureError(f"the closure returned shape {tuple(loss.shape)}; return a scalar, the mean or the sum")
-    if not torch.isfinite(loss.detach()).all():  # host sync
+    if not torch.isfinite(loss).all():  # host sync
         raise NonFinite(f"the closure's loss is {loss.item()}; this estimate is dropped")
     return loss.reshape(())

@@ -38,6 +38,10 @@ LASTED = 0.3
 # Of a product, by which two lengths of step may differ, and a double backward from both. Where the first is less than
 # 0.02, right ones were off by less than 0.1 but where units stood exactly at a kink; wrong ones are by 0.3 to 1.
 CONVERGED, WRONG = 0.02, 0.1
+STOPPED = (
+    "parts of the loss that depend on the weights are kept from its gradient (detach, no_grad): curvature is that of "
+    "the loss with these parts fixed, and the true stability limit is another"
+)
 
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
@@ -142,22 +146,24 @@ def _by_double_backward(request: Request) -> Estimate | str:
         return estimate
     if estimate.asymmetric:
         return "the double backward is not symmetric, so it is wrong"
-    wrong = _refuted(request, hessian, estimate)
-    return f"the double backward of {wrong} is not the derivative of the gradient" if wrong else estimate
+    return _tested(request, hessian, estimate) if isinstance(hessian, DoubleBackward) else estimate
 
 
-def _refuted(request: Request, hessian: Hessian, estimate: Estimate) -> str:
-    """The custom autograd functions whose double backward differences of gradients contradict, asked once a run: it may
-    be symmetric and wrong, as where a backward uses what its forward saved. "" without any, or where kinks, which are
-    curvature at any finite distance, leave no verdict."""
-    if request.previous or estimate.loss_spread > REPEATS or not isinstance(hessian, DoubleBackward):
-        return ""
-    custom = {each.__name__ for each in hessian.custom() if not each.__module__.startswith("torch.")}
-    if not custom:
-        return ""
+def _tested(request: Request, hessian: DoubleBackward, estimate: Estimate) -> Estimate | str:
+    """Against differences of gradients, once for each custom autograd function: its double backward may be symmetric
+    and wrong, as where a backward uses what its forward saved. Once a run too where the gradient is stopped on its way
+    to something that depends on the weights. Kinks, which are curvature at any finite distance, leave no verdict."""
+    before = request.previous.tested if request.previous else frozenset()
+    custom = {each.__name__ for each in hessian.custom() if not each.__module__.startswith("torch.")} - before
+    tested = replace(estimate, tested=before | custom)
+    if estimate.loss_spread > REPEATS or not (custom or (hessian.stops and not request.previous)):
+        return tested
     differences = Differences(request.closure, request.layout, request.model)
-    refuted = differences.error <= CONVERGED and differences.disagreement(hessian) > WRONG
-    return ", ".join(sorted(custom)) if refuted else ""
+    if differences.error > CONVERGED or differences.disagreement(hessian) <= WRONG:
+        return tested
+    if custom:
+        return f"the double backward of {', '.join(sorted(custom))} is not the derivative of the gradient"
+    return replace(tested, notes=(*tested.notes, STOPPED))
 
 
 def _hessian(request: Request, differences: bool) -> Hessian:

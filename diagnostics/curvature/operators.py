@@ -44,8 +44,10 @@ class DoubleBackward:
         self.layout = layout
         with torch.enable_grad(), closure_runs(), Rewrites() as rewrites:
             loss = loss_of(closure)
+        if rewrites.recomputed:
+            raise RuntimeError("of what a checkpoint computes once more, a function has none")
         halves = any(p.dtype in (torch.float16, torch.bfloat16) for p in layout.parameters)
-        self.low_precision = rewrites.autocast or halves
+        self.low_precision, self.stops = rewrites.autocast or halves, rewrites.stops
         self.constant, self.loss, self._graph = loss.grad_fn is None, float(loss.detach()), loss.grad_fn
         gradients = self._differentiate(loss)
         self.gradient = layout.flatten(gradients)

@@ -30,17 +30,18 @@ class Density:
     repeated: bool  # a converged value has a weight that a simple eigenvalue hardly ever has
 
 
-def density(ritz: Ritz, dimension: int, tolerance: float = 1e-2) -> Density:
+def density(ritz: Ritz, dimension: int, tolerance: float = 1e-2, simple: bool = True) -> Density:
     """From the Ritz pairs of a chain whose start z was random with E[z z'] = 1.
 
     Hutchinson's estimates are sum(counts * f(nodes)) with counts = dimension * weights, of variance 2 * counts. The
-    count of a converged value is its multiplicity, which is nearly always 1: that removes most of the variance. All
-    counts together are the dimension, so what shifts every eigenvalue shifts the trace with certainty.
+    count of a converged value is its multiplicity, which is nearly always 1 (unless it is known that eigenvalues are
+    not `simple`): that removes most of the variance. All counts together are the dimension, so what shifts every
+    eigenvalue shifts the trace with certainty.
     """
     weights = ritz.coefficients[0] ** 2
     counts, variances = dimension * weights, 2 * dimension * weights
     top, known = float(np.abs(ritz.values).max()), ritz.converged(tolerance)
-    for i in np.flatnonzero(known):
+    for i in np.flatnonzero(known) if simple else ():
         counts[i], variances[i] = multiplicities(float(counts[i]))
     repeated = bool((counts[known & (np.abs(ritz.values) > NULL * top)] > 2).any())
     share = variances / max(float(variances.sum()), 1e-30)

@@ -129,6 +129,7 @@ class Solver:
         before, rounds = krylov.ritz(), 0
         while rounds < target.largest and self._one_more(krylov, target, *known):
             rounds += 1
+        self._complete(krylov)
         return _repeated(before, krylov.ritz(), target.tolerance)
 
     def _close(self, krylov: Krylov, tolerance: float) -> None:
@@ -138,6 +139,13 @@ class Solver:
             ritz = krylov.ritz()
             if ritz.residuals.max() <= 1e-6 * krylov.scale or ritz.converged(tolerance).mean() <= CLOSED:
                 return
+            krylov.step()
+
+    def _complete(self, krylov: Krylov) -> None:
+        """The whole space, where little of it is left."""
+        if krylov.dimension - krylov.done > max(CLOSING, krylov.done // 8):
+            return
+        while not krylov.complete and not (krylov.exhausted and not krylov.extend(self.fresh())):
             krylov.step()
 
     def _one_more(self, krylov: Krylov, target: Target, *known: Tensor) -> bool:

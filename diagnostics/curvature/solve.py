@@ -10,6 +10,9 @@ from torch import Tensor
 
 from diagnostics.curvature.lanczos import Krylov, Ritz
 
+# Dimensions up to which the whole space is searched: copies and what a start has little of cannot be missed then, and
+# every figure is exact. An estimate takes about as many products anyway.
+FEW = 24
 SPARSE = 32  # products tested for convergence each; then every second one, from twice as many every third, ...
 
 
@@ -67,8 +70,10 @@ def solve(
         krylov.step()
         if krylov.done < min(target.least, krylov.dimension):
             continue
-        # A test costs O(m^3): beside the product of a small network, that is dear.
         spent = krylov.products >= limit or time.perf_counter() > until
+        if krylov.dimension <= FEW and not krylov.complete and not spent:
+            continue
+        # A test costs O(m^3): beside the product of a small network, that is dear.
         if not spent and krylov.done % (1 + krylov.done // SPARSE):
             continue
         ritz = krylov.ritz()

@@ -24,10 +24,13 @@ def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov
     if request.cold or previous is None or previous.vectors is None or previous.smallest_vector is None:
         krylov.extend(solver.random())
         ritz = solver.run(krylov, target)
-        columns["missed"] = hidden(krylov.chain, krylov.dimension, ritz, target)
-        found = None if krylov.restarted else density(krylov.ritz(), krylov.dimension)
+        columns["missed"] = 0.0 if krylov.complete else hidden(krylov.chain, krylov.dimension, ritz, target)
+        first = None if krylov.restarted else krylov.ritz()
+        found = first and density(first, krylov.dimension)
         if previous is None or previous.vectors is None or previous.copies or (found and found.repeated):
             columns["copies"] = solver.find_copies(krylov, target)
+        if columns["copies"] and first and krylov.restarted:  # repeated, how often is not known
+            found = density(first, krylov.dimension, simple=False)
         columns |= _density(found, krylov)
     else:
         krylov.extend(solver.warm(*previous.vectors, previous.smallest_vector))
@@ -39,13 +42,17 @@ def spectrum(request: Request, hessian: Hessian, solver: Solver) -> tuple[Krylov
 
 
 def _density(found: Density | None, krylov: Krylov) -> dict[str, Any]:
-    """Trace and norm by the last start where there was more than one, else by the only one."""
+    """Trace and norm from the whole spectrum where it is known, by the last start where there was more than one, else
+    by the only one."""
     if found is None:  # the chain was cut: its Ritz values are no longer a quadrature
         return {}
     trace, error, frobenius, stable_rank = found.trace, found.trace_error, found.frobenius, found.stable_rank
-    if len(krylov.starts) > 1 and not krylov.restarted:
-        trace, error, frobenius = deflated(krylov)
-        top = float(np.abs(krylov.ritz().values).max())
+    values = krylov.ritz().values
+    if krylov.complete or (len(krylov.starts) > 1 and krylov.chain_whole):
+        trace, error, frobenius = (
+            (float(values.sum()), 0.0, float(np.linalg.norm(values))) if krylov.complete else deflated(krylov)
+        )
+        top = float(np.abs(values).max())
         stable_rank = (frobenius / top) ** 2 if top > 0 else math.nan
     return {
         "trace": trace,

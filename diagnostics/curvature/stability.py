@@ -140,7 +140,8 @@ def _adamax(group: Group, state: State, rate: float) -> Terms:
     beta = float(group["betas"][0])
     denominator: Number = float("inf")
     if "exp_inf" in state:  # which includes eps
-        denominator = (1 - beta ** float(state["step"])) * _moment(state, "exp_inf")
+        largest = _moment(state, "exp_inf")
+        denominator = _moving(largest > group["eps"], (1 - beta ** float(state["step"])) * largest)
     return Terms(rate, (1 - beta) / (1 + beta), 1.0, denominator, **_decays(group))
 
 

@@ -52,10 +52,12 @@ class Accumulated:
     def asking(self) -> bool:
         return self._tries > 0
 
-    def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor]) -> None:
+    def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None]) -> None:
         """`gradient(parameter)`: the closure's, at the weights before the update."""
         self._tries -= 1
         own = first_entries(gradient(parts.parameter))
+        if own is None:  # the closure does not use the parameter
+            return
         for part, count in ((parts.added, parts.passes), (parts.total, 1)):
             times = _multiple(part.to(own), own) * count
             for whole in (1, parts.passes):

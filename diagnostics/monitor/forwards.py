@@ -258,13 +258,13 @@ def gradient_at(
     model: nn.Module,
     states: RandomState | None,
     of: Tensor,
-) -> Tensor:
+) -> Tensor | None:
     """That of the closure's loss for one parameter, at other weights."""
 
-    def gradient() -> Tensor:
+    def gradient() -> Tensor | None:
         if states is not None:
             set_random_state(model, states)
-        return torch.autograd.grad(closure(), of)[0]
+        return torch.autograd.grad(closure(), of, allow_unused=True)[0]
 
     with standing_in(weights, parameters):
         return _with_gradients(model, gradient, closure)

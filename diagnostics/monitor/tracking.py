@@ -67,7 +67,10 @@ class Tracking:
 
     def following(self) -> bool:
         """Whether the estimate has vectors (a quick one has not) and batches are still to come."""
-        return self.estimate is not None and self.estimate.vectors is not None and len(self.quotients) < BATCHES
+        estimate = self.estimate
+        if estimate is None or estimate.vectors is None or len(self.quotients) >= BATCHES:
+            return False
+        return all(parameter.requires_grad for parameter in estimate.parameters)
 
     def follow(self, closure: Callable[[], Any], model: nn.Module, averaged: int) -> dict[str, Any] | None:
         """Try the estimate's vectors on the closure's batch; the row for table `batches` once there are enough.
