@@ -92,8 +92,7 @@ class Looking:
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)
-        own = {id(parameter) for parameter in self._model.parameters()}  # a codebook may be made anew and kept
-        self._strangers = [each for observer in observers for each in observer.strangers if id(each[1]()) not in own]
+        self._strangers = [each for observer in observers for each in self._made(observer)]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
@@ -120,6 +119,14 @@ class Looking:
         self._strangers = []
         if gone:
             self._note(made_in_forward=list(dict.fromkeys(gone)))
+
+    def _made(self, observer: Observer) -> Iterator[tuple[str, weakref.ref]]:
+        """Parameters that a forward made, or modules that it made have. One of a module that was there may be made anew
+        and kept, as a codebook."""
+        before = {id(module) for module in observer.modules.values()}
+        there = (module for module in self._model.modules() if id(module) in before)
+        kept = {id(parameter) for module in there for parameter in module._parameters.values()}
+        yield from (each for each in observer.strangers if id(each[1]()) not in kept)
 
     def _look_at_targets(self, record: Record, loss: Any) -> None:
         record.update.values.update(self._entrance.answers.columns(loss))

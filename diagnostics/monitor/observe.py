@@ -59,7 +59,7 @@ class Observer(TorchFunctionMode):
         self.failures: list[Exception] = []
         self.ours = Kept(self.failures)
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
-        self._modules = dict(describe.unwrap(model).named_modules())
+        self.modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
         self.seconds = 0.0
         self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
@@ -70,7 +70,7 @@ class Observer(TorchFunctionMode):
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
-        self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the model's forward that are not the model's
+        self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.cuts, self.cosines = Cuts(), Cosines()
@@ -83,7 +83,7 @@ class Observer(TorchFunctionMode):
         if self._root is not None:
             self._stack.append(("", False))
         # hooks of each module, not global ones: a compiled module warns about those
-        for name, module in self._modules.items():
+        for name, module in self.modules.items():
             if module is self._root or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
             entry = (describe.plain_name(name), describe.is_activation(module))
@@ -120,7 +120,7 @@ class Observer(TorchFunctionMode):
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._stack:
             self._stack.pop()
-        if module is self._modules[""]:
+        if module is self.modules[""]:
             self.ended(args, output)
 
     def ended(self, args: Any, output: Any) -> None:

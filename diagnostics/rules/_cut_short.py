@@ -7,7 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import LITTLE, explained_late
+from diagnostics.rules._constant_answer import explained_late
 from diagnostics.run import Run
 
 
@@ -41,10 +41,10 @@ def spent_early(run: Run, history: signals.Loss, *, early: float = 0.25, rest: f
     return None if few or not shorter or not _fell(before, history.after(first)) else first
 
 
-def gone_early(run: Run, *, early: float = 0.25, left: float = 0.01, little: float = LITTLE) -> int | None:
-    """Update from which the rate is next to nothing of its highest, in the first quarter and before anything that
-    matters was learned from the inputs: as much as a whole run learns where a schedule meant for epochs counts
-    updates."""
+def gone_early(run: Run, *, early: float = 0.25, left: float = 0.01, little: float = 0.05) -> int | None:
+    """Update from which the rate is next to nothing of its highest, in the first quarter and before much was learned
+    from the inputs, `little` of the loss of a constant answer at most: three quarters of the run wait for nothing. As
+    much is learned where a schedule meant for epochs counts updates."""
     steps, rates = signals.learning_rates(run)
     found = explained_late(run)
     if not len(rates) or not found.share + 3 * found.error < little:

@@ -102,20 +102,21 @@ def check(
     if told:
         yield from told
         return
+    rate_steps, rates = signals.learning_rates(run)
+    lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
+    gone = gone_early(run) if lowered else None
+    if gone is not None and history.count >= 20:
+        much = "anything" if explained_late(run).is_nothing(LITTLE) else "much"
+        words = f": the rate was lowered to next to nothing by step {gone}, before {much} was learned."
+        found = sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
+        yield sentences.by_counting_updates(found)
+        return
     signals.curvature(run)
     if history.count < 20:
         return
     if _dampened(run):
         found = sentences.finding(run, history, 0.0, np.nan, start, "learning-rate", ".", "")
         yield sentences.by_dampening(found)
-        return
-    rate_steps, rates = signals.learning_rates(run)
-    lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    gone = gone_early(run) if lowered else None
-    if gone is not None:
-        words = f": the rate was lowered to next to nothing by step {gone}, before anything was learned."
-        found = sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
-        yield sentences.by_counting_updates(found)
         return
     early = spent_early(run, history) if lowered else None
     first = early or (decay_step(rate_steps, rates, decayed) if lowered else start)

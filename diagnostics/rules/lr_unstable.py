@@ -15,6 +15,8 @@ which it is proportional. Where the gradient has grown tenfold over several upda
 that follows if it grows once more at this rate is what counts; otherwise the level of the last twentieth does, so
 that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$ (not for
 optimizers that rescale their gradients, where it is advice), unless most of the gain was made after it was measured.
+Where that sum is surely above 1 in most of what was measured, by noise alone, a loss that has fallen no further since
+is told too.
 A loss that grows while no update goes as far as the minimum along it ($r < 1/2$ in all of them) has another reason, as
 a task that gets harder. One huge step is told where its ruins stay above twice the starting loss, and no dead or
 saturated units tell of it. Where the loss came back although the rate stayed, it is told if a twentieth of the run went
@@ -54,6 +56,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _instability_words as words
+from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _thrown as thrown
 from diagnostics.rules._finding import Finding
@@ -88,7 +91,8 @@ def check(
     recovered = ended and not harmed and len(above) >= max(gradual, spent * history.count)
     if not harmed and not recovered:
         far_off = None if by_layer.has_lost_layer(run, killed) else thrown.by_first_updates(KIND, run)
-        yield from [far_off] if far_off else _sustained(run, history, sustained, reached)
+        found = [far_off] if far_off else [*_sustained(run, history, sustained, reached)]
+        yield from found or _by_batches(run, history, reached)
         return
     if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _moves(run)):
         return
@@ -140,12 +144,43 @@ def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float
     steps, ratios, noise = _cautious_ratios(run)
     late = steps >= history.middle_step
     falling = signals.trend(history.values[history.count // 2 :])
-    if signals.adaptive(run) or late.sum() < 3 or history.count < 20 or history.end <= reached * history.start:
+    if signals.adaptive(run) or history.count < 20 or history.end <= reached * history.start:
         return
-    if np.median(ratios[late]) > sustained and not (falling.z > 3 and falling.relative > 0.2):
+    if _learned_nothing(history) and (ratios > sustained).sum() >= 3:  # thrown about before it came to learn anything
+        late = ratios > sustained
+    if late.sum() >= 3 and np.median(ratios[late]) > sustained and not (falling.z > 3 and falling.relative > 0.2):
         since = int(steps[ratios > 1][0])
         rate = signals.median(signals.inside(run, "lr", history.middle_step, history.last_step))
         limit = Limit(float(np.median(ratios[late])), rate, since, float(np.median(noise[late])))
+        yield words.finding(run, history, Growth(since, 0, np.nan), limit)
+
+
+def _learned_nothing(history: signals.Loss, *, nothing: float = 0.9) -> bool:
+    return min(history.end, history.best) >= nothing * history.start > 0 and bool(np.nanmin(history.values) > 0)
+
+
+def _by_batches(
+    run: Run, history: signals.Loss, reached: float, *, errors: float = 2.0, least: int = 2
+) -> Iterator[Finding]:
+    """What small batches add to the steps grows under momentum, though curvature alone would not make it: the budget is
+    surely exceeded in most brackets, in two at least and not only in earlier ones, and the loss has fallen no further
+    since the first of them."""
+    terms = ["curvature_term", "noise_term"]
+    table = run.table("batches", ["origin", *terms, *(f"{term}_error" for term in terms)]).dropna()
+    if signals.adaptive(run) or len(table) < least or history.count < 20 or history.end <= reached * history.start:
+        return
+    steps, curvature, noise, *off = table.to_numpy().T
+    total = curvature + noise
+    rate_steps, rates = signals.learning_rates(run)
+    still = limits.held(rate_steps, rates, steps, total)[rate_steps >= history.middle_step]
+    sure = (total - errors * np.hypot(*off) > 1) & (noise > curvature)
+    if sure.sum() < max(least, len(sure) / 2) or not np.nanmedian(still) > 1:
+        return
+    since = int(steps[sure][0])
+    falling = signals.trend(history.after(since))
+    if not (falling.z > 3 and falling.relative > 0.2):
+        rate = float(np.median(rates[rate_steps >= since]))
+        limit = Limit(float(np.median(total[sure])), rate, since, float(np.median(noise[sure])))
         yield words.finding(run, history, Growth(since, 0, np.nan), limit)
 
 
