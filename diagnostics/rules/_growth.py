@@ -63,6 +63,17 @@ def growth(run: Run, history: signals.Loss) -> Growth:
     return Growth(int(history.steps[onset]), worst - onset, factor)
 
 
+def is_swift(history: signals.Loss, grown: Growth, *, least: float = 1.05) -> bool:
+    """Whether the growth, up to half of the worst loss, was as fast as that of the gradient past the limit: a rate
+    2.5 % above it multiplies the error by `least` an update, with momentum by more. A task that gets harder takes its
+    time."""
+    inside = history.values[(history.steps >= grown.onset) & (history.steps <= grown.end)]
+    if not (np.isfinite(grown.factor) and len(inside)):
+        return True
+    halfway = int(np.argmax(inside >= np.nanmax(inside) / 2))
+    return halfway <= np.log(grown.factor) / np.log(least)
+
+
 def _first_of_its_kind(history: signals.Loss, values: np.ndarray, worst: int, *, towering: float = 10.0) -> int:
     """Where the loss has grown to `towering` times its start once and never came back below the start for good, its
     worst soon after that first time; else `worst`."""

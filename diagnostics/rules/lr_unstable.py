@@ -60,7 +60,16 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _thrown as thrown
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._growth import Growth, Limit, against_limit, by_noise_alone, growth, running_away, undone
+from diagnostics.rules._growth import (
+    Growth,
+    Limit,
+    against_limit,
+    by_noise_alone,
+    growth,
+    is_swift,
+    running_away,
+    undone,
+)
 from diagnostics.rules._rolling import recent_median
 from diagnostics.run import Run
 
@@ -255,7 +264,7 @@ def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool
     overshot = bool((inside > 1).any())  # the update itself raised the loss of its own batch
     if np.isfinite(ratio):
         return not (overshot and ratio > 0.5 and grown.steps >= gradual)
-    grows = grown.factor > 10 or not np.isfinite(grown.factor)
+    grows = (grown.factor > 10 and is_swift(signals.loss(run), grown)) or not np.isfinite(grown.factor)
     return not (grown.steps >= gradual and (overshot or grows))
 
 
