@@ -88,6 +88,8 @@ def test_the_ratio_is_that_of_what_the_optimizer_was_given(
     run = train(tmp_path / "run", divide, of, outputs)
     found = run.meta["accumulated"]
     assert found == {"passes": PASSES, "times": times, "batches": PASSES if of == "last" else 1}
+    told = [message for message in run.table("events")["message"] if "added up" in message]
+    assert len(told) == (times > 1)
     table = run.table("curvature")
     truth = [ratio(step, of, 0.01, times, outputs) for step in table["step"]]
     np.testing.assert_allclose(table["stability"], truth, rtol=1e-2)
@@ -117,6 +119,22 @@ def test_masks_that_are_drawn_anew_are_drawn_again(tmp_path: Path) -> None:
 
 def test_gradients_are_compared_before_they_are_clipped(tmp_path: Path) -> None:
     assert train(tmp_path / "run", False, "all", clip=1e-3).meta["accumulated"]["times"] == PASSES
+
+
+def test_gradients_that_are_zeroed_in_between_are_not_added_up(tmp_path: Path) -> None:
+    """Two passes, of which the optimizer gets the second, at nearly the same weights, as under SAM."""
+    model = Line(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=2, budget=ANY) as monitor:
+        for step in range(6):
+            x, y = batches(step, 3)[0]
+            for _ in range(2):
+                optimizer.zero_grad(set_to_none=False)
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
+    assert diagnostics.load(tmp_path / "run").meta["accumulated"] == {}
 
 
 @pytest.mark.parametrize("of_limit", [0.98, 1.02])

@@ -132,7 +132,7 @@ def test_rates_of_counts_that_are_mostly_zero_are_none(tmp_path):
 
 
 class Maker(nn.Module):
-    """Makes its last layer in `forward`; `kept`: in a plain list, once; `copied`: of a layer that it has."""
+    """Makes its last layer in `forward`; `assigned`: as its own; `lazy`: so once; `kept`: in a plain list, once."""
 
     def __init__(self, kind):
         super().__init__()
@@ -140,7 +140,10 @@ class Maker(nn.Module):
         self.held = [nn.Linear(32, 4)]
 
     def forward(self, x):
-        last = {"made": lambda: nn.Linear(32, 4), "kept": lambda: self.held[0], "own": lambda: self.own}[self.kind]()
+        if self.kind == "assigned" or (self.kind == "lazy" and not hasattr(self, "last")):
+            self.last = nn.Linear(32, 4)
+        kinds = {"made": lambda: nn.Linear(32, 4), "kept": lambda: self.held[0], "own": lambda: self.own}
+        last = kinds.get(self.kind, lambda: self.last)()
         return last(torch.relu(self.inside(x)))
 
 
@@ -148,11 +151,20 @@ class Maker(nn.Module):
 @pytest.mark.parametrize("closure", [True, False])
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("made", [("wiring", "made-in-forward")]), ("kept", [("wiring", "unregistered")]), ("own", [])],
+    [
+        ("made", [("wiring", "made-in-forward")]),
+        ("assigned", [("wiring", "made-in-forward")]),
+        ("lazy", []),
+        ("kept", [("wiring", "unregistered")]),
+        ("own", []),
+    ],
 )
 def test_a_layer_that_is_made_in_forward(kind, expected, closure, tmp_path):
     torch.manual_seed(3)
-    found = diagnosed(tmp_path, Maker(kind), F.cross_entropy, *classes(), closure=closure)
+    model = Maker(kind)
+    if kind == "lazy":
+        model(torch.zeros(1, 8))
+    found = diagnosed(tmp_path, model, F.cross_entropy, *classes(), closure=closure)
     causes = [(finding.kind, finding.cause) for finding in found.findings if finding.kind == "wiring"]
     assert causes == expected
 

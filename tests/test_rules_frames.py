@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules import cliff, dead_units, lr_too_small, plateau, zero_gradient
+from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._ringing import momentum_ringing
@@ -417,3 +417,84 @@ def test_a_run_that_ends_in_its_warm_up_on_a_straight_way_down(change, expected)
     meta |= {"layers": [{"name": "0.weight", "shape": [8, 8], "parameters": 64}]}
     run = run_of(meta, scalars=columns, layers=layers, curvature=curvature)
     assert [(finding.kind, finding.cause) for finding in lr_too_small.check(run)] == expected
+
+
+def batches_of(**changed) -> dict:
+    """Four brackets: curvature that any rate could bear, and noise that passes the budget by seven errors."""
+    terms = {"curvature_term": 0.01, "curvature_term_error": 0.001, "noise_term": 1.7, "noise_term_error": 0.1}
+    return {"step": [20, 80, 150, 300], "origin": [10, 70, 140, 290], **terms, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "falls", "optimizer", "expected"),
+    [
+        ({}, False, "SGD", ["momentum"]),
+        ({"noise_term": 0.9}, False, "SGD", []),
+        ({"noise_term_error": 0.4}, False, "SGD", []),
+        ({"noise_term": [1.7, 1.7, 0.5, 0.5]}, False, "SGD", []),  # over
+        ({"curvature_term": 1.8, "noise_term": 0.2}, False, "SGD", []),  # bounces at the edge
+        ({}, True, "SGD", []),
+        ({}, False, "Adam", []),  # advice only
+    ],
+)
+def test_noise_past_the_budget_that_holds_the_loss_up(changed, falls, optimizer, expected):
+    wobble = 0.1 * np.sin(1e3 * STEPS)
+    loss = 2.0 * np.exp(-STEPS / 200) + wobble if falls else np.r_[2.0, 0.8 + wobble[1:]]
+    groups = [{"lr": 0.01, "momentum": 0.99}]
+    columns = {"step": STEPS, "loss": loss, "lr": 0.01, "grad_norm": 1.0}
+    run = run_of(
+        {"optimizer": optimizer, "hyperparameters": groups},
+        scalars=columns,
+        batches=pd.DataFrame(batches_of(**changed)),
+    )
+    found = list(lr_unstable.check(run))
+    assert [finding.cause for finding in found] == expected
+    if found:
+        assert "batches this small" in found[0].summary and "lower the momentum" in found[0].remedies[0]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "end", "times", "remedy"),
+    [
+        ([1.1, 7.0, 4.0, 4.0, 0.6], 2.3, 8.0, "divide the loss by 8"),
+        ([1.1, 7.0, 4.0, 4.0, 0.6], 2.3, 2.0, "divide the loss by 2"),
+        ([1.1, 7.0, 4.0, 4.0, 0.6], 2.3, 1.0, "set the learning rate to 0.0225"),
+        ([1.1, 1.2, 1.2, 1.2, 0.6], 2.3, 1.0, None),  # hovers at the edge
+        ([1.1, 7.0, 4.0, 4.0, 0.6], 1.2, 1.0, None),  # and has learned
+    ],
+)
+def test_a_rate_past_the_limit_before_anything_was_learned(ratios, end, times, remedy):
+    loss = np.linspace(2.3, end, 400) + 0.02 * np.sin(1e3 * STEPS)
+    columns = {"step": STEPS, "loss": loss, "lr": 0.1, "grad_norm": 1.0}
+    curvature = {"step": [2, 5, 11, 33, 67], "stability": ratios}
+    run = run_of({"accumulated": {"times": times}}, scalars=columns, curvature=curvature)
+    found = list(lr_unstable.check(run))
+    assert len(found) == (remedy is not None)
+    if found:
+        assert remedy in found[0].remedies[0]
+        assert ("added up" in found[0].summary) == (times > 1)
+        assert any("set the learning rate" in each for each in found[0].remedies) == (times < 4.0 / 0.9)
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.01, False), (1.1, True)])
+def test_growth_that_no_estimate_saw_is_as_fast_as_past_the_limit(factor, found):
+    """The gradient grows twentyfold in each: a task that gets harder takes its time."""
+    grown = np.minimum(20.0, factor ** np.maximum(0, STEPS - 80))
+    columns = {"step": STEPS, "loss": grown + 0.01 * np.sin(1e3 * STEPS), "lr": 0.1, "grad_norm": grown}
+    run = run_of(scalars=columns, curvature={"step": [2, 5], "stability": [0.1, 0.1]})
+    assert bool(list(lr_unstable.check(run))) == found
+
+
+@pytest.mark.parametrize(("explained", "expected"), [(0.0, "anything"), (0.03, "much"), (0.2, None)])
+def test_a_schedule_that_is_gone_early_needs_no_closure(explained, expected):
+    measured = np.where(STEPS % 10 == 0, 2.0, np.nan)
+    loss = 2.0 * (1 - explained) + 0.003 * np.sin(1e3 * STEPS)
+    columns = {"step": STEPS, "loss": loss, "lr": 0.1 * 0.9**STEPS, "grad_norm": 1.0, "constant_loss": measured}
+    layers = {"step": STEPS[9::10], "layer": "weight", "weight_norm": 1.0, "update_norm": 0.1, "grad_norm": 1.0}
+    found = []
+    try:
+        found = list(lr_too_small.check(run_of(scalars=columns, layers=layers)))
+    except signals.Missing:  # without an estimate nothing else can be said
+        assert expected is None
+    assert [finding.cause for finding in found] == ["schedule"] * (expected is not None)
+    assert not found or f"before {expected} was learned" in found[0].summary

@@ -46,24 +46,32 @@ class Accumulated:
     def __init__(self, note: Callable[..., None]) -> None:
         """`note`: what is found is written with the run."""
         self.times, self.batches = 1.0, 1
-        self._note, self._tries = note, TRIES
+        self._write, self._tries = note, TRIES
 
     @property
     def asking(self) -> bool:
         return self._tries > 0
 
+    @property
+    def note(self) -> str:
+        return (
+            f"the gradients of {self.times:g} backward passes are added up, not averaged: the stability ratio is that "
+            "of their sum"
+        )
+
     def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None]) -> None:
         """`gradient(parameter)`: the closure's, at the weights before the update."""
         self._tries -= 1
         own = first_entries(gradient(parts.parameter))
-        if own is None:  # the closure does not use the parameter
+        nothing_before = torch.equal(parts.added, parts.total)  # zeroed in between, as for SAM's second evaluation
+        if own is None or nothing_before:  # or the closure does not use the parameter
             return
         for part, count in ((parts.added, parts.passes), (parts.total, 1)):
             times = _multiple(part.to(own), own) * count
             for whole in (1, parts.passes):
                 if abs(times - whole) <= AGREE * whole:
                     self.times, self.batches, self._tries = float(whole), count, 0
-                    self._note(accumulated={"passes": parts.passes, "times": self.times, "batches": count})
+                    self._write(accumulated={"passes": parts.passes, "times": self.times, "batches": count})
                     return
 
 

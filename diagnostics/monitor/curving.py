@@ -126,6 +126,8 @@ class Curving:
             self._writer.append("curvature", step, estimate.record())
             self._schedule.last_curvature = step
             self._tracking.begin(step, estimate, parameters)
+            if self._accumulated.times > 1:
+                self._tell_once("curvature-note", self._accumulated.note, key="accumulated")
             for note in estimate.notes:
                 self._tell_once("curvature-note", note, key=note)
 

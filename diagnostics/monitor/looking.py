@@ -39,10 +39,9 @@ class Looking:
         guard: Guard,
         together: Together,
         note: Callable[..., None],
-        accumulated: Accumulated,
     ) -> None:
         """`note`: what is found once is written with the run."""
-        self._note, self._accumulated = note, accumulated
+        self._note, self.accumulated = note, Accumulated(note)
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -164,7 +163,7 @@ class Looking:
             coarse=observer.autocast,
         )
         record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
-        if self._accumulated.asking and record.update.accumulated is not None:
+        if self.accumulated.asking and record.update.accumulated is not None:
             self._guard.run("accumulation", self._look_at_parts, record.update, parameters, closure, states)
         return observer
 
@@ -172,7 +171,7 @@ class Looking:
         if update.accumulated is not None and update.before is not None:
             old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.before)
             at = partial(forwards.gradient_at, list(old), parameters, closure, self._model, states)
-            self._accumulated.look(update.accumulated, at)
+            self.accumulated.look(update.accumulated, at)
 
     def _alone(self, parameters: list[Tensor]) -> bool:
         """No wrapper that gathers gradients, and counts on a backward after every forward with a graph."""

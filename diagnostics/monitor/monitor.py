@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.monitor import describe, forwards, nonfinite, resuming, transfer
-from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
@@ -81,15 +80,8 @@ class Monitor:
         self._entrance = Entrance(
             model, self._hooked, lambda seconds: self._budget.add("measured", seconds), self._scaler.scale
         )
-        accumulated = Accumulated(self._writer.update_meta)
         self._looking = Looking(
-            model,
-            self._tensors.current,
-            self._entrance,
-            self._guard,
-            self._together,
-            self._writer.update_meta,
-            accumulated,
+            model, self._tensors.current, self._entrance, self._guard, self._together, self._writer.update_meta
         )
         self._curving = Curving(
             model,
@@ -102,7 +94,7 @@ class Monitor:
             self._together,
             self._tell_once,
             self._tensors.current,
-            accumulated,
+            self._looking.accumulated,
         )
         self._given = Given(model, self._writer, self._event, self._tell_once, self._guard, self._together)
         self._wiring = Wiring(self._inner, optimizer, self._event)
