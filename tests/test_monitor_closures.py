@@ -333,3 +333,13 @@ class _Deep(nn.Module):
     def at(self, x: Tensor, deep: bool) -> Tensor:
         h = torch.tanh(self.inside(x))
         return self.out(h + torch.tanh(self.middle(h)) if deep else h)
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_buffer_is_put_back(layout: torch.layout) -> None:
+    model = small()
+    model.register_buffer("rows", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout))
+    with undisturbed(model):
+        model.get_buffer("rows").mul_(2)
+    assert [row.tolist() for row in model.get_buffer("rows").unbind()] == [[1, 1], [1, 1, 1]]

@@ -132,7 +132,8 @@ class _Buffer:
 
     def __init__(self, owner: dict[str, Any], name: str, buffer: Tensor) -> None:
         self._owner, self._name, self._buffer = owner, name, buffer
-        self._data = buffer.data if type(buffer) is Tensor and buffer.layout is torch.strided else None
+        dense = type(buffer) is Tensor and buffer.layout is torch.strided and not buffer.is_nested
+        self._data = buffer.data if dense else None
         self._value = _memory(buffer.detach()).clone()
 
     def restore(self) -> None:
@@ -185,7 +186,7 @@ def _overwrite(tensor: Tensor, value: Tensor) -> None:
 
 def _memory(tensor: Tensor) -> Tensor:
     """The tensor, or where entries share memory (`expand`), the stretch that they lie in: it can be written to."""
-    if tensor.layout is not torch.strided or not _repeats(tensor):
+    if tensor.layout is not torch.strided or tensor.is_nested or not _repeats(tensor):
         return tensor
     reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.as_strided((reach,), (1,))
