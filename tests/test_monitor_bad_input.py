@@ -255,16 +255,19 @@ def test_a_measurement_that_fails_three_times_is_switched_off(tmp_path: Path, mo
 
 
 def test_products_that_overflow_for_a_while_do_not_switch_curvature_off(tmp_path: Path) -> None:
-    """The second derivative of |w|^1.5 at 0 is infinite: weights that start there leave it only later."""
+    """The second derivative of |w|^1.5 at 0 is infinite, and at first the loss is no number nearby: weights that start
+    there leave it only later."""
     w = nn.Parameter(torch.zeros(3))
     model = nn.ParameterList([w])
     optimizer = torch.optim.SGD([w], lr=0.1)
     with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100.0) as monitor:
         for update in range(40):
-            target = torch.zeros(3) if update < 8 else torch.ones(3)
+            still = update < 8
+            target = torch.zeros(3) if still else torch.ones(3)
 
-            def closure(target: Tensor = target) -> Tensor:
-                return w.abs().pow(1.5).sum() - (target * w).sum()
+            def closure(target: Tensor = target, still: bool = still) -> Tensor:
+                nearby = 0 * (1e-6 - w.detach().abs().max()).sqrt() if still else 0.0
+                return w.abs().pow(1.5).sum() - (target * w).sum() + nearby
 
             optimizer.zero_grad()
             loss = closure()

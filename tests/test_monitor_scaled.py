@@ -26,7 +26,8 @@ def test_overflow_accumulation_and_clipping(fused: bool, given: bool, unscaled: 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)  # grows, and halves after an overflow
     whole, received, scales = [], [], []
-    with diagnostics.watch(model, optimizer, tmp_path / "run", every=3, scaler=scaler if given else None) as monitor:
+    options = {"every": 3, "budget": 100.0, "scaler": scaler if given else None}
+    with diagnostics.watch(model, optimizer, tmp_path / "run", **options) as monitor:
         for step in range(STEPS):
             optimizer.zero_grad()
             scales.append(scaler.get_scale())

@@ -129,4 +129,4 @@ def test_training_is_bitwise_unchanged(model: str, optimizer: str, closure: bool
     assert len(run.table("units")) > 0
     assert len(run.table("curvature")) == (5 if closure else 0)
     assert len(run.table("slices")) == (10 if closure else 0)  # along two directions
-    assert set(run.table("events")["kind"]) <= {"no-closure"}
+    assert set(run.table("events")["kind"]) <= {"no-closure", "curvature-note"}
