@@ -280,3 +280,11 @@ def test_differences_where_the_gradient_is_zero():
     )
     assert found.method == "differences"
     np.testing.assert_allclose(found.eigenvalues, [2, 2, 2], rtol=1e-6)
+
+
+def test_an_infinite_second_derivative_is_as_uncertain_as_it_is():
+    """Of |w|^1.5 at 0: a product grows threefold from one length of step to the next."""
+    w = nn.ParameterList([nn.Parameter(torch.zeros(3, dtype=torch.float64))])
+    found = measure(lambda: w[0].abs().pow(1.5).sum(), w, torch.optim.SGD(w.parameters(), lr=0.1), [0.1])
+    assert found.method == "differences"
+    assert any("uncertain by about 68%" in note for note in found.notes), found.notes

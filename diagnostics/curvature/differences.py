@@ -62,8 +62,7 @@ class Differences:
         """Eight gradients, once per operator."""
         size, v = max(1.0, self._norm(self.layout.flatten(self._origin) * self._heard)), self._probe()
         products = [self._product(v, step * size) for step in STEPS]
-        scale = max(self._norm(product) for product in products) or 1.0
-        changes = [self._norm(a - b) / scale for a, b in pairwise(products)]
+        changes = [self._norm(a - b) / (max(self._norm(a), self._norm(b)) or 1.0) for a, b in pairwise(products)]
         best = min(range(len(changes)), key=changes.__getitem__)
         return STEPS[best] * size, changes[best]
 
