@@ -79,7 +79,8 @@ class _Entered:
         attributes = dict(vars(module))
         self._modules[id(module)] = module, attributes
         self._generators.among(attributes.values())
-        self._places.append((module._buffers, frozenset(module._buffers)))
+        if isinstance(module._buffers, dict):  # of a scripted module it is none, and registers none
+            self._places.append((module._buffers, frozenset(module._buffers)))
         for name, buffer in module._buffers.items():
             if buffer is not None and type(buffer) is not UninitializedBuffer:
                 self._buffers.append(_Buffer(module._buffers, name, buffer))

@@ -10,7 +10,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
-from diagnostics.rules._words import counted, number
+from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
 KIND = "lr-unstable"
@@ -18,6 +18,17 @@ KIND = "lr-unstable"
 CHARTS = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),
     Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True),
+)
+
+BUDGET = (
+    CHARTS[0],
+    Chart(
+        "line",
+        "batches",
+        ("noise_term", "curvature_term"),
+        "Noise and curvature: unstable where they add up to 1",
+        log=True,
+    ),
 )
 
 
@@ -41,6 +52,9 @@ def finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recove
     if nonfinite is not None:
         evidence["first non-finite step"] = float(nonfinite)
     cause = _cause(run, grown, limit)
+    curvature = limit.ratio - limit.noise
+    by_noise = past and curvature <= 1
+    budget = rf"s + \text{{noise}} = {tex(curvature)} + {tex(limit.noise)} = {tex(limit.ratio)} > 1"
     return Finding(
         kind=KIND,
         cause=cause,
@@ -51,8 +65,8 @@ def finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recove
         summary=f"{_seen(run, grown, limit)}: {_harm(history, nonfinite, recovered)}.",
         evidence=evidence,
         remedies=_remedies(run, cause, limit),
-        charts=CHARTS,
-        formula=limits.stability_formula(run, limit.ratio - limit.noise, limit.rate) if past else "",
+        charts=BUDGET if by_noise else CHARTS,
+        formula=budget if by_noise else limits.stability_formula(run, curvature, limit.rate) if past else "",
     )
 
 

@@ -18,7 +18,9 @@ SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, b
 
 def stability_formula(run: Run, stability: float, rate: float) -> str:
     """The stability ratio with this run's numbers in place of the symbols."""
-    top = 2 * stability / rate if rate else math.nan
+    added = (run.meta.get("accumulated") or {}).get("times", 1)  # backward passes that the update is the sum of
+    several = rf"{added:g} \cdot " if added > 1 else ""
+    top = 2 * stability / (rate * added) if rate else math.nan
     if signals.adaptive(run):
         return (
             rf"s = {tex(stability)} \quad (s = 1 \text{{ is the stability limit of "
@@ -27,8 +29,8 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
     mu = signals.momentum(run)
     if mu == 0:
         return (
-            rf"\eta \lambda_{{\max}} = {tex(rate)} \cdot {tex(top)} = {tex(2 * stability)} "
-            rf"\;{'>' if stability > 1 else '<'}\; 2, \quad s = \tfrac{{1}}{{2}}\eta\lambda_{{\max}} = "
+            rf"{several}\eta \lambda_{{\max}} = {several}{tex(rate)} \cdot {tex(top)} = {tex(2 * stability)} "
+            rf"\;{'>' if stability > 1 else '<'}\; 2, \quad s = \tfrac{{1}}{{2}} \cdot {tex(2 * stability)} = "
             rf"{tex(stability)}"
         )
     if signals.hyperparameter(run, "nesterov", False):
@@ -38,7 +40,7 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
         limit = 2 * (1 + mu)
         law = r"2(1+\mu)"
     return (
-        rf"\eta \lambda_{{\max}} = {tex(stability * limit)} \;{'>' if stability > 1 else '<'}\; {law} = "
+        rf"{several}\eta \lambda_{{\max}} = {tex(stability * limit)} \;{'>' if stability > 1 else '<'}\; {law} = "
         rf"{tex(limit)}, \quad s = {tex(stability)}"
     )
 

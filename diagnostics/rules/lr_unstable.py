@@ -30,6 +30,8 @@ For $\alpha\lambda > 2$ that factor is below $-1$: the iterates flip sign and gr
 is needed. Momentum $\mu$ raises the limit to $2(1+\mu)/\alpha$, Nesterov's variant has
 $2(1+\mu)/((1+2\mu)\alpha)$, and Adam at $\beta_1 = 0.9$ has $38/\alpha$ on its own rescaled Hessian. A warm-up or
 schedule that raises $\alpha$ too far, or curvature that grows while training, crosses the limit later in a run.
+Small batches differ in curvature, by $\sigma$: that adds $\alpha\sigma^2/(2(1-\mu)\lambda)$ to the ratio, and the sum
+has to stay below 1.
 
 ## What to try
 Set the learning rate to $0.9\,\eta/s$ (the finding says the number). If the curvature is largest in the first
