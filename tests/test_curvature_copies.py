@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diagnostics.curvature import measure
+from diagnostics.curvature.layout import Layout
 from diagnostics.curvature.multiplicity import multiplicities
+from diagnostics.curvature.runs import ROWS, Solver
 
 
 def regression(outputs: int = 10, seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
@@ -102,3 +104,19 @@ def test_a_small_space_is_searched_whole(values: list[float]):
         assert found.trace == pytest.approx(sum(values)) and found.trace_error == found.missed == 0
         assert found.frobenius == pytest.approx(np.linalg.norm(values))
         assert found.products <= len(values) + 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("dimension", "products"), [(104, 93), (90, 80)])
+def test_a_space_with_no_room_for_all_of_it_is_not_completed(dimension: int, products: int):
+    """Little of it is left, but the basis has no more rows than memory allows."""
+    torch.manual_seed(0)
+    half = torch.randn(dimension, dimension, dtype=torch.float64)
+    matrix = half + half.T
+    solver = Solver(Layout([torch.zeros(dimension, dtype=torch.float64)]), None, None, seed=1)
+    krylov = solver.basis(lambda v: matrix @ v)
+    krylov.extend(solver.fresh())
+    for _ in range(products):
+        krylov.step()
+    solver._complete(krylov)
+    assert krylov.complete == (dimension < ROWS)

@@ -343,3 +343,11 @@ def test_a_nested_buffer_is_put_back(layout: torch.layout) -> None:
     with undisturbed(model):
         model.get_buffer("rows").mul_(2)
     assert [row.tolist() for row in model.get_buffer("rows").unbind()] == [[1, 1], [1, 1, 1]]
+
+
+def test_a_buffer_without_data_stands_in_nothings_way() -> None:
+    """As of a model whose weights come from elsewhere, through `functional_call`."""
+    model = nn.Sequential(nn.BatchNorm1d(3, device="meta"), nn.BatchNorm1d(3))
+    with undisturbed(model):
+        model[1](torch.randn(8, 3))
+    assert int(model[1].num_batches_tracked) == 0

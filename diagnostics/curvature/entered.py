@@ -133,8 +133,7 @@ class _Buffer:
 
     def __init__(self, owner: dict[str, Any], name: str, buffer: Tensor) -> None:
         self._owner, self._name, self._buffer = owner, name, buffer
-        dense = type(buffer) is Tensor and buffer.layout is torch.strided and not buffer.is_nested
-        self._data = buffer.data if dense else None
+        self._data = buffer.data if type(buffer) is Tensor and _is_plain(buffer) else None
         self._value = _memory(buffer.detach()).clone()
 
     def restore(self) -> None:
@@ -187,14 +186,18 @@ def _overwrite(tensor: Tensor, value: Tensor) -> None:
 
 def _memory(tensor: Tensor) -> Tensor:
     """The tensor, or where entries share memory (`expand`), the stretch that they lie in: it can be written to."""
-    if tensor.layout is not torch.strided or tensor.is_nested or not _repeats(tensor):
+    if not _is_plain(tensor):
         return tensor
-    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    places = list(zip(tensor.shape, tensor.stride(), strict=True))
+    if not any(stride == 0 and size > 1 for size, stride in places):
+        return tensor
+    reach = 1 + sum((size - 1) * stride for size, stride in places)
     return tensor.as_strided((reach,), (1,))
 
 
-def _repeats(tensor: Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+def _is_plain(tensor: Tensor) -> bool:
+    """Dense, in one piece, and with data: it has a place in memory."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def _copy(data: Tensor) -> Tensor | None:
@@ -206,7 +209,7 @@ def _copy(data: Tensor) -> Tensor | None:
 
 def _in_place(parameter: Tensor) -> bool:
     """A dense tensor of its own. Shards, quantized ones and the like are looked after by who made them."""
-    plain = type(parameter) in (nn.Parameter, Tensor) and parameter.layout is torch.strided
+    plain = type(parameter) in (nn.Parameter, Tensor) and _is_plain(parameter)
     return plain and "ds_id" not in parameter.__dict__  # DeepSpeed gives them memory and takes it away
 
 

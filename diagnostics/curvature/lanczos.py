@@ -87,6 +87,11 @@ class Krylov:
         return self.done == self.size
 
     @property
+    def has_room(self) -> bool:
+        """For a basis of the whole space."""
+        return self.capacity > self.dimension
+
+    @property
     def complete(self) -> bool:
         """The basis is of the whole space: nothing is hidden from it."""
         return self.done == self.dimension
@@ -128,22 +133,17 @@ class Krylov:
 
     def hold(self, vector: Float[Tensor, " n"]) -> None:
         """Multiply what of a vector lies outside of those that have been, so that it is theirs whole."""
+        vector = vector.to(self.basis.dtype)
         self.extend(vector)
-        waiting = self._waiting(vector)
-        if np.linalg.norm(waiting) > NEW * self.norm(vector.to(self.basis.dtype)):
-            self._turn(waiting)
+        outside = self.total(self.basis[self.done : self.size] @ vector).cpu().double().numpy()
+        if np.linalg.norm(outside) > NEW * self.norm(vector):
+            self._turn(outside)
             self.step()
 
     def aim(self) -> None:
         """Turn the vectors that wait so that the residual of the largest Ritz pair is multiplied next (Davidson, J.
         Comput. Phys. 17, 1975, without a preconditioner of its own)."""
-        waiting = slice(self.done, self.size)
-        self._turn(self.projected[waiting, : self.done] @ self.ritz().coefficients[:, 0])
-
-    def _waiting(self, vector: Float[Tensor, " n"]) -> np.ndarray:
-        """Coefficients of a vector in those that wait."""
-        rows = self.basis[self.done : self.size]
-        return self.total(rows @ vector.to(rows.dtype)).cpu().double().numpy()
+        self._turn(self.projected[self.done : self.size, : self.done] @ self.ritz().coefficients[:, 0])
 
     def _turn(self, direction: np.ndarray) -> None:
         """The vectors that wait, so that the first of them is this combination of theirs."""

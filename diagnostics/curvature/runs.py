@@ -143,7 +143,7 @@ class Solver:
 
     def _complete(self, krylov: Krylov) -> None:
         """The whole space, where little of it is left."""
-        if krylov.dimension - krylov.done > max(CLOSING, krylov.done // 8):
+        if not krylov.has_room or krylov.dimension - krylov.done > max(CLOSING, krylov.done // 8):
             return
         while not krylov.complete and not (krylov.exhausted and not krylov.extend(self.fresh())):
             krylov.step()

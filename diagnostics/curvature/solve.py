@@ -71,7 +71,7 @@ def solve(
         if krylov.done < min(target.least, krylov.dimension):
             continue
         spent = krylov.products >= limit or time.perf_counter() > until
-        if krylov.dimension <= FEW and not krylov.complete and not spent:
+        if krylov.dimension <= FEW and krylov.has_room and not krylov.complete and not spent:
             continue
         # A test costs O(m^3): beside the product of a small network, that is dear.
         if not spent and krylov.done % (1 + krylov.done // SPARSE):

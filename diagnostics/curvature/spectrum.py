@@ -47,11 +47,10 @@ def _density(found: Density | None, krylov: Krylov) -> dict[str, Any]:
     if found is None:  # the chain was cut: its Ritz values are no longer a quadrature
         return {}
     trace, error, frobenius, stable_rank = found.trace, found.trace_error, found.frobenius, found.stable_rank
-    values = krylov.ritz().values
     if krylov.complete or (len(krylov.starts) > 1 and krylov.chain_whole):
-        trace, error, frobenius = (
-            (float(values.sum()), 0.0, float(np.linalg.norm(values))) if krylov.complete else deflated(krylov)
-        )
+        values = krylov.ritz().values
+        exact = float(values.sum()), 0.0, float(np.linalg.norm(values))
+        trace, error, frobenius = exact if krylov.complete else deflated(krylov)
         top = float(np.abs(values).max())
         stable_rank = (frobenius / top) ** 2 if top > 0 else math.nan
     return {

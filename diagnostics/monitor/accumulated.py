@@ -9,7 +9,7 @@ anew, batches of unequal weight, clipping in between) nothing is concluded and t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Parts:
         if scale is None:
             return self
         scale = scale.to(self.total)
-        return Parts(self.parameter, self.passes, self.added / scale, self.total / scale)
+        return replace(self, added=self.added / scale, total=self.total / scale)
 
 
 class Accumulated:
@@ -62,9 +62,10 @@ class Accumulated:
     def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None]) -> None:
         """`gradient(parameter)`: the closure's, at the weights before the update."""
         self._tries -= 1
+        if torch.equal(parts.added, parts.total):  # zeroed in between, as for SAM's second evaluation
+            return
         own = first_entries(gradient(parts.parameter))
-        nothing_before = torch.equal(parts.added, parts.total)  # zeroed in between, as for SAM's second evaluation
-        if own is None or nothing_before:  # or the closure does not use the parameter
+        if own is None:  # the closure does not use the parameter
             return
         for part, count in ((parts.added, parts.passes), (parts.total, 1)):
             times = _multiple(part.to(own), own) * count

@@ -25,7 +25,6 @@ from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.units import Units
-from diagnostics.monitor.update import Update
 
 Closure = Callable[[], Any]
 
@@ -163,15 +162,18 @@ class Looking:
             coarse=observer.autocast,
         )
         record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
-        if self.accumulated.asking and record.update.accumulated is not None:
-            self._guard.run("accumulation", self._look_at_parts, record.update, parameters, closure, states)
+        parts, change = record.update.accumulated, record.update.before
+        if self.accumulated.asking and parts is not None and change is not None:
+            at = partial(self._gradient_before, change, parameters, closure, states)
+            self._guard.run("accumulation", self.accumulated.look, parts, at)
         return observer
 
-    def _look_at_parts(self, update: Update, parameters: list[Tensor], closure: Closure, states: Any) -> None:
-        if update.accumulated is not None and update.before is not None:
-            old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.before)
-            at = partial(forwards.gradient_at, list(old), parameters, closure, self._model, states)
-            self.accumulated.look(update.accumulated, at)
+    def _gradient_before(
+        self, change: list[Tensor], parameters: list[Tensor], closure: Closure, states: Any, of: Tensor
+    ) -> Tensor | None:
+        """The closure's, at the weights before the update, for one of them."""
+        old = list(stats.foreach._foreach_sub([p.detach() for p in parameters], change))
+        return forwards.gradient_at(old, parameters, closure, self._model, states, of)
 
     def _alone(self, parameters: list[Tensor]) -> bool:
         """No wrapper that gathers gradients, and counts on a backward after every forward with a graph."""

@@ -106,6 +106,7 @@ class Monitor:
             flush=self._unclosed,
             quiet=forwards.is_quiet,
             closure=lambda: self._given.has_closure is not False,
+            asking=lambda: self._looking.accumulated.asking,
             scaler=self._scaler,
             together=self._together,
             replicated=isinstance(model, nn.parallel.DistributedDataParallel),

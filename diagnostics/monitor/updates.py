@@ -28,7 +28,8 @@ from diagnostics.monitor.update import Update
 
 
 class Updates:
-    """Hooks of one optimizer. `plan()`: what the next update is measured for; `guarded` swallows our own errors."""
+    """Hooks of one optimizer. `plan()`: what the next update is measured for; `guarded` swallows our own errors;
+    `asking()`: whether what several passes add up is still to be found."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Updates:
         flush: Callable[[], None],
         quiet: Callable[[], bool],
         closure: Callable[[], bool],
+        asking: Callable[[], bool],
         scaler: Scaler,
         together: Together,
         replicated: bool,
@@ -46,7 +48,8 @@ class Updates:
         self.current: Update | None = None
         self.settled = False  # the first number that is not finite has been explained
         self.sentinel = Sentinel(self._backward_finished, quiet, replicated, guarded, self._parts_wanted)
-        self._optimizer, self._tensors, self._plan, self._closure = optimizer, tensors, plan, closure
+        self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
+        self._closure, self._asking = closure, asking
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
         self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = None  # gradient versions, norms
         self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
@@ -222,7 +225,7 @@ class Updates:
                 self._downhill.keep(list(tensors))
 
     def _parts_wanted(self) -> bool:
-        return self._plan().measured and self._closure() and not self._together.active
+        return self._plan().measured and self._asking() and self._closure() and not self._together.active
 
     def _norms(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor] | None = None) -> Tensor:
         self._together.settle()

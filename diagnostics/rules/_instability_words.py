@@ -97,7 +97,7 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
         return f"The learning rate {rate} is past the largest stable one since step {limit.since}"
     if limit.ratio < 1.05:
         return f"The learning rate {rate} is just past the largest stable one since step {limit.since}"
-    added = (run.meta.get("accumulated") or {}).get("times", 1)
+    added = limits.passes_added(run)
     if added > 1:
         rate += f", with the gradients of {number(added)} backward passes added up,"
     largest = "largest stable one" if limit.ratio - limit.noise > 1 else "largest that batches this small allow"
@@ -130,7 +130,7 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
             "or use Adam until the loss is low",
         )
     measured = limit.ratio > 1 and not limit.ruined
-    added = (run.meta.get("accumulated") or {}).get("times", 1)
+    added = limits.passes_added(run)
     if added > 1 and measured:
         passes = (
             f"divide the loss by {number(added)} before each backward: the gradients of so many passes are added up"

@@ -16,9 +16,14 @@ from diagnostics.run import Run
 SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, but grows while training
 
 
+def passes_added(run: Run) -> float:
+    """Backward passes whose gradients an update adds up; 1 where it takes their mean."""
+    return float((run.meta.get("accumulated") or {}).get("times", 1))
+
+
 def stability_formula(run: Run, stability: float, rate: float) -> str:
     """The stability ratio with this run's numbers in place of the symbols."""
-    added = (run.meta.get("accumulated") or {}).get("times", 1)  # backward passes that the update is the sum of
+    added = passes_added(run)
     several = rf"{added:g} \cdot " if added > 1 else ""
     top = 2 * stability / (rate * added) if rate else math.nan
     if signals.adaptive(run):

@@ -183,9 +183,9 @@ def _by_batches(
     steps, curvature, noise, *off = table.to_numpy().T
     total = curvature + noise
     rate_steps, rates = signals.learning_rates(run)
-    still = limits.held(rate_steps, rates, steps, total)[rate_steps >= history.middle_step]
+    still = signals.median(limits.held(rate_steps, rates, steps, total)[rate_steps >= history.middle_step])
     sure = (total - errors * np.hypot(*off) > 1) & (noise > curvature)
-    if sure.sum() < max(least, len(sure) / 2) or not np.nanmedian(still) > 1:
+    if sure.sum() < max(least, len(sure) / 2) or not still > 1:
         return
     since = int(steps[sure][0])
     falling = signals.trend(history.after(since))
