@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 
 from diagnostics.rules._finding import Chart, Diagnosis, Finding
+from diagnostics.rules._remembered import Remembered
 from diagnostics.rules._signals import Missing
 from diagnostics.run import Run
 
@@ -40,6 +41,7 @@ def diagnose(run: Run) -> Diagnosis:
     clean: list[str] = []
     skipped: dict[str, str] = {}
     crashed: dict[str, str] = {}
+    run = Remembered(run)
     for kind, module in catalogue().items():
         try:
             with np.errstate(all="ignore"):  # a run that ended in NaN makes NaN, which every rule expects

@@ -75,10 +75,8 @@ class Run:
     def columns(self, table: str) -> tuple[str, ...]:
         """Vocabulary first, then what the script logged."""
         check_table(table)
-        return (
-            *TABLES[table].names,
-            *(name for name in self._source.columns(table) if name not in TABLES[table].names),
-        )
+        known = TABLES[table].names
+        return (*known, *(name for name in self._source.columns(table) if name not in known))
 
     def table(
         self, name: str, columns: Sequence[str] | None = None, *, first: int | None = None, last: int | None = None
