@@ -351,3 +351,85 @@ def test_what_runs_along_the_batch(kind, along, last, closure, expected, tmp_pat
     for each in told:
         assert each.layers == ("core",) and each.evidence == {"examples read as time steps": 32, "read as examples": 6}
         assert each.alarm or kind == "attention"
+
+
+class Padded(nn.Module):
+    """The class of a sentence, by a head that attends to what `mask` has: as PyTorch's module wants it, fused, by hand,
+    or as numbers to add."""
+
+    def __init__(self, way, inverted):
+        super().__init__()
+        torch.manual_seed(1)
+        self.way, self.inverted = way, inverted
+        self.tokens, self.out = nn.Embedding(9, 16, padding_idx=0), nn.Linear(16, 4)
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        padding, h = (x == 0) != self.inverted, self.tokens(x)
+        alone = padding[:, None, None]
+        if self.way == "module":
+            h = h + self.attend(h, h, h, key_padding_mask=padding, need_weights=False)[0]
+        elif self.way == "by hand":
+            scores = (h @ h.transpose(1, 2) / 4)[:, None].masked_fill(alone, float("-inf"))
+            h = h + (scores.softmax(-1) @ h[:, None])[:, 0]
+        else:
+            mask = ~alone if self.way == "fused" else torch.zeros(alone.shape).masked_fill(alone, -1e9)
+            q = h[:, None]
+            h = h + F.scaled_dot_product_attention(q, q, q, attn_mask=mask)[:, 0]
+        return self.out(h[:, 0])
+
+
+def sentences(count=256):
+    torch.manual_seed(0)
+    x = torch.randint(1, 9, (count, 8))
+    y = x[:, 1:3].sum(1) % 4
+    return x.masked_fill(torch.arange(8) >= torch.randint(3, 8, (count, 1)), 0), y
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("way", ["module", "fused", "by hand", "added"])
+def test_a_mask_that_leaves_the_padding_alone_in_sight(way, inverted, tmp_path):
+    diagnosis = diagnosed(tmp_path, Padded(way, inverted), F.cross_entropy, *sentences(), steps=40)
+    told = [finding.cause for finding in diagnosis.findings if finding.kind == "wiring"]
+    assert told == (["mask-inverted"] if inverted else [])
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_without_padding_a_mask_is_no_mistake(inverted, tmp_path):
+    """One kind of token beside what is left out: a text of one word, of which two kinds are in sight."""
+    x, y = sentences()
+    x = torch.where(x > 4, 5, x.clamp(max=1))  # 0, 1 and 5
+    diagnosis = diagnosed(tmp_path, Padded("module", inverted), F.cross_entropy, x, y, steps=40)
+    assert [finding.cause for finding in diagnosis.findings if finding.kind == "wiring"] == []
+
+
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (lambda scores: scores.softmax(1), [("wiring", "log-scores")]),
+        (lambda scores: scores.log_softmax(1), []),
+        (lambda scores: (scores.softmax(1) + 1e-9).log(), []),
+    ],
+)
+def test_probabilities_that_are_taken_for_their_logarithms(answer, expected, closure, tmp_path):
+    """Of the loss itself, which only a closure shows; and of the model's answer."""
+    x, y = classes()
+    soft = F.one_hot(y, 4) * 0.8 + 0.05
+    model = network() if closure else nn.Sequential(network(), Answering(answer))
+    of = answer if closure else lambda scores: scores
+
+    def loss(scores, y):
+        return F.kl_div(of(scores), y, reduction="batchmean")
+
+    found = diagnosed(tmp_path, model, loss, x, soft, closure=True)
+    assert alarms(found) == expected
+
+
+class Answering(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, scores):
+        return self.answer(scores)

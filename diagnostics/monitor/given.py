@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import forwards, losspath, transfer
+from diagnostics.monitor import forwards, lookahead, losspath, transfer
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -69,7 +69,7 @@ class Given:
         if closure is not None and not self._repeats(closure):
             closure = None
         self.has_closure = closure is not None
-        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure))
+        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure), **self._ahead(closure))
 
     def _path(self, loss: Any, closure: Closure | None) -> dict[str, Any]:
         with self._guard("loss path"):
@@ -88,6 +88,13 @@ class Given:
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
                 self._event("no-graph", message, "loss")
+        return {}
+
+    def _ahead(self, closure: Closure | None) -> dict[str, float]:
+        with self._guard("look ahead"):
+            if closure is not None and not self._together.active:  # parts of a backward that others wait for
+                with forwards.ours(self._model, closure):
+                    return {"looks_ahead": lookahead.ahead(self._model, closure)}
         return {}
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:

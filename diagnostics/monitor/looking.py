@@ -74,15 +74,17 @@ class Looking:
         logits gets probabilities, or cosines; the range of the targets that outputs are compared with; labels of 0
         where -1 is meant; tensors behind a cut of the graph; calls whose shapes fit, but mean something else."""
         self._entrance.asking = False
-        given = [bool(each) for observer in observers for each in observer.probabilities]
+        given = [bool(each) for observer in observers for each in observer.losses.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
-        targets = [each for observer in observers for each in observer.targets]
+        targets = [each for observer in observers for each in observer.losses.targets]
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
-        bounds = [each for observer in observers for each in observer.cosines.given]
+        bounds = [each for observer in observers for each in observer.losses.cosines.given]
         if len(bounds) == len(given):  # all that a softmax is taken of
             most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
+        found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
+        found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
@@ -191,6 +193,6 @@ def _unsigned(observer: Observer) -> Iterator[list]:
     loss = observer.loss
     if not isinstance(loss, Tensor) or loss.numel() != 1:  # not known where the model itself computes it
         return
-    for name, share, value in observer.unsigned:
+    for name, share, value in observer.losses.unsigned:
         if share > 0 and abs(float(loss) - float(value)) <= 1e-6 * abs(float(value)):
             yield [name, float(share)]

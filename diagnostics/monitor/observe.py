@@ -19,11 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
-from diagnostics.monitor.cosines import Cosines
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept, warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
+from diagnostics.monitor.losses import Losses
+from diagnostics.monitor.masks import Masks
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,6 @@ class Call:
         return self.kind.name
 
 
-SEEN_ROWS = 256  # of what a loss is given: enough to know what it is, and cheap for a vocabulary of any size
-LABELS = 16  # of fewer, none may be -1 by chance
 GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate may be shut and be right
 
 
@@ -62,18 +61,14 @@ class Observer(TorchFunctionMode):
         self.modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
         self.seconds = 0.0
-        self.probabilities: list[Tensor] = []  # whether each call that expects logits was given a distribution instead
-        # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
-        self.unsigned: list[tuple[str, Tensor, Tensor]] = []
         self.loss: Any = None  # of the closure that was observed
-        self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
-        self.cuts, self.cosines = Cuts(), Cosines()
+        self.cuts, self.losses, self.masks = Cuts(), Losses(), Masks()
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -145,9 +140,10 @@ class Observer(TorchFunctionMode):
             return func(*args, **kwargs)
         began = time.perf_counter()
         self.autocast = self.autocast or torch._C._is_any_autocast_enabled()
-        if self._asking and func in functions.SEQUENCES:
+        if self._asking:
             with self.ours:
-                if (found := sequences.read(func, args, kwargs)) is not None:
+                self.masks.follow(func, args, kwargs)
+                if func in functions.SEQUENCES and (found := sequences.read(func, args, kwargs)) is not None:
                     self.sequences.append((self._stack[-1][0] if self._stack else "loss", *found))
         if func in functions.MULTI_HEAD:
             with attention.inside_multi_head(self._attention, self.ours):
@@ -176,15 +172,13 @@ class Observer(TorchFunctionMode):
             if self._asking:
                 tensors = list(functions.tensors((*args, *kwargs.values())))
                 self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
-                self.cosines.follow(func, args, kwargs, out)
+                self.losses.returned(func, args, kwargs, out)
         return out
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:
         """Of an activation: what it is, its input, and where that has its units."""
-        if self._asking and func in functions.LOGITS:
-            self._logits(args[0] if args else kwargs.get("input"), args[1:], kwargs)
-        if self._asking and func in functions.COMPARING:
-            self._compared(args[1] if len(args) > 1 else kwargs.get("target"))
+        if self._asking:
+            self.losses.given(func, args, kwargs)
         if self._asking and self._stack:
             self._meet(functions.tensors((*args, *kwargs.values())))
         kind = functions.activation(func, args, kwargs)
@@ -204,9 +198,6 @@ class Observer(TorchFunctionMode):
             )
         elif self._asking:
             self._shaped(func, args, kwargs, out)
-        if self._asking and func in functions.SIGNED:
-            at = functions.SIGNED[func]
-            self._signed(functions.spelled(func), args[at] if len(args) > at else kwargs.get("target"), out)
         if func in functions.ATTENTION:
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))
@@ -221,26 +212,6 @@ class Observer(TorchFunctionMode):
         else:
             counts = stats.count_units(kind, x, y, channels_first)
         self._seen.append(Call(self._name(name), kind, counts))
-
-    @torch.no_grad()
-    def _logits(self, x: Any, rest: tuple, kwargs: dict[str, Any]) -> None:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel() or not x.dim():
-            return
-        dim = kwargs.get("dim", rest[0] if rest else None)  # of cross_entropy the second argument is the target
-        classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
-        self.cosines.logits(x, classes)
-        self.probabilities.append(stats.is_distribution(stats.softmax_rows(x.detach(), classes)[:SEEN_ROWS], 1))
-
-    @torch.no_grad()
-    def _compared(self, target: Any) -> None:
-        if isinstance(target, Tensor) and target.numel() and target.dim() and target.is_floating_point():
-            self.targets.append(torch.stack(target.detach()[:SEEN_ROWS].float().aminmax()))
-
-    @torch.no_grad()
-    def _signed(self, name: str, labels: Any, out: Tensor) -> None:
-        if isinstance(labels, Tensor) and labels.numel() >= LABELS and out.numel() == 1:
-            both = ((labels == 0) | (labels == 1)).all() & (labels == 1).any()
-            self.unsigned.append((name, (labels == 0).float().mean() * both, out.detach()))
 
     def _meet(self, tensors: Iterable[Tensor]) -> None:
         for each in tensors:

@@ -1,11 +1,12 @@
-"""What a forward does that nobody meant: layers made anew each time, evaluation mode while training."""
+"""What a forward does that nobody meant: layers made anew each time, evaluation mode while training, targets in
+sight."""
 
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
 
 _GRADIENTS = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
@@ -26,6 +27,55 @@ def made_in_forward(run: Run) -> Iterator[Finding]:
         ),
         {"modules": float(len(owners))},
         ("make the layer once, in __init__, as an attribute of the module: self.out = nn.Linear(...)",),
+        severity=unless_it_learns(run, "critical"),
+        chart=_GRADIENTS,
+    )
+
+
+def looks_ahead(run: Run) -> Iterator[Finding]:
+    """However low the loss: it is low because the answers are given away."""
+    share = float(run.meta.get("looks_ahead") or 0.0)
+    if not share:
+        return
+    yield found(
+        "looks-ahead",
+        signals.first_step(run),
+        (),
+        (
+            "The model is to predict the next token, and sees it: the targets are its own inputs, one place on, and "
+            f"the answer at a place depends on the token after it {number(share)} times as much as on the one before. "
+            "It can bring the loss down by copying, which is worth nothing where there is no next token yet."
+        ),
+        {"derivative by the next token over the one before": share},
+        (
+            "give attention a causal mask: is_causal=True in F.scaled_dot_product_attention, or "
+            "mask=nn.Transformer.generate_square_subsequent_mask(length), of a decoder as tgt_mask",
+            "bidirectional=False in a recurrent net; in a convolution pad on the left alone",
+        ),
+        formula=(
+            r"\frac{\partial a_t}{\partial x_{t+1}} \ne 0 \quad\text{where } x_{t+1} \text{ is the target of } a_t"
+        ),
+        chart=_GRADIENTS,
+    )
+
+
+def padding_alone(run: Run) -> Iterator[Finding]:
+    told = run.meta.get("padding_alone") or []
+    if len(told) != 2:
+        return
+    yield found(
+        "mask-inverted",
+        signals.first_step(run),
+        (),
+        (
+            f"Attention sees the padding alone: its mask leaves out {int(told[1])} different tokens, and all that it "
+            f"leaves in sight are tokens {int(told[0])}. The mask means the opposite of what it says."
+        ),
+        {"kinds of tokens left out": float(told[1])},
+        (
+            f"invert it: key_padding_mask = tokens == {int(told[0])}, in which True is left out, as in masked_fill; in "
+            "F.scaled_dot_product_attention, and in what tokenizers make, True takes part",
+        ),
         severity=unless_it_learns(run, "critical"),
         chart=_GRADIENTS,
     )

@@ -41,6 +41,29 @@ def log_scores(
     )
 
 
+def unlogged(run: Run) -> Iterator[Finding]:
+    """Probabilities where their logarithms are expected: what comes of it is no divergence."""
+    if not run.meta.get("unlogged"):
+        return
+    yield found(
+        "log-scores",
+        signals.first_step(run),
+        (),
+        (
+            "F.kl_div is given probabilities, and takes them for logarithms of probabilities. What it returns is no "
+            f"divergence: it ended at {number(signals.loss(run).end)}, can fall below 0, and is least where all "
+            "probability is on the target's largest entry, whatever the target says of the others."
+        ),
+        {"loss at end": signals.loss(run).end},
+        (
+            "F.kl_div(F.log_softmax(scores, dim=-1), targets, reduction='batchmean')",
+            "the answer comes first and the target second; a target in logarithms needs log_target=True",
+        ),
+        formula=r"t\,(\log t - p) \quad\text{instead of}\quad t\,(\log t - \log p)",
+        severity="warning",  # another term may be what matters
+    )
+
+
 class _Said(NamedTuple):
     seen: str
     remedies: tuple[str, ...]

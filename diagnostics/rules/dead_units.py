@@ -23,13 +23,15 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 
 ## When this is wrong
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
-loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start:
-what is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead
-units are less than a tenth of the network's, as in one block of many. Units that died when a quarter of
-the run had gone by, at half the rate or more, without anything learned are not why it learns nothing. Nor can a loss
-that becomes another one, as where a policy decides what is seen and values are their own targets, tell what its units
-are good for: there up to three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand
-looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
+loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start: what
+is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead units are
+less than a tenth of the network's, as in one block of many. So are the units of one layer that died one by one, or
+began so, while a quarter of it or more is at work: that much learns, and what nothing is learned by does not keep units
+alive. Units that died when a quarter of the run had gone by, at half the rate or more, without anything learned are not
+why it learns nothing. Nor can a loss that becomes another one, as where a policy decides what is seen and values are
+their own targets, tell what its units are good for: there up to three quarters of a layer are `info` too. A unit that
+answers to one rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one
+percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").
@@ -92,7 +94,9 @@ def check(
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
     few &= _of_all(run, names, now, worst) >= part
     trains = history.end <= learned * signals.untrained(run) and not few and not killed
-    blameless = trains or nothing_until(run, int(steps[first_at])) or (now[worst] < nearly_all and is_moving(run))
+    left = now[worst] < nearly_all  # enough to learn by
+    one_by_one = len(bad) == 1 and left and jumped[worst] < most and cause in {"large-step", "initialization", "bias"}
+    blameless = trains or one_by_one or nothing_until(run, int(steps[first_at])) or (left and is_moving(run))
     yield Finding(
         kind=KIND,
         cause=cause,

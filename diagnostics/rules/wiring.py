@@ -7,22 +7,24 @@ plain list where PyTorch does not look, the graph was cut, or outputs and target
 
 ## What we look at
 Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
-after an update, so that deliberate accumulation within one update does not count), and whether they are written to
-when the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that
-receives gradients ever changes, whether one that the optimizer holds gets none while others do, and stays. Of updates:
-whether there are any, and whether something else puts the weights back, by all of an update, in a run that learns
-nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view
-gives an output its sizes in another order, whether inputs jump in memory where channels of another shape would end, or
-are most alike as many numbers apart as a pixel would have colours, whether a norm is of one number or two, whether a
-recurrent net or attention takes as many steps as the model is given examples and gives answers. Of the forward:
-whether it uses parameters that are not the model's and are gone afterwards, and whether the model went over to
-evaluation mode. Of what the loss takes for log-probabilities: whether their exponentials sum to 1. Of a binary
-cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
-those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
-answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
-worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, and whether a
-layer's are all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an
-optimizer of torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
+the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
+gradients ever changes, whether one that the optimizer holds gets none while others do, and stays. Of updates: whether
+there are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
+shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
+its sizes in another order, whether inputs jump in memory where channels of another shape would end, or are most alike
+as many numbers apart as a pixel would have colours, whether a norm is of one number or two, whether a recurrent net or
+attention takes as many steps as the model is given examples and gives answers. Of the forward: whether it uses
+parameters that are not the model's and are gone afterwards, whether the model went over to evaluation mode, and, where
+targets are the model's own tokens one place on, whether an answer changes with its target; and whether what a mask
+leaves in sight is one kind of token. Of what the loss takes for log-probabilities: whether their exponentials sum to 1,
+and not they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below
+0 without end. Of targets: whether those of a batch are far more alike than all of them, while the loss is on average
+hardly better than that of the same answer to all, and keeps jumping to twice that, or comes again in each epoch, as a
+sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all features become tenfold larger or
+smaller together, and whether a layer's are all zeros, so that its bias gets a gradient and its weights none. Of weights
+in half precision under an optimizer of torch's own: whether three of four have a gradient and are left exactly as they
+were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -70,7 +72,9 @@ up.
 larger is all that is left.
 
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
-other scores do; without it all scores grow for ever, and along another dimension it compares the wrong ones.
+other scores do; without it all scores grow for ever, and along another dimension it compares the wrong ones. `kl_div`
+takes its first argument for log-probabilities: of probabilities $-t_i p_i$ is least where the largest entry of the
+target has all.
 
 *Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
 changes its sign, and the surer the output, the lower the loss, without end. The losses of pairs and `soft_margin_loss`
@@ -87,6 +91,11 @@ examples of a batch have in common, which then is their class.
 alone, as a placeholder for data would be, learns nothing but its bias.
 
 *Made in forward*: a layer that `forward` makes is a new one, with other random weights, in every call.
+
+*Looks ahead*: without a causal mask a position attends to all others, the one after it included. Where that is its
+target, copying it is all there is to learn, and at generation it is not there yet.
+
+*Mask inverted*: attention over the padding alone is the same for every text.
 
 *Evaluation mode*: there a batch norm divides by the deviation of earlier batches, which does not follow the weights,
 and dropout lets everything pass.
@@ -119,7 +128,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
-from diagnostics.rules._log_scores import log_scores
+from diagnostics.rules._log_scores import log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
 from diagnostics.rules._targets_outside import targets_outside, unsigned
@@ -154,6 +163,7 @@ def check(
     yield from shapes.along_batch(run)
     yield from norms_of_few(run)
     yield from log_scores(run)
+    yield from unlogged(run)
     yield from targets_outside(run)
     yield from unsigned(run)
     yield from in_order(run)
@@ -162,6 +172,8 @@ def check(
     yield from zero_inputs(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
+    yield from forward.looks_ahead(run)
+    yield from forward.padding_alone(run)
     yield from lost_to_rounding(run)
 
 
@@ -249,6 +261,7 @@ def _detached(run: Run) -> Iterator[Finding]:
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
+    "mask-inverted",
 }  # fmt: skip
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
 _ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."

@@ -1,0 +1,108 @@
+"""Whether a model that is to predict the next token has it before its eyes: a causal mask is missing.
+
+Two facts about one call of the closure. Its targets are tokens that it was given, one place on; and the answer at one
+place changes with the token after it, which is its target. Of a causal model that derivative is exactly 0.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+LEAST = 32  # targets that are the next token, so that it is not by chance
+COUPLED = 0.1  # of the derivative by the next token: what a batch norm may bring from the other rows
+AHEAD = 0.1  # of the derivative by the token before: attention without a mask, and a net that reads both ways, have 1
+MOST = 1e6  # a mask the wrong way round sees nothing but what comes
+
+
+def ahead(model: nn.Module, closure: Callable[[], Any]) -> float:
+    """How much the answer at one place depends on the token that it is to predict, over how much on the one before it;
+    0 where the targets are no such tokens, or are not seen."""
+    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        return 0.0
+    with torch.enable_grad(), _Calls() as calls:
+        closure()
+    # A copy of the targets that may be read, as an encoder's, is given beside the one that may not.
+    found = [_share(text, scored) for text in calls.texts for scored in calls.scored if text.is_of(scored)]
+    share = min(found, default=0.0)
+    return share if share >= AHEAD else 0.0
+
+
+class _Scored(NamedTuple):
+    """Scores (N, C) that were compared with targets (N,)."""
+
+    scores: Tensor
+    targets: Tensor
+    ignored: int
+
+    def by_row(self, rows: int, time_first: bool) -> tuple[Tensor, Tensor]:
+        """Scores (rows, W, C) and targets (rows, W)."""
+        scores, targets = self.scores.unflatten(0, (-1, rows) if time_first else (rows, -1)), self.targets
+        targets = targets.reshape(scores.shape[:2])
+        return (scores.transpose(0, 1), targets.t()) if time_first else (scores, targets)
+
+
+class _Text(NamedTuple):
+    """Tokens (rows, T) and what an embedding made of them, (rows, T, ...)."""
+
+    tokens: Tensor
+    embedded: Tensor
+    time_first: bool  # as the model has it
+
+    def is_of(self, scored: _Scored) -> bool:
+        """Whether the targets are these tokens, one place on. Of a ring of tokens every one can be read."""
+        rows, length = self.tokens.shape
+        if len(scored.targets) not in (rows * length, rows * (length - 1)):
+            return False
+        _, targets = scored.by_row(rows, self.time_first)
+        ring = targets.shape[1] == length and torch.equal(targets[:, -1], self.tokens[:, 0])
+        known, following = targets[:, : length - 1], self.tokens[:, 1:]
+        counted = known != scored.ignored
+        told = counted & (following != self.tokens[:, :-1])
+        return not ring and bool(((known == following) | ~counted).all()) and int(told.sum()) >= LEAST
+
+
+class _Calls(TorchFunctionMode):
+    """Tokens that are embedded, and scores that are compared with one class each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[_Text] = []
+        self.scored: list[_Scored] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func is F.embedding and args and args[0].dim() == 2 and min(args[0].shape) and out.requires_grad:
+            self.texts.append(_Text(args[0], out, False))
+            self.texts.append(_Text(args[0].t(), out, True))
+        elif func in (F.cross_entropy, F.nll_loss):
+            scores, targets = (*args, *(kwargs[name] for name in ("input", "target") if name in kwargs))[:2]
+            if scores.dim() > 1 and not targets.is_floating_point() and scores.requires_grad:
+                scores = scores.movedim(1, -1).flatten(0, -2)
+                self.scored.append(_Scored(scores, targets.reshape(-1), kwargs.get("ignore_index", -100)))
+        return out
+
+
+def _share(text: _Text, scored: _Scored) -> float:
+    rows, length = text.tokens.shape
+    scores, targets = scored.by_row(rows, text.time_first)
+    counted = (targets[:, 1 : length - 1] != scored.ignored).nonzero().tolist()
+    if not counted:
+        return 0.0
+    row, place = counted[len(counted) // 2]
+    answer = scores[row, place + 1]
+    pattern = torch.arange(1.0, len(answer) + 1, device=answer.device).cos().to(answer.dtype)  # softmax ignores a sum
+    (gradient,) = torch.autograd.grad(answer @ pattern, text.embedded, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        return 0.0
+    gradient = gradient.transpose(0, 1) if text.time_first else gradient
+    before, _, after = gradient[:, place : place + 3].float().flatten(2).norm(dim=2).unbind(1)
+    elsewhere = torch.cat([after[:row], after[row + 1 :], after.new_zeros(1)]).max()
+    if not 0 < float(after[row]) < math.inf or float(elsewhere) > COUPLED * float(after[row]):
+        return 0.0
+    return min(float(after[row] / before[row]), MOST) if float(before[row]) > 0 else MOST

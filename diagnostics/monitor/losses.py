@@ -1,0 +1,56 @@
+"""What the functions of a loss are given: probabilities where they expect logits or logarithms, targets, labels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diagnostics import stats
+from diagnostics.monitor import functions
+from diagnostics.monitor.cosines import Cosines
+
+SEEN_ROWS = 256  # enough to know what it is, and cheap for a vocabulary of any size
+LABELS = 16  # of fewer, none may be -1 by chance
+
+
+class Losses:
+    """Of one forward; nothing waits for a device."""
+
+    def __init__(self) -> None:
+        # Whether each call that expects logits was given a distribution instead, and each that expects its logarithm.
+        self.probabilities: list[Tensor] = []
+        self.unlogged: list[Tensor] = []
+        self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
+        # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
+        self.unsigned: list[tuple[str, Tensor, Tensor]] = []
+        self.cosines = Cosines()
+
+    @torch.no_grad()
+    def given(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before a call."""
+        if func in functions.LOGITS and _has_numbers(x := functions.argument(args, kwargs, 0, "input")):
+            dim = functions.argument(args, kwargs, 1, "dim")  # of cross_entropy the second argument is the target
+            classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
+            self.cosines.logits(x, classes)
+            self.probabilities.append(stats.is_distribution(stats.softmax_rows(x.detach(), classes)[:SEEN_ROWS], 1))
+        elif func in functions.DIVERGENCE and _has_numbers(x := functions.argument(args, kwargs, 0, "input")):
+            seen = x.detach()[:SEEN_ROWS]
+            along = {min(1, x.dim() - 1), x.dim() - 1}
+            self.unlogged.append(torch.stack([stats.is_distribution(seen, dim) for dim in along]).any())
+        elif func in functions.COMPARING and _has_numbers(x := functions.argument(args, kwargs, 1, "target")):
+            self.targets.append(torch.stack(x.detach()[:SEEN_ROWS].float().aminmax()))
+
+    @torch.no_grad()
+    def returned(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        self.cosines.follow(func, args, kwargs, out)
+        if func not in functions.SIGNED:
+            return
+        labels = functions.argument(args, kwargs, functions.SIGNED[func], "target")
+        if isinstance(labels, Tensor) and labels.numel() >= LABELS and out.numel() == 1:
+            both = ((labels == 0) | (labels == 1)).all() & (labels == 1).any()
+            self.unsigned.append((functions.spelled(func), (labels == 0).float().mean() * both, out.detach()))
+
+
+def _has_numbers(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and x.numel() > 0 and x.dim() > 0

@@ -1,0 +1,185 @@
+"""A model that is to predict the next token, and sees it: each way to look ahead beside one that does not, and beside
+what looks like it. The oracle changes a token, and looks whether the answer before it does."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.monitor import lookahead
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+KINDS, LENGTH, ROWS, WIDTH = 12, 10, 8, 16
+
+
+class Attending(nn.Module):
+    """`time_first`: as nn.TransformerEncoder has it by default."""
+
+    def __init__(self, causal, time_first=False):
+        super().__init__()
+        self.causal, self.time_first = causal, time_first
+        self.tokens, self.places = nn.Embedding(KINDS, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 32, dropout=0.1, batch_first=not time_first)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.out = nn.Linear(WIDTH, KINDS)
+
+    def forward(self, x):
+        length = x.shape[0 if self.time_first else 1]
+        places = self.places(torch.arange(length))
+        mask = nn.Transformer.generate_square_subsequent_mask(length) if self.causal else None
+        return self.out(self.layers(self.tokens(x) + (places[:, None] if self.time_first else places), mask))
+
+
+class Reading(nn.Module):
+    def __init__(self, causal):
+        super().__init__()
+        self.tokens = nn.Embedding(KINDS, WIDTH)
+        self.read = nn.LSTM(WIDTH, WIDTH, batch_first=True, bidirectional=not causal)
+        self.out = nn.Linear(WIDTH if causal else 2 * WIDTH, KINDS)
+
+    def forward(self, x):
+        return self.out(self.read(self.tokens(x))[0])
+
+
+class Convolving(nn.Module):
+    """With a batch norm, through which every answer depends on every token. `width` 1: on no other but for that."""
+
+    def __init__(self, causal, width=3):
+        super().__init__()
+        self.tokens, self.norm, self.out = nn.Embedding(KINDS, WIDTH), nn.BatchNorm1d(WIDTH), nn.Conv1d(WIDTH, KINDS, 1)
+        self.inside, self.pad = nn.Conv1d(WIDTH, WIDTH, width), (width - 1, 0) if causal else (width // 2, width // 2)
+
+    def forward(self, x):
+        h = self.norm(self.inside(F.pad(self.tokens(x).transpose(1, 2), self.pad)))
+        return self.out(torch.relu(h)).transpose(1, 2)
+
+
+class Translating(nn.Module):
+    """One table for both languages; the targets are the source, begun alike: all of them may be read there."""
+
+    def __init__(self, causal):
+        super().__init__()
+        self.causal, self.tokens, self.out = causal, nn.Embedding(KINDS, WIDTH), nn.Linear(WIDTH, KINDS)
+        self.both = nn.Transformer(WIDTH, 2, 1, 1, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.causal else None
+        return self.out(self.both(self.tokens(x), self.tokens(x), tgt_mask=mask))
+
+
+def text(rows=ROWS, length=LENGTH + 1):
+    return torch.randint(KINDS, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def loss_of(scores, targets):
+    return F.cross_entropy(scores.reshape(-1, KINDS), targets.reshape(-1))
+
+
+def closure_of(model, x, y):
+    return lambda: loss_of(model(x), y)
+
+
+def changes(model, x):
+    """Whether answers of one row change with a later token of it, by more than through what the batch shares."""
+    other = x.clone()
+    other[0, 6] = (x[0, 6] + 1) % KINDS
+    with torch.no_grad():
+        moved = (model.eval()(other) - model(x)).abs()
+    return bool(moved[0, :6].max() > 1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", [Attending, Reading, Convolving])
+def test_it_is_told_where_an_answer_changes_with_its_target(kind, causal):
+    torch.manual_seed(0)
+    model, data = kind(causal), text()
+    x, y = data[:, :-1], data[:, 1:]
+    found = lookahead.ahead(model, closure_of(model, x, y))
+    assert (found > 0) == changes(model, x) == (not causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_with_time_first(causal):
+    torch.manual_seed(0)
+    model, data = Attending(causal, time_first=True), text().t()
+    assert (lookahead.ahead(model, closure_of(model, data[:-1], data[1:])) > 0) == (not causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_decoder_beside_an_encoder_that_may_read_all(causal):
+    torch.manual_seed(0)
+    model, data = Translating(causal), text()
+    assert (lookahead.ahead(model, closure_of(model, data[:, :-1], data[:, 1:])) > 0) == (not causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_targets_that_are_shifted_by_the_loss(causal):
+    """By classes in the second dimension, with rows cut short, and log-probabilities."""
+    torch.manual_seed(0)
+    model, data = Attending(causal), text()[:, :LENGTH]
+
+    def one_less():
+        return F.cross_entropy(model(data)[:, :-1].transpose(1, 2), data[:, 1:])
+
+    def filled_up():
+        targets = F.pad(data[:, 1:], (0, 1), value=-100)
+        targets[2, 4:] = -100
+        return loss_of(model(data), targets)
+
+    def in_two():
+        return F.nll_loss(model(data)[:, :-1].log_softmax(-1).flatten(0, 1), data[:, 1:].flatten())
+
+    for closure in (one_less, filled_up, in_two):
+        assert (lookahead.ahead(model, closure) > 0) == (not causal)
+
+
+def test_what_may_look_ahead():
+    """Reconstruction, tags, a ring, a sentence's class, words that never change, batch norm alone."""
+    torch.manual_seed(0)
+    model, data = Attending(False), text()
+    x, y = data[:, :-1], data[:, 1:]
+    same = torch.arange(ROWS)[:, None].expand(ROWS, LENGTH)
+    alone = Convolving(True, width=1)
+    silent = {
+        "reconstruction": closure_of(model, x, x),
+        "tags": closure_of(model, x, (x + 1) % KINDS),
+        "two on": closure_of(model, x[:, :-1], data[:, 2:]),
+        "ring": closure_of(model, x, x.roll(-1, 1)),
+        "class": lambda: F.cross_entropy(model(x).mean(1), x[:, 0]),
+        "never changing": closure_of(model, same, same),
+        "few": closure_of(model, x[:2], y[:2]),
+        "batch norm": closure_of(alone, x, y),
+        "squared error": lambda: model(x).square().mean(),
+    }
+    assert {name: lookahead.ahead(model, closure) for name, closure in silent.items()} == dict.fromkeys(silent, 0.0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_run_tells_it_however_low_its_loss(causal, tmp_path):
+    def train(watched):
+        torch.manual_seed(0)
+        model = Attending(causal)
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        losses = []
+        monitor = diagnostics.watch(model, optimizer, tmp_path, budget=ANY) if watched else None
+        for step in range(60):
+            data = text(32)
+            data = (data.cumsum(1) + step) % KINDS
+            optimizer.zero_grad()
+            loss = loss_of(model(data[:, :-1]), data[:, 1:])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if monitor:
+                monitor.step(loss, closure=closure_of(model, data[:, :-1], data[:, 1:]))
+        if monitor:
+            monitor.close()
+        return losses
+
+    assert train(False) == train(True)
+    diagnosis = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert not diagnosis.crashed
+    told = [finding for finding in diagnosis.alarms if finding.cause == "looks-ahead"]
+    assert len(told) == (not causal)
+    assert all("generate_square_subsequent_mask" in finding.remedies[0] for finding in told)
