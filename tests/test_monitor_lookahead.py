@@ -1,9 +1,12 @@
 """A model that is to predict the next token, and sees it: each way to look ahead beside one that does not, and beside
 what looks like it. The oracle changes a token, and looks whether the answer before it does."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 import diagnostics
@@ -183,3 +186,43 @@ def test_a_run_tells_it_however_low_its_loss(causal, tmp_path):
     told = [finding for finding in diagnosis.alarms if finding.cause == "looks-ahead"]
     assert len(told) == (not causal)
     assert all("generate_square_subsequent_mask" in finding.remedies[0] for finding in told)
+
+
+def test_a_graph_that_cannot_be_asked_is_left_alone(tmp_path):
+    """A closure with its own backward frees its graph; a reentrant checkpoint gives derivatives to `backward` alone."""
+    torch.manual_seed(0)
+    model, data = Attending(False), text()
+    x, y = data[:, :-1], data[:, 1:]
+
+    def with_backward():
+        loss = loss_of(model(x), y)
+        loss.backward()
+        return loss
+
+    class Checkpointed(Attending):
+        def forward(self, x):
+            return self.out(torch.utils.checkpoint.checkpoint(self.layers, self.tokens(x), use_reentrant=True))
+
+    checkpointed = Checkpointed(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, each, closure in (
+            ("backward", model, with_backward),
+            ("checkpoint", checkpointed, closure_of(checkpointed, x, y)),
+        ):
+            optimizer = torch.optim.SGD(each.parameters(), 0.1)
+            with diagnostics.watch(each, optimizer, tmp_path / name, curvature_every=10**6, budget=ANY) as monitor:
+                loss = loss_of(each(x), y)
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, closure=closure)
+            run = diagnostics.load(tmp_path / name)
+            assert run.meta["closure"] and run.meta["loss_path"]  # the first step went all the way
+            told = run.table("events")
+            assert set(told.loc[told["kind"] == "measurement-failed", "subject"]) <= {"curvature"}
+
+
+def test_tokens_and_targets_of_other_types():
+    torch.manual_seed(0)
+    model, data = Attending(False), text()
+    assert lookahead.ahead(model, closure_of(model, data[:, :-1].int(), data[:, 1:])) > 0

@@ -387,13 +387,16 @@ def sentences(count=256):
 
 
 @pytest.mark.parametrize("inverted", [True, False])
-@pytest.mark.parametrize("way", ["module", "fused", "by hand", "added"])
+@pytest.mark.parametrize(
+    "way", ["module", *(pytest.param(way, marks=pytest.mark.exhaustive) for way in ("fused", "by hand", "added"))]
+)
 def test_a_mask_that_leaves_the_padding_alone_in_sight(way, inverted, tmp_path):
     diagnosis = diagnosed(tmp_path, Padded(way, inverted), F.cross_entropy, *sentences(), steps=40)
     told = [finding.cause for finding in diagnosis.findings if finding.kind == "wiring"]
     assert told == (["mask-inverted"] if inverted else [])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("inverted", [True, False])
 def test_without_padding_a_mask_is_no_mistake(inverted, tmp_path):
     """One kind of token beside what is left out: a text of one word, of which two kinds are in sight."""
@@ -403,7 +406,7 @@ def test_without_padding_a_mask_is_no_mistake(inverted, tmp_path):
     assert [finding.cause for finding in diagnosis.findings if finding.kind == "wiring"] == []
 
 
-@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("closure", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [

@@ -59,7 +59,7 @@ class _Text(NamedTuple):
         if len(scored.targets) not in (rows * length, rows * (length - 1)):
             return False
         _, targets = scored.by_row(rows, self.time_first)
-        ring = targets.shape[1] == length and torch.equal(targets[:, -1], self.tokens[:, 0])
+        ring = targets.shape[1] == length and bool((targets[:, -1] == self.tokens[:, 0]).all())
         known, following = targets[:, : length - 1], self.tokens[:, 1:]
         counted = known != scored.ignored
         told = counted & (following != self.tokens[:, :-1])
@@ -77,6 +77,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
+            return out
         if func is F.embedding and args and args[0].dim() == 2 and min(args[0].shape) and out.requires_grad:
             self.texts.append(_Text(args[0], out, False))
             self.texts.append(_Text(args[0].t(), out, True))
