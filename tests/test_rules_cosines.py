@@ -84,7 +84,7 @@ def test_the_largest_score_there_can_be(scores, most):
     with Observer(model, asking=True) as observer:
         F.cross_entropy(scores(*model(x, x)), torch.arange(5))
     assert not observer.failures
-    found = [(float(bound), classes) for bound, classes in observer.cosines.given if math.isfinite(bound)]
+    found = [(float(bound), classes) for bound, classes in observer.losses.cosines.given if math.isfinite(bound)]
     assert found == ([] if most is None else [(pytest.approx(most), 5)])
 
 
@@ -108,5 +108,5 @@ def test_products_of_any_numbers_are_followed_or_let_be(make, most):
         scores = made @ made.to_dense().T
         F.cross_entropy(scores.real.float() if most is None else scores, torch.arange(5))
     assert not observer.failures
-    found = [float(bound) for bound, _ in observer.cosines.given if math.isfinite(bound)]
+    found = [float(bound) for bound, _ in observer.losses.cosines.given if math.isfinite(bound)]
     assert found == ([] if most is None else [1.0])
