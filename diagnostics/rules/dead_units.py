@@ -95,7 +95,8 @@ def check(
     few &= _of_all(run, names, now, worst) >= part
     trains = history.end <= learned * signals.untrained(run) and not few and not killed
     left = now[worst] < nearly_all  # enough to learn by
-    one_by_one = len(bad) == 1 and left and jumped[worst] < most and cause in {"large-step", "initialization", "bias"}
+    one_by_one = len(bad) == 1 and left and jumped[worst] < most and not killed
+    one_by_one &= cause in {"large-step", "initialization", "bias"}  # not by what slows down the others as well
     blameless = trains or one_by_one or nothing_until(run, int(steps[first_at])) or (left and is_moving(run))
     yield Finding(
         kind=KIND,
