@@ -68,8 +68,8 @@ def padding_alone(run: Run) -> Iterator[Finding]:
         signals.first_step(run),
         (),
         (
-            f"Attention sees the padding alone: its mask leaves out {int(told[1])} different tokens, and all that it "
-            f"leaves in sight are tokens {int(told[0])}. The mask means the opposite of what it says."
+            f"Attention sees the padding alone: its mask leaves out {int(told[1])} different tokens, and token "
+            f"{int(told[0])} is all that it leaves in sight. The mask says the opposite of what is meant."
         ),
         {"kinds of tokens left out": float(told[1])},
         (

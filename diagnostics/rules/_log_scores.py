@@ -50,9 +50,9 @@ def unlogged(run: Run) -> Iterator[Finding]:
         signals.first_step(run),
         (),
         (
-            "F.kl_div is given probabilities, and takes them for logarithms of probabilities. What it returns is no "
-            f"divergence: it ended at {number(signals.loss(run).end)}, can fall below 0, and is least where all "
-            "probability is on the target's largest entry, whatever the target says of the others."
+            "F.kl_div is given probabilities where it expects their logarithms: what it returns is no divergence. It "
+            "can fall below 0, and is least where all probability is on the target's largest entry, whatever the "
+            f"target says of the others. The loss ended at {number(signals.loss(run).end)}."
         ),
         {"loss at end": signals.loss(run).end},
         (
