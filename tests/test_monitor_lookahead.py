@@ -166,7 +166,7 @@ def test_a_run_tells_it_however_low_its_loss(causal, tmp_path):
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         losses = []
         monitor = diagnostics.watch(model, optimizer, tmp_path, budget=ANY) if watched else None
-        for step in range(60):
+        for step in range(20):
             data = text(32)
             data = (data.cumsum(1) + step) % KINDS
             optimizer.zero_grad()
