@@ -1,5 +1,8 @@
 """Rules on real watched runs whose diagnosis is known in closed form, and the precedence between findings."""
 
+import gc
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +12,7 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import Finding, _one_alarm_a_fault
 from diagnostics.rules import _quadratic as quadratic
+from diagnostics.rules._remembered import Remembered
 from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -232,3 +236,10 @@ def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.002, "momentum": 0}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "batches": batches})
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]
+
+
+def test_what_a_diagnosis_remembers_is_let_go():
+    """Signals are kept for the next question about the same run, and the run with them."""
+    diagnostics.diagnose(diagnostics.load(Path(__file__).parents[1] / "sample_runs" / "healthy-mlp"))
+    held = [each for each in gc.get_objects() if type(each) is Remembered]
+    assert held and not any(each._tables for each in held)

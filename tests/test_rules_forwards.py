@@ -396,6 +396,25 @@ def test_a_mask_that_leaves_the_padding_alone_in_sight(way, inverted, tmp_path):
     assert told == (["mask-inverted"] if inverted else [])
 
 
+class Gathering(Padded):
+    """Reads past the padding, and then asks the first words alone, which are marks."""
+
+    def forward(self, x):
+        h = self.tokens(x)
+        h = h + self.attend(h, h, h, key_padding_mask=x == 0, need_weights=False)[0]
+        scores = h.sum(2)[:, None].masked_fill((x != 1)[:, None], float("-inf"))
+        return self.out((scores.softmax(-1) @ h)[:, 0])
+
+
+@pytest.mark.exhaustive
+def test_marks_that_gather_what_was_read_are_no_padding(tmp_path):
+    x, y = sentences()
+    x = torch.where(x == 1, 2, x)
+    x[:, 0] = 1
+    diagnosis = diagnosed(tmp_path, Gathering("module", False), F.cross_entropy, x, y, steps=40)
+    assert [finding.cause for finding in diagnosis.findings if finding.kind == "wiring"] == []
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("inverted", [True, False])
 def test_without_padding_a_mask_is_no_mistake(inverted, tmp_path):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.monitor import functions
+
 LEAST = 32  # targets that are the next token, so that it is not by chance
 COUPLED = 0.1  # of the derivative by the next token: what a batch norm may bring from the other rows
 AHEAD = 0.1  # of the derivative by the token before: attention without a mask, and a net that reads both ways, have 1
@@ -79,11 +81,11 @@ class _Calls(TorchFunctionMode):
         out = func(*args, **kwargs)
         if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
             return out
-        if func is F.embedding and args and args[0].dim() == 2 and min(args[0].shape) and out.requires_grad:
-            self.texts.append(_Text(args[0], out, False))
-            self.texts.append(_Text(args[0].t(), out, True))
+        first = functions.argument(args, kwargs, 0, "input")
+        if func is F.embedding and first.dim() == 2 and first.numel() and out.requires_grad:
+            self.texts += [_Text(first, out, False), _Text(first.t(), out, True)]
         elif func in (F.cross_entropy, F.nll_loss):
-            scores, targets = (*args, *(kwargs[name] for name in ("input", "target") if name in kwargs))[:2]
+            scores, targets = first, functions.argument(args, kwargs, 1, "target")
             if scores.dim() > 1 and not targets.is_floating_point() and scores.requires_grad:
                 scores = scores.movedim(1, -1).flatten(0, -2)
                 self.scored.append(_Scored(scores, targets.reshape(-1), kwargs.get("ignore_index", -100)))

@@ -45,8 +45,10 @@ class Masks:
             self._left_out.append(out.detach().clone())
 
     def padding_alone(self) -> list[int]:
-        """The one kind of token that is in sight, and how many kinds are not; empty where it is as it should be."""
-        return next((found for tokens, out in self._pairs() if (found := _alone(tokens[~out], tokens[out]))), [])
+        """The one kind of token that is in sight, and how many kinds are not; empty where it is as it should be, in one
+        layer at least: the next may gather what was read at the marks between sentences."""
+        found = [_alone(tokens[~out], tokens[out]) for tokens, out in self._pairs()]
+        return found[0] if found and all(found) else []
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         for out in self._left_out:

@@ -41,11 +41,11 @@ def diagnose(run: Run) -> Diagnosis:
     clean: list[str] = []
     skipped: dict[str, str] = {}
     crashed: dict[str, str] = {}
-    run = Remembered(run)
+    remembered = Remembered(run)
     for kind, module in catalogue().items():
         try:
             with np.errstate(all="ignore"):  # a run that ended in NaN makes NaN, which every rule expects
-                findings = list(module.check(run))
+                findings = list(module.check(remembered))
         except Missing as missing:
             skipped[kind] = str(missing)
         except Exception as error:  # a broken rule must not hide what the others see
@@ -54,6 +54,7 @@ def diagnose(run: Run) -> Diagnosis:
             found += findings
             if not findings:
                 clean.append(kind)
+    remembered.forget()
     kept = _one_alarm_a_fault(found)
     order = {kind: rank for rank, kind in enumerate(catalogue())}
     kept.sort(key=lambda each: (_SEVERITY[each.severity], order[each.kind], each.first_step))

@@ -27,3 +27,7 @@ class Remembered(Run):
             if found.size <= SMALL:
                 self._tables[key] = found
         return found.copy(deep=False)
+
+    def forget(self) -> None:
+        """What the rules derived from it may be kept, and it with them; its tables are not."""
+        self._tables.clear()

@@ -107,11 +107,12 @@ its final form and from `model.parameters()`, no `.detach()`, `.item()` or `.dat
 ## When this is wrong
 How inputs lay in memory is inferred: a series that jumps at the right places by chance could look scrambled, and one
 without likeness from one step to the next never does. Attention between the examples of a batch may be meant: it is
-information once anything is learned. A layer that is kept out of the optimizer on purpose should be frozen with
-`requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose: while it learns, that
-is information. Tasks that are learned one after another on purpose are data in order, and named where each unlearns
-the last. A loop that really wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep
-float32 weights of their own or round at random lose nothing, and are not asked.
+information once anything is learned. Attention to one kind of token alone, in all layers that have a mask, and a model
+that is to hand on its input one place on, are taken for mistakes. A layer that is kept out of the optimizer on purpose
+should be frozen with `requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose:
+while it learns, that is information. Tasks that are learned one after another on purpose are data in order, and named
+where each unlearns the last. A loop that really wants sums of all past gradients looks like a missing `zero_grad`.
+Optimizers that keep float32 weights of their own or round at random lose nothing, and are not asked.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
