@@ -77,7 +77,7 @@ def ratio(step: int, of: str, rate: float, times: float, outputs: int) -> float:
     return rate * times * float(torch.linalg.eigvalsh(2 * x.T @ x / len(x))[-1]) / 2
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("outputs", [1, pytest.param(3, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     ("divide", "of", "times"),
     [(True, "last", 1), (False, "last", PASSES), (True, "all", 1), (False, "all", PASSES)],
@@ -104,6 +104,7 @@ def test_a_closure_that_adds_up_or_divides_as_the_loop_does(divide: bool, of: st
     np.testing.assert_allclose(run.table("curvature")["stability"], truth, rtol=1e-2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.RMSprop])
 def test_optimizers_that_divide_by_the_gradient_see_no_difference(make: Any, tmp_path: Path) -> None:
     summed = train(tmp_path / "sum", False, "last", make=make, rate=1e-4)
@@ -137,6 +138,7 @@ def test_gradients_that_are_zeroed_in_between_are_not_added_up(tmp_path: Path) -
     assert diagnostics.load(tmp_path / "run").meta["accumulated"] == {}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("of_limit", [0.98, 1.02])
 def test_it_is_the_limit_of_the_loop(of_limit: float, tmp_path: Path) -> None:
     """The same batch in every pass, added up: the weights leave the minimum where s > 1."""

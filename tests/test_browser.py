@@ -233,6 +233,7 @@ def test_every_page_by_click_and_back(visitor):
     visitor.fine()
 
 
+@pytest.mark.exhaustive
 def test_a_slider_moved_by_keyboard_changes_the_number(visitor):
     visitor.open("/whatif?run=sample/lr-fitting")
     before = visitor.page.locator("[data-testid=stMetricValue]").first.inner_text()
@@ -249,6 +250,7 @@ def test_a_slider_moved_by_keyboard_changes_the_number(visitor):
     visitor.fine()
 
 
+@pytest.mark.exhaustive
 def test_the_brush_zooms_without_a_new_chart_and_the_address_holds_it(visitor):
     visitor.open("/training?run=sample/edge-of-stability")
     chart = visitor.page.locator("[data-testid=stVegaLiteChart] svg.marks")

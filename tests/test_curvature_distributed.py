@@ -104,7 +104,7 @@ def run(kind: str, folder: Path) -> list[dict]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.exhaustive)])
 def test_two_processes_measure_the_global_batch(kind: str, tmp_path: Path):
     model, x, y = make()
     single = numbers(model, lambda: F.cross_entropy(model(x), y))
@@ -119,6 +119,7 @@ def test_two_processes_measure_the_global_batch(kind: str, tmp_path: Path):
         assert not found["changed"]
 
 
+@pytest.mark.exhaustive
 def test_an_error_on_one_process_is_an_error_on_both(tmp_path: Path):
     both = run("ddp", tmp_path)
     assert "no batch" in both[1]["failure"]

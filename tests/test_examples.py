@@ -12,6 +12,7 @@ import diagnostics
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_character_transformer_is_watched_through_amp_accumulation_and_clipping(tmp_path):
     command = [sys.executable, ROOT / "examples" / "char_transformer.py", "--steps", "20", "--out", tmp_path / "run"]

@@ -118,6 +118,7 @@ def test_lightning_skips_a_step(micro: int, tmp_path: Path) -> None:
     assert len(run.table("curvature")) > 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [pytest.param("torch_compile", marks=pytest.mark.exhaustive), "bf16"])
 def test_transformers_options(option: str, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def truth() -> tuple[list[float], list[list[float]]]:
     return norms, silent
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp", marks=pytest.mark.by_hand)])
 def test_accumulation_in_two_processes(kind: str, tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(worker, (kind, str(tmp_path)), nprocs=2, start_method="spawn")
     run = diagnostics.load(tmp_path / "run")

@@ -91,12 +91,12 @@ print(json.dumps({
 """
 
 MODES = ("compiled", "beside", "warm", "in place", "part", "whole loss", "optimizer")
-QUICK = {("compiled", "closure")}  # each takes ten seconds
-IN_CI = {(mode, "closure") for mode in MODES} | {("part", "alone")}
+# Each takes ten seconds and more.
+IN_CI = {("compiled", "closure"), ("whole loss", "closure"), ("optimizer", "closure"), ("part", "alone")}
 
 
 def marks(case: tuple[str, str]) -> list[pytest.MarkDecorator]:
-    return [] if case in QUICK else [pytest.mark.exhaustive if case in IN_CI else pytest.mark.by_hand]
+    return [pytest.mark.exhaustive if case in IN_CI else pytest.mark.by_hand]
 
 
 CASES = [

@@ -80,7 +80,9 @@ def truth() -> tuple[list[float], list[list[float]], float]:
     return whole, layers, float((awake == 0).float().mean())
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp", pytest.param("rank 0 only", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "kind", ["ddp", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("fsdp", "rank 0 only"))]
+)
 def test_two_processes(kind: str, tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(worker, (kind, str(tmp_path)), nprocs=2, start_method="spawn")
     run = diagnostics.load(tmp_path / "run")

@@ -158,6 +158,7 @@ def test_what_may_look_ahead():
     assert {name: lookahead.ahead(model, closure) for name, closure in silent.items()} == dict.fromkeys(silent, 0.0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_run_tells_it_however_low_its_loss(causal, tmp_path):
     def train(watched):
@@ -188,6 +189,7 @@ def test_a_run_tells_it_however_low_its_loss(causal, tmp_path):
     assert all("generate_square_subsequent_mask" in finding.remedies[0] for finding in told)
 
 
+@pytest.mark.exhaustive
 def test_a_graph_that_cannot_be_asked_is_left_alone(tmp_path):
     """A closure with its own backward frees its graph; a reentrant checkpoint gives derivatives to `backward` alone."""
     torch.manual_seed(0)

@@ -83,7 +83,7 @@ def test_without_curvature_nothing_stays_but_a_sample_for_the_partner(tmp_path: 
                 assert run.held() <= pairs + SMALL, step
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, pytest.param(torch.optim.Adam, marks=pytest.mark.by_hand)])
 def test_between_estimates(optimizer: type[torch.optim.Optimizer], tmp_path: Path) -> None:
     vectors = EIGENVALUES + 3 + (optimizer is torch.optim.Adam)  # Adam's P
     with trained(tmp_path, optimizer, every=1000, curvature_every=12) as run:

@@ -63,7 +63,7 @@ def overshoots(
     return diagnostics.load(path).table("scalars")["overshoot"].to_numpy(), np.array(true)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("kind", ["SGD", pytest.param("Adam", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", WRITES)
 def test_the_slope_is_that_of_the_loss_whatever_the_optimizer_got(tmp_path: Path, name: str, kind: str) -> None:
     model = small()
@@ -72,6 +72,7 @@ def test_the_slope_is_that_of_the_loss_whatever_the_optimizer_got(tmp_path: Path
     assert recorded == pytest.approx(true, rel=1e-3)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", WRITES)
 def test_of_a_larger_model_it_is_told_only_where_the_optimizer_got_a_multiple(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +120,7 @@ def test_weights_that_something_else_moves_before_they_are_looked_at(tmp_path: P
     assert recorded[[0, 1, 5]] == pytest.approx(true[[0, 1, 5]], rel=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_a_closure_that_agreed_by_chance_is_found_out(tmp_path: Path) -> None:
     """Stochastic depth by Python's own generator: its first replay may have taken the same path."""
 

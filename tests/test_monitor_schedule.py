@@ -27,6 +27,7 @@ def test_measured_updates_are_apart_and_in_step_with_no_period(every):
         assert {step % period for step in measured[3:]} == set(range(period))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("tasks", [2, pytest.param(5, marks=pytest.mark.exhaustive)])
 def test_tasks_in_turns_are_seen_each(tasks, tmp_path):
     """What a constant answer would cost is that of all of them, not of the one whose turn it always is."""

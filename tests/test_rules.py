@@ -123,6 +123,7 @@ def test_the_mean_of_logistic_units_pins_the_rate(tmp_path, activation, expected
     assert alarms(diagnosis) == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("bias", "expected"), [(-5.0, [("plateau", "logistic-least-squares")]), (0.0, [])])
 def test_a_plateau_that_is_left_is_named_too(tmp_path, bias, expected):
     """At z = -5 the logistic's derivative is 2.7 % of its maximum; it takes a fifth of the run to get out of there."""
@@ -183,6 +184,7 @@ def test_a_tenth_of_dead_units_does_not_explain_a_plateau():
     assert [each.kind for each in _one_alarm_a_fault([dead, finding("plateau", 8)])] == ["dead-units", "plateau"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()], ids=["least squares", "cross-entropy"])
 def test_the_quadratic_picture_of_a_linear_model_is_exact_for_least_squares_only(tmp_path, loss):
     """Three clusters so far apart that the cross-entropy has fallen after one update, and its Hessian with it."""

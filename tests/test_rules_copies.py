@@ -124,6 +124,7 @@ class Factors(nn.Module):
         return ((self.user(users) + self.rare(users)) * self.item(items)).sum(1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("constant", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_embeddings_whose_dimensions_all_begin_alike(constant, tmp_path):
     torch.manual_seed(0)

@@ -31,6 +31,7 @@ def contrastive(a, b, scaled):
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("scaled", "told"),
     [

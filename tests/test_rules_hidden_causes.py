@@ -41,7 +41,7 @@ def trained(path, model, optimizer, batches, loss_of):
     return [each for each in diagnostics.diagnose(diagnostics.load(path)).findings if each.alarm]
 
 
-@pytest.mark.parametrize("size", [1e-5, 0.3])
+@pytest.mark.parametrize("size", [1e-5, pytest.param(0.3, marks=pytest.mark.by_hand)])
 def test_factors_that_leave_a_saddle_point_while_biases_jump_with_the_noise(size, tmp_path):
     """The updates, nearly all noise of the biases, curve upwards; the factors grow as the negative eigenvalue says."""
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ class Recall(nn.Module):
         return self.head(h + self.out(mixed)).unflatten(-1, (2, 8))
 
 
-@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("copied", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 def test_attention_heads_that_are_copies(copied, tmp_path):
     def loss_of(model, tokens):
         scores = model(tokens)[:, 2:]

@@ -73,6 +73,7 @@ def test_in_which_order_inputs_lay_in_memory(inputs, shape):
     assert meant(inputs()) == shape
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("scrambled", [True, False])
 def test_inputs_that_a_view_gave_their_shape(scrambled, tmp_path):
     """Which of two channels is ahead, from (batch, channel, time): the recurrent net wants (batch, time, channel)."""

@@ -55,6 +55,7 @@ def check_parts(run, told):
     assert [told[step] for step in whole.index] == pytest.approx(table["loss"][whole.index].to_list(), rel=2e-3)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("error", [F.binary_cross_entropy, F.mse_loss])
 @pytest.mark.parametrize("weight", [1.0, pytest.param(1 / 64, marks=pytest.mark.exhaustive)])
 def test_a_code_that_says_nothing(error, weight, tmp_path):

@@ -46,7 +46,8 @@ def found(path, data, optimizer, lr, raw, epochs=15):
     return diagnostics.diagnose(diagnostics.load(path))
 
 
-@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 def test_answers_that_adam_never_brings_back_to_the_size_of_the_targets(raw, tmp_path):
     diagnosis = found(tmp_path / "run", payments, torch.optim.Adam, 1e-3, raw)
     assert alarms(diagnosis) == ([("plateau", "input-scale")] if raw else [])
@@ -55,14 +56,15 @@ def test_answers_that_adam_never_brings_back_to_the_size_of_the_targets(raw, tmp
         assert "an update of Adam" in alarm.summary and alarm.remedies[0].startswith("standardize the inputs")
 
 
-@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 def test_units_that_are_on_for_all_or_none(raw, tmp_path):
     """Incomes are positive and outweigh the rest: a unit's sign is that of one weight."""
     diagnosis = found(tmp_path / "run", houses, torch.optim.RMSprop, 1e-3, raw)
     assert alarms(diagnosis) == ([("dead-units", "uncentered-inputs")] if raw else [])
 
 
-@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 def test_a_gradient_too_large_to_square_is_no_fault_of_its_own(raw, tmp_path):
     """The first step sent the loss to 1e30 and killed the units; it came back, by the last bias alone."""
     diagnosis = found(tmp_path / "run", houses, torch.optim.SGD, 0.02, raw)

@@ -51,13 +51,14 @@ def epochs(x, t, order, size, count):
             yield x[chosen], t[chosen]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("size", "in_order"),
     [
         (20, True),
         pytest.param(60, True, marks=pytest.mark.exhaustive),  # five batches of twenty are of two classes
-        pytest.param(20, False, marks=pytest.mark.exhaustive),
-        pytest.param(1, False, marks=pytest.mark.exhaustive),
+        pytest.param(20, False, marks=pytest.mark.by_hand),
+        pytest.param(1, False, marks=pytest.mark.by_hand),
     ],
 )
 def test_examples_sorted_by_class(size, in_order, tmp_path):
@@ -78,6 +79,7 @@ def test_examples_sorted_by_class(size, in_order, tmp_path):
         assert spread[-1] == pytest.approx(exact, abs=0.1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("norm", "expected"), [(True, [("wiring", "in-order")]), (False, [])])
 def test_batches_of_one_class_each_at_a_rate_that_never_throws_the_loss_up(norm, expected, tmp_path):
     """The same losses come again in each epoch, but only where a batch norm takes out the class it is the order that
@@ -93,6 +95,7 @@ def test_batches_of_one_class_each_at_a_rate_that_never_throws_the_loss_up(norm,
     assert [each for each in alarms(run) if each[0] == "wiring"] == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("in_order", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_numbers_in_order(in_order, tmp_path):
     x, _ = classes()
@@ -107,6 +110,7 @@ def test_numbers_in_order(in_order, tmp_path):
     assert in_order or not alarms(run)
 
 
+@pytest.mark.exhaustive
 def test_a_class_that_is_rare_is_no_order(tmp_path):
     """Most batches hold but one class, by chance."""
     x, t = classes(4000)
@@ -212,6 +216,7 @@ def test_labels_of_zero_that_leave_pairs_out(case, tmp_path):
     assert not any(each.cause == "targets-outside" for each in found.findings)
 
 
+@pytest.mark.exhaustive
 def test_labels_corrected_for_noise_lie_outside_by_design(tmp_path):
     """Natarajan et al. 2013: (t - rho) / (1 - 2 rho) of labels of which rho are wrong is right on average."""
     x, t = classes()
@@ -224,6 +229,7 @@ def test_labels_corrected_for_noise_lie_outside_by_design(tmp_path):
     assert not alarms(trained(tmp_path / "run", model, optimizer, F.binary_cross_entropy_with_logits, batches))
 
 
+@pytest.mark.exhaustive
 def test_a_cross_entropy_weighted_by_advantages_is_below_zero_by_design(tmp_path):
     x, t = classes()
     model = network(1)
@@ -235,6 +241,7 @@ def test_a_cross_entropy_weighted_by_advantages_is_below_zero_by_design(tmp_path
     assert ("wiring", "targets-outside") not in alarms(run)
 
 
+@pytest.mark.exhaustive
 def test_the_pixels_of_one_example_are_no_batch(tmp_path):
     """One image an update, all of one class, in random order, some labels wrong."""
     draw = torch.Generator().manual_seed(0)
@@ -268,6 +275,7 @@ class Recall(nn.Module):
         return self.head((F.softmax(scores, -1)[:, None] @ self.value(values)).squeeze(1))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("rescale", "expected"),
     [
@@ -294,6 +302,7 @@ def test_data_that_each_reading_rescales(rescale, expected, tmp_path):
     assert alarms(run) == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["stored", *(pytest.param(each, marks=MORE) for each in ("fresh", "ramp", "drift"))])
 def test_noise_that_each_reading_adds_to_the_stored_data(case, tmp_path):
     """Information. Beside fresh noise on every batch, a schedule that raises its deviation, and features that drift by
@@ -330,6 +339,7 @@ def recalled(updates):
         yield (keys[rows, asked], keys, values), values[rows, asked]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("scale", [1.0, pytest.param(1 / 256, marks=pytest.mark.exhaustive)])
 def test_attention_that_is_sure_from_the_start(scale, tmp_path):
     torch.manual_seed(0)
@@ -340,6 +350,7 @@ def test_attention_that_is_sure_from_the_start(scale, tmp_path):
     assert alarms(run) == ([("plateau", "hard-attention")] if scale == 1 else [])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("sharpness", [8.0, pytest.param(0.05, marks=pytest.mark.exhaustive)])
 def test_attention_that_is_sure_from_the_start_of_what_is_right(sharpness, tmp_path):
     """It learns all the same, which is no alarm."""

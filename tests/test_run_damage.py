@@ -122,6 +122,7 @@ def test_a_flipped_bit_in_the_schema_is_mended_from_its_copy(folder):
         assert "scalars-0000.schema was used" in damaged(run)["message"].iloc[0]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "copy",
     [
