@@ -109,6 +109,39 @@ def test_it_is_the_least_loss_of_a_constant(name):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize(
+    ("forms", "loss"),
+    [
+        ((SQUARED, OF_EACH["squared error"]), F.mse_loss),
+        ((BINARY, OF_EACH["binary cross-entropy of logits"]), F.binary_cross_entropy_with_logits),
+    ],
+)
+def test_of_images_it_is_one_image(forms, loss, each):
+    """Not one number: the mean image is what an answer that ignores its input comes to."""
+    places = torch.rand(3, 4, 5, generator=draw())
+    t = torch.bernoulli(places.expand(2000, 3, 4, 5), generator=draw())
+    z = torch.randn(t.shape, generator=draw())
+
+    def of(z, t):
+        return loss(z, t) * (t[0].numel() if each else 1)
+
+    first, value = read(forms[each], of, z[:500], t[:500])
+    second, _ = read(forms[each], of, z[500:], t[500:])
+    assert float(first.error) == pytest.approx(value, rel=1e-4)
+    mean = t.mean(0)
+    image = (mean if forms[0] is SQUARED else mean.logit()).expand(500, 3, 4, 5)
+    assert float(first.constant_loss(first.merged(second))) == pytest.approx(float(of(image, t[:500])), rel=1e-4)
+
+
+def test_of_few_images_it_is_one_number():
+    """A mean fitted to them would be too near."""
+    t = torch.rand(200, 4, 5, generator=draw()) * torch.linspace(0, 1, 5)
+    few, _ = read(SQUARED, F.mse_loss, torch.zeros_like(t), t)
+    assert float(few.constant_loss(few)) == pytest.approx(float(t.var(correction=0)), rel=1e-4)
+    assert float(few.constant_loss(few.pooled())) == pytest.approx(float(t.var(correction=0)), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_no_other_form_takes_it_for_its_own(name):
     form, loss, t, columns = CASES[name]
@@ -250,6 +283,26 @@ def test_it_is_recorded_where_the_loss_is_one_mean_error_against_data(
     assert (expected is None) == values.empty
     assert expected is None or abs(values.mean() / expected - 1) < 0.05
     assert not len(run.table("events").query("kind == 'measurement-failed'"))
+
+
+@pytest.mark.parametrize("lengths", [(6,), (6, 4, 5)])
+def test_examples_of_several_lengths_have_one_number(lengths, tmp_path):
+    torch.manual_seed(0)
+    t = torch.randn(1000, 6, 1) + torch.tensor([0.0, 3.0, 0.0, 3.0, 0.0, 3.0])[:, None]
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, every=1) as monitor:
+        for step in range(60):
+            rows = torch.randint(len(t), (32,))
+            batch = t[rows, : lengths[step % len(lengths)]]
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(torch.randn(batch.shape)), batch)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    constants = diagnostics.load(tmp_path).table("scalars")["constant_loss"].to_numpy()[-12:]
+    variance = float(t.var()) if len(lengths) > 1 else float(t.var(0).mean())
+    assert constants.mean() == pytest.approx(variance, rel=0.1)
 
 
 def test_in_half_precision(tmp_path):

@@ -60,12 +60,13 @@ class Form:
         self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], given: Tensor | None = None
     ) -> "Targets | None":
         """The targets if this is the error, which `Targets.error` has to prove, or they themselves; `None` where the
-        shape does not fit. `given`: what the model was given, which may be its target."""
+        shape does not fit. `given`: what the model was given, which may be its target. Numbers that are compared one by
+        one are told apart by their place in an example, as pixels are."""
         slack = rounding(output)
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
             times = self.factor(y.numel(), len(output))
-            y, g = (x if x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
+            y, g = (x.reshape(-1, 1) if x.dim() == 1 else x.flatten(1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
             error, outside = self.error(y, t) * times, None
             alone = _are_given(t, given, slack)
@@ -149,6 +150,13 @@ class Targets:
         kept = Moments(*(torch.where(proven, each, 0) for each in seen))
         return Targets(self.form, kept, self.error, self.alone, examples=self.examples, times=self.times)
 
+    def pooled(self) -> "Targets":
+        """Those of all places in an example as if they were of one."""
+        n, mean = self.seen.count, self.seen.mean
+        middle = mean.mean(0, keepdim=True)
+        scatter = (self.seen.scatter.sum() + n * (mean - middle).square().sum())[None]
+        return replace(self, seen=Moments(n * len(mean), middle, scatter), earlier=None)
+
     @property
     def within(self) -> "Within":
         n = self.seen.count
@@ -176,8 +184,13 @@ class Targets:
     def constant_loss(self, whole: "Targets") -> Float[Tensor, ""]:
         """The error of these targets under the one answer that is best for the whole, of which they are a part.
 
-        NaN where the whole is too small to tell, or all alike.
+        NaN where the whole is too small to tell, or all alike. Of few examples it is one number for all their places.
         """
+        if self.form.classes is not None:
+            return self._best_for(whole)
+        return torch.where(whole.seen.count < ENOUGH, self._best_for(whole.pooled()), self._best_for(whole))
+
+    def _best_for(self, whole: "Targets") -> Float[Tensor, ""]:
         n, answer = whole.seen.count, whole.seen.mean
         kinds = torch.ones_like(n) if self.form.classes is None else (answer * n > 0.5).sum()
         varies = whole.seen.scatter.sum() > _ALIKE * n * self.error / self.times
