@@ -120,6 +120,14 @@ _TABLES = (
                 "their gradient asks for less; those of a last sigmoid or tanh, in a squared error, whose target lies "
                 "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability",
             ),
+            Metric(
+                "pair_cosine",
+                "",
+                "mean cosine of the two sides of each pair that the closure's loss compares by direction, as two views "
+                "of one example",
+            ),
+            Metric("left_cosine", "", "mean cosine between the first sides of different such pairs"),
+            Metric("right_cosine", "", "mean cosine between their second sides"),
         ),
     ),
     Table(

@@ -27,6 +27,9 @@ SPOKEN = {  # columns whose names say too little beside another
     "constant_loss": "the same answer to every input",
     "partial_loss": "the part that compares",
     "partial_constant_loss": "the same answer to every input",
+    "pair_cosine": "of a pair",
+    "left_cosine": "between different inputs, first side",
+    "right_cosine": "between different inputs, second side",
 }
 EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 

@@ -68,6 +68,7 @@ class Looking:
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
+            self._guard.run("partners", self._look_at_partners, record, observer)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
@@ -130,6 +131,9 @@ class Looking:
 
     def _look_at_targets(self, record: Record, loss: Any) -> None:
         record.update.values.update(self._entrance.answers.columns(loss))
+
+    def _look_at_partners(self, record: Record, observer: Observer) -> None:
+        record.update.values.update(observer.partners.columns())
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

@@ -25,6 +25,7 @@ from diagnostics.monitor.guard import Kept, warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
+from diagnostics.monitor.partners import Partners
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Observer(TorchFunctionMode):
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
-        self.cuts, self.losses, self.masks = Cuts(), Losses(), Masks()
+        self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -201,6 +202,7 @@ class Observer(TorchFunctionMode):
         if func in functions.ATTENTION:
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))
+        self.partners.follow(func, args, outside=not self._stack)
         self.graph.follow(func, args, kwargs, out, None if given is None else len(self._seen) - 1)
 
     @torch.no_grad()

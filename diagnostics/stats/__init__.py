@@ -13,6 +13,7 @@ from diagnostics.stats.inputs import (
     moments,
     nonfinite_share,
     of_length_one,
+    pair_cosines,
 )
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
@@ -64,6 +65,7 @@ __all__ = [
     "moments",
     "nonfinite_share",
     "of_length_one",
+    "pair_cosines",
     "project",
     "rounding",
     "silent_rows",

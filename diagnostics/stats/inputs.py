@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -32,6 +33,14 @@ def of_length_one(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
     slack = 1e-3 + 2 * torch.finfo(x.dtype).eps
     norms = torch.linalg.vector_norm(x, dim=dim, dtype=torch.promote_types(x.dtype, torch.float32))
     return ((norms - 1).abs() <= slack).all()
+
+
+def pair_cosines(a: Float[Tensor, "rows features"], b: Float[Tensor, "rows features"]) -> Float[Tensor, " 3"]:
+    """Mean cosine of each row of `a` with its own of `b`; of different rows of `a`; and of different rows of `b`."""
+    count = len(a)
+    units = [F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in (a, b)]
+    strangers = [(x.sum(0).square().sum() - x.square().sum()) / (count * (count - 1)) for x in units]
+    return torch.stack([(units[0] * units[1]).sum(1).mean(), *strangers])
 
 
 def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:

@@ -1,0 +1,57 @@
+"""Answers that are to be alike in pairs, and became so for all inputs.
+
+Source: Chen & He 2021 (SimSiam), whose answers collapse to one direction without the stop-gradient.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+_COSINES = ("pair_cosine", "left_cosine", "right_cosine")
+
+
+def collapsed(
+    run: Run,
+    *,
+    late: float = 0.25,  # of the run: from there on, as far as it was looked at
+    measured: int = 2,
+    left: float = 0.1,  # of how far strangers are apart at the start: a side that does not move keeps all of it
+    no_nearer: float = 0.25,  # of how far strangers are apart, pairs are: those of answers that tell much, far less
+) -> Iterator[Finding]:
+    table = run.table("scalars", ["step", *_COSINES]).dropna()
+    steps, apart = table["step"].to_numpy(), 1 - table[list(_COSINES)].to_numpy(dtype=float)
+    history = signals.loss(run)
+    end = steps >= history.steps[int(late * history.count)]
+    if end.sum() < measured or end.all():
+        return
+    of_pairs, strangers = apart[:, 0], apart[:, 1:]
+    close = (strangers < left * strangers[0].clip(0, 1)).all(1)
+    if not close[end].all() or not np.median(of_pairs[end] / strangers[end].min(1)) > no_nearer:
+        return
+    pair, at_first, now = 1 - of_pairs[-1], 1 - strangers[0].max(), 1 - strangers[-1].max()
+    yield found(
+        "collapsed",
+        int(steps[np.flatnonzero(~close)[-1] + 1]),
+        (),
+        (
+            f"All answers became one: the mean cosine between those to different inputs was {number(at_first)} at "
+            f"first and is {number(now)} now, hardly less than the {number(pair)} of the pairs that the loss asks to "
+            "be alike. It is low because the answers tell next to nothing of the inputs."
+        ),
+        {"cosine of strangers": float(now), "cosine of pairs": float(pair)},
+        (
+            "stop the gradient of one side, z.detach(), and put a predictor behind the other, as in SimSiam; or let "
+            "an average of the weights make that side, as in BYOL",
+            "or add what keeps answers apart: other examples of the batch as negatives, as in SimCLR, or a term for "
+            "the variance of each feature, as in VICReg",
+        ),
+        severity="warning",
+        formula=r"\cos(z_i, z_j) \to 1 \quad\text{for all } i, j",
+        chart=Chart("line", "scalars", _COSINES, "Cosine of pairs, and of answers to different inputs"),
+    )

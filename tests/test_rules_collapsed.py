@@ -1,0 +1,114 @@
+"""Answers that are to be alike in pairs: small runs in which they become one, and in which they do not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics import stats
+from diagnostics.monitor.observe import Observer
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+WAYS = {  # of asking for the same direction
+    "cosine": lambda p, z: -F.cosine_similarity(p, z).mean(),
+    "module": lambda p, z: -nn.CosineSimilarity(dim=-1)(p, z).mean(),
+    "product": lambda p, z: (2 - 2 * (F.normalize(p, dim=1) * F.normalize(z, dim=1)).sum(1)).mean(),
+    "distance": lambda p, z: F.mse_loss(F.normalize(p, dim=1), F.normalize(z, dim=1), reduction="sum") / len(p),
+}
+
+
+def test_cosines_of_pairs_and_of_strangers():
+    torch.manual_seed(0)
+    a, b = torch.randn(20, 5) + 1, torch.randn(20, 5)
+    pair, *strangers = stats.pair_cosines(a, b)
+    assert float(pair) == pytest.approx(float(F.cosine_similarity(a, b).mean()), rel=1e-5)
+    each = [F.cosine_similarity(x[:, None], x[None], dim=-1)[~torch.eye(20, dtype=torch.bool)].mean() for x in (a, b)]
+    assert [float(x) for x in strangers] == pytest.approx([float(x) for x in each], abs=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_of_asking_is_seen(way):
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4), torch.randn(2, 20, 5)
+    with Observer(model) as observer:
+        a, b = model(x[0]), model(x[1])
+        WAYS[way](a, b)
+    assert not observer.failures
+    found = torch.stack(list(observer.partners.columns().values()))
+    torch.testing.assert_close(found, stats.pair_cosines(a.detach(), b.detach()))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.mse_loss,
+        lambda a, b: (a * b).sum(),
+        lambda a, b: F.cosine_similarity(a[:, None], b[None], dim=-1).mean(),  # all with all
+        lambda a, b: F.cosine_similarity(a[:4], b[:4]).mean(),
+        lambda a, b: F.cosine_similarity(a[:, :1], b[:, :1]).mean(),
+        lambda a, b: (F.normalize(a) * F.normalize(a).abs().sum(1, keepdim=True)).mean(),
+    ],
+)
+def test_other_losses_have_no_pairs(loss):
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4), torch.randn(2, 20, 5)
+    with Observer(model) as observer:
+        loss(model(x[0]), model(x[1]))
+    assert not observer.failures
+    assert all(value.isnan() for value in observer.partners.columns().values())
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16))
+        self.predictor = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+
+    def forward(self, a, b):
+        return self.predictor(self.encoder(a)), self.encoder(b)
+
+
+def alarms(path, target, way="cosine", updates=600):
+    """`target`: of the second side's answers and its inputs."""
+    torch.manual_seed(0)
+    x = torch.randn(2000, 4) @ torch.randn(4, 16)
+    model = Siamese()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(updates):
+            rows = x[torch.randint(len(x), (64,))]
+            views = [rows + 2 * torch.randn(rows.shape) for _ in range(2)]
+
+            def closure(views=views):
+                p, z = model(*views)
+                return WAYS[way](p, target(z, views[1]))
+
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure)
+    found = diagnostics.diagnose(diagnostics.load(path))
+    assert not found.crashed
+    return [(each.kind, each.cause) for each in found.alarms]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("way", ["cosine", "product"])
+def test_without_a_stopped_gradient_all_answers_become_one(way, tmp_path):
+    assert alarms(tmp_path, lambda z, x: z, way) == [("wiring", "collapsed")]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda z, x: z.detach(),
+        lambda z, x: x,  # that do not move
+        lambda z, x: x + 30,  # and are alike from the start
+    ],
+)
+def test_answers_that_keep_apart_have_not_collapsed(target, tmp_path):
+    assert alarms(tmp_path, target) == []
