@@ -142,6 +142,11 @@ def test_of_few_images_it_is_one_number():
     assert float(few.constant_loss(few.pooled())) == pytest.approx(float(t.var(correction=0)), rel=1e-4)
 
 
+def test_of_large_images_it_is_one_number():
+    t = torch.rand(4, 3, 150, 150, generator=draw())
+    assert len(read(SQUARED, F.mse_loss, torch.zeros_like(t), t)[0].seen.mean) == 1
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_no_other_form_takes_it_for_its_own(name):
     form, loss, t, columns = CASES[name]

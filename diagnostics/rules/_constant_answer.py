@@ -79,7 +79,7 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
 def _compared(run: Run) -> pd.DataFrame:
     """Losses and those of constant answers; of the part that compares, where the loss is more than that."""
     table = run.table("scalars", ["step", "loss", "constant_loss", "partial_loss", "partial_constant_loss"])
-    table["partial"] = bool(table["partial_loss"].notna().any())
+    table["partial"] = table["partial_loss"].notna()  # no longer where the rest has come down to nothing
     table["loss"] = table["partial_loss"].fillna(table["loss"])
     table["constant_loss"] = table["partial_constant_loss"].fillna(table["constant_loss"])
     return table.dropna(subset=["loss", "constant_loss"])
@@ -141,7 +141,7 @@ def learned_nothing(
         },
         (
             *([_WORSE] if worse else []),
-            *([_WEIGH] if found.partial else []),
+            *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "

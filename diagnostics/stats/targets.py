@@ -19,6 +19,7 @@ from diagnostics.stats.inputs import Moments, merge, moments
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
 A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
+PLACES = 1 << 16  # in an example, as of an image: the means of more take too much memory for what they tell
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
 _SURE = 1e-6  # of its probability are left to all others: what rounding leaves of its gradient
 _ROUNDED = 1e-7  # what rounding leaves of a probability
@@ -61,12 +62,13 @@ class Form:
     ) -> "Targets | None":
         """The targets if this is the error, which `Targets.error` has to prove, or they themselves; `None` where the
         shape does not fit. `given`: what the model was given, which may be its target. Numbers that are compared one by
-        one are told apart by their place in an example, as pixels are."""
+        one are told apart by their place in an example, as pixels are, unless they are too many."""
         slack = rounding(output)
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
             times = self.factor(y.numel(), len(output))
-            y, g = (x.reshape(-1, 1) if x.dim() == 1 else x.flatten(1) for x in (y, g))
+            many = y.dim() > 2 and y[0].numel() > PLACES
+            y, g = (x.reshape(-1, 1) if x.dim() == 1 or many else x.flatten(1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
             error, outside = self.error(y, t) * times, None
             alone = _are_given(t, given, slack)
