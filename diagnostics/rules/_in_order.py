@@ -14,6 +14,8 @@ from diagnostics.rules._wiring_finding import LEARNED, found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
+_SURELY = 3.0  # standard errors
+
 
 def in_order(
     run: Run,
@@ -23,6 +25,7 @@ def in_order(
     worse: float = 2.0,  # times the loss of the same answer to all: what was learned is wrong for the next examples
     often: float = 0.01,  # of the later half's updates; and on average it does no better than that answer
     again: float = 0.6,  # correlation of the losses with those an epoch later: the batches are the same ones
+    teeth: float = 6.0,  # standard errors by which most steps of a level are down: enough without coming again
 ) -> Iterator[Finding]:
     _, spread = signals.column(run, "target_spread")
     history = signals.loss(run)
@@ -37,18 +40,19 @@ def in_order(
         return
     normed = any("BatchNorm" in each["type"] for each in run.meta.get("modules") or [])
     worse_by_norm = normed and explained_late(run).share < -LITTLE
-    if not (wrong >= often or (_recurrence(late) >= again and (worse_by_norm or _is_sawtooth(late)))):
+    recurs, downhill = _recurrence(late) >= again, _downhill(late)
+    if not (wrong >= often or downhill > teeth or (recurs and (worse_by_norm or downhill > _SURELY))):
         return
     come_again = (
-        f"the same losses come again in each epoch, {number(float(late.mean()))} on average, and the same answer to "
-        f"all would have {number(constant)}."
+        f"{'the same losses come again in each epoch' if recurs else 'the loss falls in most updates and jumps back'}, "
+        f"{number(float(late.mean()))} on average, and the same answer to all would have {number(constant)}."
     )
     if wrong >= often:
         told = (
             "Each batch teaches one answer, and where the answer changes the loss jumps to up to "
             f"{number(float(late.max()))}; that of the same answer to all is {number(constant)}."
         )
-    elif worse_by_norm:
+    elif worse_by_norm and recurs:
         told = f"A batch norm takes out what a batch has in common: {come_again}"
     else:
         told = f"Each batch teaches one answer, and the next ones unlearn it: {come_again}"
@@ -67,12 +71,16 @@ def in_order(
     )
 
 
-def _is_sawtooth(values: np.ndarray, *, surely: float = 3.0) -> bool:
-    """Whether most steps of a series are down, so that it rises in few: where each batch helped the next one, and the
-    change of the answer cost at once what they had gained. A noisy level goes up as often as down."""
+def _downhill(values: np.ndarray) -> float:
+    """By how many standard errors most steps of a series that has no trend are down, so that it rises in few: a
+    sawtooth, where each batch helped the next one, and the change of the answer cost at once what they had gained. A
+    noisy level goes up as often as down."""
     steps = np.diff(values)
     steps = steps[steps != 0]
-    return bool((steps < 0).mean() - 0.5 > surely * 0.5 / len(steps) ** 0.5) if len(steps) else False
+    falls = signals.trend(values)
+    if not len(steps) or (falls.z > _SURELY and falls.relative > 0.1):
+        return 0.0
+    return float(((steps < 0).mean() - 0.5) / (0.5 / len(steps) ** 0.5))
 
 
 def _recurrence(values: np.ndarray, *, least: int = 100, settled: float = 0.2, batches: int = 5) -> float:

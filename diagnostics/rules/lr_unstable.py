@@ -215,8 +215,8 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
         return True
     end = _ahead(recent) if running_away else history.end
     low = end if running_away else min(end, float(recent.min()))
-    quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
-    margin = max(min(sigmas * quiet, abs(history.start)), 0.1 * abs(history.start))
+    quiet, early = signals.step_noise(history.values[: max(4, history.count // 4)]), _noise_around_zero(history)
+    margin = max(min(sigmas * quiet, abs(history.start)), sigmas * early, 0.1 * abs(history.start))
     if low - history.start > margin:
         return True
     gain = history.start - history.best
@@ -227,9 +227,16 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
     return end - history.best > max(lost * gain, sigmas * quiet)
 
 
+def _noise_around_zero(history: signals.Loss) -> float:
+    """Of a loss that begins with both signs, as a policy's: its first value is no scale, and the noise is. Else 0."""
+    first = history.values[: history.window]
+    return signals.step_noise(first) if first.min() < 0 < first.max() else 0.0
+
+
 def _far_above(history: signals.Loss, sigmas: float) -> np.ndarray:
     """Updates at which the loss stood above twice its start, by more than the noise of the later half."""
-    noise = sigmas * signals.step_noise(history.values[history.count // 2 :])
+    late = signals.step_noise(history.values[history.count // 2 :])
+    noise = sigmas * max(late, _noise_around_zero(history))
     return history.steps[history.values - history.start > max(noise, abs(history.start))]
 
 
