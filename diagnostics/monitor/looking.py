@@ -73,7 +73,8 @@ class Looking:
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
         logits gets probabilities, or cosines; the range of the targets that outputs are compared with; labels of 0
-        where -1 is meant; tensors behind a cut of the graph; calls whose shapes fit, but mean something else."""
+        where -1 is meant; tensors behind a cut of the graph, and derivatives without one; calls whose shapes fit, but
+        mean something else."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.losses.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
@@ -86,6 +87,7 @@ class Looking:
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
         found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
+        found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
 from diagnostics.monitor.cuts import CUTS, Cuts
+from diagnostics.monitor.derivatives import Derivatives
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept, warn
 from diagnostics.monitor.layer import NOTHING, PARAMETER
@@ -69,6 +70,7 @@ class Observer(TorchFunctionMode):
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
+        self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
@@ -174,6 +176,7 @@ class Observer(TorchFunctionMode):
                 tensors = list(functions.tensors((*args, *kwargs.values())))
                 self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
                 self.losses.returned(func, args, kwargs, out)
+                self.derivatives.follow(func, args, kwargs, out)
         return out
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:

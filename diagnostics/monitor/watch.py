@@ -96,6 +96,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "padding_alone": [],
         "unsigned": [],
         "cut_off": [],
+        "cut_derivative": 0.0,
         "scrambled": [],
         "input_order": [],
         "along_batch": [],

@@ -81,6 +81,25 @@ def padding_alone(run: Run) -> Iterator[Finding]:
     )
 
 
+def derivative_without_graph(run: Run) -> Iterator[Finding]:
+    share = float(run.meta.get("cut_derivative") or 0.0)
+    if not share:
+        return
+    yield found(
+        "derivative-without-graph",
+        signals.first_step(run),
+        (),
+        (
+            "A term of the loss is made of derivatives that were taken without their graph: it is a constant to the "
+            f"optimizer, which nothing brings down. At first it was {number(100 * share)} % of the loss."
+        ),
+        {"share of the loss": share},
+        ("torch.autograd.grad(..., create_graph=True), in every derivative that the loss is made of",),
+        severity=unless_it_learns(run, "critical", "warning"),
+        chart=_GRADIENTS,
+    )
+
+
 def left_in_evaluation(run: Run) -> Iterator[Finding]:
     """Of a run that goes on learning it is information: some tune with a norm's statistics held."""
     told = run.meta.get("evaluation") or {}

@@ -51,6 +51,7 @@ _DEFAULTS: dict[str, Any] = {
     "padding_alone": [],
     "unsigned": [],
     "cut_off": [],
+    "cut_derivative": 0.0,
     "scrambled": [],
     "input_order": [],
     "along_batch": [],
