@@ -139,6 +139,46 @@ def test_raw_inputs_of_a_recurrent_layer(raw, tmp_path):
     assert alarms(found) == ([("saturated-units", "input-scale")] if raw else [])
 
 
+class Forecaster(nn.Module):
+    """Its state grows by the `size` of its weights a step, 60 times; `first`: of the inputs' weights."""
+
+    def __init__(self, size, first):
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = nn.RNN(1, 64, batch_first=True), nn.Linear(64, 1)
+        nn.init.normal_(self.rnn.weight_hh_l0, std=size / 8)
+        nn.init.normal_(self.rnn.weight_ih_l0, std=first)
+
+    def forward(self, x):
+        return self.head(self.rnn(x[..., None])[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "cause"),
+    [(2.4, 0.3, "large-step"), (0.0, 40.0, "initialization"), (1.0, 0.3, None)],
+)
+def test_recurrent_units_that_no_input_is_to_blame_for(size, first, cause, tmp_path):
+    """Through time a gradient grows as the state would; clipped it does no harm."""
+    model = Forecaster(size, first)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9 if cause else 0.0)
+    time = torch.arange(4000) / 5
+    series = torch.sin(time) + torch.sin(time * 1.7)
+    windows = (series / series.std()).unfold(0, 61, 1)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(120):
+            batch = windows[torch.randint(len(windows), (32,))]
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(batch[:, :60]), batch[:, 60:])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    found = [
+        each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "saturated-units"
+    ]
+    assert [each.cause for each in found] == ([cause] if cause else [])
+    assert all("inputs" not in each.summary for each in found)
+
+
 @pytest.mark.exhaustive
 def test_raw_inputs_that_a_recurrent_layer_gets_along_with_hide_no_saturated_units(tmp_path):
     class Beside(Recurrent):

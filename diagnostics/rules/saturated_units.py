@@ -38,8 +38,8 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._flat_gates import flat_gates
 from diagnostics.rules._moving import is_moving
-from diagnostics.rules._raw_gates import raw_gates
 from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._sharp_softmax import sharp_from_start
 from diagnostics.rules._words import counted, names_of, number
@@ -63,7 +63,7 @@ def check(
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
     little: float = 0.02,  # of the untrained loss, in that case
 ) -> Iterator[Finding]:
-    gates = raw_gates(KIND, run)
+    gates = flat_gates(KIND, run)
     if gates is not None:
         yield gates
         if gates.alarm or run.table("units", ["step"]).empty:

@@ -1,4 +1,4 @@
-"""Gates and units of recurrent layers, which cannot be observed, thrown flat by the size of what they are given.
+"""Gates and units of recurrent layers, which cannot be observed, thrown flat by what they are given, or by weights.
 
 Source: lecture, "Plateaux" (saturated units), for the units of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 """
@@ -16,7 +16,7 @@ _FIRST = ".weight_ih_l0"
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
-def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) -> Finding | None:
+def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) -> Finding | None:
     """From the sizes of the inputs and of the weights they meet. z is about normal with deviation s, and the mean
     derivative of a logistic or tanh unit over its maximum is at most 4 / (s sqrt(2 pi)) then."""
     first = next(iter(run.meta.get("layers") or []), {"name": "", "module": "", "shape": []})
@@ -33,18 +33,19 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
     if not slope <= flat:
         return None
     layer, units = name.removesuffix(_FIRST), "units" if first["module"] == "RNN" else "gates"
+    cause = _cause(run)
     return Finding(
         kind,
-        "input-scale",
+        cause,
         "info" if history.end <= learned * signals.untrained(run) else "warning",  # it gets along with them
         history.first_step,
         None,
         (layer,),
-        f"The inputs throw the {units} of {layer} to about {number(deviation)} on either side, where their mean "
+        f"{_said(run, cause)} the {units} of {layer} to about {number(deviation)} on either side, where their mean "
         f"derivative is {number(100 * slope)} % of its maximum: they are saturated, and the loss ended at "
         f"{number(history.end)}, from {number(history.start)}.",
         {"saturated fraction": 1.0, "mean derivative over maximum": slope, "deviation of the gates": deviation},
-        (raw_inputs.standardize(run), f"or put nn.LayerNorm before {layer}"),
+        _remedies(run, cause, layer),
         (
             Chart("line", "scalars", ("loss",), "Loss"),
             Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(name,), log=True),
@@ -54,3 +55,30 @@ def raw_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) 
             rf"{number(slope)}\,\phi'_{{\max}}"
         ),
     )
+
+
+def _cause(run: Run) -> str:
+    if raw_inputs.raw(run):
+        return "input-scale"
+    return "large-step" if by_layer.thrown_at_once(run) else "initialization"
+
+
+def _said(run: Run, cause: str) -> str:
+    if cause == "input-scale":
+        return "The inputs throw"
+    if cause == "initialization":
+        return "The weights begin so large that they throw"
+    _, norms = signals.column(run, "grad_norm")
+    return f"The first update, from a gradient of norm {number(norms[0])}, made weights that throw"
+
+
+def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
+    if cause == "input-scale":
+        return raw_inputs.standardize(run), f"or put nn.LayerNorm before {layer}"
+    smaller = (
+        f"begin with weights that let a state neither grow nor vanish: nn.init.orthogonal_({layer}.weight_hh_l0), or "
+        "PyTorch's own"
+    )
+    if cause == "initialization":
+        return (smaller,)
+    return "clip the gradient's norm before each step: nn.utils.clip_grad_norm_(model.parameters(), 1.0)", smaller
