@@ -13,6 +13,7 @@ from diagnostics.monitor.places import scrambles
 from diagnostics.run import Run
 from tests.test_rules_mistakes import alarms, diagnosed
 
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
 
 
@@ -210,6 +211,46 @@ def test_pixels_scores_viewed_as_rows_of_classes(wrong, tmp_path):
 
     found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), labelled)
     assert alarms(found) == ([("wiring", "scrambled-view")] if wrong else [])
+
+
+class Bidirectional(nn.Module):
+    def __init__(self, kind, join):
+        super().__init__()
+        torch.manual_seed(2)
+        self.core = kind(2, 12, batch_first=True, bidirectional=True)
+        self.join, self.out = join, nn.Linear(24, 4)
+
+    def forward(self, x):
+        _, last = self.core(x.unflatten(1, (4, 2)))
+        return self.out(self.join(last[0] if isinstance(last, tuple) else last))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize(
+    ("join", "wrong"),
+    [
+        (lambda last: last.view(last.shape[1], -1), True),
+        (lambda last: last.reshape(-1, 24), True),
+        (lambda last: torch.cat([last[0], last[1]], 1), False),
+        (lambda last: last.transpose(0, 1).reshape(-1, 24), False),
+        (lambda last: last.view(1, 2, *last.shape[1:])[-1].transpose(0, 1).flatten(1), False),
+        (lambda last: last.permute(1, 0, 2).flatten(1), False),
+    ],
+)
+def test_last_states_of_two_directions_viewed_as_one_row_each(kind, join, wrong, tmp_path):
+    """They come as (direction, example, unit): each row of the view is of two examples, and of one direction."""
+    torch.manual_seed(2)
+    model = Bidirectional(kind, join)
+    x = torch.randn(32, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), torch.arange(32) % 4)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.cross_entropy(model(x), torch.arange(32) % 4))
+    assert diagnostics.load(tmp_path).meta["scrambled"] == ([[2, 32, 12], [32, 24]] if wrong else [])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
@@ -72,6 +73,9 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
+        self._states = (
+            WeakTensorKeyDictionary()
+        )  # last ones of recurrent layers: the number of sequences, which is second
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -153,6 +157,10 @@ class Observer(TorchFunctionMode):
                 out = self._run(func, args, kwargs)
         else:
             out = self._call(func, args, kwargs)
+        if self._asking and func in functions.RECURRENT:
+            with self.ours:
+                for state in sequences.last_states(out):
+                    self._states[state] = state.shape[1]
         self.seconds += time.perf_counter() - began
         return out
 
@@ -231,7 +239,10 @@ class Observer(TorchFunctionMode):
             return
         if func in functions.FLATTEN:
             flow = self.graph.flow(x)
-            if flow not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape, flow.channels_first):
+            mixed = out.dim() > 0 and self._states.get(x) == out.shape[0]
+            if mixed or (
+                flow not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape, flow.channels_first)
+            ):
                 self.scrambled.append((list(x.shape), list(out.shape)))
         elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
             self.norms_of[count].append(self._stack[-1][0] if self._stack else "loss")

@@ -23,6 +23,12 @@ def read(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[int, 
     return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
 
 
+def last_states(out: Sequence[Any]) -> list[Tensor]:
+    """Of a recurrent call of several layers or directions, which come first, and of as many sequences as come next."""
+    states = [each for each in functions.tensors(tuple(out[1:])) if each.dim() == 3]
+    return [each for each in states if 1 < each.shape[0] != each.shape[1] > 1]
+
+
 def ends(args: Iterable[Any], output: Any) -> list[Ends]:
     """Of a call of the model, if it is given a tensor first and answers with one."""
     plain = [each for each in args if isinstance(each, Tensor) and not each.is_nested][:1]

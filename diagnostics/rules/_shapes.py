@@ -75,7 +75,10 @@ def scrambled(run: Run) -> Iterator[Finding]:
             "that each place gets those of other samples, positions or units; only a transpose moves the axes."
         ),
         {},
-        ("x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",),
+        (
+            "x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",
+            "of the last states of a recurrent net, torch.cat((h[-2], h[-1]), dim=1)",
+        ),
         severity=unless_it_learns(run, "critical"),  # what reads the view has come to terms with it
     )
 
