@@ -120,6 +120,7 @@ _TABLES = (
                 "their gradient asks for less; those of a last sigmoid or tanh, in a squared error, whose target lies "
                 "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability",
             ),
+            Metric("input_sum", "", "sum of what the model was given in this update's last forward"),
             Metric(
                 "pair_cosine",
                 "",

@@ -35,6 +35,7 @@ class Answers:
         self._scale, self._charge = scale, charge
         self._forms, self._tries = stats.FORMS, 0
         self._passes: list[_Pass] = []
+        self._given: list[Tensor] = []  # sum of what each of these forwards was given
         self._whole: stats.Targets | None = None
         self._by_place = True  # as long as all examples are of one size
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
@@ -42,21 +43,29 @@ class Answers:
 
     def forget(self) -> None:
         """The outputs that no gradient came to."""
-        self._passes = []
+        self._passes, self._given = [], []
 
     def passed(self, inputs: Any, output: Any) -> None:
         """A training forward ended."""
+        x = next((x for x in _tensors(inputs) if x.numel()), None)
+        # of inputs that are not seen it is NaN, which nothing equals
+        given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
+        self._given.append(given)
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if found is None or not 0 < found.numel() <= MOST:
             return
         function = losspath.last_function(found)
         if self._forms or function == "relu":
-            x = next((x for x in _tensors(inputs) if x.numel()), None)
-            self._passes.append(_Pass(found, x, function, self._read))
+            self._passes.append(_Pass(found, x, given.to(found.device), function, self._read))
 
     def columns(self, loss: Any) -> dict[str, Tensor]:
         """Of this update's batch: what is known of the columns of `scalars` that tell of the answers."""
-        passes, self._passes = self._passes, []
+        passes, given = self._passes, self._given
+        self.forget()
+        found = self._of_answers(passes, loss)
+        return found | {"input_sum": given[-1]} if given else found
+
+    def _of_answers(self, passes: list["_Pass"], loss: Any) -> dict[str, Tensor]:
         for failure in [each.failure for each in passes if each.failure is not None]:
             raise failure
         if len(passes) != 1 or passes[0].calls != 1:
@@ -143,17 +152,21 @@ class _Pass:
     """One output on its way back: reads its gradient, and lets both go."""
 
     def __init__(
-        self, output: Tensor, x: Tensor | None, function: str, read: Callable[["_Pass", Tensor, Tensor], None]
+        self,
+        output: Tensor,
+        x: Tensor | None,
+        inputs: Tensor,
+        function: str,
+        read: Callable[["_Pass", Tensor, Tensor], None],
     ) -> None:
-        """`function`: what the output comes from."""
+        """`inputs`: their sum. `function`: what the output comes from."""
         self.function, self.calls, self.found = function, 0, list[stats.Targets]()
         self.below: Tensor | None = None  # share of a ReLU's outputs that are 0 and would be less
         self.beyond: Tensor | None = None  # of targets of a squared error, of those that a sigmoid or tanh cannot give
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         self.given = x if x is not None and x.numel() == output.numel() else None
-        # of inputs that are not seen it is NaN, which nothing equals
-        self.inputs = torch.full((), torch.nan, device=output.device) if x is None else x.detach().sum().float()
+        self.inputs = inputs
         self._read, self._output, self._at = read, output.detach(), output.output_nr
         assert output.grad_fn is not None
         output.grad_fn.register_prehook(self)  # not of the tensor: a hook there would be seen when it is pickled

@@ -98,10 +98,10 @@ _POOLS = {
     for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
     for f in _functions(f"{kind}{size}d", f"{kind}{size}d_with_indices")
 }
-_DROPOUTS = _functions("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")
+DROPOUTS = _functions("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")
 _CASTS = _functions("float", "half", "bfloat16", "double", "to", "contiguous", "type_as", "clone", "detach", "identity")
 _SCALINGS = _functions("abs", "square", "exp", "neg", "log_softmax")
-ENTRYWISE = (set(_KIND_OF) | _CLAMP | _CLAMP_MIN | _THRESHOLD | _LEAKY | _DROPOUTS | _CASTS | _SCALINGS) - _functions(
+ENTRYWISE = (set(_KIND_OF) | _CLAMP | _CLAMP_MIN | _THRESHOLD | _LEAKY | DROPOUTS | _CASTS | _SCALINGS) - _functions(
     "softmax", "log_softmax"
 )
 KEEPS_UNITS = ENTRYWISE | NORMS | _POOLS

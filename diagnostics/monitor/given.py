@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import forwards, lookahead, losspath, transfer
+from diagnostics.monitor import forwards, lookahead, losspath, placed, transfer
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -70,7 +70,7 @@ class Given:
         if closure is not None and not self._repeats(closure):
             closure = None
         self.has_closure = closure is not None
-        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure), **self._ahead(closure))
+        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure), **self._asked(closure))
 
     def _path(self, loss: Any, closure: Closure | None) -> dict[str, Any]:
         with self._guard("loss path"):
@@ -91,12 +91,15 @@ class Given:
                 self._event("no-graph", message, "loss")
         return {}
 
-    def _ahead(self, closure: Closure | None) -> dict[str, float]:
+    def _asked(self, closure: Closure | None) -> dict[str, float]:
         """Not told where the closure raises, which is said where it is used, or a graph that gives no derivative."""
-        if closure is not None and not self._together.active:  # parts of a backward that others wait for
+        told = dict[str, float]()
+        if closure is None or self._together.active:  # parts of a backward that others wait for
+            return told
+        for entry, ask in (("looks_ahead", lookahead.ahead), ("by_place", placed.by_place)):
             with contextlib.suppress(Exception), forwards.ours(self._model, closure):
-                return {"looks_ahead": lookahead.ahead(self._model, closure)}
-        return {}
+                told[entry] = ask(self._model, closure)
+        return told
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:
         """If they are compared with one target a row; a matrix of as many targets may be meant."""

@@ -87,6 +87,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "all_columns": 0,
         "all_products": 0,
         "looks_ahead": 0.0,
+        "by_place": 0.0,
         "idle": [],
         "probabilities": None,
         "targets": [],

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
 
 Told = tuple[str, tuple[str, ...], str, Severity]  # what is seen, remedies, formula
@@ -110,6 +112,33 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
 
 def _words(shape: list[int]) -> str:
     return f"({', '.join(str(int(size)) for size in shape)})"
+
+
+def by_place(run: Run) -> Iterator[Finding]:
+    """Where batches differ, so that places mean nothing: those of a graph's nodes do."""
+    share, sums = float(run.meta.get("by_place") or 0.0), signals.column(run, "input_sum")[1]
+    told = run.meta.get("along_batch") or run.meta.get("scrambled")
+    if not share or told or len(sums) < 2 or not np.ptp(sums) > 0:
+        return
+    yield found(
+        "by-place",
+        signals.first_step(run),
+        (),
+        (
+            "The answer to an example depends on its place in the batch: when the examples change places, the answers "
+            f"change by {number(share)} of what they differ by among each other. Somewhere the first dimension, the "
+            "examples, is taken for another one."
+        ),
+        {"change over spread": share},
+        (
+            "look for what runs along the wrong dimension: an encoding of positions, pe[:x.size(0)] where it should be "
+            "pe[:x.size(1)], or a layer that expects time first",
+            "or for a view or reshape that mixes the examples: compare model(x[:1]) with model(x)[:1] in evaluation "
+            "mode, module by module",
+        ),
+        formula=r"f(x_{\pi(1)}, \dots, x_{\pi(n)})_i \ne f(x_1, \dots, x_n)_{\pi(i)}",
+        severity=unless_it_learns(run, "critical"),
+    )
 
 
 def along_batch(run: Run) -> Iterator[Finding]:

@@ -14,18 +14,18 @@ there are any, and whether something else puts the weights back, by all of an up
 shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
 its sizes in another order, whether inputs jump in memory where channels of another shape would end, or are most alike
 as many numbers apart as a pixel would have colours, whether a norm is of one number or two, whether a recurrent net or
-attention takes as many steps as the model is given examples and gives answers. Of the forward: whether it uses
-parameters that are not the model's and are gone afterwards, whether the model went over to evaluation mode, and, where
-targets are the model's own tokens one place on, whether an answer changes with its target; and whether what a mask
-leaves in sight is one kind of token, and whether derivatives without a graph are added to the loss. Of pairs that a
-loss asks to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities: whether their
-exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are no
-probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
-them, while the loss is on average hardly better than that of the same answer to all, and keeps jumping to twice that,
-or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all
-features become tenfold larger or smaller together, and whether a layer's are all zeros, so that its bias gets a
-gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four
-have a gradient and are left exactly as they were by an update.
+attention takes as many steps as the model is given examples and gives answers, whether answers change when the examples
+of a batch change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards,
+whether the model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an
+answer changes with its target; and whether what a mask leaves in sight is one kind of token, and whether derivatives
+without a graph are added to the loss. Of pairs that a loss asks to be alike: whether strangers became as much so. Of
+what the loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary
+cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
+those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
+answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
+worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, and whether a layer's
+are all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of
+torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -62,6 +62,9 @@ others. An image $(H, W, C)$ that is viewed as $(C, H, W)$ has a third of its ro
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
+
+*By place*: examples come in any order, and their places in a batch mean nothing. What depends on them, as an encoding
+of positions along the batch does, is noise to the answer, and what was to be encoded is missing.
 
 *Lost to rounding*: the numbers of bfloat16 lie $2^{-8}$ of their size apart, those of float16 $2^{-11}$. What is added
 to a weight and smaller than half of that is rounded away, in every update anew: small steps in one direction never add
@@ -170,6 +173,7 @@ def check(
     yield from shapes.scrambled(run)
     yield from shapes.scrambled_inputs(run)
     yield from shapes.along_batch(run)
+    yield from shapes.by_place(run)
     yield from norms_of_few(run)
     yield from log_scores(run)
     yield from unlogged(run)

@@ -42,6 +42,7 @@ _DEFAULTS: dict[str, Any] = {
     "all_columns": 0,
     "all_products": 0,
     "looks_ahead": 0.0,
+    "by_place": 0.0,
     "idle": [],
     "probabilities": None,
     "targets": [],
