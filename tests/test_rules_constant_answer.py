@@ -129,17 +129,33 @@ def test_of_images_it_is_one_image(forms, loss, each):
     first, value = read(forms[each], of, z[:500], t[:500])
     second, _ = read(forms[each], of, z[500:], t[500:])
     assert float(first.error) == pytest.approx(value, rel=1e-4)
-    mean = t.mean(0)
+    mean = t[500:].mean(0)  # of those before these, which it must not fit
     image = (mean if forms[0] is SQUARED else mean.logit()).expand(500, 3, 4, 5)
-    assert float(first.constant_loss(first.merged(second))) == pytest.approx(float(of(image, t[:500])), rel=1e-4)
+    found = first.constant_loss(second.merged(first), second)
+    assert float(found) == pytest.approx(float(of(image, t[:500])), rel=1e-4)
 
 
 def test_of_few_images_it_is_one_number():
     """A mean fitted to them would be too near."""
     t = torch.rand(200, 4, 5, generator=draw()) * torch.linspace(0, 1, 5)
     few, _ = read(SQUARED, F.mse_loss, torch.zeros_like(t), t)
-    assert float(few.constant_loss(few)) == pytest.approx(float(t.var(correction=0)), rel=1e-4)
-    assert float(few.constant_loss(few.pooled())) == pytest.approx(float(t.var(correction=0)), rel=1e-4)
+    variance = pytest.approx(float(t.var(correction=0)), rel=1e-4)
+    assert float(few.constant_loss(few)) == float(few.constant_loss(few.pooled())) == variance
+    assert float(few.constant_loss(few.merged(few), few)) == variance
+    assert float(few.spread()) == pytest.approx(1, abs=0.01)  # of the batch, wherever in an example
+
+
+def test_sequences_beside_each_other_are_no_places():
+    """Time first: each column is of one sequence, whose level the mean of a few would fit."""
+    levels = 10 * torch.randn(8, 1, 16, generator=draw())  # of 8 batches
+    t = (levels + torch.randn(8, 100, 16, generator=draw()))[..., None]
+    seen = [read(SQUARED, F.mse_loss, torch.zeros_like(each), each)[0] for each in t]
+    whole, constants = seen[0], []
+    for each in seen[1:]:
+        before, whole = whole, whole.merged(each)
+        constants.append(float(each.constant_loss(whole, before)))
+    assert float(np.mean(constants)) > 0.9 * float(t.var())
+    assert float(whole.spread()) > 0.8
 
 
 def test_of_large_images_it_is_one_number():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diagnostics import stats
 from diagnostics.monitor import losspath
+from diagnostics.monitor.distributed import is_dtensor
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
 Scale = Callable[[], Tensor | None]
@@ -47,7 +48,9 @@ class Answers:
 
     def passed(self, inputs: Any, output: Any) -> None:
         """A training forward ended."""
-        x = next((x for x in _tensors(inputs) if x.numel()), None)
+        if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
+            return
+        x = next((x for x in _tensors(inputs) if x.numel() and not is_dtensor(x)), None)
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
         self._given.append(given)
@@ -83,10 +86,11 @@ class Answers:
         loss = torch.as_tensor(loss, device=targets.error.device)
         proven = (targets.error - loss).abs() <= one.slack * loss.abs()
         part = targets.alone & ~proven
+        before = self._whole
         targets_vary, inputs_vary = self._add(targets.only(proven | part), one.inputs)
         assert self._whole is not None
         from_data = targets_vary | ~inputs_vary
-        known, part, constant = proven & from_data, part & from_data, targets.constant_loss(self._whole)
+        known, part, constant = proven & from_data, part & from_data, targets.constant_loss(self._whole, before)
         found = {"constant_loss": torch.where(known, constant, torch.nan)}
         found["partial_loss"] = torch.where(part, targets.error, torch.nan)
         found["partial_constant_loss"] = torch.where(part, constant, torch.nan)

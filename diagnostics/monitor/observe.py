@@ -73,9 +73,8 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
-        self._states = (
-            WeakTensorKeyDictionary()
-        )  # last ones of recurrent layers: the number of sequences, which is second
+        # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
+        self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
         self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
         self._seen: list[Call] = []
@@ -240,9 +239,8 @@ class Observer(TorchFunctionMode):
         if func in functions.FLATTEN:
             flow = self.graph.flow(x)
             mixed = out.dim() > 0 and self._states.get(x) == out.shape[0]
-            if mixed or (
-                flow not in (NOTHING, PARAMETER) and places.scrambles(x.shape, out.shape, flow.channels_first)
-            ):
+            known = flow not in (NOTHING, PARAMETER)
+            if mixed or (known and places.scrambles(x.shape, out.shape, flow.channels_first)):
                 self.scrambled.append((list(x.shape), list(out.shape)))
         elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
             self.norms_of[count].append(self._stack[-1][0] if self._stack else "loss")

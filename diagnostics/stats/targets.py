@@ -67,8 +67,8 @@ class Form:
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
             times = self.factor(y.numel(), len(output))
-            many = y.dim() > 2 and y[0].numel() > PLACES
-            y, g = (x.reshape(-1, 1) if x.dim() == 1 or many else x.flatten(1) for x in (y, g))
+            placed = y.dim() > 2 and y[0].numel() <= PLACES
+            y, g = (x.flatten(1) if placed or x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
             error, outside = self.error(y, t) * times, None
             alone = _are_given(t, given, slack)
@@ -77,7 +77,8 @@ class Form:
                 outside = ((t < -slack) | (t > 1 + slack)).float().mean()
             else:
                 error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
-            return Targets(self, moments(t, crossed=False), error, alone, None, len(output), outside, times=times)
+            seen = moments(t, crossed=False)
+            return Targets(self, seen, error, alone, None, len(output), outside, times=times, placed=placed)
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
@@ -138,39 +139,41 @@ class Targets:
     outside: Float[Tensor, ""] | None = None  # share that is no probability, where the error takes them for some
     earlier: "Within | None" = None  # of the batches that these were merged from
     times: Number = 1  # the mean error
+    placed: bool = False  # each feature is of one place in an example, as a pixel's is
 
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
         both = Within(a.batches + b.batches, a.examples + b.examples, a.scatter + b.scatter)
-        return Targets(
-            self.form, merge(self.seen, other.seen), other.error, other.alone, earlier=both, times=other.times
-        )
+        return replace(other, seen=merge(self.seen, other.seen), log_total=None, outside=None, earlier=both)
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
         """These, or none."""
         seen = (self.seen.count, self.seen.mean, self.seen.scatter)
         kept = Moments(*(torch.where(proven, each, 0) for each in seen))
-        return Targets(self.form, kept, self.error, self.alone, examples=self.examples, times=self.times)
+        return replace(self, seen=kept, log_total=None, outside=None, earlier=None)
 
     def pooled(self) -> "Targets":
         """Those of all places in an example as if they were of one."""
         n, mean = self.seen.count, self.seen.mean
         middle = mean.mean(0, keepdim=True)
         scatter = (self.seen.scatter.sum() + n * (mean - middle).square().sum())[None]
-        return replace(self, seen=Moments(n * len(mean), middle, scatter), earlier=None)
+        earlier = self.earlier if self.placed else None
+        return replace(self, seen=Moments(n * len(mean), middle, scatter), earlier=earlier, placed=False)
 
     @property
     def within(self) -> "Within":
-        n = self.seen.count
+        seen = self.pooled().seen if self.placed else self.seen
+        n = seen.count
         one = (n > 0).to(n.dtype)
-        return self.earlier or Within(one, one * self.examples, self.seen.scatter.sum() * n / (n - 1).clamp(min=1))
+        return self.earlier or Within(one, one * self.examples, seen.scatter.sum() * n / (n - 1).clamp(min=1))
 
     def spread(self) -> Float[Tensor, ""]:
         """What of the variance of all lies within the batches; NaN of few, of short ones, and where all are alike.
 
         The rows of one example, as its pixels or points in time, are no batch: `examples` tells.
         """
-        n, total, within = self.seen.count, self.seen.scatter.sum(), self.within
+        seen = self.pooled().seen if self.placed else self.seen
+        n, total, within = seen.count, seen.scatter.sum(), self.within
         told = (
             (n >= ENOUGH)
             & (within.examples >= A_BATCH * within.batches)
@@ -183,14 +186,19 @@ class Targets:
         mine, theirs = (torch.cat([s.mean, s.scatter]) for s in (self.seen, other.seen))
         return torch.isclose(mine, theirs, rtol=1e-4, atol=1e-5).all()
 
-    def constant_loss(self, whole: "Targets") -> Float[Tensor, ""]:
+    def constant_loss(self, whole: "Targets", before: "Targets | None" = None) -> Float[Tensor, ""]:
         """The error of these targets under the one answer that is best for the whole, of which they are a part.
 
-        NaN where the whole is too small to tell, or all alike. Of few examples it is one number for all their places.
+        NaN where the whole is too small to tell, or all alike. Of places it is what was best for each `before`, as
+        images have one that is best; what lies beside each other may be of one sequence, whose mean these would fit.
+        It is one number for all of them as long as there were few.
         """
-        if self.form.classes is not None:
+        if not self.placed:
             return self._best_for(whole)
-        return torch.where(whole.seen.count < ENOUGH, self._best_for(whole.pooled()), self._best_for(whole))
+        pooled = self._best_for(whole.pooled())
+        if before is None or not before.placed or before.seen.mean.shape != self.seen.mean.shape:
+            return pooled
+        return torch.where(before.seen.count < ENOUGH, pooled, self._best_for(before))
 
     def _best_for(self, whole: "Targets") -> Float[Tensor, ""]:
         n, answer = whole.seen.count, whole.seen.mean
