@@ -9,7 +9,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _raw_inputs as raw_inputs
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._words import number
+from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 _FIRST = ".weight_ih_l0"
@@ -41,8 +41,8 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
         history.first_step,
         None,
         (layer,),
-        f"{_said(run, cause)} the {units} of {layer} to about {number(deviation)} on either side, where their mean "
-        f"derivative is {number(100 * slope)} % of its maximum: they are saturated, and the loss ended at "
+        f"The {units} of {layer} are saturated: {_said(run, cause)} them to about {number(deviation)} on either side, "
+        f"where their mean derivative is {number(100 * slope)} % of its maximum. The loss ended at "
         f"{number(history.end)}, from {number(history.start)}.",
         {"saturated fraction": 1.0, "mean derivative over maximum": slope, "deviation of the gates": deviation},
         _remedies(run, cause, layer),
@@ -52,7 +52,7 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
         ),
         (
             rf"\bar{{z}}_i = \bar{{h}}_i\,\phi'(z_i), \quad \overline{{\phi'(z)}} \approx "
-            rf"{number(slope)}\,\phi'_{{\max}}"
+            rf"{tex(slope)}\,\phi'_{{\max}}"
         ),
     )
 
@@ -65,11 +65,11 @@ def _cause(run: Run) -> str:
 
 def _said(run: Run, cause: str) -> str:
     if cause == "input-scale":
-        return "The inputs throw"
+        return "the inputs throw"
     if cause == "initialization":
-        return "The weights begin so large that they throw"
+        return "the weights begin so large that they throw"
     _, norms = signals.column(run, "grad_norm")
-    return f"The first update, from a gradient of norm {number(norms[0])}, made weights that throw"
+    return f"the first update, from a gradient of norm {number(norms[0])}, made weights that throw"
 
 
 def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:

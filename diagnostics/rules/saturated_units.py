@@ -42,7 +42,7 @@ from diagnostics.rules._flat_gates import flat_gates
 from diagnostics.rules._moving import is_moving
 from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._sharp_softmax import sharp_from_start
-from diagnostics.rules._words import counted, names_of, number
+from diagnostics.rules._words import counted, names_of, number, tex
 from diagnostics.run import Run
 
 KIND = "saturated-units"
@@ -124,7 +124,7 @@ def check(
         ),
         formula=(
             rf"\bar{{z}}_i = \bar{{h}}_i\,\phi'(z_i), \quad \overline{{\phi'(z)}} \approx "
-            rf"{number(slope)}\,\phi'_{{\max}}"
+            rf"{tex(slope)}\,\phi'_{{\max}}"
         ),
     )
 
