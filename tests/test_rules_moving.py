@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import cliff, dead_units, edge_of_stability, saturated_units
-from diagnostics.rules._in_order import _is_sawtooth, _recurrence
+from diagnostics.rules._in_order import _downhill, _recurrence
 from diagnostics.rules._moving import is_moving
 from diagnostics.run import Run
 
@@ -176,9 +176,11 @@ NOISE = np.random.default_rng(1).normal(0, 0.1, 400)
         (1 + np.cumsum(NOISE) / 20, False, False),
         (np.ones(400), False, False),
         (1 + np.tile(NOISE[:40], 2), False, False),  # too few to tell
+        (2 - STEPS / 400, False, False),  # a loss that falls
+        (np.concatenate([np.linspace(2, 1, n) for n in (31, 70, 12, 58, 95, 41, 27, 66)]), False, True),  # other teeth
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_losses_that_come_again(losses, again, sawtooth):
     assert (_recurrence(losses) > 0.6) == again
-    assert _is_sawtooth(losses) == sawtooth
+    assert (_downhill(losses) > 3) == sawtooth
