@@ -57,7 +57,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", CASES)
 def test_a_term_of_derivatives_without_their_graph_is_told(name, kept, tmp_path):
     loss_of, wrong = CASES[name]

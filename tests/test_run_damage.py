@@ -56,7 +56,10 @@ def damaged(run):
     return events[events["kind"] == "damaged"]
 
 
-@pytest.mark.parametrize(("file", "stride"), [("layers-0000.arrows", 1), ("scalars-0000.arrows", 11)])
+@pytest.mark.parametrize(
+    ("file", "stride"),
+    [pytest.param("layers-0000.arrows", 1, marks=pytest.mark.exhaustive), ("scalars-0000.arrows", 11)],
+)
 def test_a_stream_cut_at_any_byte_of_its_last_two_batches_is_read_to_its_last_whole_one(folder, file, stride):
     data = (folder / file).read_bytes()
     ends = boundaries(data)
