@@ -223,6 +223,8 @@ def explains(finding: Finding, other: Finding) -> bool:
     if other.kind == "lr-unstable":  # the ruins of a layer are steep; a rate that killed it came before
         later = other.first_step > finding.first_step and "first non-finite step" not in other.evidence
         return later and finding.evidence["dead fraction"] >= 0.9
+    if other.cause == "momentum" and finding.cause in BY_A_STEP and other.first_step < finding.first_step:
+        return False  # its swings came before
     by_inputs = finding.cause in {"input-scale", "uncentered-inputs"}  # which slow down what is left of it as well
     most = 0.75 if other.kind == "lr-too-small" and not by_inputs else 0.5  # half a layer learns at half its pace
     return other.kind in flat and finding.evidence["dead fraction"] >= most

@@ -250,4 +250,6 @@ def explains(finding: Finding, other: Finding) -> bool:
     over = other.kind == "lr-unstable" and other.last_step is not None  # the same rate, at the start
     unexplained = other.kind == "plateau" and not other.alarm
     ringing = finding.cause == "momentum" and other.kind == "lr-too-small"  # it has not come to its speed, or turns
-    return over or unexplained or ringing or other.kind in {"edge-of-stability", "local-minimum"}
+    swings = finding.cause == "momentum" and other.kind == "dead-units" and other.cause == "large-step"
+    killed = swings and finding.first_step < other.first_step
+    return over or unexplained or ringing or killed or other.kind in {"edge-of-stability", "local-minimum"}
