@@ -220,6 +220,7 @@ def test_a_click_opens_a_run_and_its_finding_can_be_read(visitor):
     visitor.fine()
 
 
+@pytest.mark.exhaustive
 def test_every_page_by_click_and_back(visitor):
     visitor.open(address("diagnosis"))
     for name in ("training", "layers", "curvature", "whatif"):
@@ -270,6 +271,7 @@ def test_the_brush_zooms_without_a_new_chart_and_the_address_holds_it(visitor):
     visitor.fine()
 
 
+@pytest.mark.exhaustive
 def test_a_live_run_is_followed_without_a_new_page(visitor, dashboard):
     """Ten updates arrive while nobody touches anything; the chart stays the same element; the end stops it."""
     writer = RunWriter(dashboard.folder / "live", {"name": "live"})

@@ -12,12 +12,12 @@ STRONG = (
     "zero-one-loss--moons-sign",
     "logistic-least-squares--breast_cancer-10.0",
     "constant-init--mlp-0.1",
-    "dead-by-bias--moons-1.0",
-    "saturated-by-initialization--cancer-300",
     "overflow--exp-1000",
     "missing-zero-grad--adam-0",
 )
-OTHER_WAYS = (  # to the same kinds
+OTHER_WAYS = (  # to these kinds, or others
+    "saturated-by-initialization--cancer-300",
+    "dead-by-bias--moons-1.0",
     "lr-above-limit-networks--linear-diabetes-1.5",
     "hard-threshold--moons-threshold-1",
     "double-softmax--relu-7",

@@ -239,6 +239,7 @@ def test_forwarding_to_something_else_is_refused(tmp_path: Path) -> None:
         diagnostics.watch(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run", forward_to=object())
 
 
+@pytest.mark.exhaustive
 def test_frameworks_are_imported_only_when_used() -> None:
     import subprocess
     import sys

@@ -80,6 +80,7 @@ def truth() -> tuple[list[float], list[list[float]], float]:
     return whole, layers, float((awake == 0).float().mean())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "kind", ["ddp", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("fsdp", "rank 0 only"))]
 )

@@ -125,6 +125,7 @@ def test_a_class_that_is_rare_is_no_order(tmp_path):
     assert ("wiring", "in-order") not in alarms(run)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("labels", "expected"), [((-1, 1), True), pytest.param((1, 2), True, marks=pytest.mark.exhaustive), ((0, 1), False)]
 )

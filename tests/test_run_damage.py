@@ -112,6 +112,7 @@ def test_a_flipped_bit_costs_one_batch_and_never_a_wrong_number(folder):
         assert damaged(run)["step"].tolist() == [hit * STEPS]
 
 
+@pytest.mark.exhaustive
 def test_a_flipped_bit_in_the_schema_is_mended_from_its_copy(folder):
     file = folder / "scalars-0000.arrows"
     data = file.read_bytes()
