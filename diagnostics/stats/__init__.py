@@ -4,6 +4,7 @@ Everything stays on the tensors' device: no function here may read a number (`.i
 indexing), because that would wait for the device. Nothing here remembers anything.
 """
 
+from diagnostics.stats.forms import FORMS
 from diagnostics.stats.inputs import (
     Moments,
     correlation,
@@ -17,7 +18,7 @@ from diagnostics.stats.inputs import (
 )
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
-from diagnostics.stats.targets import FORMS, Form, Targets, beyond, rounding
+from diagnostics.stats.targets import Form, Targets, beyond, rounding
 from diagnostics.stats.units import (
     KINDS,
     OUTPUTS,

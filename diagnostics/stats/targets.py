@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -22,7 +21,6 @@ A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 PLACES = 1 << 16  # in an example, as of an image: the means of more take too much memory for what they tell
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
 _SURE = 1e-6  # of its probability are left to all others: what rounding leaves of its gradient
-_ROUNDED = 1e-7  # what rounding leaves of a probability
 _ALIKE = 1e-6  # of the error: what rounding leaves of a variance
 
 Number = int | float | Float[Tensor, ""]
@@ -30,15 +28,6 @@ Number = int | float | Float[Tensor, ""]
 
 def _mean(errors: Number, examples: int) -> Number:
     return 1
-
-
-def _sum(errors: Number, examples: int) -> Number:
-    return errors
-
-
-def _sum_of_each(errors: Number, examples: int) -> Number:
-    """Summed over what an example consists of, and averaged over the examples."""
-    return errors / examples
 
 
 @dataclass(frozen=True)
@@ -249,75 +238,3 @@ def beyond(
 def rounding(output: Tensor) -> float:
     """What it may leave of a probability that is 0, or of an error, relative to it."""
     return 1e-3 if output.dtype.itemsize >= 4 else 2e-2
-
-
-def _squared(seen: Moments, answer: Tensor) -> Tensor:
-    return (seen.scatter / seen.count + (seen.mean - answer).square()).mean()
-
-
-def _of_classes(seen: Moments, answer: Tensor) -> Tensor:
-    return -torch.xlogy(seen.mean, answer).sum()
-
-
-def _bernoulli(seen: Moments, answer: Tensor) -> Tensor:
-    mean, answer = seen.mean.clamp(0, 1), answer.clamp(_ROUNDED, 1 - _ROUNDED)  # of a target that is always 0
-    return -(torch.xlogy(mean, answer) + torch.xlogy(1 - mean, 1 - answer)).mean()
-
-
-def _softmax_targets(z: Tensor, g: Tensor) -> Tensor:
-    return z.softmax(1) - g
-
-
-def _weighted_targets(z: Tensor, g: Tensor) -> Tensor:
-    """Of one class each, with a weight: the gradient is the weight times p of all other classes."""
-    hot = torch.zeros_like(g).scatter_(1, g.argmin(1, keepdim=True), 1.0)
-    others = 1 - hot
-    return hot * (g * others).sum(1, keepdim=True) / (z.softmax(1) * others).sum(1, keepdim=True)
-
-
-def _softmax_error(z: Tensor, t: Tensor) -> Tensor:
-    return -(t * z.log_softmax(1)).sum(1).mean()
-
-
-def _log_error(y: Tensor, t: Tensor) -> Tensor:
-    return -(t * y.clamp(min=-1e4)).sum(1).mean()  # a log of 0 counts nothing where the target is 0
-
-
-def _binary_error(y: Tensor, t: Tensor) -> Tensor:
-    """NaN where outputs are no probabilities. Logarithms end where PyTorch's do."""
-    return -(t * y.log().clamp(min=-100) + (1 - t) * (1 - y).log().clamp(min=-100)).mean()
-
-
-_BINARY_OF_LOGITS = Form(
-    "binary cross-entropy of logits",
-    lambda z, g: z.sigmoid() - g,
-    F.binary_cross_entropy_with_logits,
-    _bernoulli,
-    of_probabilities=True,
-)
-_BINARY = Form(
-    "binary cross-entropy of probabilities",
-    lambda y, g: y - g * y * (1 - y),
-    _binary_error,
-    _bernoulli,
-    of_probabilities=True,
-)
-_SQUARED = Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared)
-_OF_CLASSES = [
-    *(
-        Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at, vanishes=True)
-        for at in (1, -1)
-    ),
-    *(
-        Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at, weighted=True)
-        for at in (1, -1)
-    ),
-    *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
-]
-_MEANS = (_SQUARED, *_OF_CLASSES, _BINARY_OF_LOGITS, _BINARY)
-_SUMMED = (_SQUARED, *_OF_CLASSES[:2], _BINARY_OF_LOGITS, _BINARY)  # as people sum them
-FORMS = (
-    *_MEANS,
-    *(replace(form, times=times) for times in (_sum, _sum_of_each) for form in _SUMMED),
-    *(replace(_SQUARED, times=times, half=True) for times in (_mean, _sum, _sum_of_each)),
-)
