@@ -38,7 +38,7 @@ class Answers:
         self._passes: list[_Pass] = []
         self._given: list[Tensor] = []  # sum of what each of these forwards was given
         self._whole: stats.Targets | None = None
-        self._by_place = True  # as long as all examples are of one size
+        self._one_size = True  # whether all examples have been of one
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
         self._varied: tuple[Tensor, Tensor] | None = None  # whether the targets ever did, and the inputs
 
@@ -139,8 +139,8 @@ class Answers:
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._whole is not None and targets.form.classes is None and _width(targets) != _width(self._whole):
-            self._by_place = False
-        if not self._by_place:
+            self._one_size = False
+        if not self._one_size:
             targets = targets.pooled()
         if self._whole is None or self._first is None or self._varied is None or _width(targets) != _width(self._whole):
             self._whole, self._first, self._varied = targets, (targets, x), (torch.zeros_like(x).bool(), x != x)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import forwards, lookahead, losspath, placed, transfer
+from diagnostics.monitor import exchanged, forwards, lookahead, losspath, transfer
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -96,7 +96,7 @@ class Given:
         told = dict[str, float]()
         if closure is None or self._together.active:  # parts of a backward that others wait for
             return told
-        for entry, ask in (("looks_ahead", lookahead.ahead), ("by_place", placed.by_place)):
+        for entry, ask in (("looks_ahead", lookahead.ahead), ("by_place", exchanged.by_place)):
             with contextlib.suppress(Exception), forwards.ours(self._model, closure):
                 told[entry] = ask(self._model, closure)
         return told

@@ -43,7 +43,7 @@ def in_order(
     recurs, downhill = _recurrence(late) >= again, _downhill(late)
     if not (wrong >= often or downhill > teeth or (recurs and (worse_by_norm or downhill > _SURELY))):
         return
-    come_again = (
+    how = (
         f"{'the same losses come again in each epoch' if recurs else 'the loss falls in most updates and jumps back'}, "
         f"{number(float(late.mean()))} on average, and the same answer to all would have {number(constant)}."
     )
@@ -53,9 +53,9 @@ def in_order(
             f"{number(float(late.max()))}; that of the same answer to all is {number(constant)}."
         )
     elif worse_by_norm and recurs:
-        told = f"A batch norm takes out what a batch has in common: {come_again}"
+        told = f"A batch norm takes out what a batch has in common: {how}"
     else:
-        told = f"Each batch teaches one answer, and the next ones unlearn it: {come_again}"
+        told = f"Each batch teaches one answer, and the next ones unlearn it: {how}"
     yield found(
         "in-order",
         signals.first_step(run),

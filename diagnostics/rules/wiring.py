@@ -121,8 +121,10 @@ information once anything is learned. Attention to one kind of token alone, in a
 that is to hand on its input one place on, are taken for mistakes. A layer that is kept out of the optimizer on purpose
 should be frozen with `requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose:
 while it learns, that is information. Tasks that are learned one after another on purpose are data in order, and named
-where each unlearns the last. A loop that really wants sums of all past gradients looks like a missing `zero_grad`.
-Optimizers that keep float32 weights of their own or round at random lose nothing, and are not asked.
+where each unlearns the last. A model that is given one sequence at a time, or the nodes of one mesh, has places in its
+first dimension, and is named if it learns nothing. A loop that really wants sums of all past gradients looks like a
+missing `zero_grad`. Optimizers that keep float32 weights of their own or round at random lose nothing, and are not
+asked.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that

@@ -7,7 +7,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.monitor import forwards
-from diagnostics.monitor.placed import by_place
+from diagnostics.monitor.exchanged import by_place
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 ROWS, LENGTH, KINDS = 24, 10, 12
@@ -107,6 +107,22 @@ def test_where_it_cannot_be_asked():
     twice = Positions(0)
     tokens = torch.randint(KINDS, (ROWS, LENGTH))
     assert by_place(twice, lambda: (twice(tokens) - twice(tokens)).sum()) == 0
+
+
+def test_what_a_model_keeps_of_its_last_call_is_of_the_batch_as_it_was():
+    """In a plain attribute, which nothing else would put back: a memory by example, say."""
+    model, kept = Positions(1), []
+
+    class Keeping(nn.Module):
+        def forward(self, tokens):
+            kept[:] = [tokens.clone()]
+            return model(tokens)
+
+    tokens = torch.randint(KINDS, (ROWS, LENGTH))
+    outer = Keeping()
+    outer.inner = model
+    by_place(outer, lambda: outer(tokens).square().mean())
+    assert torch.equal(kept[0], tokens)
 
 
 class OfNodes(nn.Module):
