@@ -1,6 +1,7 @@
 """Rules on real watched runs whose diagnosis is known in closed form, and the precedence between findings."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,14 @@ def test_one_fault_gives_one_alarm_and_the_rest_is_its_evidence():
     kept = _one_alarm_a_fault([dead, finding("plateau", 8)])
     assert [each.kind for each in kept] == ["dead-units"]
     assert kept[0].evidence["explains plateau since step"] == 8
+
+
+@pytest.mark.parametrize(("died", "kept"), [(50, "lr-oscillation"), (5, "dead-units")])
+def test_swings_of_a_long_memory_and_the_units_that_died_of_them(died, kept):
+    """Of both the earlier one is the reason."""
+    dead = replace(finding("dead-units", died, **{"dead fraction": 0.8}), cause="large-step")
+    swings = replace(finding("lr-oscillation", 20), cause="momentum")
+    assert [each.kind for each in _one_alarm_a_fault([dead, swings])] == [kept]
 
 
 def test_a_tenth_of_dead_units_does_not_explain_a_plateau():

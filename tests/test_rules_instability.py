@@ -174,6 +174,20 @@ def test_a_loss_that_rises_while_another_network_learns_through_this_one(kind, e
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected
 
 
+@pytest.mark.parametrize(("level", "expected"), [(0.0, []), (0.5, ["lr-unstable"]), (5.0, ["lr-unstable"])])
+def test_a_loss_of_both_signs_has_no_scale_but_its_noise(level, expected):
+    """A policy's begins at -0.3 by chance and hovers about 0; one that rises by four times its noise and more is
+    another thing, and one that begins with one sign has its first value."""
+    steps = np.arange(1, 401)
+    noise = 0.15 * np.random.default_rng(0).normal(size=400) * np.exp(-steps / 100)
+    loss = np.where(steps == 1, -0.3, noise + level * (steps > 100))
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": 1.0})
+    curvature = pd.DataFrame({"step": [2, 3, 100, 300], "stability": [3.1, 1.4, 1.2, 1.2]})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature})
+    assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected
+
+
 @pytest.mark.parametrize(
     ("measured", "overshoot", "expected"), [(10, 0.1, []), (10, 1.2, ["lr-unstable"]), (2, 0.1, ["lr-unstable"])]
 )

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import cliff, dead_units, edge_of_stability, saturated_units
-from diagnostics.rules._in_order import _downhill, _recurrence
+from diagnostics.rules._in_order import _downhill, _recurrence, in_order
 from diagnostics.rules._moving import is_moving
 from diagnostics.run import Run
 
@@ -184,3 +184,21 @@ NOISE = np.random.default_rng(1).normal(0, 0.1, 400)
 def test_losses_that_come_again(losses, again, sawtooth):
     assert (_recurrence(losses) > 0.6) == again
     assert (_downhill(losses) > 3) == sawtooth
+
+
+TEETH = np.concatenate([np.linspace(2.6, 2.0, n) for n in (31, 70, 12, 58, 95, 41, 27, 66)])
+
+
+@pytest.mark.parametrize(
+    ("losses", "spread", "told"),
+    [
+        (TEETH, 0.02, True),  # never the same again, and none twice as high as that of one answer to all
+        (TEETH, 0.9, False),  # a rate that goes up and down, say
+        (2.3 + NOISE, 0.02, False),
+        (TEETH - 0.3 * STEPS / 100, 0.02, False),  # which falls all the same
+    ],
+)
+def test_examples_in_order_by_the_teeth_of_the_loss(losses, spread, told):
+    columns = {"constant_loss": every_tenth(2.2), "target_spread": every_tenth(spread)}
+    run = run_of(scalars={"step": STEPS, "loss": losses, "lr": 0.1, "grad_norm": 1.0, **columns})
+    assert [each.cause for each in in_order(run)] == (["in-order"] if told else [])

@@ -215,29 +215,33 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
         return True
     end = _ahead(recent) if running_away else history.end
     low = end if running_away else min(end, float(recent.min()))
-    quiet, early = signals.step_noise(history.values[: max(4, history.count // 4)]), _noise_around_zero(history)
+    quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
+    start, early = _beginning(history)
     margin = max(min(sigmas * quiet, abs(history.start)), sigmas * early, 0.1 * abs(history.start))
-    if low - history.start > margin:
+    if low - start > margin:
         return True
-    gain = history.start - history.best
+    gain = start - history.best
     if gain <= margin and history.end > reached * abs(history.start):
         # Nothing was learned for sure: did the loss tower over its start in between? In heavy tails one batch's does.
         tallest = float(np.nanmax(recent_median(history.values, 3)))
-        return tallest - history.start > max(sigmas * quiet, abs(history.start))
+        return tallest - start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
 
 
-def _noise_around_zero(history: signals.Loss) -> float:
-    """Of a loss that begins with both signs, as a policy's: its first value is no scale, and the noise is. Else 0."""
+def _beginning(history: signals.Loss) -> tuple[float, float]:
+    """The first value, and 0. Of a loss that begins with both signs, as a policy's, it may be low by chance and is no
+    scale: at least the median of the first ones, and their noise."""
     first = history.values[: history.window]
-    return signals.step_noise(first) if first.min() < 0 < first.max() else 0.0
+    if first.min() < 0 < first.max():
+        return max(history.start, float(np.median(first))), signals.step_noise(first)
+    return history.start, 0.0
 
 
 def _far_above(history: signals.Loss, sigmas: float) -> np.ndarray:
     """Updates at which the loss stood above twice its start, by more than the noise of the later half."""
-    late = signals.step_noise(history.values[history.count // 2 :])
-    noise = sigmas * max(late, _noise_around_zero(history))
-    return history.steps[history.values - history.start > max(noise, abs(history.start))]
+    start, early = _beginning(history)
+    noise = sigmas * max(signals.step_noise(history.values[history.count // 2 :]), early)
+    return history.steps[history.values - start > max(noise, abs(history.start))]
 
 
 def _fell_to_the_end(history: signals.Loss, sigmas: float) -> bool:
