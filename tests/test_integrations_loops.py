@@ -120,7 +120,7 @@ def test_lightning_skips_a_step(micro: int, tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.slow
-@pytest.mark.parametrize("option", [pytest.param("torch_compile", marks=pytest.mark.exhaustive), "bf16"])
+@pytest.mark.parametrize("option", [pytest.param("torch_compile", marks=pytest.mark.by_hand), "bf16"])
 def test_transformers_options(option: str, tmp_path: Path) -> None:
     """As many compiled graphs as unwatched, the same bits, and the trainer's own losses and norms."""
     transformers = pytest.importorskip("transformers", exc_type=ImportError)
