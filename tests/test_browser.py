@@ -156,7 +156,11 @@ QUICK = {("runs", "light"), ("diagnosis", "dark")}
 VIEWS = [  # in CI each page in one scheme, by turns
     pytest.param(
         *(name, scheme),
-        marks=() if (name, scheme) in QUICK else pytest.mark.exhaustive if (at + dark) % 2 == 0 else pytest.mark.by_hand,
+        marks=()
+        if (name, scheme) in QUICK
+        else pytest.mark.exhaustive
+        if (at + dark) % 2 == 0
+        else pytest.mark.by_hand,
     )
     for dark, scheme in enumerate(("light", "dark"))
     for at, name in enumerate(pages.PAGES)

@@ -114,6 +114,8 @@ class Entrance:
                 observer, self._open = self._open, None
                 observer.__exit__(None, None, None)
                 observer.ended(args, output)
+                with observer.ours:
+                    observer.cuts.ended(output)
                 self.observers.append(observer)
                 self._charge(observer.seconds)
         with self._guarded("targets"):
@@ -198,6 +200,8 @@ def observe(
         before = random_state(model) if states is None else states
         with observer:
             loss = closure()
+        with observer.ours:
+            observer.cuts.ended(loss)
         observer.loss = _number(loss)
         drew = not before.same(random_state(model))
         drew_own = own != generators.states(held)

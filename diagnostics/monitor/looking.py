@@ -94,6 +94,8 @@ class Looking:
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
+        last = observers[-1].cuts.steps
+        found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)
         self._strangers = [each for observer in observers for each in self._made(observer)]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's

@@ -98,6 +98,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "unsigned": [],
         "cut_off": [],
         "cut_derivative": 0.0,
+        "state_cut": [0, []],
         "scrambled": [],
         "input_order": [],
         "along_batch": [],

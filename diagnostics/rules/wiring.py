@@ -17,15 +17,16 @@ as many numbers apart as a pixel would have colours, whether a norm is of one nu
 attention takes as many steps as the model is given examples and gives answers, whether answers change when the examples
 of a batch change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards,
 whether the model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an
-answer changes with its target; and whether what a mask leaves in sight is one kind of token, and whether derivatives
-without a graph are added to the loss. Of pairs that a loss asks to be alike: whether strangers became as much so. Of
-what the loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary
-cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
-those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
-answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
-worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, and whether a layer's
-are all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of
-torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+answer changes with its target; whether what a mask leaves in sight is one kind of token, whether derivatives without a
+graph are added to the loss, and whether the loss sees but the last of many steps, each cut from the one before. Of
+pairs that a loss asks to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities:
+whether their exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are
+no probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
+them, while the loss is on average hardly better than that of the same answer to all, and keeps jumping to twice that,
+or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all
+features become tenfold larger or smaller together, and whether a layer's are all zeros, so that its bias gets a
+gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four
+have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -104,6 +105,10 @@ target, copying it is all there is to learn, and at generation it is not there y
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
+*State cut*: what is detached is a constant to all that comes after it. A recurrence that detaches its state at each
+step has the gradient of its last step alone: $\partial h_t/\partial h_{t-1}$, by which an earlier step would learn what
+to keep, is never multiplied in.
+
 *Collapsed*: a loss that asks for two views of an example to be alike, and nothing else, is least where all answers
 are one. What keeps them apart is a target without a gradient beside a predictor, negatives, or a term for the variance.
 
@@ -132,14 +137,13 @@ Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. S
 
 from collections.abc import Iterator
 
-from diagnostics.rules import _by_layer as by_layer
-from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._collapsed import collapsed
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._detached import detached, state_cut
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import log_scores, unlogged
@@ -147,8 +151,8 @@ from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back
-from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of, number
+from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._words import number
 from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
@@ -170,7 +174,8 @@ def check(
     yield from membership.unregistered(run)
     yield from membership.left_out(run)
     yield from _late(run)
-    yield from _detached(run)
+    yield from detached(run)
+    yield from state_cut(run)
     yield from shapes.broadcast(run)
     yield from shapes.scrambled(run)
     yield from shapes.scrambled_inputs(run)
@@ -245,48 +250,11 @@ def _late(run: Run) -> Iterator[Finding]:
     )
 
 
-def _detached(run: Run) -> Iterator[Finding]:
-    """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
-    cut = signals.events(run, "no-graph")
-    steps, layers, missing = cut_graph.without_gradient(run)
-    nowhere = len(steps) > 0 and not (missing < 1).any() and bool(cut_graph.still(run).all())  # else one was there
-    if (len(cut) or nowhere) and not by_layer.counts_errors(run):
-        first = signals.first_step(run)
-        summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
-        yield found("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
-        return
-    if not len(steps):
-        return
-    seen = cut_graph.detached(run, layers, missing)
-    names = seen or cut_graph.before(run, layers, missing)
-    hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
-    if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
-        return
-    yield found(
-        "detached",
-        int(steps[0]),
-        names,
-        f"No gradient reaches {names_of(names)}, but it reaches the tensors behind: "
-        f"{'what is computed from them is detached' if seen else 'the graph is cut between them'}.",
-        {"tensors": float(len(names))},
-        (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
-        severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
-        chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
-    )
-
-
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
     "mask-inverted",
 }  # fmt: skip
-_CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
-_ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
-_ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
-_REATTACH = (
-    "remove .detach(), .data, .item(), .numpy(), torch.tensor([...]) of losses, torch.no_grad() or a comparison "
-    "between these layers and the loss",
-)
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -53,6 +53,7 @@ _DEFAULTS: dict[str, Any] = {
     "unsigned": [],
     "cut_off": [],
     "cut_derivative": 0.0,
+    "state_cut": [0, []],
     "scrambled": [],
     "input_order": [],
     "along_batch": [],

@@ -1,0 +1,72 @@
+"""A graph that is cut: between the model and the loss, in the model, or between the steps of a recurrence."""
+
+from collections.abc import Iterator
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _cut_graph as cut_graph
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._words import names_of
+from diagnostics.run import Run
+
+_CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
+_ERASED = "Backward passes ran, but the optimizer found no gradient in any update: they were erased before its step."
+_ZERO_FIRST = ("call optimizer.zero_grad() before loss.backward(), not between it and optimizer.step()",)
+_REATTACH = (
+    "remove .detach(), .data, .item(), .numpy(), torch.tensor([...]) of losses, torch.no_grad() or a comparison "
+    "between these layers and the loss",
+)
+
+
+def detached(run: Run) -> Iterator[Finding]:
+    """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
+    cut = signals.events(run, "no-graph")
+    steps, layers, missing = cut_graph.without_gradient(run)
+    nowhere = len(steps) > 0 and not (missing < 1).any() and bool(cut_graph.still(run).all())  # else one was there
+    if (len(cut) or nowhere) and not by_layer.counts_errors(run):
+        first = signals.first_step(run)
+        summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
+        yield found("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
+        return
+    if not len(steps):
+        return
+    seen = cut_graph.detached(run, layers, missing)
+    names = seen or cut_graph.before(run, layers, missing)
+    hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
+    if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
+        return
+    yield found(
+        "detached",
+        int(steps[0]),
+        names,
+        f"No gradient reaches {names_of(names)}, but it reaches the tensors behind: "
+        f"{'what is computed from them is detached' if seen else 'the graph is cut between them'}.",
+        {"tensors": float(len(names))},
+        (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
+        severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
+        chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
+    )
+
+
+def state_cut(run: Run) -> Iterator[Finding]:
+    told = run.meta.get("state_cut") or []
+    steps, names = (int(told[0]), tuple(str(name) for name in told[1])) if len(told) == 2 else (0, ())
+    if not names:
+        return
+    modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    yield found(
+        "state-cut",
+        signals.first_step(run),
+        names,
+        (
+            f"What a step of {names_of(modules)} hands on to the next is cut from the graph at each of {steps} steps: "
+            "only the last one is trained, and nothing learns what an earlier one should keep for it."
+        ),
+        {"steps": float(steps)},
+        (
+            "detach the state between batches or long stretches of a sequence, not between its steps",
+            "if one step's gradient is meant, as at a fixed point, take the others under torch.no_grad()",
+        ),
+        severity=unless_it_learns(run, "critical", "warning"),
+    )

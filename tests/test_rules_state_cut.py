@@ -1,0 +1,125 @@
+"""A recurrence whose state is detached at every step, beside those that are cut less often, or train every step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+
+ANY, STEPS = 100.0, 6
+
+
+class Reader(nn.Module):
+    """`cut(t)`: whether the state is detached before step t. `each`: answers after every step; `own`: written out."""
+
+    def __init__(self, cut, each: bool = False, own: bool = False) -> None:
+        super().__init__()
+        self.cut, self.each, self.own = cut, each, own
+        self.cell = nn.Linear(3 + 8, 8) if own else nn.GRUCell(3, 8)
+        self.out = nn.Linear(8, 2)
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.tanh(self.cell(torch.cat([x, h], 1))) if self.own else self.cell(x, h)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, answers = x.new_zeros(len(x), 8), []
+        for t in range(x.shape[1]):
+            h = self.step(x[:, t], h.detach() if self.cut(t) else h)
+            answers.append(self.out(h))
+        return torch.stack(answers).mean(0) if self.each else answers[-1]
+
+
+class Refined(Reader):
+    """An answer that is detached and given back, beside a state that is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, answer = x.new_zeros(len(x), 8), x.new_zeros(len(x), 3)
+        for t in range(x.shape[1]):
+            h = self.cell(x[:, t] + answer.detach(), h)
+            answer = F.pad(self.out(h), (0, 1))
+        return answer[:, :2]
+
+
+class FixedPoint(Reader):
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 8)
+        with torch.no_grad():
+            for _ in range(STEPS):
+                h = self.cell(x[:, 0], h)
+        return self.out(self.cell(x[:, 0], h))
+
+
+def always(t: int) -> bool:
+    return True
+
+
+def causes(model: nn.Module, folder, closure: bool = True) -> list[tuple[str | None, tuple[str, ...]]]:
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with diagnostics.watch(model, optimizer, folder, budget=ANY) as monitor:
+        for _ in range(12):
+            x = torch.randn(16, STEPS, 3)
+            y = (x[:, 0, 0] > 0).long()
+
+            def lost(x=x, y=y):
+                return F.cross_entropy(model(x), y)
+
+            optimizer.zero_grad()
+            loss = lost()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lost if closure else None)
+    found = diagnostics.diagnose(diagnostics.load(folder))
+    return [(each.cause, each.layers) for each in found.findings if each.kind == "wiring"]
+
+
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_state_that_is_detached_at_every_step(tmp_path, own, closure):
+    ((cause, layers),) = causes(Reader(always, own=own), tmp_path, closure)
+    assert cause == "state-cut"
+    assert set(layers) == {name for name, _ in Reader(always, own=own).named_parameters() if name.startswith("cell")}
+
+
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(
+    "model",
+    [
+        Reader(lambda t: False),
+        Reader(lambda t: t % 3 == 0),  # truncated
+        Reader(always, each=True),  # every step has an answer of its own
+        Refined(always),
+        FixedPoint(always),
+    ],
+    ids=["whole", "truncated", "each", "refined", "fixed point"],
+)
+def test_what_is_cut_less_or_on_purpose(tmp_path, model, closure):
+    assert causes(model, tmp_path, closure) == []
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_loop_around_the_model(tmp_path, cut):
+    """The model is one step; each has a loss of its own."""
+    torch.manual_seed(0)
+    model, head = nn.GRUCell(3, 8), nn.Linear(8, 2)
+    optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], 1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(12):
+            x = torch.randn(16, STEPS, 3)
+            y = (x[:, 0, 0] > 0).long()
+
+            def lost(x=x, y=y):
+                h, losses = torch.zeros(16, 8), []
+                for t in range(STEPS):
+                    h = model(x[:, t], h.detach() if cut else h)
+                    losses.append(F.cross_entropy(head(h), y))
+                return torch.stack(losses).mean()
+
+            optimizer.zero_grad()
+            loss = lost()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lost)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert "state-cut" not in {each.cause for each in found.findings}
