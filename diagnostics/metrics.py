@@ -118,9 +118,11 @@ _TABLES = (
                 "",
                 "share of the model's outputs that cannot come to their targets: those of a last ReLU that are 0 while "
                 "their gradient asks for less; those of a last sigmoid or tanh, in a squared error, whose target lies "
-                "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability",
+                "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability; "
+                "rows of a last softmax whose targets, compared one by one, do not sum to about 1",
             ),
             Metric("input_sum", "", "sum of what the model was given in this update's last forward"),
+            Metric("equal_examples", "", "1 if all examples that it was given then are equal, 0 if not"),
             Metric(
                 "pair_cosine",
                 "",

@@ -20,6 +20,10 @@ from diagnostics.monitor.distributed import is_dtensor
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
 Scale = Callable[[], Tensor | None]
 BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+_SQUARED, _BINARY = "squared error", "binary cross-entropy of probabilities"
+# Errors of each number by itself in which a last function's targets may be out of its reach.
+ONE_BY_ONE = {"sigmoid": {_SQUARED}, "tanh": {_SQUARED}, "softmax": {_SQUARED, _BINARY}}
+FEWEST = 8  # examples, of which some would differ
 TRIES = 3  # measured updates after which no form of loss fits any more
 
 
@@ -36,7 +40,7 @@ class Answers:
         self._scale, self._charge = scale, charge
         self._forms, self._tries = stats.FORMS, 0
         self._passes: list[_Pass] = []
-        self._given: list[Tensor] = []  # sum of what each of these forwards was given
+        self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
         self._whole: stats.Targets | None = None
         self._one_size = True  # whether all examples have been of one
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
@@ -53,7 +57,7 @@ class Answers:
         x = next((x for x in _tensors(inputs) if x.numel() and not is_dtensor(x)), None)
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
-        self._given.append(given)
+        self._given.append({"input_sum": given} | _likeness(list(_tensors(inputs))))
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if found is None or not 0 < found.numel() <= MOST:
             return
@@ -66,7 +70,7 @@ class Answers:
         passes, given = self._passes, self._given
         self.forget()
         found = self._of_answers(passes, loss)
-        return found | {"input_sum": given[-1]} if given else found
+        return found | given[-1] if given else found
 
     def _of_answers(self, passes: list["_Pass"], loss: Any) -> dict[str, Tensor]:
         for failure in [each.failure for each in passes if each.failure is not None]:
@@ -110,8 +114,12 @@ class Answers:
         one.found = [each for each in read if each is not None]
         if one.function == "relu":
             one.below = ((output == 0) & (gradient > 0)).float().mean()
-        elif one.function in BOUNDS and len(self._forms) == 1 and self._forms[0].name == "squared error":
-            one.beyond = stats.beyond(self._forms[0], output, gradient, *BOUNDS[one.function])
+        elif len(self._forms) == 1 and self._forms[0].name in ONE_BY_ONE.get(one.function, ()):
+            one.beyond = (
+                stats.of_no_sum(self._forms[0], output, gradient)
+                if one.function == "softmax"
+                else stats.beyond(self._forms[0], output, gradient, *BOUNDS[one.function])
+            )
         self._charge(time.perf_counter() - began)
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
@@ -166,7 +174,7 @@ class _Pass:
         """`inputs`: their sum. `function`: what the output comes from."""
         self.function, self.calls, self.found = function, 0, list[stats.Targets]()
         self.below: Tensor | None = None  # share of a ReLU's outputs that are 0 and would be less
-        self.beyond: Tensor | None = None  # of targets of a squared error, of those that a sigmoid or tanh cannot give
+        self.beyond: Tensor | None = None  # of targets, of those that a sigmoid, tanh or softmax cannot give
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         self.given = x if x is not None and x.numel() == output.numel() else None
@@ -186,6 +194,15 @@ class _Pass:
             self.given = None
         except Exception as error:  # inside the user's backward
             self.failure = error
+
+
+def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
+    """Whether the examples of a batch are all one, by everything that there is as many of."""
+    batch = [x for x in inputs[:1] if x.dim() and len(x) >= FEWEST and x.numel() >= 2 * len(x)]  # not a time alone
+    batch += [x for x in inputs[1:] if batch and x.dim() and len(x) == len(batch[0])]
+    if not batch or any(map(is_dtensor, batch)):
+        return {}
+    return {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
 
 
 def _width(targets: stats.Targets) -> int:

@@ -59,6 +59,7 @@ _LEAKY = _functions("leaky_relu")
 
 LOGITS = {F.cross_entropy} | _functions("log_softmax")  # expect numbers of any size, and make probabilities of them
 DIVERGENCE = {F.kl_div}  # expects logarithms of probabilities
+COUNTS = {F.poisson_nll_loss}  # an output, or its exponential, is the rate of what is counted
 COMPARING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # an output with a target of the same unit
 # Whose labels are 1 and -1, and where among the arguments they are.
 SIGNED: dict[Callable, int] = {

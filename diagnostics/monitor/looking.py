@@ -85,6 +85,7 @@ class Looking:
         if len(bounds) == len(given):  # all that a softmax is taken of
             most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
+        found["mean_count"] = max((float(each) for one in observers for each in one.losses.counts), default=None)
         found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
@@ -94,6 +95,7 @@ class Looking:
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
+        found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         last = observers[-1].cuts.steps
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)

@@ -28,6 +28,7 @@ from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
+from diagnostics.monitor.shared_norms import Place, SharedNorms
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,20 @@ class Observer(TorchFunctionMode):
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
-        self._stack: list[tuple[str, bool]] = []  # names of the modules at work, and whether each is an activation
+        self.shared_norms, self._entered = SharedNorms(), 0
+        self._stack: list[Place] = []  # the modules at work
         self._seen: list[Call] = []
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "Observer":
         if self._root is not None:
-            self._stack.append(("", False))
+            self._stack.append(Place(""))
         # hooks of each module, not global ones: a compiled module warns about those
         for name, module in self.modules.items():
             if module is self._root or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
-            entry = (describe.plain_name(name), describe.is_activation(module))
+            batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            entry = Place(describe.plain_name(name), describe.is_activation(module), batch_norm)
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
             self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
         _active.append(self)
@@ -114,9 +117,10 @@ class Observer(TorchFunctionMode):
 
     # -- who is calling --------------------------------------------------------------------------------------------
 
-    def _enter_module(self, entry: tuple[str, bool], module: nn.Module, args: Any) -> None:
-        self._stack.append(entry)
-        self.called.add(entry[0])
+    def _enter_module(self, entry: Place, module: nn.Module, args: Any) -> None:
+        self._entered += 1
+        self._stack.append(entry._replace(call=self._entered))
+        self.called.add(entry.name)
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._stack:
@@ -133,10 +137,10 @@ class Observer(TorchFunctionMode):
     def _name(self, function: str) -> str:
         if not self._stack:
             return f"loss.{function}"
-        owner, is_activation = self._stack[-1]
-        if is_activation:
-            return owner or function
-        return f"{owner}.{function}".removeprefix(".")
+        owner = self._stack[-1]
+        if owner.activates:
+            return owner.name or function
+        return f"{owner.name}.{function}".removeprefix(".")
 
     # -- what is called ----------------------------------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class Observer(TorchFunctionMode):
             with self.ours:
                 self.masks.follow(func, args, kwargs)
                 if func in functions.SEQUENCES and (found := sequences.read(func, args, kwargs)) is not None:
-                    self.sequences.append((self._stack[-1][0] if self._stack else "loss", *found))
+                    self.sequences.append((self._stack[-1].name if self._stack else "loss", *found))
         if func in functions.MULTI_HEAD:
             with attention.inside_multi_head(self._attention, self.ours):
                 out = self._run(func, args, kwargs)
@@ -209,6 +213,7 @@ class Observer(TorchFunctionMode):
             )
         elif self._asking:
             self._shaped(func, args, kwargs, out)
+            self.shared_norms.follow(func, args, kwargs, self._stack[-2:])
         if func in functions.ATTENTION:
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))
@@ -228,7 +233,7 @@ class Observer(TorchFunctionMode):
     def _meet(self, tensors: Iterable[Tensor]) -> None:
         for each in tensors:
             if isinstance(each, nn.Parameter) and each.requires_grad and not self.graph.knows(each):
-                self.strangers.append((self._stack[-1][0], weakref.ref(each)))
+                self.strangers.append((self._stack[-1].name, weakref.ref(each)))
 
     def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them
@@ -243,7 +248,7 @@ class Observer(TorchFunctionMode):
             if mixed or (known and places.scrambles(x.shape, out.shape, flow.channels_first)):
                 self.scrambled.append((list(x.shape), list(out.shape)))
         elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
-            self.norms_of[count].append(self._stack[-1][0] if self._stack else "loss")
+            self.norms_of[count].append(self._stack[-1].name if self._stack else "loss")
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:
@@ -254,7 +259,7 @@ class Observer(TorchFunctionMode):
         """A hand-written activation, marked by `diagnostics.probe` where its input is at hand."""
         channels_first = self.graph.flow(x).channels_first
         y = stats.OUTPUTS[kind.name](x)
-        owner = self._stack[-1][0] if self._stack else "loss"
+        owner = self._stack[-1].name if self._stack else "loss"
         if kind.name == "softmax":
             counts = stats.count_softmax(stats.softmax_rows(x, -1), stats.softmax_rows(y, -1))
         else:

@@ -99,6 +99,8 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "cut_off": [],
         "cut_derivative": 0.0,
         "state_cut": [0, []],
+        "shared_norms": [],
+        "mean_count": None,
         "scrambled": [],
         "input_order": [],
         "along_batch": [],

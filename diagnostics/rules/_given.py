@@ -45,7 +45,10 @@ _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks 
 
 def misused(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """The first of these that there is."""
-    return squashed_twice(kind, run, history) or out_of_reach(kind, run, history) or bounded_scores(kind, run, history)
+    for each in (squashed_twice, out_of_reach, one_of_many, rate_of_a_rate, bounded_scores):
+        if found := each(kind, run, history):
+            return found
+    return None
 
 
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
@@ -196,6 +199,67 @@ def _by_share(
         (f"leave the {function} at the output out", scaled),
         LOSS_CHARTS,
         formula,
+    )
+
+
+def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5, measured: int = 3) -> Finding | None:
+    """A softmax where several may be right at once, or none: its outputs sum to 1, and most targets do not."""
+    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    loss = rest.partition(" -> ")[0]
+    steps, shares = signals.column(run, "unreachable_fraction")
+    late = shares[len(shares) // 2 :]
+    if function != "softmax" or loss not in {"binary_cross_entropy", *COMPARISONS} or len(late) < measured:
+        return None
+    share = signals.median(late)
+    if not share >= part:
+        return None
+    return Finding(
+        kind,
+        "target-range",
+        "warning",
+        int(steps[0]),
+        None,
+        (),
+        (
+            f"The output is a softmax, whose numbers sum to 1, but the targets of {number(100 * share)} % of the "
+            f"examples do not: where k are to be 1, each is 1/k at best, and the loss cannot come near 0 (it ended at "
+            f"{number(history.end)})."
+        ),
+        {"loss at end": history.end, "share of examples out of reach": share},
+        (
+            "return logits and use F.binary_cross_entropy_with_logits: each label then has a sigmoid of its own",
+            "or, where one label alone is meant to be right, mend the targets",
+        ),
+        LOSS_CHARTS,
+        r"\sum_c \mathrm{softmax}(z)_c = 1 \ne \sum_c t_c",
+    )
+
+
+def rate_of_a_rate(kind: str, run: Run, history: signals.Loss) -> Finding | None:
+    """Counts are fewer than one on average, and the rate is the exponential of what is not negative: one at least."""
+    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    count = run.meta.get("mean_count")
+    if function not in {"softplus", "exp"} or not rest.startswith("exp") or not (count is not None and count < 1):
+        return None
+    return Finding(
+        kind,
+        "target-range",
+        "warning",
+        history.first_step,
+        None,
+        (),
+        (
+            f"The loss takes the output for the logarithm of a rate, but it is a {function}, which is never negative: "
+            f"the rate is 1 at least, where what it counts is {number(count)} on average (the loss ended at "
+            f"{number(history.end)})."
+        ),
+        {"mean count": count, "loss at end": history.end},
+        (
+            f"leave the {function} at the output out",
+            "or say that the output is the rate itself: F.poisson_nll_loss(rate, target, log_input=False)",
+        ),
+        LOSS_CHARTS,
+        r"\lambda = e^{y} \ge 1 \text{ where } y \ge 0",
     )
 
 

@@ -1,11 +1,11 @@
-"""Norms that are given so few numbers that little is left of them."""
+"""Norms that are given so few numbers that little is left of them, or inputs of which no two are alike."""
 
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
 
 
@@ -32,6 +32,29 @@ def norms_of_few(run: Run) -> Iterator[Finding]:
         r"\frac{x_1 - \bar x}{\sigma} = \frac{(x_1 - x_2) / 2}{|x_1 - x_2| / 2} = \pm 1",
         "info",
     )
+
+
+def shared_norms(run: Run, *, apart: float = 0.5) -> Iterator[Finding]:
+    """`apart`: deviations; half of one is far more than batches differ by, and puts a third of the numbers that a
+    rectifier should let through on its other side."""
+    told = [(str(name), int(uses), float(distance)) for name, uses, distance in run.meta.get("shared_norms") or []]
+    for name, uses, distance in told:
+        if not distance >= apart:
+            continue
+        yield found(
+            "shared-norm",
+            signals.first_step(run),
+            (name,),
+            (
+                f"{name} is used {uses} times in one forward, at places whose numbers differ: those of one lie "
+                f"{number(distance)} deviations from what all have together, and in evaluation that is what each is "
+                "normalized by. There the network is another than the one that is trained."
+            ),
+            {"uses": float(uses), "distance": distance},
+            ("give each place a batch norm of its own: its scale and shift are learned for one place too",),
+            formula=r"\hat\mu = \tfrac1k \sum_j \mu_j \ne \mu_j, \qquad \hat\sigma^2 \ne \sigma_j^2",
+            severity="warning",
+        )
 
 
 def _found(

@@ -16,12 +16,14 @@ are still no better than the same one to every input, and gradient descent at $1
 the loss along the gradients of the later half. There a tenfold rate, $s$ below 0.1, is enough where gradients and
 updates all point the same way and the run has ended. Where no curvature was measured: whether nothing was learned and
 all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is more than noise
-and as long as at the start. A schedule is judged by its highest rate, unless it lowered the rate while the loss was
-still falling, or to a hundredth in the first quarter and before anything was learned; a warm-up once the run has ended.
-Of several parameter groups: whether one with a rate a thousand times below another's holds most of the weights and of
-the gradient, and does not move them. Of an adaptive optimizer: whether its epsilon is ten times a typical gradient's
-entries. Whether clipping leaves less than a tenth of a typical gradient. And whether one gradient, a hundred times
-longer than all around it, makes its updates ten times shorter for a fifth of the run.
+and as long as at the start; or clipping left less than a hundredth of it. A schedule is judged by its highest rate,
+unless it lowered the rate while the loss was still falling, or to a hundredth in the first quarter and before anything
+was learned; a warm-up once the run has ended. Of several parameter groups: whether one with a rate a thousand times
+below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive optimizer: whether
+its epsilon is ten times a typical gradient's entries. Whether clipping leaves less than a tenth of a typical gradient.
+And whether one gradient, a hundred times longer than all around it, makes its updates ten times shorter for a fifth of
+the run. And whether a one-cycle schedule ends before it came to half of the rate that it leads to, each of its rates
+having lasted for updates on end.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -62,6 +64,7 @@ from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for
 from diagnostics.rules._crawling import crawls
 from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, spent_early
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._one_cycle import one_cycle
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
@@ -91,14 +94,21 @@ def check(
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
     unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
     frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
+    next_to_nothing: float = 1e-2,  # of a gradient: clipping to its usual size leaves a tenth of the longest
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
-    if history.count >= 20 and run.table("curvature", ["step"]).empty and _unmoved(run, history, unmoved):
-        words = f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
-        yield sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
-        return
-    told = [*slow_group(KIND, run), *one_gradient(KIND, run)]
+    if history.count >= 20 and run.table("curvature", ["step"]).empty and _standing(run, history):
+        left = 1.0 if signals.adaptive(run) else _left_by_clipping(run, half)
+        cut = left < next_to_nothing and moved_at_most(run) <= frozen
+        if cut or moved_at_most(run, updates_at_least=1000) <= unmoved:
+            words = (
+                f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
+            )
+            found = sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
+            yield sentences.by_clipping(found, left) if cut else found
+            return
+    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *one_cycle(KIND, run)]
     if told:
         yield from told
         return
@@ -178,10 +188,9 @@ def check(
         yield found if standing or belated or not settled else replace(found, severity="info")
 
 
-def _unmoved(run: Run, history: signals.Loss, unmoved: float) -> bool:
-    """Without curvature: nothing was learned, since nothing moved, though the gradient says where to."""
-    standing = history.end > NOTHING * history.start > 0
-    return standing and moved_at_most(run, updates_at_least=1000) <= unmoved and downhill_as_before(run, history)
+def _standing(run: Run, history: signals.Loss) -> bool:
+    """Nothing was learned, though the gradient says where to."""
+    return history.end > NOTHING * history.start > 0 and downhill_as_before(run, history)
 
 
 def _stands(

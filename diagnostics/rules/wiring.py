@@ -13,19 +13,20 @@ gradients ever changes, whether one that the optimizer holds gets none while oth
 there are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
 shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
 its sizes in another order, whether inputs jump in memory where channels of another shape would end, or are most alike
-as many numbers apart as a pixel would have colours, whether a norm is of one number or two, whether a recurrent net or
-attention takes as many steps as the model is given examples and gives answers, whether answers change when the examples
-of a batch change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards,
-whether the model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an
-answer changes with its target; whether what a mask leaves in sight is one kind of token, whether derivatives without a
-graph are added to the loss, and whether the loss sees but the last of many steps, each cut from the one before. Of
-pairs that a loss asks to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities:
-whether their exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are
-no probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
-them, while the loss is on average hardly better than that of the same answer to all, and keeps jumping to twice that,
-or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all
-features become tenfold larger or smaller together, and whether a layer's are all zeros, so that its bias gets a
-gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four
+as many numbers apart as a pixel would have colours, whether a norm is of one number or two, whether one batch norm is
+used at places whose numbers differ, whether a recurrent net or attention takes as many steps as the model is given
+examples and gives answers, whether answers change when the examples of a batch change places. Of the forward: whether
+it uses parameters that are not the model's and are gone afterwards, whether the model went over to evaluation mode,
+and, where targets are the model's own tokens one place on, whether an answer changes with its target; whether what a
+mask leaves in sight is one kind of token, whether derivatives without a graph are added to the loss, and whether the
+loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks to be alike: whether
+strangers became as much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not
+they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0
+without end. Of targets: whether those of a batch are far more alike than all of them, while the loss is on average
+hardly better than that of the same answer to all, and keeps jumping to twice that, or comes again in each epoch, as a
+sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all features become tenfold larger or
+smaller together, whether all examples of each batch are one, and whether a layer's are all zeros, so that its bias gets
+a gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four
 have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
@@ -76,6 +77,9 @@ up.
 *Norm of two*: of two numbers the deviation is half their difference, and divided by it each is $\pm 1$: which one was
 larger is all that is left.
 
+*Shared norm*: a batch norm keeps one running mean and deviation. Used at several places it trains with each one's own,
+and in evaluation gives all of them the mean of these.
+
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
 other scores do; without it all scores grow for ever, and along another dimension it compares the wrong ones. `kl_div`
 takes its first argument for log-probabilities: of probabilities $-t_i p_i$ is least where the largest entry of the
@@ -91,6 +95,8 @@ examples of a batch have in common, which then is their class.
 
 *Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more;
 `x += noise` adds to it, and after $k$ epochs the variance of the noise is $k$ times that of one.
+
+*One example*: a list of an array that is reused holds that array many times over, and what was last written to it.
 
 *Zero inputs*: the gradient of a weight is the error times what the weight multiplies. A layer that is given zeros
 alone, as a placeholder for data would be, learns nothing but its bias.
@@ -148,7 +154,8 @@ from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
-from diagnostics.rules._norms import norms_of_few
+from diagnostics.rules._norms import norms_of_few, shared_norms
+from diagnostics.rules._one_example import one_example
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back
 from diagnostics.rules._wiring_finding import found
@@ -182,6 +189,7 @@ def check(
     yield from shapes.along_batch(run)
     yield from shapes.by_place(run)
     yield from norms_of_few(run)
+    yield from shared_norms(run)
     yield from log_scores(run)
     yield from unlogged(run)
     yield from targets_outside(run)
@@ -189,6 +197,7 @@ def check(
     yield from in_order(run)
     yield from inputs_change(run)
     yield from noise_piles_up(run)
+    yield from one_example(run)
     yield from zero_inputs(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)

@@ -54,6 +54,8 @@ _DEFAULTS: dict[str, Any] = {
     "cut_off": [],
     "cut_derivative": 0.0,
     "state_cut": [0, []],
+    "shared_norms": [],
+    "mean_count": None,
     "scrambled": [],
     "input_order": [],
     "along_batch": [],

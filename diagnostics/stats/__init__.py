@@ -18,7 +18,7 @@ from diagnostics.stats.inputs import (
 )
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
-from diagnostics.stats.targets import Form, Targets, beyond, rounding
+from diagnostics.stats.targets import Form, Targets, beyond, of_no_sum, rounding
 from diagnostics.stats.units import (
     KINDS,
     OUTPUTS,
@@ -66,6 +66,7 @@ __all__ = [
     "moments",
     "nonfinite_share",
     "of_length_one",
+    "of_no_sum",
     "pair_cosines",
     "project",
     "rounding",

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diagnostics.stats.inputs import Moments, merge, moments
+from diagnostics.stats.inputs import Moments, is_distribution, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
@@ -229,10 +229,21 @@ def beyond(
     form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], low: float, high: float
 ) -> Float[Tensor, ""]:
     """Share of the targets of a squared error that lie outside of a range by a tenth of it."""
-    count = output.numel()
-    t = form.targets(output.detach().float(), gradient.detach().float() * (count / form.factor(count, len(output))))
+    t = _one_by_one(form, output, gradient)
     margin = 0.1 * (high - low)
     return ((t < low - margin) | (t > high + margin)).float().mean()
+
+
+def of_no_sum(form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """Share of the rows whose targets, compared one by one, sum to less than half or to more than three halves; NaN
+    where the outputs' rows do not sum to 1, as those of a softmax along another dimension."""
+    off = ((_one_by_one(form, output, gradient).sum(-1) - 1).abs() > 0.5).float().mean()
+    return torch.where(is_distribution(output.detach(), -1), off, torch.nan)
+
+
+def _one_by_one(form: Form, output: Tensor, gradient: Tensor) -> Tensor:
+    count = output.numel()
+    return form.targets(output.detach().float(), gradient.detach().float() * (count / form.factor(count, len(output))))
 
 
 def rounding(output: Tensor) -> float:

@@ -1,0 +1,70 @@
+"""Batch norms that several places of a model share: in evaluation all get the statistics that these have together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diagnostics.monitor import functions
+
+FEWEST = 16  # numbers a channel: of fewer, means differ by half a deviation by chance
+
+
+class Place(NamedTuple):
+    """A call of a module: its name, whether it is an activation or a batch norm, and the number of the call."""
+
+    name: str
+    activates: bool = False
+    batch_norm: bool = False
+    call: int = 0
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Where the norm is at work, and of each channel of its input the mean and deviation."""
+
+    owner: Place
+    mean: Tensor
+    std: Tensor
+
+
+class SharedNorms:
+    """Of one forward, by the running mean that each norm has."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[str, list[_Use]]] = {}
+
+    @torch.no_grad()
+    def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], places: list[Place]) -> None:
+        """After a call. `places`: the modules at work, the innermost last: the norm, or who calls its function."""
+        if func not in functions.BATCH_NORM or (functions.normalized(func, args, kwargs) or 0) < FEWEST:
+            return
+        x, running = args[0].detach().float(), functions.argument(args, kwargs, 1, "running_mean")
+        outer = places[:-1] if places and places[-1].batch_norm else places
+        if not isinstance(running, Tensor) or not outer:
+            return
+        dims = [dim for dim in range(x.dim()) if dim != 1]
+        variance, mean = torch.var_mean(x, dims, correction=0)
+        uses = self._seen.setdefault(id(running), (places[-1].name, []))[1]
+        uses.append(_Use(outer[-1], mean, variance.sqrt()))
+
+    def found(self) -> list[tuple[str, int, float]]:
+        """Name, number of uses, and how far the distribution of one of them lies from what they have together: in
+        deviations of it, by the distance that takes one normal distribution into another (2-Wasserstein)."""
+        return [(name, len(uses), _apart(uses)) for name, uses in self._seen.values() if _by_several(uses)]
+
+
+def _by_several(uses: list[_Use]) -> bool:
+    """Two calls of one part, as of the two branches of a siamese network, are one use of the norm each."""
+    return len(uses) > 1 and (
+        len({use.owner.name for use in uses}) > 1 or len({use.owner.call for use in uses}) < len(uses)
+    )
+
+
+def _apart(uses: list[_Use]) -> float:
+    mean, std = torch.stack([use.mean for use in uses]), torch.stack([use.std for use in uses])
+    together = std.square().mean(0).sqrt().clamp(min=torch.finfo(std.dtype).tiny)
+    distances = ((mean - mean.mean(0)) / together).square() + (std / together - 1).square()
+    return float(distances.mean(1).amax().sqrt())

@@ -1,0 +1,41 @@
+"""Batches of one example, many times: what was stored is one array, which each new example was written to.
+
+Source: NumPy and PyTorch, where a list of an array that is reused holds the same array throughout.
+"""
+
+from collections.abc import Iterator
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._far_targets import COMPARISONS
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.run import Run
+
+_WITH_TARGETS = (*COMPARISONS, "cross_entropy", "nll_loss")  # `binary_` and others too, by a part of their names
+
+
+def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
+    """In all that was measured, while from batch to batch it is another. Answers of which several are drawn for one
+    example, as a policy's are, are compared with no targets: there it is information."""
+    steps, equal = signals.column(run, "equal_examples")
+    deviations = run.matrix("inputs", "std")[2][-1:]  # over all that was seen, and so between the batches
+    if len(equal) < measured or not (equal == 1).all() or not (deviations > 0).any():
+        return
+    compared = any(each in str(run.meta.get("loss_path") or "") for each in _WITH_TARGETS)
+    yield found(
+        "one-example",
+        int(steps[0]),
+        (),
+        (
+            f"In each of the {len(equal)} batches that were measured all examples are the same one: the model is asked "
+            "for many answers to one input, and can learn no more than their mean."
+        ),
+        {"batches": float(len(equal))},
+        (
+            "store a copy: x.copy() of a NumPy array or x.clone() of a tensor that is written to again, as an "
+            "environment's observation may be",
+            "print a batch's rows as the model gets them",
+        ),
+        severity=unless_it_learns(run, "critical") if compared else "info",
+        chart=Chart("line", "scalars", ("equal_examples",), "All examples of a batch are one"),
+    )

@@ -1,0 +1,125 @@
+"""Outputs that cannot come to their targets by their sum or by their logarithm; and rates that never come."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+
+ANY = 100.0
+
+
+def alarms(model, folder, batch, lost, updates=200, optimizer=None, schedule=None, closure=True, before=lambda: None):
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), 1e-2)
+    with diagnostics.watch(model, optimizer, folder, budget=ANY) as monitor:
+        for update in range(updates):
+            x, y = batch(update)
+            optimizer.zero_grad()
+            loss = lost(model(x), y)
+            loss.backward()
+            before()
+            optimizer.step()
+            monitor.step(loss, closure=(lambda x=x, y=y: lost(model(x), y)) if closure else None)
+            if schedule is not None:
+                schedule(update)
+    found = diagnostics.diagnose(diagnostics.load(folder))
+    assert not found.crashed
+    return [(each.kind, each.cause) for each in found.alarms]
+
+
+def tags(several):
+    """Which of six directions an input lies along: one of them, or as many as may be."""
+    directions = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+
+    def batch(update):
+        torch.manual_seed(update)
+        x = torch.randn(64, 12)
+        scores = x @ directions.T
+        return x, (scores > 1).float() if several else F.one_hot(scores.argmax(1), 6).float()
+
+    return batch
+
+
+@pytest.mark.parametrize("lost", [F.binary_cross_entropy, F.mse_loss])
+@pytest.mark.parametrize(
+    ("last", "several"), [(nn.Softmax(1), True), (nn.Softmax(1), False), (nn.Sigmoid(), True)], ids=str
+)
+def test_a_softmax_where_several_may_be_right(tmp_path, last, several, lost):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 6), last)
+    expected = [("plateau", "target-range")] if several and isinstance(last, nn.Softmax) else []
+    assert alarms(model, tmp_path, tags(several), lost) == expected
+
+
+class Exponential(nn.Module):
+    def forward(self, x):
+        return x.exp()
+
+
+def counts(mean):
+    def batch(update):
+        torch.manual_seed(update)
+        x = torch.randn(64, 4)
+        return x, torch.poisson(mean * torch.exp(0.5 * x[:, :1]))
+
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("last", "of_logs", "mean", "told"),
+    [
+        (nn.Softplus(), True, 0.3, True),
+        (Exponential(), True, 0.3, True),
+        (nn.Softplus(), False, 0.3, False),  # the output is the rate
+        (nn.Softplus(), True, 20.0, False),  # a rate of one at least is all that is needed
+        (nn.Identity(), True, 0.3, False),
+    ],
+    ids=str,
+)
+def test_a_rate_that_is_taken_for_its_logarithm(tmp_path, last, of_logs, mean, told):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ELU(), nn.Linear(16, 1), last)
+    lost = nn.PoissonNLLLoss(log_input=of_logs)
+    found = alarms(model, tmp_path, counts(mean), lost, optimizer=torch.optim.RMSprop(model.parameters(), 1e-3))
+    assert (("plateau", "target-range") in found) == told
+
+
+def curve(update):
+    torch.manual_seed(update)
+    x = torch.randn(32, 4)
+    return x, torch.sin(x[:, :1]) + 0.1 * torch.randn(32, 1)
+
+
+@pytest.mark.parametrize(
+    ("stepped", "length", "told"),
+    [(20, 400, True), (1, 400, False), (20, 20, False)],
+    ids=["an epoch", "an update", "an epoch, as long as there are"],
+)
+def test_a_one_cycle_schedule_that_is_stepped_once_an_epoch(tmp_path, stepped, length, told):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=length)
+
+    def follow(update):
+        if (update + 1) % stepped == 0 and update + 1 < 400:
+            schedule.step()
+
+    found = alarms(model, tmp_path, curve, F.mse_loss, 400, optimizer, follow)
+    assert found == ([("lr-too-small", "schedule")] if told else [])
+
+
+@pytest.mark.parametrize(("most", "told"), [(1e-5, True), (1.0, False), (None, False)])
+def test_clipping_that_leaves_nothing_is_seen_without_curvature(tmp_path, most, told):
+    """As of gradients that a scaler has multiplied: clipped first, divided by the scale then."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+
+    def clip():
+        if most is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), most)
+
+    found = alarms(model, tmp_path, curve, F.mse_loss, 200, optimizer, closure=False, before=clip)
+    assert found == ([("lr-too-small", "learning-rate")] if told else [])

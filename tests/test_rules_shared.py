@@ -1,0 +1,171 @@
+"""What is shared though it should not be: a batch norm by several places, one array by all examples."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+
+ANY = 100.0
+
+
+def causes(model, folder, batch, updates=12, lost=F.cross_entropy, closure=True):
+    """Causes of the findings about the loop, with their severities."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with diagnostics.watch(model, optimizer, folder, budget=ANY, every=2) as monitor:
+        for update in range(updates):
+            *given, y = batch(update)
+
+            def loss_of(given=given, y=y):
+                return lost(model(*given), y)
+
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=loss_of if closure else None)
+    found = diagnostics.diagnose(diagnostics.load(folder))
+    assert not found.crashed
+    return [(each.cause, each.severity) for each in found.findings if each.kind == "wiring"]
+
+
+class Places(nn.Module):
+    """Three layers, whose norms are one or three."""
+
+    def __init__(self, shared: bool, blocks: bool = False, tracked: bool = True) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(16, track_running_stats=tracked)
+        norms = [norm] * 3 if shared else [nn.BatchNorm1d(16, track_running_stats=tracked) for _ in range(3)]
+        layers = [nn.Linear(4 if at == 0 else 16, 16) for at in range(3)]
+        parts = [(layer, norm, nn.ReLU()) for layer, norm in zip(layers, norms, strict=True)]
+        whole = (nn.Sequential(*part) for part in parts) if blocks else (each for part in parts for each in part)
+        self.body, self.out = nn.Sequential(*whole), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.out(self.body(x))
+
+
+class Siamese(nn.Module):
+    """One encoder of two views; its norm is called by itself, or by the encoder."""
+
+    def __init__(self, direct: bool) -> None:
+        super().__init__()
+        self.direct, self.layer, self.norm = direct, nn.Linear(4, 16), nn.BatchNorm1d(16)
+        self.encoder = nn.Sequential(self.layer, self.norm)
+        self.out = nn.Linear(16, 2)
+
+    def forward(self, x):
+        a, b = x, x + 0.1 * torch.randn_like(x)
+        a, b = (self.norm(self.layer(each)) if self.direct else self.encoder(each) for each in (a, b))
+        return self.out((a - b).abs())
+
+
+def points(update):
+    torch.manual_seed(update)
+    x = 3 + torch.randn(64, 4)
+    return x, (x[:, 0] > 3).long()
+
+
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_one_batch_norm_at_several_places(tmp_path, blocks, closure):
+    torch.manual_seed(0)
+    assert causes(Places(True, blocks), tmp_path, points, closure=closure) == [("shared-norm", "warning")]
+
+
+def test_what_evaluation_would_show(tmp_path):
+    """The oracle: trained on, one norm for all is right in training and wrong in evaluation, three in both."""
+    right = {}
+    for shared in (True, False):
+        torch.manual_seed(0)
+        model = Places(shared)
+        told = causes(model, tmp_path / str(shared), points, updates=300)
+        x, y = points(10_000)
+        right[shared] = [float((model.train(mode)(x).argmax(1) == y).float().mean()) for mode in (True, False)]
+        assert (told == [("shared-norm", "warning")]) == shared
+    assert right[True][0] > 0.9 and right[False][1] > 0.9 and right[True][1] < right[False][1] - 0.1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: Places(False), lambda: Places(True, tracked=False), lambda: Siamese(True), lambda: Siamese(False)],
+    ids=["own", "no statistics", "views", "views of an encoder"],
+)
+def test_norms_that_are_used_as_they_should(tmp_path, model):
+    torch.manual_seed(0)
+    assert causes(model(), tmp_path, points) == []
+
+
+# -- examples
+
+
+def of_one(update, stored):
+    """Batches from a memory: of one array that is written to again, or of copies."""
+    generator = torch.Generator().manual_seed(update)
+    buffer = torch.zeros(6)
+    memory = []
+    for _ in range(16):
+        buffer.copy_(torch.randn(6, generator=generator))
+        memory.append(buffer if stored == "alias" else buffer.clone())
+    x = torch.stack(memory)
+    return x, torch.randn(16, 1, generator=generator)
+
+
+@pytest.mark.parametrize("closure", [True, False])
+def test_a_memory_of_one_array(tmp_path, closure):
+    told = {
+        stored: causes(
+            nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1)),
+            tmp_path / stored,
+            lambda update, stored=stored: of_one(update, stored),
+            updates=20,
+            lost=F.mse_loss,
+            closure=closure,
+        )
+        for stored in ("alias", "copies")
+    }
+    assert told == {"alias": [("one-example", "critical")], "copies": []}
+
+
+def test_several_samples_for_one_example_are_information(tmp_path):
+    """A policy gradient of one state an update: no targets."""
+
+    def reward(scores, actions):
+        chosen = scores.log_softmax(1).gather(1, actions[:, None]).squeeze(1)
+        return -(chosen * (actions == 0).float()).mean()
+
+    def group(update):
+        torch.manual_seed(update)
+        return torch.randn(1, 6).repeat(16, 1), torch.randint(3, (16,))
+
+    told = causes(nn.Linear(6, 3), tmp_path, group, updates=20, lost=reward)
+    assert [severity for cause, severity in told if cause == "one-example"] == ["info"]
+
+
+def test_the_same_input_always_is_no_memory(tmp_path):
+    """As a network that is fitted to one image from fixed noise."""
+    torch.manual_seed(0)
+    x, y = torch.randn(1, 6).repeat(16, 1), torch.randn(16, 1)
+    assert causes(nn.Linear(6, 1), tmp_path, lambda update: (x, y), updates=20, lost=F.mse_loss) == []
+
+
+class Timed(nn.Module):
+    """Given a time first, the same for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 1)
+
+    def forward(self, t, x):
+        return self.layer(torch.cat([t, x], 1))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_time_that_a_batch_has_in_common(tmp_path, width):
+    def timed(update):
+        torch.manual_seed(update)
+        x = torch.randn(16, 8 - width)
+        return torch.rand(1, width).repeat(16, 1), x, x[:, :1]
+
+    assert causes(Timed(), tmp_path, timed, updates=20, lost=F.mse_loss) == []
