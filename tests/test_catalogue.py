@@ -8,13 +8,6 @@ import pytest
 
 import diagnostics
 from diagnostics.rules import (
-    _forward,
-    _in_order,
-    _log_scores,
-    _lost_updates,
-    _membership,
-    _shapes,
-    _targets_outside,
     catalogue,
     explain,
     title,
@@ -91,8 +84,8 @@ def test_an_empty_run_is_skipped_by_every_rule_or_clean_and_crashes_none():
 
 def test_each_cause_of_wiring_has_its_own_reason():
     """They have nothing in common: what is true of one would mislead about another."""
-    modules = (wiring, _membership, _shapes, _forward, _log_scores, _lost_updates, _targets_outside, _in_order)
-    sources = "".join(Path(module.__file__).read_text() for module in modules)
+    files = [path.read_text() for path in Path(wiring.__file__).parent.glob("*.py")]
+    sources = "".join(text for text in files if "_wiring_finding import found" in text)
     causes = set(re.findall(r'found\(\s*"([a-z-]+)"', sources)) | wiring._SHAPING
     assert {"detached", "scrambled-view", "gradients-accumulate"} <= causes
     text = explain("wiring")["Why it happens"]
