@@ -221,9 +221,8 @@ def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5
         None,
         (),
         (
-            f"The output is a softmax, whose numbers sum to 1, but the targets of {number(100 * share)} % of the "
-            f"examples do not: where k are to be 1, each is 1/k at best, and the loss cannot come near 0 (it ended at "
-            f"{number(history.end)})."
+            f"The output is a softmax, but {number(100 * share)} % of the targets do not sum to 1: where k numbers are "
+            f"to be 1, each is 1/k at best, and the loss cannot come near 0 (it ended at {number(history.end)})."
         ),
         {"loss at end": history.end, "share of examples out of reach": share},
         (

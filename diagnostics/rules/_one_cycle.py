@@ -37,9 +37,9 @@ def one_cycle(
         None,
         (),
         (
-            f"The one-cycle schedule leads to a learning rate of {number(highest)}, but the highest in {len(rates)} "
-            f"updates was {number(rates.max())}: each rate lasted {number(lasted)} updates, as if the scheduler were "
-            "stepped once an epoch."
+            f"The one-cycle schedule never came near its learning rate of {number(highest)}: the highest in "
+            f"{len(rates)} updates was {number(rates.max())}, and each lasted {number(lasted)} updates, as if the "
+            "scheduler were stepped once an epoch."
         ),
         {"rate it leads to": highest, "highest rate": float(rates.max()), "updates a rate lasted": lasted},
         (

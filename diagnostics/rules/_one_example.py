@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._far_targets import COMPARISONS
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.run import Run
 
@@ -37,5 +37,4 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
             "print a batch's rows as the model gets them",
         ),
         severity=unless_it_learns(run, "critical") if compared else "info",
-        chart=Chart("line", "scalars", ("equal_examples",), "All examples of a batch are one"),
     )

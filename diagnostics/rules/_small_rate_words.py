@@ -15,6 +15,7 @@ from diagnostics.run import Run
 
 KIND = "lr-too-small"
 _GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
+_CLIPPED = Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm, and after clipping", log=True)
 LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
 SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
 
@@ -96,6 +97,7 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
         + found.summary[0].lower()
         + found.summary[1:],
         remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out", *unscale),
+        charts=(_CLIPPED, *found.charts[1:]),
     )
 
 

@@ -53,8 +53,9 @@ builds them up they end near 0, and layers of such weights pass on neither signa
 *Target scale*: an optimizer that divides gradients by their own size moves a weight by about $\alpha$ an update,
 however large the error: answers that must come from 0 to 100,000 have a long way to go.
 
-*Target range*: a ReLU at the output gives no number below 0. Where the targets lie there, $\partial\mathcal L/\partial
-z = (y - t)\,\phi'(z)$ pushes $z$ down until $\phi' = 0$ and the answer stays 0.
+*Target range*: a ReLU gives no number below 0. Where targets lie there, $\partial\mathcal L/\partial z =
+(y - t)\,\phi'(z)$ pushes $z$ down until $\phi' = 0$ and the answer stays 0. The numbers of a softmax sum to 1, and
+$e^y$ of a softplus is 1 at least.
 
 *Nothing learned*: the best answer that ignores the input is the mean of the targets, or the shares of their classes;
 biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L} / \mathcal{L}_\text{constant}$. Where
