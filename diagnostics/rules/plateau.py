@@ -1,8 +1,7 @@
 r"""A plateau: no progress, for a known reason.
 
 ## What it is
-The loss surface is flat where the weights are: the gradient is tiny although the predictions are still wrong, so
-nothing moves.
+The loss surface is flat where the weights are: the gradient is tiny although the predictions are still wrong.
 
 ## What we look at
 A loss that does not move, together with a mechanism that is seen directly: a squared error behind a logistic output
