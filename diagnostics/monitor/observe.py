@@ -28,7 +28,7 @@ from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
-from diagnostics.monitor.shared_norms import Place, SharedNorms
+from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,19 @@ class Observer(TorchFunctionMode):
         self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0
-        self._stack: list[Place] = []  # the modules at work
+        self._stack: list[ModuleCall] = []  # the modules at work
         self._seen: list[Call] = []
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "Observer":
         if self._root is not None:
-            self._stack.append(Place(""))
+            self._stack.append(ModuleCall(""))
         # hooks of each module, not global ones: a compiled module warns about those
         for name, module in self.modules.items():
             if module is self._root or isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 continue
             batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-            entry = Place(describe.plain_name(name), describe.is_activation(module), batch_norm)
+            entry = ModuleCall(describe.plain_name(name), describe.is_activation(module), batch_norm)
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
             self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
         _active.append(self)
@@ -117,7 +117,7 @@ class Observer(TorchFunctionMode):
 
     # -- who is calling --------------------------------------------------------------------------------------------
 
-    def _enter_module(self, entry: Place, module: nn.Module, args: Any) -> None:
+    def _enter_module(self, entry: ModuleCall, module: nn.Module, args: Any) -> None:
         self._entered += 1
         self._stack.append(entry._replace(call=self._entered))
         self.called.add(entry.name)

@@ -12,7 +12,7 @@ from diagnostics.monitor import functions
 FEWEST = 16  # numbers a channel: of fewer, means differ by half a deviation by chance
 
 
-class Place(NamedTuple):
+class ModuleCall(NamedTuple):
     """A call of a module: its name, whether it is an activation or a batch norm, and the number of the call."""
 
     name: str
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 class _Use:
     """Where the norm is at work, and of each channel of its input the mean and deviation."""
 
-    owner: Place
+    owner: ModuleCall
     mean: Tensor
     std: Tensor
 
@@ -37,17 +37,17 @@ class SharedNorms:
         self._seen: dict[int, tuple[str, list[_Use]]] = {}
 
     @torch.no_grad()
-    def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], places: list[Place]) -> None:
-        """After a call. `places`: the modules at work, the innermost last: the norm, or who calls its function."""
+    def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], callers: list[ModuleCall]) -> None:
+        """After a call. `callers`: the modules at work, the innermost last: the norm, or who calls its function."""
         if func not in functions.BATCH_NORM or (functions.normalized(func, args, kwargs) or 0) < FEWEST:
             return
         x, running = args[0].detach().float(), functions.argument(args, kwargs, 1, "running_mean")
-        outer = places[:-1] if places and places[-1].batch_norm else places
+        outer = callers[:-1] if callers and callers[-1].batch_norm else callers
         if not isinstance(running, Tensor) or not outer:
             return
         dims = [dim for dim in range(x.dim()) if dim != 1]
         variance, mean = torch.var_mean(x, dims, correction=0)
-        uses = self._seen.setdefault(id(running), (places[-1].name, []))[1]
+        uses = self._seen.setdefault(id(running), (callers[-1].name, []))[1]
         uses.append(_Use(outer[-1], mean, variance.sqrt()))
 
     def found(self) -> list[tuple[str, int, float]]:
