@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_diabetes
 from torch import nn
 
 import diagnostics
@@ -247,6 +249,31 @@ def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.002, "momentum": 0}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "batches": batches})
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_gradient_without_noise_that_was_measured_long_ago_is_not_what_is_left(tmp_path, known):
+    """Least squares on correlated inputs at its floor; where time is short the last independent batches are early."""
+    data = load_diabetes()
+    x = torch.tensor((data.data - data.data.mean(0)) / data.data.std(0), dtype=torch.float32)
+    y = torch.tensor((data.target - data.target.mean()) / data.target.std(), dtype=torch.float32)[:, None]
+    torch.manual_seed(0)
+    model = nn.Linear(10, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path, curvature_every=20, budget=100.0) as monitor:
+        for _ in range(600):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
+    recorded = diagnostics.load(tmp_path)
+    tables = {name: recorded.table(name) for name in ("scalars", "layers", "inputs", "curvature", "batches")}
+    if not known:
+        curvature, batches = tables["curvature"], tables["batches"]
+        tables["curvature"] = curvature[(curvature["step"] <= 60) | (curvature["step"] == 340)]
+        tables["batches"] = batches[batches["step"] <= 60]
+    assert not diagnostics.diagnose(Run.from_frames(recorded.meta, tables)).alarms
 
 
 def test_what_a_diagnosis_remembers_is_let_go():

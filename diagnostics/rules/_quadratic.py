@@ -77,10 +77,11 @@ def left(run: Run, history: signals.Loss, condition: float, top: float) -> float
 
 
 def gradient_square(run: Run, history: signals.Loss) -> float:
-    """At the end; without the batches' noise where it was measured."""
+    """At the end; without the batches' noise where it was measured, which may have been long before, where there was
+    more of it: of the gradients at the end it is a part."""
     square = signals.latest(run, "batches", "gradient_square")
-    _, norms = signals.column(run, "grad_norm")
-    return square if np.isfinite(square) else signals.median(norms[-history.window :] ** 2)
+    norms = signals.whole_norms(run)[1]
+    return float(np.fmin(square, signals.median(norms[-history.window :] ** 2)))
 
 
 def held_by_noise(run: Run, history: signals.Loss, since: int) -> tuple[float, float]:
