@@ -21,9 +21,7 @@ class Losses:
         # Whether each call that expects logits was given a distribution instead, and each that expects its logarithm.
         self.probabilities: list[Tensor] = []
         self.unlogged: list[Tensor] = []
-        self.counts: list[
-            Tensor
-        ] = []  # mean of what each call that takes its input for a logarithm of rates is to give
+        self.counts: list[Tensor] = []  # mean target of each call whose input is the logarithm of a rate
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
         self.unsigned: list[tuple[str, Tensor, Tensor]] = []
@@ -42,7 +40,9 @@ class Losses:
             along = {min(1, x.dim() - 1), x.dim() - 1}
             self.unlogged.append(torch.stack([stats.is_distribution(seen, dim) for dim in along]).any())
         elif func in functions.COUNTS and functions.argument(args, kwargs, 2, "log_input", True):
-            self.counts.append(functions.argument(args, kwargs, 1, "target").detach().float().mean())
+            target = functions.argument(args, kwargs, 1, "target")
+            if isinstance(target, Tensor) and target.numel():
+                self.counts.append(target.detach().float().mean())
         elif func in functions.COMPARING and _has_numbers(x := functions.argument(args, kwargs, 1, "target")):
             self.targets.append(torch.stack(x.detach()[:SEEN_ROWS].float().aminmax()))
 

@@ -135,7 +135,8 @@ while it learns, that is information. Tasks that are learned one after another o
 where each unlearns the last. A model that is given one sequence at a time, or the nodes of one mesh, has places in its
 first dimension, and is named if it learns nothing. A loop that really wants sums of all past gradients looks like a
 missing `zero_grad`. Optimizers that keep float32 weights of their own or round at random lose nothing, and are not
-asked.
+asked. Batches of one example, as for several noisy answers to each, look like a memory of one array. The gradient of
+one step of a recurrence may be meant, as at a fixed point: its other steps belong under `torch.no_grad()`.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
