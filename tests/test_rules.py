@@ -251,7 +251,7 @@ def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [pytest.param(True, marks=pytest.mark.exhaustive), False])
 def test_a_gradient_without_noise_that_was_measured_long_ago_is_not_what_is_left(tmp_path, known):
     """Least squares on correlated inputs at its floor; where time is short the last independent batches are early."""
     data = load_diabetes()

@@ -8,6 +8,7 @@ from torch import nn
 import diagnostics
 
 ANY = 100.0
+BOTH = [True, pytest.param(False, marks=pytest.mark.exhaustive)]
 
 
 def causes(model, folder, batch, updates=12, lost=F.cross_entropy, closure=True):
@@ -67,13 +68,14 @@ def points(update):
     return x, (x[:, 0] > 3).long()
 
 
-@pytest.mark.parametrize("closure", [True, False])
-@pytest.mark.parametrize("blocks", [True, False])
+@pytest.mark.parametrize("closure", BOTH)
+@pytest.mark.parametrize("blocks", BOTH)
 def test_one_batch_norm_at_several_places(tmp_path, blocks, closure):
     torch.manual_seed(0)
     assert causes(Places(True, blocks), tmp_path, points, closure=closure) == [("shared-norm", "warning")]
 
 
+@pytest.mark.exhaustive
 def test_what_evaluation_would_show(tmp_path):
     """The oracle: trained on, one norm for all is right in training and wrong in evaluation, three in both."""
     right = {}
@@ -112,7 +114,7 @@ def of_one(update, stored):
     return x, torch.randn(16, 1, generator=generator)
 
 
-@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("closure", BOTH)
 def test_a_memory_of_one_array(tmp_path, closure):
     told = {
         stored: causes(
@@ -128,6 +130,7 @@ def test_a_memory_of_one_array(tmp_path, closure):
     assert told == {"alias": [("one-example", "critical")], "copies": []}
 
 
+@pytest.mark.exhaustive
 def test_several_samples_for_one_example_are_information(tmp_path):
     """A policy gradient of one state an update: no targets."""
 
@@ -143,6 +146,7 @@ def test_several_samples_for_one_example_are_information(tmp_path):
     assert [severity for cause, severity in told if cause == "one-example"] == ["info"]
 
 
+@pytest.mark.exhaustive
 def test_the_same_input_always_is_no_memory(tmp_path):
     """As a network that is fitted to one image from fixed noise."""
     torch.manual_seed(0)
@@ -161,6 +165,7 @@ class Timed(nn.Module):
         return self.layer(torch.cat([t, x], 1))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("width", [1, 2])
 def test_a_time_that_a_batch_has_in_common(tmp_path, width):
     def timed(update):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import diagnostics
 
 ANY, STEPS = 100.0, 6
+BOTH = [True, pytest.param(False, marks=pytest.mark.exhaustive)]
 
 
 class Reader(nn.Module):
@@ -74,15 +75,15 @@ def causes(model: nn.Module, folder, closure: bool = True) -> list[tuple[str | N
     return [(each.cause, each.layers) for each in found.findings if each.kind == "wiring"]
 
 
-@pytest.mark.parametrize("closure", [True, False])
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("closure", BOTH)
+@pytest.mark.parametrize("own", BOTH)
 def test_a_state_that_is_detached_at_every_step(tmp_path, own, closure):
     ((cause, layers),) = causes(Reader(always, own=own), tmp_path, closure)
     assert cause == "state-cut"
     assert set(layers) == {name for name, _ in Reader(always, own=own).named_parameters() if name.startswith("cell")}
 
 
-@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("closure", BOTH)
 @pytest.mark.parametrize(
     "model",
     [
@@ -98,7 +99,7 @@ def test_what_is_cut_less_or_on_purpose(tmp_path, model, closure):
     assert causes(model, tmp_path, closure) == []
 
 
-@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("cut", BOTH)
 def test_a_loop_around_the_model(tmp_path, cut):
     """The model is one step; each has a loss of its own."""
     torch.manual_seed(0)
