@@ -1,11 +1,14 @@
 """What is shared though it should not be: a batch norm by several places, one array by all examples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
+from diagnostics.rules import wiring
 
 ANY = 100.0
 BOTH = [True, pytest.param(False, marks=pytest.mark.exhaustive)]
@@ -148,10 +151,25 @@ def test_several_samples_for_one_example_are_information(tmp_path):
 
 @pytest.mark.exhaustive
 def test_the_same_input_always_is_no_memory(tmp_path):
-    """As a network that is fitted to one image from fixed noise."""
+    """As a network that is fitted to one image from fixed noise; sums of it round otherwise from batch to batch."""
     torch.manual_seed(0)
-    x, y = torch.randn(1, 6).repeat(16, 1), torch.randn(16, 1)
-    assert causes(nn.Linear(6, 1), tmp_path, lambda update: (x, y), updates=20, lost=F.mse_loss) == []
+    x, y = torch.randn(1, 6).double().repeat(17, 1) / 3, torch.randn(17, 1).double()
+    model = nn.Linear(6, 1).double()
+
+    def batch(update):
+        return x[: 17 - update % 5], y[: 17 - update % 5]
+
+    assert causes(model, tmp_path, batch, updates=20, lost=F.mse_loss) == []
+
+
+def test_a_norm_that_places_share_explains_no_plateau(tmp_path):
+    """The training is what it looks like."""
+    torch.manual_seed(0)
+    causes(Places(True), tmp_path, points)
+    (shared,) = (each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "wiring")
+    slow = replace(shared, kind="lr-too-small", cause="learning-rate")
+    assert shared.cause == "shared-norm" and not wiring.explains(shared, slow)
+    assert wiring.explains(replace(shared, cause="one-example"), slow)
 
 
 class Timed(nn.Module):

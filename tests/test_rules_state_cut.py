@@ -124,3 +124,27 @@ def test_a_loop_around_the_model(tmp_path, cut):
             monitor.step(loss, closure=lost)
     found = diagnostics.diagnose(diagnostics.load(tmp_path))
     assert "state-cut" not in {each.cause for each in found.findings}
+
+
+def test_a_model_that_is_stepped_forward_on_its_own_answers(tmp_path):
+    """One step is trained, from where the model's own steps lead: the answers before it are constants on purpose."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(12):
+            x = torch.randn(16, 3)
+
+            def lost(x=x):
+                y = x
+                for _ in range(STEPS):
+                    y = model(y.detach())
+                return F.mse_loss(y, 0.5**STEPS * x)
+
+            optimizer.zero_grad()
+            loss = lost()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lost)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert "state-cut" not in {each.cause for each in found.findings}

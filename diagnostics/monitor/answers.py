@@ -54,10 +54,11 @@ class Answers:
         """A training forward ended."""
         if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
             return
-        x = next((x for x in _tensors(inputs) if x.numel() and not is_dtensor(x)), None)
+        dense = [x for x in _tensors(inputs) if x.numel() and not is_dtensor(x)]
+        x = dense[0] if dense else None
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
-        self._given.append({"input_sum": given} | _likeness(list(_tensors(inputs))))
+        self._given.append({"input_sum": given} | _likeness(dense))
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if found is None or not 0 < found.numel() <= MOST:
             return
@@ -200,9 +201,7 @@ def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
     """Whether the examples of a batch are all one, by everything that there is as many of."""
     batch = [x for x in inputs[:1] if x.dim() and len(x) >= FEWEST and x.numel() >= 2 * len(x)]  # not a time alone
     batch += [x for x in inputs[1:] if batch and x.dim() and len(x) == len(batch[0])]
-    if not batch or any(map(is_dtensor, batch)):
-        return {}
-    return {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
+    return {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()} if batch else {}
 
 
 def _width(targets: stats.Targets) -> int:

@@ -203,7 +203,8 @@ def _by_share(
 
 
 def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5, measured: int = 3) -> Finding | None:
-    """A softmax where several may be right at once, or none: its outputs sum to 1, and most targets do not."""
+    """A softmax where several may be right at once, or none: its outputs sum to 1, and most targets (`part`) do not; of
+    a few it may be background, or noise."""
     function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
     loss = rest.partition(" -> ")[0]
     steps, shares = signals.column(run, "unreachable_fraction")
@@ -238,7 +239,11 @@ def rate_of_a_rate(kind: str, run: Run, history: signals.Loss) -> Finding | None
     """Counts are fewer than one on average, and the rate is the exponential of what is not negative: one at least."""
     function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
     count = run.meta.get("mean_count")
-    if function not in {"softplus", "exp"} or not rest.startswith("exp") or not (count is not None and count < 1):
+    if (
+        function not in {"softplus", "exp"}
+        or rest.partition(" -> ")[0] != "exp"
+        or not (count is not None and count < 1)
+    ):
         return None
     return Finding(
         kind,

@@ -1,4 +1,4 @@
-"""Norms that are given so few numbers that little is left of them, or inputs of which no two are alike."""
+"""Norms that are given so few numbers that little is left of them, or that places share whose numbers differ."""
 
 from collections.abc import Iterator
 

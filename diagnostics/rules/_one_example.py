@@ -18,8 +18,9 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     """In all that was measured, while from batch to batch it is another. Answers of which several are drawn for one
     example, as a policy's are, are compared with no targets: there it is information."""
     steps, equal = signals.column(run, "equal_examples")
-    deviations = run.matrix("inputs", "std")[2][-1:]  # over all that was seen, and so between the batches
-    if len(equal) < measured or not (equal == 1).all() or not (deviations > 0).any():
+    # Over all that was seen, and so between the batches; less is rounding.
+    deviations, sizes = (run.matrix("inputs", column)[2][-1:] for column in ("std", "batch_rms"))
+    if len(equal) < measured or not (equal == 1).all() or not (deviations > 1e-6 * sizes).any():
         return
     compared = any(each in str(run.meta.get("loss_path") or "") for each in _WITH_TARGETS)
     yield found(

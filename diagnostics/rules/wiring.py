@@ -269,6 +269,8 @@ _SHAPING = {  # what they do to a run can look like anything
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
+    if finding.cause == "shared-norm":  # seen in evaluation alone
+        return False
     if finding.cause in _SHAPING:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
