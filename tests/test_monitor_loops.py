@@ -44,8 +44,8 @@ def norm(model: nn.Module) -> float:
 
 
 def events(run: Any) -> list[str]:
-    """What happened, without remarks on how curvature was measured."""
-    return [kind for kind in run.table("events")["kind"] if kind != "curvature-note"]
+    """What happened, without remarks on how curvature was measured, and on a busy machine how seldom."""
+    return [kind for kind in run.table("events")["kind"] if kind not in ("curvature-note", "budget")]
 
 
 def test_plain_loop(tmp_path: Path) -> None:
@@ -91,7 +91,8 @@ def test_a_loss_with_dimensions_is_measured_as_the_number_that_it_is(shape: tupl
     def recorded(name: str, shape: tuple[int, ...]) -> Any:
         model = small()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with diagnostics.watch(model, optimizer, tmp_path / name, every=2, curvature_every=4) as monitor:
+        options: dict[str, Any] = {"every": 2, "curvature_every": 4, "budget": 1e9}
+        with diagnostics.watch(model, optimizer, tmp_path / name, **options) as monitor:
             for step in range(8):
                 x, y = batch(step)
                 optimizer.zero_grad()

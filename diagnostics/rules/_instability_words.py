@@ -90,6 +90,11 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
             f"At a learning rate of {rate} each update is undone by the next (successive gradients correlate at "
             f"{number(reversal(run, grown))})"
         )
+    if trusts_its_steps(run):
+        history = signals.loss(run)
+        at = int(np.nanargmax(history.values))
+        worst = number(float(history.values[at]))
+        return f"A step of LBFGS, which no line search bounds, took the loss to {worst} at step {history.steps[at]}"
     if not limit.ratio > 1:
         lasted = counted(grown.steps, "update")
         return f"The loss grew over {lasted} at a learning rate of {rate} since step {limit.since}"

@@ -97,7 +97,8 @@ def check(
     if history.count < 3:
         return
     above = _far_above(history, sigmas)
-    harmed = _harmed(history, sigmas, lost, reached, running_away(run, history, gradual))
+    spike = 1 if words.trusts_its_steps(run) else 3
+    harmed = _harmed(history, sigmas, lost, reached, running_away(run, history, gradual), spike)
     ended = run.meta["status"] != "running"  # before, what a catapult took is not yet little beside the run
     recovered = ended and not harmed and len(above) >= max(gradual, spent * history.count)
     if not harmed and not recovered:
@@ -208,8 +209,9 @@ def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return steps, ratios, np.zeros_like(ratios)
 
 
-def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, running_away: bool) -> bool:
-    """Not finite, above the start, or most of the gain lost - and still so at the end."""
+def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, running_away: bool, spike: int) -> bool:
+    """Not finite, above the start, or most of the gain lost - and still so at the end. `spike`: updates that a height
+    must last to count where nothing was learned."""
     recent = history.values[-min(3, history.count) :]
     if not np.isfinite(history.end) or not np.isfinite(recent).all():
         return True
@@ -223,7 +225,7 @@ def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, r
     gain = start - history.best
     if gain <= margin and history.end > reached * abs(history.start):
         # Nothing was learned for sure: did the loss tower over its start in between? In heavy tails one batch's does.
-        tallest = float(np.nanmax(recent_median(history.values, 3)))
+        tallest = float(np.nanmax(recent_median(history.values, spike)))
         return tallest - start > max(sigmas * quiet, abs(history.start))
     return end - history.best > max(lost * gain, sigmas * quiet)
 
