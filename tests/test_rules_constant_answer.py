@@ -435,7 +435,7 @@ def test_a_loss_that_becomes_another_one_says_nothing_of_its_later_half():
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("shuffled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_labels_of_other_samples(shuffled, tmp_path):
     order = torch.Generator().manual_seed(3)
 

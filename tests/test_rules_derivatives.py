@@ -64,7 +64,7 @@ def test_a_term_of_derivatives_without_their_graph_is_told(name, kept, tmp_path)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
     optimizer = torch.optim.SGD(net.parameters(), 1e-3)
-    with diagnostics.watch(net, optimizer, tmp_path, budget=ANY) as monitor:
+    with diagnostics.watch(net, optimizer, tmp_path, budget=ANY, curvature_every=15) as monitor:
         for _ in range(30):
             x = (torch.pi * torch.rand(32, 1)).requires_grad_()
             optimizer.zero_grad()

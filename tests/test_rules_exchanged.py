@@ -145,7 +145,7 @@ def test_a_run_tells_it_of_examples_and_not_of_nodes(case, tmp_path):
     model = OfNodes() if nodes else Positions(int(case == "along time"))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     given = torch.randn(60, 6)
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=20) as monitor:
         for _ in range(40):
             x = given if nodes else torch.randint(KINDS, (60, LENGTH))
             y = torch.arange(60) % 3  # says nothing: none of them learns

@@ -84,7 +84,7 @@ def test_inputs_that_a_view_gave_their_shape(scrambled, tmp_path):
     model, head = nn.GRU(6, 16, batch_first=True), nn.Linear(16, 2)
     model.add_module("head", head)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY, curvature_every=30) as monitor:
         for at in [torch.randperm(600)[:32] for _ in range(60)]:
 
             def loss_of(at=at):
