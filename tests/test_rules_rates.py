@@ -1,5 +1,7 @@
 """Learning rates and starts as people get them wrong, in real loops beside the same loop put right."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.run import Run
 from tests.test_rules_loops import ANY, alarms, cross_entropy, examples, network, watched
 
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
@@ -419,3 +422,18 @@ def test_a_unit_that_ends_where_it_began_to_be_wrong_is_no_small_rate(tmp_path):
             optimizer.step()
             monitor.step(loss, closure=lambda x=x, y=y: F.mse_loss(model(x), y))
     assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path))) == [("plateau", "nothing-learned")]
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(0.8, [("lr-too-small", "schedule")]), (0.0, [])])
+def test_a_rate_that_is_gone_early_under_a_loss_of_several_terms(cosine, expected):
+    """No constant answer is known to compare with, and no estimate came later: what tells it from a floor is a gradient
+    as long as at first whose batches agree."""
+    steps = np.arange(1, 301)
+    loss = 1 - 0.2 * (1 - 0.9**steps) + 0.1 * np.cos(3.0 * steps)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1 * 0.9**steps, "grad_norm": 1.0})
+    scalars["gradient_cosine"] = np.where(np.isin(steps, [2, 3, 19, 63]), cosine + 0.1 * np.cos(steps), np.nan)
+    curvature = pd.DataFrame({"step": [2], "stability": [0.3]})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "curvature": curvature}))
+    assert not found.crashed
+    assert alarms(found) == expected

@@ -41,13 +41,17 @@ def spent_early(run: Run, history: signals.Loss, *, early: float = 0.25, rest: f
     return None if few or not shorter or not _fell(before, history.after(first)) else first
 
 
-def gone_early(run: Run, *, early: float = 0.25, left: float = 0.01, little: float = 0.05) -> int | None:
+def gone_early(
+    run: Run, downhill: bool, *, early: float = 0.25, left: float = 0.01, little: float = 0.05
+) -> int | None:
     """Update from which the rate is next to nothing of its highest, in the first quarter and before much was learned
     from the inputs, `little` of the loss of a constant answer at most: three quarters of the run wait for nothing. As
-    much is learned where a schedule meant for epochs counts updates."""
+    much is learned where a schedule meant for epochs counts updates. Where that loss is not known, `downhill` is to say
+    that most of the start's is left, and all of its gradient."""
     steps, rates = signals.learning_rates(run)
     found = explained_late(run)
-    if not len(rates) or not found.share + 3 * found.error < little:
+    unlearned = downhill if np.isnan(found.share) else found.share + 3 * found.error < little
+    if not len(rates) or not unlearned:
         return None
     gone = decay_step(steps, rates, left)
     return gone if gone < steps[-1] and (steps < gone).sum() <= early * len(steps) else None

@@ -98,7 +98,7 @@ def check(
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
-    if history.count >= 20 and run.table("curvature", ["step"]).empty and _standing(run, history):
+    if history.count >= 20 and run.table("curvature", ["step"]).empty and _downhill(run, history, NOTHING):
         left = 1.0 if signals.adaptive(run) else _left_by_clipping(run, half)
         cut = left < next_to_nothing and moved_at_most(run) <= frozen
         if cut or moved_at_most(run, updates_at_least=1000) <= unmoved:
@@ -114,7 +114,7 @@ def check(
         return
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    gone = gone_early(run) if lowered else None
+    gone = gone_early(run, _downhill(run, history, 1 - learned)) if lowered else None
     if gone is not None and history.count >= 20:
         much = "anything" if explained_late(run).is_nothing(LITTLE) else "much"
         words = f": the rate was lowered to next to nothing by step {gone}, before {much} was learned."
@@ -188,9 +188,9 @@ def check(
         yield found if standing or belated or not settled else replace(found, severity="info")
 
 
-def _standing(run: Run, history: signals.Loss) -> bool:
-    """Nothing was learned, though the gradient says where to."""
-    return history.end > NOTHING * history.start > 0 and downhill_as_before(run, history)
+def _downhill(run: Run, history: signals.Loss, left: float) -> bool:
+    """So much of the loss is left, and the gradient says where to."""
+    return history.end > left * history.start > 0 and downhill_as_before(run, history)
 
 
 def _stands(
