@@ -148,6 +148,30 @@ def test_a_layer_in_the_middle_whose_output_is_detached(tmp_path, goes_on, expec
     assert names == (["words.weight", "words.bias"] if expected else [])
 
 
+class Pooled(nn.Module):
+    """A query that attends to what an encoder gives."""
+
+    def __init__(self, goes_on):
+        super().__init__()
+        self.encoder, self.head, self.goes_on = nn.Linear(1, 16), nn.Linear(16, 4), goes_on
+        self.query, self.pool = nn.Parameter(torch.randn(1, 1, 16)), nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        words = self.goes_on(torch.tanh(self.encoder(x[:, :, None])))
+        return self.head(self.pool(self.query.expand(len(x), 1, 16), words, words)[0].squeeze(1))
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "expected"),
+    [(Tensor.detach, [("wiring", "detached")]), pytest.param(Tensor.clone, [], marks=pytest.mark.exhaustive)],
+)
+def test_what_attention_is_given_is_detached(tmp_path, goes_on, expected):
+    torch.manual_seed(13)
+    model = Pooled(goes_on)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    assert alarms(watched(tmp_path, model, optimizer, cross_entropy)) == expected
+
+
 class Teacher(nn.Module):
     """Learns what a slow average of itself answers, as in BYOL; all of it is given to the optimizer."""
 

@@ -8,7 +8,7 @@ and memory are safe. Nothing here synchronizes.
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -158,6 +158,8 @@ class Observer(TorchFunctionMode):
         if func in functions.MULTI_HEAD:
             with attention.inside_multi_head(self._attention, self.ours):
                 out = self._run(func, args, kwargs)
+            with self.ours:
+                self._follow_cuts(args, kwargs, out)
         else:
             out = self._call(func, args, kwargs)
         if self._asking and func in functions.RECURRENT:
@@ -183,12 +185,16 @@ class Observer(TorchFunctionMode):
         out = self._run(func, args, kwargs)
         with self.ours:
             self._after(func, args, kwargs, given, out)
+            self._follow_cuts(args, kwargs, out, cut)
             if self._asking:
-                tensors = list(functions.tensors((*args, *kwargs.values())))
-                self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
                 self.losses.returned(func, args, kwargs, out)
                 self.derivatives.follow(func, args, kwargs, out)
         return out
+
+    def _follow_cuts(self, args: tuple, kwargs: dict[str, Any], out: Any, cut: Set[int] = frozenset()) -> None:
+        if self._asking:
+            tensors = list(functions.tensors((*args, *kwargs.values())))
+            self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:
         """Of an activation: what it is, its input, and where that has its units."""
