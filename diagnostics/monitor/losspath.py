@@ -17,7 +17,6 @@ _NAMES = {
     "nllloss": "nll_loss",
     "nllloss2d": "nll_loss",
     "mseloss": "mse_loss",
-    "l1loss": "l1_loss",
     "smoothl1loss": "smooth_l1_loss",
     "huberloss": "huber_loss",
     "logsoftmax": "log_softmax",
@@ -29,7 +28,7 @@ _NAMES = {
 _OF_TWO = {"mul": "product", "sub": "difference"}
 _LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
 _PLAIN = {
-    "mean", "sum", "div", "add", "mseloss", "l1loss", "smoothl1loss", "huberloss", "pow", "abs", "expand", "sub",
+    "mean", "sum", "div", "add", "mseloss", "smoothl1loss", "huberloss", "pow", "abs", "expand", "sub",
     "squeeze", "unsqueeze", "view", "t", "transpose", "sqrt",
 }  # fmt: skip
 LONGEST = 200  # nodes walked: the part of interest is at the end of the model
@@ -50,7 +49,8 @@ def describe(loss: Tensor) -> str:
             known = _NAMES | _OF_TWO if len(set(_next(node))) > 1 else _NAMES
             names.append(known.get(name, name))
     names.reverse()
-    return " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
+    path = " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
+    return re.sub(r"\bsub -> abs -> (mean|sum)\b", "l1_loss", path)  # which autograd has no node for
 
 
 def last_function(output: Tensor) -> str:
