@@ -77,3 +77,29 @@ def test_a_term_of_derivatives_without_their_graph_is_told(name, kept, tmp_path)
     assert not diagnosis.crashed
     assert len(told) == (wrong and not kept)
     assert all(0 < each.evidence["share of the loss"] < 1 for each in told)
+
+
+@pytest.mark.parametrize(
+    ("unit", "loss_of", "expected"),
+    [
+        (nn.ReLU, CASES["residual"][0], [("zero-gradient", "piecewise-linear")]),
+        (nn.ReLU, penalty, []),  # first derivatives are enough
+        pytest.param(nn.SiLU, CASES["residual"][0], [], marks=pytest.mark.exhaustive),
+    ],
+)
+def test_second_derivatives_of_a_network_that_has_none(unit, loss_of, expected, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 16), unit(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+    with diagnostics.watch(net, optimizer, tmp_path, budget=ANY, curvature_every=15) as monitor:
+        for _ in range(30):
+            x = (torch.pi * torch.rand(32, 1)).requires_grad_()
+            optimizer.zero_grad()
+            loss = loss_of(net, x, True)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x: loss_of(net, x, True))
+    run = diagnostics.load(tmp_path)
+    assert run.meta["no_second_derivative"] == bool(expected)
+    told = [(each.kind, each.cause) for each in diagnostics.diagnose(run).alarms if each.kind == "zero-gradient"]
+    assert told == expected

@@ -89,6 +89,7 @@ class Looking:
         found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
+        found["no_second_derivative"] = all(each.derivatives.no_second() for each in observers)
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):

@@ -98,6 +98,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "unsigned": [],
         "cut_off": [],
         "cut_derivative": 0.0,
+        "no_second_derivative": False,
         "state_cut": [0, []],
         "shared_norms": [],
         "mean_count": None,

@@ -7,7 +7,8 @@ them.
 ## What we look at
 The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one, or zero for
 all tensors from some update on, for the last third of the run, while there is a loss left and a sigmoid or tanh of the
-model is exactly at its flat end, or most of the loss is left. The cause is read from the activation functions the model
+model is exactly at its flat end, or most of the loss is left. And whether all second derivatives that the loss takes of
+the network, by its inputs, are exactly zero. The cause is read from the activation functions the model
 calls and from whether the loss has a gradient at all.
 
 ## Why it happens
@@ -16,7 +17,7 @@ hard threshold is flat on both sides of its jump, $\phi'(z) = 0$, and so is the 
 small change of the weights changes no prediction, so the loss does not change either. The landscape is a plateau
 everywhere. It becomes one, too, where a sigmoid is so sure that in floating point it is exactly 0 or 1, or all values
 are beyond the bounds of a clamp. A network of ReLUs is piecewise linear: its second derivative is zero, and so is the
-gradient of a loss that is made of it.
+gradient of each term of a loss that is made of it, as of a differential equation's.
 
 ## What to try
 Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
@@ -39,6 +40,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._no_second_derivative import SMOOTH, is_piecewise_linear, no_second_derivative
 from diagnostics.rules._words import names_of, number
 from diagnostics.rules._zero_factors import AWAY_FROM_ZERO, zero_factors
 from diagnostics.rules._zero_inputs import given_zeros
@@ -59,6 +61,9 @@ def check(
     cut = signals.events(run, "no-graph")
     if len(cut) and by_layer.counts_errors(run):
         yield _zero_one(run, int(cut["step"].iloc[0]))
+        return
+    if (found := no_second_derivative(KIND, run)) is not None:
+        yield found
         return
     steps, names, norms = by_layer.matrix(run, "layers", "grad_norm")
     if len(steps) < records:
@@ -129,11 +134,6 @@ def check(
 
 
 _SQUASHING = {"sigmoid", "tanh"}
-_PIECEWISE_LINEAR = {"relu", "relu6", "leaky_relu", "hardtanh"}
-_SMOOTH = (
-    "if the loss differentiates the network by its inputs, as that of a differential equation does, take tanh, sin or "
-    "softplus: a network of ReLUs is piecewise linear, and has no second derivative"
-)
 
 
 def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
@@ -181,7 +181,7 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
     end, calls = number(signals.loss(run).end), by_layer.activations(run)
     told = names_of([f"{calls[name][0]} {name.removeprefix('loss.')}" for name in flat])
     at_end = f", and the {told} {'is' if len(flat) == 1 else 'are'} at the flat end for every input" if flat else ""
-    linear = not flat and bool(calls) and {function for function, _ in calls.values()} <= _PIECEWISE_LINEAR
+    linear = not flat and is_piecewise_linear(run)
     return Finding(
         kind=KIND,
         cause=None,
@@ -193,7 +193,7 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
         f"moves any more, and the loss stands at {end}.",
         evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
         remedies=(
-            *([_SMOOTH] if linear else []),
+            *([SMOOTH] if linear else []),
             "look at what lies between the last layer and the loss: a clamp that all values are beyond, a sigmoid that "
             "is exactly 0 or 1; losses of logits, as F.binary_cross_entropy_with_logits, keep their gradient there",
             "compare the targets with what the output can be: probabilities lie between 0 and 1",

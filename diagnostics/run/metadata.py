@@ -53,6 +53,7 @@ _DEFAULTS: dict[str, Any] = {
     "unsigned": [],
     "cut_off": [],
     "cut_derivative": 0.0,
+    "no_second_derivative": False,
     "state_cut": [0, []],
     "shared_norms": [],
     "mean_count": None,
