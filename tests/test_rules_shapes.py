@@ -290,6 +290,17 @@ def test_a_scrambled_view_that_a_model_learns_through_is_information(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("shapes", "severity"), [([[2, 32, 12], [32, 24]], "warning"), ([[32, 6, 4], [32, 4, 6]], "info")]
+)
+def test_a_view_that_gives_each_example_others_numbers_is_told_though_the_run_learns(shapes, severity):
+    steps = np.arange(1, 101)
+    scalars = pd.DataFrame({"step": steps, "loss": 0.2 + 2 * 0.95**steps, "lr": 0.1, "grad_norm": 1.0})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{}], "scrambled": shapes}
+    found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars})).findings
+    assert [each.severity for each in found if each.cause == "scrambled-view"] == [severity]
+
+
+@pytest.mark.parametrize(
     ("norm", "expected"),
     [
         (nn.LayerNorm(1), [("wiring", "norm-of-one")]),
