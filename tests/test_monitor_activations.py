@@ -363,3 +363,35 @@ def test_a_loss_that_differentiates_by_itself(tmp_path: Path) -> None:
     assert run.table("events").empty
     assert len(run.table("curvature")) > 2 and run.table("scalars")["overshoot"].count() > 1
     assert set(run.table("units")["layer"]) == {"1#0", "1#1"}
+
+
+@pytest.mark.parametrize(
+    "single",
+    [
+        torch.squeeze,
+        lambda z: z.view(()),
+        lambda z: z.reshape(()),
+        lambda z: z[0, 0],
+        lambda z: z.flatten()[0],
+        lambda z: z.select(0, 0).select(0, 0),
+        lambda z: z.unbind(1)[0].squeeze().unsqueeze(0),
+    ],
+)
+def test_an_output_that_is_a_single_number(single: Any, tmp_path: Path) -> None:
+    """As a physics-informed loss has it at its initial point."""
+    model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def closure() -> Tensor:
+        return (single(model(torch.zeros(1, 1))) - 1).square().sum() + model(torch.ones(8, 1)).square().mean()
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure)
+    run = diagnostics.load(tmp_path / "run")
+    assert "measurement-failed" not in set(run.table("events")["kind"])
+    assert set(run.table("units")["layer"]) == {"1#0", "1#1"}
