@@ -9,10 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pytest worker
 import pytest
 from jaxtyping import install_import_hook
 
-# Every shape in a signature is checked at each call while the tests run. Files without shapes are left alone: a check
-# takes a fifth of a millisecond, and those of small functions were a third of what a watched training took.
+# Every shape in a signature of the numerical code is checked at each call while the tests run. Its files without shapes
+# are left alone: checks of small functions were a third of what a watched training took.
 SOURCES = Path(__file__).parents[1] / "diagnostics"
-SHAPED = [path for path in SOURCES.rglob("*.py") if "from jaxtyping import" in path.read_text("utf-8")]
+NUMERICAL = [*SOURCES.glob("stats/*.py"), *SOURCES.glob("curvature/*.py")]
+SHAPED = [path for path in NUMERICAL if "from jaxtyping import" in path.read_text("utf-8")]
 install_import_hook(
     [".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
 )
