@@ -57,22 +57,26 @@ CASES = {
 }
 
 
+def trained(folder, unit, loss_of):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 16), unit(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
+    with diagnostics.watch(net, optimizer, folder, budget=ANY, curvature_every=15) as monitor:
+        for _ in range(30):
+            x = (torch.pi * torch.rand(32, 1)).requires_grad_()
+            optimizer.zero_grad()
+            loss = loss_of(net, x)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x: loss_of(net, x))
+    return diagnostics.load(folder)
+
+
 @pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", CASES)
 def test_a_term_of_derivatives_without_their_graph_is_told(name, kept, tmp_path):
     loss_of, wrong = CASES[name]
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
-    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
-    with diagnostics.watch(net, optimizer, tmp_path, budget=ANY, curvature_every=15) as monitor:
-        for _ in range(30):
-            x = (torch.pi * torch.rand(32, 1)).requires_grad_()
-            optimizer.zero_grad()
-            loss = loss_of(net, x, kept)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda x=x: loss_of(net, x, kept))
-    diagnosis = diagnostics.diagnose(diagnostics.load(tmp_path))
+    diagnosis = diagnostics.diagnose(trained(tmp_path, nn.Tanh, lambda net, x: loss_of(net, x, kept)))
     told = [each for each in diagnosis.findings if each.cause == "derivative-without-graph"]
     assert not diagnosis.crashed
     assert len(told) == (wrong and not kept)
@@ -88,18 +92,7 @@ def test_a_term_of_derivatives_without_their_graph_is_told(name, kept, tmp_path)
     ],
 )
 def test_second_derivatives_of_a_network_that_has_none(unit, loss_of, expected, tmp_path):
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(1, 16), unit(), nn.Linear(16, 1))
-    optimizer = torch.optim.SGD(net.parameters(), 1e-3)
-    with diagnostics.watch(net, optimizer, tmp_path, budget=ANY, curvature_every=15) as monitor:
-        for _ in range(30):
-            x = (torch.pi * torch.rand(32, 1)).requires_grad_()
-            optimizer.zero_grad()
-            loss = loss_of(net, x, True)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda x=x: loss_of(net, x, True))
-    run = diagnostics.load(tmp_path)
+    run = trained(tmp_path, unit, lambda net, x: loss_of(net, x, True))
     assert run.meta["no_second_derivative"] == bool(expected)
     told = [(each.kind, each.cause) for each in diagnostics.diagnose(run).alarms if each.kind == "zero-gradient"]
     assert told == expected

@@ -102,13 +102,23 @@ def test_a_probability_that_is_raised_on_purpose_is_information(tmp_path):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("closure", [True, False])
-@pytest.mark.parametrize("loss", [F.smooth_l1_loss, F.l1_loss, lambda z, t: (z - t).square().mean().sqrt()])
+@pytest.mark.parametrize("loss", [F.smooth_l1_loss, F.l1_loss, lambda z, t: (z - t).abs().mean()])
 @pytest.mark.parametrize(("lowest", "expected"), [(None, [("plateau", "target-range")]), (0.0, [])])
 def test_a_relu_in_front_of_negative_targets(lowest, expected, loss, closure, tmp_path):
     """With and without a closure, which is what shows the targets themselves."""
     x, _ = classes()
     y = x[:, :4].clamp(min=lowest) if lowest is not None else x[:, :4]
     assert alarms(diagnosed(tmp_path, network(nn.ReLU()), loss, x, y / 4, closure=closure)) == expected
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("within", "expected"), [(False, [("plateau", "logistic-least-squares")]), (True, [])])
+def test_a_tanh_in_front_of_far_targets_under_an_absolute_error(within, expected, tmp_path):
+    """Which autograd knows as a difference, its size and a mean."""
+    x, _ = classes()
+    y = torch.tanh(x[:, :4]) if within else 100 * x[:, :4]
+    assert alarms(diagnosed(tmp_path, network(nn.Tanh()), F.l1_loss, x, y)) == expected
+    assert diagnostics.load(tmp_path).meta["loss_path"] == "tanh -> l1_loss"
 
 
 @pytest.mark.exhaustive

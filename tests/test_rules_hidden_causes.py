@@ -1,5 +1,7 @@
 """What another sign hides: a saddle point under batch noise, heads that are copies, inputs behind dead units."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules.cliff import explains
+from diagnostics.run import Run
 from tests.test_rules import finding
 
 pytestmark = pytest.mark.exhaustive
@@ -220,3 +223,16 @@ def test_lbfgs_whose_steps_nothing_bounds(search, tmp_path):
     assert [each.kind for each in found] == (["lr-unstable"] if search is None else [])
     if found:
         assert "strong_wolfe" in found[0].remedies[0]
+
+
+@pytest.mark.parametrize(("tallest", "told"), [(80.0, True), (np.nan, False)])
+def test_the_tallest_loss_of_lbfgs_is_one_that_it_rose_to(tallest, told):
+    """Not the first one, where the others are no numbers."""
+    loss = np.r_[1 + 0.01 * np.cos(np.arange(20)), tallest, [np.nan] * 10]
+    scalars = pd.DataFrame({"step": range(1, 32), "loss": loss, "lr": 1.0, "grad_norm": 1.0})
+    meta = {"name": "test", "status": "finished", "optimizer": "LBFGS", "hyperparameters": [{"line_search_fn": None}]}
+    diagnosis = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars}))
+    (found,) = diagnosis.alarms
+    assert not diagnosis.crashed and found.kind == "lr-unstable"
+    assert ("took the loss to 80 at step 21" in found.summary) == told
+    assert ("took the loss to" in found.summary) == told

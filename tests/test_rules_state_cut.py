@@ -55,24 +55,25 @@ def always(t: int) -> bool:
     return True
 
 
-def causes(model: nn.Module, folder, closure: bool = True) -> list[tuple[str | None, tuple[str, ...]]]:
-    torch.manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+def findings(model: nn.Module, folder, loss_of, beside: tuple = (), closure: bool = True) -> list:
+    """`loss_of(x, y)`, of sequences and what their first number says; `beside`: what is trained with the model."""
+    optimizer = torch.optim.Adam([*model.parameters(), *beside], 1e-3)
     with diagnostics.watch(model, optimizer, folder, budget=ANY) as monitor:
         for _ in range(12):
             x = torch.randn(16, STEPS, 3)
             y = (x[:, 0, 0] > 0).long()
-
-            def lost(x=x, y=y):
-                return F.cross_entropy(model(x), y)
-
             optimizer.zero_grad()
-            loss = lost()
+            loss = loss_of(x, y)
             loss.backward()
             optimizer.step()
-            monitor.step(loss, closure=lost if closure else None)
-    found = diagnostics.diagnose(diagnostics.load(folder))
-    return [(each.cause, each.layers) for each in found.findings if each.kind == "wiring"]
+            monitor.step(loss, closure=(lambda x=x, y=y: loss_of(x, y)) if closure else None)
+    return list(diagnostics.diagnose(diagnostics.load(folder)).findings)
+
+
+def causes(model: nn.Module, folder, closure: bool = True) -> list[tuple[str | None, tuple[str, ...]]]:
+    torch.manual_seed(0)
+    found = findings(model, folder, lambda x, y: F.cross_entropy(model(x), y), closure=closure)
+    return [(each.cause, each.layers) for each in found if each.kind == "wiring"]
 
 
 @pytest.mark.parametrize("closure", BOTH)
@@ -104,47 +105,28 @@ def test_a_loop_around_the_model(tmp_path, cut):
     """The model is one step; each has a loss of its own."""
     torch.manual_seed(0)
     model, head = nn.GRUCell(3, 8), nn.Linear(8, 2)
-    optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], 1e-3)
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(12):
-            x = torch.randn(16, STEPS, 3)
-            y = (x[:, 0, 0] > 0).long()
 
-            def lost(x=x, y=y):
-                h, losses = torch.zeros(16, 8), []
-                for t in range(STEPS):
-                    h = model(x[:, t], h.detach() if cut else h)
-                    losses.append(F.cross_entropy(head(h), y))
-                return torch.stack(losses).mean()
+    def loss_of(x, y):
+        h, losses = torch.zeros(16, 8), []
+        for t in range(STEPS):
+            h = model(x[:, t], h.detach() if cut else h)
+            losses.append(F.cross_entropy(head(h), y))
+        return torch.stack(losses).mean()
 
-            optimizer.zero_grad()
-            loss = lost()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lost)
-    found = diagnostics.diagnose(diagnostics.load(tmp_path))
-    assert "state-cut" not in {each.cause for each in found.findings}
+    found = findings(model, tmp_path, loss_of, tuple(head.parameters()))
+    assert "state-cut" not in {each.cause for each in found}
 
 
 def test_a_model_that_is_stepped_forward_on_its_own_answers(tmp_path):
     """One step is trained, from where the model's own steps lead: the answers before it are constants on purpose."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3))
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(12):
-            x = torch.randn(16, 3)
 
-            def lost(x=x):
-                y = x
-                for _ in range(STEPS):
-                    y = model(y.detach())
-                return F.mse_loss(y, 0.5**STEPS * x)
+    def loss_of(x, _):
+        answer = start = x[:, 0]
+        for _ in range(STEPS):
+            answer = model(answer.detach())
+        return F.mse_loss(answer, 0.5**STEPS * start)
 
-            optimizer.zero_grad()
-            loss = lost()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lost)
-    found = diagnostics.diagnose(diagnostics.load(tmp_path))
-    assert "state-cut" not in {each.cause for each in found.findings}
+    found = findings(model, tmp_path, loss_of)
+    assert "state-cut" not in {each.cause for each in found}

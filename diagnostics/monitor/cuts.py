@@ -6,7 +6,7 @@ alone, only that one is trained.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -41,10 +41,10 @@ class Cuts:
         self._left -= len(seen)
         return found
 
-    def follow(self, given: Iterable[Tensor], results: Iterable[Tensor], cut: Set[int], meets_parameters: bool) -> None:
+    def follow(self, given: Iterable[Tensor], results: Iterable[Tensor], cut: set[int], meets_parameters: bool) -> None:
         """One call: `cut` of its input by itself, or by what was detached before."""
         given = list(given)
-        behind = set(cut).union(*(self._behind[tensor] for tensor in given if tensor in self._behind))
+        behind = cut.union(*(self._behind[tensor] for tensor in given if tensor in self._behind))
         if torch.is_grad_enabled():
             parameters = {id(each) for each in given if isinstance(each, nn.Parameter) and each.requires_grad}
             self._used.update(parameters)

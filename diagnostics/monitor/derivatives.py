@@ -26,11 +26,12 @@ class Derivatives:
 
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         tensors = list(functions.tensors((*args, *kwargs.values())))
-        derived = any(each in self._of_derivatives for each in tensors)
         if func is torch.autograd.grad:
-            self._taken(functions.argument(args, kwargs, 1, "inputs"), out, bool(kwargs.get("create_graph")), derived)
+            of, by = (functions.argument(args, kwargs, at, name) for at, name in enumerate(("outputs", "inputs")))
+            again = any(each in self._of_derivatives for each in functions.tensors((of,)))
+            self._taken(by, out, bool(kwargs.get("create_graph")), again)
             return
-        for result in functions.tensors((out,)) if derived else ():
+        for result in functions.tensors((out,)) if any(each in self._of_derivatives for each in tensors) else ():
             self._of_derivatives[result] = True
         given = [each for each in tensors if each in self._without]
         for result in functions.tensors((out,)) if given else ():

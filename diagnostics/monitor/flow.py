@@ -196,8 +196,7 @@ class Graph:
             return None
         before = places.last(args[0].shape) if flow.places is None else flow.places
         after = places.moved(function, args, kwargs, before)
-        shapes = [each.shape for each in results]
-        if after is None or [each.shape for each in after] != shapes or not all(shapes):  # one number has no places
+        if after is None or [each.shape for each in after] != [each.shape for each in results]:
             return None
         return [self._part(flow, each) for each in after]
 

@@ -8,7 +8,7 @@ and memory are safe. Nothing here synchronizes.
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -159,7 +159,7 @@ class Observer(TorchFunctionMode):
             with attention.inside_multi_head(self._attention, self.ours):
                 out = self._run(func, args, kwargs)
             with self.ours:
-                self._follow_cuts(args, kwargs, out)
+                self._follow_cuts(args, kwargs, out, set())
         else:
             out = self._call(func, args, kwargs)
         if self._asking and func in functions.RECURRENT:
@@ -191,7 +191,7 @@ class Observer(TorchFunctionMode):
                 self.derivatives.follow(func, args, kwargs, out)
         return out
 
-    def _follow_cuts(self, args: tuple, kwargs: dict[str, Any], out: Any, cut: Set[int] = frozenset()) -> None:
+    def _follow_cuts(self, args: tuple, kwargs: dict[str, Any], out: Any, cut: set[int]) -> None:
         if self._asking:
             tensors = list(functions.tensors((*args, *kwargs.values())))
             self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))

@@ -25,13 +25,13 @@ def of(shape: torch.Size, strides: tuple[int, ...], offset: int = 0) -> Tensor:
 
 def moved(function: Callable, args: tuple, kwargs: dict[str, Any], places: Tensor) -> list[Tensor] | None:
     """Places after the call, one a result; `None` where a copy was made or units and positions were mixed, which no
-    strides describe."""
+    strides describe, or where a single number is left, which has none."""
     try:
         found = function(places, *args[1:], **kwargs)
     except RuntimeError:  # a view that the tensor's own strides allow, and these do not
         return None
     results = [found] if isinstance(found, Tensor) else list(found)
-    return results if all(each.is_meta and each._is_view() for each in results) else None
+    return results if all(each.is_meta and each._is_view() and each.dim() for each in results) else None
 
 
 def scrambles(before: torch.Size, after: torch.Size, channels_first: bool = False) -> bool:

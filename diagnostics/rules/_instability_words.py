@@ -90,11 +90,11 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
             f"At a learning rate of {rate} each update is undone by the next (successive gradients correlate at "
             f"{number(reversal(run, grown))})"
         )
-    if trusts_its_steps(run):
-        history = signals.loss(run)
-        at = int(np.nanargmax(history.values))
-        worst = number(float(history.values[at]))
-        return f"A step of LBFGS, which no line search bounds, took the loss to {worst} at step {history.steps[at]}"
+    history = signals.loss(run)
+    tall = np.where(np.isfinite(history.values) & (history.steps >= grown.onset), history.values, -np.inf)
+    if trusts_its_steps(run) and tall.max() > history.start:
+        worst, step = number(float(tall.max())), history.steps[np.argmax(tall)]
+        return f"A step of LBFGS, which no line search bounds, took the loss to {worst} at step {step}"
     if not limit.ratio > 1:
         lasted = counted(grown.steps, "update")
         return f"The loss grew over {lasted} at a learning rate of {rate} since step {limit.since}"

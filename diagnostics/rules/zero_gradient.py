@@ -8,8 +8,8 @@ them.
 The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one, or zero for
 all tensors from some update on, for the last third of the run, while there is a loss left and a sigmoid or tanh of the
 model is exactly at its flat end, or most of the loss is left. And whether all second derivatives that the loss takes of
-the network, by its inputs, are exactly zero. The cause is read from the activation functions the model
-calls and from whether the loss has a gradient at all.
+the network, by its inputs, are exactly zero. The cause is read from the activation functions the model calls and from
+whether the loss has a gradient at all.
 
 ## Why it happens
 Backpropagation multiplies by the derivative of every function on the way: $\bar z_i = \bar h_i\,\phi'(z_i)$. A
@@ -22,7 +22,7 @@ gradient of each term of a loss that is made of it, as of a differential equatio
 ## What to try
 Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
 0-1 loss by a surrogate that is smooth in the outputs, such as cross-entropy, and keep counting errors as a
-metric.
+metric. A loss of second derivatives needs units that have some: tanh, SiLU, softplus or sine.
 
 ## When this is wrong
 A branch that is idle in a run that learns is information, unless it is most of the network and more lies behind it.
