@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pytest workers share two cores
 
 import pytest
+from jaxtyping import config as shape_checks
 from jaxtyping import install_import_hook
 
 # Every shape in a signature of the numerical code is checked at each call while the tests run. Its files without shapes
@@ -18,7 +19,22 @@ install_import_hook(
     [".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
 )
 
+MANY = 6  # cases of one test
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Of a test with many cases every third is run by default, in CI all: `make test` is for between two edits."""
+    cases: dict[tuple, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("exhaustive") and not item.get_closest_marker("every_case"):
+            cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
+    for several in cases.values():
+        if len(several) > MANY:
+            for at, item in enumerate(several):
+                if at % 3:
+                    item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,6 +43,12 @@ def _charts_of_any_size():
     import altair
 
     altair.data_transformers.disable_max_rows()
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_where_they_are_tested(request: pytest.FixtureRequest):
+    """Tests of rules train hundreds of models only to have runs; a sixth of their time would go to checks."""
+    shape_checks.update("jaxtyping_disable", request.path.name.startswith(("test_rules", "test_faults")))
 
 
 @pytest.fixture(autouse=True)

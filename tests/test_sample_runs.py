@@ -59,6 +59,7 @@ def test_the_expectation_says_what_the_run_shows(name):
     assert not wanted["alarms"] or wanted["cure"], "a fault is shown beside its cure"
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", NAMES)
 def test_recorded_run_shows_its_alarms_and_no_others(name):
     assert_expected(HERE / name, name)
