@@ -29,3 +29,16 @@ def test_the_character_transformer_is_watched_through_amp_accumulation_and_clipp
     assert scalars["grad_norm_unclipped"].max() > 1.0
     assert any(layer["tied"] for layer in run.meta["layers"])
     assert run.table("curvature")["stability"].notna().all()
+
+
+@pytest.mark.exhaustive
+def test_two_networks_that_train_against_each_other_have_a_run_each_and_no_alarm(tmp_path):
+    command = [sys.executable, ROOT / "examples" / "gan.py", "--steps", "200", "--out", tmp_path]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("generator", "discriminator"):
+        run = diagnostics.load(tmp_path / name)
+        assert len(run.table("scalars")) == 200 and len(run.table("curvature"))
+        assert not diagnostics.diagnose(run).alarms, name
