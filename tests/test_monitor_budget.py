@@ -62,10 +62,13 @@ def simulated(
     weights: int = 0,
     product: float = 2,
     observing: float = 1.5,
+    busy: float = 1.0,
 ) -> Simulated:
+    """`busy`: by the clock, a second of processor time."""
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    budget = Budget(0.05)
+    monkeypatch.setattr(time, "thread_time", lambda: now / busy)
+    budget = Budget(0.05, by_processor=True)
     schedule = Schedule(1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda: None, weights)
     run = Simulated(budget, schedule)
     assert schedule.at_most() < 5  # a first estimate, of unknown products, ends within the floor
@@ -96,7 +99,7 @@ def simulated(
                     now += cost
                     schedule.estimated(whole, cost)
                 schedule.last_curvature = step
-        assert budget.total <= max(5.0, 0.05 * budget.unwatched), step
+        assert budget.total <= max(5.0 * busy, 0.05 * budget.unwatched), step
     return run
 
 
@@ -131,3 +134,32 @@ def test_a_short_run_on_a_busy_machine_is_measured_to_its_end(
     count = round(seconds / update)
     assert sum(step > count / 2 for step in run.measured) >= 3, run.measured
     assert any(step > count / 10 for step, _ in run.estimates), run.estimates
+
+
+def test_a_machine_that_others_use_too_measures_as_often_as_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = simulated(monkeypatch, 12, 0.005, 0.0001, product=3, observing=5)
+    shared = simulated(monkeypatch, 48, 0.02, 0.0004, product=3, observing=5, busy=4.0)
+    assert len(shared.measured) >= 0.9 * len(alone.measured) > 10
+    assert len(shared.estimates) >= 0.9 * len(alone.estimates) > 1
+    assert shared.budget.slowdown == pytest.approx(4.0)
+
+
+def test_waiting_for_a_device_is_no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+    budget = Budget(0.05)
+    with budget.charge("measured"):
+        pass
+    assert budget.slowdown == 1.0 and budget.floor == 5.0
+
+
+def test_what_the_first_update_takes_is_not_expected_of_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    budget = Budget(0.05)
+    budget.spent["always"] = 0.3
+    budget.updated()
+    budget.spent |= {"measured": 0.4, "curvature": 1.5}
+    now = budget.total + 0.25
+    assert budget.due("measured", 0.2, since=0.1)
+    budget._once = 0.0  # as if it were what every update takes
+    assert not budget.due("measured", 0.2, since=0.1)

@@ -1,7 +1,8 @@
 """What measuring may cost, and when the next measurement is due.
 
-The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). Until the
-five seconds are earned, but for the first half second of each kind, what is left of them is spent evenly over the
+The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
+seconds are of processor time: where other work takes turns with training, all takes longer by the clock. Until they
+are earned, but for the first half second of each kind, what is left of them is spent evenly over the
 logarithm of the time, so that a run of any length, on a machine however busy, is measured from its first updates on
 and still in its last half. What every update costs is set aside first, up to half: where recording alone costs more
 than that (updates of a fraction of a millisecond), curvature goes on with the other half.
@@ -15,6 +16,7 @@ FLOOR_SECONDS = 5.0
 AT_ONCE = 0.5  # seconds of each kind: a run of a second is measured as densely as it was asked to be
 FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may take
 MOMENT = 1e-6  # seconds: none may have passed, by a clock that counts what other threads took
+MOST_SLOWDOWN = 10.0  # by other work; beyond that something else holds us up
 CLOSING_SECONDS = 0.2  # kept for the last diagnosis
 SHARES = {"measured": 0.5, "curvature": 0.5}  # of what is left, so that neither starves the other
 
@@ -25,18 +27,32 @@ class Budget:
     `always`: at every update. `writing`, `diagnosing`: in other threads, which take the interpreter from training.
     """
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, share: float, by_processor: bool = False) -> None:
+        """`by_processor`: nothing is waited for but the processor, no device and no other process."""
+        self.share, self._by_processor = share, by_processor
+        self.clocked = self.worked = 0.0  # seconds inside of charges by the clock, and by the processor
         self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0, "writing": 0.0, "diagnosing": 0.0}
         self.latest = {"measured": 0.0, "curvature": 0.0}
         self.inside = 0.0  # charged further inside of what is being charged
         self._began = time.perf_counter()
         self._last_update = 0.0
+        self._fixed = 0.0  # seconds spent otherwise than on measurements, by the last update
+        self._once = 0.0  # of them, in the costliest update: the first, in which all is done for the first time
         self.update_seconds = float("inf")  # of the fastest update so far, unwatched
 
     @property
     def total(self) -> float:
         return sum(self.spent.values())
+
+    @property
+    def slowdown(self) -> float:
+        """Seconds by the clock that a second of processor time takes here."""
+        return min(max(1.0, self.clocked / self.worked), MOST_SLOWDOWN) if self._by_processor and self.worked else 1.0
+
+    @property
+    def floor(self) -> float:
+        """Five seconds of processor time, by the clock."""
+        return FLOOR_SECONDS * self.slowdown
 
     @property
     def unwatched(self) -> float:
@@ -45,19 +61,21 @@ class Budget:
     @property
     def promise(self) -> float:
         """Seconds that may have been spent by now."""
-        return max(FLOOR_SECONDS, self.share * self.unwatched)
+        return max(self.floor, self.share * self.unwatched)
 
     def _left(self) -> float:
         """Seconds of the promise for measurements: less what every update has cost, and will while the floor lasts."""
         seconds = self.unwatched
         fixed = self.total - self._measuring()
-        lasts = max(1.0, FLOOR_SECONDS / self.share / seconds) if self.share and seconds else 1.0
+        lasts = max(1.0, self.floor / self.share / seconds) if self.share and seconds else 1.0
         promise = self.promise - CLOSING_SECONDS
-        return promise - min(promise / 2, fixed * lasts)
+        return promise - min(promise / 2, self._once + (fixed - self._once) * lasts)
 
     def updated(self) -> None:
         """Called once an update: how long do they take? Other threads' seconds come in lumps and would hide it."""
         ours = self._measuring() + self.spent["always"]
+        fixed = self.total - self._measuring()
+        self._once, self._fixed = max(self._once, fixed - self._fixed), fixed
         now = time.perf_counter() - self._began - ours
         self.update_seconds, self._last_update = min(self.update_seconds, now - self._last_update), now
 
@@ -79,10 +97,10 @@ class Budget:
         if cost > remaining:
             return False
         now = max(self.unwatched, MOMENT)
-        if now * self.share >= FLOOR_SECONDS or self.spent[kind] + cost <= AT_ONCE:
+        if now * self.share >= self.floor or self.spent[kind] + cost <= AT_ONCE * self.slowdown:
             return True
         gone = math.log(max(now / max(since, self.update_seconds, MOMENT), 1.0))
-        return gone * remaining >= math.log(FLOOR_SECONDS / max(self.share, 1e-3) / now) * cost
+        return gone * remaining >= math.log(self.floor / max(self.share, 1e-3) / now) * cost
 
     def _measuring(self) -> float:
         return sum(self.spent[kind] for kind in SHARES)
@@ -102,16 +120,18 @@ class Budget:
 class Charge:
     """A context manager of a class of its own: several are entered at every update, and generators cost twice that."""
 
-    __slots__ = ("_began", "_budget", "_kind", "_outside")
+    __slots__ = ("_began", "_budget", "_kind", "_outside", "_worked")
 
     def __init__(self, budget: Budget, kind: str) -> None:
         self._budget, self._kind = budget, kind
 
     def __enter__(self) -> None:
         self._outside, self._budget.inside = self._budget.inside, 0.0
-        self._began = time.perf_counter()
+        self._began, self._worked = time.perf_counter(), time.thread_time()
 
     def __exit__(self, *error: Any) -> None:
         seconds = time.perf_counter() - self._began
         self._budget.add(self._kind, seconds - self._budget.inside)
         self._budget.inside = self._outside + seconds
+        self._budget.clocked += seconds  # of one charge inside another twice, as of the processor
+        self._budget.worked += time.thread_time() - self._worked

@@ -178,7 +178,7 @@ class Schedule:
     def _affords_first(self) -> bool:
         """A first, quick estimate: out of the floor, or by now."""
         cost = self._forecast(QUICK)
-        return cost <= FIRST_ESTIMATE or self._budget.affords("curvature", cost)
+        return cost <= FIRST_ESTIMATE * self._budget.slowdown or self._budget.affords("curvature", cost)
 
     def whole_estimate(self) -> bool | Callable[[float], bool | None]:
         """Whether an estimate that is due is a whole one; the first time what a product then takes decides."""
@@ -201,7 +201,7 @@ class Schedule:
     def at_most(self) -> float:
         """Seconds that an estimate may take, if it is not a whole one: the first one's products are not known."""
         free = self.curvature_every is not None or self._together.active or self.last_curvature is not None
-        return math.inf if free else FIRST_ESTIMATE
+        return math.inf if free else FIRST_ESTIMATE * self._budget.slowdown
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:
