@@ -1,5 +1,7 @@
 """Columns over steps, with the span of a finding shaded."""
 
+import math
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from diagnostics.metrics import TABLES
 from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
 
+LEGEND_ROW = 20  # pixels
 MOST_LINES = 5  # as many as the palette tells apart
 
 SHARES = {  # of 1
@@ -110,17 +113,22 @@ def draw_lines(
         color, dash = told_apart(names)
         tooltip = [tooltip[0], alt.Tooltip("series:N", title=" "), alt.Tooltip("value:Q", format=".4g")]
         line = line.encode(color=color, strokeDash=dash, tooltip=tooltip)
+        height += LEGEND_ROW * (math.ceil(len(names) / columns_of(names)) - 1)  # which the height includes
     dense = [name for name in series if name in EVERY_UPDATE]
     bad = [part for name in dense for part in parts.non_finite_layers(*series[name], x, name)]
     around = [parts.whole_run(x, first, last), *parts.span_layers(finding, x, first, last)]
     return parts.layer([*around, line, *bad], title, height)
 
 
+def columns_of(names: list[str]) -> int:
+    """Of a legend in half a page's width."""
+    return 1 if max(map(len, names)) > 24 else 3
+
+
 def told_apart(names: list[str]) -> tuple[alt.Color, alt.StrokeDash]:
     """A colour and a dash for each name, with their legend."""
-    columns = 1 if max(map(len, names)) > 24 else 3
     stroke = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns, **stroke)
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns_of(names), **stroke)
     colours = alt.Scale(domain=names, range=[CATEGORIES[i % 5] for i in range(len(names))])
     dashes = alt.Scale(domain=names, range=[list(DASHES[i % 5]) for i in range(len(names))])
     return (
