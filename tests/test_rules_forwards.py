@@ -374,6 +374,61 @@ def test_what_runs_along_the_batch(kind, along, last, closure, expected, tmp_pat
         assert each.alarm or kind == "attention"
 
 
+class Tagger(nn.Module):
+    """The class of each token, by attention along `along`; positions as people write them."""
+
+    def __init__(self, along, way):
+        super().__init__()
+        torch.manual_seed(1)
+        self.way, self.tokens, self.places = way, nn.Embedding(9, 16), nn.Embedding(12, 16)
+        self.register_buffer("pe", torch.randn(1, 30, 16))
+        self.cores = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=each == "time") for each in along
+        )
+        self.out = nn.Linear(16, 9)
+
+    def forward(self, x):
+        h, steps = self.tokens(x), x.shape[1]
+        if self.way == "buffer":
+            h = h + self.pe[:, :steps]
+        elif self.way == "embedding":
+            h = self.places(torch.arange(steps)) + h
+        elif self.way == "embedding of each":
+            h += self.places(torch.arange(steps).expand(len(x), -1))
+        elif self.way == "sum of tokens":  # of its shape, and no table
+            h = h + h.sum(0)
+        for core in self.cores:
+            h = core(h)
+        return self.out(h)
+
+
+@pytest.mark.parametrize(
+    ("along", "way", "told"),
+    [
+        (["batch"], "buffer", True),
+        (["batch", "batch"], "embedding", True),
+        (["batch"], "embedding of each", True),
+        (["time"], "buffer", False),
+        (["time", "batch"], "buffer", False),  # along both, as rows and columns of an alignment
+        (["batch"], "sum of tokens", False),
+        (["batch"], "none", False),  # time may come first on purpose
+    ],
+)
+def test_attention_along_the_batch_where_every_token_has_its_answer(along, way, told, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randint(9, (256, 12))
+    y = x.roll(1, 1)  # the token before
+
+    def loss(outputs, y):
+        return F.cross_entropy(outputs.flatten(0, 1), y.flatten())
+
+    found = diagnosed(tmp_path, Tagger(along, way), loss, x, y, steps=60)
+    assert not found.crashed
+    assert [(each.cause, each.severity) for each in found.findings if each.kind == "wiring"] == (
+        [("along-batch", "warning")] if told else []
+    )
+
+
 class Padded(nn.Module):
     """The class of a sentence, by a head that attends to what `mask` has: as PyTorch's module wants it, fused, by hand,
     or as numbers to add."""

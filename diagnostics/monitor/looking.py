@@ -99,7 +99,7 @@ class Looking:
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         last = observers[-1].cuts.steps
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
-        found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences)
+        found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
         self._strangers = [each for observer in observers for each in self._made(observer)]
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T

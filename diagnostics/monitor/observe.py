@@ -28,6 +28,7 @@ from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
+from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 
 
@@ -74,6 +75,7 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
+        self.positions = Positions([*model.parameters(), *model.buffers()])
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
@@ -189,6 +191,7 @@ class Observer(TorchFunctionMode):
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
                 self.derivatives.follow(func, args, kwargs, out)
+                self.positions.follow(func, args, kwargs, out)
         return out
 
     def _follow_cuts(self, args: tuple, kwargs: dict[str, Any], out: Any, cut: set[int]) -> None:

@@ -4,7 +4,7 @@
 fits. It is the batch where the model is given as many examples, and gives as many answers.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from torch import Size, Tensor
@@ -35,8 +35,11 @@ def ends(args: Iterable[Any], output: Any) -> list[Ends]:
     return [(each.shape, output.shape) for each in plain if isinstance(output, Tensor) and not output.is_nested]
 
 
-def along_batch(ends: Sequence[Ends], seen: Iterable[tuple[str, int, int]]) -> list[list]:
-    """Of (module, steps, sequences) in one call of the model those that run along the batch.
+def along_batch(
+    ends: Sequence[Ends], seen: Iterable[tuple[str, int, int]], counted: Collection[tuple[int, int]] = ()
+) -> list[list]:
+    """Of (module, steps, sequences) in one call of the model those that run along the batch; with "positions" where
+    these are counted along the other dimension (`counted`), which nothing runs along.
 
     Time comes first on purpose where the answer holds the sequences in another dimension. Sizes may agree by chance: of
     as many steps as examples, where the sequences are those of each example's parts.
@@ -44,12 +47,18 @@ def along_batch(ends: Sequence[Ends], seen: Iterable[tuple[str, int, int]]) -> l
     if len(ends) != 1 or not ends[0][0] or not ends[0][1]:
         return []
     ((batch, *given), (answers, *answer)) = ends[0]
+    calls = dict.fromkeys(seen)
+    proven = {
+        (steps, sequences)
+        for _, steps, sequences in calls
+        if (steps, sequences) in counted and not any(each[1] == sequences for each in calls)
+    }
     return [
-        [name, steps, sequences]
-        for name, steps, sequences in dict.fromkeys(seen)
+        [name, steps, sequences, *(["positions"] if (steps, sequences) in proven else [])]
+        for name, steps, sequences in calls
         if steps == batch == answers > 1
         and sequences > 1
-        and not any(size % sequences == 0 for size in answer)
+        and ((steps, sequences) in proven or not any(size % sequences == 0 for size in answer))
         and (sequences % steps or sequences in given)
         and sequences != steps
     ]

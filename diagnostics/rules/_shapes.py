@@ -144,11 +144,11 @@ def by_place(run: Run) -> Iterator[Finding]:
 
 
 def along_batch(run: Run) -> Iterator[Finding]:
-    seen = [each for each in run.meta.get("along_batch") or [] if len(each) == 3]
+    seen = [each for each in run.meta.get("along_batch") or [] if len(each) >= 3]
     if not seen:
         return
-    names = tuple(dict.fromkeys(str(name) or "the model" for name, _, _ in seen))
-    _, steps, sequences = seen[0]
+    names = tuple(dict.fromkeys(str(name) or "the model" for name, *_ in seen))
+    _, steps, sequences, *proof = seen[0]
     recurrent = any(each["name"] in names and each["type"] in _RECURRENT for each in run.meta.get("modules") or [])
     yield found(
         "along-batch",
@@ -157,16 +157,23 @@ def along_batch(run: Run) -> Iterator[Finding]:
         (
             f"{names_of(names)} {'runs' if len(names) == 1 else 'run'} along the batch: the input's first dimension, "
             f"the {int(steps)} examples, is read as time, and its second, {int(sequences)} long, as examples. The "
-            "answer to an example is made from others of its batch."
+            f"answer to an example is made from others of its batch.{_COUNTED if proof else ''}"
         ),
         {"examples read as time steps": float(steps), "read as examples": float(sequences)},
         (
             f"make {names[0]}, or the layer that it is a part of, with batch_first=True",
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
-        # Attention between examples that belong together, as the agents of one scene, is a method of its own.
-        severity=unless_it_learns(run, "critical", "warning") if recurrent else _unless_anything_is_learned(run),
+        severity=_severity_along_batch(run, recurrent, bool(proof)),
     )
+
+
+def _severity_along_batch(run: Run, recurrent: bool, proven: bool) -> Severity:
+    """Attention between examples that belong together, as the agents of one scene, is a method of its own; but then
+    nobody counts what it does not run along. What each token tells by itself is learned all the same."""
+    if recurrent:
+        return unless_it_learns(run, "critical", "warning")
+    return "warning" if proven else _unless_anything_is_learned(run)
 
 
 def _unless_anything_is_learned(run: Run) -> Severity:
@@ -174,3 +181,4 @@ def _unless_anything_is_learned(run: Run) -> Severity:
 
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}
+_COUNTED = " Positions are counted along the second, which nothing runs along."
