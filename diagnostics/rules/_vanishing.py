@@ -28,7 +28,14 @@ class Chain:
 
 
 def vanishing(
-    kind: str, run: Run, stretch: stretches.Flat, depth: int, vanished: float, factor: float, frozen: float
+    kind: str,
+    run: Run,
+    stretch: stretches.Flat,
+    *,
+    depth: int = 4,  # weight layers: fewer factors of 1/4 make no plateau
+    vanished: float = 1e-3,  # of the last layer's relative gradient: the early layers are frozen for a thousand updates
+    factor: float = 0.25,  # of the gradient that a layer passes on: the logistic's largest derivative
+    frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Finding | None:
     """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
     orders of magnitude, or by more than logistic units must, while the first layer stays where it is; not where the

@@ -14,7 +14,7 @@ from the start; weights that weight decay has brought to a fifth of what they we
 that no norm makes up for; inputs, as vectors, shorter than 0.05 in a network that does not scale them; targets far from
 0 and an optimizer whose steps do not grow with the error; gradients that shrink from layer to layer towards the input,
 a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from
-the input on.
+the input on; recurrent layers whose gradients show that the steps that count are given zeros.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
 then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times
@@ -30,7 +30,7 @@ for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the
 cross-entropy it is $y - t$.
 
 *Vanishing gradient*: in a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the first layer
-gets about $4^{-L}$ of the gradient.
+gets about $4^{-L}$ of the gradient. Through the padding behind a sequence each step is such a layer of a recurrent net.
 
 *Double softmax*: a second softmax sees inputs between 0 and 1 only, so its outputs stay close to uniform.
 
@@ -103,6 +103,7 @@ from diagnostics.rules._constant_answer import (
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, misused
+from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
@@ -119,10 +120,6 @@ def check(
     longest: float = 0.25,  # of the run without progress
     brief: float = 0.1,  # of the run, worse than undecided
     slope: float = 0.2,  # of the logistic's largest derivative: outputs beyond 0.05 and 0.95
-    depth: int = 4,  # weight layers: fewer factors of 1/4 make no plateau
-    vanished: float = 1e-3,  # of the last layer's relative gradient: the early layers are frozen for a thousand updates
-    factor: float = 0.25,  # of the gradient that a layer passes on: the logistic's largest derivative
-    frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     wrongly_given = misused(KIND, run, history)
@@ -160,7 +157,8 @@ def check(
         or decayed(KIND, run, stretch)
         or tiny_inputs(KIND, run, stretch)
         or distant_targets(KIND, run, stretch)
-        or vanishing(KIND, run, stretch, depth, vanished, factor, frozen)
+        or read_at_padding(KIND, run, stretch)
+        or vanishing(KIND, run, stretch)
         or nothing
         or _unexplained(run, stretch)
     )
