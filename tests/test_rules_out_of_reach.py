@@ -112,6 +112,31 @@ def test_a_one_cycle_schedule_that_is_stepped_once_an_epoch(tmp_path, stepped, l
     assert found == ([("lr-too-small", "schedule")] if told else [])
 
 
+@pytest.mark.parametrize(
+    ("stepped", "length", "factor", "told"),
+    [
+        (20, 100, 1.0, True),
+        (1, 100, 1.0, False),
+        (20, 10, 1.0, False),  # in epochs, and half of the run
+        (20, 100, -0.01, False),  # goes down: no warm-up
+    ],
+    ids=["an epoch", "an update", "an epoch, meant so", "a decay"],
+)
+def test_a_warm_up_that_is_stepped_once_an_epoch(tmp_path, stepped, length, factor, told):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    begin = 0.0 if factor > 0 else 0.2
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: begin + factor * min(1.0, (k + 1) / length))
+
+    def follow(update):
+        if (update + 1) % stepped == 0:
+            schedule.step()
+
+    found = alarms(model, tmp_path, curve, F.mse_loss, 400, optimizer, follow)
+    assert found == ([("lr-too-small", "schedule")] if told else [])
+
+
 @pytest.mark.parametrize(("most", "told"), [(1e-5, True), (1.0, False), (None, False)])
 def test_clipping_that_leaves_nothing_is_seen_without_curvature(tmp_path, most, told):
     """As of gradients that a scaler has multiplied: clipped first, divided by the scale then."""

@@ -22,8 +22,8 @@ was learned; a warm-up once the run has ended. Of several parameter groups: whet
 below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive optimizer: whether
 its epsilon is ten times a typical gradient's entries. Whether clipping leaves less than a tenth of a typical gradient.
 And whether one gradient, a hundred times longer than all around it, makes its updates ten times shorter for a fifth of
-the run. And whether a one-cycle schedule ends before it came to half of the rate that it leads to, each of its rates
-having lasted for updates on end.
+the run. And whether a one-cycle schedule ends before it came to half of the rate that it leads to, a warm-up to a
+quarter, each of the rates having lasted for updates on end.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -64,7 +64,7 @@ from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for
 from diagnostics.rules._crawling import crawls
 from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, spent_early
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._one_cycle import one_cycle
+from diagnostics.rules._never_reached import never_reached
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
@@ -108,7 +108,7 @@ def check(
             found = sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
             yield sentences.by_clipping(found, left) if cut else found
             return
-    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *one_cycle(KIND, run)]
+    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run)]
     if told:
         yield from told
         return

@@ -1,0 +1,69 @@
+"""A schedule that never came near the rate that it leads to, since it is stepped once an epoch.
+
+`OneCycleLR` writes that rate into the optimizer's groups, beside the one that it begins with; of a warm-up it is the
+rate that the optimizer was given, which every scheduler keeps there. Source: lecture, "Learning Rate" ("α too small:
+slow progress").
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+_LENGTHS = {
+    "one-cycle schedule": "or give it its length in epochs: OneCycleLR(optimizer, max_lr, total_steps=epochs)",
+    "warm-up": "or give it its length in epochs",
+}
+
+
+def never_reached(
+    kind: str,
+    run: Run,
+    *,
+    near: float = 0.5,  # of the highest rate of a one-cycle schedule, which is to come back down within the run
+    far: float = 0.25,  # of the rate that a warm-up leads to: it would last for four such runs
+    held: int = 5,  # updates that a rate lasts: stepped after each of them it lasts one, or a few passes' worth
+) -> Iterator[Finding]:
+    steps, rates = signals.learning_rates(run)
+    if run.meta["status"] != "finished" or not len(rates):
+        return
+    cycle, warm_up = (_leads_to(run, name) for name in ("max_lr", "initial_lr"))
+    rising = rates[-1] > rates[0] and not (np.diff(rates) < 0).any()
+    lasted = len(rates) / (1 + np.count_nonzero(np.diff(rates)))
+    if not lasted >= held:  # a run that was meant to be short
+        return
+    if rates.max() < near * cycle:
+        yield _finding(kind, "one-cycle schedule", cycle, steps, rates, lasted)
+    elif not cycle and rising and rates.max() < far * warm_up:
+        yield _finding(kind, "warm-up", warm_up, steps, rates, lasted)
+
+
+def _leads_to(run: Run, name: str) -> float:
+    groups = run.meta.get("hyperparameters") or []
+    return min((float(group.get(name) or 0.0) for group in groups), default=0.0)
+
+
+def _finding(kind: str, schedule: str, rate: float, steps: np.ndarray, rates: np.ndarray, lasted: float) -> Finding:
+    return Finding(
+        kind,
+        "schedule",
+        "warning",
+        int(steps[0]),
+        None,
+        (),
+        (
+            f"The {schedule} never came near its learning rate of {number(rate)}: the highest in {len(rates)} updates "
+            f"was {number(rates.max())}, and each lasted {number(lasted)} updates, as if the scheduler were stepped "
+            "once an epoch."
+        ),
+        {"rate it leads to": rate, "highest rate": float(rates.max()), "updates a rate lasted": lasted},
+        ("call scheduler.step() after every optimizer.step()", _LENGTHS[schedule]),
+        (
+            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
+            Chart("line", "scalars", ("loss",), "Loss", log=True),
+        ),
+    )
