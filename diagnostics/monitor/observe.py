@@ -75,7 +75,7 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
-        self.positions = Positions([*model.parameters(), *model.buffers()])
+        self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
