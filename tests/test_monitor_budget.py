@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from diagnostics.monitor import budget as budgets
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.schedule import Schedule
 from diagnostics.monitor.together import Together
@@ -67,7 +68,7 @@ def simulated(
     """`busy`: by the clock, a second of processor time."""
     now = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    monkeypatch.setattr(time, "thread_time", lambda: now / busy)
+    monkeypatch.setattr(budgets, "scheduled", lambda: (now / busy, now - now / busy))
     budget = Budget(0.05, by_processor=True)
     schedule = Schedule(1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda: None, weights)
     run = Simulated(budget, schedule)
@@ -144,11 +145,17 @@ def test_a_machine_that_others_use_too_measures_as_often_as_one_of_its_own(monke
     assert shared.budget.slowdown == pytest.approx(4.0)
 
 
-def test_waiting_for_a_device_is_no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
-    budget = Budget(0.05)
-    with budget.charge("measured"):
-        pass
+def test_waiting_for_anything_else_is_no_other_work() -> None:
+    budget = Budget(0.05, by_processor=True)
+    time.sleep(0.2)
+    budget.cost_of("measured", 0.2)
+    assert budget.slowdown < 3.0  # a busy machine may hold us up, too
+
+
+def test_where_the_system_does_not_tell_nothing_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "scheduled", lambda: None)
+    budget = Budget(0.05, by_processor=True)
+    budget.cost_of("measured", 0.2)
     assert budget.slowdown == 1.0 and budget.floor == 5.0
 
 

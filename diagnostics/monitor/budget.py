@@ -29,8 +29,9 @@ class Budget:
 
     def __init__(self, share: float, by_processor: bool = False) -> None:
         """`by_processor`: nothing is waited for but the processor, no device and no other process."""
-        self.share, self._by_processor = share, by_processor
-        self.clocked = self.worked = 0.0  # seconds inside of charges by the clock, and by the processor
+        self.share = share
+        self.slowdown = 1.0  # seconds by the clock that a second of processor time takes, while other work has its turn
+        self._at_first = scheduled() if by_processor else None
         self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0, "writing": 0.0, "diagnosing": 0.0}
         self.latest = {"measured": 0.0, "curvature": 0.0}
         self.inside = 0.0  # charged further inside of what is being charged
@@ -43,11 +44,6 @@ class Budget:
     @property
     def total(self) -> float:
         return sum(self.spent.values())
-
-    @property
-    def slowdown(self) -> float:
-        """Seconds by the clock that a second of processor time takes here."""
-        return min(max(1.0, self.clocked / self.worked), MOST_SLOWDOWN) if self._by_processor and self.worked else 1.0
 
     @property
     def floor(self) -> float:
@@ -115,23 +111,35 @@ class Budget:
     def cost_of(self, kind: str, seconds: float) -> None:
         """Note what one whole measurement cost: the forecast for the next."""
         self.latest[kind] = seconds
+        now = scheduled() if self._at_first else None
+        if self._at_first and now and (worked := now[0] - self._at_first[0]) > 0:
+            self.slowdown = min(1.0 + (now[1] - self._at_first[1]) / worked, MOST_SLOWDOWN)
 
 
 class Charge:
     """A context manager of a class of its own: several are entered at every update, and generators cost twice that."""
 
-    __slots__ = ("_began", "_budget", "_kind", "_outside", "_worked")
+    __slots__ = ("_began", "_budget", "_kind", "_outside")
 
     def __init__(self, budget: Budget, kind: str) -> None:
         self._budget, self._kind = budget, kind
 
     def __enter__(self) -> None:
         self._outside, self._budget.inside = self._budget.inside, 0.0
-        self._began, self._worked = time.perf_counter(), time.thread_time()
+        self._began = time.perf_counter()
 
     def __exit__(self, *error: Any) -> None:
         seconds = time.perf_counter() - self._began
         self._budget.add(self._kind, seconds - self._budget.inside)
         self._budget.inside = self._outside + seconds
-        self._budget.clocked += seconds  # of one charge inside another twice, as of the processor
-        self._budget.worked += time.thread_time() - self._worked
+
+
+def scheduled() -> tuple[float, float] | None:
+    """Seconds that this thread has had a processor, and that it waited for one; `None` where the system does not tell
+    (only Linux does)."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            worked, waited = file.read().split()[:2]
+        return int(worked) / 1e9, int(waited) / 1e9
+    except (OSError, ValueError):
+        return None
