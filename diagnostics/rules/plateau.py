@@ -30,7 +30,9 @@ for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the
 cross-entropy it is $y - t$.
 
 *Vanishing gradient*: in a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the first layer
-gets about $4^{-L}$ of the gradient. Through the padding behind a sequence each step is such a layer of a recurrent net.
+gets about $4^{-L}$ of the gradient.
+
+*Read at padding*: through zeros behind a sequence a state forgets, step by step, what it read, as through many layers.
 
 *Double softmax*: a second softmax sees inputs between 0 and 1 only, so its outputs stay close to uniform.
 
