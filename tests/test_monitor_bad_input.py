@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import diagnostics
 from diagnostics import stats
+from diagnostics.monitor import budget
 from diagnostics.monitor.inputs import Inputs
 
 
@@ -279,6 +280,12 @@ def test_products_that_overflow_for_a_while_do_not_switch_curvature_off(tmp_path
     assert (run.table("curvature")["step"] > 8).all() and len(run.table("curvature"))
 
 
+@pytest.fixture
+def no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where training waits for a processor, the budget has more seconds by the clock."""
+    monkeypatch.setattr(budget, "waited", lambda: 0.0)
+
+
 class Slow(torch.autograd.Function):
     """The identity, whose second derivative takes a while."""
 
@@ -302,6 +309,7 @@ class SlowBackward(torch.autograd.Function):
         return gradient
 
 
+@pytest.mark.usefixtures("no_other_work")
 def test_no_estimate_where_a_product_turns_out_to_take_too_long(tmp_path: Path) -> None:
     """An update takes a millisecond and a product half a second: thirteen are more than the promise."""
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
@@ -324,6 +332,7 @@ def test_no_estimate_where_a_product_turns_out_to_take_too_long(tmp_path: Path) 
     assert "budget" in set(run.table("events")["kind"])
 
 
+@pytest.mark.usefixtures("no_other_work")
 def test_what_observing_the_training_forward_costs_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a closure: the counting inside the forward, and not the forward itself."""
 
@@ -357,6 +366,7 @@ def _wait(value: float) -> float:
     return value
 
 
+@pytest.mark.usefixtures("no_other_work")
 def test_slow_measurements_are_spaced_wider(tmp_path: Path) -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

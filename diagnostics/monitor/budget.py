@@ -1,11 +1,11 @@
 """What measuring may cost, and when the next measurement is due.
 
 The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
-seconds are of processor time: where other work takes turns with training, all takes longer by the clock. Until they
-are earned, but for the first half second of each kind, what is left of them is spent evenly over the
-logarithm of the time, so that a run of any length, on a machine however busy, is measured from its first updates on
-and still in its last half. What every update costs is set aside first, up to half: where recording alone costs more
-than that (updates of a fraction of a millisecond), curvature goes on with the other half.
+seconds are those of a machine of one's own: where training waits for a processor that other work has, all takes longer
+by the clock. Until they are earned, but for the first half second of each kind, what is left of them is spent evenly
+over the logarithm of the time, so that a run of any length, on a machine however busy, is measured from its first
+updates on and still in its last half. What every update costs is set aside first, up to half: where recording alone
+costs more than that (updates of a fraction of a millisecond), curvature goes on with the other half.
 """
 
 import math
@@ -16,7 +16,7 @@ FLOOR_SECONDS = 5.0
 AT_ONCE = 0.5  # seconds of each kind: a run of a second is measured as densely as it was asked to be
 FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may take
 MOMENT = 1e-6  # seconds: none may have passed, by a clock that counts what other threads took
-MOST_SLOWDOWN = 10.0  # by other work; beyond that something else holds us up
+MOST_SLOWDOWN = 10.0  # by other work: on a machine that hardly runs at all, the five seconds must end some time
 CLOSING_SECONDS = 0.2  # kept for the last diagnosis
 SHARES = {"measured": 0.5, "curvature": 0.5}  # of what is left, so that neither starves the other
 
@@ -27,11 +27,10 @@ class Budget:
     `always`: at every update. `writing`, `diagnosing`: in other threads, which take the interpreter from training.
     """
 
-    def __init__(self, share: float, by_processor: bool = False) -> None:
-        """`by_processor`: nothing is waited for but the processor, no device and no other process."""
+    def __init__(self, share: float) -> None:
         self.share = share
-        self.slowdown = 1.0  # seconds by the clock that a second of processor time takes, while other work has its turn
-        self._at_first = scheduled() if by_processor else None
+        self.slowdown = 1.0  # seconds by the clock in which is done what takes one where no other work has its turn
+        self._waited_before = waited()
         self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0, "writing": 0.0, "diagnosing": 0.0}
         self.latest = {"measured": 0.0, "curvature": 0.0}
         self.inside = 0.0  # charged further inside of what is being charged
@@ -47,7 +46,7 @@ class Budget:
 
     @property
     def floor(self) -> float:
-        """Five seconds of processor time, by the clock."""
+        """The five seconds, by the clock."""
         return FLOOR_SECONDS * self.slowdown
 
     @property
@@ -111,9 +110,9 @@ class Budget:
     def cost_of(self, kind: str, seconds: float) -> None:
         """Note what one whole measurement cost: the forecast for the next."""
         self.latest[kind] = seconds
-        now = scheduled() if self._at_first else None
-        if self._at_first and now and (worked := now[0] - self._at_first[0]) > 0:
-            self.slowdown = min(1.0 + (now[1] - self._at_first[1]) / worked, MOST_SLOWDOWN)
+        passed = time.perf_counter() - self._began
+        undisturbed = passed - (waited() - self._waited_before)
+        self.slowdown = min(max(1.0, passed / max(undisturbed, MOMENT)), MOST_SLOWDOWN)
 
 
 class Charge:
@@ -134,12 +133,10 @@ class Charge:
         self._budget.inside = self._outside + seconds
 
 
-def scheduled() -> tuple[float, float] | None:
-    """Seconds that this thread has had a processor, and that it waited for one; `None` where the system does not tell
-    (only Linux does)."""
+def waited() -> float:
+    """Seconds that this thread could have run and had no processor; 0 where the system does not tell (Linux does)."""
     try:
         with open("/proc/thread-self/schedstat") as file:
-            worked, waited = file.read().split()[:2]
-        return int(worked) / 1e9, int(waited) / 1e9
-    except (OSError, ValueError):
-        return None
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -47,7 +47,7 @@ class Monitor:
         self._tensors = Tensors(self._inner, optimizer, self._changed)
         device = self._tensors.device
         self._together = Together(model, device)
-        self._budget = Budget(settings.budget, device.type == "cpu" and not self._together.active)
+        self._budget = Budget(settings.budget)
         self._reporter = Reporter(
             run_dir,
             settings.diagnose,

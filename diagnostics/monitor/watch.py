@@ -34,8 +34,8 @@ def watch(
 
     Call `monitor.step(loss, closure)` once per update. `every`: closest spacing of per-layer measurements;
     `curvature_every`: of curvature estimates (`None` adapts); `budget`: all measuring costs at most
-    max(5 s of processor time, budget x unwatched time). Raises for what is no module or optimizer, and for a directory
-    that cannot be written or has a live writer; everything later becomes an event of the run.
+    max(5 s, budget x unwatched time), waits for a busy processor apart. Raises for what is no module or optimizer, and
+    for a directory that cannot be written or has a live writer; everything later becomes an event of the run.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"watch: model must be a torch.nn.Module, not {type(model).__name__}")
