@@ -163,15 +163,24 @@ def test_numbers_lost_within_the_first_updates_without_a_closure(rate, loss_of, 
     ] == expected
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("resumed", ["lr-unstable"]), ("gradients-cleared", [])])
-def test_a_loss_that_rises_while_another_network_learns_through_this_one(kind, expected):
+@pytest.mark.parametrize(
+    ("kind", "beside", "expected"),
+    [("resumed", False, ["lr-unstable"]), ("gradients-cleared", False, []), ("resumed", True, [])],
+)
+def test_a_loss_that_rises_while_another_network_learns_through_this_one(kind, beside, expected):
     """A discriminator's loss rises again as its generator gets better, and goes no higher than it began."""
     steps = np.arange(1, 121)
     loss = np.r_[np.linspace(2, 0.5, 60), 0.5 * 1.025 ** np.arange(1, 61)] + 0.01 * np.cos(3.0 * steps)
     scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": loss})
     curvature = pd.DataFrame({"step": [5, 58], "stability": [0.3, 1.5]})
     events = pd.DataFrame({"step": [2], "kind": kind, "subject": "", "message": ""})
-    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    meta = {
+        "trained_beside": beside,
+        "name": "test",
+        "status": "finished",
+        "optimizer": "SGD",
+        "hyperparameters": [{"lr": 0.1, "momentum": 0}],
+    }
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "events": events})
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == expected
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.curvature import generators, undisturbed
+from diagnostics.monitor import losspath
 from diagnostics.monitor.answers import Answers, Scale
 from diagnostics.monitor.observe import Observer
 
@@ -69,9 +70,15 @@ class Entrance:
     """
 
     def __init__(
-        self, model: nn.Module, guarded: Callable[[str], Any], charge: Callable[[float], None], scale: Scale
+        self,
+        model: nn.Module,
+        guarded: Callable[[str], Any],
+        charge: Callable[[float], None],
+        scale: Scale,
+        learning: Callable[[Iterator[Tensor]], None],
     ) -> None:
-        self._model, self._guarded, self._charge = model, guarded, charge
+        """`learning`: told what parameters learn through the model."""
+        self._model, self._guarded, self._charge, self._learning = model, guarded, charge, learning
         self._hooks: list[Any] = []
         self._open: Observer | None = None
         self.random_state: RandomState | None = None
@@ -97,12 +104,13 @@ class Entrance:
         self._hooks, self.observers = [], []  # which hold a batch of inputs
         self.answers.forget()
 
-    def entered(self, module: nn.Module) -> None:
+    def entered(self, module: nn.Module, args: Any) -> None:
         with self._guarded("activations"):
             training = torch.is_grad_enabled() and module is self._model and not is_quiet()
             if not training or self._open is not None:
                 return
             self.random_state, self.training = random_state(module), module.training
+            self._learning(losspath.parameters(args))
             if self.observing:
                 observer = Observer(module, self.asking, inside=True)
                 observer.__enter__()
@@ -128,7 +136,7 @@ class _Enter:
         self._entrance = entrance
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self._entrance.entered(module)
+        self._entrance.entered(module, args)
 
     def __reduce__(self) -> tuple:
         return _Nothing, ()

@@ -5,7 +5,7 @@ the training each time it is called. It is tried at the first step, and given up
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,9 +33,11 @@ class Given:
         tell_once: Callable[..., None],
         guard: Guard,
         together: Together,
+        learning: Callable[[Iterator[Tensor]], None],
     ) -> None:
+        """`learning`: told what parameters the loss gives gradients to."""
         self._model, self._writer, self._guard, self._together = model, writer, guard, together
-        self._event, self._tell_once = event, tell_once
+        self._event, self._tell_once, self._learning = event, tell_once, learning
         self.has_closure: bool | None = None
 
     def loss(self, loss: Any) -> Any:
@@ -79,6 +81,7 @@ class Given:
                 with forwards.ours(self._model, closure), torch.enable_grad():
                     tensor = closure()
             if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                self._learning(losspath.parameters([tensor]))
                 return {
                     "loss_path": losspath.describe(tensor),
                     "linear_model": losspath.is_linear_model(tensor),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diagnostics import stats
 from diagnostics.monitor import describe, forwards, order, symmetry
 from diagnostics.monitor.accumulated import Accumulated
+from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
@@ -36,11 +37,13 @@ class Looking:
         tensors: Callable[[], Mapping[str, Tensor]],
         entrance: Entrance,
         guard: Guard,
+        beside: Beside,
         together: Together,
         note: Callable[..., None],
     ) -> None:
         """`note`: what is found once is written with the run."""
         self._note, self.accumulated = note, Accumulated(note)
+        self._beside = beside
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -101,6 +104,8 @@ class Looking:
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
         self._strangers = [each for observer in observers for each in self._made(observer)]
+        others = [each() for observer in observers for each in observer.others]
+        self._beside.meet(each for each in others if each is not None)
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
             low, high = torch.stack(targets).T
             found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]

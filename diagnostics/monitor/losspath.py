@@ -4,7 +4,7 @@ The graph's nodes name the functions ("SoftmaxBackward0"); they are walked, neve
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -150,6 +150,15 @@ def met(loss: Tensor, functions: Collection[str]) -> str | None:
         if name in functions and (name != "pow" or (node.name() == "PowBackward0" and 0 < node._saved_exponent < 1)):
             return name
     return None
+
+
+def parameters(tensors: Iterable[Any]) -> Iterator[Tensor]:
+    """Those that need a gradient and that tensors among these depend on."""
+    seen = set[Any]()
+    for each in tensors:
+        if isinstance(each, Tensor):
+            nodes = walk(each.grad_fn, seen, 10 * LONGEST)
+            yield from (node.variable for node in nodes if node.name().endswith("AccumulateGrad"))
 
 
 def _multiplies_parameters(node: Any) -> bool:

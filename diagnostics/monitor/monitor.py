@@ -6,6 +6,7 @@ Nothing here may change training: no gradient, weight, buffer, flag or random st
 import atexit
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.monitor import describe, forwards, nonfinite, resuming, transfer
+from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.forwards import Entrance
@@ -77,11 +79,17 @@ class Monitor:
         )
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)
-        self._entrance = Entrance(
-            model, self._hooked, lambda seconds: self._budget.add("measured", seconds), self._scaler.scale
-        )
+        self._beside = Beside(self._tensors.current, self._hooked, self._writer.update_meta)
+        charge = partial(self._budget.add, "measured")
+        self._entrance = Entrance(model, self._hooked, charge, self._scaler.scale, self._beside.meet)
         self._looking = Looking(
-            model, self._tensors.current, self._entrance, self._guard, self._together, self._writer.update_meta
+            model,
+            self._tensors.current,
+            self._entrance,
+            self._guard,
+            self._beside,
+            self._together,
+            self._writer.update_meta,
         )
         self._curving = Curving(
             model,
@@ -96,7 +104,9 @@ class Monitor:
             self._tensors.current,
             self._looking.accumulated,
         )
-        self._given = Given(model, self._writer, self._event, self._tell_once, self._guard, self._together)
+        self._given = Given(
+            model, self._writer, self._event, self._tell_once, self._guard, self._together, self._beside.meet
+        )
         self._wiring = Wiring(self._inner, optimizer, self._event)
         self._updates = Updates(
             optimizer,
@@ -154,7 +164,7 @@ class Monitor:
             return
         self._closed = True
         atexit.unregister(self.close)
-        for part in (self._entrance.disarm, self._updates.close):
+        for part in (self._entrance.disarm, self._updates.close, self._beside.close):
             with self._guard("closing"):
                 part()
         with self._budget.charge("always"):

@@ -71,6 +71,7 @@ class Observer(TorchFunctionMode):
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
+        self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
@@ -203,7 +204,7 @@ class Observer(TorchFunctionMode):
         """Of an activation: what it is, its input, and where that has its units."""
         if self._asking:
             self.losses.given(func, args, kwargs)
-        if self._asking and self._stack:
+        if self._asking:
             self._meet(functions.tensors((*args, *kwargs.values())))
         kind = functions.activation(func, args, kwargs)
         if kind is None:
@@ -241,8 +242,10 @@ class Observer(TorchFunctionMode):
 
     def _meet(self, tensors: Iterable[Tensor]) -> None:
         for each in tensors:
-            if isinstance(each, nn.Parameter) and each.requires_grad and not self.graph.knows(each):
-                self.strangers.append((self._stack[-1].name, weakref.ref(each)))
+            if isinstance(each, nn.Parameter) and not self.graph.knows(each):
+                self.others.append(weakref.ref(each))
+                if self._stack and each.requires_grad:
+                    self.strangers.append((self._stack[-1].name, self.others[-1]))
 
     def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them

@@ -109,5 +109,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "norms_of_two": [],
         "made_in_forward": [],
         "evaluation": {},
+        "trained_beside": False,
         "observed": doctor(model, optimizer).records(),
     }

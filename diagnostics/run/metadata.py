@@ -64,6 +64,7 @@ _DEFAULTS: dict[str, Any] = {
     "norms_of_two": [],
     "made_in_forward": [],
     "evaluation": {},
+    "trained_beside": False,
     "observed": [],
     "writer": {},
 }

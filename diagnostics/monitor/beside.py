@@ -1,0 +1,53 @@
+"""Whether another network is trained beside the watched one: its updates change the watched one's loss as well."""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, without importing the compiler
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+LOOKS = 20  # at parameters; what takes part in the loop is there within its first updates
+
+
+class Beside:
+    """Parameters that a loss depends on, or that learn through the model, and that neither the model nor its optimizer
+    has; found once another optimizer steps with one of them. A frozen network and an average of weights never are."""
+
+    def __init__(
+        self, tensors: Callable[[], Mapping[str, Tensor]], guarded: Callable[[str], Any], note: Callable[..., None]
+    ) -> None:
+        """`tensors()`: the model's and its optimizer's; `note`: what is found is written with the run."""
+        self._tensors, self._guarded, self._note = tensors, guarded, note
+        self._met = dict[int, weakref.ref]()
+        self._looks = 0
+        self._hook: Any = None
+
+    def meet(self, tensors: Iterable[Tensor]) -> None:
+        """Not gone through any more, once there have been enough of them."""
+        self._looks += 1
+        if self._looks > LOOKS or self._hook is not None:
+            return
+        known = {id(tensor) for tensor in self._tensors().values()}
+        strangers = (each for each in tensors if isinstance(each, nn.Parameter) and id(each) not in known)
+        self._met = {id(each): weakref.ref(each) for each in strangers}
+        if self._met:
+            self._hook = register_optimizer_step_post_hook(self._stepped)
+
+    def close(self) -> None:
+        self._met = {}
+        if self._hook is not None:
+            self._hook.remove()
+
+    @_disable_dynamo
+    def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        with self._guarded("networks beside"):
+            if any(self._is_met(each) for group in optimizer.param_groups for each in group["params"]):
+                self.close()
+                self._note(trained_beside=True)
+
+    def _is_met(self, parameter: Tensor) -> bool:
+        met = self._met.get(id(parameter))
+        return met is not None and met() is parameter
