@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import exchanged, forwards, lookahead, losspath, transfer
+from diagnostics.monitor import describe, exchanged, forwards, lookahead, losspath, transfer, withheld
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -94,14 +94,16 @@ class Given:
                 self._event("no-graph", message, "loss")
         return {}
 
-    def _asked(self, closure: Closure | None) -> dict[str, float]:
+    def _asked(self, closure: Closure | None) -> dict[str, Any]:
         """Not told where the closure raises, which is said where it is used, or a graph that gives no derivative."""
-        told = dict[str, float]()
+        told = dict[str, Any]()
         if closure is None or self._together.active:  # parts of a backward that others wait for
             return told
         for entry, ask in (("looks_ahead", lookahead.ahead), ("by_place", exchanged.by_place)):
             with contextlib.suppress(Exception), forwards.ours(self._model, closure):
                 told[entry] = ask(self._model, closure)
+        with contextlib.suppress(Exception):
+            told["withheld"] = withheld.names(describe.unwrap(self._model), closure)
         return told
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:

@@ -110,5 +110,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "made_in_forward": [],
         "evaluation": {},
         "trained_beside": False,
+        "withheld": [],
         "observed": doctor(model, optimizer).records(),
     }

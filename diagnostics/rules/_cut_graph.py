@@ -30,6 +30,13 @@ def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...
     return tuple(str(name) for name in names[absent] if str(name) in cut)
 
 
+def withheld(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
+    """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them."""
+    told = set(run.meta.get("withheld") or []) - _not_trained(run)
+    absent = (missing == 1).all(0) & still(run)
+    return tuple(str(name) for name in names[absent] if str(name) in told)
+
+
 def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient that stay as they are, if they are the first ones of the model and no
     others are without, or all of its matrices: what gets a gradient then is a scale or a bias behind them.

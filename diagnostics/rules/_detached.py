@@ -20,7 +20,8 @@ _REATTACH = (
 
 
 def detached(run: Run) -> Iterator[Finding]:
-    """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do."""
+    """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do, or
+    some to which the loss gives one."""
     cut = signals.events(run, "no-graph")
     steps, layers, missing = cut_graph.without_gradient(run)
     nowhere = len(steps) > 0 and not (missing < 1).any() and bool(cut_graph.still(run).all())  # else one was there
@@ -33,6 +34,10 @@ def detached(run: Run) -> Iterator[Finding]:
         return
     seen = cut_graph.detached(run, layers, missing)
     names = seen or cut_graph.before(run, layers, missing)
+    kept = cut_graph.withheld(run, layers, missing)
+    if kept and not seen:
+        yield _withheld(run, int(steps[0]), kept)
+        return
     hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
         return
@@ -45,6 +50,25 @@ def detached(run: Run) -> Iterator[Finding]:
         {"tensors": float(len(names))},
         (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
         severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
+        chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
+    )
+
+
+def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
+    return found(
+        "gradient-withheld",
+        step,
+        names,
+        (
+            f"The loss depends on {names_of(names)}, but the loop leaves no gradient there in any update: the backward "
+            "pass of a part of the loss is missing, or zero_grad() erases it before the optimizer's step."
+        ),
+        {"tensors": float(len(names))},
+        (
+            "call backward() once, on the sum of all parts of the loss",
+            "call optimizer.zero_grad() once an update, before the first backward()",
+        ),
+        severity=unless_it_learns(run, "critical", "warning"),
         chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
     )
 

@@ -9,7 +9,8 @@ plain list where PyTorch does not look, the graph was cut, or outputs and target
 Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
 after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
 the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
-gradients ever changes, whether one that the optimizer holds gets none while others do, and stays. Of updates: whether
+gradients ever changes, whether one that the optimizer holds gets none while others do, and stays, and whether the
+loss has one for it. Of updates: whether
 there are any, and whether something else puts the weights back, by all of an update, in a run that learns nothing. Of
 shapes: whether the loss is the mean difference of all pairs of an output and a target, whether a view gives an output
 its sizes in another order, whether inputs jump in memory where channels of another shape would end, or are most alike
@@ -49,6 +50,9 @@ place of what the update did.
 backward pass begins with new ones.
 
 *Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative.
+
+*Gradient withheld*: of a sum of losses each part needs its backward pass, and `zero_grad` between two of these throws
+the first one's away. What only that part depends on, as a task's own head, then stays as it was initialized.
 
 *No step*: weights change in `optimizer.step()` alone, and it has to be the same optimizer each time: momentum and the
 averages of Adam begin at zero in a new one.
@@ -130,7 +134,8 @@ How inputs lay in memory is inferred: a series that jumps at the right places by
 without likeness from one step to the next never does. Attention between the examples of a batch may be meant: it is
 information once anything is learned. Attention to one kind of token alone, in all layers that have a mask, and a model
 that is to hand on its input one place on, are taken for mistakes. A layer that is kept out of the optimizer on purpose
-should be frozen with `requires_grad_(False)`: then it is silent. A model may be tuned in evaluation mode on purpose:
+should be frozen with `requires_grad_(False)`: then it is silent; one whose gradient is set to `None` for a while looks
+withheld until then. A model may be tuned in evaluation mode on purpose:
 while it learns, that is information. Tasks that are learned one after another on purpose are data in order, and named
 where each unlearns the last. A model that is given one sequence at a time, or the nodes of one mesh, has places in its
 first dimension, and is named if it learns nothing. A loop that really wants sums of all past gradients looks like a

@@ -65,6 +65,7 @@ _DEFAULTS: dict[str, Any] = {
     "made_in_forward": [],
     "evaluation": {},
     "trained_beside": False,
+    "withheld": [],
     "observed": [],
     "writer": {},
 }
