@@ -21,7 +21,9 @@ A loss that grows while no update goes as far as the minimum along it ($r < 1/2$
 a task that gets harder. One huge step is told where its ruins stay above twice the starting loss, and no dead or
 saturated units tell of it. Where the loss came back although the rate stayed, it is told if a twentieth of the run went
 by above twice the starting loss; or before it fell at all, where the first updates of an optimizer that does not
-rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards.
+rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards. Where
+another network is trained beside this one, whose updates change the loss as well, only a loss that ends above twice its
+start is harm.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
