@@ -30,8 +30,14 @@ def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...
     return tuple(str(name) for name in names[absent] if str(name) in cut)
 
 
-def withheld(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
-    """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them."""
+def withheld(run: Run, names: np.ndarray, missing: np.ndarray, *, updates: int = 10) -> tuple[str, ...]:
+    """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them.
+
+    `updates`: that were measured; a layer that is left out at random, of which the closure's call made use, gets its
+    turn by then.
+    """
+    if len(missing) < updates:
+        return ()
     told = set(run.meta.get("withheld") or []) - _not_trained(run)
     absent = (missing == 1).all(0) & still(run)
     return tuple(str(name) for name in names[absent] if str(name) in told)
