@@ -87,3 +87,23 @@ def test_what_does_not_change_the_loss_by_itself(kind: str, tmp_path: Path) -> N
                         mean.lerp_(now, 0.1)
     assert not beside(tmp_path / "run")
     assert not _global_optimizer_post_hooks
+
+
+def test_several_monitors_that_find_it_in_the_same_step(tmp_path: Path) -> None:
+    """PyTorch goes through all hooks of a step: none may be removed on the way."""
+    torch.manual_seed(0)
+    generator, critic = network(3, 2), network(2, 1)
+    ours, theirs = SGD(generator.parameters(), 0.05), SGD(critic.parameters(), 0.05)
+    runs = [tmp_path / str(number) for number in range(3)]
+    monitors = [diagnostics.watch(generator, ours, run, every=2, budget=ANY) for run in runs]
+    for _ in range(5):
+        loss = F.softplus(-critic(generator(torch.randn(16, 3)))).mean()
+        loss.backward()
+        ours.step()
+        for monitor in monitors:
+            monitor.step(loss)
+        theirs.step()
+    for monitor in monitors:
+        monitor.close()
+    assert [beside(run) for run in runs] == [True] * 3
+    assert not _global_optimizer_post_hooks

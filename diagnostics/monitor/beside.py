@@ -44,10 +44,14 @@ class Beside:
     @_disable_dynamo
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         with self._guarded("networks beside"):
-            if any(self._is_met(each) for group in optimizer.param_groups for each in group["params"]):
-                self.close()
+            if self._met and any(map(self._is_met, _parameters(optimizer))):
+                self._met = {}  # the hook stays till the end: PyTorch is going through all of them
                 self._note(trained_beside=True)
 
     def _is_met(self, parameter: Tensor) -> bool:
         met = self._met.get(id(parameter))
         return met is not None and met() is parameter
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [each for group in optimizer.param_groups for each in group["params"]]
