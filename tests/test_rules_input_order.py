@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import nn
 
 import diagnostics
@@ -37,6 +38,17 @@ def pictures(n=32, size=16):
     return colours[0] * spot + colours[1] * (1 - spot)
 
 
+def digits():
+    images = torch.tensor(load_digits().images, dtype=torch.float32)
+    return images[torch.randperm(len(images))][:, None]
+
+
+def noisy(x):
+    """Of all strengths, as a diffusion model is given."""
+    share = torch.linspace(0, 1, len(x))[:, None, None, None]
+    return (1 - share) * x + share * torch.randn_like(x)
+
+
 @pytest.mark.parametrize(
     ("inputs", "shape"),
     [
@@ -56,6 +68,12 @@ def pictures(n=32, size=16):
         (lambda: torch.zeros(48, 36, 6), None),
         (lambda: pictures().permute(0, 2, 3, 1).reshape(32, 3, 16, 16), (32, 16, 16, 3)),
         (pictures, None),
+        (lambda: digits().permute(2, 3, 1, 0).reshape(-1, 1, 8, 8)[torch.randperm(1797)[:32]], ()),
+        (lambda: digits()[:32], None),
+        (lambda: noisy(digits()[:32]), None),
+        (lambda: digits()[torch.randperm(1797)].flatten()[torch.randperm(64 * 1797)].view(-1, 1, 8, 8)[:32], None),
+        (lambda: torch.rand(32, 1, 1, 1) + torch.randn(32, 1, 7, 7), None),  # few numbers beside each other
+        (lambda: F.one_hot(torch.randint(64, (32,)), 64).float().view(32, 1, 8, 8), None),  # a place on a board
         (lambda: pictures()[:, :1].expand(-1, 3, -1, -1), None),
         (lambda: pictures().repeat_interleave(3, 3), None),  # of coarse pixels
         (lambda: torch.randn(32, 3, 16, 16), None),

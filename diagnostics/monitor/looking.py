@@ -114,7 +114,7 @@ class Looking:
     def _look_at_order(self, x: Tensor | None) -> None:
         if x is not None and not x.is_nested:
             shape = order.meant(x)
-            self._note(input_order=[shape, tuple(x.shape)] if shape else [])
+            self._note(input_order=[] if shape is None else [shape, tuple(x.shape)])
 
     def _look_at_mode(self, step: int) -> None:
         """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""

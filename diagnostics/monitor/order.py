@@ -2,7 +2,8 @@
 
 Neighbours along time or along a row of pixels are alike; a view or reshape that deals the numbers out to other axes
 leaves the likeness where it was in memory. (N, C, T) viewed as (N, T, C) jumps after every T-th number, where one
-channel ends and the next begins; an image (N, H, W, C) viewed as (N, C, H, W) is more like itself C numbers on.
+channel ends and the next begins; an image (N, H, W, C) viewed as (N, C, H, W) is more like itself C numbers on. Of
+images (H, W, N) viewed as (N, H, W) each example is one pixel of many: numbers of one mean that have no neighbours.
 """
 
 import torch
@@ -15,11 +16,14 @@ CLEARLY = 2.0  # times the squared step elsewhere: between channels that have no
 MANY = 6  # channels: five steps that all happen to be among the longest tenth are one chance in 100,000
 OWN = 0.9  # of the squared step to the places beside: less is a series with its channels side by side, as it should be
 NEARER = 0.8  # of the squared step to other places: in pictures a step grows with the distance
+ALIKE = 0.1  # correlation of a number with the one beside it; of photographs and digits 0.4 to 0.9
+APART = 10.0  # times the spread of the examples' means that numbers drawn alike for all of them would have
 COLOURS = 3  # channels that lie together in memory; two or four alternate in checkerboards and other patterns
 
 
 def meant(x: Float[Tensor, "n *shape"]) -> tuple[int, ...] | None:
-    """The shape whose order in memory `x` seems to have kept; `None` where it seems to be its own."""
+    """The shape whose order in memory `x` seems to have kept, `()` where examples came last in it; `None` where it
+    seems to be its own."""
     if x.dim() not in (3, 4) or x.layout != torch.strided or not x.is_floating_point() or len(x) < FEW:
         return None
     if not 0 < x[0].numel() <= PLACES:
@@ -29,7 +33,7 @@ def meant(x: Float[Tensor, "n *shape"]) -> tuple[int, ...] | None:
         return (len(x), x.shape[2], x.shape[1])
     if x.dim() == 4 and _pixels_lie_together(some):
         return (len(x), x.shape[2], x.shape[3], x.shape[1])
-    return None
+    return () if x.dim() == 4 and _is_one_pixel_of_many(some) else None
 
 
 def _jumps_between_channels(x: Float[Tensor, "n steps channels"]) -> bool:
@@ -75,6 +79,20 @@ def _pixels_lie_together(x: Float[Tensor, "n channels height width"]) -> bool:
     others = [*(_step(flat, lag) for lag in range(1, channels)), _step(flat, 2 * channels)]
     near = (beside > 0) & (beside < NEARER * torch.stack(others).min())
     return bool(near & (_step(flat, width * channels) < NEARER * _step(flat, width)))  # host sync
+
+
+def _is_one_pixel_of_many(x: Float[Tensor, "n channels height width"]) -> bool:
+    """Whether examples differ in their means far more than by chance, and within them no number is like the one beside
+    or below it. Each example counts alike: of noisy images, as in diffusion, some have little noise."""
+    rest = x - x.mean((1, 2, 3), keepdim=True)
+    variance = rest.square().mean((1, 2, 3))
+    varied = variance > 0  # host sync
+    if min(x.shape[2:]) < FEW or varied.sum() < FEW:
+        return False
+    beside, below = (rest[..., 1:] * rest[..., :-1]), (rest[..., 1:, :] * rest[..., :-1, :])
+    alike = torch.stack([each.mean((1, 2, 3))[varied] / variance[varied] for each in (beside, below)]).mean(1)
+    apart = x[0].numel() * x.mean((1, 2, 3)).var() / variance.mean()
+    return bool((alike < ALIKE).all() & (apart > APART))  # host sync
 
 
 def _step(flat: Float[Tensor, "n places"], lag: int) -> Float[Tensor, ""]:

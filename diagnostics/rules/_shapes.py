@@ -90,13 +90,17 @@ def scrambled(run: Run) -> Iterator[Finding]:
 def scrambled_inputs(run: Run) -> Iterator[Finding]:
     """The same before the model: inferred from the numbers, which leaves it a warning."""
     shapes = run.meta.get("input_order") or []
-    if len(shapes) != 2 or not shapes[0]:
+    if len(shapes) != 2:
         return
     before, after = map(_words, shapes)
     sign, transpose = "where one channel of those ends and the next begins they jump", "x.transpose(1, 2)"
     if len(shapes[0]) == 4:
         sign = f"each is more like the one {int(shapes[0][-1])} places on, its pixel's neighbour, than like the next"
         transpose = "x.permute(0, 3, 1, 2)"
+    elif not shapes[0]:
+        before = "(height, width, channels, examples)"
+        sign = "those of one example are alike as those of one pixel are, and no more so for lying side by side"
+        transpose = "x.permute(3, 2, 0, 1)"
     yield found(
         "scrambled-view",
         signals.first_step(run),
