@@ -395,3 +395,50 @@ def test_an_output_that_is_a_single_number(single: Any, tmp_path: Path) -> None:
     run = diagnostics.load(tmp_path / "run")
     assert "measurement-failed" not in set(run.table("events")["kind"])
     assert set(run.table("units")["layer"]) == {"1#0", "1#1"}
+
+
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Elman(nn.Module):
+    def __init__(self, nonlinearity: str, layers: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.RNN(3, 6, layers, nonlinearity=nonlinearity, batch_first=True)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+    @torch.no_grad()
+    def received(self, x: Tensor) -> Tensor:
+        """What the last layer's units receive at each step, by the definition."""
+        act = torch.tanh if self.rnn.nonlinearity == "tanh" else torch.relu
+        for layer in range(self.rnn.num_layers):
+            own, state, b, c = (getattr(self.rnn, f"{name}_l{layer}") for name in NAMES)
+            h, sums = x.new_zeros(len(x), 6), []
+            for step in x.unbind(1):
+                sums.append(step @ own.T + b + h @ state.T + c)
+                h = act(sums[-1])
+            received = torch.stack(sums, 1)
+            x = act(received)
+        return received
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_the_units_of_a_plain_recurrent_net(nonlinearity: str, layers: int, tmp_path: Path) -> None:
+    model, x = Elman(nonlinearity, layers), 3 * torch.randn(40, 10, 3)
+    with torch.no_grad():
+        getattr(model.rnn, f"bias_ih_l{layers - 1}")[0] = -30.0  # a unit at one end of its function
+        getattr(model.rnn, f"weight_hh_l{layers - 1}")[0] = 0.0
+    (row,) = watch(model, x, tmp_path).table("units").to_dict("records")
+    assert (row["layer"], row["activation"], row["units"]) == (f"rnn.{nonlinearity}", nonlinearity, 6)
+    z = model.received(x)  # after an update of one thousandth
+    slope = 1 - z.tanh().square() if nonlinearity == "tanh" else (z > 0).float()
+    assert row["derivative"] == pytest.approx(float(slope.mean()), rel=1e-3)
+    assert row["hidden"] == 1
+    ended = "saturated_fraction" if nonlinearity == "tanh" else "dead_fraction"
+    assert row[ended] == pytest.approx(1 / 6)
+    if nonlinearity == "tanh":
+        assert row["std"] == pytest.approx(float(z.tanh().std(correction=0)), rel=1e-3)

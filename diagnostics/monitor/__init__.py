@@ -2,7 +2,7 @@
 
 from diagnostics.monitor.doctor import doctor
 from diagnostics.monitor.monitor import Monitor
-from diagnostics.monitor.observe import probe
+from diagnostics.monitor.probe import probe
 from diagnostics.monitor.watch import watch
 
 __all__ = ["Monitor", "doctor", "probe", "watch"]

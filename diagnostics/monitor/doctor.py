@@ -90,8 +90,13 @@ def _attention(model: nn.Module, inner: nn.Module, optimizer: Optimizer) -> Find
 def _closed_modules(model: nn.Module, inner: nn.Module, optimizer: Optimizer) -> Findings:
     closed = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
     names = [
-        describe.plain_name(name) or "the model" for name, module in inner.named_modules() if isinstance(module, closed)
+        describe.plain_name(name) or "the model"
+        for name, module in inner.named_modules()
+        if isinstance(module, closed) and not (isinstance(module, nn.RNN) and module.num_layers == 1)
     ]
+    plain = [describe.plain_name(name) or "the model" for name, m in inner.named_modules() if isinstance(m, nn.RNN)]
+    if plain:
+        yield Observed(f"units of the last layer of {', '.join(plain)}", True, "by their states at all steps")
     if names:
         why = "their gates work inside one compiled call; gradients and weights are recorded as usual"
         yield Observed(f"units inside {', '.join(names)}", False, why)

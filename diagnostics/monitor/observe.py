@@ -23,7 +23,7 @@ from diagnostics.monitor import attention, describe, functions, places, sequence
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.derivatives import Derivatives
 from diagnostics.monitor.flow import Graph
-from diagnostics.monitor.guard import Kept, warn
+from diagnostics.monitor.guard import Kept
 from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
@@ -96,12 +96,12 @@ class Observer(TorchFunctionMode):
             entry = ModuleCall(describe.plain_name(name), describe.is_activation(module), batch_norm)
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
             self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
-        _active.append(self)
+        active.append(self)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        _active.remove(self)
+        active.remove(self)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -228,7 +228,9 @@ class Observer(TorchFunctionMode):
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))
         self.partners.follow(func, args, outside=not self._stack)
-        self.graph.follow(func, args, kwargs, out, None if given is None else len(self._seen) - 1)
+        if (elman := functions.ELMAN.get(func)) is not None:
+            self._seen.append(Call(self._name(elman.name), elman, sequences.units(elman, out[0])))
+        self.graph.follow(func, args, kwargs, out, len(self._seen) - 1 if given or elman else None)
 
     @torch.no_grad()
     def _count(self, name: str, kind: stats.Kind, x: Tensor, y: Tensor, dim: int, channels_first: bool) -> None:
@@ -279,22 +281,4 @@ class Observer(TorchFunctionMode):
         self._seen.append(Call(f"{owner}.{name}".removeprefix("."), kind, counts))
 
 
-_active: list[Observer] = []
-
-
-def probe(name: str, tensor: Tensor, kind: str) -> Tensor:
-    """Mark a hand-written activation inside a forward: `tensor` is its input, `kind` a name such as "relu" or "tanh".
-
-    Returns the tensor unchanged, and is free when nothing watches:
-    `gate = diagnostics.probe("gate", x, "relu"); return gate * (gate > 0)`.
-    """
-    if _active:
-        known = stats.KINDS.get(kind)
-        if known is None:  # in a training forward: a warning, never an error
-            warn(f"probe {name!r}: unknown kind {kind!r}; one of {', '.join(stats.KINDS)}")
-            return tensor
-        with torch._C.DisableTorchFunction():  # our own functions are none of the model's
-            for observer in _active:
-                with observer.ours:
-                    observer.probe(name, tensor, known)
-    return tensor
+active: list[Observer] = []  # for `diagnostics.probe`

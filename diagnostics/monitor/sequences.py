@@ -7,8 +7,10 @@ fits. It is the batch where the model is given as many examples, and gives as ma
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Size, Tensor
 
+from diagnostics import stats
 from diagnostics.monitor import functions
 
 Ends = tuple[Size, Size]  # of what a model was given, and of its answer
@@ -21,6 +23,14 @@ def read(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[int, 
         return None
     batch_first = function in functions.RECURRENT and isinstance(args[-1], bool) and args[-1]
     return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+
+
+@torch.no_grad()
+def units(kind: stats.Kind, states: Tensor) -> stats.UnitCounts:
+    """Of a plain recurrent net's last layer, by its states at all steps, from which follows what its units received."""
+    below_one = 1 - torch.finfo(states.dtype).eps
+    received = torch.atanh(states.clamp(-below_one, below_one)) if kind.saturates else states
+    return stats.count_units(kind, received, states, channels_first=False)
 
 
 def last_states(out: Sequence[Any]) -> list[Tensor]:

@@ -1,6 +1,6 @@
-"""Gates and units of recurrent layers, which cannot be observed, thrown flat by what they are given, or by weights.
+"""Gates and units of recurrent layers, where not observed, thrown flat by what they are given, or by weights.
 
-Source: lecture, "Plateaux" (saturated units), for the units of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
+Source: lecture, "Plateaux" (saturated units), for the units of `nn.LSTM`, `nn.GRU` and deeper layers of `nn.RNN`.
 """
 
 import numpy as np
@@ -26,7 +26,8 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
     length, seen = raw_inputs.first_length(run)
     rows, features = first["shape"]
     _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
-    if seen != features or name not in names:
+    observed = any(each.startswith(f"{name.removesuffix(_FIRST)}.") for each in by_layer.activations(run))
+    if seen != features or name not in names or observed:
         return None
     deviation = length / np.sqrt(rows * features) * float(norms[0, names.index(name)])
     slope = 4 / (deviation * np.sqrt(2 * np.pi)) if deviation > 0 else 1.0

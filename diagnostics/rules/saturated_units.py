@@ -8,8 +8,8 @@ data, so almost no gradient passes, and the weights before them move very slowly
 For each sigmoid or tanh layer with weights behind it, the share of units whose derivative is below 5 % of its
 maximum on 95 % of the inputs, and the layer's mean derivative: weights far too large throw units from one flat
 region to the other, and a mean below 5 % of the maximum passes as little (below 10 % in a layer that was so flat
-before the first update). Gates of `nn.LSTM`, `nn.GRU` and `nn.RNN` cannot be observed: the size of the inputs and of
-the weights they meet tells. It counts as a fault when it holds back learning: early in the run, or while the loss is
+before the first update). Gates of `nn.LSTM` and `nn.GRU` cannot be observed: the size of the inputs and of the weights
+they meet tells. It counts as a fault when it holds back learning: early in the run, or while the loss is
 still high. A softmax inside the network, as of attention, that picked one entry before anything was learned is told
 as information. Whether the inputs of the network or the weights make the arguments large gives the cause.
 
