@@ -1,5 +1,7 @@
 """Mistakes that people make with optimizers and modules, each beside the same loop without it: small real runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.monitor.losspath import is_linear_model
+from diagnostics.rules import wiring
 from diagnostics.run import RunWriter
 
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
@@ -382,6 +385,9 @@ def test_gradients_written_to_after_the_step(after, tmp_path):
             monitor.step(loss.detach())
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
     assert alarms(found) == ([("wiring", "clipped-after-step")] if after == "clip" else [])
+    for late in found.alarms:
+        thrown = replace(late, kind="saturated-units", cause="large-step")
+        assert wiring.explains(late, thrown) and not wiring.explains(late, replace(thrown, cause="input-scale"))
 
 
 class HandmadeCell(nn.Module):
