@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diagnostics import charts
-from diagnostics.charts import compare, heatmap, layers, parts, reduce, spectrum, stability, theme, timeline
+from diagnostics.charts import compare, heatmap, layers, lines, parts, reduce, spectrum, stability, theme, timeline
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.rules import Chart, Finding, diagnose
 from diagnostics.run import Run, runs
@@ -76,6 +76,20 @@ def test_values_that_are_not_finite_are_marked_where_they_are():
     spec = compiled(charts.draw(scalars(loss), LOSS))
     notes = [row["note"] for rows in spec["datasets"].values() for row in rows if "note" in row]
     assert [note.partition("step ")[2] for note in notes[:2]] == ["21 to 25", "41 to 41"]
+
+
+def domain_of(values):
+    drawn = lines.draw_lines({"grad_norm": (np.arange(len(values)), np.asarray(values, float))}, "Norm", log=True)
+    line = next(each for each in drawn.to_dict()["layer"] if each["mark"]["type"] == "line")
+    return line["encoding"]["y"]["scale"].get("domain")
+
+
+@pytest.mark.parametrize("level", [1.0, 0.37, -4e4])
+def test_values_that_hardly_differ_are_not_stretched_over_ticks_that_read_alike(level):
+    assert domain_of(level * (1 + 1e-7 * (np.arange(50) % 3))) == pytest.approx(sorted([0.9 * level, 1.1 * level]))
+    assert domain_of([level, np.nan, level]) is not None
+    assert domain_of(level * (1 + 1e-3 * np.arange(50))) is None
+    assert domain_of(np.zeros(5)) is None
 
 
 @given(st.integers(1, 30_000), st.integers(0, 2**32 - 1))

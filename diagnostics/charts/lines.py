@@ -100,7 +100,8 @@ def draw_lines(
     domain: tuple[float, float] | None = None,
     height: int = parts.HEIGHT,
 ) -> Drawn:
-    log = log and parts.wide(np.concatenate([values for _, values in series.values()]))
+    together = np.concatenate([values for _, values in series.values()])
+    log, domain = log and parts.wide(together), domain or parts.around_level(together)
     data = long_form(series, log)
     first, last = limits or (float(data["step"].min()), float(data["step"].max()))
     x = parts.step_axis()

@@ -69,6 +69,15 @@ def wide(values: Frame | NDArray) -> bool:
     return bool(len(positive)) and bool(positive.max() > 10 * positive.min())
 
 
+def around_level(values: NDArray, *, digits: int = 5) -> tuple[float, float] | None:
+    """A tenth on either side of values that hardly differ: their ticks, of six digits, would all read alike."""
+    finite = values[np.isfinite(values)]
+    if not len(finite) or not np.ptp(finite) <= 10.0**-digits * np.abs(finite).max() > 0:
+        return None
+    level = float(f"{np.median(finite):.3g}")  # the same while a run is live, or the chart would be drawn anew
+    return level - abs(level) / 10, level + abs(level) / 10
+
+
 def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) -> Layers:
     """The stretch a finding covers: light shading, a dashed line and the words "since step N" where it begins."""
     if finding is None:

@@ -46,7 +46,7 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
         f"where their mean derivative is {number(100 * slope)} % of its maximum. The loss ended at "
         f"{number(history.end)}, from {number(history.start)}.",
         {"saturated fraction": 1.0, "mean derivative over maximum": slope, "deviation of the gates": deviation},
-        _remedies(run, cause, layer),
+        remedies(run, cause, layer),
         (
             Chart("line", "scalars", ("loss",), "Loss"),
             Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(name,), log=True),
@@ -73,7 +73,8 @@ def _said(run: Run, cause: str) -> str:
     return f"the first update, from a gradient of norm {number(norms[0])}, made weights that throw"
 
 
-def _remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
+def remedies(run: Run, cause: str, layer: str) -> tuple[str, ...]:
+    """Of a recurrent layer, by its module's name."""
     if cause == "input-scale":
         return raw_inputs.standardize(run), f"or put nn.LayerNorm before {layer}"
     smaller = (

@@ -100,7 +100,7 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
     elif not shapes[0]:
         before = "(height, width, channels, examples)"
         sign = "those of one example are alike as those of one pixel are, and no more so for lying side by side"
-        transpose = "x.permute(3, 2, 0, 1)"
+        transpose = "x.permute(3, 2, 0, 1), or of grey images x.permute(2, 0, 1),"
     yield found(
         "scrambled-view",
         signals.first_step(run),

@@ -39,6 +39,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._flat_gates import flat_gates
+from diagnostics.rules._flat_gates import remedies as of_recurrent
 from diagnostics.rules._moving import is_moving
 from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._sharp_softmax import sharp_from_start
@@ -119,7 +120,9 @@ def check(
         evidence={"saturated fraction": now[worst], "mean derivative over maximum": slope, "layers": float(len(bad))},
         remedies=_remedies(run, cause, names[worst], first),
         charts=(
-            Chart("line", "units", ("saturated_fraction",), "Share of saturated units", layers=layers),
+            Chart("line", "units", ("saturated_fraction",), "Share of saturated units", layers=layers)
+            if now[worst] >= most
+            else Chart("line", "units", ("derivative",), "Mean derivative over its maximum", layers=layers),
             Chart("line", "scalars", ("loss",), "Loss", log=True),
         ),
         formula=(
@@ -169,6 +172,9 @@ def _is_first(run: Run, layer: str) -> bool:
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
+    recurrent = {each["name"] for each in run.meta.get("modules") or [] if each["type"] == "RNN"}
+    if (module := layer.split("#")[0].rpartition(".")[0]) in recurrent:
+        return of_recurrent(run, cause, module or "model")
     xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"
     normalize = f"put nn.BatchNorm1d or nn.LayerNorm before {layer}"
     if cause == "input-scale":

@@ -65,6 +65,7 @@ advantages has the product of the two means for its own.
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the
 sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of
 others. An image $(H, W, C)$ that is viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed.
+Where the examples come last, $(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples.
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
