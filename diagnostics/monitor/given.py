@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import describe, exchanged, forwards, lookahead, losspath, transfer, withheld
+from diagnostics.monitor import exchanged, forwards, lookahead, losspath, transfer, withheld
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -103,7 +103,7 @@ class Given:
             with contextlib.suppress(Exception), forwards.ours(self._model, closure):
                 told[entry] = ask(self._model, closure)
         with contextlib.suppress(Exception):
-            told["withheld"] = withheld.names(describe.unwrap(self._model), closure)
+            told["withheld"] = withheld.names(self._model, closure)
         return told
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:

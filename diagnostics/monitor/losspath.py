@@ -3,6 +3,7 @@
 The graph's nodes name the functions ("SoftmaxBackward0"); they are walked, never called, and nothing is kept.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -156,9 +157,11 @@ def parameters(tensors: Iterable[Any]) -> Iterator[Tensor]:
     """Those that need a gradient and that tensors among these depend on."""
     seen = set[Any]()
     for each in tensors:
-        if isinstance(each, Tensor):
-            nodes = walk(each.grad_fn, seen, 10 * LONGEST)
-            yield from (node.variable for node in nodes if node.name().endswith("AccumulateGrad"))
+        start = None
+        with contextlib.suppress(RuntimeError):  # a view of what was changed in place has no history to be asked for
+            start = each.grad_fn if isinstance(each, Tensor) else None
+        nodes = walk(start, seen, 10 * LONGEST)
+        yield from (node.variable for node in nodes if node.name().endswith("AccumulateGrad"))
 
 
 def _multiplies_parameters(node: Any) -> bool:
