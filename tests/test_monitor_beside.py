@@ -89,6 +89,26 @@ def test_what_does_not_change_the_loss_by_itself(kind: str, tmp_path: Path) -> N
     assert not _global_optimizer_post_hooks
 
 
+def test_a_network_that_nobody_trains_hides_no_other(tmp_path: Path) -> None:
+    """As the features that a perceptual loss compares, beside a critic that is frozen for the generator's update."""
+    torch.manual_seed(0)
+    generator, features, critic = network(3, 2), network(2, 4), network(2, 1)
+    ours, theirs = SGD(generator.parameters(), 0.05), SGD(critic.parameters(), 0.05)
+
+    def loss(noise: Tensor) -> Tensor:
+        fake = generator(noise)
+        return features(fake).square().mean() + F.softplus(-critic(fake)).mean()
+
+    with diagnostics.watch(generator, ours, tmp_path, every=2, budget=ANY) as monitor:
+        for _ in range(9):
+            noise = torch.randn(16, 3)
+            critic.requires_grad_(False)
+            update(ours, monitor, lambda noise=noise: loss(noise), closure=True)
+            critic.requires_grad_(True)
+            theirs.step()
+    assert beside(tmp_path)
+
+
 def test_several_monitors_that_find_it_in_the_same_step(tmp_path: Path) -> None:
     """PyTorch goes through all hooks of a step: none may be removed on the way."""
     torch.manual_seed(0)

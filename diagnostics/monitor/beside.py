@@ -26,14 +26,14 @@ class Beside:
         self._hook: Any = None
 
     def meet(self, tensors: Iterable[Tensor]) -> None:
-        """Not gone through any more, once there have been enough of them."""
+        """Not gone through any more once there were enough looks, or one is found."""
         self._looks += 1
-        if self._looks > LOOKS or self._hook is not None:
+        if self._looks > LOOKS:
             return
         known = {id(tensor) for tensor in self._tensors().values()}
         strangers = (each for each in tensors if isinstance(each, nn.Parameter) and id(each) not in known)
-        self._met = {id(each): weakref.ref(each) for each in strangers}
-        if self._met:
+        self._met |= {id(each): weakref.ref(each) for each in strangers}
+        if self._met and self._hook is None:
             self._hook = register_optimizer_step_post_hook(self._stepped)
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class Beside:
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         with self._guarded("networks beside"):
             if self._met and any(map(self._is_met, _parameters(optimizer))):
-                self._met = {}  # the hook stays till the end: PyTorch is going through all of them
+                self._met, self._looks = {}, LOOKS  # the hook stays: PyTorch is going through all of them
                 self._note(trained_beside=True)
 
     def _is_met(self, parameter: Tensor) -> bool:
