@@ -102,8 +102,8 @@ def same_in_samples(view: View, finding: Finding) -> None:
     if example is None:
         return
     if example.fault != view.entry.id:
-        what = "that shows the same" if example.cause == finding.cause else "of this kind with another cause"
-        pages.link("diagnosis", f"A sample run {what}: {md(example.fault)}", run=example.fault)
+        what = "The same" if example.cause == finding.cause else "Another cause"
+        pages.link("diagnosis", f"{what} in a sample run: {md(example.fault)}", run=example.fault)
     if example.cure:
         pages.compare_link("Fault and cure side by side", [example.fault, example.cure])
 
