@@ -4,7 +4,6 @@ Into the same layer again it is the state of a recurrence. Where it is cut at ev
 alone, only that one is trained.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -32,11 +31,8 @@ class Cuts:
 
     def before(self, x: Any) -> set[int]:
         """What is about to be cut off with a tensor, which may be detached in place."""
-        start = None
-        with contextlib.suppress(RuntimeError):  # a view of what was changed in place has no history to be asked for
-            start = x.grad_fn if isinstance(x, Tensor) else None
         seen: set[Any] = set()
-        nodes = losspath.walk(start, seen, min(LONGEST, self._left))
+        nodes = losspath.walk(losspath.history(x), seen, min(LONGEST, self._left))
         found = {id(node.variable) for node in nodes if hasattr(node, "variable")}
         self._left -= len(seen)
         return found

@@ -88,13 +88,11 @@ def _attention(model: nn.Module, inner: nn.Module, optimizer: Optimizer) -> Find
 
 
 def _closed_modules(model: nn.Module, inner: nn.Module, optimizer: Optimizer) -> Findings:
+    modules = {describe.plain_name(name) or "the model": module for name, module in inner.named_modules()}
+    plain = [name for name, module in modules.items() if isinstance(module, nn.RNN)]
+    seen = {name for name in plain if modules[name].num_layers == 1}
     closed = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
-    names = [
-        describe.plain_name(name) or "the model"
-        for name, module in inner.named_modules()
-        if isinstance(module, closed) and not (isinstance(module, nn.RNN) and module.num_layers == 1)
-    ]
-    plain = [describe.plain_name(name) or "the model" for name, m in inner.named_modules() if isinstance(m, nn.RNN)]
+    names = [name for name, module in modules.items() if isinstance(module, closed) and name not in seen]
     if plain:
         yield Observed(f"units of the last layer of {', '.join(plain)}", True, "by their states at all steps")
     if names:

@@ -153,14 +153,18 @@ def met(loss: Tensor, functions: Collection[str]) -> str | None:
     return None
 
 
+def history(tensor: Any) -> Any:
+    """The node that made a tensor; `None` of what has none, or, as a view of what was changed in place, none that can
+    be asked for."""
+    with contextlib.suppress(RuntimeError):
+        return tensor.grad_fn if isinstance(tensor, Tensor) else None
+
+
 def parameters(tensors: Iterable[Any]) -> Iterator[Tensor]:
     """Those that need a gradient and that tensors among these depend on."""
     seen = set[Any]()
     for each in tensors:
-        start = None
-        with contextlib.suppress(RuntimeError):  # a view of what was changed in place has no history to be asked for
-            start = each.grad_fn if isinstance(each, Tensor) else None
-        nodes = walk(start, seen, 10 * LONGEST)
+        nodes = walk(history(each), seen, 10 * LONGEST)
         yield from (node.variable for node in nodes if node.name().endswith("AccumulateGrad"))
 
 

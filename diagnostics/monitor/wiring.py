@@ -4,7 +4,6 @@ A parameter outside the optimizer may belong to another optimizer, and an optimi
 model: only those that get gradients and do not move, or move nothing, are reported.
 """
 
-import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from diagnostics.monitor import losspath
 
 UPDATES = 3  # that the evidence must last
 LATE = "gradients are written to after the optimizer's step and before the next backward pass, where nothing reads them"
@@ -127,9 +128,7 @@ def _parameters(held: Any, inside: bool = False) -> Iterator[tuple[str, Tensor]]
 
 def _source(tensor: Tensor) -> Tensor | None:
     """What `.to(...)`, `.float()` and the like made the tensor from."""
-    node: Any = None
-    with contextlib.suppress(RuntimeError):  # a view of what was changed in place has no history that can be asked for
-        node = tensor.grad_fn
+    node = losspath.history(tensor)
     while node is not None and node.name().partition("Backward")[0] in _CONVERSIONS:
         inputs = [below for below, _ in node.next_functions if below is not None]
         node = inputs[0] if len(inputs) == 1 else None
