@@ -17,10 +17,14 @@ class Beside:
     has; found once another optimizer steps with one of them. A frozen network and an average of weights never are."""
 
     def __init__(
-        self, tensors: Callable[[], Mapping[str, Tensor]], guarded: Callable[[str], Any], note: Callable[..., None]
+        self,
+        optimizer: Optimizer,
+        tensors: Callable[[], Mapping[str, Tensor]],
+        guarded: Callable[[str], Any],
+        note: Callable[..., None],
     ) -> None:
         """`tensors()`: the model's and its optimizer's; `note`: what is found is written with the run."""
-        self._tensors, self._guarded, self._note = tensors, guarded, note
+        self._optimizer, self._tensors, self._guarded, self._note = optimizer, tensors, guarded, note
         self._met = dict[int, weakref.ref]()
         self._looks = 0
         self._hook: Any = None
@@ -43,8 +47,10 @@ class Beside:
 
     @_disable_dynamo
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._met or optimizer is self._optimizer:  # where a network is frozen, each step comes here
+            return
         with self._guarded("networks beside"):
-            if self._met and any(map(self._is_met, _parameters(optimizer))):
+            if any(map(self._is_met, _parameters(optimizer))):
                 self._met, self._looks = {}, LOOKS  # the hook stays: PyTorch is going through all of them
                 self._note(trained_beside=True)
 

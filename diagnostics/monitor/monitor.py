@@ -79,7 +79,7 @@ class Monitor:
         )
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)
-        self._beside = Beside(self._tensors.current, self._hooked, self._writer.update_meta)
+        self._beside = Beside(optimizer, self._tensors.current, self._hooked, self._writer.update_meta)
         charge = partial(self._budget.add, "measured")
         self._entrance = Entrance(model, self._hooked, charge, self._scaler.scale, self._beside.meet)
         self._looking = Looking(

@@ -84,14 +84,17 @@ def _pixels_lie_together(x: Float[Tensor, "n channels height width"]) -> bool:
 def _is_one_pixel_of_many(x: Float[Tensor, "n channels height width"]) -> bool:
     """Whether examples differ in their means far more than by chance, and within them no number is like the one beside
     or below it. Each example counts alike: of noisy images, as in diffusion, some have little noise."""
-    rest = x - x.mean((1, 2, 3), keepdim=True)
+    if min(x.shape[2:]) < FEW:
+        return False
+    means = x.mean((1, 2, 3))
+    rest = x - means[:, None, None, None]
     variance = rest.square().mean((1, 2, 3))
-    varied = variance > 0  # host sync
-    if min(x.shape[2:]) < FEW or varied.sum() < FEW:
+    varied = variance > 0
+    if varied.sum() < FEW:  # host sync
         return False
     beside, below = (rest[..., 1:] * rest[..., :-1]), (rest[..., 1:, :] * rest[..., :-1, :])
     alike = torch.stack([each.mean((1, 2, 3))[varied] / variance[varied] for each in (beside, below)]).mean(1)
-    apart = x[0].numel() * x.mean((1, 2, 3)).var() / variance.mean()
+    apart = x[0].numel() * means.var() / variance.mean()
     return bool((alike < ALIKE).all() & (apart > APART))  # host sync
 
 

@@ -17,6 +17,7 @@ _REATTACH = (
     "remove .detach(), .data, .item(), .numpy(), torch.tensor([...]) of losses, torch.no_grad() or a comparison "
     "between these layers and the loss",
 )
+_GRADIENTS = Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True)
 
 
 def detached(run: Run) -> Iterator[Finding]:
@@ -50,7 +51,7 @@ def detached(run: Run) -> Iterator[Finding]:
         {"tensors": float(len(names))},
         (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
         severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
-        chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
+        chart=_GRADIENTS,
     )
 
 
@@ -69,7 +70,7 @@ def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
             "call optimizer.zero_grad() once an update, before the first backward()",
         ),
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
+        chart=_GRADIENTS,
     )
 
 
