@@ -19,24 +19,26 @@ install_import_hook(
     [".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
 )
 
-MANY, SEVERAL = 6, 3  # cases of one test
+MANY, SEVERAL = 6, 2  # cases of one test
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Of a test with many cases every fourth is run by default, in CI all: `make test` is for between two edits. Of
-    several trainings for one rule every second is run in CI, the others by hand: together they take half of its time.
+    """Of a test with many cases every fourth is run by default: `make test` is for between two edits. In CI all are,
+    but for the trainings of rules, which take half of its time: there the rest, and every second of several, is by
+    hand.
     """
     cases: dict[tuple, list[pytest.Item]] = {}
     for item in items:
         if not item.get_closest_marker("exhaustive") and not item.get_closest_marker("every_case"):
             cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
     for several in cases.values():
+        trains, many = several[0].path.name.startswith("test_rules"), len(several) > MANY
         for at, item in enumerate(several):
-            if len(several) > MANY and at % 4:
-                item.add_marker(pytest.mark.exhaustive)
-            if len(several) > SEVERAL and at % 2 and item.path.name.startswith("test_rules"):
+            if many and at % 4:
+                item.add_marker(pytest.mark.by_hand if trains else pytest.mark.exhaustive)
+            elif trains and len(several) > SEVERAL and at % 2:
                 item.add_marker(pytest.mark.by_hand)
 
 

@@ -518,3 +518,88 @@ def test_it_gives_way_to_an_alarm_that_says_why(tmp_path):
     run = trained(tmp_path / "run", lambda z, chosen: F.cross_entropy(z, T[chosen]), 300, lr=1e-9)
     assert run.table("scalars")["constant_loss"].median() <= run.table("scalars")["loss"].median()
     assert [finding.kind for finding in diagnostics.diagnose(run).alarms] == ["lr-too-small"]
+
+
+PATTERNS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+
+
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.mse_loss])
+@pytest.mark.parametrize(("std", "causes"), [(0.01, ["nothing-learned"]), (1.0, [])])
+def test_four_examples_that_are_all_there_are(loss, std, causes, tmp_path):
+    """The exclusive or, whose network started next to zero stays there: 1/4, or log 2."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=std) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+    optimizer, (x, y) = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), PATTERNS
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(600):
+            optimizer.zero_grad()
+            value = loss(model(x), y)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=lambda: loss(model(x), y))
+    run = diagnostics.load(tmp_path)
+    known = run.table("scalars", ["constant_loss"])["constant_loss"].dropna()
+    assert len(known) > 20 and np.allclose(known, 0.25 if loss is F.mse_loss else np.log(2))
+    assert [each.cause for each in diagnostics.diagnose(run).alarms] == causes
+
+
+class Scored(nn.Module):
+    """Answers with an embedding; scores are made of it by the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.proxies = nn.Linear(10, 4), nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x):
+        return F.normalize(self.layer(x), dim=1)
+
+    def scores(self, x):
+        return 4 * self(x) @ self.proxies.t()
+
+
+class Own(nn.Module):
+    """Returns its loss alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(10, 2)
+
+    def forward(self, x, t):
+        return F.cross_entropy(self.layer(x), t)
+
+
+INSIDE = {
+    "scores of embeddings": (Scored, lambda model, x, t: F.cross_entropy(model.scores(x), t)),
+    "a loss alone": (Own, lambda model, x, t: model(x, t)),
+    "squared": (Scored, lambda model, x, t: F.mse_loss(model.scores(x)[:, 0], t.float())),
+    "probabilities": (Scored, lambda model, x, t: F.binary_cross_entropy(model.scores(x)[:, 0].sigmoid(), t.float())),
+    "two terms": (Scored, lambda model, x, t: F.cross_entropy(model.scores(x), t) + model.layer.weight.square().sum()),
+    "twice": (Scored, lambda model, x, t: F.cross_entropy(model.scores(x), t) + F.cross_entropy(model.scores(x), t)),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_a_closure_compares_where_it_is_not_the_output(name, tmp_path):
+    """Of squared errors nothing is told: values learned from later ones are compared with the network's own."""
+    made, loss_of = INSIDE[name]
+    x, t = data()
+    torch.manual_seed(0)
+    model = made()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(300):
+            rows = torch.randint(len(x), (64,))
+            optimizer.zero_grad()
+            loss = loss_of(model, x[rows], t[rows])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda rows=rows: loss_of(model, x[rows], t[rows]))
+    known = diagnostics.load(tmp_path).table("scalars", ["constant_loss"])["constant_loss"].dropna()
+    share = float(t.float().mean())
+    truth = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    if name in ("squared", "two terms", "twice"):
+        assert known.empty
+    else:
+        assert len(known) > 15 and known.mean() == pytest.approx(truth, rel=0.02)

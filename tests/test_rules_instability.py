@@ -9,6 +9,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules import _growth as growth
+from diagnostics.rules import _harm as harm
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
@@ -24,6 +25,43 @@ class Quadratic(nn.Module):
 
     def forward(self):
         return 5 * self.w[0] ** 2 + 0.5 * self.w[1] ** 2
+
+
+@pytest.mark.parametrize(("betas", "told"), [((0.999, 0.9), True), ((0.9, 0.999), False), ((0.5, 0.9), False)])
+def test_adam_with_its_betas_the_other_way_round(betas, told, tmp_path):
+    """Of a weight whose gradient is gone, the step grows by beta1 over the root of beta2 an update: by 5 %."""
+    torch.manual_seed(0)
+    x, model = torch.randn(256, 4), nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=betas)
+    loss_of = lambda x, on: F.mse_loss(on * model(x), x[:, :1].sin())  # noqa: E731
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for update in range(300):
+            rows, on = x[torch.randint(256, (32,))], float(update < 150)
+            optimizer.zero_grad()
+            loss = loss_of(rows, on)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda rows=rows, on=on: loss_of(rows, on))
+    run = diagnostics.load(tmp_path)
+    moved = run.table("scalars", ["update_norm"])["update_norm"].dropna()
+    assert bool(moved.max() > 10 * 1e-3 * 97**0.5) is told  # 97 weights
+    found = [each for each in diagnostics.diagnose(run).alarms if each.kind in ("lr-unstable", "cliff")]
+    assert [(each.kind, each.cause) for each in found] == ([("lr-unstable", "betas")] if told else [])
+
+
+def test_a_first_loss_that_is_low_by_chance_is_no_start_to_tower_over():
+    """Dropout of nine in ten at a two-class problem with nothing to learn."""
+    draw = np.random.default_rng(0)
+    losses = 0.69 + np.abs(draw.normal(size=700)) * np.exp(-np.arange(700) / 40)
+    losses[0] = 0.64
+    assert not harm.harmed(noisy(losses), 5.0, 0.5, 0.2, False, 3)
+    losses[:40] = 0.69 + 0.02 * draw.normal(size=40) + np.where(np.arange(40) > 20, 1.08 ** np.arange(40) / 4, 0)
+    assert harm.harmed(noisy(losses), 5.0, 0.5, 0.2, False, 3)
+
+
+def noisy(losses):
+    frame = pd.DataFrame({"step": np.arange(1, len(losses) + 1), "loss": losses})
+    return signals.loss(Run.from_frames({}, {"scalars": frame}))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

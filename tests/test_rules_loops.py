@@ -94,6 +94,21 @@ def test_a_sigmoid_before_a_loss_on_logits(tmp_path, squashed):
     assert alarms(found) == ([("plateau", "double-softmax")] if squashed else [])
 
 
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize("decayed", [True, False])
+def test_a_rate_that_is_gone_after_a_fiftieth_of_the_run_with_some_learned(closure, decayed, tmp_path):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    schedule, count = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.6), itertools.count(1)
+
+    def each():
+        if decayed or next(count) % 60 == 0:
+            schedule.step()
+
+    found = watched(tmp_path, model, optimizer, cross_entropy, steps=500, each=each, closure=closure)
+    assert alarms(found) == ([("lr-too-small", "schedule")] if decayed else [])
+
+
 class Stems(nn.Module):
     """Two stems, of which the first one is not used, or used but cut off."""
 

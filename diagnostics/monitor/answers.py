@@ -38,13 +38,18 @@ class Answers:
         """`scale`: what a gradient scaler multiplies the loss by, if there is one. `charge` gets the seconds that
         reading a gradient took."""
         self._scale, self._charge = scale, charge
-        self._forms, self._tries = stats.FORMS, 0
+        self._forms, self._tries, self._unread = stats.FORMS, 0, 0
         self._passes: list[_Pass] = []
         self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
         self._whole: stats.Targets | None = None
         self._one_size = True  # whether all examples have been of one
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
         self._varied: tuple[Tensor, Tensor] | None = None  # whether the targets ever did, and the inputs
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether no form of loss fits what comes to the model's output, or nothing comes, as to a loss of its own."""
+        return not self._forms or (self._whole is None and self._unread >= TRIES)
 
     def forget(self) -> None:
         """The outputs that no gradient came to."""
@@ -77,6 +82,7 @@ class Answers:
         for failure in [each.failure for each in passes if each.failure is not None]:
             raise failure
         if len(passes) != 1 or passes[0].calls != 1:
+            self._unread += 1
             return {}
         (one,) = passes
         if len(self._forms) > 1:
@@ -201,7 +207,18 @@ def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
     """Whether the examples of a batch are all one, by everything that there is as many of."""
     batch = [x for x in inputs[:1] if x.dim() and len(x) >= FEWEST and x.numel() >= 2 * len(x)]  # not a time alone
     batch += [x for x in inputs[1:] if batch and x.dim() and len(x) == len(batch[0])]
-    return {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()} if batch else {}
+    if not batch:
+        return {}
+    found = {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
+    texts = len(batch) == 1 and batch[0].dim() == 2 and not batch[0].is_floating_point()
+    return found | {"one_token": _are_of_one_token(batch[0])} if texts else found
+
+
+def _are_of_one_token(x: Tensor) -> Tensor:
+    """Whether all rows are the same token as often as there is room, and then the same padding."""
+    other = x != x[0, 0]
+    last = (other[:, 1:] | ~other[:, :-1]).all() & ~other[:, 0].any()
+    return last & ((x == x[0, 0]) | (x == torch.where(other, x, x.min()).max())).all()
 
 
 def _width(targets: stats.Targets) -> int:

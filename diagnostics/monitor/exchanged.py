@@ -1,8 +1,9 @@
-"""Whether the answer to an example depends on its place in the batch, which means nothing.
+"""Whether the answer to an example depends on its place in the batch, which means nothing, and whether that to a text
+depends on the order of its tokens.
 
 The examples change places before the model and back behind it. A batch norm, or attention between examples, gives the
 same answers then; an encoding of positions along the batch, or a view that deals numbers out to other examples, does
-not.
+not. Attention and sums over the tokens of a text give the same answer whatever their order, unless positions are told.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from diagnostics.monitor.forwards import random_state
 FEWEST = 8  # examples
 MOVED = 0.05  # of how far the answers to different examples are apart: less may be of a tie, or of rounding
 ROUNDED = 2e-2  # of the answers' own size: what half precision may leave
+SAME = 1e-4  # of how far they are apart: what single precision leaves of sums in another order is far less
+WORDS = 8  # tokens, of which two lie side by side in many orders
 
 
 def by_place(model: nn.Module, closure: Callable[[], Any]) -> float:
@@ -26,42 +29,80 @@ def by_place(model: nn.Module, closure: Callable[[], Any]) -> float:
     chance takes part, and where the first dimension may be something else than the examples."""
     if describe.is_compiled(model) or describe.compiled_frames():  # which hooks would change
         return 0.0
-    held = generators.held(closure, model)
-    own, before = generators.states(held), random_state(model)
-    usual = _answers(model, closure, None)
-    if usual is None or not before.same(random_state(model)) or own != generators.states(held):
+    usual = _usual(model, closure)
+    if usual is None:
         return 0.0
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(usual), generator=generator).to(usual.device)
-    try:
-        moved = _answers(model, closure, order)
-    finally:
-        _answers(model, closure, None)  # what a model keeps of its last call is again of the batch as it was
+    order = _shuffled(len(usual)).to(usual.device)
+    moved = _moved(model, closure, lambda x: x[order] if len(x) == len(order) else x)
     if moved is None or moved.shape != usual.shape:
         return 0.0
-    usual, moved = usual.double(), moved.double()
+    moved = moved[order.argsort()]
     off, apart = (moved - usual).norm(), (usual - usual.mean(0)).norm()
     told = torch.isfinite(off) & (off > MOVED * apart) & (off > ROUNDED * usual.norm()) & (apart > 0)
     return float(off / apart) if told else 0.0
 
 
-def _answers(model: nn.Module, closure: Callable[[], Any], order: Tensor | None) -> Tensor | None:
-    """Of one call of the model, with the examples in another order and back; `None` where it is called otherwise."""
+def order_blind(model: nn.Module, closure: Callable[[], Any]) -> bool:
+    """Whether one answer to each text is the same for its tokens in any order."""
+    embeds = any(isinstance(module, nn.Embedding) for module in model.modules())
+    if not embeds or describe.is_compiled(model) or describe.compiled_frames():
+        return False
+    usual = _usual(model, closure)
+    if usual is None:
+        return False
+    is_text = False
+
+    def shuffled(x: Tensor) -> Tensor:
+        nonlocal is_text
+        is_text = x.dim() == 2 and x.shape[1] >= WORDS and not x.is_floating_point()
+        return x[:, _shuffled(x.shape[1]).to(x.device)] if is_text else x
+
+    moved = _moved(model, closure, shuffled)
+    if not is_text or moved is None or moved.shape != usual.shape:
+        return False
+    apart = (usual - usual.mean(0)).norm()
+    return bool(((moved - usual).norm() <= SAME * apart) & (apart > ROUNDED * SAME * usual.norm()))
+
+
+def _shuffled(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+
+def _usual(model: nn.Module, closure: Callable[[], Any]) -> Tensor | None:
+    """`None` also where chance takes part."""
+    held = generators.held(closure, model)
+    own, before = generators.states(held), random_state(model)
+    usual = _answers(model, closure, None)
+    if usual is None or not before.same(random_state(model)) or own != generators.states(held):
+        return None
+    return usual.double()
+
+
+def _moved(model: nn.Module, closure: Callable[[], Any], change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    try:
+        moved = _answers(model, closure, change)
+    finally:
+        _answers(model, closure, None)  # what a model keeps of its last call is again of the batch as it was
+    return None if moved is None else moved.double()
+
+
+def _answers(model: nn.Module, closure: Callable[[], Any], change: Callable[[Tensor], Tensor] | None) -> Tensor | None:
+    """Of one call of the model, to what it is given changed; `None` where it is called otherwise."""
     calls: list[Tensor | None] = []
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         alone = len(args) == 1 and not any(True for _ in functions.tensors(tuple(kwargs.values())))
         plain = alone and isinstance(args[0], Tensor) and args[0].dim() > 1 and len(args[0]) >= FEWEST
         calls.append(args[0] if plain else None)
-        return ((args[0][order],), kwargs) if plain and order is not None and len(args[0]) == len(order) else None
+        return ((change(args[0]),), kwargs) if plain and change is not None else None
 
     def leave(module: nn.Module, args: tuple, out: Any) -> Any:
         x = calls[-1]
         if x is None or not isinstance(out, Tensor) or out.dim() > 2 or out.shape[:1] != x.shape[:1]:
             calls[-1] = None
             return None
-        calls[-1] = out if order is None else out[order.argsort()]
-        return calls[-1]
+        calls[-1] = out
+        return None
 
     hooks = [model.register_forward_pre_hook(enter, with_kwargs=True), model.register_forward_hook(leave)]
     try:

@@ -84,6 +84,7 @@ class Given:
                 self._learning(losspath.parameters([tensor]))
                 return {
                     "loss_path": losspath.describe(tensor),
+                    "loss_softmax": losspath.softmax(tensor),
                     "linear_model": losspath.is_linear_model(tensor),
                     "all_pairs": losspath.all_pairs(tensor),
                     "all_columns": self._all_columns(tensor, closure),
@@ -99,7 +100,11 @@ class Given:
         told = dict[str, Any]()
         if closure is None or self._together.active:  # parts of a backward that others wait for
             return told
-        for entry, ask in (("looks_ahead", lookahead.ahead), ("by_place", exchanged.by_place)):
+        for entry, ask in (
+            ("looks_ahead", lookahead.ahead),
+            ("by_place", exchanged.by_place),
+            ("order_blind", exchanged.order_blind),
+        ):
             with contextlib.suppress(Exception), forwards.ours(self._model, closure):
                 told[entry] = ask(self._model, closure)
         with contextlib.suppress(Exception):

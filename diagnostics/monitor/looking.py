@@ -16,6 +16,7 @@ from diagnostics import stats
 from diagnostics.monitor import describe, forwards, order, symmetry
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.beside import Beside
+from diagnostics.monitor.compared import Compared
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
@@ -46,6 +47,7 @@ class Looking:
         self._beside = beside
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
+        self._compared = Compared()
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
@@ -62,7 +64,7 @@ class Looking:
         for failure in [failure for observer in observers for failure in observer.failures[:1]]:
             self._guard.failed("activations", failure)
         observers = [observer for observer in observers if not observer.failures]
-        self._guard.run("targets", self._look_at_targets, record, loss)
+        self._guard.run("targets", self._look_at_targets, record, loss, observers if closure is not None else [])
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
@@ -97,6 +99,7 @@ class Looking:
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
+        found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
@@ -141,8 +144,17 @@ class Looking:
         kept = {id(parameter) for module in there for parameter in module._parameters.values()}
         yield from (each for each in observer.strangers if id(each[1]()) not in kept)
 
-    def _look_at_targets(self, record: Record, loss: Any) -> None:
-        record.update.values.update(self._entrance.answers.columns(loss))
+    def _look_at_targets(self, record: Record, loss: Any, observers: list[Observer]) -> None:
+        """`observers`: of closures."""
+        answers = self._entrance.answers
+        found = answers.columns(loss)
+        for observer in observers:
+            self._compared.meet(observer.comparisons)
+            if answers.fruitless:
+                inputs = observer.graph.first_input
+                found = self._compared.columns(observer.comparisons, inputs, observer.loss) | found
+            observer.comparisons = []
+        record.update.values.update(found)
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
         record.update.values.update(observer.partners.columns())

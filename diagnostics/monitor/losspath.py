@@ -63,6 +63,24 @@ def last_function(output: Tensor) -> str:
     return "" if node is None else _name(node)
 
 
+def softmax(loss: Tensor) -> list[int]:
+    """The dimension, counted from the first, along which the first softmax or log-softmax behind the last layer is
+    taken, and the shape of what it is taken of; nothing where there is none, or its axes change places behind it."""
+    found = list[int]()
+    for node in _chain(loss.grad_fn):
+        name, shape = _name(node), _output_shape(node)
+        if name in ("softmax", "logsoftmax") and shape:
+            found = [_signed(node._saved_dim) % len(shape), *shape]
+        if name in {"t", "transpose", "permute"} | _LAYERS or _holds_parameter(node):
+            break
+    return found
+
+
+def _signed(dimension: int) -> int:
+    """Autograd gives -1 as 2^64 - 1."""
+    return dimension - 2**64 if dimension >= 2**63 else dimension
+
+
 def is_linear_model(loss: Tensor) -> bool:
     """Whether the loss sees the parameters through one layer only, so that the output is linear in them.
 

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
+from diagnostics.monitor.compared import Comparison, comparison
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.derivatives import Derivatives
 from diagnostics.monitor.flow import Graph
@@ -70,6 +71,8 @@ class Observer(TorchFunctionMode):
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
+        self.comparisons: list[Comparison] = []  # of the loss, with targets
+        self.softmax_of_one: list[str] = []  # whose output is 1, whatever it is given
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
@@ -189,6 +192,8 @@ class Observer(TorchFunctionMode):
         with self.ours:
             self._after(func, args, kwargs, given, out)
             self._follow_cuts(args, kwargs, out, cut)
+            if (found := comparison(func, args, kwargs, out)) is not None:
+                self.comparisons.append(found)
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
                 self.derivatives.follow(func, args, kwargs, out)
@@ -218,9 +223,10 @@ class Observer(TorchFunctionMode):
     def _after(self, func: Callable, args: tuple, kwargs: dict[str, Any], given: tuple | None, out: Any) -> None:
         if given is not None:
             kind, x, channels_first = given
-            self._count(
-                functions.spelled(func), kind, x, out, functions.dimension(kind, args, kwargs, x), channels_first
-            )
+            name, dim = functions.spelled(func), functions.dimension(kind, args, kwargs, x)
+            if kind.name == "softmax" and x.numel() > x.shape[dim] == 1:
+                self.softmax_of_one.append(self._name(name))
+            self._count(name, kind, x, out, dim, channels_first)
         elif self._asking:
             self._shaped(func, args, kwargs, out)
             self.shared_norms.follow(func, args, kwargs, self._stack[-2:])

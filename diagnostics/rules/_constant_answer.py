@@ -18,6 +18,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
+NONE = 1e-3  # R^2 that nobody sees: where each batch is all data, no noise hides it
 LITTLE = 0.02  # R^2 below which even a noisy task would count as not learned; it must be known that well
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
@@ -56,8 +57,8 @@ class Explained(NamedTuple):
     partial: bool = False  # of the part of the loss that compares outputs with targets
 
     def is_nothing(self, little: float) -> bool:
-        """Not told from 0, and surely less than `little`."""
-        return self.share <= 2 * self.error and self.share + 3 * self.error < little
+        """Not told from 0, or next to it, and surely less than `little`."""
+        return self.share <= max(2 * self.error, NONE) and self.share + 3 * self.error < little
 
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:

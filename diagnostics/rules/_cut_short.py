@@ -42,19 +42,33 @@ def spent_early(run: Run, history: signals.Loss, *, early: float = 0.25, rest: f
 
 
 def gone_early(
-    run: Run, downhill: bool, *, early: float = 0.25, left: float = 0.01, little: float = 0.05
+    run: Run,
+    downhill: bool,
+    *,
+    early: float = 0.25,
+    left: float = 0.01,
+    little: float = 0.05,
+    at_once: float = 0.05,  # of the run: what it then waits is twenty times what it was given
+    half: float = 0.5,
 ) -> int | None:
     """Update from which the rate is next to nothing of its highest, in the first quarter and before much was learned
     from the inputs, `little` of the loss of a constant answer at most: three quarters of the run wait for nothing. As
-    much is learned where a schedule meant for epochs counts updates. Where that loss is not known, `downhill` is to say
-    that most of the start's is left, and all of its gradient."""
+    much is learned where a schedule meant for epochs counts updates; and up to `half` where that is `at_once` and cuts
+    the fall of the loss short. Where the loss of a constant answer is not known, `downhill` is to say that most of the
+    start's is left, and all of its gradient."""
     steps, rates = signals.learning_rates(run)
-    found = explained_late(run)
-    unlearned = downhill if np.isnan(found.share) else found.share + 3 * found.error < little
-    if not len(rates) or not unlearned:
+    if not len(rates):
         return None
     gone = decay_step(steps, rates, left)
-    return gone if gone < steps[-1] and (steps < gone).sum() <= early * len(steps) else None
+    before = int((steps < gone).sum())
+    if gone >= steps[-1] or before > early * len(steps):
+        return None
+    found, history = explained_late(run), signals.loss(run)
+    learned = found.share + 3 * found.error
+    if np.isnan(learned):
+        return gone if downhill else None
+    waits = before <= at_once * len(steps) and cut_short(run, history, gone)
+    return gone if learned < (half if waits else little) else None
 
 
 def _fell(before: np.ndarray, after: np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 Source: PyTorch's `nll_loss`, which picks the target's entry and changes its sign.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,11 @@ from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
+# Of one softmax; log_softmax and nll_loss are written as cross_entropy.
+_OF_CLASSES = re.compile(
+    r"^((softmax -> )?cross_entropy|softmax -> ((log -> )?nll_loss|binary_cross_entropy|mse_loss))$"
+)
+
 
 def log_scores(
     run: Run,
@@ -21,6 +27,12 @@ def log_scores(
     off: float = 0.1,  # of log 1: what rounding or an epsilon makes of a softmax is far less
     measured: int = 3,
 ) -> Iterator[Finding]:
+    along = _softmax_along_batch(run)
+    if along is not None:
+        yield found(
+            "log-scores", signals.first_step(run), (), along.seen, {}, along.remedies, along.formula, severity="warning"
+        )
+        return
     steps, totals = signals.column(run, "log_total")
     if len(totals) < measured or not float(np.median(totals)) > off:
         return
@@ -92,6 +104,23 @@ def _along_another(total: float, end: float) -> _Said:
         ("take log_softmax along the classes: dim=-1 where they come last",),
         r"\mathcal{L} = -z_{tc} + \log \sum_s e^{z_{sc}} \quad\text{instead of}\quad "
         r"-z_{tc} + \log \sum_k e^{z_{tk}}",
+    )
+
+
+def _softmax_along_batch(run: Run) -> _Said | None:
+    """Of as many examples as classes the two cannot be told apart: contrastive losses take it along either."""
+    dim, *shape = [int(each) for each in run.meta.get("loss_softmax") or [0]]
+    compares = _OF_CLASSES.search(str(run.meta.get("loss_path") or ""))
+    if dim != 0 or len(shape) < 2 or shape[0] == shape[1] or not compares:
+        return None
+    size = f"({', '.join(str(each) for each in shape)})"
+    return _Said(
+        f"The softmax behind the last layer is taken along the batch: of scores of shape {size}, along the {shape[0]} "
+        "examples. An example's score is compared with those of the others, and its probabilities of the "
+        f"{shape[1]} classes do not add up to 1. The loss ended at {number(signals.loss(run).end)}.",
+        ("take the softmax along the classes: dim=1, or nn.Softmax(dim=1), nn.LogSoftmax(dim=1)",),
+        r"p_{nc} = \frac{e^{z_{nc}}}{\sum_m e^{z_{mc}}} \quad\text{instead of}\quad "
+        r"\frac{e^{z_{nc}}}{\sum_k e^{z_{nk}}}",
     )
 
 

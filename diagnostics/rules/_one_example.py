@@ -1,4 +1,4 @@
-"""Batches of one example, many times: what was stored is one array, which each new example was written to.
+"""Batches of one example, many times, as of one array that each new example was written to; or texts of one token.
 
 Source: NumPy and PyTorch, where a list of an array that is reused holds the same array throughout.
 """
@@ -17,6 +17,7 @@ _WITH_TARGETS = (*COMPARISONS, "cross_entropy", "nll_loss")  # `binary_` and oth
 def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     """In all that was measured, while from batch to batch it is another. Answers of which several are drawn for one
     example, as a policy's are, are compared with no targets: there it is information."""
+    yield from _one_token(run, measured)
     steps, equal = signals.column(run, "equal_examples")
     # Over all that was seen, and so between the batches; less is rounding.
     deviations, sizes = (run.matrix("inputs", column)[2][-1:] for column in ("std", "batch_rms"))
@@ -38,4 +39,26 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
             "print a batch's rows as the model gets them",
         ),
         severity=unless_it_learns(run, "critical") if compared else "info",
+    )
+
+
+def _one_token(run: Run, measured: int) -> Iterator[Finding]:
+    steps, alike = signals.column(run, "one_token")
+    if len(alike) < measured or not (alike == 1).all():
+        return
+    yield found(
+        "one-token",
+        int(steps[0]),
+        (),
+        (
+            f"In each of the {len(alike)} batches that were measured all texts are one token, again and again: they "
+            "differ by their lengths at most."
+        ),
+        {"batches": float(len(alike))},
+        (
+            "print the share of unknown tokens in a batch: the vocabulary and the texts may be of different case, or "
+            "split into words in different ways",
+            "decode a batch's numbers back into text",
+        ),
+        severity=unless_it_learns(run, "critical"),
     )

@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._betas import swapped_betas
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import by_noise_alone, refuted
 from diagnostics.rules._instability_words import trusts_its_steps
@@ -60,7 +61,7 @@ def check(
     steps, norms = signals.column(run, "grad_norm_unclipped")
     if not len(steps):
         steps, norms = signals.column(run, "grad_norm")
-    if trusts_its_steps(run):  # a step of any length
+    if trusts_its_steps(run) or swapped_betas(KIND, run):  # steps of any length
         return
     if len(steps) < before + 1:
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")

@@ -23,7 +23,8 @@ saturated units tell of it. Where the loss came back although the rate stayed, i
 by above twice the starting loss; or before it fell at all, where the first updates of an optimizer that does not
 rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards. Where
 another network is trained beside this one, whose updates change the loss as well, only a loss that ends above twice its
-start is harm.
+start is harm. And Adam's updates, where its first beta is larger than the root of the second: whether an average weight
+moves by more than ten times the rate.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -34,6 +35,9 @@ $2(1+\mu)/((1+2\mu)\alpha)$, and Adam at $\beta_1 = 0.9$ has $38/\alpha$ on its 
 schedule that raises $\alpha$ too far, or curvature that grows while training, crosses the limit later in a run.
 Small batches differ in curvature, by $\sigma$: that adds $\alpha\sigma^2/(2(1-\mu)\lambda)$ to the ratio, and the sum
 has to stay below 1.
+
+*Betas*: Adam divides an average $m$ of the gradients by the root of one of their squares, $v$. Where gradients fade
+both do, and $m/\sqrt v$ grows as $(\beta_1/\sqrt{\beta_2})^k$ if $\beta_1 > \sqrt{\beta_2}$.
 
 ## What to try
 Set the learning rate to $0.9\,\eta/s$ (the finding says the number). If the curvature is largest in the first
@@ -59,10 +63,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _harm as harm
 from diagnostics.rules import _instability_words as words
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _thrown as thrown
+from diagnostics.rules._betas import swapped_betas
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._growth import (
     Growth,
@@ -74,7 +80,6 @@ from diagnostics.rules._growth import (
     running_away,
     undone,
 )
-from diagnostics.rules._rolling import recent_median
 from diagnostics.run import Run
 
 KIND = words.KIND
@@ -98,9 +103,12 @@ def check(
     history = signals.loss(run)
     if history.count < 3:
         return
-    above = _far_above(history, sigmas)
+    if (swapped := swapped_betas(KIND, run)) is not None:
+        yield swapped
+        return
+    above = harm.far_above(history, sigmas)
     spike = 1 if words.trusts_its_steps(run) else 3
-    harmed = _harmed(history, sigmas, lost, reached, running_away(run, history, gradual), spike)
+    harmed = harm.harmed(history, sigmas, lost, reached, running_away(run, history, gradual), spike)
     ended = run.meta["status"] != "running"  # before, what a catapult took is not yet little beside the run
     recovered = ended and not harmed and len(above) >= max(gradual, spent * history.count)
     if not harmed and not recovered:
@@ -119,7 +127,7 @@ def check(
     beyond = _flung(run) or (np.isnan(limit.ratio) and (_never_trained(history) or words.trusts_its_steps(run)))
     if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not beyond:
         return
-    if limit.ratio - limit.noise <= 1 and (recovered or _fell_to_the_end(history, sigmas)):
+    if limit.ratio - limit.noise <= 1 and (recovered or harm.fell_to_the_end(history, sigmas)):
         return
     yield words.finding(run, history, grown, limit, int(above[-1]) if recovered else None)
 
@@ -209,56 +217,6 @@ def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     except signals.Missing:
         steps, ratios = np.array([], dtype=int), np.array([])
     return steps, ratios, np.zeros_like(ratios)
-
-
-def _harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, running_away: bool, spike: int) -> bool:
-    """Not finite, above the start, or most of the gain lost - and still so at the end. `spike`: updates that a height
-    must last to count where nothing was learned."""
-    recent = history.values[-min(3, history.count) :]
-    if not np.isfinite(history.end) or not np.isfinite(recent).all():
-        return True
-    end = _ahead(recent) if running_away else history.end
-    low = end if running_away else min(end, float(recent.min()))
-    quiet = signals.step_noise(history.values[: max(4, history.count // 4)])
-    start, early = _beginning(history)
-    margin = max(min(sigmas * quiet, abs(history.start)), sigmas * early, 0.1 * abs(history.start))
-    if low - start > margin:
-        return True
-    gain = start - history.best
-    if gain <= margin and history.end > reached * abs(history.start):
-        # Nothing was learned for sure: did the loss tower over its start in between? In heavy tails one batch's does.
-        tallest = float(np.nanmax(recent_median(history.values, spike)))
-        return tallest - start > max(sigmas * quiet, abs(history.start))
-    return end - history.best > max(lost * gain, sigmas * quiet)
-
-
-def _beginning(history: signals.Loss) -> tuple[float, float]:
-    """The first value, and 0. Of a loss that begins with both signs, as a policy's, it may be low by chance and is no
-    scale: at least the median of the first ones, and their noise."""
-    first = history.values[: history.window]
-    if first.min() < 0 < first.max():
-        return max(history.start, float(np.median(first))), signals.step_noise(first)
-    return history.start, 0.0
-
-
-def _far_above(history: signals.Loss, sigmas: float) -> np.ndarray:
-    """Updates at which the loss stood above twice its start, by more than the noise of the later half."""
-    start, early = _beginning(history)
-    noise = sigmas * max(signals.step_noise(history.values[history.count // 2 :]), early)
-    return history.steps[history.values - start > max(noise, abs(history.start))]
-
-
-def _fell_to_the_end(history: signals.Loss, sigmas: float) -> bool:
-    """A loss that was at its lowest when it became NaN or infinite was not growing: an operation failed."""
-    bad = np.flatnonzero(~np.isfinite(history.values))
-    before = history.values[: bad[0]] if len(bad) else history.values[:0]
-    return len(before) > 3 and float(np.median(before[-3:])) <= history.best + sigmas * signals.step_noise(before)
-
-
-def _ahead(recent: np.ndarray) -> float:
-    """The next loss, if its rise grows once more as it just did: past s = 2 it is more than nine times the last."""
-    before, rise = np.diff(recent)
-    return float(recent[-1] + rise**2 / before)
 
 
 def _one_step(run: Run, grown: Growth, gradual: int) -> bool:

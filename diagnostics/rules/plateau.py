@@ -14,7 +14,8 @@ from the start; weights that weight decay has brought to a fifth of what they we
 that no norm makes up for; inputs, as vectors, shorter than 0.05 in a network that does not scale them; targets far from
 0 and an optimizer whose steps do not grow with the error; gradients that shrink from layer to layer towards the input,
 a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from
-the input on; recurrent layers whose gradients show that the steps that count are given zeros.
+the input on; recurrent layers whose gradients show that the steps that count are given zeros; attention over tokens
+whose answer is the same when they change places.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
 then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times
@@ -63,6 +64,9 @@ biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L
 $R^2$ stays at 0, the gradients of different inputs have no direction in common but that of the biases: the targets do
 not follow from the inputs, or the inputs are lost on the way to the loss.
 
+*Order blind*: attention weighs tokens by what they are, and a mean over them adds them up: both are the same for the
+tokens in any order. What depends on which one came first cannot be told, unless the positions are added to them.
+
 *Start far off*: large weights in the last layers give answers far larger than any target, or a softmax that is sure of
 a class at random and pays the whole distance of the logits for it. Until the weights have shrunk, nothing else counts.
 
@@ -90,10 +94,7 @@ classes, labels or the input itself. A term that is meant to win, as a penalty t
 
 from collections.abc import Iterator
 
-import numpy as np
-import pandas as pd
-
-from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._constant_answer import (
@@ -104,12 +105,12 @@ from diagnostics.rules._constant_answer import (
 )
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
-from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into, misused
+from diagnostics.rules._given import LOSS_CHARTS, misused
+from diagnostics.rules._order_blind import order_blind
 from diagnostics.rules._read_at_padding import read_at_padding
-from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
-from diagnostics.rules._words import number, tex
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "plateau"
@@ -130,15 +131,15 @@ def check(
         return
     if history.count < 20:
         return
-    wrong = _wrong(history)
+    wrong = logistic.wrong(history)
     if wrong.share >= brief and not _learned(run, wrong):
-        found = _logistic(run, wrong, slope, first=True)
+        found = logistic.least_squares(KIND, run, wrong, slope, first=True)
         if found is not None:
             yield found
             return
-    overconfident = _overconfident(run, history)
+    overconfident = logistic.overconfident(run, history)
     if overconfident.share >= longest:
-        found = _logistic(run, overconfident, slope)
+        found = logistic.least_squares(KIND, run, overconfident, slope)
         if found is not None:
             yield found
             return
@@ -153,7 +154,7 @@ def check(
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     yield (
-        _logistic(run, stretch, slope)
+        logistic.least_squares(KIND, run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
         or hard_attention(KIND, run, stretch)
         or decayed(KIND, run, stretch)
@@ -161,98 +162,16 @@ def check(
         or distant_targets(KIND, run, stretch)
         or read_at_padding(KIND, run, stretch)
         or vanishing(KIND, run, stretch)
+        or order_blind(KIND, run, stretch)
         or nothing
         or _unexplained(run, stretch)
     )
-
-
-def _wrong(history: signals.Loss, *, undecided: float = 0.25) -> stretches.Flat:
-    """The first updates, in which the loss stays above 1/4: the most that answering 1/2 to everything can cost in
-    squared error."""
-    smooth = recent_median(history.values, 5)
-    better = np.flatnonzero(smooth < undecided)
-    count = int(better[0]) if len(better) else history.count
-    last = int(history.steps[max(count, 1) - 1])
-    share = count / history.count
-    return stretches.Flat(history.first_step, last, signals.level(history.values[:count]), share, bool(len(better)))
-
-
-def _overconfident(run: Run, history: signals.Loss, *, times: float = 2.0) -> stretches.Flat:
-    """Where outputs that are confidently wrong make up most of a squared error against targets of 0 and 1.
-
-    An output y on the right side of 1/2 costs at most y (1 - y), the derivative: what the mean cost exceeds the mean
-    derivative by is paid on the wrong side. Outputs as sure as they are right cost y (1 - y) on average (Brier 1950).
-    """
-    nowhere = stretches.Flat(0, 0, np.nan, 0.0, False)
-    if not _squares_logistic_outputs(run) or history.start > 1:  # summed, not a mean
-        return nowhere
-    derivative = _logistic_slopes(run)
-    steps, slopes = derivative.index.to_numpy(), derivative.to_numpy() / 4
-    smooth = pd.Series(recent_median(history.values, 5), history.steps)
-    losses = smooth.reindex(steps).to_numpy()
-    wrong = np.flatnonzero(losses > times * slopes)
-    if not len(wrong):
-        return nowhere
-    first, last = int(steps[wrong[0]]), int(steps[wrong[-1]])
-    escaped = len(steps) - wrong[-1] > 2
-    return stretches.Flat(first, last, float(np.median(losses[wrong])), len(wrong) / len(steps), escaped)
 
 
 def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
     """Level after the larger part of the untrained loss is gone: a floor, as far as the run shows."""
     untrained = signals.untrained(run)
     return untrained - stretch.level > most * abs(untrained)
-
-
-def _logistic(run: Run, stretch: stretches.Flat, slope: float, first: bool = False) -> Finding | None:
-    if not _squares_logistic_outputs(run):
-        return None
-    derivative = _output_slope(run, stretch, first)
-    if not derivative < slope:
-        return None
-    return Finding(
-        KIND,
-        "logistic-least-squares",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
-        (),
-        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
-        f"the logistic outputs' derivative is {number(100 * derivative)} % of its maximum, "
-        "and least squares multiplies every error by it.",
-        {"output derivative over maximum": derivative, "loss": stretch.level, "share of the run": stretch.share},
-        (
-            "use F.binary_cross_entropy_with_logits on the logits: its gradient is y - t, whatever the saturation",
-            "start the output's bias at 0, so that no output begins saturated",
-        ),
-        LOSS_CHARTS,
-        (
-            rf"\frac{{\partial\mathcal{{L}}}}{{\partial z}} = (y - t)\,y\,(1 - y), \quad \overline{{y(1-y)}} "
-            rf"\approx {tex(derivative / 4)}"
-        ),
-    )
-
-
-def _squares_logistic_outputs(run: Run) -> bool:
-    path = str(run.meta.get("loss_path") or "")
-    return goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
-
-
-def _output_slope(run: Run, stretch: stretches.Flat, first: bool) -> float:
-    """Mean derivative of the last logistic activation over its maximum, at the first measurement of the stretch or its
-    median."""
-    slopes = _logistic_slopes(run).loc[stretch.first_step : stretch.last_step].to_numpy()
-    return float(slopes[0] if first else np.median(slopes)) if len(slopes) else np.nan
-
-
-def _logistic_slopes(run: Run) -> pd.Series:
-    """Mean derivative of the last logistic activation over its maximum, by step."""
-    steps, names, values = run.matrix("units", "derivative")
-    functions = by_layer.activations(run)
-    logistic = [at for at, name in enumerate(names) if functions.get(str(name), ("",))[0] == "sigmoid"]
-    if not logistic:
-        return pd.Series(dtype=float)
-    return pd.Series(values[:, logistic[-1]], steps, dtype=float).dropna()
 
 
 def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:

@@ -26,9 +26,9 @@ a binary cross-entropy: whether some of its targets are no probabilities and it 
 whether those of a batch are far more alike than all of them, while the loss is on average hardly better than that of
 the same answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch
 norm, worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all
-examples of each batch are one, and whether a layer's are all zeros, so that its bias gets a gradient and its weights
-none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient and are left
-exactly as they were by an update.
+examples of each batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a
+gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four
+have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -86,9 +86,9 @@ larger is all that is left.
 and in evaluation gives all of them the mean of these.
 
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
-other scores do; without it all scores grow for ever, and along another dimension it compares the wrong ones. `kl_div`
-takes its first argument for log-probabilities: of probabilities $-t_i p_i$ is least where the largest entry of the
-target has all.
+other scores do; without it all scores grow for ever, and along another dimension, as the batch, it compares the wrong
+ones. `kl_div` takes its first argument for log-probabilities: of probabilities $-t_i p_i$ is least where the largest
+entry of the target has all.
 
 *Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
 changes its sign, and the surer the output, the lower the loss, without end. The losses of pairs and `soft_margin_loss`
@@ -102,6 +102,9 @@ examples of a batch have in common, which then is their class.
 `x += noise` adds to it, and after $k$ epochs the variance of the noise is $k$ times that of one.
 
 *One example*: a list of an array that is reused holds that array many times over, and what was last written to it.
+
+*One token*: a word that is not in the vocabulary, as written in capitals, becomes the token for unknown words. Where
+that happens to all, no text tells anything.
 
 *Zero inputs*: the gradient of a weight is the error times what the weight multiplies. A layer that is given zeros
 alone, as a placeholder for data would be, learns nothing but its bias.
@@ -269,7 +272,7 @@ def _late(run: Run) -> Iterator[Finding]:
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted",
+    "mask-inverted", "one-token",
 }  # fmt: skip
 
 

@@ -8,8 +8,8 @@ them.
 The gradient norm of each trainable tensor on the measured updates: exactly zero (or absent) on every one, or zero for
 all tensors from some update on, for the last third of the run, while there is a loss left and a sigmoid or tanh of the
 model is exactly at its flat end, or most of the loss is left. And whether all second derivatives that the loss takes of
-the network, by its inputs, are exactly zero. The cause is read from the activation functions the model calls and from
-whether the loss has a gradient at all.
+the network, by its inputs, are exactly zero. The cause is read from the activation functions the model calls, from how
+many numbers a softmax is taken of, and from whether the loss has a gradient at all.
 
 ## Why it happens
 Backpropagation multiplies by the derivative of every function on the way: $\bar z_i = \bar h_i\,\phi'(z_i)$. A
@@ -18,6 +18,8 @@ small change of the weights changes no prediction, so the loss does not change e
 everywhere. It becomes one, too, where a sigmoid is so sure that in floating point it is exactly 0 or 1, or all values
 are beyond the bounds of a clamp. A network of ReLUs is piecewise linear: its second derivative is zero, and so is the
 gradient of each term of a loss that is made of it, as of a differential equation's.
+
+*Softmax of one*: a softmax makes shares of the numbers it is given, and the share of a single one is 1.
 
 ## What to try
 Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
@@ -38,11 +40,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _no_gradient as no_gradient
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._no_second_derivative import SMOOTH, is_piecewise_linear, no_second_derivative
 from diagnostics.rules._words import names_of, number
-from diagnostics.rules._zero_factors import AWAY_FROM_ZERO, zero_factors
+from diagnostics.rules._zero_factors import zero_factors
 from diagnostics.rules._zero_inputs import given_zeros
 from diagnostics.run import Run
 
@@ -93,53 +96,30 @@ def check(
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
     learns = not hard and not first_ones and history.end <= learned * signals.untrained(run)
     layers = tuple(names[at] for at in silent)
-    zeros = [] if hard else _all_zero(run, layers)
-    where = "for a reason the record does not show"
-    if hard:
-        where = f"behind the hard threshold in {names_of(hard)}"
-    elif zeros:
-        them = f"{names_of(zeros)} {'is' if len(zeros) == 1 else 'are'}"
-        where = f"and {them} all zeros: each one's gradient has another as a factor"
+    reason = no_gradient.reason(run, layers, hard)
     yield Finding(
         kind=KIND,
-        cause="hard-threshold" if hard else None,
+        cause=reason.cause,
         severity="critical" if not learns else "warning" if _is_the_middle(run, names, trainable, silent) else "info",
         first_step=int(steps[0]),
         last_step=None,
         layers=layers,
         summary=(
             f"{len(silent)} of {len(trainable)} trainable tensors ({names_of(layers)}) got exactly no "
-            f"gradient in all {len(steps)} measured updates, {where}."
+            f"gradient in all {len(steps)} measured updates, {reason.where}."
         ),
         evidence={
             "silent tensors": float(len(silent)),
             "trainable tensors": float(len(trainable)),
             "records": float(len(steps)),
         },
-        remedies=(
-            "replace the hard threshold by torch.sigmoid, torch.tanh or torch.relu",
-            "or pass gradients through it: z + (hard(z) - z).detach()",
-        )
-        if hard
-        else AWAY_FROM_ZERO
-        if zeros
-        else (
-            "print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero, "
-            "such as a clamp whose bounds all values are beyond, or a scale of a branch that starts at 0 and is a "
-            "buffer where it should be a parameter",
-        ),
+        remedies=reason.remedies,
         charts=(Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),),
-        formula=r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0 \text{ for all } z_i \neq 0" if hard else "",
+        formula=reason.formula,
     )
 
 
 _SQUASHING = {"sigmoid", "tanh"}
-
-
-def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
-    """Weights without a gradient that were zero from the start."""
-    _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
-    return [name for name in layers if not name.endswith("bias") and norms[0, names.index(name)] == 0]
 
 
 def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: list[int]) -> bool:

@@ -17,6 +17,7 @@ from diagnostics.stats.inputs import Moments, is_distribution, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
+REPEATED = 3  # batches with the same targets: they are all the data, and a mean is fitted to no part of it
 A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 PLACES = 1 << 16  # in an example, as of an image: the means of more take too much memory for what they tell
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
@@ -194,7 +195,15 @@ class Targets:
         kinds = torch.ones_like(n) if self.form.classes is None else (answer * n > 0.5).sum()
         varies = whole.seen.scatter.sum() > _ALIKE * n * self.error / self.times
         loss = self.form.constant(self.seen, answer) * self.times
-        return torch.where((n >= ENOUGH) & (n >= A_CLASS * kinds) & varies, loss.to(n.dtype), torch.nan)
+        enough = ((n >= ENOUGH) & (n >= A_CLASS * kinds)) | self._is_all_of(whole)
+        return torch.where(enough & varies, loss.to(n.dtype), torch.nan)
+
+    def _is_all_of(self, whole: "Targets") -> Bool[Tensor, ""]:
+        """Whether the whole is these targets, again and again, as in full-batch training."""
+        mine, all_of_them = self.seen, whole.seen
+        same = torch.isclose(mine.mean, all_of_them.mean, rtol=1e-4, atol=1e-6).all()
+        spread = torch.isclose(mine.scatter * all_of_them.count, all_of_them.scatter * mine.count, rtol=1e-4).all()
+        return same & spread & (whole.within.batches >= REPEATED)
 
 
 def _are_classes(t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Bool[Tensor, ""]:

@@ -1,0 +1,82 @@
+"""Why weights get exactly no gradient, as far as a record shows it.
+
+Source: lecture, "Plateaux" ("hard threshold activations").
+"""
+
+from typing import NamedTuple
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules._words import names_of
+from diagnostics.rules._zero_factors import AWAY_FROM_ZERO
+from diagnostics.run import Run
+
+
+class Reason(NamedTuple):
+    """`where` ends the sentence that says so."""
+
+    cause: str | None
+    where: str
+    remedies: tuple[str, ...]
+    formula: str = ""
+
+
+def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
+    """Of tensors `layers`; `thresholds`: hard ones that the model calls."""
+    return _hard(thresholds) if thresholds else _softmax_of_one(run) or _zeros(run, layers) or _unknown()
+
+
+def _hard(functions: list[str]) -> Reason:
+    return Reason(
+        "hard-threshold",
+        f"behind the hard threshold in {names_of(functions)}",
+        (
+            "replace the hard threshold by torch.sigmoid, torch.tanh or torch.relu",
+            "or pass gradients through it: z + (hard(z) - z).detach()",
+        ),
+        r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0 \text{ for all } z_i \neq 0",
+    )
+
+
+def _softmax_of_one(run: Run) -> Reason | None:
+    """In the model, or as the last one before the loss."""
+    names = [str(name) for name in run.meta.get("softmax_of_one") or []]
+    dim, *shape = [int(each) for each in run.meta.get("loss_softmax") or [0]]
+    if not names and not (dim < len(shape) and shape[dim] == 1):
+        return None
+    which = names_of(names) if names else "what the output goes through before the loss"
+    return Reason(
+        "softmax-of-one",
+        f"since {which} is a softmax of one number at a time: it gives 1, whatever that is",
+        (
+            "for two classes and one output: F.binary_cross_entropy_with_logits(output, target.float()), no softmax",
+            "for C classes: C outputs in the last layer, and F.cross_entropy with the number of the class",
+            "for weights, as of attention: softmax along the axis of what is weighed; print the shape it is given",
+        ),
+        r"\operatorname{softmax}(z)_1 = \frac{e^{z_1}}{e^{z_1}} = 1",
+    )
+
+
+def _zeros(run: Run, layers: tuple[str, ...]) -> Reason | None:
+    zeros = _all_zero(run, layers)
+    if not zeros:
+        return None
+    them = f"{names_of(zeros)} {'is' if len(zeros) == 1 else 'are'}"
+    return Reason(None, f"and {them} all zeros: each one's gradient has another as a factor", AWAY_FROM_ZERO)
+
+
+def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
+    """Weights without a gradient that were zero from the start."""
+    _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    return [name for name in layers if not name.endswith("bias") and norms[0, names.index(name)] == 0]
+
+
+def _unknown() -> Reason:
+    return Reason(
+        None,
+        "for a reason the record does not show",
+        (
+            "print loss.grad_fn and follow the graph back to the layer: something between them has derivative zero, "
+            "such as a clamp whose bounds all values are beyond, or a scale of a branch that starts at 0 and is a "
+            "buffer where it should be a parameter",
+        ),
+    )
