@@ -38,15 +38,15 @@ def _hard(functions: list[str]) -> Reason:
 
 
 def _softmax_of_one(run: Run) -> Reason | None:
-    """In the model, or as the last one before the loss."""
+    """In the model, or between its last layer and the loss."""
     names = [str(name) for name in run.meta.get("softmax_of_one") or []]
     dim, *shape = [int(each) for each in run.meta.get("loss_softmax") or [0]]
     if not names and not (dim < len(shape) and shape[dim] == 1):
         return None
-    which = names_of(names) if names else "what the output goes through before the loss"
+    which = f"a softmax ({names_of(names)})" if names else "a softmax, between the output and the loss,"
     return Reason(
         "softmax-of-one",
-        f"since {which} is a softmax of one number at a time: it gives 1, whatever that is",
+        f"since {which} is taken of one number at a time: it gives 1, whatever that is",
         (
             "for two classes and one output: F.binary_cross_entropy_with_logits(output, target.float()), no softmax",
             "for C classes: C outputs in the last layer, and F.cross_entropy with the number of the class",

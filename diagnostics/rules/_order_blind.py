@@ -16,7 +16,7 @@ def order_blind(
     run: Run,
     stretch: stretches.Flat,
     *,
-    little: float = 0.1,  # R^2: what a set of tokens tells of most texts is more
+    little: float = 0.05,  # R^2: what a set of tokens tells of most texts is more
 ) -> Finding | None:
     """In a run that learned next to nothing: a set of tokens may be all that counts."""
     found = explained_late(run)
