@@ -90,7 +90,14 @@ def draw_field(
         *parts.span_layers(finding, x, first, last)[1:],
         grid(field, x, y, name),
     ]
-    return parts.layer(layers, field.title, height)
+    return parts.layer(layers, field.title + _besides(field), height)
+
+
+def _besides(field: Field) -> str:
+    """What the colour scale does not say, where there is any."""
+    zero, infinite = field.log and bool((field.values == 0).any()), bool(np.isinf(field.values).any())
+    said = ", ".join(["black: exactly 0"] * zero + ["red: infinite"] * infinite)
+    return f" ({said})" if said else ""
 
 
 def binned(field: Field) -> Field:

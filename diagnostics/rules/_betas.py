@@ -39,10 +39,10 @@ def swapped_betas(
         int(table["step"].iloc[far[0]]),
         None,
         (),
-        f"Adam's betas are ({number(first)}, {number(second)}): the average of the gradients remembers for longer than "
-        "that of their squares, which each step divides by. Where a weight's gradient fades, its step grows: at step "
-        f"{int(table['step'].iloc[moved.argmax()])} an average weight moved by {number(moved.max())} times the "
-        f"learning rate. The loss started at {number(history.start)} and {ended}.",
+        f"Adam's betas ({number(first)}, {number(second)}) leave its steps without a bound: the average of the "
+        "gradients remembers for longer than that of their squares, which each step divides by. Where a weight's "
+        f"gradient fades, its step grows: at step {int(table['step'].iloc[moved.argmax()])} an average weight moved by "
+        f"{number(moved.max())} times the learning rate. The loss started at {number(history.start)} and {ended}.",
         {"beta1": first, "beta2": second, "largest update over the rate": float(moved.max())},
         ("the usual betas are (0.9, 0.999), in this order: keep beta1 below the root of beta2",),
         (

@@ -39,6 +39,10 @@ _WORSE = (
     "bring the answers to the size of the targets, whose mean would do better: standardize the targets, normalize "
     "before the last layer, start it with smaller weights, or take noise such as dropout out"
 )
+_START_LARGER = (
+    "start with larger weights: all began so small that next to nothing of the inputs reaches the output; PyTorch's "
+    "own initialization, or nn.init.xavier_uniform_, keeps their size from layer to layer"
+)
 _START_SMALL = (
     "begin with small answers: small weights in the last layer or tied embedding, by nn.init.normal_(w, "
     "std=0.02), or a norm before it",
@@ -142,6 +146,7 @@ def learned_nothing(
         },
         (
             *([_WORSE] if worse else []),
+            *([_START_LARGER] if _began_small(run) else []),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
@@ -232,6 +237,18 @@ def _of_raw_inputs(run: Run) -> str:
         f"{said}, and an update of {run.meta.get('optimizer')}, which moves each weight by about the rate "
         f"{number(rate)}, moves what a unit of the first layer is given by up to {number(rate * summed_size(run))}."
     )
+
+
+def _began_small(run: Run, *, passes: float = 0.1, least: int = 2) -> bool:
+    """Whether each of several layers began by passing on less than a tenth of the size of what it was given."""
+    _, names, norms = run.matrix("layers", "weight_norm", copy=False)
+    shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
+    gains = [
+        float(norms[0, at]) / shapes[name][0] ** 0.5
+        for at, name in enumerate(map(str, names))
+        if len(norms) and len(shapes.get(name, [])) > 1
+    ]
+    return len(gains) >= least and max(gains) < passes
 
 
 def _warmed_up(run: Run, *, arrived: float = 0.9) -> int:
