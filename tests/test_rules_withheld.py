@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.monitor import withheld
 
 ANY = 100.0  # budget: every measurement that is due is made
 
@@ -70,3 +71,63 @@ def test_a_gradient_that_the_loop_withholds(kind, layers, optimizer, tmp_path: P
             monitor.step(loss.detach(), lambda x=x: sum(model.losses(x)))
     found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "wiring"]
     assert [(each.cause, each.layers) for each in found] == ([("gradient-withheld", layers)] if layers else [])
+
+
+class Places(nn.Module):
+    """Finds the largest of eight numbers and its size; beside heads and a teacher that get no gradient on purpose."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.trunk = kind, nn.Sequential(nn.Linear(8, 16), nn.Tanh())
+        self.where, self.size, self.spare = nn.Linear(16, 8), nn.Linear(16, 1), nn.Linear(16, 1)
+        self.teacher = nn.Linear(8, 1)
+
+    def loss(self, x: Tensor) -> Tensor:
+        z = self.trunk(x)
+        places, at = torch.arange(8.0), x.argmax(1).float()
+        if self.kind == "argmax":
+            found = self.where(z).argmax(1).float()
+        elif self.kind == "rounded":
+            found = (self.where(z).softmax(1) @ places).detach().round()
+        else:
+            found = self.where(z).softmax(1) @ places
+        loss = F.mse_loss(found, at) / 8 + F.mse_loss(self.size(z), x.amax(1, keepdim=True))
+        if self.kind == "spare head":
+            self.spare(z)
+        elif self.kind == "teacher":
+            with torch.no_grad():
+                target = self.teacher(x)
+            loss = loss + 0.1 * F.mse_loss(self.size(z), target)
+        return loss
+
+
+@pytest.mark.parametrize("kind", ["argmax", "rounded", "soft", "spare head", "teacher"])
+def test_what_the_loss_depends_on_without_a_gradient(kind, tmp_path: Path):
+    torch.manual_seed(0)
+    model = Places(kind)
+    steps = torch.optim.Adam(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, steps, tmp_path, every=2, budget=ANY) as monitor:
+        for _ in range(60):
+            x = torch.randn(32, 8)
+            steps.zero_grad()
+            loss = model.loss(x)
+            loss.backward()
+            steps.step()
+            monitor.step(loss, lambda x=x: model.loss(x))
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "wiring"]
+    cut = kind in ("argmax", "rounded")
+    assert [(each.cause, each.layers) for each in found] == (
+        [("detached", ("where.weight", "where.bias"))] if cut else []
+    )
+
+
+def test_asking_leaves_weights_and_random_numbers_as_they_were():
+    torch.manual_seed(0)
+    model, x = Places("argmax"), torch.randn(16, 8)
+    model.loss(x).backward()
+    weights, gradients = [p.detach().clone() for p in model.parameters()], [p.grad for p in model.parameters()]
+    state = torch.get_rng_state()
+    told = withheld.names(model, lambda: model.loss(F.dropout(x, 0.1)))
+    assert told["by_value"] == ["where.weight", "where.bias"] and told["withheld"] == []
+    assert all(map(torch.equal, weights, model.parameters())) and torch.equal(state, torch.get_rng_state())
+    assert all(a is p.grad for a, p in zip(gradients, model.parameters(), strict=True))

@@ -108,7 +108,7 @@ class Given:
             with contextlib.suppress(Exception), forwards.ours(self._model, closure):
                 told[entry] = ask(self._model, closure)
         with contextlib.suppress(Exception):
-            told["withheld"] = withheld.names(self._model, closure)
+            told |= withheld.names(self._model, closure)
         return told
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:

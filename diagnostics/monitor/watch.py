@@ -114,5 +114,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "evaluation": {},
         "trained_beside": False,
         "withheld": [],
+        "by_value": [],
         "observed": doctor(model, optimizer).records(),
     }

@@ -1,21 +1,61 @@
-"""Parameters that the closure's loss has a gradient for, while the backward passes of the first update left none."""
+"""Parameters that the backward passes of the first update left without a gradient: those that the closure's loss has
+one for, and those that it depends on without having one, as through argmax."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import describe, forwards
+from diagnostics.monitor import describe, forwards, functions
+
+CHANGED = 1e-3  # of the loss: more than rounding, where weights are moved by as much as they are large
 
 
-def names(model: nn.Module, closure: Callable[[], Any]) -> list[str]:
-    """None where the loop has removed all gradients by now."""
+def names(model: nn.Module, closure: Callable[[], Any]) -> dict[str, list[str]]:
+    """As entries of the run: "withheld" and "by_value". Nothing where the loop has removed all gradients by now."""
     trained = {name: each for name, each in describe.unwrap(model).named_parameters() if each.requires_grad}
     without = {name: each for name, each in trained.items() if each.grad is None}
     if not without or len(without) == len(trained):
-        return []
+        return {}
     with forwards.ours(model, closure), torch.enable_grad():
-        gradients = torch.autograd.grad(closure(), list(without.values()), allow_unused=True)
-    found = [name for name, each in zip(without, gradients, strict=True) if each is not None and bool(each.any())]
-    return [describe.plain_name(name) for name in found]
+        with _Uses() as uses:
+            loss = closure()
+        gradients = torch.autograd.grad(loss, list(without.values()), allow_unused=True)
+    given = {name for name, each in zip(without, gradients, strict=True) if each is not None and bool(each.any())}
+    # What is used without a graph, as a teacher or a backbone, is to stay as it is.
+    unfelt = {name: each for name, each in without.items() if name not in given and id(each) in uses.seen}
+    counts = bool(unfelt) and _changes(model, closure, list(unfelt.values()))
+    found = {"withheld": given, "by_value": unfelt if counts else ()}
+    return {entry: [describe.plain_name(name) for name in without if name in some] for entry, some in found.items()}
+
+
+def _changes(model: nn.Module, closure: Callable[[], Any], parameters: list[Tensor]) -> bool:
+    """Whether the loss does when these are moved; the same numbers are drawn both times."""
+    generator = torch.Generator().manual_seed(0)
+    usual = [each.detach() for each in parameters]
+    moved = [each + _size(each) * torch.randn(each.shape, generator=generator).to(each) for each in usual]
+    before, after = (float(forwards.loss_at(each, parameters, closure, model, None)) for each in (usual, moved))
+    return math.isfinite(after) and abs(after - before) > CHANGED * abs(before)
+
+
+def _size(weights: Tensor) -> Tensor:
+    size = weights.norm() / weights.numel() ** 0.5
+    return torch.where(size > 0, size, 1.0)
+
+
+class _Uses(TorchFunctionMode):
+    """Identities of the parameters that a function is given while a graph is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = set[int]()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.is_grad_enabled():
+            given = functions.tensors((*args, *kwargs.values()))
+            self.seen.update(id(each) for each in given if isinstance(each, nn.Parameter))
+        return func(*args, **kwargs)

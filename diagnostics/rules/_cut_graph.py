@@ -30,15 +30,18 @@ def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...
     return tuple(str(name) for name in names[absent] if str(name) in cut)
 
 
-def withheld(run: Run, names: np.ndarray, missing: np.ndarray, *, updates: int = 10) -> tuple[str, ...]:
-    """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them.
+def told_by_closure(
+    run: Run, entry: str, names: np.ndarray, missing: np.ndarray, *, updates: int = 10
+) -> tuple[str, ...]:
+    """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them
+    ("withheld"), or depends on them without ("by_value").
 
     `updates`: that were measured; a layer that is left out at random, of which the closure's call made use, gets its
     turn by then.
     """
     if len(missing) < updates:
         return ()
-    told = set(run.meta.get("withheld") or []) - _not_trained(run)
+    told = set(run.meta.get(entry) or []) - _not_trained(run)
     absent = (missing == 1).all(0) & still(run)
     return tuple(str(name) for name in names[absent] if str(name) in told)
 

@@ -35,12 +35,15 @@ def detached(run: Run) -> Iterator[Finding]:
         return
     seen = cut_graph.detached(run, layers, missing)
     names = seen or cut_graph.before(run, layers, missing)
-    kept = cut_graph.withheld(run, layers, missing)
+    kept = cut_graph.told_by_closure(run, "withheld", layers, missing)
     if kept and not seen:
         yield _withheld(run, int(steps[0]), kept)
         return
     hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
-    if not names or hard:  # a threshold cuts the graph too; zero-gradient names it
+    if not names or hard:  # a threshold cuts the graph too; zero-gradient names it, where there is a gradient of zero
+        felt = cut_graph.told_by_closure(run, "by_value", layers, missing)
+        if felt:
+            yield _by_value(run, int(steps[0]), felt)
         return
     yield found(
         "detached",
@@ -51,6 +54,26 @@ def detached(run: Run) -> Iterator[Finding]:
         {"tensors": float(len(names))},
         (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
         severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
+        chart=_GRADIENTS,
+    )
+
+
+def _by_value(run: Run, step: int, names: tuple[str, ...]) -> Finding:
+    return found(
+        "detached",
+        step,
+        names,
+        (
+            f"The loss changes with {names_of(names)}, but has no gradient there: something between gives numbers "
+            "without a graph, as argmax, round, a comparison, .item() and .detach() do."
+        ),
+        {"tensors": float(len(names))},
+        (
+            "in place of argmax take the mean of the places, weighed by a softmax; in place of round or a comparison "
+            "something smooth, or z + (round(z) - z).detach()",
+            *_REATTACH,
+        ),
+        severity=unless_it_learns(run, "critical", "warning"),
         chart=_GRADIENTS,
     )
 

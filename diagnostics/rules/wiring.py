@@ -10,25 +10,25 @@ Facts, not statistics. Of gradients: whether a parameter still held the old one 
 after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
 the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
 gradients ever changes, whether one that the optimizer holds gets none while others do, and stays, and whether the loss
-has one for it. Of updates: whether there are any, and whether something else puts the weights back, by all of an
-update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a
-target, whether a view gives an output its sizes in another order, whether inputs jump in memory where channels of
-another shape would end, or are most alike as many numbers apart as a pixel would have colours, or have no neighbours
-but a mean of their own in each example, whether a norm is of one number or two, whether one batch norm is used at
-places whose numbers differ, whether a recurrent net or attention takes as many steps as the model is given examples and
-gives answers, whether answers change when the examples of a batch change places. Of the forward: whether it uses
-parameters that are not the model's and are gone afterwards, whether the model went over to evaluation mode, and, where
-targets are the model's own tokens one place on, whether an answer changes with its target; whether what a mask leaves
-in sight is one kind of token, whether derivatives without a graph are added to the loss, and whether the loss sees but
-the last of many steps, each cut from the one before. Of pairs that a loss asks to be alike: whether strangers became as
-much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of
-a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets:
-whether those of a batch are far more alike than all of them, while the loss is on average hardly better than that of
-the same answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch
-norm, worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all
-examples of each batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a
-gradient and its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four
-have a gradient and are left exactly as they were by an update.
+has one for it, or changes with it without having one. Of updates: whether there are any, and whether something else
+puts the weights back, by all of an update, in a run that learns nothing. Of shapes: whether the loss is the mean
+difference of all pairs of an output and a target, whether a view gives an output its sizes in another order, whether
+inputs jump in memory where channels of another shape would end, or are most alike as many numbers apart as a pixel
+would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of one number or
+two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention takes as many
+steps as the model is given examples and gives answers, whether answers change when the examples of a batch change
+places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the model
+went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer changes with
+its target; whether what a mask leaves in sight is one kind of token, whether derivatives without a graph are added to
+the loss, and whether the loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks
+to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities: whether their
+exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are no
+probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
+them, while the loss is on average hardly better than that of the same answer to all, and keeps jumping to twice that,
+or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all
+features become tenfold larger or smaller together, whether all examples of each batch are one or all texts one token,
+and whether a layer's are all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision
+under an optimizer of torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -49,7 +49,8 @@ place of what the update did.
 *Clipped after step*: an update is made from the gradients as they are when the optimizer reads them, and the next
 backward pass begins with new ones.
 
-*Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative.
+*Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative; so is the place
+of the largest number, which changes in jumps.
 
 *Gradient withheld*: of a sum of losses each part needs its backward pass, and `zero_grad` between two of these throws
 the first one's away. What only that part depends on, as a task's own head, then stays as it was initialized.

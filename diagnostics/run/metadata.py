@@ -69,6 +69,7 @@ _DEFAULTS: dict[str, Any] = {
     "evaluation": {},
     "trained_beside": False,
     "withheld": [],
+    "by_value": [],
     "observed": [],
     "writer": {},
 }
