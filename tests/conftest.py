@@ -19,14 +19,15 @@ install_import_hook(
     [".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
 )
 
-MANY, SEVERAL = 6, 2  # cases of one test
+SEVERAL, MANY, VERY_MANY = 2, 6, 40  # cases of one test
+DEAR = ("test_rules", "test_faults")  # each case trains a network
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Of a test with many cases every fourth is run by default: `make test` is for between two edits. In CI all are,
-    but for the trainings of rules, which take half of its time: there the rest, and every second of several, is by
+    """Of a test with many cases every fourth is run by default: `make test` is for between two edits. In CI all are, of
+    very many half; but of the dear ones, which take half of its time, a fourth, and half of several: the rest is by
     hand.
     """
     cases: dict[tuple, list[pytest.Item]] = {}
@@ -34,11 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
         if not item.get_closest_marker("exhaustive") and not item.get_closest_marker("every_case"):
             cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
     for several in cases.values():
-        trains, many = several[0].path.name.startswith("test_rules"), len(several) > MANY
+        dear, many = several[0].path.name.startswith(DEAR), len(several) > MANY
         for at, item in enumerate(several):
             if many and at % 4:
-                item.add_marker(pytest.mark.by_hand if trains else pytest.mark.exhaustive)
-            elif trains and len(several) > SEVERAL and at % 2:
+                by_hand = dear or (len(several) > VERY_MANY and at % 2)
+                item.add_marker(pytest.mark.by_hand if by_hand else pytest.mark.exhaustive)
+            elif dear and len(several) > SEVERAL and at % 2:
                 item.add_marker(pytest.mark.by_hand)
 
 

@@ -2,7 +2,7 @@
 one for, and those that it depends on without having one, as through argmax."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -21,15 +21,21 @@ def names(model: nn.Module, closure: Callable[[], Any]) -> dict[str, list[str]]:
     if not without or len(without) == len(trained):
         return {}
     with forwards.ours(model, closure), torch.enable_grad():
-        with _Uses() as uses:
-            loss = closure()
-        gradients = torch.autograd.grad(loss, list(without.values()), allow_unused=True)
+        gradients = torch.autograd.grad(closure(), list(without.values()), allow_unused=True)
     given = {name for name, each in zip(without, gradients, strict=True) if each is not None and bool(each.any())}
-    # What is used without a graph, as a teacher or a backbone, is to stay as it is.
-    unfelt = {name: each for name, each in without.items() if name not in given and id(each) in uses.seen}
-    counts = bool(unfelt) and _changes(model, closure, list(unfelt.values()))
-    found = {"withheld": given, "by_value": unfelt if counts else ()}
+    rest = {name: each for name, each in without.items() if name not in given}
+    found = {"withheld": given, "by_value": _depended_on(model, closure, rest)}
     return {entry: [describe.plain_name(name) for name in without if name in some] for entry, some in found.items()}
+
+
+def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
+    """What is used without a graph, as a teacher or a backbone, is to stay as it is."""
+    if not parameters or describe.is_compiled(model) or describe.compiled_frames():  # which would be compiled anew
+        return ()
+    with forwards.ours(model, closure), torch.enable_grad(), _Uses() as uses:
+        closure()
+    used = {name: each for name, each in parameters.items() if id(each) in uses.seen}
+    return used if used and _changes(model, closure, list(used.values())) else ()
 
 
 def _changes(model: nn.Module, closure: Callable[[], Any], parameters: list[Tensor]) -> bool:
