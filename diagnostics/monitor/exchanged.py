@@ -24,14 +24,19 @@ SAME = 1e-4  # of how far they are apart: what single precision leaves of sums i
 WORDS = 8  # tokens, of which two lie side by side in many orders
 
 
-def by_place(model: nn.Module, closure: Callable[[], Any]) -> float:
-    """How far answers move when their examples change places, over how far they are apart; 0 where they do not, where
-    chance takes part, and where the first dimension may be something else than the examples."""
+def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
+    """As entries of the run: "by_place" and "order_blind". Nothing where chance takes part, or where the first
+    dimension may be something else than the examples."""
     if describe.is_compiled(model) or describe.compiled_frames():  # which hooks would change
-        return 0.0
+        return {}
     usual = _usual(model, closure)
     if usual is None:
-        return 0.0
+        return {}
+    return {"by_place": _by_place(model, closure, usual), "order_blind": _order_blind(model, closure, usual)}
+
+
+def _by_place(model: nn.Module, closure: Callable[[], Any], usual: Tensor) -> float:
+    """How far answers move when their examples change places, over how far they are apart; 0 where they do not."""
     order = _shuffled(len(usual)).to(usual.device)
     moved = _moved(model, closure, lambda x: x[order] if len(x) == len(order) else x)
     if moved is None or moved.shape != usual.shape:
@@ -42,13 +47,9 @@ def by_place(model: nn.Module, closure: Callable[[], Any]) -> float:
     return float(off / apart) if told else 0.0
 
 
-def order_blind(model: nn.Module, closure: Callable[[], Any]) -> bool:
+def _order_blind(model: nn.Module, closure: Callable[[], Any], usual: Tensor) -> bool:
     """Whether one answer to each text is the same for its tokens in any order."""
-    embeds = any(isinstance(module, nn.Embedding) for module in model.modules())
-    if not embeds or describe.is_compiled(model) or describe.compiled_frames():
-        return False
-    usual = _usual(model, closure)
-    if usual is None:
+    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
         return False
     is_text = False
 

@@ -100,13 +100,10 @@ class Given:
         told = dict[str, Any]()
         if closure is None or self._together.active:  # parts of a backward that others wait for
             return told
-        for entry, ask in (
-            ("looks_ahead", lookahead.ahead),
-            ("by_place", exchanged.by_place),
-            ("order_blind", exchanged.order_blind),
-        ):
-            with contextlib.suppress(Exception), forwards.ours(self._model, closure):
-                told[entry] = ask(self._model, closure)
+        with contextlib.suppress(Exception), forwards.ours(self._model, closure):
+            told["looks_ahead"] = lookahead.ahead(self._model, closure)
+        with contextlib.suppress(Exception), forwards.ours(self._model, closure):
+            told |= exchanged.told(self._model, closure)
         with contextlib.suppress(Exception):
             told |= withheld.names(self._model, closure)
         return told

@@ -12,7 +12,7 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import number
+from diagnostics.rules._words import number, shape_of
 from diagnostics.run import Run
 
 # Of one softmax; log_softmax and nll_loss are written as cross_entropy.
@@ -113,10 +113,9 @@ def _softmax_along_batch(run: Run) -> _Said | None:
     compares = _OF_CLASSES.search(str(run.meta.get("loss_path") or ""))
     if dim != 0 or len(shape) < 2 or shape[0] == shape[1] or not compares:
         return None
-    size = f"({', '.join(str(each) for each in shape)})"
     return _Said(
-        f"The softmax behind the last layer is taken along the batch: of scores of shape {size}, along the {shape[0]} "
-        "examples. An example's score is compared with those of the others, and its probabilities of the "
+        f"The softmax behind the last layer is taken along the batch: of scores of shape {shape_of(shape)}, along the "
+        f"{shape[0]} examples. An example's score is compared with those of the others, and its probabilities of the "
         f"{shape[1]} classes do not add up to 1. The loss ended at {number(signals.loss(run).end)}.",
         ("take the softmax along the classes: dim=1, or nn.Softmax(dim=1), nn.LogSoftmax(dim=1)",),
         r"p_{nc} = \frac{e^{z_{nc}}}{\sum_m e^{z_{mc}}} \quad\text{instead of}\quad "

@@ -8,7 +8,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of, number
+from diagnostics.rules._words import names_of, number, shape_of
 from diagnostics.run import Run
 
 Told = tuple[str, tuple[str, ...], str, Severity]  # what is seen, remedies, formula
@@ -67,7 +67,7 @@ def scrambled(run: Run) -> Iterator[Finding]:
     shapes = run.meta.get("scrambled") or []
     if len(shapes) != 2:
         return
-    before, after = map(_words, shapes)
+    before, after = map(shape_of, shapes)
     # What reads the view may have come to terms with it, but not with other examples in the place of each.
     mixes_examples = len(shapes[0]) == 3 and shapes[0][0] != shapes[0][1] == shapes[1][0]
     yield found(
@@ -92,7 +92,7 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
     shapes = run.meta.get("input_order") or []
     if len(shapes) != 2:
         return
-    before, after = map(_words, shapes)
+    before, after = map(shape_of, shapes)
     sign, transpose = "where one channel of those ends and the next begins they jump", "x.transpose(1, 2)"
     if len(shapes[0]) == 4:
         sign = f"each is more like the one {int(shapes[0][-1])} places on, its pixel's neighbour, than like the next"
@@ -114,10 +114,6 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
         (f"{transpose} in place of x.view(...) or x.reshape(...), where the inputs are prepared",),
         severity=unless_it_learns(run, "warning"),
     )
-
-
-def _words(shape: list[int]) -> str:
-    return f"({', '.join(str(int(size)) for size in shape)})"
 
 
 def by_place(run: Run) -> Iterator[Finding]:

@@ -34,3 +34,8 @@ def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
     shown = [str(each) for each in layers[:most]]
     more = len(layers) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def shape_of(sizes: list[int]) -> str:
+    """'(32, 10)'."""
+    return f"({', '.join(str(int(size)) for size in sizes)})"
