@@ -19,7 +19,7 @@ install_import_hook(
     [".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
 )
 
-SEVERAL, MANY, VERY_MANY = 2, 6, 40  # cases of one test
+MANY, VERY_MANY = 6, 40  # cases of one test
 DEAR = ("test_rules", "test_faults")  # each case trains a network
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
@@ -27,21 +27,22 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """Of a test with many cases every fourth is run by default: `make test` is for between two edits. In CI all are, of
-    very many half; but of the dear ones, which take half of its time, a fourth, and half of several: the rest is by
-    hand.
+    very many half; but of the dear ones, which take half of its time, every fourth of few cases too. The rest is by
+    hand. Which case of few is run goes by turns, so that as many tests say what is told as what is not.
     """
     cases: dict[tuple, list[pytest.Item]] = {}
     for item in items:
-        if not item.get_closest_marker("exhaustive") and not item.get_closest_marker("every_case"):
-            cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
-    for several in cases.values():
-        dear, many = several[0].path.name.startswith(DEAR), len(several) > MANY
+        if not item.get_closest_marker("every_case") and not item.get_closest_marker("by_hand"):
+            only_ci = item.get_closest_marker("exhaustive") is not None
+            cases.setdefault((item.path, getattr(item, "originalname", item.name), only_ci), []).append(item)
+    for turn, ((path, _, only_ci), several) in enumerate(cases.items()):
+        dear, many = path.name.startswith(DEAR), len(several) > MANY
         for at, item in enumerate(several):
-            if many and at % 4:
-                by_hand = dear or (len(several) > VERY_MANY and at % 2)
-                item.add_marker(pytest.mark.by_hand if by_hand else pytest.mark.exhaustive)
-            elif dear and len(several) > SEVERAL and at % 2:
+            if dear and (at + turn) % len(several) % 4:
                 item.add_marker(pytest.mark.by_hand)
+            elif not dear and not only_ci and many and at % 4:
+                very_many = len(several) > VERY_MANY
+                item.add_marker(pytest.mark.by_hand if very_many and at % 2 else pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -107,7 +107,7 @@ def functions(module: ModuleType, closure: bool) -> Iterator[tuple[Any, str]]:
                 yield owner, name
 
 
-PARTS = 6  # of each module's functions: one in CI, where all of them took a third of the time, the others by hand
+PARTS = 10  # of each module's functions: one in CI, where all of them took a third of the time, the others by hand
 # Of the monitor's own the way without a closure is the second, and minutes long.
 CASES = [
     pytest.param(
