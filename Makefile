@@ -10,6 +10,7 @@ PYTHON ?= python3
 DIR ?=
 PORT ?= 8501
 ARGS ?=
+EXTRAS ?=
 WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -45,7 +46,7 @@ environment: $(INSTALLED)
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable .
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	touch $@
 
 .venv/.bench: $(INSTALLED)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
@@ -187,7 +188,7 @@ def test_updates_of_adam_at_twice_its_limit_that_go_most_of_the_way(stability, o
     columns |= {"update_norm": 2.0, "overshoot": overshoot * noise, "gradient_cosine": 0.2}
     curvature = {"step": [2, 50, 120], "stability": [10.0, stability, stability]}
     run = run_of({"optimizer": "Adam", "hyperparameters": [{}]}, scalars=columns, curvature=curvature)
-    assert too_far(run, signals.loss(run), *signals.stability(run)) == held_up
+    assert too_far(run, signals.loss(run), *steps_made.stability(run)) == held_up
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_first_updates_of_adam_far_past_its_limit(change, told):
     columns |= {"constant_loss": (given["constant"] + 0.05 * noise) * looked}
     curvature = {"step": [2, 50, 120], "stability": [given["began"], 0.3, 0.3]}
     run = run_of({"optimizer": given["optimizer"], "hyperparameters": [{}]}, scalars=columns, curvature=curvature)
-    assert too_far(run, signals.loss(run), *signals.stability(run)) == told
+    assert too_far(run, signals.loss(run), *steps_made.stability(run)) == told
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,30 @@ def test_complex_parameters_are_measured_whole(tmp_path):
     assert run.table("scalars")["top_projection"].notna().any()
 
 
+def test_complex_inputs_and_answers_are_no_error(tmp_path):
+    """With warnings as errors: a cast to real numbers would be one, and would leave half of each number out."""
+
+    class Equalizer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(2)
+            self.first = nn.Parameter(0.3 * torch.randn(9, 16, dtype=torch.cfloat))
+            self.last = nn.Parameter(0.3 * torch.randn(16, 9, dtype=torch.cfloat))
+
+        def forward(self, x):
+            return torch.tanh(x @ self.first) @ self.last
+
+    model, x = Equalizer(), torch.randn(64, 9, dtype=torch.cfloat)
+
+    def off(model, *_):
+        return (model(x) - x.conj()).abs().square().mean()
+
+    diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-3), off, steps=40)
+    assert not {"measurement-failed", "measurement-off"} & set(
+        diagnostics.load(tmp_path / "run").table("events")["kind"]
+    )
+
+
 def test_an_activation_of_nothing_is_no_error(tmp_path):
     model, turn = network(), iter(range(10**6))
 

@@ -10,6 +10,7 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import _noise_ball as noise_ball
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.run import RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -378,7 +379,7 @@ def test_a_gradient_that_grows_is_no_motion_around_a_minimum(growth, held_up, tm
             writer.append("curvature", step, {"eigenvalues": [1.0], "stability": 0.8})
     writer.close("finished")
     run = diagnostics.load(tmp_path / "run")
-    assert noise_ball.too_far(run, signals.loss(run), *signals.stability(run)) == held_up
+    assert noise_ball.too_far(run, signals.loss(run), *steps_made.stability(run)) == held_up
 
 
 @pytest.mark.parametrize(("update", "expected"), [(0.009, []), (2.0, [("cliff", None)])])

@@ -58,7 +58,13 @@ def test_every_sample_run_opens_on_every_page(name, tmp_path, monkeypatch):
         assert app.selectbox(key="picked").value == id
 
 
-@pytest.mark.parametrize("id", [pytest.param(id, marks=IN_CI if at % 4 else []) for at, id in enumerate(SAMPLES)])
+@pytest.mark.parametrize(
+    "id",
+    [
+        pytest.param(id, marks=() if at % 4 == 0 else pytest.mark.by_hand if at % 2 else IN_CI)
+        for at, id in enumerate(SAMPLES)
+    ],
+)
 def test_the_diagnosis_of_a_sample_run_names_each_finding(id, tmp_path, monkeypatch):
     diagnosis = diagnose(SAMPLES[id])
     app = opened("diagnosis", tmp_path, monkeypatch, run=id)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.monitor import losspath
+from diagnostics.monitor import functions, losspath
 from diagnostics.monitor.distributed import is_dtensor
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
@@ -210,7 +210,7 @@ def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
     if not batch:
         return {}
     found = {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
-    texts = len(batch) == 1 and batch[0].dim() == 2 and not batch[0].is_floating_point()
+    texts = len(batch) == 1 and functions.holds_tokens(batch[0])
     return found | {"one_token": _are_of_one_token(batch[0])} if texts else found
 
 

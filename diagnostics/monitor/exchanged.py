@@ -55,7 +55,7 @@ def _order_blind(model: nn.Module, closure: Callable[[], Any], usual: Tensor) ->
 
     def shuffled(x: Tensor) -> Tensor:
         nonlocal is_text
-        is_text = x.dim() == 2 and x.shape[1] >= WORDS and not x.is_floating_point()
+        is_text = functions.holds_tokens(x) and x.shape[1] >= WORDS
         return x[:, _shuffled(x.shape[1]).to(x.device)] if is_text else x
 
     moved = _moved(model, closure, shuffled)
@@ -76,7 +76,7 @@ def _usual(model: nn.Module, closure: Callable[[], Any]) -> Tensor | None:
     usual = _answers(model, closure, None)
     if usual is None or not before.same(random_state(model)) or own != generators.states(held):
         return None
-    return usual.double()
+    return _double(usual)
 
 
 def _moved(model: nn.Module, closure: Callable[[], Any], change: Callable[[Tensor], Tensor]) -> Tensor | None:
@@ -84,7 +84,11 @@ def _moved(model: nn.Module, closure: Callable[[], Any], change: Callable[[Tenso
         moved = _answers(model, closure, change)
     finally:
         _answers(model, closure, None)  # what a model keeps of its last call is again of the batch as it was
-    return None if moved is None else moved.double()
+    return None if moved is None else _double(moved)
+
+
+def _double(x: Tensor) -> Tensor:
+    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double()
 
 
 def _answers(model: nn.Module, closure: Callable[[], Any], change: Callable[[Tensor], Tensor] | None) -> Tensor | None:

@@ -167,6 +167,11 @@ def tensors(values: tuple) -> Iterator[Tensor]:
             yield from (item for item in value if isinstance(item, Tensor))
 
 
+def holds_tokens(x: Tensor) -> bool:
+    """Whether these may be the numbers of words, a text a row."""
+    return x.dim() == 2 and not x.is_floating_point() and not x.is_complex()
+
+
 def normalized(function: Callable, args: tuple, kwargs: dict[str, Any]) -> int | None:
     """How many numbers share a mean and a deviation, in a layer or group norm, or a batch norm in training mode."""
     if function in BATCH_NORM:

@@ -17,6 +17,7 @@ from diagnostics.monitor import describe, forwards, order, symmetry
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.compared import Compared
+from diagnostics.monitor.components import Components
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.guard import Guard
@@ -48,6 +49,7 @@ class Looking:
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
         self._compared = Compared()
+        self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
@@ -163,7 +165,8 @@ class Looking:
         record.add("units", *self._units.rows(calls))
 
     def _look_at_weights(self, record: Record, observer: Observer) -> None:
-        record.add("symmetry", *symmetry.rows(observer.graph.layers, describe.unwrap(self._model)))
+        own = self._components.rows() if self._components is not None else ()
+        record.add("symmetry", *symmetry.rows(observer.graph.layers, describe.unwrap(self._model), own))
 
     def _calls(self, observers: list[Observer]) -> list[Call]:
         """Calls of all micro-batches and processes. The sum over processes is reached whatever failed before."""

@@ -215,7 +215,7 @@ class Observer(TorchFunctionMode):
         if kind is None:
             return None
         x = args[0] if args else kwargs["input"]
-        if not x.numel():  # of nothing there is nothing to count
+        if not x.numel() or x.is_complex():  # nothing to count, or no region that is flat
             return None
         channels_first = self.graph.flow(x).channels_first
         return kind, x.detach().clone() if functions.in_place(func, args, kwargs) else x, channels_first

@@ -3,10 +3,11 @@
 Units alike on one side only drift apart; alike on both they get the same gradient and stay alike for ever. Which layers
 read a layer's units is taken from the forward itself (`flow.Graph`). Heads of attention are units too, by their values:
 if those stay alike while they move, so do queries and keys. And so are the dimensions of an embedding, whoever reads
-them: if all stay alike while they move, they are read alike. So are outputs, if each has a twin.
+them: if all stay alike while they move, they are read alike. So are outputs, if each has a twin; and what a module's
+own parameters hold (`components`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -34,10 +35,13 @@ class Sides:
     groups: int = 1
 
 
-def rows(layers: Sequence[Layer], model: nn.Module) -> tuple[list[str], dict[str, Tensor]]:
-    """Names and columns of table `symmetry`."""
+def rows(
+    layers: Sequence[Layer], model: nn.Module, components: Iterable[tuple[str, int, Tensor]] = ()
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Names and columns of table `symmetry`. `components`: names, numbers of them and of different ones."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    found, tables = [*_layers(layers, names), *_attention(model)], [*_embeddings(model), *_outputs(layers, names)]
+    found = [*_layers(layers, names), *_attention(model)]
+    tables = [*_embeddings(model), *_outputs(layers, names), *components]
     if not found and not tables:
         return [], {}
     sides = [(stats.project(*each.incoming), stats.project(*each.outgoing), each.groups) for each in found]

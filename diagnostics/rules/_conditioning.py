@@ -130,6 +130,8 @@ def standardize(run: Run) -> str:
 
 def if_far_from_standardized(run: Run, *, wide: float = 100.0) -> tuple[str, ...]:
     """That remedy, where the inputs make the first layer's curvature by themselves, and so the limit of the rate."""
-    found = spread(run)
-    far = found is not None and max(found.scale, found.offset) >= wide  # standardizing leaves correlation as it is
+    found, table = spread(run), inputs(run)
+    size = signals.median(signals.array(table, "mean") ** 2 + signals.array(table, "std") ** 2)  # standardized: 1
+    # standardizing leaves correlation as it is
+    far = found is not None and max(found.scale, found.offset, size) >= wide
     return (standardize(run),) if far else ()

@@ -25,7 +25,7 @@ def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5
     if not len(before) or len(before) > early * history.count or not len(was) or not len(norms):
         return False
     alive = len(before) >= 6 and bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))
-    return (alive and _fell(before, history.after(first))) or _gradient_left(run, history, first, was, norms)
+    return (alive and _fell(before, history.after(first))) or gradient_left(run, history, first)
 
 
 def spent_early(run: Run, history: signals.Loss, *, early: float = 0.25, rest: float = 0.25) -> int | None:
@@ -78,14 +78,16 @@ def _fell(before: np.ndarray, after: np.ndarray) -> bool:
     return bool(falling.z > 3 and slower)
 
 
-def _gradient_left(
-    run: Run, history: signals.Loss, first: int, was: np.ndarray, norms: np.ndarray, *, forgone: float = 0.5
-) -> bool:
+def gradient_left(run: Run, history: signals.Loss, first: int, *, forgone: float = 0.5) -> bool:
     """By the squared gradient without the batches' noise, the rest of the run at the old rate would have gained
     `forgone` of what was gained before: progress an update is the rate times that square. All updates since together
     must be shorter than those before."""
     rate_steps, rates = signals.learning_rates(run)
     before = int((history.steps < first).sum())
+    was = signals.inside(run, "grad_norm", history.first_step, first)
+    norms = signals.inside(run, "grad_norm", first, history.last_step)[-history.window :]
+    if not len(was) or not len(norms):
+        return False
     part = signal.surely_at_least(run, first)
     pace = part * np.median(norms**2) / np.median(was**2)
     shorter = rates[rate_steps >= first].sum() <= rates[rate_steps < first].sum()

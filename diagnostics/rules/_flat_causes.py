@@ -84,11 +84,29 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: floa
             "share of the run": stretch.share,
         },
         (
+            *_without_the_rate(run, decay),
             f"lower weight_decay from {number(decay)} to {number(min(decay / 100, 0.01))}",
             "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
         ),
         (LOSS_CHARTS[0], chart),
         rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+    )
+
+
+def _without_the_rate(run: Run, decay: float, *, near: float = 0.1) -> tuple[str, ...]:
+    """Where the first update took that share off nearly all tensors, whatever the rate."""
+    _, _, sizes = run.matrix("layers", "weight_norm", copy=False)
+    _, _, updates = run.matrix("layers", "update_norm", copy=False)
+    rate = signals.last_rate(run)
+    if not len(sizes) or not len(updates):
+        return ()
+    with np.errstate(invalid="ignore"):  # of tensors that are 0 and stay so
+        taken = signals.median(updates[0] / (sizes[0] + updates[0]))
+    if not abs(taken - decay) <= near * decay or rate > 0.5:
+        return ()
+    return (
+        f"multiply the decay by the learning rate, w *= 1 - lr * weight_decay: each update takes "
+        f"{number(100 * taken)} % off the weights, and that would take {number(100 * rate * decay)} %",
     )
 
 

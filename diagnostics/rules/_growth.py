@@ -7,6 +7,7 @@ import numpy as np
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._rolling import lowest_median
 from diagnostics.run import Run
@@ -110,7 +111,7 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
         np.nan, float(rates[steps <= max(grown.onset, steps[0])][-1]) if len(rates) else np.nan, grown.onset
     )
     try:
-        estimates, ratios = signals.stability(run)
+        estimates, ratios = steps_made.stability(run)
     except signals.Missing:
         return unknown
     if not len(rates) or _long_before(estimates, grown, gradual):

@@ -7,6 +7,7 @@ In reinforcement learning the policy decides what is seen and the network makes 
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._raw_inputs import raw
 from diagnostics.run import Run
 
@@ -34,7 +35,7 @@ def _rises_downhill(run: Run, *, times: float = 2.0, measured: int = 10, short: 
     """Whether the loss rises to `times` its start for a tenth of the run though updates go down on their own batches,
     not as far as to the minimum along them: then it is the loss that moves."""
     history = signals.loss(run)
-    _, over = signals.column(run, "overshoot")
+    _, over = steps_made.overshoots(run)
     start = abs(signals.level(history.values[: history.window]))
     above = history.values > times * start
     return len(over) >= measured and above.mean() >= 0.1 and 0 < signals.median(over) < short

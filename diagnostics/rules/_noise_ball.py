@@ -7,6 +7,7 @@ import numpy as np
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._constant_answer import explained_late
 from diagnostics.run import Run
 
@@ -63,7 +64,7 @@ def too_far(
     has been learned since.
     """
     half = history.middle_step
-    over_steps, over = signals.column(run, "overshoot")
+    over_steps, over = steps_made.overshoots(run)
     over = over[over_steps >= half]
     length = signals.median(over)
     raised = _more_than_chance(int((over > 1).sum()), len(over))
@@ -132,9 +133,11 @@ def _gradient_grows(run: Run, history: signals.Loss, since: int, *, by: float = 
 
 def _held_up_at_most(run: Run, since: int) -> float:
     """Median of |g| |u| / (4 r): along an update u the loss can fall by -g'u / (4 r), to its minimum."""
-    table = run.table("scalars", ["step", "grad_norm", "update_norm", "overshoot"]).dropna()
-    late = table.loc[(table["step"] >= since) & (table["overshoot"] > 0)]
-    return signals.median((late["grad_norm"] * late["update_norm"] / (4 * late["overshoot"])).to_numpy())
+    steps, over = steps_made.overshoots(run)
+    table = run.table("scalars", ["step", "grad_norm", "update_norm"]).set_index("step").loc[steps]
+    norms = (table["grad_norm"] * table["update_norm"]).to_numpy()
+    late = (steps >= since) & (over > 0)
+    return signals.median(norms[late] / (4 * over[late]))
 
 
 def _more_than_chance(count: int, of: int, chance: float = 0.05, level: float = 0.01) -> bool:

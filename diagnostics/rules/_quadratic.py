@@ -7,6 +7,7 @@ Gradient Descent as Approximate Bayesian Inference", 3 (the stationary distribut
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.run import Run
 
 # What a squared error is written with, after the last layer.
@@ -62,7 +63,7 @@ def condition(run: Run, first: int, last: int) -> float:
     """
     table = signals.curvature(run)
     tops, ratio = signals.tops(table), signals.latest(run, "curvature", "stability", last)
-    overshoot = signals.inside(run, "overshoot", first, last)
+    overshoot = steps_made.overshoots_inside(run, first, last)
     changes = len(tops) < 3 or not np.ptp(tops) <= 0.01 * np.median(tops)
     if signals.adaptive(run) or signals.momentum(run) > 0 or len(overshoot) < 3 or changes:
         return np.nan

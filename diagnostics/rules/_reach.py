@@ -8,6 +8,7 @@ import numpy as np
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.run import Run
 
 REST = 1e-6  # of the loss: less is nowhere to go
@@ -16,10 +17,16 @@ REST = 1e-6  # of the loss: less is nowhere to go
 def reach(run: Run, history: signals.Loss, since: int) -> float:
     """What all updates together could lower the loss by, to first order: the sum of |u| |g|, of which only the part
     counts that is signal, as far as there surely is one: the noise of the batches leads nowhere."""
-    product = signals.array(run.table("scalars", ["update_norm"]), "update_norm") * signals.whole_norms(run)[1]
+    product = signals.array(run.table("scalars", ["update_norm"]), "update_norm") * _own_norms(run)[1]
     product = product[np.isfinite(product)]
     share = signal.share(run, since) if signal.surely_at_least(run, since) > 0 else 1.0
     return float(product.mean() * history.count * share) if len(product) else np.inf
+
+
+def _own_norms(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Of the loss's own gradients."""
+    steps, norms = signals.whole_norms(run)
+    return steps, norms / steps_made.loss_scale(run)
 
 
 def shrunk(run: Run) -> float:
@@ -32,7 +39,7 @@ def shrunk(run: Run) -> float:
 def downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:
     """What plain gradient descent at 1/lambda_max would take off the loss in as many updates, |G|^2/2 lambda_max each,
     were the signal to stay as it is: at a floor of the data there is none. NaN where no curvature is known."""
-    steps, norms = signals.whole_norms(run)
+    steps, norms = _own_norms(run)
     norms = norms[(steps >= since) & np.isfinite(norms)]
     tops = signals.tops(signals.curvature(run))
     tops = tops[np.isfinite(tops)]

@@ -172,16 +172,6 @@ def curvature(run: Run) -> pd.DataFrame:
     return table
 
 
-def stability(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and stability ratios s of the estimates that have one."""
-    table = curvature(run)
-    ratios = array(table, "stability")
-    kept = ~np.isnan(ratios)
-    if not kept.any():
-        raise Missing("curvature.stability: no stability ratio is known for this optimizer")
-    return table["step"].to_numpy()[kept], ratios[kept]
-
-
 def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
     """The last measured value of a column, up to and including `before`; NaN if there is none."""
     frame = run.table(table, ["step", name])

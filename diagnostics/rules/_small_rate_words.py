@@ -17,6 +17,7 @@ KIND = "lr-too-small"
 _GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
 _CLIPPED = Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm, and after clipping", log=True)
 LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
+GRADIENT_LEFT = ", hardly moving since the rate was lowered at step {} although the gradient has not gone."
 SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
 
 

@@ -34,6 +34,7 @@ import numpy as np
 
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -55,7 +56,7 @@ def check(
     bounces: float = 0.5,  # overshoot ratio: at the minimum along the update
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    steps, ratios = signals.stability(run)
+    steps, ratios = steps_made.stability(run)
     if len(steps) < estimates or history.count < 20:
         return
     at_edge = (ratios >= low) & (ratios <= high)
@@ -83,7 +84,7 @@ def check(
             f"{number(history.end)}): the edge of stability, which is normal."
         )
         remedy = "nothing needs to change"
-    elif signals.median(signals.inside(run, "overshoot", step, history.last_step)) >= bounces:
+    elif signals.median(steps_made.overshoots_inside(run, step, history.last_step)) >= bounces:
         words = (
             f"Since step {step} the stability ratio hovers at {ratio} and the loss, at {number(history.end)}, falls no "
             "more: each update goes past the minimum along it, and the next one comes back."

@@ -31,6 +31,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._weight_scales import stands_still
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -59,7 +60,12 @@ def check(
     gradient = _gradient(run, gone)
     top, condition = float(signals.tops(table)[-1]), signals.latest(run, "curvature", "condition")
     smallest, residual = (float(signals.array(table, name)[-1]) for name in ("smallest", "smallest_residual"))
-    if gradient is None or not top > 0 or smallest + 2 * residual < -slightly * top:
+    if (
+        gradient is None
+        or not top > 0
+        or smallest + 2 * residual < -slightly * top
+        or stands_still(run, history, table)
+    ):
         return
     if _left_to_gain(gradient, top, condition, smallest) > max(little * abs(history.end), gone**2 * abs(history.start)):
         return

@@ -52,6 +52,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _noise_ball as noise_ball
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._ringing import momentum_ringing
@@ -95,7 +96,7 @@ def check(
     if ringing is not None:
         yield ringing
         return
-    estimates, ratios = signals.stability(run)
+    estimates, ratios = steps_made.stability(run)
     bounces = _bounces(run, history)
     if len(bounces) >= windows and _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
@@ -210,7 +211,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Fi
     )
     evidence = {
         "noise term": signals.noise_term(run),
-        "overshoot": signals.median(signals.inside(run, "overshoot", half, history.last_step)),
+        "overshoot": signals.median(steps_made.overshoots_inside(run, half, history.last_step)),
     } | ({"share of the loss": share} if share > 0 else {})
     found = _finding(run, history, began or ratio, first, seen, remedy, evidence)
     return replace(found, remedies=(*found.remedies[:-1], _WARM_UP)) if began else found

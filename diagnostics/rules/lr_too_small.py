@@ -16,7 +16,8 @@ are still no better than the same one to every input, and gradient descent at $1
 the loss along the gradients of the later half. There a tenfold rate, $s$ below 0.1, is enough where gradients and
 updates all point the same way and the run has ended. Where no curvature was measured: whether nothing was learned and
 all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is more than noise
-and as long as at the start; or clipping left less than a hundredth of it. A schedule is judged by its highest rate,
+and as long as at the start; or clipping left less than a hundredth of it, and nothing was learned, or no more than the
+gradients say of steps that short. A schedule is judged by its highest rate,
 unless it lowered the rate while the loss was still falling, or to a hundredth in the first quarter and before anything
 was learned; a warm-up once the run has ended. Of several parameter groups: whether one with a rate a thousand times
 below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive optimizer: whether
@@ -60,9 +61,10 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for_long
 from diagnostics.rules._crawling import crawls
-from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, spent_early
+from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, gradient_left, spent_early
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._never_reached import never_reached
 from diagnostics.rules._one_gradient import one_gradient
@@ -98,13 +100,13 @@ def check(
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
-    if history.count >= 20 and run.table("curvature", ["step"]).empty and _downhill(run, history, NOTHING):
+    if history.count >= 20 and run.table("curvature", ["step"]).empty:
         left = 1.0 if signals.adaptive(run) else _left_by_clipping(run, half)
         cut = left < next_to_nothing and moved_at_most(run) <= frozen
-        if cut or moved_at_most(run, updates_at_least=1000) <= unmoved:
-            words = (
-                f", in which no layer's weights moved by more than {number(100 * moved_at_most(run))} % of their size."
-            )
+        stuck = cut or moved_at_most(run, updates_at_least=1000) <= unmoved
+        if (stuck and _downhill(run, history, NOTHING)) or (cut and _falls_as_said(run, history, 1 - learned)):
+            moved = moved_at_most(run)
+            words = f", in which no layer's weights moved by more than {number(100 * moved)} % of their size."
             found = sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
             yield sentences.by_clipping(found, left) if cut else found
             return
@@ -121,6 +123,11 @@ def check(
         found = sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
         yield sentences.by_counting_updates(found)
         return
+    spent = spent_early(run, history) if lowered and history.count >= 20 else None
+    if spent and run.table("curvature", ["step"]).empty and gradient_left(run, history, spent):
+        words = sentences.GRADIENT_LEFT.format(spent)
+        yield sentences.finding(run, history, np.nan, np.nan, spent, "schedule", words, sentences.LATER)
+        return
     signals.curvature(run)
     if history.count < 20:
         return
@@ -128,11 +135,10 @@ def check(
         found = sentences.finding(run, history, 0.0, np.nan, start, "learning-rate", ".", "")
         yield sentences.by_dampening(found)
         return
-    early = spent_early(run, history) if lowered else None
-    first = early or (decay_step(rate_steps, rates, decayed) if lowered else start)
-    by_schedule = lowered and (early is not None or cut_short(run, history, first))
+    first = spent or (decay_step(rate_steps, rates, decayed) if lowered else start)
+    by_schedule = lowered and (spent is not None or cut_short(run, history, first))
     if by_schedule:
-        ratio, overshoots = _lowered(run, half), signals.inside(run, "overshoot", half, end)
+        ratio, overshoots = _lowered(run, half), steps_made.overshoots_inside(run, half, end)
     else:
         ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
     outweighed = epsilon.over_gradient(run)
@@ -160,7 +166,7 @@ def check(
     if warming and run.meta["status"] != "finished":
         return
     if by_schedule:
-        words = f", hardly moving since the rate was lowered at step {first} although the gradient has not gone."
+        words = sentences.GRADIENT_LEFT.format(first)
         yield sentences.finding(run, history, ratio, overshoot, first, "schedule", words, sentences.LATER)
         return
     reach = reaching.reach(run, history, half)
@@ -191,6 +197,14 @@ def check(
 def _downhill(run: Run, history: signals.Loss, left: float) -> bool:
     """So much of the loss is left, and the gradient says where to."""
     return history.end > left * history.start > 0 and downhill_as_before(run, history)
+
+
+def _falls_as_said(run: Run, history: signals.Loss, left: float, *, said: float = 0.5) -> bool:
+    """So much of the loss is left, its later half surely falls, and by what the gradients say of steps this long: no
+    curvature and no noise has been met."""
+    late = signals.trend(history.values[history.count // 2 :])
+    falls = history.end > left * history.start > 0 and late.z > 3 and late.relative > LITTLE
+    return falls and history.start - history.end >= said * reaching.reach(run, history, history.middle_step)
 
 
 def _stands(
@@ -236,7 +250,7 @@ def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
     it is meant for spikes. 1 otherwise."""
     table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"]).dropna()
     late = table.loc[(table["step"] >= since) & (table["grad_norm_unclipped"] > 0)]
-    left = signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
+    left = steps_made.loss_scale(run) * signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
     return left if left < spikes else 1.0
 
 
@@ -251,7 +265,7 @@ def _throughout(run: Run, warm: int) -> float:
     been stable throughout. NaN for an optimizer without one."""
     if np.isnan(signals.array(signals.curvature(run), "stability")).all():
         return np.nan
-    steps, ratios = signals.stability(run)
+    steps, ratios = steps_made.stability(run)
     counted = steps >= warm if steps[-1] >= warm else steps > 0
     followed = limits.held(*signals.learning_rates(run), steps[counted], ratios[counted])
     return float(np.nanmax([*ratios[counted], *followed])) + signals.noise_term(run)
@@ -261,7 +275,7 @@ def _lowered(run: Run, since: int) -> float:
     """The same of a rate that was lowered, which the ratio follows between estimates."""
     steps, rates = signals.learning_rates(run)
     noise = run.table("batches", ["step", "noise_term"]).dropna()
-    total = limits.held(steps, rates, *signals.stability(run))
+    total = limits.held(steps, rates, *steps_made.stability(run))
     if len(noise):
         total = total + np.nan_to_num(
             limits.held(steps, rates, noise["step"].to_numpy(), noise["noise_term"].to_numpy())
@@ -272,12 +286,13 @@ def _lowered(run: Run, since: int) -> float:
 def _overshoots(run: Run, since: int, lowered: bool, *, high: float = 0.5, least: int = 3) -> np.ndarray:
     """Those of the later half, or of the updates at no less than half the highest rate where it was lowered; NaN where
     every step was too short to tell it from rounding."""
-    table = run.table("scalars", ["step", "lr", "update_norm", "overshoot"])
+    table = run.table("scalars", ["step", "lr", "update_norm"])
     rates = signals.array(table, "lr")
     chosen = rates >= high * np.nanmax(rates) if lowered else table["step"].to_numpy() >= since
     if np.isfinite(signals.array(table, "update_norm")[chosen]).sum() < least:
         raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates at the rate to be judged")
-    return signals.array(table, "overshoot")[chosen]
+    steps, over = steps_made.overshoots(run)
+    return over[np.isin(steps, table["step"][chosen])]
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -67,6 +67,7 @@ from diagnostics.rules import _harm as harm
 from diagnostics.rules import _instability_words as words
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _thrown as thrown
 from diagnostics.rules._betas import swapped_betas
 from diagnostics.rules._finding import Finding
@@ -213,7 +214,7 @@ def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         noise = signals.array(table, "noise_term")
         return table["origin"].to_numpy(), signals.array(table, "curvature_term") + noise, noise
     try:
-        steps, ratios = signals.stability(run)
+        steps, ratios = steps_made.stability(run)
     except signals.Missing:
         steps, ratios = np.array([], dtype=int), np.array([])
     return steps, ratios, np.zeros_like(ratios)
@@ -230,7 +231,7 @@ def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
 
 def _no_instability(run: Run, ratio: float, grown: Growth, gradual: int) -> bool:
     """Whether the harm has another reason than a step past the limit."""
-    steps, overshoot = signals.column(run, "overshoot")
+    steps, overshoot = steps_made.overshoots(run)
     inside = overshoot[(steps >= grown.onset) & (steps <= grown.end) & np.isfinite(overshoot)]
     if len(inside) >= SEEN and inside.max() < 0.5:  # no update went as far as its own batch's minimum along it
         return True

@@ -213,6 +213,8 @@ def explains(finding: Finding, other: Finding) -> bool:
         "saturated-units",
     }:
         return True
+    if finding.cause == "weight-decay" and other.kind in {"dead-units", "symmetry", "zero-gradient"}:
+        return True  # what is left of the weights
     if other.kind == "dead-units":
         return finding.cause == "vanishing-gradient" and is_of_a_vanished_signal(other)
     consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units", "lr-oscillation"}

@@ -16,7 +16,9 @@ g_i^2/(2\lambda_i)$ over the eigenvectors flatter than $\lambda_{\max}/100$, and
 means and deviations (before hidden units, deviations that are a hundredfold apart, or means ten of them from zero).
 Logistic units show themselves by
 one eigenvalue that stands far above the next, because their mean adds $\mathbf m\mathbf m^\top$ to the next layer's
-second moments: the loss then comes down along directions that this one holds back. For Adam and RMSprop all of it is
+second moments: the loss then comes down along directions that this one holds back. And whether a run goes straight on
+along a flat direction and stands still, at any stable rate, where weights that moved by their own size would change the
+loss by a good part. For Adam and RMSprop all of it is
 measured on the Hessian they see. The cause comes from the inputs and activations.
 
 ## Why it happens
@@ -25,6 +27,9 @@ In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. St
 \lambda_{\max}/\lambda_{\min}$ sets the speed. For a linear layer $\bar w_j = \bar y\,x_j$, so features of unequal
 size, or far from zero mean, make the Hessian ill-conditioned: its eigenvalues are those of the inputs' second
 moments.
+
+*Weight scale*: so do units. A volume of 15,000 ml beside a rate of 0.1 an hour has a gradient a thousand times smaller
+than one of 15 l, a curvature a million times smaller, and a thousand times as far to go.
 
 ## What to try
 Centre and scale the inputs, $\tilde x_j = (x_j - \mu_j)/\sigma_j$; batch normalization or tanh instead of
@@ -53,6 +58,8 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
+from diagnostics.rules import _weight_scales as weight_scales
 from diagnostics.rules._constant_answer import explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
@@ -84,7 +91,7 @@ def check(
 ) -> Iterator[Finding]:
     table = signals.curvature(run)
     history = signals.loss(run)
-    signals.stability(run)
+    steps_made.stability(run)
     if history.count < 20:
         return
     late = _since(run, table, history)
@@ -96,6 +103,10 @@ def check(
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
     ratio = signals.median(signals.array(late, "stability"))
     raised = min(1.0, ratio / pinned)
+    offer = weight_scales.stands_still(run, history, late)
+    if offer is not None:
+        yield weight_scales.finding(KIND, run, history, late, offer)
+        return
     if not ratio >= raisable:  # unless that is not enough by far
         spread = _unlearned(run, history, late, raised, gained)
         if spread is not None:

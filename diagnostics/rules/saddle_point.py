@@ -39,6 +39,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
@@ -193,7 +194,7 @@ def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:
     """Median overshoot of the updates in the stretch's later half, and its error: below 0 they curve downwards."""
     middle = (stretch.first_step + stretch.last_step) // 2
-    overshoots = signals.inside(run, "overshoot", middle, stretch.last_step)
+    overshoots = steps_made.overshoots_inside(run, middle, stretch.last_step)
     return signals.median(overshoots), signals.median_error(overshoots)
 
 

@@ -12,7 +12,9 @@ a few keeps them there for a good part of the run. Units that agree in only one 
 and are not reported. In attention the units are the channels of the values, compared within a head (two heads sum
 over time with weights of their own), and whole heads. A recurrent unit is read by its own layer, too. A unit of a gated
 linear unit is a product, and has the incoming weights of both its factors. The outputs of the last layer are compared
-by their weights alone, and count where each has a twin, as the components of a mixture that start from 0. Matrices that
+by their weights alone, and count where each has a twin, as the components of a mixture that start from 0. The
+components that a module's own parameters hold, such as means and scales of a mixture, states or learned queries, are
+one where all parameters with a dimension of their number are the same along it, and their gradients. Matrices that
 began as zeros and get exactly no gradient, two and more, are factors of one product, and each stays as it is. Whole
 modules side by side, such as experts or critics, are copies where their weights, gradients and updates have the same
 norms in every record.
@@ -97,7 +99,7 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     worst = max(stuck, key=lambda at: alike[spans[at][0], at] / units[spans[at][0], at])
     begin, lasted, ended = spans[worst]
     first, last = int(steps[begin]), int(steps[begin + lasted - 1])
-    count, kept, least = (int(table[begin, worst]) for table in (units, distinct, groups))
+    count, kept, least = (int(table[begin + lasted - 1, worst]) for table in (units, distinct, groups))
     layers = tuple(names[at] for at in stuck)
     until = f"stayed identical until step {last}" if ended else "stay identical"
     yield Finding(
@@ -136,6 +138,12 @@ def _only(run: Run, layer: str, kept: int, count: int) -> str:
             f"Of the {count} outputs of {_module(layer)} only {kept} {are} distinct: each has a twin with the same "
             "weights and gradient, since the loss treats them alike; they"
         )
+    if _ends(layer) == "parts":
+        return (
+            f"Of the {count} parts of {_module(layer)} along its dimension of size {count} only {kept} {are} distinct: "
+            "the others hold the same numbers and get the same gradient, as in every parameter with a dimension of "
+            "this size, and"
+        )
     return (
         f"In layer {layer} only {kept} of {count} {_units_of(layer)} {are} distinct: the others have identical "
         "incoming and outgoing weights and"
@@ -151,7 +159,7 @@ def _is_embedding(run: Run, layer: str) -> bool:
 
 
 def _ends(layer: str) -> str:
-    """Of what a module has: its weight, its attention heads or its outputs."""
+    """Of what a module has: its weight, its attention heads or its outputs; of a parameter its parts."""
     return layer.split("#")[0].rpartition(".")[2]
 
 
@@ -230,8 +238,8 @@ def _cause(run: Run, layer: str, several: bool) -> str:
     """Zero if the first update made all there is of the weights; constant if all units (of a head) are one."""
     if several:
         return "cloned-units"
-    layer = layer.split("#")[0]
-    layer = f"{layer.rpartition('.')[0]}.weight".removeprefix(".") if _ends(layer) == "outputs" else layer
+    layer, of = layer.split("#")[0], layer.split("#")[0].rpartition(".")[0]
+    layer = {"outputs": f"{of}.weight".removeprefix("."), "parts": of}.get(_ends(layer), layer)
     _, names, weights = by_layer.matrix(run, "layers", "weight_norm")
     _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     own = [at for at, name in enumerate(names) if name == layer or (name.startswith(f"{layer}.") and "weight" in name)]
@@ -244,6 +252,11 @@ def _remedies(cause: str, layer: str, how: str = "kaiming_normal_") -> tuple[str
         return (
             f"re-initialize the copies in {layer}: torch.nn.init.{how} on their rows",
             "or add noise of a hundredth of the weights' deviation to one unit of each pair",
+        )
+    if _ends(layer) == "parts":
+        return (
+            f"start the parts of {_module(layer)} apart from each other: torch.nn.init.normal_({_module(layer)})",
+            "or, as of the components of a mixture, each at another example of the data",
         )
     if _ends(layer) == "outputs":
         return (

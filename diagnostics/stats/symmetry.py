@@ -21,7 +21,11 @@ def project(*parts: Shaped[Tensor, "units _"]) -> Side:
     The same directions are drawn each time, from a generator of their own: the global random state is not touched.
     """
     generator = torch.Generator().manual_seed(sum(part.shape[1] for part in parts))
-    return torch.stack([_projected(part.detach().float(), generator) for part in parts]).sum(0)
+    return torch.stack([_projected(_real(part.detach()).float(), generator) for part in parts]).sum(0)
+
+
+def _real(rows: Shaped[Tensor, "units _"]) -> Shaped[Tensor, "units _"]:
+    return torch.view_as_real(rows.resolve_conj()).flatten(1) if rows.is_complex() else rows
 
 
 def _projected(rows: Float[Tensor, "units weights"], generator: torch.Generator) -> Side:
