@@ -288,7 +288,7 @@ _TABLES = (
         (
             STEP,
             LAYER,
-            Metric("units", "units", "number of hidden units", "int64"),
+            Metric("units", "units", "number of hidden units, or of a parameter's parts", "int64"),
             Metric(
                 "distinct_units",
                 "units",

@@ -338,7 +338,7 @@ def test_what_observing_the_training_forward_costs_is_counted(tmp_path: Path, mo
 
     class Slow(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(x.apply_(_wait))  # 0.05 s in a torch function of the model's own
+            return torch.relu(x.apply_(_wait))  # 0.2 s in a torch function of the model's own
 
     count = stats.count_units
     monkeypatch.setattr(stats, "count_units", lambda *args: (time.sleep(0.02), count(*args))[1])
@@ -357,12 +357,12 @@ def test_what_observing_the_training_forward_costs_is_counted(tmp_path: Path, mo
         assert monitor._budget.spent["measured"] >= 5 * 0.02
     # The first forward is left alone: whether there is a closure is not known yet. A busy machine may slow some others.
     assert min(inside[2:]) >= 0.02
-    assert sorted(inside[2:])[1] < 0.05
-    assert sorted(after[2:])[1] < 0.02
+    assert sorted(inside[2:])[1] < 0.1
+    assert sorted(after[2:])[1] < 0.05
 
 
 def _wait(value: float) -> float:
-    time.sleep(0.05)
+    time.sleep(0.2)
     return value
 
 
