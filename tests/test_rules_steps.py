@@ -148,6 +148,9 @@ def test_a_rate_that_is_cut_while_the_loss_falls_without_a_closure(factor, told,
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, factor)
     run = trained(tmp_path, model, optimizer, lambda model: None, 500, closure=False, scheduler=scheduler)
     assert alarms(run) == [("lr-too-small", "schedule")] * told
+    if told:
+        (found,) = [each for each in diagnostics.diagnose(run).findings if each.alarm]
+        assert "mode='max'" in found.remedies[1]
 
 
 class Decayed(torch.optim.SGD):

@@ -18,6 +18,10 @@ _GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group
 _CLIPPED = Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm, and after clipping", log=True)
 LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
 GRADIENT_LEFT = ", hardly moving since the rate was lowered at step {} although the gradient has not gone."
+_WATCHED = (
+    "if a ReduceLROnPlateau did it, look at what it watches: mode='max' where larger is better, as of an accuracy, and "
+    "a patience in epochs if it is called once an epoch"
+)
 SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
 
 
@@ -69,6 +73,8 @@ def finding(
             remedy.format(number(highest)) or _raise(rate, ratio, factor),
             f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
             if np.isfinite(slow) and not remedy
+            else _WATCHED
+            if remedy == LATER and _by_steps(run)
             else "or find it by trial: the largest rate at which the loss of the first updates still falls",
         ),
         charts=(
@@ -80,6 +86,14 @@ def finding(
         ),
         formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
     )
+
+
+def _by_steps(run: Run, *, least: int = 3) -> bool:
+    """Whether the rate was multiplied by the same number again and again, and lasted in between."""
+    rates = signals.learning_rates(run)[1]
+    each, lasted = np.unique(rates[rates > 0], return_counts=True)
+    factors = each[1:] / each[:-1]
+    return len(each) >= least and bool((lasted > 1).all() and np.allclose(factors, factors[0], rtol=0.01))
 
 
 def _raise(rate: float, ratio: float, factor: float) -> str:

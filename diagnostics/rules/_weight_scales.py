@@ -44,13 +44,18 @@ def stands_still(
     return offer if offer >= much * abs(history.end) and most <= nothing * abs(history.end) else None
 
 
+def _stood_since(history: signals.Loss, *, near: float = 0.01) -> int:
+    away = np.flatnonzero(np.abs(history.values - history.end) > near * abs(history.end))
+    return int(history.steps[min(away[-1] + 1, len(history.steps) - 1)]) if len(away) else history.first_step
+
+
 def finding(kind: str, run: Run, history: signals.Loss, late: pd.DataFrame, offer: float) -> Finding:
     rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
     return Finding(
         kind=kind,
         cause="weight-scale",
         severity="warning",
-        first_step=int(late["step"].iloc[0]),
+        first_step=_stood_since(history),
         last_step=None,
         layers=(),
         summary=f"The loss stands at {number(history.end)} on a slope so gentle that no stable learning rate moves the "

@@ -28,8 +28,9 @@ In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. St
 size, or far from zero mean, make the Hessian ill-conditioned: its eigenvalues are those of the inputs' second
 moments.
 
-*Weight scale*: so do units. A volume of 15,000 ml beside a rate of 0.1 an hour has a gradient a thousand times smaller
-than one of 15 l, a curvature a million times smaller, and a thousand times as far to go.
+*Weight scale*: the units in which weights are counted change the condition number as those of inputs do. A volume of
+15,000 ml beside a rate of 0.1 an hour has a gradient a thousand times smaller than one of 15 l, a curvature a million
+times smaller, and a thousand times as far to go.
 
 ## What to try
 Centre and scale the inputs, $\tilde x_j = (x_j - \mu_j)/\sigma_j$; batch normalization or tanh instead of
