@@ -104,14 +104,13 @@ def check(
         raise signals.Missing("curvature.condition: no displacement was measured between estimates")
     ratio = signals.median(signals.array(late, "stability"))
     raised = min(1.0, ratio / pinned)
-    offer = weight_scales.stands_still(run, history, late)
-    if offer is not None:
-        yield weight_scales.finding(KIND, run, history, late, offer)
-        return
     if not ratio >= raisable:  # unless that is not enough by far
         spread = _unlearned(run, history, late, raised, gained)
+        offer = weight_scales.stands_still(run, history, late)
         if spread is not None:
             yield words.of_the_inputs(run, history, late, spread)
+        elif offer is not None:
+            yield weight_scales.finding(KIND, run, history, late, offer)
         return
     first = int(table["step"].to_numpy()[signals.array(table, "stability") >= min(pinned, ratio)].min())
     mean_mode = mean_mode_of_logistic_units(run, history, table, wide)
