@@ -43,6 +43,17 @@ def trained(path, model, optimizer, between, steps=300, closure=True, scale=1.0,
     return diagnostics.load(path)
 
 
+def of_all_data(path, model, optimizer, loss_of, steps):
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=loss_of)
+    return diagnostics.load(path)
+
+
 def alarms(run):
     return [(each.kind, each.cause) for each in diagnostics.diagnose(run).findings if each.alarm]
 
@@ -98,15 +109,7 @@ def test_a_loss_that_bounces_at_the_edge_keeps_its_overshoot(tmp_path):
     optimizer = torch.optim.SGD([w], lr=0.9999)
     model = nn.Module()
     model.w = w
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(100):
-            loss_of = lambda: (w * w * torch.tensor([1.0, 1e-3])).sum()  # noqa: E731
-            optimizer.zero_grad()
-            loss = loss_of()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=loss_of)
-    run = diagnostics.load(tmp_path)
+    run = of_all_data(tmp_path, model, optimizer, lambda: (w * w * torch.tensor([1.0, 1e-3])).sum(), 100)
     assert signals.median(steps_made.overshoots(run)[1]) == pytest.approx(1, abs=0.01)
 
 
@@ -203,14 +206,7 @@ def test_weights_of_very_different_sizes_under_one_rate(unit, told, tmp_path):
     y, model = truth(t).detach(), Compartment(unit)
     optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9)
     loss_of = lambda: F.mse_loss(model(t), y)  # noqa: E731
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(1500):
-            optimizer.zero_grad()
-            loss = loss_of()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=loss_of)
-    run = diagnostics.load(tmp_path)
+    run = of_all_data(tmp_path, model, optimizer, loss_of, 1500)
     assert alarms(run) == [("ravine", "weight-scale")] * told
     if told:  # what is left goes with the volume in liters
         assert run.table("scalars", ["loss"])["loss"].iloc[-1] > 1

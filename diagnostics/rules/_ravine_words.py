@@ -10,6 +10,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._mean_mode import MeanMode
+from diagnostics.rules._weight_scales import ADAM
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -121,10 +122,9 @@ def below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: 
 def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
     standardize = conditioning.standardize(run)
     momentum = limits.momentum_remedy(condition)
-    adam = "or use torch.optim.Adam, which rescales each coordinate by its own gradients"
     if cause in {"feature-scale", "uncentered-inputs"}:
         # Adam rescales single coordinates, and a mean is no matter of those.
-        others = (momentum, adam) if cause == "feature-scale" else (momentum,)
+        others = (momentum, ADAM) if cause == "feature-scale" else (momentum,)
         return (standardize,) if signals.adaptive(run) else (standardize, *others)
     if cause == "correlated-inputs":
         return (
@@ -141,7 +141,7 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
             momentum,
         )
     already = signals.momentum(run) > 0
-    return (adam, "put normalization layers between the layers") if already else (momentum, adam)
+    return (ADAM, "put normalization layers between the layers") if already else (momentum, ADAM)
 
 
 def _charts(cause: str) -> tuple[Chart, ...]:
