@@ -95,7 +95,7 @@ def test_a_loss_that_is_scaled_by_hand_says_nothing_of_the_overshoot(tmp_path):
     assert steps_made.loss_scale(plain) == 1 and len(steps_made.overshoots(plain)[1]) > 5
 
 
-@pytest.mark.parametrize(("longest", "told"), [(1e-4, True), (1.0, False)])
+@pytest.mark.parametrize(("longest", "told"), [(1e-4, True), (5e-4, True), (1.0, False)])
 def test_clipping_that_leaves_next_to_nothing_of_a_run_without_a_closure(longest, told, tmp_path):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

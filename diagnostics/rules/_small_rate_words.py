@@ -71,11 +71,7 @@ def finding(
         if rate == 0
         else (
             remedy.format(number(highest)) or _raise(rate, ratio, factor),
-            f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
-            if np.isfinite(slow) and not remedy
-            else _WATCHED
-            if remedy == LATER and _by_steps(run)
-            else "or find it by trial: the largest rate at which the loss of the first updates still falls",
+            _or_else(run, remedy, slow, fast),
         ),
         charts=(
             Chart(
@@ -86,6 +82,14 @@ def finding(
         ),
         formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
     )
+
+
+def _or_else(run: Run, remedy: str, slow: float, fast: float) -> str:
+    if np.isfinite(slow) and not remedy:
+        return f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
+    if remedy == LATER and _by_steps(run):
+        return _WATCHED
+    return "or find it by trial: the largest rate at which the loss of the first updates still falls"
 
 
 def _by_steps(run: Run, *, least: int = 3) -> bool:

@@ -214,10 +214,9 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 def explains(finding: Finding, other: Finding) -> bool:
     """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
-    if other.cause in {"double-softmax", "weight-decay"} or other.evidence.keys() & {
-        "largest target",
-        "length of an input",
-    }:
+    if other.cause in {"double-softmax", "weight-decay"}:
+        return False
+    if other.evidence.keys() & {"largest target", "length of an input"}:
         return False
     if other.cause == "vanishing-gradient" and is_of_a_vanished_signal(finding):
         return False
