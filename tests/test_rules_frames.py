@@ -270,6 +270,24 @@ def test_how_many_units_may_die_in_a_run_that_learns(units, dead, end, severity)
 
 
 @pytest.mark.parametrize(
+    ("gone", "severity"),
+    [(2, "warning"), (30, "info")],  # before anything could be learned; of the 40, long after nothing had been
+)
+def test_units_that_die_where_nothing_was_learned(gone, severity):
+    steps = np.arange(1, 401, 10)
+    columns = {"step": steps, "layer": "1", "activation": "relu", "units": 32, "hidden": 1.0, "input_mean": 0.1}
+    dead = np.where(np.arange(40) < gone, 0.55, 0.8)  # half of the units are dead all along
+    loss = 1.4 + 0.01 * np.random.default_rng(0).standard_normal(400)
+    constant = np.where(np.isin(STEPS, steps), 1.4, np.nan)
+    run = run_of(
+        scalars={"step": STEPS, "loss": loss, "constant_loss": constant, "lr": 0.1},
+        units=columns | {"dead_fraction": dead, "zero_fraction": dead},
+    )
+    (found,) = dead_units.check(run)
+    assert found.severity == severity
+
+
+@pytest.mark.parametrize(
     ("rise", "expected"),
     [(10, "warning"), (400, "info")],  # in one interval; over all of the run, as where a target that moves lifts a loss
 )

@@ -97,7 +97,8 @@ def check(
     left = now[worst] < nearly_all  # enough to learn by
     one_by_one = len(bad) == 1 and left and jumped[worst] < most and not killed
     one_by_one &= cause in {"large-step", "initialization", "bias"}  # not by what slows down the others as well
-    blameless = trains or one_by_one or nothing_until(run, int(steps[first_at])) or (left and is_moving(run))
+    gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
+    blameless = trains or one_by_one or nothing_until(run, gone_at) or (left and is_moving(run))
     yield Finding(
         kind=KIND,
         cause=cause,
