@@ -270,6 +270,24 @@ def test_how_many_units_may_die_in_a_run_that_learns(units, dead, end, severity)
 
 
 @pytest.mark.parametrize(
+    ("path", "severity"),
+    [("relu -> cross_entropy", "warning"), ("relu -> mse_loss", "info")],  # each a class; what 0 is right for
+)
+def test_dead_outputs_in_a_run_that_learns(path, severity):
+    steps = np.arange(1, 401, 10)
+    columns = {"step": steps, "layer": "relu", "activation": "relu", "units": 10, "hidden": 0.0, "input_mean": 0.1}
+    run = run_of(
+        {"loss_path": path, "layers": [{"name": "0.weight", "shape": [10, 8], "parameters": 80}]},
+        scalars={"step": STEPS, "loss": np.linspace(2.3, 1.1, 400), "lr": np.where(STEPS < 9, 1e-4, 0.1)},
+        layers={"step": steps, "layer": "0.weight", "update_norm": 0.1, "weight_norm": 1.0, "grad_norm": 1.0},
+        units=columns | {"dead_fraction": np.where(steps < 9, 0.1, 0.5), "zero_fraction": 0.5},
+    )
+    (found,) = dead_units.check(run)
+    assert (found.severity, found.remedies[0].startswith("leave the activation relu out")) == (severity, True)
+    assert "raised the rate from 1.0e-4 to 0.1." in found.summary
+
+
+@pytest.mark.parametrize(
     ("gone", "severity"),
     [(2, "warning"), (30, "info")],  # before anything could be learned; of the 40, long after nothing had been
 )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import all_columns, all_pairs, products
+from diagnostics.monitor.losspath import all_columns, all_pairs, one_answer, products
 from diagnostics.monitor.places import scrambles
 from diagnostics.run import Run
 from tests.test_rules_mistakes import alarms, diagnosed
@@ -51,6 +51,36 @@ def test_which_losses_compare_every_output_with_every_target():
     ]  # fmt: skip
     assert [all_pairs(loss) for loss in wrong] == [7] * len(wrong)
     assert [all_pairs(loss) for loss in right] == [0] * len(right)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_which_losses_compare_one_answer_with_many_targets():
+    out, y = nn.Linear(3, 2)(torch.randn(1, 3)), torch.randn(7, 2)
+    given, own = nn.Parameter(torch.randn(1, 2)), torch.randn(1, 2, requires_grad=True)
+    wrong = [
+        F.mse_loss(out, y), F.l1_loss(out, y), F.huber_loss(out, y), ((y - out) ** 2).sum() / 7,
+        (out[:, 0] - y[:, 0]).abs().mean(), F.smooth_l1_loss(out[:, None], y[:, None]),
+    ]  # fmt: skip
+    right = [
+        F.mse_loss(out, y[:1]), F.mse_loss(given, y), F.mse_loss(own, y), F.mse_loss(out, y[0]),
+        torch.exp(-(out - y).square()).mean(), (out - nn.Linear(2, 2)(y)).square().mean(),
+    ]  # fmt: skip
+    assert [one_answer(loss) for loss in wrong] == [7] * len(wrong)
+    assert [one_answer(loss) for loss in right] == [0] * len(right)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("pooled", [True, False])
+def test_all_examples_pooled_into_one(pooled, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def squared(model, x, y):
+        out = model(x)
+        return F.mse_loss(out.mean(0, keepdim=True) if pooled else out, x[:, :1] - x[:, 1:2] * x[:, 2:3])
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), squared)
+    assert alarms(found) == ([("wiring", "shapes-broadcast")] if pooled else [])
 
 
 def test_which_losses_multiply_every_number_with_every_other():

@@ -87,6 +87,7 @@ class Given:
                     "loss_softmax": losspath.softmax(tensor),
                     "linear_model": losspath.is_linear_model(tensor),
                     "all_pairs": losspath.all_pairs(tensor),
+                    "one_answer": losspath.one_answer(tensor),
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
                 }

@@ -112,6 +112,20 @@ def all_pairs(loss: Tensor) -> int:
     return 0
 
 
+def one_answer(loss: Tensor) -> int:
+    """N, if one row that depends on weights, and is none of them, is compared with N fixed targets; or 0. Only by a
+    plain difference, squared or absolute."""
+    for node in _chain(loss.grad_fn):
+        name, below = _name(node), _next(node)
+        if name in ("expand", "sub") and len(below) == 1:
+            before, after = _output_shape(below[0]), _output_shape(node)
+            if len(before) == len(after) > 0 and before[0] == 1 < after[0] and before[1:] == after[1:]:
+                return 0 if _is_parameter(below[0]) else after[0]
+        if name not in _PLAIN or (name == "sub" and len(below) > 1):
+            return 0
+    return 0
+
+
 def all_columns(loss: Tensor) -> int:
     """N, if the loss takes N columns from each of N rows that have fewer, as `q[:, a]` does where `gather` was meant;
     or 0. Only into a plain difference or product: scores may go on into a softmax over the batch's own."""

@@ -86,6 +86,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "linear_model": False,
         "all_pairs": 0,
         "all_columns": 0,
+        "one_answer": 0,
         "all_products": 0,
         "looks_ahead": 0.0,
         "by_place": 0.0,

@@ -16,10 +16,13 @@ Told = tuple[str, tuple[str, ...], str, Severity]  # what is seen, remedies, for
 
 def broadcast(run: Run) -> Iterator[Finding]:
     """The first of its kinds that the loss shows."""
-    for entry, told in (("all_columns", _columns), ("all_pairs", _pairs), ("all_products", _products)):
+    kinds = {"all_columns": _columns, "all_pairs": _pairs, "one_answer": _one_answer, "all_products": _products}
+    for entry, told in kinds.items():
         count = int(run.meta.get(entry) or 0)
         if count >= 2:
             what, remedies, formula, severity = told(count)
+            if told is _one_answer:  # of one group, as the nodes of a graph, all targets may be the same
+                severity = unless_it_learns(run, severity)
             step, evidence = signals.first_step(run), {"outputs": float(count)}
             yield found("shapes-broadcast", step, (), what, evidence, remedies, formula=formula, severity=severity)
             return
@@ -34,6 +37,20 @@ def _pairs(count: int) -> Told:
             "heed PyTorch's warning 'Using a target size that is different to the input size'",
         ),
         r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
+        "critical",
+    )
+
+
+def _one_answer(count: int) -> Told:
+    return (
+        f"The loss compares one answer with {count} targets: the output has a single row, as if all examples of a "
+        "batch were one, and is pulled to the middle of their targets.",
+        (
+            "look where the examples become one: a mean, sum or max over the first dimension, or a pooling that is not "
+            "told which rows belong to which example, global_mean_pool(x, batch)",
+            "heed PyTorch's warning 'Using a target size that is different to the input size'",
+        ),
+        r"\frac{1}{N} \sum_i (y - t_i)^2 = (y - \bar t\,)^2 + \text{const}",
         "critical",
     )
 

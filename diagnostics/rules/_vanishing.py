@@ -15,6 +15,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 BY_A_STEP = frozenset({"large-step", "input-scale"})  # causes of dead units that an update killed
+UNDERFLOWN = 1e-19  # a norm below, in float32, may be recorded as 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ def vanishing(
     orders of magnitude, or by more than logistic units must, while the first layer stays where it is; not where the
     last one stays as well, and all updates are too short. Or outputs that shrink so from the input to the output, where
     the first layer stays: of few layers by three orders of magnitude all the same."""
+    unheard = _unheard(kind, run, stretch, vanished, frozen)
+    if unheard is not None:
+        return unheard
     chain = _chain(run, stretch)
     if chain is None:
         return None
@@ -81,6 +85,50 @@ def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
     if not (np.isfinite(relative).all() and (relative > 0).all()):
         return None
     return Chain([columns[each] for each in at], relative, moved * (stretch.last_step - stretch.first_step + 1))
+
+
+def _unheard(kind: str, run: Run, stretch: stretches.Flat, vanished: float, frozen: float) -> Finding | None:
+    """No weight matrix moves, and even the last one, whose gradient is what it is given times that of the bias beside
+    it, gets next to none: what reaches it is next to nothing."""
+    steps, names, gradients = by_layer.matrix(run, "layers", "grad_norm")
+    _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, updates = by_layer.matrix(run, "layers", "update_norm")
+    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
+    matrices = [at for at, name in enumerate(names) if name in _weights(run)]
+    biases = [at for at, name in enumerate(names) if name not in by_layer.matrices(run)]
+    if not matrices or not biases or not inside.any():
+        return None
+    heard, bias = (_largest(gradients[inside][:, at]) for at in (matrices, biases))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        moved = _largest((updates[inside] / weights[inside])[:, matrices])
+    count = stretch.last_step - stretch.first_step + 1
+    if not heard <= vanished * bias or not moved * count <= frozen or (heard == 0 and not _underflow(run, inside)):
+        return None
+    heard = max(heard, UNDERFLOWN)
+    summary = (
+        f"What reaches the output has vanished on its way: no weights get more than {number(heard / bias)} of the "
+        f"gradient that a bias gets, all of them stay where they are, and the loss stood at {number(stretch.level)} "
+        f"from step {stretch.first_step} to {stretch.last_step}."
+    )
+    formula = (
+        r"ar{\mathbf{W}} = ar{\mathbf{z}}\,\mathbf{h}^	op, \quad ar{\mathbf{b}} = ar{\mathbf{z}}, \quad "
+        rf"\|ar{{\mathbf{{W}}}}\| / \|ar{{\mathbf{{b}}}}\| pprox {tex(heard / bias)}"
+    )
+    remedies = (*_LARGER, "where many matrices are multiplied, start each near the identity")
+    chain = Chain([names[at] for at in matrices], np.array([]), np.array([]))
+    return _finding(kind, stretch, chain, summary, {"weights over biases": float(heard / bias)}, remedies, formula)
+
+
+def _largest(columns: np.ndarray) -> float:
+    """Of the columns' medians; NaN if there are none."""
+    medians = [signals.median(each) for each in columns.T]
+    return max((each for each in medians if np.isfinite(each)), default=np.nan)
+
+
+def _underflow(run: Run, inside: np.ndarray) -> bool:
+    """Whether gradients whose norms are 0 have rows that are not."""
+    _, _, rows = by_layer.matrix(run, "layers", "silent_fraction")
+    return bool((rows[inside] < 1).any())
 
 
 def _weights(run: Run) -> list[str]:

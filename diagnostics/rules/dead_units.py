@@ -27,11 +27,11 @@ loss has come down by a third are `info`, unless the step that killed them sent 
 is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead units are
 less than a tenth of the network's, as in one block of many. So are the units of one layer that died one by one, or
 began so, while a quarter of it or more is at work: that much learns, and what nothing is learned by does not keep units
-alive. Units that died when a quarter of the run had gone by, at half the rate or more, without anything learned are not
-why it learns nothing. Nor can a loss that becomes another one, as where a policy decides what is seen and values are
-their own targets, tell what its units are good for: there up to three quarters of a layer are `info` too. A unit that
-answers to one rare input in a thousand looks dead in a window of 300; the window bounds its firing rate below one
-percent, no more.
+alive. (Outputs that a cross-entropy takes for scores are told in any run.) Units that died when a quarter of the run
+had gone by, at half the rate or more, without anything learned are not why it learns nothing. Nor can a loss that
+becomes another one, as where a policy decides what is seen and values are their own targets, tell what its units are
+good for: there up to three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand
+looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").
@@ -60,6 +60,8 @@ _SAID = {
     "input-scale": " The inputs are not standardized: their size multiplies every step.",
     "uncentered-inputs": " The inputs lie to one side of zero: a unit fed by them is on for all or for none.",
 }
+
+_SCORES = " The cross-entropy is given them as scores: those classes have a score of 0 whatever the input."
 
 
 def check(
@@ -99,6 +101,8 @@ def check(
     one_by_one &= cause in {"large-step", "initialization", "bias"}  # not by what slows down the others as well
     gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
     blameless = trains or one_by_one or nothing_until(run, gone_at) or (left and is_moving(run))
+    scores = _is_output(run, names[worst]) and "relu -> cross_entropy" in str(run.meta.get("loss_path"))
+    blameless &= not scores  # each is a class
     yield Finding(
         kind=KIND,
         cause=cause,
@@ -111,7 +115,9 @@ def check(
             f"{int(steps[first_at])}: inactive on every input, with {_gradient(run, names[worst])}"
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else ".")
-        + _SAID.get(cause, ""),
+        + _SAID.get(cause, "")
+        + (_SCORES if scores else "")
+        + (_raised(run, int(steps[first_at])) if cause == "large-step" else ""),
         evidence={
             "dead fraction": float(now[worst]),
             "dead fraction at first": float(dead[known[:, worst], worst][0]),
@@ -172,6 +178,17 @@ def _first(dead: np.ndarray, at_least: float) -> int:
     below = below[np.isin(below, known)]
     start = int(below[-1]) + 1 if len(below) else int(known[0])
     return min(start, len(dead) - 1)
+
+
+def _raised(run: Run, step: int, *, times: float = 10.0) -> str:
+    """What a schedule had done by then."""
+    steps, rates = signals.learning_rates(run)
+    if not len(rates) or not signals.highest_rate(run, step) >= times * rates[0] > 0:
+        return ""
+    last = f", and to {number(rates[-1])} since" if rates[-1] > rates[steps <= step].max() else ""
+    return (
+        f" The schedule had raised the rate from {number(rates[0])} to {number(signals.highest_rate(run, step))}{last}."
+    )
 
 
 def _gradient(run: Run, layer: str) -> str:

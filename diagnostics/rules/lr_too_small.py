@@ -17,7 +17,9 @@ the loss along the gradients of the later half. There a tenfold rate, $s$ below 
 updates all point the same way and the run has ended. Where no curvature was measured: whether nothing was learned and
 all updates, and a thousand like them, moved no weight matrix by more than 1 %, while the gradient is more than noise
 and as long as at the start; or clipping left less than a hundredth of it, and nothing was learned, or no more than the
-gradients say of steps that short. A schedule is judged by its highest rate,
+gradients say of steps that short; or the run ended in its warm-up with all weights where they were; or its loss falls
+to the end as it began, along a gradient that has neither turned nor changed its length, and is no better yet than that
+of the same answer to every input. A schedule is judged by its highest rate,
 unless it lowered the rate while the loss was still falling, or to a hundredth in the first quarter and before anything
 was learned; a warm-up once the run has ended. Of several parameter groups: whether one with a rate a thousand times
 below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive optimizer: whether
@@ -69,15 +71,13 @@ from diagnostics.rules._finding import Finding
 from diagnostics.rules._never_reached import never_reached
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
-from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
-from diagnostics.rules._words import number
+from diagnostics.rules._unmoved import moved_at_most
+from diagnostics.rules._without_curvature import NOTHING, TRIED, downhill, without_curvature
 from diagnostics.run import Run
 
 KIND = sentences.KIND
 RANK = 13
-TRIED = 500  # updates: a shorter run may have been only tried
 _NOTHING_SAID = ", with nothing learned from the inputs."
-NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 
 
 def check(
@@ -94,21 +94,14 @@ def check(
     decayed: float = 0.1,  # of the highest rate
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
-    unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
     frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
-    next_to_nothing: float = 1e-2,  # of a gradient: clipping to its usual size leaves a tenth of the longest
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
     if history.count >= 20 and run.table("curvature", ["step"]).empty:
-        left = 1.0 if signals.adaptive(run) else _left_by_clipping(run, half)
-        cut = left < next_to_nothing and moved_at_most(run) <= frozen
-        stuck = cut or moved_at_most(run, updates_at_least=1000) <= unmoved
-        if (stuck and _downhill(run, history, NOTHING)) or (cut and _falls_as_said(run, history, 1 - learned)):
-            moved = moved_at_most(run)
-            words = f", in which no layer's weights moved by more than {number(100 * moved)} % of their size."
-            found = sentences.finding(run, history, np.nan, np.nan, start, "learning-rate", words, "")
-            yield sentences.by_clipping(found, left) if cut else found
+        found = without_curvature(run, history, 1.0 if signals.adaptive(run) else _left_by_clipping(run, half))
+        if found is not None:
+            yield found
             return
     told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run)]
     if told:
@@ -116,7 +109,7 @@ def check(
         return
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    gone = gone_early(run, _downhill(run, history, 1 - learned)) if lowered else None
+    gone = gone_early(run, downhill(run, history, 1 - learned)) if lowered else None
     if gone is not None and history.count >= 20:
         much = "anything" if explained_late(run).is_nothing(LITTLE) else "much"
         words = f": the rate was lowered to next to nothing by step {gone}, before {much} was learned."
@@ -192,19 +185,6 @@ def check(
         elif left < 1:
             found = sentences.by_clipping(found, left)
         yield found if standing or belated or not settled else replace(found, severity="info")
-
-
-def _downhill(run: Run, history: signals.Loss, left: float) -> bool:
-    """So much of the loss is left, and the gradient says where to."""
-    return history.end > left * history.start > 0 and downhill_as_before(run, history)
-
-
-def _falls_as_said(run: Run, history: signals.Loss, left: float, *, said: float = 0.5) -> bool:
-    """So much of the loss is left, its later half surely falls, and by what the gradients say of steps this long: no
-    curvature and no noise has been met."""
-    late = signals.trend(history.values[history.count // 2 :])
-    falls = history.end > left * history.start > 0 and late.z > 3 and late.relative > LITTLE
-    return falls and history.start - history.end >= said * reaching.reach(run, history, history.middle_step)
 
 
 def _stands(

@@ -14,8 +14,9 @@ from the start; weights that weight decay has brought to a fifth of what they we
 that no norm makes up for; inputs, as vectors, shorter than 0.05 in a network that does not scale them; targets far from
 0 and an optimizer whose steps do not grow with the error; gradients that shrink from layer to layer towards the input,
 a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from
-the input on; recurrent layers whose gradients show that the steps that count are given zeros; attention over tokens
-whose answer is the same when they change places.
+the input on; weights none of which move, and which all get less than a thousandth of the gradient of a bias; recurrent
+layers whose gradients show that the steps that count are given zeros; attention over tokens whose answer is the same
+when they change places.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
 then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times

@@ -13,7 +13,8 @@ updates in which the distance from the saddle grows by a factor $e$. Where it is
 downwards along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own
 rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later. Where it is
 longer than $5\tau$ and the loss curves upwards along the updates, something else holds it - unless weights of some
-layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left.
+layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left. L-BFGS may make no step at all there:
+it takes a gradient whose largest entry is below its tolerance for zero.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -91,14 +92,14 @@ def _held(
         return None
     if leaving:
         downhill = min(downhill, _steady(run, stretch, gradient**2) * gain * waited)
-    elif waited < escape or not _downward(run, stretch):
+    stopped = _makes_no_step(run, stretch)
+    if not leaving and not stopped and (waited < escape or not _downward(run, stretch)):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
         downhill /= max(ratio, np.finfo(float).tiny)
     if downhill > near * abs(stretch.level) or (waited > patience * escape and gradient > 0):
         return None
-    rate = signals.last_rate(run)
     return Finding(
         kind=KIND,
         cause=None,
@@ -109,8 +110,12 @@ def _held(
         summary=(
             f"From step {stretch.first_step} to {stretch.last_step} the loss stood at "
             f"{number(stretch.level)} with a gradient norm of {number(gradient)}, "
-            f"while the smallest eigenvalue was {number(smallest)}: a saddle point; the distance from it grows "
-            f"e-fold in {number(escape)} updates."
+            f"while the smallest eigenvalue was {number(smallest)}: a saddle point; "
+            + (
+                f"L-BFGS takes such a gradient for 0 (tolerance_grad = {number(stopped)}) and makes no step."
+                if stopped
+                else f"the distance from it grows e-fold in {number(escape)} updates."
+            )
         ),
         evidence={
             "smallest eigenvalue": smallest,
@@ -118,16 +123,12 @@ def _held(
             "largest eigenvalue": largest,
             "gradient norm": gradient,
             "loss": stretch.level,
-            "escape updates": escape,
             "measured at step": float(step),
-        },
+        }
+        | ({} if stopped else {"escape updates": escape}),
         remedies=(
             "start with larger random weights: torch.nn.init.kaiming_normal_ (or xavier_normal_) on every layer",
-            (
-                f"raise the learning rate from {number(rate)}"
-                + (", or use momentum 0.9" if signals.momentum(run) == 0 else "")
-                + ": the escape gets faster in proportion to the rate over 1 - momentum"
-            ),
+            "or begin with torch.optim.Adam, and go on with L-BFGS once the loss falls" if stopped else _faster(run),
         ),
         charts=(
             Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues"),
@@ -139,6 +140,22 @@ def _held(
             rf"\lambda_{{\min}} = {tex(smallest)} < 0 < \lambda_{{\max}} = {tex(largest)}"
         ),
     )
+
+
+def _faster(run: Run) -> str:
+    momentum = ", or use momentum 0.9" if signals.momentum(run) == 0 else ""
+    return (
+        f"raise the learning rate from {number(signals.last_rate(run))}{momentum}: the escape gets faster in "
+        "proportion to the rate over 1 - momentum"
+    )
+
+
+def _makes_no_step(run: Run, stretch: stretches.Flat) -> float:
+    """The gradient's largest entry at which L-BFGS ends a step before it began, where all of the stretch's ended so;
+    0 where they did not."""
+    updates = signals.inside(run, "update_norm", stretch.first_step, stretch.last_step)
+    tolerance = float(signals.hyperparameter(run, "tolerance_grad") or 0.0)
+    return tolerance if len(updates) >= MEASURED and not updates.any() else 0.0
 
 
 def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:

@@ -133,11 +133,13 @@ def check(
 
 
 def _hidden(run: Run, names: list[str]) -> list[int]:
-    """Squashing activations with a weight matrix behind them; the loss's own and attention's are not hidden units."""
+    """Squashing activations with a weight matrix behind them, as seen in a forward or by the order of the modules; the
+    loss's own and attention's are not hidden units."""
     functions = by_layer.activations(run)
     order = [each["name"] for each in run.meta.get("modules") or []]
     weights = by_layer.with_matrix(run)
     last = max((order.index(name) for name in weights if name in order), default=-1)
+    _, _, read_by_later = by_layer.matrix(run, "units", "hidden")
     hidden = []
     squashing = [
         at
@@ -148,6 +150,7 @@ def _hidden(run: Run, names: list[str]) -> list[int]:
         base = names[at].split("#")[0]
         placed = order.index(base) if base in order else None
         behind = placed < last if placed is not None else at != squashing[-1] or len(squashing) == 1
+        behind |= bool((read_by_later[:, at] == 1).any())
         if behind and not any(word in names[at].lower() for word in ("gate", "attention", "attn")):
             hidden.append(at)
     return hidden

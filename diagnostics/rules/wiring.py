@@ -61,7 +61,8 @@ averages of Adam begin at zero in a new one.
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
 ask for from each row; `q.gather(1, a[:, None])` takes one from each. A column of log-probabilities times a row of
-advantages has the product of the two means for its own.
+advantages has the product of the two means for its own. And one answer, as of a graph network that was not told which
+nodes are whose, is repeated for all targets.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the
 sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of

@@ -41,6 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "linear_model": False,
     "all_pairs": 0,
     "all_columns": 0,
+    "one_answer": 0,
     "all_products": 0,
     "looks_ahead": 0.0,
     "by_place": 0.0,

@@ -1,0 +1,90 @@
+"""Whether all steps of a run were too short, as far as that shows where no curvature was measured.
+
+Source: lecture, "Learning Rate" ("α too small: slow progress").
+"""
+
+import numpy as np
+
+from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _reach as reaching
+from diagnostics.rules import _signals as signals
+from diagnostics.rules import _small_rate_words as sentences
+from diagnostics.rules._constant_answer import LITTLE, explained_late
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+TRIED = 500  # updates: a shorter run may have been only tried
+NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+
+
+def without_curvature(
+    run: Run,
+    history: signals.Loss,
+    left: float,
+    *,
+    unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
+    frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
+    half: float = 0.5,  # of the starting loss
+    next_to_nothing: float = 1e-2,  # of a gradient: clipping to its usual size leaves a tenth of the longest
+) -> Finding | None:
+    """`left`: what clipping leaves of a typical gradient."""
+    moved = moved_at_most(run)
+    words = f", in which no layer's weights moved by more than {number(100 * moved)} % of their size."
+    if moved <= unmoved and _ended_in_warm_up(run, history):
+        return _found(run, history, words, "schedule", sentences.SHORTER)
+    cut = left < next_to_nothing and moved <= frozen
+    stuck = cut or moved_at_most(run, updates_at_least=1000) <= unmoved
+    if (stuck and downhill(run, history, NOTHING)) or (cut and _falls_as_said(run, history, half)):
+        found = _found(run, history, words)
+        return sentences.by_clipping(found, left) if cut else found
+    if _straight_on(run, history):
+        words = ", as steadily at the end as at the start: the gradient has neither turned nor become shorter."
+        return _found(run, history, words)
+    return None
+
+
+def _found(run: Run, history: signals.Loss, words: str, cause: str = "learning-rate", remedy: str = "") -> Finding:
+    return sentences.finding(run, history, np.nan, np.nan, history.first_step, cause, words, remedy)
+
+
+def downhill(run: Run, history: signals.Loss, left: float) -> bool:
+    """So much of the loss is left, and the gradient says where to."""
+    return history.end > left * history.start > 0 and downhill_as_before(run, history)
+
+
+def _falls_as_said(run: Run, history: signals.Loss, left: float, *, said: float = 0.5) -> bool:
+    """So much of the loss is left, its later half surely falls, and by what the gradients say of steps this long: no
+    curvature and no noise has been met."""
+    falls = history.end > left * history.start > 0 and _falls(history) and _late(history).relative > LITTLE
+    return falls and history.start - history.end >= said * reaching.reach(run, history, history.middle_step)
+
+
+def _straight_on(run: Run, history: signals.Loss, *, mostly: float = 0.5) -> bool:
+    """A run that ended on its way: the loss surely falls, still above that of the same answer to every input, along
+    gradients most of which is common to all batches and that are as long as at the start."""
+    ended = run.meta["status"] == "finished" and history.count >= TRIED
+    return (
+        ended
+        and explained_late(run).share < LITTLE
+        and _falls(history)
+        and downhill(run, history, NOTHING)
+        and signal.surely(run, history.first_step) >= mostly
+    )
+
+
+def _ended_in_warm_up(run: Run, history: signals.Loss, *, rising: float = 1.5) -> bool:
+    """At its highest rate, far above half of all others, and with nothing learned."""
+    rates = signals.learning_rates(run)[1]
+    ended = run.meta["status"] == "finished" and history.count >= TRIED
+    nothing = history.end > NOTHING * history.start > 0
+    return ended and nothing and len(rates) > 0 and bool(rates[-1] == rates.max() >= rising * np.median(rates))
+
+
+def _falls(history: signals.Loss) -> bool:
+    return _late(history).z > 3
+
+
+def _late(history: signals.Loss) -> signals.Trend:
+    return signals.trend(history.values[history.count // 2 :])

@@ -1,0 +1,134 @@
+"""Runs that stand where they began, each beside one that does not: flat units behind one activation module, a product
+that has vanished, a saddle point at which L-BFGS makes no step, rates that are too small where there is no closure."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from tests.test_rules_steps import ANY, alarms, classes, of_all_data
+
+
+class OneActivation(nn.Module):
+    """Its module comes after all layers, whose outputs it is applied to in turn."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in ((8, 32), (32, 16), (16, 1)))
+        self.activation = nn.Sigmoid()
+        for layer in self.layers:
+            start(layer.weight)
+
+    def forward(self, x):
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [(nn.init.xavier_normal_, []), (lambda w: nn.init.uniform_(w, 0, 4), [("saturated-units", "initialization")])],
+    ids=["xavier", "all positive"],
+)
+def test_flat_units_of_an_activation_that_is_used_again(start, expected, tmp_path):
+    torch.manual_seed(0)
+    model, (x, y) = OneActivation(start), classes(512)
+    target = (y < 2).float()[:, None]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    run = of_all_data(
+        tmp_path, model, optimizer, lambda: F.binary_cross_entropy_with_logits(model(x.abs()), target), 200
+    )
+    assert alarms(run) == expected
+
+
+class Product(nn.Module):
+    """As many matrices as there are inputs, each chosen by its own."""
+
+    def __init__(self, start, size=6, inputs=48):
+        super().__init__()
+        self.factors = nn.Parameter(start(torch.randn(inputs, 2, size, size)))
+        self.read = nn.Linear(size * size, 4)
+
+    def forward(self, x):
+        product = torch.eye(self.factors.shape[-1]).expand(len(x), -1, -1)
+        for at in range(len(self.factors)):
+            product = product @ self.factors[at][(x[:, at % 8] > 0).long()]
+        return self.read(product.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (lambda noise: torch.eye(6) + 0.02 * noise, []),
+        (lambda noise: 0.1 * noise, [("plateau", "vanishing-gradient")]),
+    ],
+    ids=["identity", "small"],
+)
+def test_a_product_that_has_vanished(start, expected, tmp_path):
+    torch.manual_seed(0)
+    model, (x, y) = Product(start), classes(256)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    run = of_all_data(tmp_path, model, optimizer, lambda: F.cross_entropy(model(x), y), 120)
+    assert alarms(run) == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.3, []), (1e-3, [("saddle-point", None)])])
+def test_a_saddle_point_at_which_lbfgs_makes_no_step(size, expected, tmp_path):
+    torch.manual_seed(0)
+    factors = nn.ParameterList(size * torch.randn(12, 12) for _ in range(3))
+    model, target = nn.Module(), torch.randn(12, 3) @ torch.randn(3, 12)
+    model.factors = factors
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4, line_search_fn="strong_wolfe")
+
+    def loss_of():
+        return (factors[0] @ factors[1] @ factors[2] - target).square().mean()
+
+    def with_backward():
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        return loss
+
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(60):
+            monitor.step(optimizer.step(with_backward), closure=loss_of)
+    run = diagnostics.load(tmp_path)
+    assert alarms(run) == expected
+    assert not expected or "makes no step" in diagnostics.diagnose(run).alarms[0].summary
+
+
+def trained_without_closure(path, model, optimizer, steps, scheduler=None):
+    x, y = classes()
+    y = torch.where(
+        torch.rand(len(y)) < 0.8, 0, y
+    )  # one class is far more frequent: a constant answer is worth something
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for at in range(steps):
+            k = torch.arange(64) + 64 * (at % 16)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[k]), y[k])
+            loss.backward()
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            monitor.step(loss)
+    return diagnostics.load(path)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.1, []), (3e-4, [("lr-too-small", "learning-rate")])])
+def test_a_loss_that_falls_as_at_the_start_to_the_end(rate, expected, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(8, 4)
+    nn.init.zeros_(model.weight)  # whatever moves it moves it by more than its size
+    found = alarms(trained_without_closure(tmp_path, model, torch.optim.Adagrad(model.parameters(), lr=rate), 600))
+    assert found == expected
+
+
+@pytest.mark.parametrize(("length", "expected"), [(60, []), (1_000_000, [("lr-too-small", "schedule")])])
+def test_a_run_that_ends_in_its_warm_up_without_a_closure(length, expected, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / length))
+    assert alarms(trained_without_closure(tmp_path, model, optimizer, 520, scheduler)) == expected
