@@ -1,5 +1,6 @@
 """Every rule of the catalogue is complete: its name, its explanation, its thresholds. Adding a rule adds its tests."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -54,6 +55,14 @@ def test_formulas_are_closed(kind):
         assert text.replace("$$", "$").count("$") % 2 == 0, f"{kind}: unpaired $ under {heading}"
         for formula in re.findall(r"\$+([^$]+)\$+", text):
             assert formula.count("{") == formula.count("}"), formula
+
+
+def test_no_command_of_a_formula_has_become_a_character():
+    """Backslash b, t or a, outside of a raw string."""
+    for path in Path(wiring.__file__).parent.glob("*.py"):
+        found = [code for code in ast.walk(ast.parse(path.read_text())) if isinstance(code, ast.Constant)]
+        told = [code.value for code in found if isinstance(code.value, str)]
+        assert all(text.replace("\n", "").isprintable() for text in told), path
 
 
 @pytest.mark.parametrize("kind", RULES)

@@ -111,8 +111,8 @@ def _unheard(kind: str, run: Run, stretch: stretches.Flat, vanished: float, froz
         f"from step {stretch.first_step} to {stretch.last_step}."
     )
     formula = (
-        r"ar{\mathbf{W}} = ar{\mathbf{z}}\,\mathbf{h}^	op, \quad ar{\mathbf{b}} = ar{\mathbf{z}}, \quad "
-        rf"\|ar{{\mathbf{{W}}}}\| / \|ar{{\mathbf{{b}}}}\| pprox {tex(heard / bias)}"
+        r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{h}^\top, \quad \bar{\mathbf{b}} = \bar{\mathbf{z}}, \quad "
+        rf"\|\bar{{\mathbf{{W}}}}\| / \|\bar{{\mathbf{{b}}}}\| \approx {tex(heard / bias)}"
     )
     remedies = (*_LARGER, "where many matrices are multiplied, start each near the identity")
     chain = Chain([names[at] for at in matrices], np.array([]), np.array([]))
