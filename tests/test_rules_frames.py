@@ -402,6 +402,29 @@ def test_a_start_far_off_because_the_targets_are(change, cause):
 
 
 @pytest.mark.parametrize(
+    ("weights", "bias", "silent", "told"),
+    [(1e-5, 0.1, 0.0, True), (0.0, 0.1, 0.0, True), (0.0, 0.1, 1.0, False), (0.0, 0.0, 0.0, False)],
+    ids=["small", "underflown", "none", "nor for the bias"],
+)
+def test_weights_that_the_output_hears_nothing_of(weights, bias, silent, told):
+    steps = STEPS[9::10]
+    both = {"step": np.repeat(steps, 2), "layer": ["0.weight", "0.bias"] * len(steps), "weight_norm": 1.0}
+    shapes = (("0.weight", [4, 8]), ("0.bias", [4]))
+    run = run_of(
+        {"layers": [{"name": name, "shape": shape, "parameters": 8} for name, shape in shapes]},
+        scalars={"step": STEPS, "loss": 1.4, "lr": 0.1},
+        layers=both
+        | {
+            "grad_norm": [weights, bias] * len(steps),
+            "update_norm": 1e-6,
+            "silent_fraction": [silent, np.nan] * len(steps),
+        },
+    )
+    found = list(plateau.check(run))
+    assert [each.cause for each in found if each.alarm] == ["vanishing-gradient"] * told
+
+
+@pytest.mark.parametrize(
     ("decay", "left", "norms", "told"),
     [
         (0.1, 1e-3, False, True),

@@ -102,7 +102,9 @@ def _unheard(kind: str, run: Run, stretch: stretches.Flat, vanished: float, froz
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = _largest((updates[inside] / weights[inside])[:, matrices])
     count = stretch.last_step - stretch.first_step + 1
-    if not heard <= vanished * bias or not moved * count <= frozen or (heard == 0 and not _underflow(run, inside)):
+    if not (bias > 0 and heard <= vanished * bias and moved * count <= frozen):
+        return None
+    if heard == 0 and not _underflow(run, inside):
         return None
     heard = max(heard, UNDERFLOWN)
     summary = (

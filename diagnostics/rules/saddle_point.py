@@ -5,13 +5,14 @@ A point where the gradient is (nearly) zero although it is no minimum: the loss 
 and downwards in others. Progress stops until the weights have drifted far enough along a downward direction.
 
 ## What we look at
-A stretch in which the loss does not move although it is not at its floor, while the smallest eigenvalue of the
-Hessian is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches -
-and the gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less
-than a fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the
-updates in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves
-downwards along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own
-rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later. Where it is
+A stretch in which the loss does not move although it is not at its floor, while the smallest eigenvalue of the Hessian
+is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches - and the
+gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less than a
+fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the updates in
+which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves downwards
+along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own rate:
+around a saddle all curvature is small, and the largest rate that is stable there would not be later. So it is where the
+loss curves downwards half as much as upwards, and what batches have in common of the gradient counts. Where it is
 longer than $5\tau$ and the loss curves upwards along the updates, something else holds it - unless weights of some
 layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left. L-BFGS may make no step at all there:
 it takes a gradient whose largest entry is below its tolerance for zero.
@@ -48,6 +49,7 @@ from diagnostics.run import Run
 
 KIND = "saddle-point"
 RANK = 9
+STEEP = 0.5  # of the largest eigenvalue: it curves down as it curves up, as no valley's floor does
 MEASURED = 4  # updates in each part of a stretch whose growth is compared
 
 
@@ -93,7 +95,9 @@ def _held(
     if leaving:
         downhill = min(downhill, _steady(run, stretch, gradient**2) * gain * waited)
     stopped = _makes_no_step(run, stretch)
-    if not leaving and not stopped and (waited < escape or not _downward(run, stretch)):
+    if waited >= escape and -smallest >= STEEP * largest:
+        downhill = min(downhill, _surely_at_most(run, stretch, gradient**2) * gain * waited)
+    elif not leaving and not stopped and (waited < escape or not _downward(run, stretch)):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
@@ -206,6 +210,15 @@ def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
     tried = _tried(run, stretch, ["gradient_square"])
     late = tried.loc[tried["origin"] >= (stretch.first_step + stretch.last_step) // 2]
     return square if late.empty else max(float(late["gradient_square"].mean()), 0.0)
+
+
+def _surely_at_most(run: Run, stretch: stretches.Flat, square: float, *, errors: float = 2.0) -> float:
+    """The same over all of it, and two standard errors more."""
+    tried = _tried(run, stretch, ["gradient_square", "gradient_square_error"])
+    if tried.empty:
+        return square
+    mean, error = tried["gradient_square"].mean(), np.hypot.reduce(tried["gradient_square_error"]) / len(tried)
+    return float(max(mean + errors * error, 0.0))
 
 
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:
