@@ -6,7 +6,7 @@ import pytest
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
-from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, zero_gradient
+from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, saddle_point, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._ringing import momentum_ringing
@@ -399,6 +399,35 @@ def test_a_start_far_off_because_the_targets_are(change, cause):
     (found,) = plateau.check(run_of(targets, scalars=scalars))
     assert (found.kind, found.cause) == ("plateau", cause)
     assert ("The targets lie between" in found.summary) == (cause == "target-scale")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, True),
+        ({"largest": 0.6}, False),  # by one batch alone it curves down as much as up
+        ({"square": 0.01}, False),  # batches have a gradient in common: the rate is too small
+        ({"lr": 1e-3}, False),  # and here a saddle point would have had no time to be left
+    ],
+    ids=str,
+)
+def test_a_saddle_point_whose_updates_are_noise(change, told):
+    """The updates curve upwards, and at the largest rate that is stable their noise would not be little."""
+    given = {"largest": 0.19, "square": 1e-4, "lr": 0.04} | change
+    loss = np.where(STEPS <= 300, 0.69, 0.69 - 0.4 * (STEPS - 300) / 100) + 1e-3 * np.random.default_rng(0).normal(
+        size=400
+    )
+    columns = {"step": STEPS, "loss": loss, "lr": given["lr"], "grad_norm": 0.06}
+    looked = np.where(STEPS % 10 == 0, 1.0, np.nan)
+    columns |= {"overshoot": 5e-4 * (1 + 0.1 * np.resize([-1, 1], 400)) * looked}
+    estimates = np.array([50, 150, 250, 350])
+    curvature = {"step": estimates, "eigenvalues": [[0.34]] * 4, "smallest": -0.34, "smallest_residual": 1e-6}
+    curvature |= {"stability": 0.17 * given["lr"], "progress": 0.34 * given["lr"]}
+    batches = {"step": estimates + 8, "origin": estimates, "smallest": -0.19, "smallest_error": 0.01}
+    batches |= {"largest": given["largest"], "gradient_square": given["square"], "gradient_square_error": 2e-4}
+    layers = {"step": STEPS[9::10], "layer": "0.weight", "weight_norm": 1.0, "grad_norm": 0.06, "update_norm": 1e-3}
+    run = run_of(scalars=columns, curvature=curvature, batches=batches, layers=layers)
+    assert [each.kind for each in saddle_point.check(run)] == ["saddle-point"] * told
 
 
 @pytest.mark.parametrize(

@@ -58,33 +58,6 @@ def test_factors_that_leave_a_saddle_point_while_biases_jump_with_the_noise(size
     assert [each.kind for each in found] == (["saddle-point"] if size < 0.1 else [])
 
 
-class Questions(nn.Module):
-    """The scalar product of the factors of an input and of a question, and how often its answer is yes."""
-
-    def __init__(self, size: float):
-        super().__init__()
-        self.factors, self.question, self.bias = nn.Linear(64, 40, bias=False), nn.Embedding(4, 40), nn.Embedding(4, 1)
-        for factors in (self.factors, self.question):
-            nn.init.normal_(factors.weight, std=size)
-        nn.init.zeros_(self.bias.weight)
-
-    def forward(self, x, q):
-        return (self.factors(x) * self.question(q)).sum(1) + self.bias(q)[:, 0]
-
-
-@pytest.mark.parametrize("size", [1e-3, 0.3])
-def test_a_saddle_point_whose_updates_are_noise(size, tmp_path):
-    """Those of the biases curve upwards, and most factors have yet to grow as the negative eigenvalue says."""
-    torch.manual_seed(0)
-    x, q, towards = torch.randn(4000, 64), torch.randint(4, (4000,)), torch.randn(4, 64)
-    y = ((x * towards[q]).sum(1) > 0).float()
-    model = Questions(size)
-    batches = ((x[k], q[k], y[k]) for _ in range(15) for k in torch.randperm(4000).split(64))
-    loss_of = lambda model, x, q, y: F.binary_cross_entropy_with_logits(model(x, q), y)  # noqa: E731
-    found = trained(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.1), batches, loss_of)
-    assert [each.kind for each in found] == (["saddle-point"] if size < 0.1 else [])
-
-
 class Recall(nn.Module):
     """The tokens one and two places back. `copied`: every head is made from the first."""
 

@@ -11,11 +11,11 @@ gradient is close to zero: followed at the largest stable rate for the whole str
 fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the updates in
 which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves downwards
 along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own rate:
-around a saddle all curvature is small, and the largest rate that is stable there would not be later. So it is where the
-loss curves downwards half as much as upwards, and what batches have in common of the gradient counts. Where it is
-longer than $5\tau$ and the loss curves upwards along the updates, something else holds it - unless weights of some
-layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left. L-BFGS may make no step at all there:
-it takes a gradient whose largest entry is below its tolerance for zero.
+around a saddle all curvature is small, and the largest rate that is stable there would not be later. So it is where, on
+independent batches, the loss surely curves downwards half as much as upwards and nothing of the gradient is common to
+them. Where it is longer than $5\tau$ and the loss curves upwards along the updates, something else holds it - unless
+weights of some layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left. L-BFGS may make no
+step at all there: it takes a gradient whose largest entry is below its tolerance for zero.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf
@@ -95,9 +95,8 @@ def _held(
     if leaving:
         downhill = min(downhill, _steady(run, stretch, gradient**2) * gain * waited)
     stopped = _makes_no_step(run, stretch)
-    if waited >= escape and -smallest >= STEEP * largest:
-        downhill = min(downhill, _surely_at_most(run, stretch, gradient**2) * gain * waited)
-    elif not leaving and not stopped and (waited < escape or not _downward(run, stretch)):
+    told = leaving or stopped or (waited >= escape and _is_steep_and_still(run, stretch))
+    if not told and (waited < escape or not _downward(run, stretch)):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
@@ -212,13 +211,16 @@ def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
     return square if late.empty else max(float(late["gradient_square"].mean()), 0.0)
 
 
-def _surely_at_most(run: Run, stretch: stretches.Flat, square: float, *, errors: float = 2.0) -> float:
-    """The same over all of it, and two standard errors more."""
-    tried = _tried(run, stretch, ["gradient_square", "gradient_square_error"])
+def _is_steep_and_still(run: Run, stretch: stretches.Flat, *, errors: float = 2.0) -> bool:
+    """Whether by all independent batches the loss surely curves down at least half as much as up, and what they have in
+    common of the gradient is not told from 0."""
+    columns = ["smallest", "smallest_error", "largest", "gradient_square", "gradient_square_error"]
+    tried = _tried(run, stretch, columns)
     if tried.empty:
-        return square
-    mean, error = tried["gradient_square"].mean(), np.hypot.reduce(tried["gradient_square_error"]) / len(tried)
-    return float(max(mean + errors * error, 0.0))
+        return False
+    smallest, _, largest, square, _ = tried[columns].mean()
+    off, error = np.hypot.reduce(tried[["smallest_error", "gradient_square_error"]].to_numpy()) / len(tried)
+    return bool(-smallest - errors * off >= STEEP * largest > 0 and square <= errors * error)
 
 
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:
