@@ -16,6 +16,9 @@ from diagnostics.run import Run
 KIND = "lr-too-small"
 _GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
 _CLIPPED = Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm, and after clipping", log=True)
+_STABILITY = Chart(
+    "stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True
+)
 LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
 GRADIENT_LEFT = ", hardly moving since the rate was lowered at step {} although the gradient has not gone."
 _WATCHED = (
@@ -74,9 +77,7 @@ def finding(
             _or_else(run, remedy, slow, fast),
         ),
         charts=(
-            Chart(
-                "stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True
-            ),
+            *([_STABILITY] if np.isfinite(ratio) else []),
             Chart("line", "scalars", ("loss",), "Loss"),
             Chart("line", "scalars", ("lr",), "Learning rate", log=True),
         ),
@@ -116,7 +117,7 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
         + found.summary[0].lower()
         + found.summary[1:],
         remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out", *unscale),
-        charts=(_CLIPPED, *found.charts[1:]),
+        charts=(_CLIPPED, *(chart for chart in found.charts if chart != _STABILITY)),
     )
 
 

@@ -32,7 +32,8 @@ for a confidently *wrong* prediction $y(1-y) \to 0$ and the worse the error, the
 cross-entropy it is $y - t$.
 
 *Vanishing gradient*: in a stack of $L$ logistic layers each contributes a factor of at most $1/4$, so the first layer
-gets about $4^{-L}$ of the gradient.
+gets about $4^{-L}$ of the gradient. Weights that shrink what they are given do the same on the way forward: of $L$
+matrices that are multiplied, each one's gradient is a product of all others.
 
 *Read at padding*: through zeros behind a sequence a state forgets, step by step, what it read, as through many layers.
 
