@@ -9,6 +9,8 @@ from torch import nn
 import diagnostics
 from tests.test_rules_steps import ANY, alarms, classes, of_all_data
 
+pytestmark = pytest.mark.exhaustive  # a minute and a half; the rules' edges are in test_rules_frames
+
 
 class OneActivation(nn.Module):
     """Its module comes after all layers, whose outputs it is applied to in turn."""
