@@ -430,6 +430,19 @@ def test_a_saddle_point_whose_updates_are_noise(change, told):
     assert [each.kind for each in saddle_point.check(run)] == ["saddle-point"] * told
 
 
+@pytest.mark.parametrize(("moved", "told"), [(0.0, True), (1e-3, False)])
+def test_lbfgs_that_takes_a_saddle_point_for_its_goal(moved, told):
+    """However long: what makes no step does not come away from it, and has no largest stable rate."""
+    estimates = np.array([50, 150, 250, 350])
+    run = run_of(
+        {"optimizer": "LBFGS", "hyperparameters": [{"lr": 1.0, "tolerance_grad": 1e-7}]},
+        scalars={"step": STEPS, "loss": 0.69, "lr": 1.0, "grad_norm": 1e-8, "update_norm": moved},
+        curvature={"step": estimates, "eigenvalues": [[0.34]] * 4, "smallest": -0.34, "smallest_residual": 1e-6},
+        layers={"step": STEPS[9::10], "layer": "0.weight", "weight_norm": 1.0, "update_norm": moved},
+    )
+    assert [each.kind for each in saddle_point.check(run)] == ["saddle-point"] * told
+
+
 @pytest.mark.parametrize(
     ("weights", "bias", "silent", "told"),
     [(1e-5, 0.1, 0.0, True), (0.0, 0.1, 0.0, True), (0.0, 0.1, 1.0, False), (0.0, 0.0, 0.0, False)],

@@ -18,17 +18,24 @@ pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each ki
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
-@pytest.mark.parametrize("wrong", [True, False])
-def test_a_column_of_outputs_and_a_row_of_targets(wrong, tmp_path):
+@pytest.mark.parametrize(
+    ("compared", "told"),
+    [
+        (F.mse_loss, False),
+        (lambda out, target: F.mse_loss(out, target[:, 0]), True),
+        (lambda out, target: F.mse_loss(out.mean(0, keepdim=True), target), True),
+    ],
+    ids=["columns", "a column and a row", "all examples pooled into one"],
+)
+def test_outputs_and_targets_that_broadcast(compared, told, tmp_path):
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def squared(model, x, y):
-        target = x[:, 0] - x[:, 1] * x[:, 2]
-        return F.mse_loss(model(x), target if wrong else target[:, None])
+        return compared(model(x), x[:, :1] - x[:, 1:2] * x[:, 2:3])
 
     found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), squared)
-    assert alarms(found) == ([("wiring", "shapes-broadcast")] if wrong else [])
+    assert alarms(found) == ([("wiring", "shapes-broadcast")] if told else [])
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
@@ -67,20 +74,6 @@ def test_which_losses_compare_one_answer_with_many_targets():
     ]  # fmt: skip
     assert [one_answer(loss) for loss in wrong] == [7] * len(wrong)
     assert [one_answer(loss) for loss in right] == [0] * len(right)
-
-
-@pytest.mark.filterwarnings("ignore:Using a target size")
-@pytest.mark.parametrize("pooled", [True, False])
-def test_all_examples_pooled_into_one(pooled, tmp_path):
-    torch.manual_seed(2)
-    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
-
-    def squared(model, x, y):
-        out = model(x)
-        return F.mse_loss(out.mean(0, keepdim=True) if pooled else out, x[:, :1] - x[:, 1:2] * x[:, 2:3])
-
-    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-2), squared)
-    assert alarms(found) == ([("wiring", "shapes-broadcast")] if pooled else [])
 
 
 def test_which_losses_multiply_every_number_with_every_other():

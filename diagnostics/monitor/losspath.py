@@ -96,34 +96,34 @@ def is_linear_model(loss: Tensor) -> bool:
 
 
 def all_pairs(loss: Tensor) -> int:
-    """N, if the loss is a mean over all pairs of N outputs and N fixed targets, as a column less a row makes it; or 0.
-
-    Only a plain difference, squared or absolute: distances of samples go on, into an exponential or another difference.
-    """
-    for node in _chain(loss.grad_fn):
-        name, below = _name(node), _next(node)
-        if name in ("expand", "sub") and len(below) == 1:
-            before, after = _output_shape(below[0]), _output_shape(node)
-            count = max(before, default=0)
-            if count > 1 and before in ((count,), (count, 1), (1, count)) and after == (count, count):
-                return count
-        if name not in _PLAIN or (name == "sub" and len(below) > 1):
-            return 0
+    """N, if the loss is a mean over all pairs of N outputs and N fixed targets, as of a column less a row; or 0."""
+    for _, before, after in _repeated(loss):
+        count = max(before, default=0)
+        if count > 1 and before in ((count,), (count, 1), (1, count)) and after == (count, count):
+            return count
     return 0
 
 
 def one_answer(loss: Tensor) -> int:
-    """N, if one row that depends on weights, and is none of them, is compared with N fixed targets; or 0. Only by a
-    plain difference, squared or absolute."""
+    """N, if one row that depends on weights, and is none of them, is compared with N fixed targets; or 0."""
+    for node, before, after in _repeated(loss):
+        if len(before) == len(after) > 0 and before[0] == 1 < after[0] and before[1:] == after[1:]:
+            return 0 if _is_parameter(node) else after[0]
+    return 0
+
+
+def _repeated(loss: Tensor) -> Iterator[tuple[Any, tuple[int, ...], tuple[int, ...]]]:
+    """Nodes of what may be repeated to fit fixed targets, with its shape before and after.
+
+    Only into a plain difference, squared or absolute: distances of samples go on, into an exponential or another
+    difference.
+    """
     for node in _chain(loss.grad_fn):
         name, below = _name(node), _next(node)
         if name in ("expand", "sub") and len(below) == 1:
-            before, after = _output_shape(below[0]), _output_shape(node)
-            if len(before) == len(after) > 0 and before[0] == 1 < after[0] and before[1:] == after[1:]:
-                return 0 if _is_parameter(below[0]) else after[0]
+            yield below[0], _output_shape(below[0]), _output_shape(node)
         if name not in _PLAIN or (name == "sub" and len(below) > 1):
-            return 0
-    return 0
+            return
 
 
 def all_columns(loss: Tensor) -> int:

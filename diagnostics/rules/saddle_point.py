@@ -101,7 +101,8 @@ def _held(
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
         downhill /= max(ratio, np.finfo(float).tiny)
-    if downhill > near * abs(stretch.level) or (waited > patience * escape and gradient > 0):
+    too_long = waited > patience * escape and gradient > 0 and not stopped  # which does not come away from it at all
+    if too_long or downhill > near * abs(stretch.level):
         return None
     return Finding(
         kind=KIND,
