@@ -40,6 +40,11 @@ def closure_runs() -> Iterator[None]:
         _closures[0] -= 1
 
 
+def once() -> bool:
+    """Whether a backward that runs now is differentiated once, for products, and not by the closure."""
+    return torch.is_grad_enabled() and not _closures[0]
+
+
 class _Gelu(Function):
     """y = f(x)."""
 
@@ -85,8 +90,7 @@ class _Softmax(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        once = torch.is_grad_enabled() and not _closures[0]
-        return _SoftmaxBackward.apply(dy, y) if once else _softmax_pull(dy, y)
+        return _SoftmaxBackward.apply(dy, y) if once() else _softmax_pull(dy, y)
 
 
 class _SoftmaxBackward(Function):
@@ -121,7 +125,7 @@ class _Normalize(Function):
         y, r = ctx.saved_tensors
         if dy is None:
             dx = torch.zeros_like(y)
-        elif torch.is_grad_enabled() and not _closures[0]:
+        elif once():
             dx = _NormalizeBackward.apply(dy, y, r)
         else:
             dx = _normalize_pull(dy, y, r)
@@ -161,7 +165,7 @@ def _mean(x: Tensor) -> Tensor:
     return x.mean(-1, keepdim=True)
 
 
-def _plain(*tensors: Tensor) -> bool:
+def plain(*tensors: Tensor) -> bool:
     """Ordinary, large, of single or double precision, and seen by no transformation that a `Function` would break:
     those of `torch.func`, forward-mode differentiation, and checkpointing, which would run the original function
     again."""
@@ -179,14 +183,14 @@ def _plain(*tensors: Tensor) -> bool:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    if approximate == "none" and _plain(input):
+    if approximate == "none" and plain(input):
         return _Gelu.apply(input)  # type: ignore
     return F.gelu(input, approximate=approximate)
 
 
 def softmax(input: Tensor, dim: int | None = None, *rest: Any, **options: Any) -> Tensor:
     dtype = next((x for x in (*rest, *options.values()) if isinstance(x, torch.dtype)), None)
-    if dim in (-1, input.dim() - 1) and dtype is None and _plain(input):
+    if dim in (-1, input.dim() - 1) and dtype is None and plain(input):
         return _Softmax.apply(input)  # type: ignore
     return F.softmax(input, dim, dtype=dtype)
 
@@ -198,7 +202,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    if weight is None or len(normalized_shape) != 1 or not _plain(input, weight, *([] if bias is None else [bias])):
+    if weight is None or len(normalized_shape) != 1 or not plain(input, weight, *([] if bias is None else [bias])):
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
     y = _Normalize.apply(input, eps)[0]  # type: ignore
     return y * weight if bias is None else torch.addcmul(bias, y, weight)
@@ -215,7 +219,7 @@ def attention(
     **options: Any,
 ) -> Tensor:
     """Without a mask of one's own and without dropout; anything else goes the usual way."""
-    if attn_mask is not None or dropout_p or any(options.values()) or not _plain(query, key, value):
+    if attn_mask is not None or dropout_p or any(options.values()) or not plain(query, key, value):
         options |= {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
         return F.scaled_dot_product_attention(query, key, value, **options)
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.curvature import hoisted
+from diagnostics.curvature import convolutions, hoisted
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -23,7 +23,7 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 WRONG = {torch._VF._weight_norm: _weight_norm, F.hardsigmoid: _hardsigmoid}
-FORMULAS = WRONG | hoisted.FORMULAS
+FORMULAS = WRONG | hoisted.FORMULAS | convolutions.FORMULAS
 
 
 class Rewrites(TorchFunctionMode):
