@@ -75,6 +75,7 @@ def test_a_mixture_whose_components_begin_alike(start, tmp_path):
         assert found[0].summary.startswith("Of the 6 parts of means along its dimension of size 6 only ")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("stay", "apart", "told"), [(2.0, 0.0, True), (2.0, 1.0, False)])
 def test_states_that_begin_alike(stay, apart, told, tmp_path):
     """Each stays where it is more often than it moves, which makes no two of them different."""
@@ -119,6 +120,7 @@ class Slots(nn.Module):
         return (self.out(read.mean(1)) - x.square()).square().mean()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("spread", "told"), [(0.0, True), (1.0, False)])
 def test_slots_that_begin_as_zeros(spread, told, tmp_path):
     found = trained(Slots(spread), blobs(), tmp_path)

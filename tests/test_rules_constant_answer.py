@@ -523,6 +523,7 @@ def test_it_gives_way_to_an_alarm_that_says_why(tmp_path):
 PATTERNS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0], [1.0], [1.0], [0.0]])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, F.mse_loss])
 @pytest.mark.parametrize(("std", "causes"), [(0.01, ["nothing-learned"]), (1.0, [])])
 def test_four_examples_that_are_all_there_are(loss, std, causes, tmp_path):

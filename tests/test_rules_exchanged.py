@@ -142,6 +142,7 @@ class OfNodes(nn.Module):
         return self.layers(self.graph @ F.dropout(x, 0.2))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["along the batch", "along time", "nodes"])
 def test_a_run_tells_it_of_examples_and_not_of_nodes(case, tmp_path):
     torch.manual_seed(0)

@@ -402,6 +402,7 @@ class Tagger(nn.Module):
         return self.out(h)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("along", "way", "told"),
     [

@@ -56,6 +56,7 @@ def test_answers_that_adam_never_brings_back_to_the_size_of_the_targets(raw, tmp
         assert "an update of Adam" in alarm.summary and alarm.remedies[0].startswith("standardize the inputs")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 def test_units_that_are_on_for_all_or_none(raw, tmp_path):
     """Incomes are positive and outweigh the rest: a unit's sign is that of one weight."""

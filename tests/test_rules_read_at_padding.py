@@ -36,6 +36,7 @@ def sentences(embedded: bool, longest: int) -> tuple[Tensor, Tensor, Tensor]:
     return (tokens if embedded else F.one_hot(tokens, 20)[..., 1:13].float()), lengths, tokens[:, 0] % KINDS
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("kind", "read", "embedded", "longest", "told"),
     [

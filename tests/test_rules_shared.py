@@ -117,6 +117,7 @@ def of_one(update, stored):
     return x, torch.randn(16, 1, generator=generator)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("closure", BOTH)
 def test_a_memory_of_one_array(tmp_path, closure):
     told = {

@@ -84,6 +84,7 @@ def test_gradients_that_are_clipped_before_they_are_unscaled(closure, tmp_path):
     assert found.summary.startswith("Clipping leaves ") and any("unscale_" in each for each in found.remedies)
 
 
+@pytest.mark.exhaustive
 def test_a_loss_that_is_scaled_by_hand_says_nothing_of_the_overshoot(tmp_path):
     model, scale = network(), 65536.0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -198,6 +199,7 @@ class Compartment(nn.Module):
         return 320 * taken / (volume * (taken - excreted)) * (torch.exp(-excreted * t) - torch.exp(-taken * t))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("unit", "told"), [(1e-3, True), (3.0, False)])
 def test_weights_of_very_different_sizes_under_one_rate(unit, told, tmp_path):
     t = torch.tensor([0.25, 0.5, 1, 2, 3.5, 5, 7, 9, 12, 24], dtype=torch.float64)

@@ -45,6 +45,7 @@ def backward(kind: str, step: int, model: TwoTasks, optimizer: torch.optim.Optim
         optimizer.zero_grad()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize(
     ("kind", "layers"),
@@ -101,6 +102,7 @@ class Places(nn.Module):
         return loss
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["argmax", "rounded", "soft", "spare head", "teacher"])
 def test_what_the_loss_depends_on_without_a_gradient(kind, tmp_path: Path):
     torch.manual_seed(0)
