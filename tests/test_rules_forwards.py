@@ -532,3 +532,24 @@ class Answering(nn.Module):
 
     def forward(self, scores):
         return self.answer(scores)
+
+
+@pytest.mark.exhaustive
+def test_a_distribution_for_each_action(tmp_path):
+    """As of returns: along the actions, of which one is compared, the probabilities do not sum to 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2 * 51), nn.Unflatten(1, (2, 51)), nn.LogSoftmax(-1)
+    )
+    x, returns = torch.randn(512, 8), torch.linspace(-2, 2, 51)
+    wanted = (-2 * (x[:, :1] - returns).square()).softmax(1)
+
+    def loss(scores, wanted):
+        taken = (wanted.argmax(1) > 25).long()
+        return -(wanted * scores[torch.arange(len(wanted)), taken]).sum(1).mean()
+
+    diagnosis = diagnosed(tmp_path, model, loss, x, wanted, batch=64)
+    constant = diagnostics.load(tmp_path).table("scalars")["constant_loss"].dropna()
+    mean = wanted.mean(0)
+    assert alarms(diagnosis) == []
+    assert constant.iloc[-1] == pytest.approx(float(-(mean * mean.log()).sum()), rel=0.1)

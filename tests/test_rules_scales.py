@@ -37,6 +37,30 @@ def test_inputs_scaled_down_twice(adam, scale, tmp_path):
     assert alarms(found) == ([] if scale == 1 else [("plateau", "input-scale")])
 
 
+@pytest.mark.exhaustive
+def test_small_numbers_without_a_bias_beside_them(tmp_path):
+    """Shares of all pairs of points, which a map of them is to have too: there is no network, and nothing to scale."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 3, generator=generator) + 4 * (torch.arange(100) % 4)[:, None]
+    shares = (-torch.cdist(x, x).square()).exp().fill_diagonal_(0)
+    shares /= shares.sum()
+    points = nn.Parameter(1e-2 * torch.randn(100, 2, generator=generator))
+    optimizer = torch.optim.SGD([points], lr=20.0, momentum=0.5)
+
+    def loss():
+        kernel = 1 / (1 + (points[:, None] - points[None]).square().sum(-1))
+        return -(shares * kernel.log()).sum() + (kernel.sum() - len(x)).log()
+
+    model = nn.ParameterDict({"points": points})
+    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+        for _ in range(300):
+            optimizer.zero_grad()
+            loss().backward()
+            optimizer.step()
+            monitor.step(loss().detach(), closure=loss)
+    assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path))) == []
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_units_that_raw_inputs_killed(raw, tmp_path):
     """Of the wines' columns the largest is near 750; the second step is already too long."""

@@ -131,9 +131,9 @@ class Answers:
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
         """The form whose error is the loss, decided by the first update that tells; of log-probabilities of several
-        dimensions, all of which fit, that along which each target is one class. Where all answers are sure, the loss is
-        linear and more than one form fits: rather one whose targets are probabilities. Targets that prove themselves
-        are proof enough, whatever else the loss consists of."""
+        dimensions, all of which fit, that along which each target is one class, or the probabilities sum to 1. Where
+        all answers are sure, the loss is linear and more than one form fits: rather one whose targets are
+        probabilities. Targets that prove themselves are proof enough, whatever else the loss consists of."""
         self._tries += 1
         told = [torch.stack([each.error.float(), each.alone.float()]) for each in found]
         numbers = torch.stack(told).tolist() if told else []  # one wait
@@ -147,6 +147,7 @@ class Answers:
                 each[0],
                 each[1].outside is not None and bool(each[1].outside > 0),
                 each[1].log_total is not None and bool(each[1].log_total.isnan()),
+                each[1].sums_to_one is not None and not bool(each[1].sums_to_one),
             )
         )
         chosen = tuple(each.form for _, each in fitting[:1])

@@ -126,7 +126,8 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
     """Inputs far shorter than the constant 1 that feeds a bias, and no layer that would scale what follows: weights
     move an output by the square of that length, times what the bias moves it by; 1 / 400 as much."""
     length, _ = first_length(run)
-    if not 0 < length <= least or normalizes(run):
+    biases = [each for each in run.meta.get("layers") or [] if len(each["shape"]) == 1]
+    if not 0 < length <= least or normalizes(run) or not biases:
         return None
     return Finding(
         kind,

@@ -80,14 +80,16 @@ class Form:
         t = self.targets(y, g * (count / times))
         t = torch.where(compared, t, 0)
         possible = (t > -slack).all() & ((t.sum() / count - 1).abs() < slack)  # shares, rows weighted or not
-        t = torch.where(t > slack, t, 0)
+        t = t.clamp(min=0) if self.of_logs else torch.where(t > slack, t, 0)  # what a difference from a softmax leaves
         error = self.error(y, t) * (len(t) / count * times)
         seen = moments(torch.where(compared, t, torch.nan), crossed=False)
         hot = _are_classes(t, compared)
-        total = _log_total(y, hot, compared) if self.of_logs else None
+        total = _log_total(y, compared) if self.of_logs else None
+        sums_to_one = None if total is None else total < slack
+        total = None if total is None else total.where(hot, torch.nan)
         alone = hot & possible & (not self.weighted)
         error = torch.where(possible, error, torch.nan)
-        return Targets(self, seen, error, alone, total, len(output), times=times)
+        return Targets(self, seen, error, alone, total, len(output), times=times, sums_to_one=sums_to_one)
 
     def _with_the_sure(
         self,
@@ -130,6 +132,7 @@ class Targets:
     earlier: "Within | None" = None  # of the batches that these were merged from
     times: Number = 1  # the mean error
     placed: bool = False  # each feature is of one place in an example, as a pixel's is
+    sums_to_one: Bool[Tensor, ""] | None = None  # what should be probabilities
 
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
@@ -226,12 +229,9 @@ def _are_given(t: Float[Tensor, "*any"], given: Tensor | None, slack: float) -> 
     return ((t - x).abs() <= slack * size).all() & (x.amax() - x.amin() > slack * size)
 
 
-def _log_total(
-    y: Float[Tensor, "rows classes"], hot: Bool[Tensor, ""], compared: Bool[Tensor, "rows 1"]
-) -> Float[Tensor, ""]:
-    """Mean size of log sum exp of each row; NaN unless each target is one class."""
-    total = y.logsumexp(1, keepdim=True).abs().where(compared, 0).sum() / compared.sum().clamp(min=1)
-    return torch.where(hot, total, torch.nan)
+def _log_total(y: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Float[Tensor, ""]:
+    """Mean size of log sum exp of each row."""
+    return y.logsumexp(1, keepdim=True).abs().where(compared, 0).sum() / compared.sum().clamp(min=1)
 
 
 def beyond(
