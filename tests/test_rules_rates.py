@@ -437,3 +437,17 @@ def test_a_rate_that_is_gone_early_under_a_loss_of_several_terms(cosine, expecte
     found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "curvature": curvature}))
     assert not found.crashed
     assert alarms(found) == expected
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(0.8, [("lr-too-small", "schedule")]), (0.0, [])])
+def test_a_schedule_for_epochs_that_counts_updates_when_half_of_the_loss_is_gone(cosine, expected):
+    """The rate halves every seven updates; the loss is above where it stays while it has any."""
+    steps = np.arange(1, 501)
+    loss = 0.4 + 0.6 * 0.9**steps + 0.02 * np.cos(3.0 * steps)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1 * 0.9**steps, "grad_norm": 1.0})
+    scalars["gradient_cosine"] = np.where(steps % 40 == 3, cosine + 0.1 * np.cos(steps), np.nan)
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    layers = scalars[["step", "grad_norm"]].assign(layer="w", weight_norm=1.0, update_norm=scalars["lr"])
+    found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "layers": layers}))
+    assert not found.crashed
+    assert alarms(found) == expected

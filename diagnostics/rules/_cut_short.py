@@ -28,16 +28,19 @@ def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5
     return (alive and _fell(before, history.after(first))) or gradient_left(run, history, first)
 
 
-def spent_early(run: Run, history: signals.Loss, *, early: float = 0.25, rest: float = 0.25) -> int | None:
+def spent_early(
+    run: Run, history: signals.Loss, *, early: float = 0.25, rest: float = 0.25, least: int = 12
+) -> int | None:
     """Update at which the rate was lowered for good, in the first quarter and while the loss still fell, so far that
     all later steps together are no more than a quarter as long as those before."""
     steps, rates = signals.learning_rates(run)
     if not len(rates):
         return None
-    first = decay_step(steps, rates, 0.5)
+    lowered = [decay_step(steps, rates, share) for share in (0.5, 0.1)]  # a fast decay halves it at once
+    first = next((step for step in lowered if (history.steps < step).sum() >= least), lowered[-1])
     before = history.values[history.steps < first]
     shorter = rates[steps >= first].sum() <= rest * rates[steps < first].sum()
-    few = not 12 <= len(before) <= early * history.count
+    few = not least <= len(before) <= early * history.count
     return None if few or not shorter or not _fell(before, history.after(first)) else first
 
 
@@ -71,11 +74,14 @@ def gone_early(
     return gone if learned < (half if waits else little) else None
 
 
-def _fell(before: np.ndarray, after: np.ndarray) -> bool:
-    """Significantly when the rate was lowered, and hardly since."""
-    falling = signals.trend(before[len(before) // 2 :] if len(before) >= 12 else before)
+def _fell(before: np.ndarray, after: np.ndarray, *, few: int = 24) -> bool:
+    """Significantly when the rate was lowered, and hardly since. Of few updates the noise hides a trend, but not that
+    their later half lies above all that came after."""
+    half = before[len(before) // 2 :]
+    falling = signals.trend(half if len(before) >= 12 else before)
     slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
-    return bool(falling.z > 3 and slower)
+    above = 12 <= len(before) < few and half.mean() - after.mean() > 3 * after.std() / len(half) ** 0.5
+    return bool((falling.z > 3 or above) and slower)
 
 
 def gradient_left(run: Run, history: signals.Loss, first: int, *, forgone: float = 0.5) -> bool:
