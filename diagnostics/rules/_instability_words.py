@@ -14,6 +14,7 @@ from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
 KIND = "lr-unstable"
+CLIP = "clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
 
 CHARTS = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),

@@ -6,8 +6,8 @@ computed from it afterwards is lost, so the *first* such value is the one that m
 
 ## What we look at
 The order in which things went bad: the inputs, the output of each activation and function, the loss, the gradient
-of each tensor, the weights. The first one is named, with its step. If the loss or the gradients had been growing
-before, it is an unstable learning rate instead.
+of each tensor, the weights. The first one is named, with its step, and the gradient before it where that was ten
+times as long as usual. If the loss or the gradients had been growing before, it is an unstable learning rate instead.
 
 ## Why it happens
 A function was asked outside its domain ($\log 0$, $0/0$, $\sqrt{-1}$, whose derivative is infinite at $0$ too), a
@@ -32,12 +32,15 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._instability_words import CLIP
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "non-finite"
 RANK = 2
 
 _GROWN = "loss over that at the start"
+_USUAL = "usual gradient norm"
 _DOMAIN = (
     "op:log",
     "op:div",
@@ -64,6 +67,7 @@ def check(run: Run) -> Iterator[Finding]:
     cause = _cause(run, step, subject, message)
     history = signals.loss(run)
     lost = int((~(abs(history.values) < float("inf"))).sum())
+    long = _long_gradient(run, step) if cause is None else {}
     yield Finding(
         kind=KIND,
         cause=cause,
@@ -71,13 +75,29 @@ def check(run: Run) -> Iterator[Finding]:
         first_step=step,
         last_step=None if _lasts(run) else step,
         layers=(subject.split(":", 1)[1],) if subject.startswith(("weight:", "gradient:")) else (),
-        summary=f"{_dated(message, step)}; {lost} of {history.count} recorded losses are not finite.",
-        evidence={"first step": float(step), "losses lost": float(lost), **_grown(history, cause, step)},
-        remedies=_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
+        summary=f"{_dated(message, step)}; {lost} of {history.count} recorded losses are not finite."
+        + (" The update before followed a gradient of norm {}, where {} was usual." if long else "").format(
+            *map(number, long.values())
+        ),
+        evidence={"first step": float(step), "losses lost": float(lost), **_grown(history, cause, step), **long},
+        remedies=(
+            *([CLIP.format(number(2 * long[_USUAL]))] if long else []),
+            *_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
+        ),
         charts=(
             Chart("line", "scalars", ("loss",), "Loss", log=True),
             Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
         ),
+    )
+
+
+def _long_gradient(run: Run, step: int, *, times: float = 10.0, before: int = 5) -> dict[str, float]:
+    """That of the last update before, if it is longer than batch noise makes one (see `cliff`), and the usual one."""
+    steps, norms = signals.column(run, "grad_norm")
+    known = norms[(steps < step) & np.isfinite(norms)][-50:]
+    usual = signals.median(known[:-1]) if len(known) > before else np.inf
+    return (
+        {"last gradient norm": float(known[-1]), _USUAL: usual} if len(known) and known[-1] > times * usual > 0 else {}
     )
 
 
