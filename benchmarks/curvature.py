@@ -177,7 +177,7 @@ def beside_a_gradient(task: Task, solve: Callable[[], Answer]) -> tuple[Answer, 
 
 def gradient_seconds(task: Task) -> float:
     parameters = list(task.model.parameters())
-    return timed(lambda: torch.autograd.grad(task.closure(), parameters), at_least=0.3)
+    return timed(lambda: torch.autograd.grad(task.closure(), parameters), at_least=0.3)[0]
 
 
 def error_of(answer: Answer, smallest: bool, reference: np.ndarray) -> float:
@@ -263,14 +263,17 @@ def converged(task: Task) -> np.ndarray:
 
 def print_costs(task: Task) -> None:
     layout = Layout(list(task.model.parameters()))
-    gradient = gradient_seconds(task)
     with undisturbed(task.model):
-        graph = timed(lambda: DoubleBackward(task.closure, layout)) / gradient
         hessian, v = DoubleBackward(task.closure, layout), torch.randn(layout.dimension)
-        product, plain = timed(lambda: hessian(v)) / gradient, timed(pytorch_product(task, layout, v)) / gradient
+        gradient, graph, product, plain = timed(
+            lambda: torch.autograd.grad(task.closure(), layout.parameters),
+            lambda: DoubleBackward(task.closure, layout),
+            lambda: hessian(v),
+            pytorch_product(task, layout, v),
+        )
     print(
-        f"one gradient {1e3 * gradient:.2f} ms; building the graph {graph:.2f}, a product {product:.2f} gradients "
-        f"({plain:.2f} by PyTorch's own double backward)"
+        f"one gradient {1e3 * gradient:.2f} ms; building the graph {graph / gradient:.2f}, a product "
+        f"{product / gradient:.2f} gradients ({plain / gradient:.2f} by PyTorch's own double backward)"
     )
 
 
@@ -280,15 +283,17 @@ def pytorch_product(task: Task, layout: Layout, v: torch.Tensor) -> Callable[[],
     return lambda: torch.autograd.grad(gradients, parameters, directions, retain_graph=True)
 
 
-def timed(call: Callable[[], Any], at_least: float = 1.0) -> float:
-    """Median seconds over about a second of calls, after one to warm up."""
-    call()
-    times: list[float] = []
-    while sum(times) < at_least or len(times) < 3:
-        began = CLOCK()
+def timed(*calls: Callable[[], Any], at_least: float = 1.0) -> list[float]:
+    """Median seconds of each, called in turn, over about a second of the first; after one round to warm up."""
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
         call()
-        times.append(CLOCK() - began)
-    return statistics.median(times)
+    while sum(times[0]) < at_least or len(times[0]) < 3:
+        for each, call in zip(times, calls, strict=True):
+            began = CLOCK()
+            call()
+            each.append(CLOCK() - began)
+    return [statistics.median(each) for each in times]
 
 
 if __name__ == "__main__":
