@@ -151,11 +151,12 @@ def test_the_gradient_before_a_number_that_is_not_finite(times):
     """Far longer than usual, it made the step; what batch noise makes of one is not spoken of."""
     norms = np.r_[1 + 0.1 * np.cos(np.arange(29.0)), times, [np.nan] * 30]
     scalars = pd.DataFrame({"step": np.arange(1, 61), "loss": 0 * norms + 1, "lr": 0.1, "grad_norm": norms})
-    events = pd.DataFrame({"step": [31], "kind": "non-finite", "subject": "loss", "message": "at update 31"})
+    events = pd.DataFrame({"step": [31], "kind": "non-finite", "subject": "loss", "message": "at update 31: bad"})
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
     (found,) = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "events": events})).alarms
     told = times > 10
     assert (found.kind, found.first_step) == ("non-finite", 31)
+    assert found.summary.startswith("At update 31 bad;")
     assert ("followed a gradient of norm 30, where 1" in found.summary) == told
     assert ("clip" in found.remedies[0]) == told
 

@@ -26,6 +26,7 @@ purpose, as a mask, looks the same as an overflow.
 Not treated there. Source: IEEE 754 arithmetic, and the domains of the functions used.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -110,7 +111,9 @@ def _grown(history: signals.Loss, cause: str | None, step: int) -> dict[str, flo
 
 
 def _dated(message: str, step: int) -> str:
-    return message.rstrip(".") + ("" if message.startswith("at update") else f" (step {step})")
+    """A sentence, which is also the headline."""
+    said, dated = re.subn(r"^at update (\d+):?", r"At update \1", message.rstrip("."))
+    return said if dated else f"{said} (step {step})"
 
 
 def _lasts(run: Run) -> bool:

@@ -1,4 +1,4 @@
-r"""A plateau: no progress, for a known reason.
+r"""A plateau: the loss stands still.
 
 ## What it is
 The loss surface is flat where the weights are: the gradient is tiny although the predictions are still wrong.
