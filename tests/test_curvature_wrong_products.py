@@ -162,6 +162,7 @@ def test_a_root_whose_second_derivative_is_infinite():
     assert estimate.eigenvalues[0] == pytest.approx(exact(lambda model: loss_of(model, 1e-12), model)[0], rel=1e-2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", [nn.GELU, lambda: nn.LayerNorm(64), lambda: nn.Softmax(-1)])
 def test_a_loss_that_differentiates_through_large_functions(kind):
     """Of more numbers than those from which on their double backward is ordered for many products."""

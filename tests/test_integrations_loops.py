@@ -212,6 +212,7 @@ def test_forwarding_to_a_wandb_run(tmp_path: Path) -> None:
     assert list(run.table("events")["kind"]) == ["no-closure", "measurement-failed"]
 
 
+@pytest.mark.exhaustive
 def test_forwarding_to_wandb_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb", exc_type=ImportError)
     monkeypatch.setenv("WANDB_SILENT", "true")

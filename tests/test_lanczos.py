@@ -359,6 +359,7 @@ def test_small_eigenproblems_leave_the_number_of_threads_as_it_was():
         torch.set_num_threads(before)
 
 
+@pytest.mark.exhaustive
 def test_a_cold_run_goes_on_while_a_value_of_the_list_is_likely_hidden():
     """Residuals prove that eigenvalues lie where the Ritz values are, not that none lies between: where five crowd, the
     last ones are wrong in half of the runs by residuals alone."""

@@ -52,6 +52,7 @@ def alarms(diagnosis):
     return [(finding.kind, finding.cause) for finding in diagnosis.alarms]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("contraction", [0.3, 1.0, 1.5, 1.8])
 def test_rates_that_settle_are_silent(tmp_path, contraction):
     """At alpha lambda = 1.5 the loss falls fourfold a step, at 1.8 by a third: oscillation that costs nothing."""
@@ -251,6 +252,7 @@ def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding
     assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("known", [pytest.param(True, marks=pytest.mark.exhaustive), False])
 def test_a_gradient_without_noise_that_was_measured_long_ago_is_not_what_is_left(tmp_path, known):
     """Least squares on correlated inputs at its floor; where time is short the last independent batches are early."""

@@ -37,6 +37,7 @@ def watched(path, zeroed, steps=40, parts=1):
     return diagnostics.diagnose(run)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("parts", [1, pytest.param(4, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(("zeroed", "expected"), [("inside", []), ("outside", [("wiring", "gradients-accumulate")])])
 def test_where_gradients_are_zeroed(zeroed, expected, parts, tmp_path):

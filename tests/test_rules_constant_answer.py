@@ -583,6 +583,7 @@ INSIDE = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", INSIDE)
 def test_what_a_closure_compares_where_it_is_not_the_output(name, tmp_path):
     """Of squared errors nothing is told: values learned from later ones are compared with the network's own."""

@@ -72,6 +72,7 @@ def trained(folder, unit, loss_of):
     return diagnostics.load(folder)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", CASES)
 def test_a_term_of_derivatives_without_their_graph_is_told(name, kept, tmp_path):

@@ -27,6 +27,7 @@ class Quadratic(nn.Module):
         return 5 * self.w[0] ** 2 + 0.5 * self.w[1] ** 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("betas", "told"), [((0.999, 0.9), True), ((0.9, 0.999), False), ((0.5, 0.9), False)])
 def test_adam_with_its_betas_the_other_way_round(betas, told, tmp_path):
     """Of a weight whose gradient is gone, the step grows by beta1 over the root of beta2 an update: by 5 %."""

@@ -82,6 +82,7 @@ def test_a_code_that_says_nothing(error, weight, tmp_path):
         assert shown[shown["step"] > 300].notna().any().all(), "a chart of what was not measured there"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("shuffled", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("binary", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_classes_beside_a_penalty(binary, shuffled, tmp_path):

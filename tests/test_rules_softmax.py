@@ -93,6 +93,7 @@ ALONG = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("closure", [True, False])
 @pytest.mark.parametrize("name", ALONG)
 @pytest.mark.parametrize("dim", [0, 1, -1])

@@ -84,6 +84,7 @@ def test_a_state_that_is_detached_at_every_step(tmp_path, own, closure):
     assert set(layers) == {name for name, _ in Reader(always, own=own).named_parameters() if name.startswith("cell")}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("closure", BOTH)
 @pytest.mark.parametrize(
     "model",

@@ -114,6 +114,7 @@ def test_a_loss_that_bounces_at_the_edge_keeps_its_overshoot(tmp_path):
     assert signals.median(steps_made.overshoots(run)[1]) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.exhaustive
 def test_a_step_that_is_given_as_a_gradient(tmp_path):
     """Levenberg and Marquardt's: whatever the curvature, it is no rate that the steepest direction pins."""
     torch.manual_seed(0)

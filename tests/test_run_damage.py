@@ -56,6 +56,7 @@ def damaged(run):
     return events[events["kind"] == "damaged"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("file", "stride"),
     [pytest.param("layers-0000.arrows", 1, marks=pytest.mark.exhaustive), ("scalars-0000.arrows", 11)],

@@ -96,6 +96,7 @@ def start(script, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kills", [30, pytest.param(100, marks=pytest.mark.by_hand)])
 def test_many_kills_lose_nothing_flushed_and_at_most_a_second(kills, tmp_path):
     done = python(KILLING, tmp_path, kills)

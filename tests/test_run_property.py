@@ -107,6 +107,6 @@ class Recording(RuleBasedStateMachine):
 
 
 Recording.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestRecording = Recording.TestCase

@@ -25,6 +25,7 @@ _WATCHED = (
     "if a ReduceLROnPlateau did it, look at what it watches: mode='max' where larger is better, as of an accuracy, and "
     "a patience in epochs if it is called once an epoch"
 )
+_OFTEN = "look where scheduler.step() is called: once an epoch, if the schedule is meant for epochs"
 SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at {}"
 
 
@@ -88,8 +89,8 @@ def finding(
 def _or_else(run: Run, remedy: str, slow: float, fast: float) -> str:
     if np.isfinite(slow) and not remedy:
         return f"the steepest direction then shrinks tenfold in {number(fast)} instead of {number(slow)} updates"
-    if remedy == LATER and _by_steps(run):
-        return _WATCHED
+    if remedy == LATER:
+        return _WATCHED if _by_steps(run) else _OFTEN
     return "or find it by trial: the largest rate at which the loss of the first updates still falls"
 
 
@@ -139,8 +140,7 @@ def by_epsilon(found: Finding, times: float) -> Finding:
 
 def by_counting_updates(found: Finding) -> Finding:
     """Of a rate that was gone before anything was learned."""
-    often = "look where scheduler.step() is called: once an epoch, if the schedule is meant for epochs"
-    return replace(found, remedies=(often, found.remedies[0]))
+    return replace(found, remedies=(_OFTEN, found.remedies[0]))
 
 
 def by_dampening(found: Finding) -> Finding:

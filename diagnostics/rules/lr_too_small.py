@@ -119,8 +119,7 @@ def check(
     spent = spent_early(run, history) if lowered and history.count >= 20 else None
     if spent and run.table("curvature", ["step"]).empty and gradient_left(run, history, spent):
         words = sentences.GRADIENT_LEFT.format(spent)
-        found = sentences.finding(run, history, np.nan, np.nan, spent, "schedule", words, sentences.LATER)
-        yield sentences.by_counting_updates(found)
+        yield sentences.finding(run, history, np.nan, np.nan, spent, "schedule", words, sentences.LATER)
         return
     signals.curvature(run)
     if history.count < 20:
