@@ -14,7 +14,6 @@ from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
 KIND = "lr-unstable"
-CLIP = "clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), {})"
 
 CHARTS = (
     Chart("line", "scalars", ("loss",), "Loss", log=True),
@@ -31,6 +30,13 @@ BUDGET = (
         log=True,
     ),
 )
+
+
+def clip_at(usual: float) -> str:
+    """The remedy for gradients far longer than usual."""
+    return (
+        f"clip the gradient norm at what was usual: torch.nn.utils.clip_grad_norm_(model.parameters(), {2 * usual:.3g})"
+    )
 
 
 def finding(run: Run, history: signals.Loss, grown: Growth, limit: Limit, recovered: int | None = None) -> Finding:

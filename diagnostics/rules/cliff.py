@@ -39,7 +39,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._betas import swapped_betas
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import by_noise_alone, refuted
-from diagnostics.rules._instability_words import CLIP, trusts_its_steps
+from diagnostics.rules._instability_words import clip_at, trusts_its_steps
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -98,7 +98,7 @@ def check(
         ),
         evidence={"usual gradient norm": usual, "gradient norm at the jump": peak, "jumps": float(len(found))},
         remedies=(
-            *([] if held else [CLIP.format(f"{2 * usual:.3g}")]),
+            *([] if held else [clip_at(usual)]),
             "keep the product of factors near 1: orthogonal initial weights, gates (LSTM, GRU) or residual connections",
         ),
         charts=(

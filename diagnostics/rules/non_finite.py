@@ -33,7 +33,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._instability_words import CLIP
+from diagnostics.rules._instability_words import clip_at
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -82,7 +82,7 @@ def check(run: Run) -> Iterator[Finding]:
         ),
         evidence={"first step": float(step), "losses lost": float(lost), **_grown(history, cause, step), **long},
         remedies=(
-            *([CLIP.format(number(2 * long[_USUAL]))] if long else []),
+            *([clip_at(long[_USUAL])] if long else []),
             *_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
         ),
         charts=(
@@ -96,10 +96,10 @@ def _long_gradient(run: Run, step: int, *, times: float = 10.0, before: int = 5)
     """That of the last update before, if it is longer than batch noise makes one (see `cliff`), and the usual one."""
     steps, norms = signals.column(run, "grad_norm")
     known = norms[(steps < step) & np.isfinite(norms)][-50:]
-    usual = signals.median(known[:-1]) if len(known) > before else np.inf
-    return (
-        {"last gradient norm": float(known[-1]), _USUAL: usual} if len(known) and known[-1] > times * usual > 0 else {}
-    )
+    usual = signals.median(known[:-1])
+    if len(known) <= before or not known[-1] > times * usual > 0:
+        return {}
+    return {"last gradient norm": float(known[-1]), _USUAL: usual}
 
 
 def _grown(history: signals.Loss, cause: str | None, step: int) -> dict[str, float]:
