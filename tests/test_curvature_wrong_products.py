@@ -43,9 +43,12 @@ class Right(SavedInForward):
 
 
 def exact(loss_of, model: nn.Module) -> np.ndarray:
+    return exact_by(lambda: loss_of(model), tuple(model.parameters()))
+
+
+def exact_by(loss, parameters: tuple[Tensor, ...]) -> np.ndarray:
     """Eigenvalues, descending."""
-    parameters = tuple(model.parameters())
-    gradients = torch.autograd.grad(loss_of(model), parameters, create_graph=True)
+    gradients = torch.autograd.grad(loss(), parameters, create_graph=True)
     flat = torch.cat([g.reshape(-1) for g in gradients])
     rows = [torch.autograd.grad(each, parameters, retain_graph=True, materialize_grads=True) for each in flat]
     matrix = torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
@@ -178,6 +181,32 @@ def test_a_loss_that_differentiates_through_large_functions(kind):
     estimate = measure(closure, model, torch.optim.SGD(model.parameters(), lr=0.1), [0.1])
     assert estimate.method == "double backward"
     assert estimate.eigenvalues[:3] == pytest.approx(exact(lambda _: closure(), model)[:3], rel=1e-2)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("norm", "axis"), [(nn.BatchNorm1d, 0), (nn.LayerNorm, 1)])
+def test_a_penalty_on_gradients_through_a_small_norm(norm, axis):
+    """PyTorch differentiates its backward as if mean and deviation did not depend on the inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), norm(5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+    def written_out(x: Tensor) -> Tensor:
+        h, layer = model[0](x), model[1]
+        y = (h - h.mean(axis, keepdim=True)) * (h.var(axis, unbiased=False, keepdim=True) + layer.eps).rsqrt()
+        return model[3](model[2](layer.weight * y + layer.bias))
+
+    def loss(model) -> Tensor:
+        x = X.clone().requires_grad_()
+        scores = model(x)
+        (slope,) = torch.autograd.grad(scores.square().sum(), x, create_graph=True)
+        return F.cross_entropy(scores, Y) + slope.square().sum(1).mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    estimate = measure(lambda: loss(model), model, optimizer, [0.1])
+    written = exact_by(lambda: loss(written_out), tuple(model.parameters()))
+    assert estimate.eigenvalues == pytest.approx(written[:5], rel=1e-2)
+    assert estimate.method == "differences"
+    assert any("double backward is not symmetric" in note for note in estimate.notes)
 
 
 def test_the_same_number_of_other_weights_is_not_warm():
