@@ -45,14 +45,15 @@ def test_small_numbers_without_a_bias_beside_them(tmp_path):
     shares = (-torch.cdist(x, x).square()).exp().fill_diagonal_(0)
     shares /= shares.sum()
     points = nn.Parameter(1e-2 * torch.randn(100, 2, generator=generator))
-    optimizer = torch.optim.SGD([points], lr=20.0, momentum=0.5)
+    level = nn.Parameter(torch.ones(1))  # a vector, but no bias
+    optimizer = torch.optim.SGD([{"params": [points]}, {"params": [level], "lr": 0.25}], lr=20.0, momentum=0.5)
 
     def loss():
         kernel = 1 / (1 + (points[:, None] - points[None]).square().sum(-1))
-        return -(shares * kernel.log()).sum() + (kernel.sum() - len(x)).log()
+        return -(shares * kernel.log()).sum() + (kernel.sum() - len(x)).log() + level.square().sum()
 
-    model = nn.ParameterDict({"points": points})
-    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+    model = nn.ParameterDict({"points": points, "level": level})
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
         for _ in range(300):
             optimizer.zero_grad()
             loss().backward()

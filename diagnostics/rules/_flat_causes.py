@@ -126,8 +126,7 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
     """Inputs far shorter than the constant 1 that feeds a bias, and no layer that would scale what follows: weights
     move an output by the square of that length, times what the bias moves it by; 1 / 400 as much."""
     length, _ = first_length(run)
-    biases = [each for each in run.meta.get("layers") or [] if len(each["shape"]) == 1]
-    if not 0 < length <= least or normalizes(run) or not biases:
+    if not 0 < length <= least or normalizes(run) or not _has_biases(run):
         return None
     return Finding(
         kind,
@@ -147,6 +146,13 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
         LOSS_CHARTS,
         rf"\bar w_{{ij}} = \bar z_i\,x_j, \quad \bar b_i = \bar z_i, \quad \|\mathbf{{x}}\| \approx {tex(length)}",
     )
+
+
+def _has_biases(run: Run) -> bool:
+    """Vectors as long as a side of some matrix; a temperature or a rate beside points is none."""
+    shapes = [tuple(each["shape"]) for each in run.meta.get("layers") or []]
+    sides = {side for shape in shapes if len(shape) > 1 for side in shape}
+    return any(len(shape) == 1 and shape[0] in sides for shape in shapes)
 
 
 def distant_targets(kind: str, run: Run, stretch: Flat, *, same: float = 0.5) -> Finding | None:

@@ -100,7 +100,8 @@ def check(
     one_by_one = len(bad) == 1 and left and jumped[worst] < most and not killed
     one_by_one &= cause in {"large-step", "initialization", "bias"}  # not by what slows down the others as well
     gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
-    blameless = trains or one_by_one or nothing_until(run, gone_at) or (left and is_moving(run))
+    late = cause != "uncentered-inputs" and nothing_until(run, gone_at)  # such inputs were there from the start
+    blameless = trains or one_by_one or late or (left and is_moving(run))
     scores = _is_output(run, names[worst]) and "relu -> cross_entropy" in str(run.meta.get("loss_path"))
     blameless &= not scores  # each is a class
     yield Finding(
