@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from diagnostics.rules import cliff, dead_units, edge_of_stability, saturated_units
-from diagnostics.rules._in_order import _downhill, _recurrence, in_order
+from diagnostics.rules._in_order import _downhill, in_order
 from diagnostics.rules._moving import is_moving
+from diagnostics.rules._recurrence import recurrence
+from diagnostics.rules._stretches import flat
 from diagnostics.run import Run
 
 STEPS = np.arange(1, 401)
@@ -182,8 +184,21 @@ NOISE = np.random.default_rng(1).normal(0, 0.1, 400)
     ids=range(9),
 )
 def test_losses_that_come_again(losses, again, sawtooth):
-    assert (_recurrence(losses) > 0.6) == again
+    assert (recurrence(losses).correlation > 0.6) == again
     assert (_downhill(losses) > 3) == sawtooth
+
+
+EPOCH = 0.3 * np.sin(2 * np.pi * STEPS / 50)  # easy batches, then hard ones
+
+
+@pytest.mark.parametrize(
+    ("losses", "level"),
+    [(1 + EPOCH + NOISE / 10, True), (1 + EPOCH + NOISE / 10 - STEPS / 500, False), (2 - STEPS / 400, False)],
+)
+def test_batches_that_come_in_the_same_order_are_no_progress(losses, level):
+    run = run_of(scalars={"step": STEPS, "loss": losses, "lr": 0.1})
+    found = flat(run)
+    assert (found is not None and found.share > 0.9) == level
 
 
 TEETH = np.concatenate([np.linspace(2.6, 2.0, n) for n in (31, 70, 12, 58, 95, 41, 27, 66)])

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.monitor import exchanged, forwards, lookahead, losspath, transfer, withheld
+from diagnostics.monitor.broadcasts import Broadcasts
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
 from diagnostics.monitor.together import Together
@@ -86,7 +86,7 @@ class Given:
                     "loss_path": losspath.describe(tensor),
                     "loss_softmax": losspath.softmax(tensor),
                     "linear_model": losspath.is_linear_model(tensor),
-                    "all_pairs": losspath.all_pairs(tensor),
+                    "all_pairs": losspath.all_pairs(tensor) or self._all_labels(tensor, closure),
                     "one_answer": losspath.one_answer(tensor),
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
@@ -121,9 +121,13 @@ class Given:
         seen, again = self._shapes(closure)
         return next((count for node, count in losspath.products(again) if seen.column(node, count)), 0)
 
-    def _shapes(self, closure: Closure) -> tuple["_Broadcasts", Tensor]:
+    def _all_labels(self, loss: Tensor, closure: Closure | None) -> int:
+        """The same in a loss written out for outputs and labels."""
+        return self._shapes(closure)[0].labelled if closure and losspath.makes_pairs(loss) else 0
+
+    def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:
         """What each function of the loss is given, and the loss."""
-        with forwards.ours(self._model, closure), torch.enable_grad(), _Broadcasts() as seen:
+        with forwards.ours(self._model, closure), torch.enable_grad(), Broadcasts() as seen:
             return seen, closure()
 
     def _repeats(self, closure: Closure) -> bool:
@@ -157,30 +161,3 @@ def _agree(first: Any, second: Any, half: bool) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, float | int) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta)
-
-
-class _Broadcasts(TorchFunctionMode):
-    """The shapes of the tensors that each function is given, and what it makes of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls: list[tuple[list[Any], Any]] = []  # shapes, and the result's node
-
-    def square(self, count: int) -> bool:
-        """Whether a square of so many numbers met a row of as many."""
-        return any((count, count) in shapes and _has_row(shapes, count) for shapes, _ in self._calls)
-
-    def column(self, node: Any, count: int) -> bool:
-        """Whether this node is made of a column of so many numbers and a row of as many."""
-        return any(made is node and (count, 1) in shapes and _has_row(shapes, count) for shapes, made in self._calls)
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        shapes = [tuple(each.shape) for each in args if isinstance(each, Tensor)]
-        if len(shapes) > 1 and isinstance(out, Tensor):
-            self._calls.append((shapes, out.grad_fn))
-        return out
-
-
-def _has_row(shapes: list[Any], count: int) -> bool:
-    return (count,) in shapes or (1, count) in shapes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import stats
-from diagnostics.monitor import describe, forwards, order, symmetry
+from diagnostics.monitor import describe, ending, forwards, order, symmetry, transfer
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.compared import Compared
@@ -53,6 +53,7 @@ class Looking:
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
+        self._ended = False  # whether it was asked where a gradient of zero ends
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
         """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalars `overshoot` and
@@ -76,6 +77,8 @@ class Looking:
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
             self._guard.run("partners", self._look_at_partners, record, observer)
+        if closure is not None and not self._together.active:  # parts of a backward that others wait for
+            self._guard.run("ending", self._look_where_it_ends, record, closure)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
@@ -99,6 +102,7 @@ class Looking:
         found["no_second_derivative"] = all(each.derivatives.no_second() for each in observers)
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
+        found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))
@@ -160,6 +164,15 @@ class Looking:
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
         record.update.values.update(observer.partners.columns())
+
+    def _look_where_it_ends(self, record: Record, closure: Closure) -> None:
+        """Of a gradient that is exactly zero, once; where its norm is read without waiting for a device."""
+        norm = record.update.values.get("grad_norm")
+        if self._ended or not isinstance(norm, Tensor) or not transfer.on_host(norm.device) or norm != 0:
+            return
+        self._ended = True
+        parameters = list(self._tensors().values())
+        self._note(gradient_ends=ending.ends(closure, self._model, parameters, self._entrance.random_state))
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

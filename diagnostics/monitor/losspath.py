@@ -33,6 +33,7 @@ _PLAIN = {
     "squeeze", "unsqueeze", "view", "t", "transpose", "sqrt",
 }  # fmt: skip
 LONGEST = 200  # nodes walked: the part of interest is at the end of the model
+FAR = 10 * LONGEST
 
 
 def describe(loss: Tensor) -> str:
@@ -43,7 +44,7 @@ def describe(loss: Tensor) -> str:
     """
     names: list[str] = []
     for node in _chain(loss.grad_fn):
-        name = _name(node)
+        name = function_of(node)
         if name in _LAYERS or _holds_parameter(node):
             break
         if name not in _SHAPES:
@@ -57,10 +58,10 @@ def describe(loss: Tensor) -> str:
 def last_function(output: Tensor) -> str:
     """Name of the function that an output comes from, whatever shape it was given since; "" if there is none."""
     node = output.grad_fn
-    while node is not None and _name(node) in _SHAPES:
+    while node is not None and function_of(node) in _SHAPES:
         below = _next(node)
         node = below[0] if len(below) == 1 else None
-    return "" if node is None else _name(node)
+    return "" if node is None else function_of(node)
 
 
 def softmax(loss: Tensor) -> list[int]:
@@ -68,7 +69,7 @@ def softmax(loss: Tensor) -> list[int]:
     taken, and the shape of what it is taken of; nothing where there is none, or its axes change places behind it."""
     found = list[int]()
     for node in _chain(loss.grad_fn):
-        name, shape = _name(node), _output_shape(node)
+        name, shape = function_of(node), _output_shape(node)
         if name in ("softmax", "logsoftmax") and shape:
             found = [_signed(node._saved_dim) % len(shape), *shape]
         if name in {"t", "transpose", "permute"} | _LAYERS or _holds_parameter(node):
@@ -89,10 +90,10 @@ def is_linear_model(loss: Tensor) -> bool:
     """
     holders = [
         node
-        for node in walk(loss.grad_fn, set(), 10 * LONGEST, _is_parameter)
-        if _holds_parameter(node) and _name(node) not in ("add", "sub")
+        for node in walk(loss.grad_fn, set(), FAR, _is_parameter)
+        if _holds_parameter(node) and function_of(node) not in ("add", "sub")
     ]
-    return len(holders) == 1 and _name(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
+    return len(holders) == 1 and function_of(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
 
 
 def all_pairs(loss: Tensor) -> int:
@@ -119,7 +120,7 @@ def _repeated(loss: Tensor) -> Iterator[tuple[Any, tuple[int, ...], tuple[int, .
     difference.
     """
     for node in _chain(loss.grad_fn):
-        name, below = _name(node), _next(node)
+        name, below = function_of(node), _next(node)
         if name in ("expand", "sub") and len(below) == 1:
             yield below[0], _output_shape(below[0]), _output_shape(node)
         if name not in _PLAIN or (name == "sub" and len(below) > 1):
@@ -130,7 +131,7 @@ def all_columns(loss: Tensor) -> int:
     """N, if the loss takes N columns from each of N rows that have fewer, as `q[:, a]` does where `gather` was meant;
     or 0. Only into a plain difference or product: scores may go on into a softmax over the batch's own."""
     for node in _chain(loss.grad_fn):
-        name, below = _name(node), _next(node)
+        name, below = function_of(node), _next(node)
         if name in ("index", "indexselect") and len(below) == 1:
             before, after = _output_shape(below[0]), _output_shape(node)
             taken = len(before) == 2 and before[1] < before[0] and after == (before[0], before[0])
@@ -145,14 +146,24 @@ def products(loss: Tensor) -> Iterator[tuple[Any, int]]:
     that is N constants in a row it is the product of two means: each advantage, say, weighs all others'
     log-probabilities."""
     for node in _averaged(loss.grad_fn):
-        while node is not None and _name(node) == "neg":
+        while node is not None and function_of(node) == "neg":
             (node,) = _next(node)
-        if node is None or _name(node) != "mul" or len(_next(node)) != 1:
+        if node is None or function_of(node) != "mul" or len(_next(node)) != 1:
             continue
         after, (before,) = _output_shape(node), map(_output_shape, _next(node))
         count = max(after, default=0)
         if count > 1 and after == (count, count) and before in ((count,), (count, 1), (1, count)):
             yield node, count
+
+
+def makes_pairs(loss: Tensor) -> bool:
+    """Whether a column of N numbers becomes N x N of them on the way to the loss, whatever it meets."""
+    for node in walk(loss.grad_fn, set(), FAR, _is_parameter):
+        count = max(_output_shape(node), default=0)
+        square = count > 1 and _output_shape(node) == (count, count)
+        if square and any(_output_shape(each) == (count, 1) for each in _next(node)):
+            return True
+    return False
 
 
 def _averaged(node: Any) -> Iterator[Any]:
@@ -162,7 +173,7 @@ def _averaged(node: Any) -> Iterator[Any]:
         if not waiting:
             return
         node = waiting.pop()
-        name, below = ("", []) if node is None else (_name(node), _next(node))
+        name, below = ("", []) if node is None else (function_of(node), _next(node))
         if name in ("mean", "sum"):
             yield from below
         elif name in ("add", "sub", "mul", "div", "neg"):
@@ -177,8 +188,8 @@ def _output_shape(node: Any) -> tuple[int, ...]:
 
 def met(loss: Tensor, functions: Collection[str]) -> str | None:
     """One of these functions that lies between the loss and the parameters; of powers, only roots."""
-    for node in walk(loss.grad_fn, set(), 10 * LONGEST, _is_parameter):
-        name = _name(node)
+    for node in walk(loss.grad_fn, set(), FAR, _is_parameter):
+        name = function_of(node)
         # of a power that is a tensor nothing is kept
         if name in functions and (name != "pow" or (node.name() == "PowBackward0" and 0 < node._saved_exponent < 1)):
             return name
@@ -196,12 +207,12 @@ def parameters(tensors: Iterable[Any]) -> Iterator[Tensor]:
     """Those that need a gradient and that tensors among these depend on."""
     seen = set[Any]()
     for each in tensors:
-        nodes = walk(history(each), seen, 10 * LONGEST)
+        nodes = walk(history(each), seen, FAR)
         yield from (node.variable for node in nodes if node.name().endswith("AccumulateGrad"))
 
 
 def _multiplies_parameters(node: Any) -> bool:
-    biased = _name(node) in {"addmm", "linear", "baddbmm", "convolution", "addmv", "addbmm"}
+    biased = function_of(node) in {"addmm", "linear", "baddbmm", "convolution", "addmv", "addbmm"}
     return len(_next(node)) > (2 if biased else 1)
 
 
@@ -236,7 +247,11 @@ def _is_parameter(node: Any) -> bool:
     if node.name().endswith("AccumulateGrad"):
         return True
     below = _next(node)
-    return _name(node) in ("t", "transpose", "permute") and bool(below) and all(_is_parameter(each) for each in below)
+    return (
+        function_of(node) in ("t", "transpose", "permute")
+        and bool(below)
+        and all(_is_parameter(each) for each in below)
+    )
 
 
 def _holds_parameter(node: Any) -> bool:
@@ -244,5 +259,6 @@ def _holds_parameter(node: Any) -> bool:
     return any(_is_parameter(each) for each in _next(node))
 
 
-def _name(node: Any) -> str:
+def function_of(node: Any) -> str:
+    """The name of a function, by its node: "SoftmaxBackward0" is "softmax"."""
     return re.sub(r"(Backward\d*|Backward)$", "", node.name().rpartition("::")[2]).lower().lstrip("_")

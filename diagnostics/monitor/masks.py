@@ -47,7 +47,7 @@ class Masks:
     def padding_alone(self) -> list[int]:
         """The one kind of token that is in sight, and how many kinds are not; empty where it is as it should be, in one
         layer at least: the next may gather what was read at the marks between sentences."""
-        found = [_alone(tokens[~out], tokens[out]) for tokens, out in self._pairs()]
+        found = [_alone(tokens, out) for tokens, out in self._pairs()]
         return found[0] if found and all(found) else []
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,8 +65,10 @@ def _a_row(mask: Any) -> Tensor | None:
     return mask.flatten(0, -2)
 
 
-def _alone(seen: Tensor, out: Tensor) -> list[int]:
-    if len(seen) < LEAST or bool((seen != seen[0]).any()):
+def _alone(tokens: Tensor, out: Tensor) -> list[int]:
+    """A mark that all of a text asks stands once in it; of padding there is more."""
+    seen = tokens[~out]
+    if len(seen) < LEAST or bool((seen != seen[0]).any()) or int((~out).sum(1).max()) < 2:
         return []
-    kinds = len(out.unique())
+    kinds = len(tokens[out].unique())
     return [int(seen[0]), kinds] if kinds >= KINDS else []

@@ -52,9 +52,17 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
     )
 
 
-def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: float = 0.01) -> Finding | None:
+def decayed(
+    kind: str,
+    run: Run,
+    stretch: Flat,
+    *,
+    left: float = 0.2,
+    gone: float = 0.01,
+    unseen: float = 0.003,  # the root of the 1e-5 that norms add to a variance: they do not make up for less
+) -> Finding | None:
     """Weights far smaller than initialization made them, to keep the size of signals: a fifth of all, or next to
-    nothing of one layer, which no norm makes up for."""
+    nothing of one layer that no norm makes up for, or of most."""
     decay = max((float(group.get("weight_decay") or 0) for group in run.meta.get("hyperparameters") or []), default=0)
     steps, norms = signals.column(run, "weight_norm")
     late = norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)]
@@ -63,9 +71,15 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: floa
     share, where = float(late[-1] / norms[0]), "the weights"
     chart = Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)
     if share > left:
-        share, where = _smallest_layer(run, stretch.last_step)
+        left_of = _left_of_matrices(run, stretch.last_step)
         chart = Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True)
-        if not share <= gone or normalizes(run):
+        if not left_of:
+            return None
+        name = min(left_of, key=left_of.__getitem__)
+        share, where = left_of[name], f"the weights of {name.removesuffix('.weight')}"
+        if normalizes(run):
+            gone, share, where = unseen, signals.median(np.array([*left_of.values()])), "half of all matrices"
+        if not share <= gone:
             return None
     return Finding(
         kind,
@@ -85,11 +99,23 @@ def decayed(kind: str, run: Run, stretch: Flat, *, left: float = 0.2, gone: floa
         },
         (
             *_without_the_rate(run, decay),
+            *_decoupled(run),
             f"lower weight_decay from {number(decay)} to {number(min(decay / 100, 0.01))}",
             "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
         ),
         (LOSS_CHARTS[0], chart),
         rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+    )
+
+
+def _decoupled(run: Run) -> tuple[str, ...]:
+    """Where the decay goes through the averages of the gradient and is divided by its size, which leaves the rate."""
+    name, groups = str(run.meta.get("optimizer")), run.meta.get("hyperparameters") or []
+    if name not in ("Adam", "NAdam", "RAdam") or any(group.get("decoupled_weight_decay") for group in groups):
+        return ()
+    return (
+        f"use torch.optim.AdamW: {name} adds the decay to the gradient and divides both by their size, so that weights "
+        "whose decay is larger than their gradient shrink by the whole rate",
     )
 
 
@@ -110,16 +136,15 @@ def _without_the_rate(run: Run, decay: float, *, near: float = 0.1) -> tuple[str
     )
 
 
-def _smallest_layer(run: Run, step: int) -> tuple[float, str]:
-    """What is left of the matrix that lost most, and which."""
+def _left_of_matrices(run: Run, step: int) -> dict[str, float]:
+    """What is left of the size of each matrix."""
     steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
     at = [index for index, name in enumerate(names) if name in by_layer.matrices(run) and norms[0, index] > 0]
     now = norms[steps <= step]
-    if not at or not len(now):
-        return np.nan, ""
+    if not len(now):
+        return {}
     shares = now[-1, at] / norms[0, at]
-    worst = int(np.nanargmin(shares))
-    return float(shares[worst]), f"the weights of {names[at[worst]].removesuffix('.weight')}"
+    return {names[index]: float(share) for index, share in zip(at, shares, strict=True) if np.isfinite(share)}
 
 
 def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> Finding | None:

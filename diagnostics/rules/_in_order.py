@@ -10,6 +10,7 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._recurrence import AGAIN, recurrence
 from diagnostics.rules._wiring_finding import LEARNED, found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -24,7 +25,6 @@ def in_order(
     measured: int = 5,
     worse: float = 2.0,  # times the loss of the same answer to all: what was learned is wrong for the next examples
     often: float = 0.01,  # of the later half's updates; and on average it does no better than that answer
-    again: float = 0.6,  # correlation of the losses with those an epoch later: the batches are the same ones
     teeth: float = 6.0,  # standard errors by which most steps of a level are down: enough without coming again
 ) -> Iterator[Finding]:
     _, spread = signals.column(run, "target_spread")
@@ -40,7 +40,7 @@ def in_order(
         return
     normed = any("BatchNorm" in each["type"] for each in run.meta.get("modules") or [])
     worse_by_norm = normed and explained_late(run).share < -LITTLE
-    recurs, downhill = _recurrence(late) >= again, _downhill(late)
+    recurs, downhill = recurrence(late).correlation >= AGAIN, _downhill(late)
     if not (wrong >= often or downhill > teeth or (recurs and (worse_by_norm or downhill > _SURELY))):
         return
     how = (
@@ -81,21 +81,3 @@ def _downhill(values: np.ndarray) -> float:
     if not len(steps) or (falls.z > _SURELY and falls.relative > 0.1):
         return 0.0
     return float(((steps < 0).mean() - 0.5) / (0.5 / len(steps) ** 0.5))
-
-
-def _recurrence(values: np.ndarray, *, least: int = 100, settled: float = 0.2, batches: int = 5) -> float:
-    """Largest correlation of a series with itself an epoch of so many `batches` at least later, after it had fallen to
-    `settled`: 1 where the same values come again and again, near 0 of noise and of slow changes. At most half the
-    series apart: enough is left."""
-    count = len(values)
-    if count < least or not np.isfinite(values).all() or not np.ptp(values) > 0:
-        return 0.0
-    time = np.linspace(-1, 1, count)
-    rest = values - np.polyval(np.polyfit(time, values, 1), time)
-    powers = np.cumsum(np.r_[0.0, rest**2])
-    lags = np.arange(count // 2)
-    spectrum = np.fft.rfft(rest, 2 * count)
-    products = np.fft.irfft(np.abs(spectrum) ** 2)[: len(lags)]
-    correlations = products / np.sqrt(powers[count - lags] * (powers[-1] - powers[lags]))
-    away = np.flatnonzero(correlations < settled)
-    return float(correlations[max(away[0], batches) :].max()) if len(away) else 0.0

@@ -22,7 +22,9 @@ class Reason(NamedTuple):
 
 def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
     """Of tensors `layers`; `thresholds`: hard ones that the model calls."""
-    return _hard(thresholds) if thresholds else _softmax_of_one(run) or _zeros(run, layers) or _unknown()
+    return (
+        _hard(thresholds) if thresholds else _softmax_of_one(run) or _zeros(run, layers) or _ending(run) or _unknown()
+    )
 
 
 def _hard(functions: list[str]) -> Reason:
@@ -68,6 +70,52 @@ def _all_zero(run: Run, layers: tuple[str, ...]) -> list[str]:
     """Weights without a gradient that were zero from the start."""
     _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
     return [name for name in layers if not name.endswith("bias") and norms[0, names.index(name)] == 0]
+
+
+# Why a function passes on nothing: its derivative is zero for all that it was given.
+_FLAT = {
+    "clamp": "all that it was given lies beyond its bounds",
+    "exp": "all that it returned is 0, or next to it",
+    "prod": "all products are 0, or next to it",
+    "mul": "what it multiplies by is 0",
+    "sigmoid": "all that it returned is 0 or 1",
+    "tanh": "all that it returned is 1 or -1",
+    "softmax": "all that it returned is 0 or 1",
+    "relu": "all that it was given is below 0",
+}
+_BEYOND = (
+    "take the logarithm term by term, not of a product or an exponential that is clamped above 0: a sum of "
+    "log-densities, torch.logsumexp, F.log_softmax, F.logsigmoid",
+)
+
+
+def ending(run: Run) -> str:
+    """At which functions the gradient was seen to end, in words; empty where that was not seen."""
+    names = [str(name).removesuffix("min").removesuffix("max") for name in run.meta.get("gradient_ends") or []]
+    told = [f"{name}, where {_FLAT.get(name, 'its derivative is 0 for all that it was given')}" for name in names]
+    return " and at ".join(dict.fromkeys(told))
+
+
+def beyond(run: Run) -> tuple[str, ...]:
+    """What to do about numbers so small that a clamp or rounding makes constants of them."""
+    names = " ".join(map(str, run.meta.get("gradient_ends") or []))
+    return _BEYOND if any(each in names for each in ("clamp", "exp", "prod")) else ()
+
+
+def _ending(run: Run) -> Reason | None:
+    told = ending(run)
+    if not told:
+        return None
+    return Reason(
+        None,
+        f"since it ends at {told}",
+        (
+            *beyond(run),
+            "print what that function is given in the first batch, and bring it to where the function is not flat: "
+            "other bounds, smaller numbers, or no such function between the last layer and the loss",
+        ),
+        r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0",
+    )
 
 
 def _unknown() -> Reason:

@@ -36,7 +36,8 @@ def _pairs(count: int) -> Told:
             "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
             "heed PyTorch's warning 'Using a target size that is different to the input size'",
         ),
-        r"\frac{1}{N^2} \sum_{i,j} (y_i - t_j)^2 = \frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
+        r"\frac{1}{N^2} \sum_{i,j} \ell(y_i, t_j), \quad\text{of squares}\quad "
+        r"\frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
         "critical",
     )
 
@@ -101,6 +102,30 @@ def scrambled(run: Run) -> Iterator[Finding]:
             "of the last states of a recurrent net, torch.cat((h[-2], h[-1]), dim=1)",
         ),
         severity=unless_it_learns(run, "critical", "warning" if mixes_examples else "info"),
+    )
+
+
+def crossed(run: Run) -> Iterator[Finding]:
+    """Outputs and targets flattened from axes in another order."""
+    axes = run.meta.get("crossed") or []
+    if len(axes) != 2:
+        return
+    outputs, targets = map(shape_of, axes)
+    yield found(
+        "scrambled-view",
+        signals.first_step(run),
+        (),
+        (
+            f"The loss compares outputs with targets of other places: the outputs were made one row from {outputs}, "
+            f"and the targets from {targets}. Each view keeps the numbers' order in memory, and the first axis of one "
+            "is the second of the other."
+        ),
+        {},
+        (
+            "transpose one of them before both are flattened: y.t().reshape(-1), or logits.transpose(0, 1)",
+            "or make the layer with batch_first=True, so that outputs come in the order of the targets",
+        ),
+        severity=unless_it_learns(run, "critical", "warning"),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._recurrence import AGAIN, in_turn, recurrence
 from diagnostics.run import Run
 
 
@@ -40,11 +41,12 @@ def flats(run: Run, blocks: int = 20, still: float = 0.02) -> tuple[Flat, ...]:
     """The stretches, longest first, in which the medians of blocks of the loss agree; none shorter than three blocks.
 
     Medians agree within three of their standard errors, or within `still` of the loss's whole fall (of its size where
-    it never fell): a fiftieth is what an eye sees as level on a plot.
+    it never fell): a fiftieth is what an eye sees as level on a plot. Easy and hard batches that come in the same order
+    in each epoch make no progress.
     """
     history = signals.loss(run)
     kept = np.isfinite(history.values)
-    values, steps = history.values[kept], history.steps[kept]
+    values, steps = _without_turns(history.values[kept]), history.steps[kept]
     size = max(3, len(values) // blocks)
     count = len(values) // size
     if count < 4:
@@ -63,6 +65,16 @@ def flats(run: Run, blocks: int = 20, still: float = 0.02) -> tuple[Flat, ...]:
         begin = int(steps[first * size + np.argmax(arrived)])
         found.append(Flat(begin, end, where, (last - first) / count, escaped))
     return tuple(sorted(found, key=lambda each: -each.share))
+
+
+def _without_turns(values: np.ndarray) -> np.ndarray:
+    """Without what a loss has at each place of an epoch, where it comes again."""
+    late = values[len(values) // 2 :]
+    found = recurrence(late)
+    if found.correlation < AGAIN:
+        return values
+    places = (np.arange(len(values)) - len(values)) % found.after
+    return values - in_turn(late, found.after)[places]
 
 
 def _level_spans(medians: np.ndarray, tolerance: float, least: int = 3) -> list[tuple[int, int]]:

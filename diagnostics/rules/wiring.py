@@ -12,17 +12,18 @@ the optimizer has read them. Of tensors: whether the optimizer's are the model's
 gradients ever changes, whether one that the optimizer holds gets none while others do, and stays, and whether the loss
 has one for it, or changes with it without having one. Of updates: whether there are any, and whether something else
 puts the weights back, by all of an update, in a run that learns nothing. Of shapes: whether the loss is the mean
-difference of all pairs of an output and a target, whether a view gives an output its sizes in another order, whether
-inputs jump in memory where channels of another shape would end, or are most alike as many numbers apart as a pixel
-would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of one number or
-two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention takes as many
-steps as the model is given examples and gives answers, whether answers change when the examples of a batch change
-places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the model
-went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer changes with
-its target; whether what a mask leaves in sight is one kind of token, whether derivatives without a graph are added to
-the loss, and whether the loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks
-to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities: whether their
-exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are no
+difference of all pairs of an output and a target, or its mean over all pairs of an output and one of two labels,
+whether a view gives an output its sizes in another order, whether outputs and targets were made one row in different
+orders, whether inputs jump in memory where channels of another shape would end, or are most alike as many numbers apart
+as a pixel would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of one
+number or two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention takes
+as many steps as the model is given examples and gives answers, whether answers change when the examples of a batch
+change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the
+model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer
+changes with its target; whether what a mask leaves in sight is one kind of token, whether derivatives without a graph
+are added to the loss, and whether the loss sees but the last of many steps, each cut from the one before. Of pairs that
+a loss asks to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities: whether
+their exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are no
 probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
 them, while the loss is on average hardly better than that of the same answer to all, and keeps jumping to twice that,
 or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all
@@ -66,8 +67,9 @@ nodes are whose, is repeated for all targets.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the
 sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of
-others. An image $(H, W, C)$ that is viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed.
-Where the examples come last, $(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples.
+others; and so they do where outputs $(T, N)$ and targets $(N, T)$ are each made one row. An image $(H, W, C)$ that is
+viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed. Where the examples come last,
+$(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples.
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
@@ -197,6 +199,7 @@ def check(
     yield from state_cut(run)
     yield from shapes.broadcast(run)
     yield from shapes.scrambled(run)
+    yield from shapes.crossed(run)
     yield from shapes.scrambled_inputs(run)
     yield from shapes.along_batch(run)
     yield from shapes.by_place(run)

@@ -162,6 +162,7 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
     told = names_of([f"{calls[name][0]} {name.removeprefix('loss.')}" for name in flat])
     at_end = f", and the {told} {'is' if len(flat) == 1 else 'are'} at the flat end for every input" if flat else ""
     linear = not flat and is_piecewise_linear(run)
+    ends = "" if flat or not (where := no_gradient.ending(run)) else f"; it ended at {where}"
     return Finding(
         kind=KIND,
         cause=None,
@@ -169,11 +170,12 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
         first_step=since,
         last_step=None,
         layers=tuple(flat),
-        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{at_end}: nothing "
-        f"moves any more, and the loss stands at {end}.",
+        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{at_end}{ends}: "
+        f"nothing moves any more, and the loss stands at {end}.",
         evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
         remedies=(
             *([SMOOTH] if linear else []),
+            *no_gradient.beyond(run),
             "look at what lies between the last layer and the loss: a clamp that all values are beyond, a sigmoid that "
             "is exactly 0 or 1; losses of logits, as F.binary_cross_entropy_with_logits, keep their gradient there",
             "compare the targets with what the output can be: probabilities lie between 0 and 1",

@@ -1,0 +1,43 @@
+"""At which functions a gradient ends, where that of every weight is exactly zero.
+
+Runs once in a run, so it may wait for the device: the closure's graph is gone through backwards, with a look at what
+each function receives and passes on.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.monitor import forwards, losspath
+
+
+def ends(
+    closure: Callable[[], Any], model: nn.Module, parameters: Sequence[Tensor], states: forwards.RandomState | None
+) -> list[str]:
+    """Names of the functions that receive a gradient and pass on none, the last of the forward first; nothing where
+    some weight gets one after all."""
+    stops: dict[str, None] = {}
+
+    def passed(name: str, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:
+        if any(each is not None for each in inputs) and not _some(inputs) and _some(outputs):
+            stops[name] = None
+
+    with forwards.ours(model, closure), torch.enable_grad():
+        if states is not None:
+            forwards.set_random_state(model, states)
+        loss = closure()
+        nodes = [node for node in losspath.walk(losspath.history(loss), set(), losspath.FAR) if node.next_functions]
+        hooks = [node.register_hook(partial(passed, losspath.function_of(node))) for node in nodes]
+        try:
+            gradients = torch.autograd.grad(loss, [p for p in parameters if p.requires_grad], allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return [] if _some(gradients) else list(stops)
+
+
+def _some(gradients: Sequence[Tensor | None]) -> bool:
+    return any(each is not None and bool(each.any()) for each in gradients)

@@ -1,0 +1,203 @@
+"""Losses written out by hand: what meets what, in which order it was flattened, and where its gradient ends."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.monitor import ending
+from diagnostics.monitor.broadcasts import Broadcasts
+from diagnostics.monitor.losspath import makes_pairs
+from diagnostics.monitor.masks import Masks
+from diagnostics.monitor.observe import Observer
+from diagnostics.rules import plateau, wiring, zero_gradient
+from diagnostics.run import Run
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+STEPS = np.arange(1, 401)
+
+
+def run_of(meta=None, **tables):
+    given = {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"lr": 0.1}]}
+    return Run.from_frames(given | (meta or {}), {name: pd.DataFrame(columns) for name, columns in tables.items()})
+
+
+def focal(p, y):
+    right = p * y + (1 - p) * (1 - y)
+    weight = 0.75 * y + 0.25 * (1 - y)
+    return (-weight * (1 - right) ** 2 * torch.log(right.clamp_min(1e-6))).mean()
+
+
+def binary(p, y):
+    return -(y * torch.log(p) + (1 - y) * torch.log(1 - p)).sum() / len(y)
+
+
+def hinge(p, y):
+    return torch.clamp(1 - (2 * y - 1) * p, min=0).mean()
+
+
+@pytest.mark.parametrize("loss", [focal, binary, hinge])
+def test_a_column_of_outputs_that_meets_a_row_of_labels(loss):
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 5), (torch.rand(32) < 0.3).float()
+    layer = nn.Linear(5, 1)
+    assert labelled(lambda: loss(torch.sigmoid(layer(x)), y)) == 32
+    assert labelled(lambda: loss(torch.sigmoid(layer(x))[:, 0], y)) == 0
+    assert labelled(lambda: loss(torch.sigmoid(layer(x)), y[:, None])) == 0
+
+
+def labelled(closure):
+    with Broadcasts() as seen:
+        loss = closure()
+    return seen.labelled if makes_pairs(loss) else 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out, y, t: torch.exp(-((out - t) ** 2)).mean(),  # a kernel of samples
+        lambda out, y, t: torch.log(torch.cosh(out - out.t())).mean(),  # each output and each other one
+        lambda out, y, t: (F.softplus(out * y) * (t[:, None] > t)).mean(),  # pairs that are chosen
+        lambda out, y, t: torch.logsumexp(out * y, 1).mean(),
+        lambda out, y, t: (torch.sigmoid(out * y) @ t).mean(),
+        lambda out, y, t: (out * y).diagonal().mean(),
+    ],
+)
+def test_pairs_that_are_meant(loss):
+    torch.manual_seed(0)
+    x, y, times = torch.randn(32, 5), (torch.rand(32) < 0.3).float(), torch.rand(32)
+    layer = nn.Linear(5, 1)
+    assert labelled(lambda: loss(layer(x), y, times)) == 0
+
+
+def test_a_focal_loss_of_all_pairs_is_named(tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 1), nn.Sigmoid()), torch.randn(32, 5)
+    watch(tmp_path, model, lambda: focal(model(x), (x[:, 0] > 0).float()))
+    (found,) = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "wiring"]
+    assert (found.cause, found.severity) == ("shapes-broadcast", "critical")
+    assert "each of 32 outputs with all 32 targets" in found.summary
+
+
+def watch(path, model, loss, updates=30):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(updates):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=loss)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "crossed"),
+    [
+        ((7, 4, 9), (4, 7), True),
+        ((7, 4, 9), (7, 4), False),
+        ((4, 4, 9), (4, 4), False),  # which nobody can tell
+        ((28, 9), (4, 7), False),
+        ((7, 4, 9), (28,), False),
+    ],
+)
+def test_outputs_and_targets_flattened_in_other_orders(outputs, targets, crossed):
+    x, y = torch.randn(outputs, requires_grad=True), torch.randint(0, 9, targets)
+    with Observer(nn.Linear(1, 1), asking=True) as observer:
+        F.cross_entropy(x.reshape(-1, 9), y.reshape(-1))
+    assert observer.flattened.crossed == ([list(outputs[:2]), list(targets)] if crossed else [])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_targets_in_another_order_are_named(transposed, tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 9)), torch.randint(0, 9, (12, 6))
+
+    def loss():
+        logits, y = model(x.t()), x.t() if transposed else x
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+    watch(tmp_path, model, loss)
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "wiring"]
+    assert [each.cause for each in found] == ["scrambled-view"] * (not transposed)
+    assert transposed or "from (6, 12), and the targets from (12, 6)" in found[0].summary
+
+
+def test_where_a_gradient_ends():
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 64), torch.randn(16, 5)
+
+    def ends(loss):
+        return ending.ends(lambda: loss(model(x)), model, list(model.parameters()), None)
+
+    assert ends(lambda out: -torch.log(torch.exp(-4 - out**2).prod(1).clamp(min=1e-8)).mean()) == ["clamp"]
+    assert ends(lambda out: torch.exp(-500 - out**2).mean()) == ["exp"]
+    assert ends(lambda out: F.relu(-5 - out.sigmoid()).sum()) == ["relu"]
+    assert ends(lambda out: (0 * out).sum()) == ["mul"]
+    assert ends(lambda out: out.square().mean() + torch.exp(-500 - out**2).mean()) == []  # the rest gets one
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_clamp_that_all_likelihoods_are_below_is_named(tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 64), torch.randn(16, 5)
+    watch(tmp_path, model, lambda: -torch.log(torch.exp(-4 - model(x) ** 2).prod(1).clamp(min=1e-8)).mean())
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).findings[0]
+    assert (found.kind, found.severity) == ("zero-gradient", "critical")
+    assert "since it ends at clamp, where all that it was given lies beyond its bounds" in found.summary
+    assert "logsumexp" in found.remedies[0]
+
+
+def test_a_gradient_that_is_gone_later_says_where_it_ends():
+    norms = np.where(STEPS < 100, 1.0, 0.0)
+    rows = {"step": STEPS[::10], "layer": "0.weight", "grad_norm": norms[::10], "weight_norm": 1.0}
+    scalars = {"step": STEPS, "loss": np.where(STEPS < 100, 18.0, 18.42), "lr": 0.1, "grad_norm": norms}
+    meta = {"layers": [{"name": "0.weight", "shape": [8, 8], "parameters": 64}], "gradient_ends": ["clamp"]}
+    (found,) = zero_gradient.check(run_of(meta, scalars=scalars, layers=rows))
+    assert "exactly 0; it ended at clamp, where all that it was given lies beyond its bounds: nothing" in found.summary
+
+
+@pytest.mark.parametrize("padding", [True, False])
+def test_a_mark_that_all_ask_is_no_padding(padding):
+    """The first token is the same in each text, and the only one in sight; of padding there would be more."""
+    torch.manual_seed(0)
+    tokens, q = torch.randint(2, 9, (32, 8)), torch.randn(32, 1, 8, 4)
+    seen = torch.arange(8) < (2 if padding else 1)
+    tokens[:, seen] = 1
+    masks = Masks()
+    masks.follow(F.embedding, (tokens, torch.randn(9, 4)), {})
+    masks.follow(F.scaled_dot_product_attention, (q, q, q, seen.expand(32, 1, 1, 8)), {})
+    assert masks.padding_alone() == ([1, 7] if padding else [])
+
+
+@pytest.mark.parametrize(("end", "severity"), [(3.0, "critical"), (0.5, "warning")])
+def test_a_mask_of_the_wrong_sign_is_an_alarm_while_it_learns_something_else(end, severity):
+    scalars = {"step": STEPS, "loss": np.linspace(3.0, end, 400), "lr": 0.1, "grad_norm": 1.0, "carried_grad_norm": 0.0}
+    found = list(wiring.check(run_of({"padding_alone": [0, 20]}, scalars=scalars)))
+    assert [(each.cause, each.severity) for each in found] == [("mask-inverted", severity)]
+
+
+def test_what_decay_left_of_most_matrices_no_norm_makes_up_for():
+    """Adam, which divides the decay by its size: half of the weights are gone, and what is not are norms' gains."""
+    measured, names = STEPS[::20], [f"{at}.weight" for at in range(4)]
+
+    def found(left, decoupled=False):
+        sizes = np.where((measured[:, None] > 100) & (np.arange(4) < 3), 4 * left, 4.0)
+        layers = {"step": np.repeat(measured, 4), "layer": names * len(measured), "grad_norm": 1.0}
+        meta = {
+            "layers": [{"name": name, "shape": [50, 50], "parameters": 2500} for name in names],
+            "modules": [{"name": "4", "type": "LayerNorm"}],
+            "hyperparameters": [{"weight_decay": 0.1, "decoupled_weight_decay": decoupled}],
+        }
+        scalars = {"step": STEPS, "loss": 1.6, "lr": 0.1, "weight_norm": 40.0}
+        alarms = plateau.check(run_of(meta, scalars=scalars, layers=layers | {"weight_norm": sizes.ravel()}))
+        return [each for each in alarms if each.alarm]
+
+    (told,) = found(1e-3)
+    assert told.cause == "weight-decay"
+    assert "brought half of all matrices to 0.1 % of their initial size" in told.summary
+    assert any("AdamW" in remedy for remedy in told.remedies)
+    assert not any("AdamW" in remedy for remedy in found(1e-3, decoupled=True)[0].remedies)
+    assert not found(0.05)
