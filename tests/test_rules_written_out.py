@@ -125,6 +125,34 @@ def test_targets_in_another_order_are_named(transposed, tmp_path):
     assert transposed or "from (6, 12), and the targets from (12, 6)" in found[0].summary
 
 
+@pytest.mark.parametrize(
+    ("layers", "loss", "told"),
+    [
+        ([nn.Linear(5, 1), nn.Dropout(0.5)], F.mse_loss, [0.5, 1.0]),
+        ([nn.Linear(5, 1), nn.Dropout(0.2), nn.Flatten(0)], lambda a, b: F.l1_loss(a, b[:, 0]), [0.2, 1.0]),
+        ([nn.Linear(5, 3), nn.Dropout(0.5)], lambda a, b: F.cross_entropy(a, b[:, 0].long()), [0.5, 0.0]),
+        ([nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 1)], F.mse_loss, []),
+        ([nn.Linear(5, 1), nn.Dropout(0.0)], F.mse_loss, []),
+        ([nn.Linear(5, 1), nn.Dropout(0.5).eval()], F.mse_loss, []),
+    ],
+    ids=range(6),
+)
+def test_dropout_behind_the_last_layer(layers, loss, told):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*layers), torch.randn(32, 5)
+    with Observer(model, asking=True) as observer:
+        loss(model(x), (x[:, :1] > 0).float())
+    assert observer.dropped.told == told
+
+
+@pytest.mark.parametrize(("numbers", "severities"), [(1.0, ["warning"]), (0.0, ["info"])])
+def test_scores_outlive_a_dropout_that_numbers_do_not(numbers, severities):
+    scalars = {"step": STEPS, "loss": np.linspace(3.0, 0.5, 400), "lr": 0.1, "grad_norm": 1.0, "carried_grad_norm": 0.0}
+    found = list(wiring.check(run_of({"dropped_output": [0.5, numbers]}, scalars=scalars)))
+    assert [each.severity for each in found] == severities
+    assert found[0].summary.startswith("Dropout follows the last layer: 50 % of the")
+
+
 def test_where_a_gradient_ends():
     torch.manual_seed(0)
     model, x = nn.Linear(5, 64), torch.randn(16, 5)

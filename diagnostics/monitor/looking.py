@@ -103,6 +103,7 @@ class Looking:
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
+        found["dropped_output"] = next((each for one in observers if (each := one.dropped.told)), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))

@@ -23,6 +23,7 @@ from diagnostics.monitor import attention, describe, functions, places, sequence
 from diagnostics.monitor.compared import Comparison, comparison
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.derivatives import Derivatives
+from diagnostics.monitor.dropped import Dropped
 from diagnostics.monitor.flattened import Flattened
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept
@@ -80,7 +81,7 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
-        self.flattened = Flattened()
+        self.flattened, self.dropped = Flattened(), Dropped()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
@@ -199,6 +200,7 @@ class Observer(TorchFunctionMode):
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
                 self.flattened.follow(func, args, kwargs, out)
+                self.dropped.follow(func, args, kwargs, out)
                 self.derivatives.follow(func, args, kwargs, out)
                 self.positions.follow(func, args, kwargs, out)
         return out

@@ -107,6 +107,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "mean_count": None,
         "scrambled": [],
         "crossed": [],
+        "dropped_output": [],
         "input_order": [],
         "along_batch": [],
         "softmax_of_one": [],

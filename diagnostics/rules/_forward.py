@@ -81,6 +81,34 @@ def padding_alone(run: Run) -> Iterator[Finding]:
     )
 
 
+def dropout_on_output(run: Run) -> Iterator[Finding]:
+    told = run.meta.get("dropped_output") or []
+    if len(told) != 2:
+        return
+    share, numbers = float(told[0]), bool(told[1])
+    them = "numbers" if numbers else "scores"
+    yield found(
+        "dropout-on-output",
+        signals.first_step(run),
+        (),
+        (
+            f"Dropout follows the last layer: {number(100 * share)} % of the {them} that the loss compares with "
+            f"targets are 0, whatever the network answered, and the rest is {number(1 / max(1 - share, 0.01))} times "
+            "its answer."
+        ),
+        {"share set to 0": share},
+        ("end the model with the last layer: dropout belongs between hidden layers",),
+        formula=(
+            r"\mathbb{E}\,(d\,y - t)^2 = (y - t)^2 + \tfrac{p}{1-p}\,y^2 \;\text{ is least at }\; y = (1 - p)\,t, "
+            r"\text{ where } p\,t^2 \text{ is left}"
+            if numbers
+            else ""
+        ),
+        # Scores outlive it: the largest is often still the largest.
+        severity="warning" if numbers else unless_it_learns(run, "warning"),
+    )
+
+
 def derivative_without_graph(run: Run) -> Iterator[Finding]:
     share = float(run.meta.get("cut_derivative") or 0.0)
     if not share:

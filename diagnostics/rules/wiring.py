@@ -20,16 +20,17 @@ number or two, whether one batch norm is used at places whose numbers differ, wh
 as many steps as the model is given examples and gives answers, whether answers change when the examples of a batch
 change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the
 model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer
-changes with its target; whether what a mask leaves in sight is one kind of token, whether derivatives without a graph
-are added to the loss, and whether the loss sees but the last of many steps, each cut from the one before. Of pairs that
-a loss asks to be alike: whether strangers became as much so. Of what the loss takes for log-probabilities: whether
-their exponentials sum to 1, and not they themselves. Of a binary cross-entropy: whether some of its targets are no
-probabilities and it falls below 0 without end. Of targets: whether those of a batch are far more alike than all of
-them, while the loss is on average hardly better than that of the same answer to all, and keeps jumping to twice that,
-or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all
-features become tenfold larger or smaller together, whether all examples of each batch are one or all texts one token,
-and whether a layer's are all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision
-under an optimizer of torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+changes with its target; whether what a mask leaves in sight is one kind of token, whether dropout follows the last
+layer, whether derivatives without a graph are added to the loss, and whether the loss sees but the last of many steps,
+each cut from the one before. Of pairs that a loss asks to be alike: whether strangers became as much so. Of what the
+loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary
+cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
+those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
+answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
+worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples
+of each batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and
+its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient
+and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -119,6 +120,9 @@ alone, as a placeholder for data would be, learns nothing but its bias.
 target, copying it is all there is to learn, and at generation it is not there yet.
 
 *Mask inverted*: attention over the padding alone is the same for every text.
+
+*Dropout on output*: what dropout sets to 0 is an answer of 0, and what it lets through is $1/(1-p)$ times the answer.
+A squared error is then least at $1 - p$ of the target, and the share $p$ of its square is left of it.
 
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
@@ -218,6 +222,7 @@ def check(
     yield from forward.left_in_evaluation(run)
     yield from forward.looks_ahead(run)
     yield from forward.padding_alone(run)
+    yield from forward.dropout_on_output(run)
     yield from forward.derivative_without_graph(run)
     yield from lost_to_rounding(run)
     yield from collapsed(run)

@@ -62,6 +62,7 @@ _DEFAULTS: dict[str, Any] = {
     "mean_count": None,
     "scrambled": [],
     "crossed": [],
+    "dropped_output": [],
     "input_order": [],
     "along_batch": [],
     "softmax_of_one": [],
