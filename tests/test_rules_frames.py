@@ -401,6 +401,45 @@ def test_a_start_far_off_because_the_targets_are(change, cause):
     assert ("The targets lie between" in found.summary) == (cause == "target-scale")
 
 
+@pytest.mark.parametrize("targets", [None, [1e3, 4e3], [-2.0, 2.0]])
+@pytest.mark.parametrize("measured", [400, 150])  # nothing after it, as the budget has it where updates are fast
+def test_a_rate_too_small_for_targets_far_away(targets, measured):
+    looked = np.where((STEPS % 10 == 0) & (measured >= STEPS), 1.0, np.nan)
+    columns = {"step": STEPS, "loss": np.linspace(9e6, 8.9e6, 400), "lr": 1e-3, "grad_norm": 1e3}
+    columns |= {"update_norm": 1e-3 * looked, "weight_norm": 1.0, "overshoot": 1e-5 * looked}
+    columns |= {"gradient_cosine": np.where(STEPS % 10 == 1, 0.99, np.nan), "update_cosine": 0.9 * looked}
+    layers = {"step": STEPS[9::10], "layer": "0.weight", "update_norm": 1e-3, "weight_norm": 1.0}
+    curvature = {"step": [50, 150], "eigenvalues": [[0.5]] * 2, "stability": 1e-4, "progress": 1e-4}
+    meta = {"optimizer": "Adam", "loss_path": "mse_loss", "targets": targets}
+    meta |= {"layers": [{"name": "0.weight", "shape": [8, 8], "parameters": 64}]}
+    (found,) = lr_too_small.check(run_of(meta, scalars=columns, layers=layers, curvature=curvature))
+    far = targets is not None and targets[1] > 100
+    assert found.cause == ("target-scale" if far else "learning-rate")
+    assert ("The targets lie between 1,000 and 4,000" in found.summary) == far
+    assert found.remedies[0].startswith("standardize the targets" if far else "raise the learning rate")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, True),
+        ({"level": 0.9}, False),  # it came down since
+        ({"measured": 90}, False),  # long before
+        ({"forwards": 400}, False),  # what is compared has become another loss
+    ],
+    ids=str,
+)
+def test_answers_that_were_last_compared_before_the_later_half(change, told):
+    given = {"level": 1.4, "measured": 180, "forwards": 180} | change
+    compared = np.where((STEPS % 10 == 0) & (given["measured"] >= STEPS), 1.4, np.nan)
+    seen = np.where((STEPS % 10 == 0) & (given["forwards"] >= STEPS), 1.0 * STEPS, np.nan)
+    noise = 0.001 * np.random.default_rng(0).standard_normal(400)
+    columns = {"step": STEPS, "loss": np.where(STEPS <= 190, 1.4, given["level"]) + noise, "lr": 0.1}
+    layers = {"step": STEPS[9::10], "layer": "0.weight", "grad_norm": 1.0, "weight_norm": 1.0}
+    found = plateau.check(run_of(scalars=columns | {"constant_loss": compared, "input_sum": seen}, layers=layers))
+    assert ("nothing-learned" in [each.cause for each in found]) == told
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

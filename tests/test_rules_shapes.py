@@ -9,6 +9,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.monitor.losspath import all_columns, all_pairs, one_answer, products
+from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.places import scrambles
 from diagnostics.run import Run
 from tests.test_rules_mistakes import alarms, diagnosed
@@ -274,6 +275,18 @@ def test_last_states_of_two_directions_viewed_as_one_row_each(kind, join, wrong,
             optimizer.step()
             monitor.step(loss, closure=lambda: F.cross_entropy(model(x), torch.arange(32) % 4))
     assert diagnostics.load(tmp_path).meta["scrambled"] == ([[2, 32, 12], [32, 24]] if wrong else [])
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_last_states_of_packed_sequences(wrong):
+    """Which are put back into the order that the sequences came in."""
+    lstm, x = nn.LSTM(3, 12, bidirectional=True, batch_first=True), torch.randn(32, 7, 3)
+    lengths = torch.randint(1, 8, (32,))
+    with Observer(lstm, asking=True) as observer:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        last = lstm(packed)[1][0]
+        (last if wrong else last.transpose(0, 1)).reshape(32, 24)
+    assert observer.scrambled == ([([2, 32, 12], [32, 24])] if wrong else [])
 
 
 @pytest.mark.parametrize(

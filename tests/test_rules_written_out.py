@@ -168,6 +168,53 @@ def test_where_a_gradient_ends():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_where_the_gradient_of_one_head_ends():
+    torch.manual_seed(0)
+    body, idle, used, x = nn.Linear(5, 8), nn.Linear(8, 4), nn.Linear(8, 4), torch.randn(16, 5)
+
+    def closure():
+        return used(body(x)).square().mean() + (idle(body(x)).sigmoid() - 3).clamp(min=0).sum()
+
+    model = nn.ModuleList([body, idle, used])
+    assert ending.ends(closure, model, list(idle.parameters()), None) == ["clamp"]
+    assert ending.ends(closure, model, list(body.parameters()), None) == []
+
+
+@pytest.mark.parametrize(("ends", "severity"), [(["clamp"], "warning"), (["mul"], "info"), ([], "info")])
+def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
+    """In a run that learns beside it."""
+    names = ["body.weight", "head.weight", "idle.weight"]
+    layers = {"step": np.repeat(STEPS[::20], 3), "layer": names * 20, "grad_norm": [1.0, 1.0, 0.0] * 20}
+    meta = {"layers": [{"name": name, "shape": [8, 8], "parameters": 64} for name in names], "gradient_ends": ends}
+    scalars = {"step": STEPS, "loss": np.linspace(3.0, 1.5, 400), "lr": 0.1, "grad_norm": 1.0}
+    (found,) = zero_gradient.check(run_of(meta, scalars=scalars, layers=layers | {"weight_norm": 1.0}))
+    assert (found.layers, found.severity) == (("idle.weight",), severity)
+    assert ("it ends at" in found.summary) == bool(ends)
+
+
+def test_where_it_ends_is_asked_for_one_head_and_again_for_all(tmp_path):
+    torch.manual_seed(0)
+    body, idle, x = nn.Linear(5, 8), nn.Linear(8, 4), torch.randn(16, 5)
+    model, updates = nn.ModuleList([body, idle]), []
+
+    def loss():
+        return (body(x).square().mean() if len(updates) < 12 else 0) + torch.exp(-500 - idle(body(x)) ** 2).mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(30):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=loss)
+            updates.append(value)
+            if len(updates) == 11:
+                assert monitor._looking._ended == {"some"}
+    assert monitor._looking._ended == {"some", "all"}
+    assert diagnostics.load(tmp_path).meta["gradient_ends"] == ["exp"]
+
+
 def test_a_clamp_that_all_likelihoods_are_below_is_named(tmp_path):
     torch.manual_seed(0)
     model, x = nn.Linear(5, 64), torch.randn(16, 5)

@@ -1,7 +1,7 @@
-"""At which functions a gradient ends, where that of every weight is exactly zero.
+"""At which functions a gradient ends, where that of some weights is exactly zero.
 
-Runs once in a run, so it may wait for the device: the closure's graph is gone through backwards, with a look at what
-each function receives and passes on.
+Runs once or twice in a run, so it may wait for the device: the closure's graph is gone through backwards, with a look
+at what each function receives and passes on.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from diagnostics.monitor import forwards, losspath
 def ends(
     closure: Callable[[], Any], model: nn.Module, parameters: Sequence[Tensor], states: forwards.RandomState | None
 ) -> list[str]:
-    """Names of the functions that receive a gradient and pass on none, the last of the forward first; nothing where
-    some weight gets one after all."""
+    """Names of the functions that receive a gradient and pass none on towards these parameters, the last of the forward
+    first; nothing where one gets some after all."""
     stops: dict[str, None] = {}
 
     def passed(name: str, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None]) -> None:

@@ -103,6 +103,7 @@ _POOLS = {
     for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
     for f in _functions(f"{kind}{size}d", f"{kind}{size}d_with_indices")
 }
+SELECTING = _functions("index_select")
 DROPOUTS = _functions("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")
 _CASTS = _functions("float", "half", "bfloat16", "double", "to", "contiguous", "type_as", "clone", "detach", "identity")
 _SCALINGS = _functions("abs", "square", "exp", "neg", "log_softmax")

@@ -53,7 +53,7 @@ class Looking:
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
-        self._ended = False  # whether it was asked where a gradient of zero ends
+        self._ended = set[str]()  # whether it was asked where a gradient of zero ends: that of some weights, of all
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
         """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalars `overshoot` and
@@ -167,13 +167,18 @@ class Looking:
         record.update.values.update(observer.partners.columns())
 
     def _look_where_it_ends(self, record: Record, closure: Closure) -> None:
-        """Of a gradient that is exactly zero, once; where its norm is read without waiting for a device."""
-        norm = record.update.values.get("grad_norm")
-        if self._ended or not isinstance(norm, Tensor) or not transfer.on_host(norm.device) or norm != 0:
+        """Of weights whose gradient is exactly zero, and again when it is that of all; where the norms are read without
+        waiting for a device."""
+        norms = record.update.layers.get("grad_norm")
+        if norms is None or not transfer.on_host(norms.device) or "all" in self._ended:
             return
-        self._ended = True
-        parameters = list(self._tensors().values())
-        self._note(gradient_ends=ending.ends(closure, self._model, parameters, self._entrance.random_state))
+        silent = [
+            parameter for parameter, norm in zip(self._tensors().values(), norms.tolist(), strict=True) if norm == 0
+        ]
+        which = "all" if len(silent) == len(norms) else "some"
+        if silent and which not in self._ended:
+            self._ended.add(which)
+            self._note(gradient_ends=ending.ends(closure, self._model, silent, self._entrance.random_state))
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

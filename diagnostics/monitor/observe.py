@@ -272,6 +272,8 @@ class Observer(TorchFunctionMode):
             known = flow not in (NOTHING, PARAMETER)
             if mixed or (known and places.scrambles(x.shape, out.shape, flow.channels_first)):
                 self.scrambled.append((list(x.shape), list(out.shape)))
+        elif func in functions.SELECTING and x in self._states:  # of packed sequences, back in their own order
+            self._states[out] = out.shape[1]
         elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
             self.norms_of[count].append(self._stack[-1].name if self._stack else "loss")
 

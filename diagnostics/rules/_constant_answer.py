@@ -67,11 +67,12 @@ class Explained(NamedTuple):
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     """Over the updates measured between two steps, and at least so many of the last ones. Unknown where no late one is:
-    the loss has become another one, as when a penalty begins to count."""
+    the loss has become another one, as when a penalty begins to count; or nothing was measured for long, as the budget
+    has it, and it came down since."""
     table = _compared(run)
     table = table.loc[table["step"] <= last]
     table = table.tail(max(least, int((table["step"] >= first).sum())))
-    late = not table.empty and int(table["step"].iloc[-1]) >= first
+    late = not table.empty and (table["step"].iloc[-1] >= first or _still_holds(run, table, first, last))
     if len(table) < least or not late:
         return Explained(np.nan, np.nan, np.nan, np.nan)
     losses, constants = signals.array(table, "loss"), signals.array(table, "constant_loss")
@@ -79,6 +80,17 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     gained = (constants - losses) / constant
     error = float(gained.std(ddof=1) / len(table) ** 0.5)
     return Explained(float(gained.mean()), error, float(np.median(losses)), constant, bool(table["partial"].any()))
+
+
+def _still_holds(run: Run, table: pd.DataFrame, first: int, last: int) -> bool:
+    """Whether the last comparison was the last that could be made, half of the steps in question before them at most,
+    and the loss has not fallen below that of the constant answer since."""
+    at, measured = int(table["step"].iloc[-1]), signals.column(run, "input_sum")[0]
+    could = measured[measured <= last]
+    if at < first - (last - first) / 2 or not len(could) or could[-1] != at or bool(np.any(table["partial"])):
+        return False
+    since = signals.inside(run, "loss", first, last)
+    return float(np.median(since)) >= (1 - LITTLE) * float(signals.array(table, "constant_loss").mean())
 
 
 def _compared(run: Run) -> pd.DataFrame:

@@ -25,6 +25,19 @@ def far_targets(run: Run, *, far: float = 100.0) -> tuple[float, float] | None:
     return (low, high) if max(abs(low), abs(high)) >= far else None
 
 
+def scale_targets(run: Run, *, far: float = 100.0) -> tuple[str, ...]:
+    """Of targets of any part of the loss, beside a step that threw units to their ends: the gradient of a squared error
+    is as large as the targets are."""
+    targets = [float(each) for each in run.meta.get("targets") or []]
+    if len(targets) < 2 or max(map(abs, targets)) < far:
+        return ()
+    low, high = map(number, targets)
+    return (
+        f"scale the targets for training: a part of the loss compares outputs with numbers from {low} to {high}, and "
+        "to come there drives what lies before to its ends",
+    )
+
+
 def how_far(run: Run, targets: tuple[float, float]) -> str:
     low, high = targets
     rate = signals.highest_rate(run, signals.loss(run).last_step)

@@ -96,6 +96,12 @@ def ending(run: Run) -> str:
     return " and at ".join(dict.fromkeys(told))
 
 
+def ends_in_the_flat(run: Run) -> bool:
+    """Whether a function that is flat on one side was seen to end it, not a factor that may leave 0."""
+    names = {str(name).removesuffix("min").removesuffix("max") for name in run.meta.get("gradient_ends") or []}
+    return bool(names) and names <= {"clamp", "relu", "hardtanh", "exp", "prod"}
+
+
 def beyond(run: Run) -> tuple[str, ...]:
     """What to do about numbers so small that a clamp or rounding makes constants of them."""
     names = " ".join(map(str, run.meta.get("gradient_ends") or []))

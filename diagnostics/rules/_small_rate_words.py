@@ -9,6 +9,7 @@ import numpy as np
 
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._far_targets import NEARER, how_far
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -119,6 +120,16 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
         + found.summary[1:],
         remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out", *unscale),
         charts=(_CLIPPED, *(chart for chart in found.charts if chart != _STABILITY)),
+    )
+
+
+def by_targets(run: Run, found: Finding, targets: tuple[float, float]) -> Finding:
+    return replace(
+        found,
+        cause="target-scale",
+        summary=f"{found.summary} {how_far(run, targets)}.",
+        evidence=found.evidence | {"smallest target": targets[0], "largest target": targets[1]},
+        remedies=(*NEARER, *found.remedies[:1]),
     )
 
 

@@ -46,6 +46,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import nothing_until
 from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
+from diagnostics.rules._far_targets import scale_targets
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._moving import is_moving
 from diagnostics.rules._raw_inputs import standardize
@@ -217,6 +218,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
         return (standardize(run), f"or put nn.BatchNorm1d before {layer}")
     if cause == "large-step":
         return (
+            *scale_targets(run),
             f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",
             "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
             f"re-initialize the dead units of {layer}; they will not come back",

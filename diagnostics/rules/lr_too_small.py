@@ -67,6 +67,7 @@ from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for_long
 from diagnostics.rules._crawling import crawls
 from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, gradient_left, spent_early
+from diagnostics.rules._far_targets import far_targets
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._never_reached import never_reached
 from diagnostics.rules._one_gradient import one_gradient
@@ -184,6 +185,8 @@ def check(
             found = sentences.by_epsilon(found, outweighed)
         elif left < 1:
             found = sentences.by_clipping(found, left)
+        elif cause == "learning-rate" and (targets := far_targets(run)):
+            found = sentences.by_targets(run, found, targets)
         yield found if standing or belated or not settled else replace(found, severity="info")
 
 
@@ -264,15 +267,17 @@ def _lowered(run: Run, since: int) -> float:
 
 
 def _overshoots(run: Run, since: int, lowered: bool, *, high: float = 0.5, least: int = 3) -> np.ndarray:
-    """Those of the later half, or of the updates at no less than half the highest rate where it was lowered; NaN where
-    every step was too short to tell it from rounding."""
+    """Those of the later half, and at least so many of the last ones; or of the updates at no less than half the
+    highest rate where it was lowered. NaN where every step was too short to tell it from rounding."""
     table = run.table("scalars", ["step", "lr", "update_norm"])
-    rates = signals.array(table, "lr")
-    chosen = rates >= high * np.nanmax(rates) if lowered else table["step"].to_numpy() >= since
-    if np.isfinite(signals.array(table, "update_norm")[chosen]).sum() < least:
+    all_steps, rates = table["step"].to_numpy(), signals.array(table, "lr")
+    measured, tall = np.isfinite(signals.array(table, "update_norm")), rates >= high * np.nanmax(rates)
+    last = all_steps[measured & tall][-least:]
+    chosen = tall if lowered else all_steps >= min([since, *last])
+    if measured[chosen].sum() < least:
         raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates at the rate to be judged")
     steps, over = steps_made.overshoots(run)
-    return over[np.isin(steps, table["step"][chosen])]
+    return over[np.isin(steps, all_steps[chosen])]
 
 
 def explains(finding: Finding, other: Finding) -> bool:

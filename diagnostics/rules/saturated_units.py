@@ -37,6 +37,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._far_targets import scale_targets
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._flat_gates import flat_gates
 from diagnostics.rules._flat_gates import remedies as of_recurrent
@@ -185,6 +186,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     if cause == "large-step":
         rate = signals.highest_rate(run, step)
         return (
+            *scale_targets(run),
             f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",
             normalize,
         )

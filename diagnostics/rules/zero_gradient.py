@@ -27,7 +27,8 @@ Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a strai
 metric. A loss of second derivatives needs units that have some: tanh, SiLU, softplus or sine.
 
 ## When this is wrong
-A branch that is idle in a run that learns is information, unless it is most of the network and more lies behind it.
+A branch that is idle in a run that learns is information, unless it is most of the network and more lies behind it, or
+a clamp is seen to end its gradient: a term of a loss that is meant to be 0 throughout looks like that.
 Experts that no input is routed to, and parameters frozen by `requires_grad_(False)`, get no gradient and are
 fine. Dead ReLU units and wholly saturated ones give exact zeros too; they are reported as such.
 
@@ -95,12 +96,13 @@ def check(
     history = signals.loss(run)
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
     learns = not hard and not first_ones and history.end <= learned * signals.untrained(run)
+    stuck = _is_the_middle(run, names, trainable, silent) or no_gradient.ends_in_the_flat(run)
     layers = tuple(names[at] for at in silent)
     reason = no_gradient.reason(run, layers, hard)
     yield Finding(
         kind=KIND,
         cause=reason.cause,
-        severity="critical" if not learns else "warning" if _is_the_middle(run, names, trainable, silent) else "info",
+        severity="critical" if not learns else "warning" if stuck else "info",
         first_step=int(steps[0]),
         last_step=None,
         layers=layers,
