@@ -415,7 +415,7 @@ def test_a_rate_too_small_for_targets_far_away(targets, measured):
     (found,) = lr_too_small.check(run_of(meta, scalars=columns, layers=layers, curvature=curvature))
     far = targets is not None and targets[1] > 100
     assert found.cause == ("target-scale" if far else "learning-rate")
-    assert ("The targets lie between 1,000 and 4,000" in found.summary) == far
+    assert found.summary.startswith("The targets are too far away for this rate: they lie between 1,000 and 4") == far
     assert found.remedies[0].startswith("standardize the targets" if far else "raise the learning rate")
 
 

@@ -12,12 +12,13 @@ from diagnostics.run import Run
 
 
 class Reason(NamedTuple):
-    """`where` ends the sentence that says so."""
+    """`where` ends the sentence that says which got none; `first` is one of its own before it."""
 
     cause: str | None
     where: str
     remedies: tuple[str, ...]
     formula: str = ""
+    first: str = ""
 
 
 def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
@@ -90,37 +91,41 @@ _BEYOND = (
 
 
 def ending(run: Run) -> str:
-    """At which functions the gradient was seen to end, in words; empty where that was not seen."""
-    names = [str(name).removesuffix("min").removesuffix("max") for name in run.meta.get("gradient_ends") or []]
-    told = [f"{name}, where {_FLAT.get(name, 'its derivative is 0 for all that it was given')}" for name in names]
-    return " and at ".join(dict.fromkeys(told))
+    """At which functions the gradient was seen to end, and why, as a sentence; empty where that was not seen."""
+    names = _ends(run)
+    reasons = dict.fromkeys(_FLAT.get(name, "its derivative is 0 for all that it was given") for name in names)
+    return f"The gradient ends at {names_of(names)}: {'; '.join(reasons)}." if names else ""
 
 
 def ends_in_the_flat(run: Run) -> bool:
     """Whether a function that is flat on one side was seen to end it, not a factor that may leave 0."""
-    names = {str(name).removesuffix("min").removesuffix("max") for name in run.meta.get("gradient_ends") or []}
-    return bool(names) and names <= {"clamp", "relu", "hardtanh", "exp", "prod"}
+    return bool(_ends(run)) and set(_ends(run)) <= {"clamp", "relu", "hardtanh", "exp", "prod"}
 
 
 def beyond(run: Run) -> tuple[str, ...]:
     """What to do about numbers so small that a clamp or rounding makes constants of them."""
-    names = " ".join(map(str, run.meta.get("gradient_ends") or []))
-    return _BEYOND if any(each in names for each in ("clamp", "exp", "prod")) else ()
+    return _BEYOND if {"clamp", "exp", "prod"} & set(_ends(run)) else ()
+
+
+def _ends(run: Run) -> list[str]:
+    names = map(str, run.meta.get("gradient_ends") or [])
+    return list(dict.fromkeys(name.removesuffix("min").removesuffix("max") for name in names))
 
 
 def _ending(run: Run) -> Reason | None:
-    told = ending(run)
-    if not told:
+    sentence = ending(run)
+    if not sentence:
         return None
     return Reason(
         None,
-        f"since it ends at {told}",
+        "",
         (
             *beyond(run),
             "print what that function is given in the first batch, and bring it to where the function is not flat: "
             "other bounds, smaller numbers, or no such function between the last layer and the loss",
         ),
         r"\bar{z}_i = \bar{h}_i\,\phi'(z_i), \quad \phi'(z_i) = 0",
+        sentence,
     )
 
 

@@ -124,10 +124,11 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
 
 
 def by_targets(run: Run, found: Finding, targets: tuple[float, float]) -> Finding:
+    they = how_far(run, targets).replace("The targets", "they", 1)
     return replace(
         found,
         cause="target-scale",
-        summary=f"{found.summary} {how_far(run, targets)}.",
+        summary=f"The targets are too far away for this rate: {they}. {found.summary}",
         evidence=found.evidence | {"smallest target": targets[0], "largest target": targets[1]},
         remedies=(*NEARER, *found.remedies[:1]),
     )

@@ -35,11 +35,13 @@ direction is slow for no gain in stability. A schedule that decays too early doe
 larger than the gradient divides the rate of an adaptive optimizer:
 $\alpha g/(\sqrt v+\epsilon)\approx\alpha g/\epsilon$. One gradient that is far longer than all others, as a wrong
 example's, stays for thousands of updates in the mean of squares that each of them is divided by, at $\beta_2 = 0.999$.
+Targets in the thousands are thousands of steps away from first answers near 0: an update of Adam does not grow with the
+error.
 
 ## What to try
 Raise the learning rate tenfold, watching $s$; gradient descent does best near $1/\lambda_{\max}$. If a schedule
 lowered it, start the decay later. Give a slow parameter group a rate of the others' size; leave epsilon at its default.
-Mend or leave out the example whose gradient is remembered.
+Mend or leave out the example whose gradient is remembered. Standardize targets.
 
 ## When this is wrong
 A warm-up under way, the tail of a decay after convergence and converged runs are silent. A run that has most of its

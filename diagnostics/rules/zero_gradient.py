@@ -106,9 +106,12 @@ def check(
         first_step=int(steps[0]),
         last_step=None,
         layers=layers,
-        summary=(
-            f"{len(silent)} of {len(trainable)} trainable tensors ({names_of(layers)}) got exactly no "
-            f"gradient in all {len(steps)} measured updates, {reason.where}."
+        summary=" ".join(
+            [
+                *([reason.first] if reason.first else []),
+                f"{len(silent)} of {len(trainable)} trainable tensors ({names_of(layers)}) got exactly no gradient in "
+                f"all {len(steps)} measured updates{', ' if reason.where else ''}{reason.where}.",
+            ]
         ),
         evidence={
             "silent tensors": float(len(silent)),
@@ -164,7 +167,7 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
     told = names_of([f"{calls[name][0]} {name.removeprefix('loss.')}" for name in flat])
     at_end = f", and the {told} {'is' if len(flat) == 1 else 'are'} at the flat end for every input" if flat else ""
     linear = not flat and is_piecewise_linear(run)
-    ends = "" if flat or not (where := no_gradient.ending(run)) else f"; it ended at {where}"
+    ends = "" if flat or not (sentence := no_gradient.ending(run)) else f" {sentence}"
     return Finding(
         kind=KIND,
         cause=None,
@@ -172,8 +175,8 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
         first_step=since,
         last_step=None,
         layers=tuple(flat),
-        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{at_end}{ends}: "
-        f"nothing moves any more, and the loss stands at {end}.",
+        summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{at_end}: nothing "
+        f"moves any more, and the loss stands at {end}.{ends}",
         evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
         remedies=(
             *([SMOOTH] if linear else []),
