@@ -276,3 +276,33 @@ def test_what_decay_left_of_most_matrices_no_norm_makes_up_for():
     assert any("AdamW" in remedy for remedy in told.remedies)
     assert not any("AdamW" in remedy for remedy in found(1e-3, decoupled=True)[0].remedies)
     assert not found(0.05)
+
+
+@pytest.mark.parametrize(
+    ("loss", "guessing"),
+    [
+        (lambda z, y: F.cross_entropy(z, y), True),
+        (lambda z, y: F.cross_entropy(z, y, label_smoothing=0.1), True),
+        (lambda z, y: F.cross_entropy(z, y, reduction="sum"), False),
+        (lambda z, y: F.cross_entropy(z, y, torch.rand(7)), False),
+        (lambda z, y: F.cross_entropy(z, y) + 1, False),
+        (lambda z, y: F.cross_entropy(z, y) + F.cross_entropy(z[:, :6], y % 6), False),
+    ],
+    ids=range(6),
+)
+def test_where_guessing_has_a_known_loss(loss, guessing, tmp_path):
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(5, 7), torch.randn(16, 5), torch.arange(16) % 7
+    watch(tmp_path, model, lambda: loss(model(x), y), updates=3)
+    assert diagnostics.load(tmp_path).meta["guessing"] == (pytest.approx(np.log(7)) if guessing else None)
+
+
+@pytest.mark.parametrize(("guessing", "end", "told"), [(1.95, 30.0, True), (1.95, 1e-9, False), (None, 30.0, False)])
+def test_a_loss_that_stays_worse_than_guessing(guessing, end, told):
+    """What a constant answer would have was not measured: scores so large have no gradient to read it from."""
+    losses = np.geomspace(5e4, end, 400)
+    layers = {"step": STEPS[9::10], "layer": "0.weight", "grad_norm": 1.0, "weight_norm": 1.0}
+    run = run_of({"guessing": guessing}, scalars={"step": STEPS, "loss": losses, "lr": 0.1}, layers=layers)
+    found = [each for each in plateau.check(run) if each.alarm]
+    assert [each.cause for each in found] == ["start-far-off"] * told
+    assert not told or "the same answer to every input would have 1.95" in found[0].summary

@@ -100,6 +100,7 @@ class Looking:
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
         found["no_second_derivative"] = all(each.derivatives.no_second() for each in observers)
+        found["guessing"] = next((each for observer in observers for each in _guessing(observer)), None)
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
@@ -238,11 +239,22 @@ class Looking:
             record.add("inputs", *self._inputs.rows(x))
 
 
+def _guessing(observer: Observer) -> Iterator[float]:
+    """log C, where the whole loss is one mean cross-entropy of C classes."""
+    for guess, value in observer.losses.guesses:
+        if len(observer.losses.guesses) == 1 and _is_the_loss(observer, value):
+            yield guess
+
+
 def _unsigned(observer: Observer) -> Iterator[list]:
     """Name and share of labels 0 of a call that is the whole loss: other terms may do what it leaves undone."""
+    for name, share, value in observer.losses.unsigned:
+        if share > 0 and _is_the_loss(observer, value):
+            yield [name, float(share)]
+
+
+def _is_the_loss(observer: Observer, value: Tensor) -> bool:
     loss = observer.loss
     if not isinstance(loss, Tensor) or loss.numel() != 1:  # not known where the model itself computes it
-        return
-    for name, share, value in observer.losses.unsigned:
-        if share > 0 and abs(float(loss) - float(value)) <= 1e-6 * abs(float(value)):
-            yield [name, float(share)]
+        return False
+    return abs(float(loss) - float(value)) <= 1e-6 * abs(float(value))

@@ -1,9 +1,11 @@
 """What the functions of a loss are given: probabilities where they expect logits or logarithms, targets, labels."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diagnostics import stats
@@ -25,6 +27,7 @@ class Losses:
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
         self.unsigned: list[tuple[str, Tensor, Tensor]] = []
+        self.guesses: list[tuple[float, Tensor]] = []  # log C of each mean cross-entropy, and what it returned
         self.cosines = Cosines()
 
     @torch.no_grad()
@@ -49,12 +52,19 @@ class Losses:
     @torch.no_grad()
     def returned(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         self.cosines.follow(func, args, kwargs, out)
+        if func is F.cross_entropy and functions.argument(args, kwargs, 2, "weight") is None:
+            self._guess(functions.argument(args, kwargs, 0, "input"), kwargs, out)
         if func not in functions.SIGNED:
             return
         labels = functions.argument(args, kwargs, functions.SIGNED[func], "target")
         if isinstance(labels, Tensor) and labels.numel() >= LABELS and out.numel() == 1:
             both = ((labels == 0) | (labels == 1)).all() & (labels == 1).any()
             self.unsigned.append((functions.spelled(func), (labels == 0).float().mean() * both, out.detach()))
+
+    def _guess(self, logits: Tensor, kwargs: dict[str, Any], out: Tensor) -> None:
+        classes = logits.shape[min(1, logits.dim() - 1)]
+        if kwargs.get("reduction", "mean") == "mean" and out.numel() == 1 and classes > 1:
+            self.guesses.append((math.log(classes), out.detach()))
 
 
 def _has_numbers(x: Any) -> bool:

@@ -105,6 +105,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "state_cut": [0, []],
         "shared_norms": [],
         "mean_count": None,
+        "guessing": None,
         "scrambled": [],
         "crossed": [],
         "dropped_output": [],

@@ -185,17 +185,21 @@ def worse_for_long(
     measured: int = 2,
     smooth: int = 25,  # updates: of batches' losses
 ) -> Finding | None:
-    """A start so far off that most of the run goes by before the answers are worth more than one to everything."""
+    """A start so far off that most of the run goes by before the answers are worth more than one to everything, or than
+    guessing: a mean cross-entropy of C classes needs no measurement to be known as worse than log C."""
     history, (steps, constants) = signals.loss(run), signals.column(run, "constant_loss")
-    if len(constants) < measured or not history.start > far * np.median(constants) > 0:
+    guessing = run.meta.get("guessing")
+    known = [float(np.median(constants))] if len(constants) >= measured else []
+    known += [float(guessing)] if guessing else []
+    constant = min(known) if known else 0.0
+    if not history.start > far * constant > 0:
         return None
-    constant = float(np.median(constants))
     below = np.flatnonzero(recent_median(history.values, smooth) < constant)
     count = int(below[0]) if len(below) else history.count
     if count < longest * history.count:
         return None
     last = int(history.steps[min(count, history.count - 1)])
-    if steps[-1] < last / 2:
+    if not guessing and steps[-1] < last / 2:
         return None  # the loss has become another one
     by_inputs = _thrown_by_inputs(run, history.start, far * constant)
     targets = far_targets(run)

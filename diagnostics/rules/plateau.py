@@ -11,17 +11,18 @@ given is positive and sums to one already), or on what a sigmoid or tanh gives, 
 of the loss to be won at most; targets beyond what the output's activation can give; a loss of softmax probabilities,
 not of their logarithms, that are all but 0 or 1; a softmax inside the network, as of attention, that picks one entry
 from the start; weights that weight decay has brought to a fifth of what they were, or those of one layer to a hundredth
-that no norm makes up for; inputs, as vectors, shorter than 0.05 in a network that does not scale them; targets far from
-0 and an optimizer whose steps do not grow with the error; gradients that shrink from layer to layer towards the input,
-a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink so from
-the input on; weights none of which move, and which all get less than a thousandth of the gradient of a bias; recurrent
-layers whose gradients show that the steps that count are given zeros; attention over tokens whose answer is the same
-when they change places.
+that no norm makes up for, or half of all matrices to less than a norm makes up for; inputs, as vectors, shorter than
+0.05 in a network that does not scale them; targets far from 0 and an optimizer whose steps do not grow with the error;
+gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while the
+first layer hardly moves; hidden outputs that shrink so from the input on; weights none of which move, and which all get
+less than a thousandth of the gradient of a bias; recurrent layers whose gradients show that the steps that count are
+given zeros; attention over tokens whose answer is the same when they change places.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
-same answer to every input would have on the same batches, for half of the run and by five measured updates at least:
-then nothing was learned from the inputs, which is an alarm as long as no other says why. So is a start three times
-above that loss which takes half of the run to come down to it, and where inputs of size 1 would have started below
-that, they are why.
+same answer to every input would have on the same batches (those of an epoch that come in the same order are easy and
+hard in turn, which is no progress), for half of the run and by five measured updates at least: then nothing was learned
+from the inputs, which is an alarm as long as no other says why. So is a start three times above that loss, or above log
+C of a mean cross-entropy of C classes, which takes half of the run to come down to it, and where inputs of size 1 would
+have started below that, they are why.
 
 ## Why it happens
 Where the derivative of what lies between weights and loss is nearly 0, so is the gradient, however wrong the answers

@@ -60,6 +60,7 @@ _DEFAULTS: dict[str, Any] = {
     "state_cut": [0, []],
     "shared_norms": [],
     "mean_count": None,
+    "guessing": None,
     "scrambled": [],
     "crossed": [],
     "dropped_output": [],
