@@ -123,7 +123,11 @@ class Given:
 
     def _all_labels(self, loss: Tensor, closure: Closure | None) -> int:
         """The same in a loss written out for outputs and labels."""
-        return self._shapes(closure)[0].labelled if closure and losspath.makes_pairs(loss) else 0
+        with contextlib.suppress(
+            Exception
+        ):  # numbers of any kind may meet there, and what else is told must not be lost
+            return self._shapes(closure)[0].labelled if closure and losspath.makes_pairs(loss) else 0
+        return 0
 
     def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:
         """What each function of the loss is given, and the loss."""
