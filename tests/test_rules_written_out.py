@@ -10,6 +10,7 @@ from torch import nn
 import diagnostics
 from diagnostics.monitor import ending
 from diagnostics.monitor.broadcasts import Broadcasts
+from diagnostics.monitor.looking import TRIES
 from diagnostics.monitor.losspath import makes_pairs
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.observe import Observer
@@ -210,9 +211,22 @@ def test_where_it_ends_is_asked_for_one_head_and_again_for_all(tmp_path):
             monitor.step(value, closure=loss)
             updates.append(value)
             if len(updates) == 11:
-                assert monitor._looking._ended == {"some"}
-    assert monitor._looking._ended == {"some", "all"}
+                assert monitor._looking._ended == {"some": TRIES}
+    assert monitor._looking._ended == {"some": TRIES, "all": TRIES}
     assert diagnostics.load(tmp_path).meta["gradient_ends"] == ["exp"]
+
+
+def test_where_it_ends_is_asked_again_while_weights_leave_zero(tmp_path):
+    torch.manual_seed(0)
+    body, idle, used, x = nn.Linear(5, 8), nn.Linear(8, 4), nn.Linear(8, 4), torch.randn(16, 5)
+    nn.init.zeros_(used.weight)  # so that no gradient comes to what lies before, at first
+    model = nn.ModuleList([body, idle, used])
+
+    def loss():
+        return (used(body(x)) - 1).square().mean() + (idle(body(x)) - 99).relu().sum()
+
+    watch(tmp_path, model, loss)
+    assert diagnostics.load(tmp_path).meta["gradient_ends"] == ["relu"]
 
 
 def test_a_clamp_that_all_likelihoods_are_below_is_named(tmp_path):

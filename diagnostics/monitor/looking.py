@@ -5,6 +5,7 @@ With a closure everything comes from one extra forward after the update; without
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from diagnostics.monitor.together import Together
 from diagnostics.monitor.units import Units
 
 Closure = Callable[[], Any]
+TRIES = 3  # updates after which weights that began as zeros have let a gradient through
 
 
 class Looking:
@@ -53,7 +55,7 @@ class Looking:
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
-        self._ended = set[str]()  # whether it was asked where a gradient of zero ends: that of some weights, of all
+        self._ended = Counter[str]()  # how often it was asked where a gradient of zero ends: of some weights, of all
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
         """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalars `overshoot` and
@@ -171,15 +173,17 @@ class Looking:
         """Of weights whose gradient is exactly zero, and again when it is that of all; where the norms are read without
         waiting for a device."""
         norms = record.update.layers.get("grad_norm")
-        if norms is None or not transfer.on_host(norms.device) or "all" in self._ended:
+        if norms is None or not transfer.on_host(norms.device):
             return
-        silent = [
-            parameter for parameter, norm in zip(self._tensors().values(), norms.tolist(), strict=True) if norm == 0
-        ]
+        pairs = zip(self._tensors().values(), norms.tolist(), strict=True)
+        silent = [parameter for parameter, norm in pairs if norm == 0]
         which = "all" if len(silent) == len(norms) else "some"
-        if silent and which not in self._ended:
-            self._ended.add(which)
-            self._note(gradient_ends=ending.ends(closure, self._model, silent, self._entrance.random_state))
+        if not silent or self._ended[which] >= TRIES:
+            return
+        ends = ending.ends(closure, self._model, silent, self._entrance.random_state)
+        self._ended[which] = TRIES if ends else self._ended[which] + 1
+        if ends:
+            self._note(gradient_ends=ends)
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))
