@@ -181,7 +181,9 @@ def test_where_the_gradient_of_one_head_ends():
     assert ending.ends(closure, model, list(body.parameters()), None) == []
 
 
-@pytest.mark.parametrize(("ends", "severity"), [(["clamp"], "warning"), (["mul"], "info"), ([], "info")])
+@pytest.mark.parametrize(
+    ("ends", "severity"), [(["clamp"], "warning"), (["mul"], "info"), (["relu"], "info"), ([], "info")]
+)
 def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
     """In a run that learns beside it."""
     names = ["body.weight", "head.weight", "idle.weight"]

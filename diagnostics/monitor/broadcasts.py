@@ -8,9 +8,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics.monitor import functions
 
-FEW = (
-    2  # different numbers in a row of labels; samples and coordinates, which may be meant to meet all others, have more
-)
+FEW = 2  # different numbers in a row of labels; samples, which may be meant to meet all others, have more
 LEAST = 8  # numbers in a row, so that it is not of so few by chance
 _BY_ENTRY = {
     "add", "radd", "sub", "rsub", "subtract", "mul", "rmul", "multiply", "div", "truediv", "rtruediv", "divide", "pow",

@@ -25,5 +25,5 @@ class Dropped:
             self._shares[out] = float(functions.argument(args, kwargs, 1, "p", 0.5))
         elif func in functions.LAYOUT and x in self._shares:
             self._shares[out] = self._shares[x]
-        elif func in functions.LABELLED | functions.COMPARING and self._shares.get(x):
+        elif func in functions.WITH_TARGETS and self._shares.get(x):
             self.told = [self._shares[x], float(func in functions.COMPARING)]

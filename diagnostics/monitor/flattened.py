@@ -12,8 +12,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics.monitor import functions
 
-COMPARING = functions.LABELLED | functions.COMPARING
-
 
 class Flattened:
     """Of one forward. `crossed`: the axes that became one, of the first output and target in which they are exchanged;
@@ -28,7 +26,7 @@ class Flattened:
             axes = _merged(args[0], out)
             if axes:
                 self._axes[out] = axes
-        elif func in COMPARING and not self.crossed:
+        elif func in functions.WITH_TARGETS and not self.crossed:
             both = [functions.argument(args, kwargs, 0, "input"), functions.argument(args, kwargs, 1, "target")]
             if not all(isinstance(each, Tensor) for each in both):
                 return

@@ -64,6 +64,7 @@ COMPARING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # an output
 # Scores with classes or labels. What numbers are compared with, where they are no output, such as the value of one
 # action, is often made by the network itself, and varies no more than it is known.
 LABELLED = {F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits}
+WITH_TARGETS = LABELLED | COMPARING
 # Whose labels are 1 and -1, and where among the arguments they are.
 SIGNED: dict[Callable, int] = {
     F.cosine_embedding_loss: 2,

@@ -14,22 +14,23 @@ NEARER = (
 )
 
 
-def far_targets(run: Run, *, far: float = 100.0) -> tuple[float, float] | None:
-    """The smallest and the largest. First answers are of size 1, so `far` takes a hundred times the way that anything
-    else does."""
-    targets = run.meta.get("targets") or []
+def far_targets(run: Run) -> tuple[float, float] | None:
+    """The smallest and the largest, where the loss is an error against them."""
     last = str(run.meta.get("loss_path") or "").split(" -> ")[-1]
-    if len(targets) < 2 or last not in COMPARISONS or not signals.adaptive(run):
-        return None
-    low, high = (float(each) for each in targets)
-    return (low, high) if max(abs(low), abs(high)) >= far else None
+    return _far(run) if last in COMPARISONS and signals.adaptive(run) else None
 
 
-def scale_targets(run: Run, *, far: float = 100.0) -> tuple[str, ...]:
+def _far(run: Run, *, far: float = 100.0) -> tuple[float, float] | None:
+    """First answers are of size 1, so `far` takes a hundred times the way that anything else does."""
+    targets = [float(each) for each in run.meta.get("targets") or []]
+    return (targets[0], targets[1]) if len(targets) == 2 and max(map(abs, targets)) >= far else None
+
+
+def scale_targets(run: Run) -> tuple[str, ...]:
     """Of targets of any part of the loss, beside a step that threw units to their ends: the gradient of a squared error
     is as large as the targets are."""
-    targets = [float(each) for each in run.meta.get("targets") or []]
-    if len(targets) < 2 or max(map(abs, targets)) < far:
+    targets = _far(run)
+    if targets is None:
         return ()
     low, high = map(number, targets)
     return (

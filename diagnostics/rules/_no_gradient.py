@@ -98,8 +98,9 @@ def ending(run: Run) -> str:
 
 
 def ends_in_the_flat(run: Run) -> bool:
-    """Whether a function that is flat on one side was seen to end it, not a factor that may leave 0."""
-    return bool(_ends(run)) and set(_ends(run)) <= {"clamp", "relu", "hardtanh", "exp", "prod"}
+    """Whether a clamp or rounding was seen to end it: not a factor that may leave 0, nor a ReLU, as of a branch that
+    has died in a run that learns."""
+    return bool(_ends(run)) and set(_ends(run)) <= {"clamp", "hardtanh", "exp", "prod"}
 
 
 def beyond(run: Run) -> tuple[str, ...]:
