@@ -126,6 +126,30 @@ def test_the_first_bad_number_is_named(tmp_path: Path) -> None:
         assert list(named["step"]) == [4 if loss is None else 1]
 
 
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(("labels", "impossible"), [([1, 1, 1], True), ([1, 2, 1], False)])  # two blanks more, or none
+def test_a_target_that_ctc_has_no_time_for(tmp_path: Path, labels: list[int], impossible: bool, closure: bool) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, steps = torch.randn(4, 1, 4), torch.tensor([4])
+
+    def loss() -> Tensor:
+        return F.ctc_loss(model(x).log_softmax(2), torch.tensor([labels]), steps, torch.tensor([3]))
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+        monitor.step(value, loss if closure else None)
+    run = diagnostics.load(tmp_path / "run")
+    events = run.table("events")
+    named = list(events[events["kind"] == "non-finite"]["subject"])
+    assert named == (["op:ctc_loss"] if impossible else [])
+    causes = [(each.cause, "more time steps" in each.remedies[0]) for each in diagnostics.diagnose(run).alarms]
+    assert causes == ([("domain-error", True)] if impossible else [])
+
+
 def test_without_a_closure_the_place_is_named(tmp_path: Path) -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import is_linear_model
+from diagnostics.monitor.linear import is_linear_model, linear_layers
 from diagnostics.rules import wiring
 from diagnostics.run import RunWriter
 
@@ -363,6 +363,45 @@ def test_which_models_are_linear():
         F.mse_loss(layer(torch.relu(nn.Linear(3, 3)(x))), target),
     ]
     assert all(map(is_linear_model, linear)) and not any(map(is_linear_model, other))
+
+
+def test_layers_that_are_linear_together():
+    torch.manual_seed(0)
+    x, layers = torch.randn(8, 6, requires_grad=True), [nn.Linear(6, 6) for _ in range(3)]
+    table, at = nn.Embedding(5, 6), torch.arange(5)
+
+    def stacked(*between):
+        return nn.Sequential(*(each for pair in zip(layers, between, strict=True) for each in pair))(x).square().mean()
+
+    no, dropped = nn.Identity(), nn.Dropout(0.5)
+    assert linear_layers(stacked(no, no, no)) == 3
+    assert linear_layers(stacked(dropped, nn.BatchNorm1d(6), nn.Sigmoid())) == 3  # the last one is the loss's
+    assert linear_layers(stacked(no, nn.ReLU(), no)) == 0
+    assert linear_layers((layers[0](x) * layers[1](x)).sum() + layers[2](layers[0](x) * layers[1](x)).sum()) == 0
+    assert linear_layers(layers[1](layers[0](table(at))).sum()) == 0
+    assert linear_layers(layers[0](x).sum()) == 0
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("bend", [nn.Identity(), nn.Tanh()], ids=str)
+def test_a_network_without_a_non_linearity(bend, tmp_path):
+    """Which of two inputs is positive, but not both (exclusive or)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 16), bend, nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100.0) as monitor:
+        for _ in range(400):
+            x = torch.randn(64, 2)
+            y = (x.prod(1, keepdim=True) > 0).float()
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, y=y: F.binary_cross_entropy_with_logits(model(x), y))
+    alarms = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [each.cause for each in alarms] == (["nothing-learned"] if isinstance(bend, nn.Identity) else [])
+    assert all("No non-linearity lies between its 2 layers" in each.summary for each in alarms)
+    assert all("nn.ReLU" in each.remedies[0] for each in alarms)
 
 
 class Converted(nn.Module):

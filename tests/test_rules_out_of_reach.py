@@ -150,3 +150,33 @@ def test_clipping_that_leaves_nothing_is_seen_without_curvature(tmp_path, most, 
 
     found = alarms(model, tmp_path, curve, F.mse_loss, 200, optimizer, closure=False, before=clip)
     assert found == ([("lr-too-small", "learning-rate")] if told else [])
+
+
+def halves(update):
+    torch.manual_seed(update)
+    x = torch.randn(64, 4)
+    return x, (x[:, :1] > 0).float()
+
+
+def of_probability(answer, targets):
+    return F.binary_cross_entropy(torch.sigmoid(answer), targets)
+
+
+@pytest.mark.parametrize("lost", [of_probability, F.binary_cross_entropy_with_logits])
+@pytest.mark.parametrize(
+    ("last", "always", "told"),
+    [(nn.ReLU(), False, True), (nn.ELU(), False, True), (nn.ReLU(), True, False), (nn.LeakyReLU(), False, False)],
+    ids=str,
+)
+def test_logits_that_cannot_say_no(tmp_path, last, always, told, lost):
+    """`always`: where the answer is always yes they need not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1), last)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+
+    def batch(update):
+        x, y = halves(update)
+        return x, torch.ones_like(y) if always else y
+
+    found = alarms(model, tmp_path, batch, lost, optimizer=optimizer)
+    assert (("plateau", "target-range") in found) == told

@@ -103,7 +103,9 @@ class Curving:
         if tracking.estimate is None or tracking.projecting(step + 1) or step - tracking.origin_step < DISPLACEMENT:
             return False
         long_ago = step - tracking.origin_step >= 10 * DISPLACEMENT
-        return self._schedule.wants_curvature(step + DISPLACEMENT) and (long_ago or self._schedule.affords_curvature())
+        return self._schedule.wants_curvature(step + DISPLACEMENT) and (
+            long_ago or self._schedule.affords_curvature(step)
+        )
 
     def _estimate(self, update: Update, closure: Closure, whole: Whole) -> None:
         step, parameters = update.plan.step, trained_parameters(self._optimizer)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.monitor import exchanged, forwards, lookahead, losspath, transfer, withheld
+from diagnostics.monitor import exchanged, forwards, linear, lookahead, losspath, transfer, withheld
 from diagnostics.monitor.broadcasts import Broadcasts
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
@@ -85,7 +85,8 @@ class Given:
                 return {
                     "loss_path": losspath.describe(tensor),
                     "loss_softmax": losspath.softmax(tensor),
-                    "linear_model": losspath.is_linear_model(tensor),
+                    "linear_model": linear.is_linear_model(tensor),
+                    "linear_layers": linear.linear_layers(tensor),
                     "all_pairs": losspath.all_pairs(tensor) or self._all_labels(tensor, closure),
                     "one_answer": losspath.one_answer(tensor),
                     "all_columns": self._all_columns(tensor, closure),

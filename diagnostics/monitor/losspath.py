@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-_SHAPES = {
+SHAPES = {
     "view", "unsafeview", "reshape", "squeeze", "unsqueeze", "t", "transpose", "permute", "expand", "select", "slice",
     "clone", "tocopy", "alias", "gather", "index", "cat", "stack", "ddpsink", "asstrided", "detach", "contiguous",
 }  # fmt: skip
@@ -27,7 +27,7 @@ _NAMES = {
     "softmarginloss": "soft_margin_loss",
 }
 _OF_TWO = {"mul": "product", "sub": "difference"}
-_LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
+LAYERS = {"addmm", "mm", "linear", "bmm", "baddbmm", "convolution", "addmv", "mv", "addbmm", "embedding"}
 _PLAIN = {
     "mean", "sum", "div", "add", "mseloss", "smoothl1loss", "huberloss", "pow", "abs", "expand", "sub",
     "squeeze", "unsqueeze", "view", "t", "transpose", "sqrt",
@@ -45,10 +45,10 @@ def describe(loss: Tensor) -> str:
     names: list[str] = []
     for node in _chain(loss.grad_fn):
         name = function_of(node)
-        if name in _LAYERS or _holds_parameter(node):
+        if name in LAYERS or holds_parameter(node):
             break
-        if name not in _SHAPES:
-            known = _NAMES | _OF_TWO if len(set(_next(node))) > 1 else _NAMES
+        if name not in SHAPES:
+            known = _NAMES | _OF_TWO if len(set(inputs_of(node))) > 1 else _NAMES
             names.append(known.get(name, name))
     names.reverse()
     path = " -> ".join(names).replace("log_softmax -> nll_loss", "cross_entropy")
@@ -58,8 +58,8 @@ def describe(loss: Tensor) -> str:
 def last_function(output: Tensor) -> str:
     """Name of the function that an output comes from, whatever shape it was given since; "" if there is none."""
     node = output.grad_fn
-    while node is not None and function_of(node) in _SHAPES:
-        below = _next(node)
+    while node is not None and function_of(node) in SHAPES:
+        below = inputs_of(node)
         node = below[0] if len(below) == 1 else None
     return "" if node is None else function_of(node)
 
@@ -72,7 +72,7 @@ def softmax(loss: Tensor) -> list[int]:
         name, shape = function_of(node), _output_shape(node)
         if name in ("softmax", "logsoftmax") and shape:
             found = [_signed(node._saved_dim) % len(shape), *shape]
-        if name in {"t", "transpose", "permute"} | _LAYERS or _holds_parameter(node):
+        if name in {"t", "transpose", "permute"} | LAYERS or holds_parameter(node):
             break
     return found
 
@@ -80,20 +80,6 @@ def softmax(loss: Tensor) -> list[int]:
 def _signed(dimension: int) -> int:
     """Autograd gives -1 as 2^64 - 1."""
     return dimension - 2**64 if dimension >= 2**63 else dimension
-
-
-def is_linear_model(loss: Tensor) -> bool:
-    """Whether the loss sees the parameters through one layer only, so that the output is linear in them.
-
-    A bias may be added to it. Parameters that go into anything else, as positions into a distance, and two layers,
-    whose outputs may be multiplied, are not: that the output is linear could not be seen.
-    """
-    holders = [
-        node
-        for node in walk(loss.grad_fn, set(), FAR, _is_parameter)
-        if _holds_parameter(node) and function_of(node) not in ("add", "sub")
-    ]
-    return len(holders) == 1 and function_of(holders[0]) in _LAYERS | {"mul"} and not _multiplies_parameters(holders[0])
 
 
 def all_pairs(loss: Tensor) -> int:
@@ -109,7 +95,7 @@ def one_answer(loss: Tensor) -> int:
     """N, if one row that depends on weights, and is none of them, is compared with N fixed targets; or 0."""
     for node, before, after in _repeated(loss):
         if len(before) == len(after) > 0 and before[0] == 1 < after[0] and before[1:] == after[1:]:
-            return 0 if _is_parameter(node) else after[0]
+            return 0 if is_parameter(node) else after[0]
     return 0
 
 
@@ -120,7 +106,7 @@ def _repeated(loss: Tensor) -> Iterator[tuple[Any, tuple[int, ...], tuple[int, .
     difference.
     """
     for node in _chain(loss.grad_fn):
-        name, below = function_of(node), _next(node)
+        name, below = function_of(node), inputs_of(node)
         if name in ("expand", "sub") and len(below) == 1:
             yield below[0], _output_shape(below[0]), _output_shape(node)
         if name not in _PLAIN or (name == "sub" and len(below) > 1):
@@ -131,7 +117,7 @@ def all_columns(loss: Tensor) -> int:
     """N, if the loss takes N columns from each of N rows that have fewer, as `q[:, a]` does where `gather` was meant;
     or 0. Only into a plain difference or product: scores may go on into a softmax over the batch's own."""
     for node in _chain(loss.grad_fn):
-        name, below = function_of(node), _next(node)
+        name, below = function_of(node), inputs_of(node)
         if name in ("index", "indexselect") and len(below) == 1:
             before, after = _output_shape(below[0]), _output_shape(node)
             taken = len(before) == 2 and before[1] < before[0] and after == (before[0], before[0])
@@ -147,10 +133,10 @@ def products(loss: Tensor) -> Iterator[tuple[Any, int]]:
     log-probabilities."""
     for node in _averaged(loss.grad_fn):
         while node is not None and function_of(node) == "neg":
-            (node,) = _next(node)
-        if node is None or function_of(node) != "mul" or len(_next(node)) != 1:
+            (node,) = inputs_of(node)
+        if node is None or function_of(node) != "mul" or len(inputs_of(node)) != 1:
             continue
-        after, (before,) = _output_shape(node), map(_output_shape, _next(node))
+        after, (before,) = _output_shape(node), map(_output_shape, inputs_of(node))
         count = max(after, default=0)
         if count > 1 and after == (count, count) and before in ((count,), (count, 1), (1, count)):
             yield node, count
@@ -158,10 +144,10 @@ def products(loss: Tensor) -> Iterator[tuple[Any, int]]:
 
 def makes_pairs(loss: Tensor) -> bool:
     """Whether a column of N numbers becomes N x N of them on the way to the loss, whatever it meets."""
-    for node in walk(loss.grad_fn, set(), FAR, _is_parameter):
+    for node in walk(loss.grad_fn, set(), FAR, is_parameter):
         count = max(_output_shape(node), default=0)
         square = count > 1 and _output_shape(node) == (count, count)
-        if square and any(_output_shape(each) == (count, 1) for each in _next(node)):
+        if square and any(_output_shape(each) == (count, 1) for each in inputs_of(node)):
             return True
     return False
 
@@ -173,7 +159,7 @@ def _averaged(node: Any) -> Iterator[Any]:
         if not waiting:
             return
         node = waiting.pop()
-        name, below = ("", []) if node is None else (function_of(node), _next(node))
+        name, below = ("", []) if node is None else (function_of(node), inputs_of(node))
         if name in ("mean", "sum"):
             yield from below
         elif name in ("add", "sub", "mul", "div", "neg"):
@@ -188,7 +174,7 @@ def _output_shape(node: Any) -> tuple[int, ...]:
 
 def met(loss: Tensor, functions: Collection[str]) -> str | None:
     """One of these functions that lies between the loss and the parameters; of powers, only roots."""
-    for node in walk(loss.grad_fn, set(), FAR, _is_parameter):
+    for node in walk(loss.grad_fn, set(), FAR, is_parameter):
         name = function_of(node)
         # of a power that is a tensor nothing is kept
         if name in functions and (name != "pow" or (node.name() == "PowBackward0" and 0 < node._saved_exponent < 1)):
@@ -211,19 +197,14 @@ def parameters(tensors: Iterable[Any]) -> Iterator[Tensor]:
         yield from (node.variable for node in nodes if node.name().endswith("AccumulateGrad"))
 
 
-def _multiplies_parameters(node: Any) -> bool:
-    biased = function_of(node) in {"addmm", "linear", "baddbmm", "convolution", "addmv", "addbmm"}
-    return len(_next(node)) > (2 if biased else 1)
-
-
 def _chain(node: Any) -> Iterator[Any]:
     """The first differentiable input of each node: the way the model's output takes through the loss."""
     for _ in range(LONGEST):
         if node is None:
             return
         yield node
-        following = _next(node)
-        node = next((n for n in following if not _is_parameter(n)), None)
+        following = inputs_of(node)
+        node = next((n for n in following if not is_parameter(n)), None)
 
 
 def walk(start: Any, seen: set[Any], most: int, skipped: Callable[[Any], bool] = lambda node: False) -> Iterator[Any]:
@@ -235,28 +216,26 @@ def walk(start: Any, seen: set[Any], most: int, skipped: Callable[[Any], bool] =
         if node not in seen:
             seen.add(node)
             yield node
-            waiting += [following for following in _next(node) if not skipped(following)]
+            waiting += [following for following in inputs_of(node) if not skipped(following)]
 
 
-def _next(node: Any) -> list[Any]:
+def inputs_of(node: Any) -> list[Any]:
     return [following for following, _ in node.next_functions if following is not None]
 
 
-def _is_parameter(node: Any) -> bool:
+def is_parameter(node: Any) -> bool:
     """A parameter itself, or a transposed view of one, as `nn.Linear` uses its weight."""
     if node.name().endswith("AccumulateGrad"):
         return True
-    below = _next(node)
+    below = inputs_of(node)
     return (
-        function_of(node) in ("t", "transpose", "permute")
-        and bool(below)
-        and all(_is_parameter(each) for each in below)
+        function_of(node) in ("t", "transpose", "permute") and bool(below) and all(is_parameter(each) for each in below)
     )
 
 
-def _holds_parameter(node: Any) -> bool:
+def holds_parameter(node: Any) -> bool:
     """A parameter goes into this function directly, or transposed as `F.linear` does it."""
-    return any(_is_parameter(each) for each in _next(node))
+    return any(is_parameter(each) for each in inputs_of(node))
 
 
 def function_of(node: Any) -> str:

@@ -38,6 +38,10 @@ class Origin:
     message: str
 
 
+# It computes with logarithms throughout, so that nothing else is infinite.
+IMPOSSIBLE = Origin("op:ctc_loss", "ctc_loss is infinite: a target needs more time steps than its input has")
+
+
 class Trace(TorchFunctionMode):
     """Follows what is not finite through one forward. An infinity put there on purpose, as a mask, has no origin."""
 
@@ -96,6 +100,8 @@ class Trace(TorchFunctionMode):
 def _made(name: str, out: Tensor, ranges: tuple[float, float, bool]) -> Origin:
     low, high, zero = ranges
     nan = bool(out.isnan().any())
+    if name == "ctc_loss" and not nan:
+        return IMPOSSIBLE
     outside = name in _DOMAINS and (nan or zero or (name in _LOGARITHMS and low <= 0))
     if outside or (nan and name not in _SUMS):
         received = "0" if zero else f"{low:g}" if name in _LOGARITHMS else f"numbers from {low:g} to {high:g}"
@@ -129,6 +135,8 @@ def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
     """What can be said without a closure: the loss, or the gradient nearest to it, and what may have made it so."""
     value = torch.as_tensor(loss).detach()
     if not torch.isfinite(value).all():
+        if isinstance(loss, Tensor) and not bool(value.isnan().any()) and losspath.met(loss, {"ctcloss"}):
+            return IMPOSSIBLE
         return Origin("loss", f"the loss is {float(value.mean())}")
     name, function = bad_gradients[-1], losspath.met(loss, _STEEP) if isinstance(loss, Tensor) else None
     if bool((value.abs() > LARGE).any()):

@@ -22,6 +22,9 @@ PROJECTED = 16  # updates after an estimate on which the weights are projected o
 # more than the products (measured).
 WHOLE, QUICK = (66.0, 6e-7), (13.5, 1e-7)
 PRODUCT = 2.0  # updates that a product takes until it is known: ten in an LSTM, whose fused kernels have no derivative
+AGAIN = (
+    100  # after this part of the run's updates so far a budget that refused is asked again: it grows as the run does
+)
 QUICKLY = 0.5  # of what curvature may take, for quick estimates while a whole one is not affordable
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 
@@ -69,6 +72,7 @@ class Schedule:
         self._budget, self._together, self._stretched = budget, together, stretched
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
+        self._refused_until = {"measured": 0, "curvature": 0}
         self._agreed: tuple[int, bool] | None = None  # where several processes must do the same: next measured update
         self.follows = True  # and whether batches follow an estimate, and whether the next one has an estimate
 
@@ -105,25 +109,34 @@ class Schedule:
         overdue = self._put_off > 0 and self._last_measured is not None and step - self._last_measured > self.every
         if self._early(step):
             return True
-        return (step == self._due(step) or overdue) and self._affords()
+        return (step == self._due(step) or overdue) and self._affords(step)
 
     def _due(self, step: int) -> int:
         """The first update from `step` on that is to be measured, if the budget allows it."""
         return int(math.ceil(step / self._spacing) * self._spacing)
 
-    def _affords(self) -> bool:
-        if self._budget.due("measured", self._budget.latest["measured"], self._measured_at):
+    def _affords(self, step: int) -> bool:
+        due = self._budget.due
+        if self._granted("measured", step, lambda: due("measured", self._budget.latest["measured"], self._measured_at)):
             return True
         self._put_off += 1
         self._stretched()
         return False
+
+    def _granted(self, kind: str, step: int, asked: Callable[[], bool]) -> bool:
+        """Decisions of the budget are dear where updates are short."""
+        if step < self._refused_until[kind]:
+            return False
+        granted = asked()
+        self._refused_until[kind] = 0 if granted else step + (step - self.first) // AGAIN
+        return granted
 
     def _ahead(self, step: int) -> int:
         """The next measured update from `step` on: farther away as long as the budget is short."""
         if self._early(step):
             return step
         following = self._due(step)
-        if not self._affords():
+        if not self._affords(step):
             following += self.every * 2 ** min(self._put_off, 10)
         exact = self.curvature_every
         return following if exact is None else min(following, -(-step // exact) * exact)
@@ -131,11 +144,13 @@ class Schedule:
     def _curvature(self, step: int) -> bool:
         if self.last_curvature is None:
             return self._first_curvature(step)
-        return self.wants_curvature(step) and self.affords_curvature()
+        return self.wants_curvature(step) and self.affords_curvature(step)
 
-    def affords_curvature(self) -> bool:
+    def affords_curvature(self, step: int) -> bool:
         """One more estimate after the first, whole or quick."""
-        return self.curvature_every is not None or self._affords_whole() or self._affords_quick()
+        if self.curvature_every is not None:
+            return True
+        return self._granted("curvature", step, lambda: self._affords_whole() or self._affords_quick())
 
     def _affords_whole(self) -> bool:
         return self._budget.due("curvature", self._whole_forecast(), self._whole_at)

@@ -84,6 +84,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "loss_path": "",
         "loss_softmax": [],
         "linear_model": False,
+        "linear_layers": 0,
         "all_pairs": 0,
         "all_columns": 0,
         "one_answer": 0,

@@ -39,6 +39,7 @@ _WORSE = (
     "bring the answers to the size of the targets, whose mean would do better: standardize the targets, normalize "
     "before the last layer, start it with smaller weights, or take noise such as dropout out"
 )
+BEND = "put a non-linearity between the layers, such as nn.ReLU()"
 _START_LARGER = (
     "start with larger weights: all began so small that next to nothing of the inputs reaches the output; PyTorch's "
     "own initialization, or nn.init.xavier_uniform_, keeps their size from layer to layer"
@@ -149,7 +150,7 @@ def learned_nothing(
         None,
         (),
         f"{what}: from step {half} to {last} the {_PART if found.partial else 'loss'} is {number(found.loss)}, and the "
-        f"same answer to every input would have {number(found.constant)} on the same batches.",
+        f"same answer to every input would have {number(found.constant)} on the same batches.{of_linear_layers(run)}",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,
@@ -158,6 +159,7 @@ def learned_nothing(
         },
         (
             *([_WORSE] if worse else []),
+            *([BEND] if of_linear_layers(run) else []),
             *([_START_LARGER] if _began_small(run) else []),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
@@ -173,6 +175,16 @@ def learned_nothing(
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
         rf"{tex(found.share)} \pm {tex(found.error)}",
+    )
+
+
+def of_linear_layers(run: Run) -> str:
+    layers = run.meta.get("linear_layers")
+    return (
+        f" No non-linearity lies between its {layers} layers: together they are one, and what is not linear in the "
+        "inputs is out of their reach."
+        if layers
+        else ""
     )
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
+ENOUGH = 16  # cosines: they spread by up to a half, so that two errors of the mean of so many are a quarter
+SAME = 0.1  # of the loss: it stands where it is now
+
 
 def share(run: Run, since: int) -> float:
     """Part of a batch's squared gradient that is signal: the cosine of successive gradients, |G|^2 / E|g|^2, or what
@@ -16,7 +19,7 @@ def share(run: Run, since: int) -> float:
 
     With a direction that turns by itself the cosine is smaller still: the safe side.
     """
-    late = cosines(run, since)
+    late = _enough(run, since)
     lowest, likely = _by_batches(run, since)
     by_batches = likely if lowest > 0 else 0.0
     if not len(late) and not by_batches:
@@ -32,7 +35,7 @@ def surely_at_least(run: Run, since: int) -> float:
 
 def surely(run: Run, since: int, *, least: int = 3) -> float:
     """The same by the mean cosine of successive gradients alone."""
-    late = cosines(run, since)
+    late = _enough(run, since)
     return float(np.clip(late.mean() - _two_errors(late), 0.0, 1.0)) if len(late) >= least else 0.0
 
 
@@ -46,6 +49,21 @@ def cosines(run: Run, since: int) -> np.ndarray:
     """Measured cosines of successive gradients, from an update on."""
     steps, values = signals.column(run, "gradient_cosine")
     return values[steps >= since]
+
+
+def _enough(run: Run, since: int) -> np.ndarray:
+    """Those from an update on. Updates of a fraction of a millisecond are measured rarely later on: where that leaves
+    too few, the last of all count, if the loss has stood since."""
+    late, (steps, values) = cosines(run, since), signals.column(run, "gradient_cosine")
+    if len(late) >= ENOUGH or len(values) < ENOUGH:
+        return late
+    before, now = (signals.median(part) for part in _losses(run, int(steps[-ENOUGH]), since))
+    return values[-ENOUGH:] if abs(before - now) <= SAME * abs(now) else late
+
+
+def _losses(run: Run, first: int, since: int) -> tuple[np.ndarray, np.ndarray]:
+    steps, losses = signals.column(run, "loss")
+    return losses[(steps >= first) & (steps < since)], losses[steps >= since]
 
 
 def _two_errors(values: np.ndarray) -> float:

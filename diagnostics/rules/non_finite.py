@@ -54,6 +54,7 @@ _DOMAIN = (
     "op:asin",
     "op:atanh",
     "op:norm",
+    "op:ctc_loss",
     "op:__",
     "domain",
 )
@@ -158,6 +159,12 @@ def _data(subject: str) -> tuple[str, ...]:
 
 def _domain(subject: str) -> tuple[str, ...]:
     function = subject.split(":", 1)[-1]
+    if function == "ctc_loss":
+        return (
+            "keep more time steps, with smaller strides or fewer frames to a step: a target takes one for each label "
+            "and one between each two that are equal",
+            "or leave such examples out; zero_infinity=True does, and hides how many there are",
+        )
     inside = "x.clamp(-1 + 1e-6, 1 - 1e-6)" if function in ("acos", "asin", "atanh", "erfinv") else "x.clamp_min(1e-8)"
     return (
         f"keep the argument of {function} inside its domain, for instance {inside}",

@@ -101,9 +101,11 @@ from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._constant_answer import (
+    BEND,
     INPUT_SCALE,
     explained,
     learned_nothing,
+    of_linear_layers,
     worse_for_long,
 )
 from diagnostics.rules._finding import Finding
@@ -195,10 +197,14 @@ def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
         (),
         (
             f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "
-            f"nothing this tool measures explains it.{floor}"
+            f"nothing this tool measures explains it.{floor}{of_linear_layers(run)}"
         ),
         {"loss": stretch.level, "share of the run": stretch.share},
-        ("overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the floor",),
+        (
+            *([BEND] if of_linear_layers(run) else []),
+            "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
+            "floor",
+        ),
         LOSS_CHARTS,
     )
 

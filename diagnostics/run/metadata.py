@@ -39,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "loss_path": "",
     "loss_softmax": [],
     "linear_model": False,
+    "linear_layers": 0,
     "all_pairs": 0,
     "all_columns": 0,
     "one_answer": 0,
