@@ -203,3 +203,52 @@ def test_training_is_bitwise_the_same(tmp_path: Path) -> None:
 
     assert torch.equal(final(watched=False), final(watched=True))
     assert diagnostics.load(tmp_path / "run").meta["accumulated"]["times"] == PASSES
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize(
+    ("told", "closure", "cut_short"),
+    [("whole", "part", True), ("whole", "last", True), ("last", "last", True), ("part", "part", False)],
+)
+def test_zeroed_before_every_backward(tmp_path: Path, told: str, closure: str, cut_short: bool, to_none: bool) -> None:
+    """`told`: the loss that the loop gives; where it is one batch's share, as the gradient is, nothing is wrong."""
+    model = Line(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for _ in range(6):
+            losses = []
+            for x, y in batches(0, 3):
+                optimizer.zero_grad(set_to_none=to_none)
+                losses.append(nn.functional.mse_loss(model(x), y))
+                (losses[-1] / PASSES).backward()
+            optimizer.step()
+
+            def last(x: Any = x, y: Any = y) -> torch.Tensor:
+                return nn.functional.mse_loss(model(x), y) / (PASSES if closure == "part" else 1)
+
+            whole = torch.stack(losses).detach().mean()
+            monitor.step({"whole": whole, "last": losses[-1], "part": losses[-1] / PASSES}[told], last)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+    assert ("accumulation-cut-short" in {each.cause for each in found}) == cut_short
+
+
+def test_an_attack_before_every_update_is_no_accumulation(tmp_path: Path) -> None:
+    """Inputs are moved up the loss first; what that leaves in the weights' gradients is thrown away."""
+    model = Line(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for step in range(6):
+            x, y = batches(step, 3)[0]
+            for _ in range(PASSES - 1):
+                x = x.detach().requires_grad_()
+                nn.functional.mse_loss(model(x), y).backward()
+                assert x.grad is not None
+                x = (x + 0.01 * x.grad.sign()).detach()
+                optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
+    run = diagnostics.load(tmp_path)
+    assert not run.meta["accumulated"]
+    assert set(run.table("scalars")["micro_batches"]) == {float(PASSES)}

@@ -178,6 +178,25 @@ def test_parts_that_are_read_twice_are_not_judged(tmp_path: Path) -> None:
     assert recorded(Overlapping(), tmp_path / "run") == {}
 
 
+def test_a_network_that_is_called_twice(tmp_path: Path) -> None:
+    """As the two of a pair, or a solution at neighbouring times; not where what reads its units is another one."""
+
+    class Twice(nn.Module):
+        def __init__(self, other: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(D, 6), nn.Linear(6, 4), nn.Linear(6, 4) if other else None
+            with torch.no_grad():
+                self.a.weight[3], self.a.bias[3], self.b.weight[:, 3] = self.a.weight[1], 0, self.b.weight[:, 1]
+                self.a.bias[1] = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = (torch.relu(self.a(each)) for each in (x, x + 1))
+            return self.b(first) - (self.c or self.b)(second)
+
+    assert recorded(Twice(other=False), tmp_path / "alike") == {"a.weight": (6, 5, 1)}
+    assert recorded(Twice(other=True), tmp_path / "other") == {}
+
+
 @pytest.mark.parametrize(("value", "cause"), [(0.0, "zero-initialization"), (0.1, "constant-initialization")])
 def test_equal_attention_weights_are_named(value: float, cause: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from diagnostics.run import Run, RunWriter
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 SQUARED, LOGITS, LOGITS_LAST, WEIGHTED, WEIGHTED_LAST, LOG, LOG_LAST, BINARY, PROBABILITIES = stats.FORMS[:9]
 SUMMED, OF_EACH = ({form.name: form for form in reversed(stats.FORMS[at : at + 5])} for at in (9, 14))
-HALVES = stats.FORMS[19:]
+HALVES, OF_EXAMPLES = stats.FORMS[19:22], stats.FORMS[22:]
 
 
 def labels(n=6000, classes=5):
@@ -58,6 +58,13 @@ CASES = {  # name: form, loss of outputs z and rows of targets, all targets, col
     "binary": (BINARY, F.binary_cross_entropy_with_logits, coins(), 3),
     "sum": (SUMMED["squared error"], lambda z, t: (z - t).pow(2).sum(), numbers(), 3),
     "sum of each": (OF_EACH["squared error"], lambda z, t: (z - t).pow(2).sum(1).mean(), numbers(), 3),
+    "sum of examples": (OF_EXAMPLES[0], lambda z, t: sum(map(F.mse_loss, z, t)), numbers(), 3),
+    "binary of examples": (
+        OF_EXAMPLES[1],
+        lambda z, t: F.binary_cross_entropy_with_logits(z, t, reduction="none").mean(1).sum(),
+        coins(),
+        3,
+    ),
     "half": (HALVES[0], lambda z, t: 0.5 * F.mse_loss(z, t), numbers(), 3),
     "half of the sum": (HALVES[1], lambda z, t: 0.5 * F.mse_loss(z, t, reduction="sum"), numbers(), 3),
     "half of each": (HALVES[2], lambda z, t: (z - t).pow(2).sum(1).mean() / 2, numbers(), 3),

@@ -126,6 +126,46 @@ def test_targets_in_another_order_are_named(transposed, tmp_path):
     assert transposed or "from (6, 12), and the targets from (12, 6)" in found[0].summary
 
 
+def dice(p, t):
+    return 1 - (2 * (p * t).sum((0, 2, 3)) / (p.sum((0, 2, 3)) + t.sum((0, 2, 3)))).mean()
+
+
+def by_logs(p, t):
+    return -(t * p.clamp(min=1e-6).log()).sum(1).mean()
+
+
+ONE_HOT = F.one_hot(torch.arange(2 * 5 * 4).reshape(2, 5, 4) % 3, 3).permute(0, 3, 1, 2).float()
+
+
+@pytest.mark.parametrize("loss", [dice, by_logs, F.mse_loss, F.binary_cross_entropy])
+@pytest.mark.parametrize(
+    ("axis", "targets", "told"),
+    [
+        (-1, ONE_HOT, [3, 1, 2, 3, 5, 4]),
+        (2, ONE_HOT, [2, 1, 2, 3, 5, 4]),
+        (1, ONE_HOT, []),
+        (-1, ONE_HOT * 0.8 + 0.05, []),
+        (-1, (ONE_HOT + ONE_HOT.roll(1, 1)).clamp(max=1), []),  # several classes at once
+        (1, torch.eye(4)[[0, 2, 1, 3]].expand(2, 3, 4, 4), []),  # one along two axes, as a permutation is
+    ],
+)
+def test_a_softmax_along_another_axis_than_the_classes(axis, targets, told, loss):
+    torch.manual_seed(0)
+    with Observer(nn.Linear(1, 1), asking=True) as observer:
+        loss(torch.randn_like(targets).softmax(axis), targets)
+    assert observer.axes.told == told
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_the_axis_of_a_softmax_is_named(axis, tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Softmax(axis)), torch.randn(2, 1, 5, 4)
+    watch(tmp_path, model, lambda: dice(model(x), ONE_HOT))
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.kind == "wiring"]
+    assert [each.cause for each in found] == ["softmax-axis"] * (axis == 3)
+    assert axis == 1 or "of shape (2, 3, 5, 4) along axis 3" in found[0].summary
+
+
 @pytest.mark.parametrize(
     ("layers", "loss", "told"),
     [

@@ -6,6 +6,10 @@ parameter tells. With c the closure's gradient at the weights before the update,
 a c, if the closure computes the loss of the last batch; if it computes that of all of them, the whole is b c. Either is
 then a multiple of c up to rounding, and passes times a, or b, is 1 or the number of passes. Elsewhere (masks drawn
 anew, batches of unequal weight, clipping in between) nothing is concluded and the mean is taken for granted.
+
+Where the last pass found nothing left of the others, as in a GAN or an attack that makes inputs, a c is the whole
+gradient, and right; but not where the loss that the loop gives is that of as many batches as there were passes: passes
+times a times the closure's.
 """
 
 from collections.abc import Callable
@@ -20,6 +24,7 @@ from diagnostics.monitor.distributed import is_dtensor
 MOST = 1 << 16  # entries of the parameter that are compared
 AGREE = 1e-3  # of a gradient: float32 rounding, a thousand passes long
 TRIES = 3  # measured updates
+NEARLY = 0.25  # the same: losses of the batches of one update differ
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Accumulated:
     def __init__(self, note: Callable[..., None]) -> None:
         """`note`: what is found is written with the run."""
         self.times, self.batches = 1.0, 1
-        self._write, self._tries = note, TRIES
+        self._write, self._tries, self._alone = note, TRIES, 0
 
     @property
     def asking(self) -> bool:
@@ -59,13 +64,17 @@ class Accumulated:
             "of their sum"
         )
 
-    def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None]) -> None:
-        """`gradient(parameter)`: the closure's, at the weights before the update."""
+    def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None], loss: Any, closures: Any) -> None:
+        """`gradient(parameter)`: the closure's, at the weights before the update. `loss`: as the loop gives it."""
         self._tries -= 1
-        if torch.equal(parts.added, parts.total):  # zeroed in between, as for SAM's second evaluation
-            return
         own = first_entries(gradient(parts.parameter))
         if own is None:  # the closure does not use the parameter
+            return
+        if torch.equal(parts.added, parts.total):  # zeroed in between
+            times = float(loss) / (_multiple(parts.total.to(own), own) * float(closures))
+            self._alone += abs(times - parts.passes) <= NEARLY * parts.passes
+            if self._alone == TRIES:
+                self._write(accumulated={"passes": parts.passes, "alone": True})
             return
         for part, count in ((parts.added, parts.passes), (parts.total, 1)):
             times = _multiple(part.to(own), own) * count

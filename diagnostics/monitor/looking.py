@@ -106,6 +106,7 @@ class Looking:
         found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
+        found["other_axis"] = next((each for one in observers if (each := one.axes.told)), [])
         found["dropped_output"] = next((each for one in observers if (each := one.dropped.told)), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
@@ -222,7 +223,7 @@ class Looking:
         parts, change = record.update.accumulated, record.update.before
         if self.accumulated.asking and parts is not None and change is not None:
             at = partial(self._gradient_before, change, parameters, closure, states)
-            self._guard.run("accumulation", self.accumulated.look, parts, at)
+            self._guard.run("accumulation", self.accumulated.look, parts, at, loss, after)
         return observer
 
     def _gradient_before(

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
 from diagnostics.monitor import attention, describe, functions, places, sequences
+from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, comparison
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.derivatives import Derivatives
@@ -81,7 +82,7 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
-        self.flattened, self.dropped = Flattened(), Dropped()
+        self.flattened, self.dropped, self.axes = Flattened(), Dropped(), Axes()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
@@ -199,6 +200,7 @@ class Observer(TorchFunctionMode):
                 self.comparisons.append(found)
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
+                self.axes.follow(func, args, kwargs, out)
                 self.flattened.follow(func, args, kwargs, out)
                 self.dropped.follow(func, args, kwargs, out)
                 self.derivatives.follow(func, args, kwargs, out)

@@ -46,6 +46,7 @@ class Sentinel:
         self.cleared = False
         self.parts: Parts | None = None
         self._held: Tensor | None = None
+        self._removed = False  # what earlier passes left was, when this one began
         self._finished, self._quiet, self._reduced, self._guarded = finished, quiet, reduced, guarded
         self._keeping = keeping
         self._task = -1
@@ -74,7 +75,7 @@ class Sentinel:
         self._hooks, self._parameter, self._node = [], None, None
 
     def reset(self) -> None:
-        self.passes, self.carried, self.parts, self._held = 0, float("nan"), None, None
+        self.passes, self.carried, self.parts, self._held, self._removed = 0, float("nan"), None, None, False
 
     def _begins(self, incoming: Any) -> None:
         with self._guarded("backward passes"):
@@ -83,6 +84,7 @@ class Sentinel:
 
     def _look_at(self, old: Tensor | None) -> None:
         self.cleared |= self.passes > 0 and old is None
+        self._removed = self.passes > 0 and old is None and self._keeping()
         self._held = first_entries(old) if self.passes and self._keeping() else None
         if isinstance(self.carried, float) and self.carried == 0:
             return
@@ -103,10 +105,10 @@ class Sentinel:
                 _queue(self._requeue if self._reduced else self._end)
 
     def _keep(self, parameter: Tensor) -> None:
-        total = None if self._held is None else first_entries(parameter.grad)
-        if self._held is not None and total is not None:
-            self.parts = Parts(parameter, self.passes, total - self._held, total)
-        self._held = None
+        total = first_entries(parameter.grad) if self._removed or self._held is not None else None
+        if total is not None:
+            self.parts = Parts(parameter, self.passes, total if self._held is None else total - self._held, total)
+        self._held, self._removed = None, False
 
     def _requeue(self) -> None:
         _queue(self._end)

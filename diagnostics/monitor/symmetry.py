@@ -10,6 +10,7 @@ own parameters hold (`components`).
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,9 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
-    """Hidden layers that are used once: every reader known, and nothing else reads their units."""
+    """Hidden layers whose units are always read by the same layers, and by nothing else."""
     for layer in layers:
-        hidden = layer.readers and not layer.escaped and not layer.is_factor and _used_once(layer, layers)
+        hidden = layer.readers and not layer.escaped and not layer.is_factor and _used_alike(layer, layers)
         if hidden and id(layer.weight) in names and not is_dtensor(layer.weight):
             incoming = _incoming(layer)
             units = len(incoming[0])
@@ -77,11 +78,34 @@ def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
                     yield Sides(f"{name.rpartition('.')[0]}.heads".removeprefix("."), into, out)
 
 
-def _used_once(layer: Layer, layers: Sequence[Layer]) -> bool:
+def _used_alike(layer: Layer, layers: Sequence[Layer]) -> bool:
+    """Whether this is the only use of a weight; or the first of several, as in a network that is called several times,
+    whose units all go through the same and are read by the same."""
     if layer.factors:
-        return all(not (each.readers or each.escaped) and _used_once(each, layers) for each in layer.factors)
+        return all(not (each.readers or each.escaped) and _used_alike(each, layers) for each in layer.factors)
     uses = [each for each in layers if each.weight is layer.weight and each.part is None and not each.factors]
-    return len(uses) == 1 and layer.weight.dim() > 1 and not layer.split and _apart(layer, layers)
+    if len(uses) > 1 and not (uses[0] is layer and _alike(uses)):
+        return False
+    return layer.weight.dim() > 1 and not layer.split and _apart(layer, layers)
+
+
+def _alike(uses: Sequence[Layer]) -> bool:
+    ways = {
+        (
+            each.groups,
+            each.escaped,
+            each.is_factor,
+            *map(_where, each.scales),
+            *((_where(w), n) for w, n in each.readers),
+        )
+        for each in uses
+    }
+    return len(ways) == 1
+
+
+def _where(tensor: Tensor) -> tuple[Any, ...]:
+    """What views of one weight that were made anew have in common."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _apart(layer: Layer, layers: Sequence[Layer]) -> bool:
@@ -160,7 +184,7 @@ def _outputs(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[tuple[s
     the loss, may tell them apart; it does not while each stays a twin of another."""
     last = takewhile(lambda layer: not (layer.readers or layer.is_factor), reversed(layers))
     for layer in reversed(list(last)):
-        plain = layer.groups == 1 and not (layer.factors or layer.recurrent) and _used_once(layer, layers)
+        plain = layer.groups == 1 and not (layer.factors or layer.recurrent) and _used_alike(layer, layers)
         if plain and id(layer.weight) in names and layer.weight.requires_grad and not is_dtensor(layer.weight):
             incoming = _incoming(layer)
             if len(incoming[0]) > 1:

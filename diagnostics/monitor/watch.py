@@ -109,6 +109,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "guessing": None,
         "scrambled": [],
         "crossed": [],
+        "other_axis": [],
         "dropped_output": [],
         "input_order": [],
         "along_batch": [],

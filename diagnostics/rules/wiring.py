@@ -7,30 +7,32 @@ plain list where PyTorch does not look, the graph was cut, or outputs and target
 
 ## What we look at
 Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
-after an update, so that deliberate accumulation within one update does not count), and whether they are written to when
-the optimizer has read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives
-gradients ever changes, whether one that the optimizer holds gets none while others do, and stays, and whether the loss
-has one for it, or changes with it without having one. Of updates: whether there are any, and whether something else
-puts the weights back, by all of an update, in a run that learns nothing. Of shapes: whether the loss is the mean
-difference of all pairs of an output and a target, or its mean over all pairs of an output and one of two labels,
-whether a view gives an output its sizes in another order, whether outputs and targets were made one row in different
-orders, whether inputs jump in memory where channels of another shape would end, or are most alike as many numbers apart
-as a pixel would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of one
-number or two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention takes
-as many steps as the model is given examples and gives answers, whether answers change when the examples of a batch
-change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the
-model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer
-changes with its target; whether what a mask leaves in sight is one kind of token, whether dropout follows the last
-layer, whether derivatives without a graph are added to the loss, and whether the loss sees but the last of many steps,
-each cut from the one before. Of pairs that a loss asks to be alike: whether strangers became as much so. Of what the
-loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary
-cross-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether
-those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
-answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
-worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples
-of each batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and
-its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient
-and are left exactly as they were by an update.
+after an update, so that deliberate accumulation within one update does not count), whether nothing is left of all but
+the last backward pass of an update whose loss is that of all, and whether they are written to when the optimizer has
+read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives gradients ever
+changes, whether one that the optimizer holds gets none while others do, and stays, and whether the loss has one for it,
+or changes with it without having one. Of updates: whether there are any, and whether something else puts the weights
+back, by all of an update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs
+of an output and a target, or its mean over all pairs of an output and one of two labels, whether a view gives an output
+its sizes in another order, whether outputs and targets were made one row in different orders, whether a softmax is
+taken along another axis than that of one-hot targets, whether a softmax is taken along another axis than that of one-
+hot targets, whether inputs jump in memory where channels of another shape would end, or are most alike as many numbers
+apart as a pixel would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of
+one number or two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention
+takes as many steps as the model is given examples and gives answers, whether answers change when the examples of a
+batch change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards,
+whether the model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an
+answer changes with its target; whether what a mask leaves in sight is one kind of token, whether dropout follows the
+last layer, whether derivatives without a graph are added to the loss, and whether the loss sees but the last of many
+steps, each cut from the one before. Of pairs that a loss asks to be alike: whether strangers became as much so. Of what
+the loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary cross-
+entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether those of
+a batch are far more alike than all of them, while the loss is on average hardly better than that of the same answer to
+all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than
+that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples of each
+batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and its
+weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient and
+are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -165,6 +167,7 @@ from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._accumulation import accumulating, cut_short
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import detached, state_cut
 from diagnostics.rules._finding import Finding
@@ -177,7 +180,6 @@ from diagnostics.rules._one_example import one_example
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back
 from diagnostics.rules._wiring_finding import found
-from diagnostics.rules._words import number
 from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
@@ -194,7 +196,8 @@ def check(
         raise signals.Missing("scalars: no update was recorded")
     yield from never_steps(run)
     yield from put_back(run)
-    yield from _accumulating(run, mostly)
+    yield from accumulating(run, mostly)
+    yield from cut_short(run)
     yield from membership.stale(run)
     yield from membership.unregistered(run)
     yield from membership.left_out(run)
@@ -204,6 +207,7 @@ def check(
     yield from shapes.broadcast(run)
     yield from shapes.scrambled(run)
     yield from shapes.crossed(run)
+    yield from shapes.other_axis(run)
     yield from shapes.scrambled_inputs(run)
     yield from shapes.along_batch(run)
     yield from shapes.by_place(run)
@@ -226,39 +230,6 @@ def check(
     yield from forward.derivative_without_graph(run)
     yield from lost_to_rounding(run)
     yield from collapsed(run)
-
-
-def _accumulating(run: Run, mostly: float) -> Iterator[Finding]:
-    steps, carried = signals.column(run, "carried_grad_norm")
-    steps, carried = steps[1:], carried[1:]  # before the first update there was nothing to carry
-    share = float((carried > 0).mean()) if len(steps) else 0.0
-    if len(steps) < 3 or share < mostly:
-        return
-    first = int(steps[carried > 0][0])
-    always = "every" if share > 0.99 else f"in {number(100 * share)} % of the updates the"
-    summary = (
-        f"Since step {first} {always} backward pass added to the gradient of the update before it: the loop does not "
-        "zero them each time."
-    )
-    remedies = ("call optimizer.zero_grad() before loss.backward() in every update",)
-    if run.meta.get("optimizer") == "LBFGS":
-        summary = (
-            f"Since step {first} the backward passes of one step add up in {number(100 * share)} % of the steps: the "
-            "optimizer calls the closure several times, and gets the sum of the gradients at different weights."
-        )
-        remedies = ("call optimizer.zero_grad() inside the closure, before its backward()",)
-    yield found(
-        "gradients-accumulate",
-        first,
-        (),
-        summary,
-        {"share of updates": share, "carried gradient norm": float(carried[carried > 0][-1])},
-        remedies,
-        formula=(
-            r"g_k = \sum_{j \le k} \nabla\mathcal{J}(\theta_j) \quad\text{instead of}\quad "
-            r"\nabla\mathcal{J}(\theta_k): \; \mu = 1"
-        ),
-    )
 
 
 def _late(run: Run) -> Iterator[Finding]:

@@ -64,6 +64,7 @@ _DEFAULTS: dict[str, Any] = {
     "guessing": None,
     "scrambled": [],
     "crossed": [],
+    "other_axis": [],
     "dropped_output": [],
     "input_order": [],
     "along_batch": [],

@@ -21,6 +21,11 @@ def _sum_of_each(errors: Number, examples: int) -> Number:
     return errors / examples
 
 
+def _sum_of_examples(errors: Number, examples: int) -> Number:
+    """Averaged over what an example consists of, and summed over the examples, as in a loop over them."""
+    return examples
+
+
 def _squared(seen: Moments, answer: Tensor) -> Tensor:
     return (seen.scatter / seen.count + (seen.mean - answer).square()).mean()
 
@@ -90,4 +95,5 @@ FORMS = (
     *_MEANS,
     *(replace(form, times=times) for times in (_sum, _sum_of_each) for form in _SUMMED),
     *(replace(_SQUARED, times=times, half=True) for times in (_SQUARED.times, _sum, _sum_of_each)),
+    *(replace(form, times=_sum_of_examples) for form in (_SQUARED, _BINARY_OF_LOGITS, _BINARY)),
 )

@@ -1,0 +1,51 @@
+"""Whether a softmax is taken along the axis of the classes, by the one-hot targets that its output meets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from diagnostics.monitor import functions
+
+SEEN = 8  # examples: enough to know what they are
+
+
+class Axes:
+    """Of one forward. `told`: the axis of the softmax, that of the targets' classes, and the shape of both; empty where
+    none is known to be another."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self._along = WeakTensorKeyDictionary()  # the axis of what a softmax returned, or a function of each number
+
+    @torch.no_grad()
+    def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        given = list(functions.tensors((*args, *kwargs.values())))
+        if not given or self.told:
+            return
+        kind = functions.activation(func, args, kwargs)
+        if isinstance(out, Tensor) and (
+            func in functions.LOGITS - {F.cross_entropy} or (kind and kind.name == "softmax")
+        ):
+            self._along[out] = functions.dimension(functions.KINDS["softmax"], args, kwargs, given[0]) % max(
+                1, out.dim()
+            )
+            return
+        known = next((each for each in given if each in self._along), None)
+        if known is None:
+            return
+        if len(given) == 2 and given[0].shape == given[1].shape:
+            self._meet(self._along[known], given[1] if known is given[0] else given[0])
+        elif len(given) == 1 and isinstance(out, Tensor) and out.shape == known.shape and func not in functions.LAYOUT:
+            self._along[out] = self._along[known]
+
+    def _meet(self, along: int, targets: Tensor) -> None:
+        some = targets[:SEEN]
+        if not some.numel() or not bool(((some == 0) | (some == 1)).all()):
+            return
+        hot = [axis for axis in range(1, some.dim()) if some.shape[axis] > 1 and bool((some.sum(axis) == 1).all())]
+        if len(hot) == 1 and hot[0] != along:
+            self.told = [along, hot[0], *targets.shape]
