@@ -2,6 +2,7 @@
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import nn
 
 import diagnostics
 from diagnostics import stats
+from diagnostics.rules._norms import norms_of_few
+from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -270,6 +273,15 @@ def test_a_batch_norm_of_pairs(batch, expected, tmp_path):
     model = network(norm=lambda: nn.BatchNorm1d(32))
     found = diagnosed(tmp_path, model, F.cross_entropy, *classes(), batch=batch, steps=60)
     assert [finding.cause for finding in found.findings if finding.kind == "wiring"] == expected
+
+
+@pytest.mark.parametrize(("norms", "expected"), [(2, "warning"), (5, "info")])
+def test_one_norm_of_two_among_many_is_information_where_the_run_learns(norms, expected):
+    modules = [{"name": f"norm{number}", "type": "BatchNorm1d"} for number in range(norms)]
+    meta = {"name": "test", "status": "finished", "modules": modules, "norms_of_two": ["norm0", "norm1"]}
+    table = pd.DataFrame({"step": range(1, 101), "loss": [1.0] * 20 + [0.1] * 80})
+    found = norms_of_few(Run.from_frames(meta, {"scalars": table}))
+    assert [(each.cause, each.severity) for each in found] == [("norm-of-two", expected)]
 
 
 class Mode(nn.Module):

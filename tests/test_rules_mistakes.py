@@ -9,6 +9,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.monitor.linear import is_linear_model, linear_layers
+from diagnostics.monitor.wiring import unregistered
 from diagnostics.rules import wiring
 from diagnostics.run import RunWriter
 
@@ -227,6 +228,14 @@ def test_modules_in_plain_containers(container, used, expected, tmp_path):
     assert alarms(found) == expected
     if expected:
         assert found.alarms[0].layers[:1] == ("layers[0].weight",) and len(found.alarms[0].layers) == 4
+
+
+def test_containers_within_containers():
+    model = nn.Linear(2, 2)
+    model.blocks = [[nn.Linear(2, 3), nn.ReLU()], {"b": (nn.Linear(3, 2, bias=False),)}]
+    model.far = [[[[nn.Linear(2, 2)]]]]
+    names = [name for name, _ in unregistered(model)]
+    assert names == ["blocks[0][0].weight", "blocks[0][0].bias", "blocks[1]['b'][0].weight"]
 
 
 @pytest.mark.parametrize("dampening", [0.0, 1.0])
@@ -511,20 +520,22 @@ def test_updates_lost_to_rounding(optimizer, rate, dtype, expected, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lost_late", "decays", "end", "expected"),
+    ("lost_late", "decays", "end", "cosine", "expected"),
     [
-        (1.0, True, 1.0, []),  # at the end of a schedule nothing moves, and nothing needs to
-        (1.0, False, 1.0, ["warning"]),
-        (1.0, False, 0.3, ["info"]),  # it learns all the same
-        (0.6, False, 1.0, []),
+        (1.0, True, 1.0, 0.0, []),  # at the end of a schedule nothing moves, and nothing needs to
+        (1.0, False, 1.0, 0.0, ["warning"]),
+        (1.0, False, 0.3, 0.0, ["info"]),  # it has learned all the same, and stands at a floor of noise
+        (1.0, False, 0.3, 0.4, ["warning"]),  # it stands, though gradients agree on a way down
+        (0.6, False, 1.0, 0.4, []),
     ],
 )
-def test_when_lost_updates_matter(lost_late, decays, end, expected, tmp_path):
+def test_when_lost_updates_matter(lost_late, decays, end, cosine, expected, tmp_path):
     layers = [{"name": "a", "shape": [100], "parameters": 100}, {"name": "full", "shape": [9], "parameters": 9}]
     writer = RunWriter(tmp_path / "run", {"optimizer": "SGD", "hyperparameters": [{"lr": 0.1}], "layers": layers})
     for step in range(1, 201):
         late = step > 60
-        writer.append("scalars", step, {"loss": end if late else 1.0, "lr": 0.001 if late and decays else 0.1})
+        row = {"loss": end if late else 1.0, "lr": 0.001 if late and decays else 0.1}
+        writer.append("scalars", step, row | ({"gradient_cosine": cosine} if step % 10 == 0 else {}))
         if step % 10 == 0:
             lost = [lost_late if late else 0.2, float("nan")]
             writer.append_many("layers", step, ["a", "full"], {"grad_norm": [1.0, 1.0], "lost_fraction": lost})

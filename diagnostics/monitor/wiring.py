@@ -6,6 +6,7 @@ model: only those that get gradients and do not move, or move nothing, are repor
 
 import gc
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from diagnostics.monitor import losspath
 
 UPDATES = 3  # that the evidence must last
+DEEPEST, MOST = 3, 1000  # containers within each other, and things in each: more are no layers
 LATE = "gradients are written to after the optimizer's step and before the next backward pass, where nothing reads them"
 _CONVERSIONS = {
     "ToCopy", "Clone", "Alias", "Mul", "Div", "View", "UnsafeView", "T", "Transpose", "Unsqueeze", "Squeeze",
@@ -34,7 +36,7 @@ class Wiring:
         self._still: dict[str, int] = {}
         self._idle: dict[str, int] = {}
         self._trains = False  # the optimizer moves some of the model's parameters
-        self._unregistered = dict(_unregistered(model))
+        self._unregistered = dict(unregistered(model))
         self._late = 0
         self.settled = False
 
@@ -99,7 +101,7 @@ class Wiring:
             self._event("not-in-optimizer", message, name)
 
 
-def _unregistered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def unregistered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters that PyTorch does not see: in lists, tuples and dicts that are plain attributes, and those that an
     attribute was converted from."""
     known = {id(p) for p in model.parameters()}
@@ -113,11 +115,12 @@ def _unregistered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield f"{path}.{attribute}{name}".removeprefix("."), parameter
 
 
-def _parameters(held: Any, inside: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Names behind the attribute's own, and parameters. Plain tensors are not asked: coordinates get gradients too."""
-    if isinstance(held, list | tuple | dict) and not inside:
-        for key, each in held.items() if isinstance(held, dict) else enumerate(held):
-            yield from ((f"[{key!r}]{name}", parameter) for name, parameter in _parameters(each, inside=True))
+def _parameters(held: Any, inside: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Names behind the attribute's own, and parameters, `inside` so many containers. Plain tensors are not asked:
+    coordinates get gradients too."""
+    if isinstance(held, list | tuple | dict) and inside < DEEPEST:
+        for key, each in islice(held.items() if isinstance(held, dict) else enumerate(held), MOST):
+            yield from ((f"[{key!r}]{name}", parameter) for name, parameter in _parameters(each, inside + 1))
     elif isinstance(held, Tensor) and isinstance(source := _source(held), nn.Parameter):
         yield "", source
     elif isinstance(held, nn.Module) and inside:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _gradient_signal as gradient_signal
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
@@ -52,8 +53,16 @@ def lost_to_rounding(
         ),
         r"|\Delta w| < 2^{-9}\,|w| \;\Rightarrow\; \mathrm{fl}(w + \Delta w) = w \quad"
         r"\text{(bfloat16; } 2^{-12} \text{ in float16)}",
-        unless_it_learns(run, "warning"),
+        "warning" if _held_up(run) else unless_it_learns(run, "warning"),
         Chart(
             "line", "layers", ("lost_fraction",), "Share of weights that an update leaves as they were", layers=layers
         ),
     )
+
+
+def _held_up(run: Run, *, level: float = 0.8, signal: float = 0.1) -> bool:
+    """Whether the loss has kept four fifths of its level over the later half, though gradients agree on a way down: of
+    their squares a tenth is signal, two errors down."""
+    history = signals.loss(run)
+    middle = signals.level(history.values[history.steps <= history.middle_step][-history.window :])
+    return history.end >= level * middle > 0 and gradient_signal.surely(run, history.middle_step) >= signal

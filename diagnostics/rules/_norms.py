@@ -30,8 +30,15 @@ def norms_of_few(run: Run) -> Iterator[Finding]:
             "layer and group norm: normalize over more features at a time",
         ),
         r"\frac{x_1 - \bar x}{\sigma} = \frac{(x_1 - x_2) / 2}{|x_1 - x_2| / 2} = \pm 1",
-        "info",
+        "warning" if _most_batch_norms(run, "norms_of_two") else "info",
     )
+
+
+def _most_batch_norms(run: Run, entry: str) -> bool:
+    """Whether those are half of all batch norms at least, not the one behind a pooling: the whole network then sees
+    which of two examples is larger, and no more."""
+    norms = {str(each["name"]) for each in run.meta.get("modules") or [] if str(each["type"]).startswith("BatchNorm")}
+    return len(norms & set(map(str, run.meta.get(entry) or []))) > len(norms) / 2
 
 
 def shared_norms(run: Run, *, apart: float = 0.5) -> Iterator[Finding]:
