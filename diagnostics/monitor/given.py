@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.monitor import exchanged, forwards, linear, lookahead, losspath, transfer, withheld
+from diagnostics.monitor import exchanged, forwards, linear, lookahead, losspath, own_backward, transfer, withheld
 from diagnostics.monitor.broadcasts import Broadcasts
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
@@ -108,6 +108,8 @@ class Given:
             told |= exchanged.told(self._model, closure)
         with contextlib.suppress(Exception):
             told |= withheld.names(self._model, closure)
+        with contextlib.suppress(Exception):
+            told |= own_backward.told(self._model, closure)
         return told
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:

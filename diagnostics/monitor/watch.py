@@ -121,6 +121,7 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "evaluation": {},
         "trained_beside": False,
         "withheld": [],
+        "wrong_backward": [],
         "by_value": [],
         "observed": doctor(model, optimizer).records(),
     }

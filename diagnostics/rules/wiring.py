@@ -8,31 +8,32 @@ plain list where PyTorch does not look, the graph was cut, or outputs and target
 ## What we look at
 Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
 after an update, so that deliberate accumulation within one update does not count), whether nothing is left of all but
-the last backward pass of an update whose loss is that of all, and whether they are written to when the optimizer has
-read them. Of tensors: whether the optimizer's are the model's, whether a trainable one that receives gradients ever
-changes, whether one that the optimizer holds gets none while others do, and stays, and whether the loss has one for it,
-or changes with it without having one. Of updates: whether there are any, and whether something else puts the weights
-back, by all of an update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs
-of an output and a target, or its mean over all pairs of an output and one of two labels, whether a view gives an output
-its sizes in another order, whether outputs and targets were made one row in different orders, whether a softmax is
-taken along another axis than that of one-hot targets, whether a softmax is taken along another axis than that of one-
-hot targets, whether inputs jump in memory where channels of another shape would end, or are most alike as many numbers
-apart as a pixel would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of
-one number or two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention
-takes as many steps as the model is given examples and gives answers, whether answers change when the examples of a
-batch change places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards,
-whether the model went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an
-answer changes with its target; whether what a mask leaves in sight is one kind of token, whether dropout follows the
-last layer, whether derivatives without a graph are added to the loss, and whether the loss sees but the last of many
-steps, each cut from the one before. Of pairs that a loss asks to be alike: whether strangers became as much so. Of what
-the loss takes for log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary cross-
-entropy: whether some of its targets are no probabilities and it falls below 0 without end. Of targets: whether those of
-a batch are far more alike than all of them, while the loss is on average hardly better than that of the same answer to
-all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than
-that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples of each
-batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and its
-weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient and
-are left exactly as they were by an update.
+the last backward pass of an update whose loss is that of all, whether they are written to when the optimizer has read
+them, and whether the loss has the slope along them that they say, where somebody wrote a function's backward. Of
+tensors: whether the optimizer's are the model's, whether a trainable one that receives gradients ever changes, whether
+one that the optimizer holds gets none while others do, and stays, and whether the loss has one for it, or changes with
+it without having one. Of updates: whether there are any, and whether something else puts the weights back, by all of an
+update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a
+target, or its mean over all pairs of an output and one of two labels, whether a view gives an output its sizes in
+another order, whether outputs and targets were made one row in different orders, whether a softmax is taken along
+another axis than that of one-hot targets, whether a softmax is taken along another axis than that of one- hot targets,
+whether inputs jump in memory where channels of another shape would end, or are most alike as many numbers apart as a
+pixel would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of one number
+or two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention takes as
+many steps as the model is given examples and gives answers, whether answers change when the examples of a batch change
+places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the model
+went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer changes with
+its target; whether what a mask leaves in sight is one kind of token, whether dropout follows the last layer, whether
+derivatives without a graph are added to the loss, and whether the loss sees but the last of many steps, each cut from
+the one before. Of pairs that a loss asks to be alike: whether strangers became as much so. Of what the loss takes for
+log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary cross- entropy: whether
+some of its targets are no probabilities and it falls below 0 without end. Of targets: whether those of a batch are far
+more alike than all of them, while the loss is on average hardly better than that of the same answer to all, and keeps
+jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of
+inputs: whether all features become tenfold larger or smaller together, whether all examples of each batch are one or
+all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and its weights none. Of
+weights in half precision under an optimizer of torch's own: whether three of four have a gradient and are left exactly
+as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -177,6 +178,7 @@ from diagnostics.rules._log_scores import log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._norms import norms_of_few, shared_norms
 from diagnostics.rules._one_example import one_example
+from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back
 from diagnostics.rules._wiring_finding import found
@@ -203,6 +205,7 @@ def check(
     yield from membership.left_out(run)
     yield from _late(run)
     yield from detached(run)
+    yield from wrong_backward(run)
     yield from state_cut(run)
     yield from shapes.broadcast(run)
     yield from shapes.scrambled(run)
@@ -253,7 +256,7 @@ def _late(run: Run) -> Iterator[Finding]:
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token",
+    "mask-inverted", "one-token", "wrong-backward",
 }  # fmt: skip
 
 

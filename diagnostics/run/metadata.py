@@ -76,6 +76,7 @@ _DEFAULTS: dict[str, Any] = {
     "evaluation": {},
     "trained_beside": False,
     "withheld": [],
+    "wrong_backward": [],
     "by_value": [],
     "observed": [],
     "writer": {},
