@@ -8,21 +8,22 @@ A loss that does not move, together with a mechanism that is seen directly: a sq
 whose derivative has vanished (there a loss above 1/4 is enough, worse than answering 1/2 to everything, or one above
 twice the mean derivative, which only confidently wrong outputs cost); a softmax applied twice (what the second one is
 given is positive and sums to one already), or on what a sigmoid or tanh gives, or on cosines whose scale leaves a tenth
-of the loss to be won at most; targets beyond what the output's activation can give; a loss of softmax probabilities,
-not of their logarithms, that are all but 0 or 1; a softmax inside the network, as of attention, that picks one entry
-from the start; weights that weight decay has brought to a fifth of what they were, or those of one layer to a hundredth
-that no norm makes up for, or half of all matrices to less than a norm makes up for; inputs, as vectors, shorter than
-0.05 in a network that does not scale them; targets far from 0 and an optimizer whose steps do not grow with the error;
-gradients that shrink from layer to layer towards the input, a thousandfold in all, or by more than 4 a layer while the
-first layer hardly moves; hidden outputs that shrink so from the input on; weights none of which move, and which all get
-less than a thousandth of the gradient of a bias; recurrent layers whose gradients show that the steps that count are
-given zeros; attention over tokens whose answer is the same when they change places.
+of the loss to be won at most; targets beyond what the output's activation can give, or a sigmoid of what is never
+negative, which cannot say no; a loss of softmax probabilities, not of their logarithms, that are all but 0 or 1; a
+softmax inside the network, as of attention, that picks one entry from the start; weights that weight decay has brought
+to a fifth of what they were, or those of one layer to a hundredth that no norm makes up for, or half of all matrices to
+less than a norm makes up for; inputs, as vectors, shorter than 0.05 in a network that does not scale them; targets far
+from 0 and an optimizer whose steps do not grow with the error; gradients that shrink from layer to layer towards the
+input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink
+so from the input on; weights none of which move, and which all get less than a thousandth of the gradient of a bias;
+recurrent layers whose gradients show that the steps that count are given zeros; attention over tokens whose answer is
+the same when they change places.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches (those of an epoch that come in the same order are easy and
 hard in turn, which is no progress), for half of the run and by five measured updates at least: then nothing was learned
-from the inputs, which is an alarm as long as no other says why. So is a start three times above that loss, or above log
-C of a mean cross-entropy of C classes, which takes half of the run to come down to it, and where inputs of size 1 would
-have started below that, they are why.
+from the inputs, which is an alarm as long as no other says why; whether all its layers are linear is said with it. So
+is a start three times above that loss, or above log C of a mean cross-entropy of C classes, which takes half of the run
+to come down to it, and where inputs of size 1 would have started below that, they are why.
 
 ## Why it happens
 Where the derivative of what lies between weights and loss is nearly 0, so is the gradient, however wrong the answers
@@ -59,8 +60,8 @@ builds them up they end near 0, and layers of such weights pass on neither signa
 however large the error: answers that must come from 0 to 100,000 have a long way to go.
 
 *Target range*: a ReLU gives no number below 0. Where targets lie there, $\partial\mathcal L/\partial z =
-(y - t)\,\phi'(z)$ pushes $z$ down until $\phi' = 0$ and the answer stays 0. The numbers of a softmax sum to 1, and
-$e^y$ of a softplus is 1 at least.
+(y - t)\,\phi'(z)$ pushes $z$ down until $\phi' = 0$ and the answer stays 0. The numbers of a softmax sum to 1,
+$e^y$ of a softplus is 1 at least, and the sigmoid of what a ReLU gives is one half.
 
 *Nothing learned*: the best answer that ignores the input is the mean of the targets, or the shares of their classes;
 biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L} / \mathcal{L}_\text{constant}$. Where

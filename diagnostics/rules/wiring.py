@@ -41,6 +41,9 @@ $\sum_{j\le k}\nabla\mathcal J(\theta_j)$ instead of $\nabla\mathcal J(\theta_k)
 the lecture says, such a puck conserves its energy and never settles. L-BFGS calls its closure several times a step, and
 each time needs the gradient at other weights.
 
+*Accumulation cut short*: the passes of an accumulation add up in `.grad` until the update. What `zero_grad` removes
+between two of them is gone, and the update follows the last batch alone.
+
 *Stale parameters*: an optimizer made before the model was moved, copied or re-created updates tensors nobody reads.
 
 *Not in optimizer*: a layer that the optimizer was not given stays as it was initialized.
@@ -56,6 +59,9 @@ backward pass begins with new ones.
 
 *Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative; so is the place
 of the largest number, which changes in jumps.
+
+*Wrong backward*: autograd multiplies what `backward` returns with the derivatives of all functions before, and takes
+it on trust. A factor or a sign that it leaves out is left out of the gradient of every weight behind it.
 
 *Gradient withheld*: of a sum of losses each part needs its backward pass, and `zero_grad` between two of these throws
 the first one's away. What only that part depends on, as a task's own head, then stays as it was initialized.
@@ -74,6 +80,9 @@ sizes mean. Where a transpose was meant, as of scores with classes before the po
 others; and so they do where outputs $(T, N)$ and targets $(N, T)$ are each made one row. An image $(H, W, C)$ that is
 viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed. Where the examples come last,
 $(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples.
+
+*Softmax axis*: a softmax makes numbers compete that lie along its axis. Along the width of an image the pixels of a row
+share out each class among themselves, where the classes should share out each pixel.
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
