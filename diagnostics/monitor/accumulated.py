@@ -65,14 +65,15 @@ class Accumulated:
         )
 
     def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None], loss: Any, closures: Any) -> None:
-        """`gradient(parameter)`: the closure's, at the weights before the update. `loss`: as the loop gives it."""
+        """`gradient(parameter)`: the closure's, at the weights before the update. `loss`: as the loop gives it, and the
+        closure's own."""
         self._tries -= 1
         own = first_entries(gradient(parts.parameter))
         if own is None:  # the closure does not use the parameter
             return
         if torch.equal(parts.added, parts.total):  # zeroed in between
-            times = float(loss) / (_multiple(parts.total.to(own), own) * float(closures))
-            self._alone += abs(times - parts.passes) <= NEARLY * parts.passes
+            told, one = float(loss), _multiple(parts.total.to(own), own) * float(closures)
+            self._alone += abs(told - parts.passes * one) <= NEARLY * abs(told) and one != 0
             if self._alone == TRIES:
                 self._write(accumulated={"passes": parts.passes, "alone": True})
             return

@@ -10,6 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics.monitor import functions
 
+_LOGARITHMS = functions.LOGITS - {F.cross_entropy}
 SEEN = 8  # examples: enough to know what they are
 
 
@@ -26,13 +27,8 @@ class Axes:
         given = list(functions.tensors((*args, *kwargs.values())))
         if not given or self.told:
             return
-        kind = functions.activation(func, args, kwargs)
-        if isinstance(out, Tensor) and (
-            func in functions.LOGITS - {F.cross_entropy} or (kind and kind.name == "softmax")
-        ):
-            self._along[out] = functions.dimension(functions.KINDS["softmax"], args, kwargs, given[0]) % max(
-                1, out.dim()
-            )
+        if isinstance(out, Tensor) and (axis := _axis(func, args, kwargs, given[0])) is not None:
+            self._along[out] = axis
             return
         known = next((each for each in given if each in self._along), None)
         if known is None:
@@ -49,3 +45,11 @@ class Axes:
         hot = [axis for axis in range(1, some.dim()) if some.shape[axis] > 1 and bool((some.sum(axis) == 1).all())]
         if len(hot) == 1 and hot[0] != along:
             self.told = [along, hot[0], *targets.shape]
+
+
+def _axis(func: Callable, args: tuple, kwargs: dict[str, Any], x: Tensor) -> int | None:
+    """Of a softmax or log-softmax, counted from the first."""
+    kind = functions.activation(func, args, kwargs)
+    if not x.dim() or not (func in _LOGARITHMS or (kind is not None and kind.name == "softmax")):
+        return None
+    return functions.dimension(functions.KINDS["softmax"], args, kwargs, x) % x.dim()

@@ -72,7 +72,7 @@ class Given:
         if closure is not None and not self._repeats(closure):
             closure = None
         self.has_closure = closure is not None
-        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure), **self._asked(closure))
+        self._writer.update_meta(closure=self.has_closure, **self._path(loss, closure), **self._asked(loss, closure))
 
     def _path(self, loss: Any, closure: Closure | None) -> dict[str, Any]:
         with self._guard("loss path"):
@@ -97,7 +97,7 @@ class Given:
                 self._event("no-graph", message, "loss")
         return {}
 
-    def _asked(self, closure: Closure | None) -> dict[str, Any]:
+    def _asked(self, loss: Any, closure: Closure | None) -> dict[str, Any]:
         """Not told where the closure raises, which is said where it is used, or a graph that gives no derivative."""
         told = dict[str, Any]()
         if closure is None or self._together.active:  # parts of a backward that others wait for
@@ -109,7 +109,7 @@ class Given:
         with contextlib.suppress(Exception):
             told |= withheld.names(self._model, closure)
         with contextlib.suppress(Exception):
-            told |= own_backward.told(self._model, closure)
+            told |= own_backward.told(self._model, closure, loss)
         return told
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:

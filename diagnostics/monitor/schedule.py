@@ -22,9 +22,7 @@ PROJECTED = 16  # updates after an estimate on which the weights are projected o
 # more than the products (measured).
 WHOLE, QUICK = (66.0, 6e-7), (13.5, 1e-7)
 PRODUCT = 2.0  # updates that a product takes until it is known: ten in an LSTM, whose fused kernels have no derivative
-AGAIN = (
-    100  # after this part of the run's updates so far a budget that refused is asked again: it grows as the run does
-)
+AGAIN = 100  # a budget that refused is asked again after this part of the updates so far: it grows as the run does
 QUICKLY = 0.5  # of what curvature may take, for quick estimates while a whole one is not affordable
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
 

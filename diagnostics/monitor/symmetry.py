@@ -84,7 +84,7 @@ def _used_alike(layer: Layer, layers: Sequence[Layer]) -> bool:
     if layer.factors:
         return all(not (each.readers or each.escaped) and _used_alike(each, layers) for each in layer.factors)
     uses = [each for each in layers if each.weight is layer.weight and each.part is None and not each.factors]
-    if len(uses) > 1 and not (uses[0] is layer and _alike(uses)):
+    if len(uses) > 1 and (uses[0] is not layer or is_dtensor(layer.weight) or not _alike(uses)):
         return False
     return layer.weight.dim() > 1 and not layer.split and _apart(layer, layers)
 

@@ -10,8 +10,9 @@ of each tensor, the weights. The first one is named, with its step, and the grad
 times as long as usual. If the loss or the gradients had been growing before, it is an unstable learning rate instead.
 
 ## Why it happens
-A function was asked outside its domain ($\log 0$, $0/0$, $\sqrt{-1}$, whose derivative is infinite at $0$ too), a
-number left the range of its type ($e^{89}$ in float32, $65{,}504$ in float16), or the data held such a value already.
+A function was asked outside its domain ($\log 0$, $0/0$, $\sqrt{-1}$, whose derivative is infinite at $0$ too), CTC was
+asked for the probability of a target that its input is too short for, a number left the range of its type ($e^{89}$ in
+float32, $65{,}504$ in float16), or the data held such a value already.
 
 ## What to try
 Keep the argument inside the domain (`clamp_min`, `log1p`, an `eps`), use the fused loss on logits
