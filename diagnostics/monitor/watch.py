@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from diagnostics.monitor import describe
 from diagnostics.monitor.doctor import doctor
 from diagnostics.monitor.monitor import Monitor
 from diagnostics.monitor.settings import Settings
+from diagnostics.run import NOTHING_TOLD
 
 
 def watch(
@@ -80,48 +82,6 @@ def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         "modules": describe.modules(inner),
         "parameters": sum(parameter.numel() for parameter in inner.parameters()),
         "versions": describe.versions(),
-        "closure": None,
-        "loss_path": "",
-        "loss_softmax": [],
-        "linear_model": False,
-        "linear_layers": 0,
-        "all_pairs": 0,
-        "all_columns": 0,
-        "one_answer": 0,
-        "all_products": 0,
-        "looks_ahead": 0.0,
-        "by_place": 0.0,
-        "order_blind": False,
-        "idle": [],
-        "probabilities": None,
-        "targets": [],
-        "score_bound": [],
-        "accumulated": {},
-        "unlogged": False,
-        "padding_alone": [],
-        "unsigned": [],
-        "cut_off": [],
-        "cut_derivative": 0.0,
-        "no_second_derivative": False,
-        "state_cut": [0, []],
-        "shared_norms": [],
-        "mean_count": None,
-        "guessing": None,
-        "scrambled": [],
-        "crossed": [],
-        "other_axis": [],
-        "dropped_output": [],
-        "input_order": [],
-        "along_batch": [],
-        "softmax_of_one": [],
-        "gradient_ends": [],
-        "norms_of_one": [],
-        "norms_of_two": [],
-        "made_in_forward": [],
-        "evaluation": {},
-        "trained_beside": False,
-        "withheld": [],
-        "wrong_backward": [],
-        "by_value": [],
+        **deepcopy(NOTHING_TOLD),
         "observed": doctor(model, optimizer).records(),
     }

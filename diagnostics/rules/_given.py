@@ -1,5 +1,5 @@
 """What the loss is given: probabilities or mere cosines where it expects logits, or outputs that cannot come to their
-targets, or be less than 0 where that would mean "no".
+targets.
 
 Source: lecture, "Plateaux"; each is seen on the first forward, by the functions on the way and by the values.
 """
@@ -10,7 +10,6 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import explained_late
 from diagnostics.rules._far_targets import COMPARISONS
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -46,7 +45,7 @@ _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks 
 
 def misused(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """The first of these that there is."""
-    for each in (squashed_twice, one_sided, out_of_reach, one_of_many, rate_of_a_rate, bounded_scores):
+    for each in (squashed_twice, out_of_reach, one_of_many, rate_of_a_rate, bounded_scores):
         if found := each(kind, run, history):
             return found
     return None

@@ -6,7 +6,8 @@ Source: lecture, "Plateaux"; the cross-entropy of a target of 0, -log(1 - sigmoi
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._given import LOSS_CHARTS
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -38,10 +39,7 @@ def one_sided(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) 
         ),
         {"loss at end": history.end, "least loss of a target of 0": floor},
         (f"leave the {function} at the output out: the sigmoid takes any number, and negative ones mean no",),
-        (
-            Chart("line", "scalars", ("loss",), "Loss"),
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-        ),
+        LOSS_CHARTS,
         r"-\log\,(1 - \sigma(z)) = \log\,(1 + e^{z}) \;\ge\; "
         + (
             r"\log 2 \quad\text{where}\quad z \ge 0"

@@ -112,6 +112,7 @@ from diagnostics.rules._constant_answer import (
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import LOSS_CHARTS, misused
+from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import order_blind
 from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._sharp_softmax import hard_attention
@@ -131,7 +132,7 @@ def check(
     slope: float = 0.2,  # of the logistic's largest derivative: outputs beyond 0.05 and 0.95
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    wrongly_given = misused(KIND, run, history)
+    wrongly_given = misused(KIND, run, history) or one_sided(KIND, run, history)
     if wrongly_given is not None:
         yield wrongly_given
         return

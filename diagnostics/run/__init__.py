@@ -3,6 +3,7 @@
 from diagnostics.run.buckets import BUCKETS, Buckets, bucketed, buckets
 from diagnostics.run.catalog import load, runs, stamp, unreachable
 from diagnostics.run.errors import RunError
+from diagnostics.run.metadata import NOTHING_TOLD
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
@@ -10,6 +11,7 @@ from diagnostics.run.writer import RunWriter
 
 __all__ = [
     "BUCKETS",
+    "NOTHING_TOLD",
     "Buckets",
     "Run",
     "RunError",

@@ -20,21 +20,7 @@ STATUSES = ("running", "finished", "failed", "interrupted", "broken")
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0  # six missed heartbeats: a writer that this machine cannot look up counts as dead
 
-_DEFAULTS: dict[str, Any] = {
-    "name": "",
-    "status": "interrupted",
-    "created": 0.0,
-    "updated": 0.0,
-    "optimizer": "",
-    "hyperparameters": [],
-    "config": {},
-    "layers": [],
-    "modules": [],
-    "parameters": 0,
-    "versions": {},
-    "every": 1,
-    "curvature_every": None,
-    "budget": 0.0,
+NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "closure": None,
     "loss_path": "",
     "loss_softmax": [],
@@ -78,9 +64,25 @@ _DEFAULTS: dict[str, Any] = {
     "withheld": [],
     "wrong_backward": [],
     "by_value": [],
+}
+_DEFAULTS: dict[str, Any] = {
+    "name": "",
+    "status": "interrupted",
+    "created": 0.0,
+    "updated": 0.0,
+    "optimizer": "",
+    "hyperparameters": [],
+    "config": {},
+    "layers": [],
+    "modules": [],
+    "parameters": 0,
+    "versions": {},
+    "every": 1,
+    "curvature_every": None,
+    "budget": 0.0,
     "observed": [],
     "writer": {},
-}
+} | NOTHING_TOLD
 _LAYER = {
     "name": "",
     "shape": [],
