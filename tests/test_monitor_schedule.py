@@ -46,3 +46,27 @@ def test_tasks_in_turns_are_seen_each(tasks, tmp_path):
             optimizer.step()
             monitor.step(loss, lambda given=given, target=target: F.mse_loss(model(given), target))
     assert not diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+
+
+class Refusing(Budget):
+    """Counts how often it is asked, and grants nothing before `free`."""
+
+    def __init__(self):
+        super().__init__(0.05)
+        self.asked, self.free = 0, False
+
+    def due(self, kind, cost, since, most=float("inf")):
+        self.asked += 1
+        return self.free
+
+
+def test_a_budget_that_refuses_is_asked_again_as_the_run_grows():
+    """Every hundredth of the updates so far; and not much later than that it is measured, once it may be."""
+    budget = Refusing()
+    schedule = Schedule(1, 10, None, budget, Together(nn.Linear(1, 1), torch.device("cpu")), lambda: None)
+    schedule.last_curvature = 2
+    assert not any(schedule.plan(step, closure=True).measured for step in range(3, 5000))
+    assert budget.asked < 2000
+    budget.free = True
+    plans = [schedule.plan(step, closure=True) for step in range(5000, 5100)]
+    assert sum(plan.measured for plan in plans) >= 4 and any(plan.curvature for plan in plans)

@@ -327,3 +327,13 @@ def test_a_tower_of_the_loss_is_more_than_one_tall_batch(length, expected):
     values[30 : 30 + length] = 10.0
     history = signals.Loss(np.arange(60), values, 3, 2.0, 2.0, 2.0, 0.0)
     assert dead_units._towered(history, 60) is expected
+
+
+@pytest.mark.parametrize(("before", "expected"), [(1.05, 0.5), (2.0, 0.0)])
+def test_few_late_cosines_are_made_up_for_by_earlier_ones_while_the_loss_stands(before, expected):
+    """Sixteen measured before the later half and two in it, which point nowhere."""
+    cosines = np.full(200, np.nan)
+    cosines[20:100:5], cosines[[120, 160]] = 0.5, [0.1, -0.1]
+    run = run_of([before] * 100 + [1.0] * 100, gradient_cosine=cosines)
+    assert gradient_signal.share(run, 101) == pytest.approx(expected, abs=1e-9)
+    assert (gradient_signal.surely(run, 101) > 0.1) == (expected > 0)

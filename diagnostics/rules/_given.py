@@ -51,6 +51,18 @@ def misused(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     return None
 
 
+def warned(
+    kind: str,
+    cause: str,
+    first_step: int,
+    summary: str,
+    evidence: dict[str, float],
+    remedies: tuple[str, ...],
+    formula: str,
+) -> Finding:
+    return Finding(kind, cause, "warning", first_step, None, (), summary, evidence, remedies, LOSS_CHARTS, formula)
+
+
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     path = str(run.meta.get("loss_path") or "")
     for (function, loss), formula in _TWICE.items():
@@ -58,13 +70,10 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
         by_values = isinstance(seen, bool) and any(each in path for each in (loss, "log_softmax"))
         through = BOUNDED if function == "softmax" or loss != "cross_entropy" else BOUNDED - _STRETCHED
         if seen if by_values else goes_into(path, function, loss, through):
-            return Finding(
+            return warned(
                 kind,
                 "double-softmax",
-                "warning",
                 history.first_step,
-                None,
-                (),
                 (
                     f"The loss squashes twice ({path}): {loss} expects logits, but what {function} gives lies between "
                     f"{'-1' if function == 'tanh' else '0'} and 1, so the loss cannot come near 0 (it ended at "
@@ -75,7 +84,6 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
                     f"remove the {function} before {loss}: return logits from the model",
                     *([] if function == "tanh" else [_AFTERWARDS.format(function)]),
                 ),
-                LOSS_CHARTS,
                 formula,
             )
     return None
@@ -91,13 +99,10 @@ def bounded_scores(kind: str, run: Run, history: signals.Loss, *, least: float =
     floor = float(np.log1p((classes - 1) * np.exp(-bound * classes / (classes - 1))))
     if not floor >= least * chance or not history.end >= least * history.start:
         return None
-    return Finding(
+    return warned(
         kind,
         "bounded-scores",
-        "warning",
         history.first_step,
-        None,
-        (),
         f"The softmax of the loss is taken of cosines, whose largest value is {number(bound)} here: with {classes} "
         f"classes its cross-entropy is {number(floor)} at best, where guessing has {number(chance)} (the loss ended at "
         f"{number(history.end)}).",
@@ -107,7 +112,6 @@ def bounded_scores(kind: str, run: Run, history: signals.Loss, *, least: float =
             "here makes the scores smaller yet",
             "or let the scale be learned, as logits = cosines * log_scale.exp() with log_scale a parameter",
         ),
-        LOSS_CHARTS,
         r"\mathcal{L} \ge \log\!\left(1 + (C - 1)\,e^{-s\,C/(C-1)}\right) \quad\text{since}\quad "
         rf"|\text{{score}}| \le s = {tex(bound)}",
     )
@@ -140,13 +144,10 @@ def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part
     if not (low < least - margin or high > most + margin):
         return None
     values = f"between {number(least)} and {number(most)}" if np.isfinite(most) else "that are not negative"
-    return Finding(
+    return warned(
         kind,
         "logistic-least-squares" if np.isfinite(most) else "target-range",
-        "warning",
         history.first_step,
-        None,
-        (),
         (
             f"The output is a {function}, which gives numbers {values}, but the targets lie between {number(low)} and "
             f"{number(high)}: it is driven to its flat end, where there is no gradient, and the loss cannot come near "
@@ -158,7 +159,6 @@ def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part
             f"or bring the targets into its range: t = (t {'-' if low >= 0 else '+'} {number(abs(low))}) / "
             f"{number(high - low)}",
         ),
-        LOSS_CHARTS,
         _FLAT_END,
     )
 
@@ -184,20 +184,16 @@ def _by_share(
         seen = f"{number(100 * share)} % of the outputs are 0 while their targets lie below: there is no gradient"
         formula = r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) = 0 \text{ where } z < 0"
         scaled = "or bring the targets into its range: t = t - min(t)"
-    return Finding(
+    return warned(
         kind,
         "logistic-least-squares" if np.isfinite(most) else "target-range",
-        "warning",
         int(steps[0]),
-        None,
-        (),
         (
             f"The output is a {function}, which gives numbers {values}, but {seen}, and the loss cannot come near 0 "
             f"(it ended at {number(history.end)})."
         ),
         {"loss at end": history.end, "share of targets out of reach": share},
         (f"leave the {function} at the output out", scaled),
-        LOSS_CHARTS,
         formula,
     )
 
@@ -214,13 +210,10 @@ def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5
     share = signals.median(late)
     if not share >= part:
         return None
-    return Finding(
+    return warned(
         kind,
         "target-range",
-        "warning",
         int(steps[0]),
-        None,
-        (),
         (
             f"The output is a softmax, but {number(100 * share)} % of the targets do not sum to 1: where k numbers are "
             f"to be 1, each is 1/k at best, and the loss cannot come near 0 (it ended at {number(history.end)})."
@@ -230,7 +223,6 @@ def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5
             "return logits and use F.binary_cross_entropy_with_logits: each label then has a sigmoid of its own",
             "or, where one label alone is meant to be right, mend the targets",
         ),
-        LOSS_CHARTS,
         r"\sum_c \mathrm{softmax}(z)_c = 1 \ne \sum_c t_c",
     )
 
@@ -245,13 +237,10 @@ def rate_of_a_rate(kind: str, run: Run, history: signals.Loss) -> Finding | None
         or not (count is not None and count < 1)
     ):
         return None
-    return Finding(
+    return warned(
         kind,
         "target-range",
-        "warning",
         history.first_step,
-        None,
-        (),
         (
             f"The loss takes the output for the logarithm of a rate, but it is a {function}, which is never negative: "
             f"the rate is 1 at least, where what it counts is {number(count)} on average (the loss ended at "
@@ -262,7 +251,6 @@ def rate_of_a_rate(kind: str, run: Run, history: signals.Loss) -> Finding | None
             f"leave the {function} at the output out",
             "or say that the output is the rate itself: F.poisson_nll_loss(rate, target, log_input=False)",
         ),
-        LOSS_CHARTS,
         r"\lambda = e^{y} \ge 1 \text{ where } y \ge 0",
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._given import LOSS_CHARTS
+from diagnostics.rules._given import warned
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -25,13 +25,10 @@ def one_sided(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) 
     if not history.end >= part * floor:
         return None
     values = "is never negative" if least == 0 else f"is never below {number(least)}"
-    return Finding(
+    return warned(
         kind,
         "target-range",
-        "warning",
         history.first_step,
-        None,
-        (),
         (
             f"The sigmoid of the loss is given what a {function} gives, which {values}: no probability comes below "
             f"{number(1 / (1 + np.exp(-least)))}, and each target of 0 costs {number(floor)} at least (the loss ended "
@@ -39,7 +36,6 @@ def one_sided(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) 
         ),
         {"loss at end": history.end, "least loss of a target of 0": floor},
         (f"leave the {function} at the output out: the sigmoid takes any number, and negative ones mean no",),
-        LOSS_CHARTS,
         r"-\log\,(1 - \sigma(z)) = \log\,(1 + e^{z}) \;\ge\; "
         + (
             r"\log 2 \quad\text{where}\quad z \ge 0"
