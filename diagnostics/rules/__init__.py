@@ -20,7 +20,7 @@ from diagnostics.run import Run
 
 __all__ = ["Chart", "Diagnosis", "Finding", "Missing", "catalogue", "diagnose", "explain", "title"]
 
-VERSION = 34  # of the rules together; stored in summary.json, so that an old summary is known to be old
+VERSION = 35  # of the rules together; stored in summary.json, so that an old summary is known to be old
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
 
 
@@ -55,37 +55,47 @@ def diagnose(run: Run) -> Diagnosis:
             if not findings:
                 clean.append(kind)
     remembered.forget()
-    kept = _one_alarm_a_fault(found)
+    kept = _one_alarm_a_fault(found, crashed)
     order = {kind: rank for rank, kind in enumerate(catalogue())}
     kept.sort(key=lambda each: (_SEVERITY[each.severity], order[each.kind], each.first_step))
     return Diagnosis(tuple(kept), tuple(clean), skipped, crashed)
 
 
-def _one_alarm_a_fault(found: list[Finding]) -> list[Finding]:
+def _one_alarm_a_fault(found: list[Finding], crashed: dict[str, str]) -> list[Finding]:
     """Findings that another one explains become its evidence. What is only information explains no alarm."""
     kept = list(found)
     for finding in found:
         if finding not in kept:
             continue
-        explains = getattr(catalogue()[finding.kind], "explains", None)
-        if explains is None:
-            continue
         others = [other for other in kept if other is not finding and (finding.alarm or not other.alarm)]
-        absorbed = [other for other in others if explains(finding, other)]
+        absorbed = [other for other in others if _says(finding, "explains", crashed, other)]
         if absorbed:
             kept = [other for other in kept if other not in absorbed]
-            evidence = dict(finding.evidence) | {
-                f"explains {other.kind} since step": float(other.first_step) for other in absorbed
-            }
+            since = {each.kind: float(each.first_step) for each in sorted(absorbed, key=_latest_first)}
+            evidence = dict(finding.evidence) | {f"explains {kind} since step": step for kind, step in since.items()}
             kept[kept.index(finding)] = replace(finding, evidence=evidence)
-    return _without_what_gives_way(kept)
+    return _without_what_gives_way(kept, crashed)
 
 
-def _without_what_gives_way(found: list[Finding]) -> list[Finding]:
+def _latest_first(finding: Finding) -> int:
+    return -finding.first_step
+
+
+def _without_what_gives_way(found: list[Finding], crashed: dict[str, str]) -> list[Finding]:
     """A rule may say `gives_way(finding)` of an alarm that tells that something is wrong, but not what."""
-    yielding = [each for each in found if getattr(catalogue()[each.kind], "gives_way", lambda _: False)(each)]
+    yielding = [each for each in found if _says(each, "gives_way", crashed)]
     others = any(each.alarm and each not in yielding for each in found)
     return [each for each in found if each not in yielding] if others else found
+
+
+def _says(finding: Finding, question: str, crashed: dict[str, str], *others: Finding) -> bool:
+    """What the finding's rule answers; no where it has no answer, or fails."""
+    answer = getattr(catalogue()[finding.kind], question, None)
+    try:
+        return answer is not None and bool(answer(finding, *others))
+    except Exception as error:
+        crashed[finding.kind] = f"{type(error).__name__}: {error}"
+        return False
 
 
 def explain(kind: str) -> dict[str, str]:

@@ -45,7 +45,7 @@ def accumulating(run: Run, mostly: float) -> Iterator[Finding]:
     )
 
 
-def cut_short(run: Run) -> Iterator[Finding]:
+def accumulation_cut_short(run: Run) -> Iterator[Finding]:
     told = run.meta.get("accumulated") or {}
     if not told.get("alone"):
         return

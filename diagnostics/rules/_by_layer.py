@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from diagnostics.rules._signals import Missing
+from diagnostics.rules._signals import Missing, loss_calls
 from diagnostics.run import Run
 
 RECTIFIERS = frozenset({"relu", "relu6", "threshold relu"})  # exactly 0 where they are inactive
 _STEPS = ("sign", "heaviside", "step", "threshold", "hard_threshold", "round", "floor", "ceil", "trunc", "argmax")
 _COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 HARD_THRESHOLDS = frozenset((*_STEPS, *_COMPARISONS))
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _NOTHING = {
     "symmetry": "symmetry: the model has no hidden layer whose units could be compared",
     "units": "units: the model has no activation function that could be observed",
@@ -103,6 +104,6 @@ def thrown_at_once(run: Run, *, far: float = 0.5) -> bool:
 
 def counts_errors(run: Run) -> bool:
     """Whether a function with derivative zero lies between the model's output and the loss, as far as was seen."""
-    path = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
+    path = loss_calls(run)
     functions = [function for name, (function, _) in activations(run).items() if name.startswith("loss.")]
     return not HARD_THRESHOLDS.isdisjoint([*path, *functions])

@@ -25,14 +25,14 @@ def collapsed(
     no_nearer: float = 0.25,  # of how far strangers are apart, pairs are: those of answers that tell much, far less
 ) -> Iterator[Finding]:
     table = run.table("scalars", ["step", *_COSINES]).dropna()
-    steps, apart = table["step"].to_numpy(), 1 - table[list(_COSINES)].to_numpy(dtype=float)
+    steps, apart = table["step"].to_numpy(), (1 - table[list(_COSINES)].to_numpy(dtype=float)).clip(0)
     history = signals.loss(run)
     end = steps >= history.steps[int(late * history.count)]
     if end.sum() < measured or end.all():
         return
     of_pairs, strangers = apart[:, 0], apart[:, 1:]
     close = (strangers < left * strangers[0].clip(0, 1)).all(1)
-    if not close[end].all() or not np.median(of_pairs[end] / strangers[end].min(1)) > no_nearer:
+    if close.all() or not close[end].all() or not np.median(of_pairs[end] / strangers[end].min(1)) > no_nearer:
         return
     pair, at_first, now = 1 - of_pairs[-1], 1 - strangers[0].max(), 1 - strangers[-1].max()
     yield found(

@@ -109,6 +109,8 @@ def logistic_offset(run: Run) -> tuple[str, float]:
         return "", 1.0
     units = np.array([by_layer.activations(run)[name][1] for name in logistic])
     offset = 1 + units * (np.nanmedian(means[:, at], axis=0) / np.nanmedian(deviations[:, at], axis=0)) ** 2
+    if np.isnan(offset).all():
+        return "", 1.0
     largest = int(np.nanargmax(offset))
     return logistic[largest], float(offset[largest])
 

@@ -1,10 +1,17 @@
 """Tensors that no gradient reaches, and whether a cut of the graph explains them."""
 
 import numpy as np
+import pandas as pd
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
+
+
+def no_graph(run: Run) -> pd.DataFrame:
+    """The event that the loss had none, told at the first update; not where a gradient came all the same."""
+    told = signals.events(run, "no-graph")
+    return told.iloc[:0] if (signals.column(run, "grad_norm")[1] > 0).any() else told
 
 
 def erased(run: Run) -> bool:

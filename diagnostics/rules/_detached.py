@@ -23,7 +23,7 @@ _GRADIENTS = Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor"
 def detached(run: Run) -> Iterator[Finding]:
     """The loss has no gradient, or all tensors up to some point of the model have none while those behind it do, or
     some to which the loss gives one."""
-    cut = signals.events(run, "no-graph")
+    cut = cut_graph.no_graph(run)
     steps, layers, missing = cut_graph.without_gradient(run)
     nowhere = len(steps) > 0 and not (missing < 1).any() and bool(cut_graph.still(run).all())  # else one was there
     if (len(cut) or nowhere) and not by_layer.counts_errors(run):

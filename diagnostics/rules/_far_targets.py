@@ -16,7 +16,7 @@ NEARER = (
 
 def far_targets(run: Run) -> tuple[float, float] | None:
     """The smallest and the largest, where the loss is an error against them."""
-    last = str(run.meta.get("loss_path") or "").split(" -> ")[-1]
+    last = signals.loss_calls(run)[-1]
     return _far(run) if last in COMPARISONS and signals.adaptive(run) else None
 
 

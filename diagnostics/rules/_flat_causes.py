@@ -21,7 +21,7 @@ from diagnostics.run import Run
 def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.01) -> Finding | None:
     """A loss of the probabilities themselves, as a squared error or the chance of a mistake, where they are sure: its
     gradient is multiplied by y (1 - y), as with a logistic output. With logarithms it would not be."""
-    calls = [each.strip() for each in str(run.meta.get("loss_path") or "").split("->")]
+    calls = signals.loss_calls(run)
     if "softmax" not in calls or any("log" in each or "entropy" in each for each in calls):
         return None
     outputs = [name for name, (function, _) in by_layer.activations(run).items() if function == "softmax"]

@@ -13,7 +13,6 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 _FIRST = ".weight_ih_l0"
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) -> Finding | None:
@@ -21,7 +20,7 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
     derivative of a logistic or tanh unit over its maximum is at most 4 / (s sqrt(2 pi)) then."""
     first = next(iter(run.meta.get("layers") or []), {"name": "", "module": "", "shape": []})
     name, history = str(first["name"]), signals.loss(run)
-    if not name.endswith(_FIRST) or first["module"] not in _RECURRENT:
+    if not name.endswith(_FIRST) or first["module"] not in by_layer.RECURRENT:
         return None
     length, seen = raw_inputs.first_length(run)
     rows, features = first["shape"]
@@ -38,7 +37,7 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
     return Finding(
         kind,
         cause,
-        "info" if history.end <= learned * signals.untrained(run) else "warning",  # it gets along with them
+        "info" if signals.has_learned(run, learned) else "warning",  # it gets along with them
         history.first_step,
         None,
         (layer,),

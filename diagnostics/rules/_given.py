@@ -39,6 +39,7 @@ _TWICE = {  # what squashes, the loss that squashes again, and the least that is
 _AFTERWARDS = "use {} only to read off probabilities after training"
 # Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
 BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
+NEARLY_ALL = 0.9  # R squared: half of a normal target's variance is left where half of it is out of reach
 MOST_OF_IT = 0.5  # R squared: an output that follows its targets is not held at the end of its range
 _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks do: logits again, of any size
 
@@ -64,7 +65,7 @@ def warned(
 
 
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
-    path = str(run.meta.get("loss_path") or "")
+    path = signals.loss_path(run)
     for (function, loss), formula in _TWICE.items():
         seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
         by_values = isinstance(seen, bool) and any(each in path for each in (loss, "log_softmax"))
@@ -124,13 +125,14 @@ _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a differenc
 
 def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """Targets that the output's activation cannot give."""
-    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
-    calls = rest.split(" -> ")
+    function, *calls = [*signals.loss_calls(run), ""]
+    if explained_late(run).share > NEARLY_ALL:
+        return None  # noise alone is out of reach
     if function in _RANGES and calls[0] in COMPARISONS:
         found = _by_range(kind, run, history, function)
         if found is not None:
             return found
-    compared = calls[0] in COMPARISONS or (calls[0] == "sub" and set(calls) <= _BY_HAND)
+    compared = calls[0] in COMPARISONS or (calls[0] == "sub" and set(calls[:-1]) <= _BY_HAND)
     return _by_share(kind, run, history, function) if function in _RANGES and compared else None
 
 
@@ -201,8 +203,7 @@ def _by_share(
 def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5, measured: int = 3) -> Finding | None:
     """A softmax where several may be right at once, or none: its outputs sum to 1, and most targets (`part`) do not; of
     a few it may be background, or noise."""
-    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
-    loss = rest.partition(" -> ")[0]
+    function, loss, *_ = [*signals.loss_calls(run), ""]
     steps, shares = signals.column(run, "unreachable_fraction")
     late = shares[len(shares) // 2 :]
     if function != "softmax" or loss not in {"binary_cross_entropy", *COMPARISONS} or len(late) < measured:
@@ -229,13 +230,9 @@ def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5
 
 def rate_of_a_rate(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """Counts are fewer than one on average, and the rate is the exponential of what is not negative: one at least."""
-    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    function, behind, *_ = [*signals.loss_calls(run), ""]
     count = run.meta.get("mean_count")
-    if (
-        function not in {"softplus", "exp"}
-        or rest.partition(" -> ")[0] != "exp"
-        or not (count is not None and count < 1)
-    ):
+    if function not in {"softplus", "exp"} or behind != "exp" or not (count is not None and count < 1):
         return None
     return warned(
         kind,

@@ -118,7 +118,7 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
         return unknown
     last = grown.end if grown.steps >= gradual or estimates[0] > grown.onset else grown.onset
     known = (estimates <= max(last, estimates[0])) & ~refuted(estimates, ratios, grown.onset)
-    noise = limits.held(steps, rates, *_noise(run, grown, gradual))
+    noise = np.nan_to_num(limits.held(steps, rates, *_noise(run, grown, gradual)))  # none at a rate of 0
     held = limits.held(steps, rates, estimates[known], ratios[known]) + noise
     inside = np.flatnonzero((steps >= grown.onset) & (steps <= max(grown.end, estimates[0])) & np.isfinite(held))
     if not len(inside):

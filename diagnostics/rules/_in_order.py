@@ -11,7 +11,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._recurrence import AGAIN, recurrence
-from diagnostics.rules._wiring_finding import LEARNED, found
+from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -36,7 +36,7 @@ def in_order(
         return
     late, constant = history.after(half), float(np.mean(constants))
     wrong = float((late > worse * constant).mean())
-    if not (constant > 0 and float(late.mean()) >= LEARNED * constant):
+    if not (constant > 0 and float(late.mean()) >= signals.LEARNED * constant):
         return
     normed = any("BatchNorm" in each["type"] for each in run.meta.get("modules") or [])
     worse_by_norm = normed and explained_late(run).share < -LITTLE

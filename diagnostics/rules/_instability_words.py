@@ -119,7 +119,7 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
 def _cause(run: Run, grown: Growth, limit: Limit) -> str:
     rate_steps, rates = signals.learning_rates(run)
     before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
-    if len(before) and before[-1] > 1.5 * before[0] > 0:
+    if len(before) and before[-1] > 1.5 * before[0]:
         return "schedule"
     curvature_term = signals.latest(run, "batches", "curvature_term")
     noisy = signals.noise_term(run) > curvature_term and limit.ratio - limit.noise <= 1

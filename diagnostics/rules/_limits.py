@@ -53,12 +53,21 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
 def held(steps: np.ndarray, rates: np.ndarray, at: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Of something proportional to the learning rate, measured at some updates: the last value known at each update,
     times what the rate has become of the one it was measured at; NaN before the first."""
+    if not len(rates):
+        return np.full(len(steps), np.nan)
     own = rates[np.clip(np.searchsorted(steps, at, side="right") - 1, 0, len(rates) - 1)]
     at, scale = at[own > 0], values[own > 0] / own[own > 0]  # at rate 0 nothing was seen of what another would do
     index = np.searchsorted(at, steps, side="right") - 1
     if not len(at):
         return np.full(len(steps), np.nan)
     return np.where(index >= 0, scale[np.maximum(index, 0)] * rates, np.nan)
+
+
+def at_last_rate(run: Run) -> float:
+    """The last stability ratio, times what the rate has become since; NaN where none is known."""
+    table = run.table("curvature", ["step", "stability"]).dropna()
+    ratios = held(*signals.learning_rates(run), table["step"].to_numpy(), signals.array(table, "stability"))
+    return float(ratios[-1]) if len(ratios) else math.nan
 
 
 def heavy_ball(condition: float) -> tuple[float, float]:

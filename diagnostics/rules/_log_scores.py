@@ -37,7 +37,7 @@ def log_scores(
     if len(totals) < measured or not float(np.median(totals)) > off:
         return
     history, total = signals.loss(run), float(np.median(totals))
-    normalized = "cross_entropy" in str(run.meta.get("loss_path") or "")  # log_softmax and nll_loss, in this order
+    normalized = "cross_entropy" in signals.loss_path(run)  # log_softmax and nll_loss, in this order
     said = _along_another(total, history.end) if normalized else _unnormalized(total, history.end)
     sure = history.end < 0 and not _are_probabilities(run)
     yield found(
@@ -110,7 +110,7 @@ def _along_another(total: float, end: float) -> _Said:
 def _softmax_along_batch(run: Run) -> _Said | None:
     """Of as many examples as classes the two cannot be told apart: contrastive losses take it along either."""
     dim, *shape = [int(each) for each in run.meta.get("loss_softmax") or [0]]
-    compares = _OF_CLASSES.search(str(run.meta.get("loss_path") or ""))
+    compares = _OF_CLASSES.search(signals.loss_path(run))
     if dim != 0 or len(shape) < 2 or shape[0] == shape[1] or not compares:
         return None
     return _Said(
@@ -125,4 +125,4 @@ def _softmax_along_batch(run: Run) -> _Said | None:
 
 def _are_probabilities(run: Run) -> bool:
     """A loss of minus a probability is bounded, and some train with it on purpose."""
-    return str(run.meta.get("loss_path") or "").startswith("softmax")
+    return signals.loss_path(run).startswith("softmax")

@@ -61,8 +61,8 @@ def least_squares(kind: str, run: Run, stretch: stretches.Flat, slope: float, fi
         stretch.first_step,
         stretch.ended,
         (),
-        f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}: "
-        f"the logistic outputs' derivative is {number(100 * derivative)} % of its maximum, "
+        f"The loss {'lay above 1/4' if first else f'stood at {number(stretch.level)}'} from step {stretch.first_step} "
+        f"to {stretch.last_step}: the logistic outputs' derivative is {number(100 * derivative)} % of its maximum, "
         "and least squares multiplies every error by it.",
         {"output derivative over maximum": derivative, "loss": stretch.level, "share of the run": stretch.share},
         (
@@ -78,7 +78,7 @@ def least_squares(kind: str, run: Run, stretch: stretches.Flat, slope: float, fi
 
 
 def _squares_logistic_outputs(run: Run) -> bool:
-    path = str(run.meta.get("loss_path") or "")
+    path = signals.loss_path(run)
     return goes_into(path, "sigmoid", "mse_loss", BOUNDED | {"sub"})
 
 

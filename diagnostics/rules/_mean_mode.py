@@ -20,13 +20,15 @@ from diagnostics.run import Run
 class MeanMode:
     """The direction that the mean of logistic units makes steep, while the loss came down.
 
-    `gap`: its eigenvalue over the next; `condition`: the same over the curvature along the path; `updates`: the run
+    `gap`: its eigenvalue over the next; `condition`: the same over the curvature along the path; `ratio`: stability
+    ratio at the learning rate `rate`; `updates`: the run
     took for nine tenths of its fall; `layer`: whose `offset` is the largest, 1 + sum of squared means over variances.
     """
 
     gap: float
     condition: float
     ratio: float
+    rate: float
     updates: int
     layer: str
     offset: float
@@ -65,4 +67,5 @@ def mean_mode_of_logistic_units(
     slow = 0.5 * limits.steps_along(falling, condition)  # the loss falls twice as fast as the distance
     if not (wide <= gap <= offset and condition >= wide and slow >= lasting * history.count):
         return None
-    return MeanMode(gap, condition, signals.median(signals.array(falling, "stability")), updates, layer, offset)
+    ratio, rate = signals.median(signals.array(falling, "stability")), signals.rate_at(run, falling["step"].to_numpy())
+    return MeanMode(gap, condition, ratio, rate, updates, layer, offset)

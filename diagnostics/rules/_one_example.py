@@ -23,7 +23,7 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     deviations, sizes = (run.matrix("inputs", column)[2][-1:] for column in ("std", "batch_rms"))
     if len(equal) < measured or not (equal == 1).all() or not (deviations > 1e-6 * sizes).any():
         return
-    compared = any(each in str(run.meta.get("loss_path") or "") for each in _WITH_TARGETS)
+    compared = any(each in signals.loss_path(run) for each in _WITH_TARGETS)
     yield found(
         "one-example",
         int(steps[0]),

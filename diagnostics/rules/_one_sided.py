@@ -17,7 +17,7 @@ _BINARY = ("sigmoid -> binary_cross_entropy", "binary_cross_entropy_with_logits"
 
 def one_sided(kind: str, run: Run, history: signals.Loss, *, part: float = 0.1) -> Finding | None:
     """By the functions on the way alone: if a tenth of the targets are 0 the loss cannot be lower than it is."""
-    function, _, rest = str(run.meta.get("loss_path") or "").partition(" -> ")
+    function, _, rest = signals.loss_path(run).partition(" -> ")
     if function not in _LEAST or not rest.startswith(_BINARY):
         return None
     least = _LEAST[function]

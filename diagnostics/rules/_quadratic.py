@@ -42,7 +42,7 @@ def has_minimum(run: Run) -> bool:
 
 
 def _is_linear(run: Run, functions: frozenset[str]) -> bool:
-    path = {each.strip() for each in str(run.meta.get("loss_path") or "").split("->")}
+    path = set(signals.loss_calls(run))
     return bool(run.meta.get("linear_model")) and path <= functions
 
 

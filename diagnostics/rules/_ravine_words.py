@@ -21,7 +21,7 @@ PINNED = 0.3  # stability ratio: three times the rate would be unstable
 def along_the_floor(
     run: Run, history: signals.Loss, late: pd.DataFrame, cause: str, first: int, condition: float
 ) -> Finding:
-    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
+    rate, ratio = signals.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
     slow = limits.steps_along(late, condition)
     pinned = f"stability pins the learning rate at {number(rate)} (s = {number(ratio)}), and"
     if ratio < PINNED:
@@ -53,7 +53,7 @@ def along_the_floor(
 
 
 def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread) -> Finding:
-    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
+    rate, ratio = signals.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
     slow, condition = limits.steps_along(late, spread.condition), spread.condition
     moments = r"\mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + \boldsymbol{\mu}\boldsymbol{\mu}^\top"
     variation = "their variation around it"
@@ -90,7 +90,6 @@ def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: c
 
 
 def below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: int) -> Finding:
-    rate = signals.last_rate(run)
     return Finding(
         kind=KIND,
         cause="uncentered-activations",
@@ -99,9 +98,9 @@ def below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: 
         last_step=None,
         layers=(mode.layer,),
         summary=f"The logistic units of {mode.layer} are far from centred, and one direction is {number(mode.gap)} "
-        f"times steeper than the next: it alone pins the learning rate at {number(rate)} (s = {number(mode.ratio)}), "
-        f"and the fall from {number(history.start)} to {number(history.end)} took {mode.updates} of {history.count} "
-        "updates.",
+        f"times steeper than the next: it alone pins the learning rate at {number(mode.rate)} (s = "
+        f"{number(mode.ratio)}), and the fall from {number(history.start)} to {number(history.end)} took "
+        f"{mode.updates} of {history.count} updates.",
         evidence={
             "largest eigenvalue over the next": mode.gap,
             "condition number": mode.condition,
@@ -121,27 +120,29 @@ def below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: 
 
 def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
     standardize = conditioning.standardize(run)
-    momentum = limits.momentum_remedy(condition)
+    rescaled = signals.adaptive(run)  # and averaged: what is left is not mended by either
+    momentum = () if rescaled else (limits.momentum_remedy(condition),)
     if cause in {"feature-scale", "uncentered-inputs"}:
         # Adam rescales single coordinates, and a mean is no matter of those.
-        others = (momentum, ADAM) if cause == "feature-scale" else (momentum,)
-        return (standardize,) if signals.adaptive(run) else (standardize, *others)
+        return (standardize, *momentum, *((ADAM,) if cause == "feature-scale" and not rescaled else ()))
     if cause == "correlated-inputs":
         return (
             (
                 "whiten the inputs: project them on the eigenvectors of their covariance and divide by the "
                 "deviations (sklearn.decomposition.PCA(whiten=True)); standardizing alone leaves the correlation"
             ),
-            momentum,
+            *momentum,
         )
     if cause == "uncentered-activations":
         return (
             "replace nn.Sigmoid by nn.Tanh, whose outputs are centred",
             "put nn.BatchNorm1d before the activation",
-            momentum,
+            *momentum,
         )
-    already = signals.momentum(run) > 0
-    return (ADAM, "put normalization layers between the layers") if already else (momentum, ADAM)
+    norms = "put normalization layers between the layers"
+    if rescaled:
+        return (norms,)
+    return (ADAM.removeprefix("or "), norms) if signals.momentum(run) > 0 else (*momentum, ADAM)
 
 
 def _charts(cause: str) -> tuple[Chart, ...]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
@@ -77,7 +78,7 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
 def _rate_for(run: Run, mu: float, lower: float) -> float:
     """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within half of heavy ball's limit
     there, noise included. Steps of adaptive optimizers have the rate's own length at any momentum."""
-    rate, ratio = signals.last_rate(run), signals.latest(run, "curvature", "stability")
+    rate, ratio = signals.last_rate(run), limits.at_last_rate(run)
     calmer = max(1 - mu, 1e-6) / (1 - lower)
     if not ratio > 0 or signals.adaptive(run):
         return rate

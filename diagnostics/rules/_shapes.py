@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import LITTLE, explained_late
 from diagnostics.rules._finding import Finding, Severity
@@ -213,7 +214,9 @@ def along_batch(run: Run) -> Iterator[Finding]:
         return
     names = tuple(dict.fromkeys(str(name) or "the model" for name, *_ in seen))
     _, steps, sequences, *proof = seen[0]
-    recurrent = any(each["name"] in names and each["type"] in _RECURRENT for each in run.meta.get("modules") or [])
+    recurrent = any(
+        each["name"] in names and each["type"] in by_layer.RECURRENT for each in run.meta.get("modules") or []
+    )
     yield found(
         "along-batch",
         signals.first_step(run),
@@ -244,5 +247,4 @@ def _unless_anything_is_learned(run: Run) -> Severity:
     return "warning" if explained_late(run).share < LITTLE else "info"
 
 
-_RECURRENT = {"LSTM", "GRU", "RNN"}
 _COUNTED = " Positions are counted along the second, which nothing runs along."

@@ -15,6 +15,8 @@ from diagnostics.rules._rolling import lowest_median
 from diagnostics.run import Run
 
 MAD_TO_SD = 1.4826  # of a normal distribution
+NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
+LEARNED = 0.7  # of the untrained loss: a run this far down learns all the same
 
 
 class Missing(Exception):
@@ -117,12 +119,13 @@ def trend(values: np.ndarray) -> Trend:
 @lru_cache(maxsize=16)
 def loss(run: Run) -> Loss:
     """The loss of the run; raises `Missing` where none was recorded."""
-    table = run.table("scalars", ["step", "loss"])
+    table = run.table("scalars", ["step", "loss", "grad_norm"])
     if table.empty:
         raise Missing("scalars: no update was recorded; call monitor.step(loss) after optimizer.step()")
-    steps, values = table["step"].to_numpy(), table["loss"].to_numpy(dtype=float)
-    if np.isnan(values).all() and not nonfinite_events(run):
+    if np.isnan(array(table, "loss")).all() and not nonfinite_events(run):
         raise Missing("loss: none was given to monitor.step")
+    table = table.loc[~_not_told(run, table)]
+    steps, values = table["step"].to_numpy(), array(table, "loss")
     window = max(3, len(values) // 20)
     return Loss(
         steps=steps,
@@ -135,11 +138,28 @@ def loss(run: Run) -> Loss:
     )
 
 
+def _not_told(run: Run, table: pd.DataFrame) -> np.ndarray:
+    """Updates whose loss `monitor.step` was not given, or could not read; also the last, of a loop that ended in
+    between. A loss that is NaN itself has such a gradient, or an event of its own."""
+    finite = np.isfinite(array(table, "grad_norm"))
+    left_out = np.full(len(table), len(events(run, "step-missing", "loss-unreadable")) > 0)
+    left_out[-1:] = not nonfinite_events(run)
+    missing = np.isnan(array(table, "loss")) & finite & left_out
+    return missing & (not missing.all())
+
+
 def untrained(run: Run) -> float:
     """The loss of a network that has learned nothing: its first one, or that of the same answer to every input where
     that is lower, as behind an initialization that begins far off."""
     _, constants = column(run, "constant_loss")
     return float(min(loss(run).start, np.median(constants) if len(constants) else np.inf))
+
+
+def has_learned(run: Run, left: float = LEARNED) -> bool:
+    """Whether no more than this part of the untrained loss is left at the end, counted from 0; of a loss below 0,
+    whether it has fallen by the rest of its size."""
+    begun = untrained(run)
+    return begun - loss(run).end >= (1 - left) * abs(begun)
 
 
 def column(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -180,9 +200,9 @@ def latest(run: Run, table: str, name: str, before: int | None = None) -> float:
     return float(values[-1]) if len(values) else np.nan
 
 
-def noise_term(run: Run, before: int | None = None) -> float:
-    """Noise term of the stability budget at the last bracket (up to `before`); 0 where it was not measured."""
-    value = latest(run, "batches", "noise_term", before)
+def noise_term(run: Run) -> float:
+    """Noise term of the stability budget at the last bracket; 0 where it was not measured."""
+    value = latest(run, "batches", "noise_term")
     return value if np.isfinite(value) else 0.0
 
 
@@ -202,6 +222,14 @@ def whole_norms(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Steps and norms of the gradients, before clipping where there is any."""
     table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"])
     return table["step"].to_numpy(), np.fmax(array(table, "grad_norm"), array(table, "grad_norm_unclipped"))
+
+
+def rate_at(run: Run, steps: np.ndarray) -> float:
+    """The rate at which these updates were made, as a stability ratio belongs to one; their median."""
+    known, rates = learning_rates(run)
+    if not len(rates) or not len(steps):
+        return last_rate(run)
+    return float(np.median(rates[np.clip(np.searchsorted(known, steps, side="right") - 1, 0, None)]))
 
 
 def last_rate(run: Run) -> float:
@@ -228,6 +256,16 @@ def momentum(run: Run) -> float:
     return float(betas[0]) if betas else float(hyperparameter(run, "momentum", 0.0) or 0.0)
 
 
+def loss_path(run: Run) -> str:
+    """The functions between the model's output and the loss, "a -> b"; "" where none is known."""
+    return str(run.meta.get("loss_path") or "")
+
+
+def loss_calls(run: Run) -> list[str]:
+    """The same, one by one; never empty."""
+    return [each.strip() for each in loss_path(run).split("->")]
+
+
 def adaptive(run: Run) -> bool:
     """Whether the optimizer rescales coordinates by their own gradients, and so settles at s = 1 by itself."""
     name = str(run.meta.get("optimizer", ""))
@@ -251,8 +289,11 @@ def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
 def first_nonfinite(run: Run) -> int | None:
     """Step at which the loss, or the gradient of an update that was made, was first not finite."""
     table = run.table("scalars", ["step", "loss", "grad_norm", "grad_norm_unclipped"])
-    bad, gradients = ~np.isfinite(array(table, "loss")), array(table, "grad_norm")
-    if not np.isnan(gradients).all():  # else never observed
+    bad, gradients = ~np.isfinite(array(table, "loss")) & ~_not_told(run, table), array(table, "grad_norm")
+    failed = set(events(run, "measurement-failed")["subject"])
+    if not np.isnan(gradients).all() and failed.isdisjoint(
+        ("updates", "gradients")
+    ):  # else not observed, or not always
         bad |= ~np.isfinite(gradients)
         bad |= (gradients == 0) & np.isinf(array(table, "grad_norm_unclipped"))  # divided by an infinite norm
     steps = table["step"].to_numpy()[bad]

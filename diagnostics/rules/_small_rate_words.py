@@ -73,7 +73,7 @@ def finding(
             "updates for a tenfold shrink then": fast,
         },
         remedies=_GIVE_A_RATE
-        if rate == 0
+        if rate == 0 and not remedy
         else (
             remedy.format(number(highest)) or _raise(rate, ratio, factor),
             _or_else(run, remedy, slow, fast),
@@ -83,7 +83,9 @@ def finding(
             Chart("line", "scalars", ("loss",), "Loss"),
             Chart("line", "scalars", ("lr",), "Learning rate", log=True),
         ),
-        formula=limits.stability_formula(run, ratio, rate) if np.isfinite(ratio) else "",
+        formula=limits.stability_formula(run, ratio - signals.noise_term(run), rate)
+        if np.isfinite(ratio) and cause == "learning-rate"
+        else "",
     )
 
 
@@ -120,6 +122,7 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
         + found.summary[1:],
         remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out", *unscale),
         charts=(_CLIPPED, *(chart for chart in found.charts if chart != _STABILITY)),
+        formula="",
     )
 
 

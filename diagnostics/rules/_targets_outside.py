@@ -18,7 +18,7 @@ def targets_outside(run: Run) -> Iterator[Finding]:
     """Labels that were corrected for noise lie outside as well, by design: under them the loss finds a floor."""
     history = signals.loss(run)
     outside = signals.median(signals.column(run, "unreachable_fraction")[1])
-    path = str(run.meta.get("loss_path") or "")
+    path = signals.loss_path(run)
     falling = signals.trend(history.after(history.middle_step))
     if "binary_cross_entropy" not in path or not outside > 0 or not history.end < 0:
         return

@@ -6,7 +6,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._wiring_finding import LEARNED, found
+from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -20,7 +20,7 @@ def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
     if skipped.empty or len(updates) < enough or np.nanmax(updates, initial=0) > 0:
         return
     history = signals.loss(run)
-    falls = signals.trend(history.values).z > 5 or history.end < LEARNED * history.start
+    falls = signals.trend(history.values).z > 5 or signals.has_learned(run)
     yield found(
         "no-step",
         int(skipped["step"].iloc[0]),

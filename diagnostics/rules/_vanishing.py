@@ -32,6 +32,7 @@ def vanishing(
     kind: str,
     run: Run,
     stretch: stretches.Flat,
+    heard: bool,
     *,
     depth: int = 4,  # weight layers: fewer factors of 1/4 make no plateau
     vanished: float = 1e-3,  # of the last layer's relative gradient: the early layers are frozen for a thousand updates
@@ -41,8 +42,9 @@ def vanishing(
     """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
     orders of magnitude, or by more than logistic units must, while the first layer stays where it is; not where the
     last one stays as well, and all updates are too short. Or outputs that shrink so from the input to the output, where
-    the first layer stays: of few layers by three orders of magnitude all the same."""
-    unheard = _unheard(kind, run, stretch, vanished, frozen)
+    the first layer stays: of few layers by three orders of magnitude all the same; not where inputs are `heard`, since
+    the answers tell of them."""
+    unheard = None if heard else _unheard(kind, run, stretch, vanished, frozen)
     if unheard is not None:
         return unheard
     chain = _chain(run, stretch)
@@ -50,7 +52,8 @@ def vanishing(
         return None
     if len(chain.names) < depth:
         kept, least = _forward_of_few(run, stretch, vanished, factor)
-        return _shrunk(kind, stretch, chain, kept, least) if least and chain.moved[0] <= frozen else None
+        shrunk = least and chain.moved[0] <= frozen and not heard
+        return _shrunk(kind, stretch, chain, kept, least) if shrunk else None
     ratio = float(chain.relative[0] / chain.relative[-1])
     passed = ratio ** (1 / (len(chain.names) - 1))
     first, last = (chain.moved[at] <= frozen for at in (0, -1))
@@ -62,7 +65,7 @@ def vanishing(
         }
         return _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
     kept, least = _forward(run, stretch, depth)
-    return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first else None
+    return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first and not heard else None
 
 
 def is_of_a_vanished_signal(dead: Finding, *, partly: float = 0.02) -> bool:

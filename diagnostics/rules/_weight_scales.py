@@ -50,7 +50,7 @@ def _stood_since(history: signals.Loss, *, near: float = 0.01) -> int:
 
 
 def finding(kind: str, run: Run, history: signals.Loss, late: pd.DataFrame, offer: float) -> Finding:
-    rate, ratio = signals.last_rate(run), signals.median(signals.array(late, "stability"))
+    rate, ratio = signals.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
     return Finding(
         kind=kind,
         cause="weight-scale",

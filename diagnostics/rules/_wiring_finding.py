@@ -4,8 +4,6 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding, Severity
 from diagnostics.run import Run
 
-LEARNED = 0.7  # of the untrained loss: a run this far down learns all the same
-
 
 def found(
     cause: str,
@@ -25,4 +23,4 @@ def found(
 
 
 def unless_it_learns(run: Run, severity: Severity, otherwise: Severity = "info") -> Severity:
-    return otherwise if signals.loss(run).end <= LEARNED * signals.untrained(run) else severity
+    return otherwise if signals.has_learned(run) else severity

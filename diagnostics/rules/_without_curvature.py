@@ -16,7 +16,6 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 TRIED = 500  # updates: a shorter run may have been only tried
-NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 
 
 def without_curvature(
@@ -36,7 +35,7 @@ def without_curvature(
         return _found(run, history, words, "schedule", sentences.SHORTER)
     cut = left < next_to_nothing and moved <= frozen
     stuck = cut or moved_at_most(run, updates_at_least=1000) <= unmoved
-    if (stuck and downhill(run, history, NOTHING)) or (cut and _falls_as_said(run, history, half)):
+    if (stuck and has_way_down(run, history, signals.NOTHING)) or (cut and _falls_as_said(run, history, half)):
         found = _found(run, history, words)
         return sentences.by_clipping(found, left) if cut else found
     if _straight_on(run, history):
@@ -49,7 +48,7 @@ def _found(run: Run, history: signals.Loss, words: str, cause: str = "learning-r
     return sentences.finding(run, history, np.nan, np.nan, history.first_step, cause, words, remedy)
 
 
-def downhill(run: Run, history: signals.Loss, left: float) -> bool:
+def has_way_down(run: Run, history: signals.Loss, left: float) -> bool:
     """So much of the loss is left, and the gradient says where to."""
     return history.end > left * history.start > 0 and downhill_as_before(run, history)
 
@@ -69,7 +68,7 @@ def _straight_on(run: Run, history: signals.Loss, *, mostly: float = 0.5) -> boo
         ended
         and explained_late(run).share < LITTLE
         and _falls(history)
-        and downhill(run, history, NOTHING)
+        and has_way_down(run, history, signals.NOTHING)
         and signal.surely(run, history.first_step) >= mostly
     )
 
@@ -78,7 +77,7 @@ def _ended_in_warm_up(run: Run, history: signals.Loss, *, rising: float = 1.5) -
     """At its highest rate, far above half of all others, and with nothing learned."""
     rates = signals.learning_rates(run)[1]
     ended = run.meta["status"] == "finished" and history.count >= TRIED
-    nothing = history.end > NOTHING * history.start > 0
+    nothing = history.end > signals.NOTHING * history.start > 0
     return ended and nothing and len(rates) > 0 and bool(rates[-1] == rates.max() >= rising * np.median(rates))
 
 

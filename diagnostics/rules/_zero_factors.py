@@ -43,11 +43,11 @@ def stuck_at_zero(kind: str, run: Run, *, learned: float = 0.7) -> Iterator[Find
     names = zero_factors(run)
     if not names:
         return
-    history, steps = signals.loss(run), run.matrix("layers", "grad_norm", copy=False)[0]
+    steps = run.matrix("layers", "grad_norm", copy=False)[0]
     yield Finding(
         kind=kind,
         cause="zero-initialization",
-        severity="warning" if history.end <= learned * signals.untrained(run) else "critical",
+        severity="warning" if signals.has_learned(run, learned) else "critical",
         first_step=int(steps[0]),
         last_step=None,
         layers=names,

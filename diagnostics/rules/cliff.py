@@ -91,8 +91,7 @@ def check(
         layers=(),
         summary=(
             f"At step {int(steps[first])} the gradient norm jumped from {number(usual)} to {number(peak)} "
-            "in at most two updates, "
-            f"though the learning rate fitted the curvature before it ({len(found)} such "
+            f"in at most two updates{_known(run, int(steps[first]) - within)} ({len(found)} such "
             f"jump{'s' if len(found) > 1 else ''})."
             f"{' Clipping made these updates no longer than others.' if held else ''}"
         ),
@@ -132,6 +131,11 @@ def _fitted(run: Run, step: int, within: int, *, recent: int = 3) -> bool:
     earlier = np.flatnonzero((steps <= step - within) & ~np.isnan(ratios))[-recent:]
     past = (ratios[earlier] > 1) & ~refuted(steps[earlier], ratios[earlier], step - within)
     return not past[-1:].any() and 2 * int(past.sum()) < max(len(past), 1)
+
+
+def _known(run: Run, until: int) -> str:
+    measured = np.isfinite(signals.latest(run, "curvature", "stability", until))
+    return ", though the learning rate fitted the curvature before it" if measured else ""
 
 
 def _towered(run: Run, step: int, within: int, *, soon: int = 50) -> bool:

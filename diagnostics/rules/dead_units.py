@@ -96,14 +96,14 @@ def check(
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
     few &= _of_all(run, names, now, worst) >= part
-    trains = history.end <= learned * signals.untrained(run) and not few and not killed
+    trains = signals.has_learned(run, learned) and not few and not killed
     left = now[worst] < nearly_all  # enough to learn by
     one_by_one = len(bad) == 1 and left and jumped[worst] < most and not killed
     one_by_one &= cause in {"large-step", "initialization", "bias"}  # not by what slows down the others as well
     gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
     late = cause != "uncentered-inputs" and nothing_until(run, gone_at)  # such inputs were there from the start
     blameless = trains or one_by_one or late or (left and is_moving(run))
-    scores = _is_output(run, names[worst]) and "relu -> cross_entropy" in str(run.meta.get("loss_path"))
+    scores = _is_output(run, names[worst]) and "relu -> cross_entropy" in signals.loss_path(run)
     blameless &= not scores  # each is a class
     yield Finding(
         kind=KIND,

@@ -57,16 +57,12 @@ def check(
         return  # where it settled is no place to stop
     if not np.isfinite(late).all() or (settled.z > 3 and settled.relative > 0.01):
         return
-    gradient = _gradient(run, gone)
+    found = _gradient(run, gone)
     top, condition = float(signals.tops(table)[-1]), signals.latest(run, "curvature", "condition")
     smallest, residual = (float(signals.array(table, name)[-1]) for name in ("smallest", "smallest_residual"))
-    if (
-        gradient is None
-        or not top > 0
-        or smallest + 2 * residual < -slightly * top
-        or stands_still(run, history, table)
-    ):
+    if found is None or not top > 0 or smallest + 2 * residual < -slightly * top or stands_still(run, history, table):
         return
+    gradient, small = found
     if _left_to_gain(gradient, top, condition, smallest) > max(little * abs(history.end), gone**2 * abs(history.start)):
         return
     linear = bool(run.meta.get("linear_model"))
@@ -83,9 +79,9 @@ def check(
         last_step=None,
         layers=(),
         summary=(
-            f"The loss has settled at {number(history.end)}, the gradient is zero within its noise "
-            f"({number(gradient)}) and no direction curves clearly downwards (the eigenvalues reach from "
-            f"{number(smallest)} to {number(top)}): a local minimum. {known}"
+            f"The loss has settled at {number(history.end)}, {small} and no direction curves "
+            f"clearly downwards (the eigenvalues reach from {number(smallest)} to {number(top)}): a local "
+            f"minimum. {known}"
         ),
         evidence={
             "loss": history.end,
@@ -115,18 +111,20 @@ def _left_to_gain(gradient: float, top: float, condition: float, smallest: float
     return float(gradient**2 / (2 * min(upward))) if upward else np.inf
 
 
-def _gradient(run: Run, gone: float) -> float | None:
-    """The gradient norm if it is zero within its noise (independent batches) or shrunk to nothing, else `None`."""
+def _gradient(run: Run, gone: float) -> tuple[float, str] | None:
+    """The gradient norm, and in words how small, if it is zero within its noise (independent batches) or shrunk to
+    nothing, else `None`."""
     norms = signals.whole_norms(run)[1]  # clipping makes no minimum
     norms = norms[np.isfinite(norms)]
     if not len(norms):
         return None
-    now = float(np.median(norms[-max(3, len(norms) // 20) :]))
+    now, largest = float(np.median(norms[-max(3, len(norms) // 20) :])), float(norms.max())
     square, error = (
         signals.latest(run, "batches", "gradient_square"),
         signals.latest(run, "batches", "gradient_square_error"),
     )
     significant = np.isfinite(square) and np.isfinite(error) and square >= 2 * error
-    vanished = now <= (gone**2 if significant else gone) * norms.max()
-    within = np.isfinite(square) and error > 0 and not significant
-    return now if vanished or within else None
+    if np.isfinite(square) and error > 0 and not significant:
+        return now, f"the gradient is zero within its noise ({number(now)})"
+    vanished = now <= (gone**2 if significant else gone) * largest
+    return (now, f"the gradient has shrunk from {number(largest)} to {number(now)}") if vanished else None

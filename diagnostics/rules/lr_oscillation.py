@@ -98,28 +98,23 @@ def check(
         return
     estimates, ratios = steps_made.stability(run)
     bounces = _bounces(run, history)
-    if len(bounces) >= windows and _bouncing(run, history, bounces[-windows:], held, held_falling, edge, lasting):
+    if len(bounces) >= windows and _bouncing(history, bounces[-windows:], held, held_falling, edge, lasting):
         yield _across(run, history, bounces, held)
     elif noise_ball.settled_high(run, history) or noise_ball.too_far(run, history, estimates, ratios):
-        yield _in_noise(run, history, float(ratios[-1]), noise_ball.began_past(run, estimates, ratios))
+        yield _in_noise(run, history, limits.at_last_rate(run), noise_ball.began_past(run, estimates, ratios))
 
 
 def _bouncing(
-    run: Run, history: signals.Loss, last: list[Bounce], held: float, held_falling: float, edge: float, lasting: float
+    history: signals.Loss, last: list[Bounce], held: float, held_falling: float, edge: float, lasting: float
 ) -> bool:
     """Across the steepest direction, in each of the last windows, and slowly; the last one says how much of the loss it
     is, since bouncing outlasts everything else."""
     falling = signals.trend(history.values[2 * history.count // 3 :])
     needed = held_falling if falling.z > 3 and falling.relative > 0.1 else held
-    slow = _tenfold(float(np.median([each.ratio for each in last]))) >= lasting * history.count
+    factor = (1 - 2 * float(np.median([each.ratio for each in last]))) ** 2  # of the loss, a step
+    slow = limits.steps_for_tenfold(factor) >= lasting * history.count
     across = all(each.share >= held and each.flip < 0 and 0.5 < each.ratio <= edge for each in last)
     return slow and across and last[-1].share >= needed
-
-
-def _tenfold(ratio: float) -> float:
-    """Updates in which bouncing at this stability ratio shrinks the loss tenfold: its factor is (1 - 2s)^2 a step."""
-    factor = abs(1 - 2 * ratio)
-    return np.inf if factor >= 1 else np.log(10) / (-2 * np.log(max(factor, 1e-12)))
 
 
 def _bounces(run: Run, history: signals.Loss) -> list[Bounce]:
@@ -160,7 +155,7 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
         f"{number(last.flip)}, s = {number(last.ratio)}), and {number(100 * min(1.0, last.share))} % of the loss of "
         f"{number(history.end)} is that bouncing."
     )
-    rate = signals.last_rate(run)
+    rate = signals.rate_at(run, np.array([last.step]))
     best = number(0.5 * rate / last.ratio)
     remedy = (
         f"lower the learning rate from {number(rate)} to {best}: the steepest direction is then settled in one step"
@@ -170,7 +165,7 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
         "correlation of successive updates": last.flip,
         "largest eigenvalue": last.eigenvalue,
     }
-    return _finding(run, history, last.ratio, first, seen, remedy, evidence)
+    return _finding(run, history, last.ratio, rate, first, seen, remedy, evidence)
 
 
 def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Finding:
@@ -213,7 +208,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Fi
         "noise term": signals.noise_term(run),
         "overshoot": signals.median(steps_made.overshoots_inside(run, half, history.last_step)),
     } | ({"share of the loss": share} if share > 0 else {})
-    found = _finding(run, history, began or ratio, first, seen, remedy, evidence)
+    found = _finding(run, history, began or ratio, rate, first, seen, remedy, evidence)
     return replace(found, remedies=(*found.remedies[:-1], _WARM_UP)) if began else found
 
 
@@ -221,9 +216,15 @@ _WARM_UP = "or warm it up: torch.optim.lr_scheduler.LinearLR(optimizer, start_fa
 
 
 def _finding(
-    run: Run, history: signals.Loss, ratio: float, first: int, seen: str, remedy: str, evidence: dict[str, float]
+    run: Run,
+    history: signals.Loss,
+    ratio: float,
+    rate: float,
+    first: int,
+    seen: str,
+    remedy: str,
+    evidence: dict[str, float],
 ) -> Finding:
-    rate = signals.last_rate(run)
     return Finding(
         kind=KIND,
         cause="learning-rate",

@@ -75,12 +75,11 @@ from diagnostics.rules._never_reached import never_reached
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import moved_at_most
-from diagnostics.rules._without_curvature import NOTHING, TRIED, downhill, without_curvature
+from diagnostics.rules._without_curvature import TRIED, has_way_down, without_curvature
 from diagnostics.run import Run
 
 KIND = sentences.KIND
 RANK = 13
-_NOTHING_SAID = ", with nothing learned from the inputs."
 
 
 def check(
@@ -112,7 +111,7 @@ def check(
         return
     rate_steps, rates = signals.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    gone = gone_early(run, downhill(run, history, 1 - learned)) if lowered else None
+    gone = gone_early(run, has_way_down(run, history, 1 - learned)) if lowered else None
     if gone is not None and history.count >= 20:
         much = "anything" if explained_late(run).is_nothing(LITTLE) else "much"
         words = f": the rate was lowered to next to nothing by step {gone}, before {much} was learned."
@@ -208,7 +207,7 @@ def _stands(
     steepest direction tenfold, and at half the limit could have."""
     surely = signal.surely(run, half)
     if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
-        tiny = reach < slack * history.end and history.end > NOTHING * history.start
+        tiny = reach < slack * history.end and history.end > signals.NOTHING * history.start
         return tiny and reaching.downhill(run, history, half, surely) >= still * history.end
     downhill = reaching.downhill(run, history, half, surely)
     if np.isnan(downhill) and reaching.straight(run, half):

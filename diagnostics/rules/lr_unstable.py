@@ -117,7 +117,7 @@ def check(
         found = [far_off] if far_off else [*_sustained(run, history, sustained, reached)]
         yield from found or _by_batches(run, history, reached)
         return
-    if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _moves(run)):
+    if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _trained_beside(run)):
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
@@ -139,7 +139,7 @@ def _written_to(run: Run, *, most: float = 0.5) -> bool:
     return signals.median(signals.column(run, "undone")[1]) >= most
 
 
-def _moves(run: Run) -> bool:
+def _trained_beside(run: Run) -> bool:
     """Whether another network is trained beside this one, or may be, through it, as a generator through its
     discriminator: then the loss itself changes, and rises as the other learns."""
     return bool(run.meta.get("trained_beside")) or not signals.events(run, "gradients-cleared").empty

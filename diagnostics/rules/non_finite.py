@@ -66,7 +66,7 @@ def check(run: Run) -> Iterator[Finding]:
     if first is None and not bad_inputs:
         return
     step, subject, message = _first_seen(run, first)
-    cause = _cause(run, step, subject, message)
+    cause = _cause(run, step, subject)
     history = signals.loss(run)
     lost = int((~(abs(history.values) < float("inf"))).sum())
     long = _long_gradient(run, step) if cause is None else {}
@@ -137,7 +137,7 @@ def _first_seen(run: Run, first: int | None) -> tuple[int, str, str]:
     return step, "loss", "The loss or its gradient became non-finite"
 
 
-def _cause(run: Run, step: int, subject: str, message: str) -> str | None:
+def _cause(run: Run, step: int, subject: str) -> str | None:
     if subject.startswith("input"):
         return "data"
     inputs = run.table("inputs", ["step", "nonfinite"])

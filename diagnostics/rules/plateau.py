@@ -160,15 +160,15 @@ def check(
     nothing = nothing or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
+    heard = _answers_to_inputs(run, stretch)  # then not next to nothing reaches the output
     yield (
         logistic.least_squares(KIND, run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
         or hard_attention(KIND, run, stretch)
-        or decayed(KIND, run, stretch)
-        or tiny_inputs(KIND, run, stretch)
+        or (None if heard else decayed(KIND, run, stretch) or tiny_inputs(KIND, run, stretch))
         or distant_targets(KIND, run, stretch)
         or read_at_padding(KIND, run, stretch)
-        or vanishing(KIND, run, stretch)
+        or vanishing(KIND, run, stretch, heard)
         or order_blind(KIND, run, stretch)
         or nothing
         or _unexplained(run, stretch)
@@ -179,6 +179,12 @@ def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
     """Level after the larger part of the untrained loss is gone: a floor, as far as the run shows."""
     untrained = signals.untrained(run)
     return untrained - stretch.level > most * abs(untrained)
+
+
+def _answers_to_inputs(run: Run, stretch: stretches.Flat, *, least: float = 0.1) -> bool:
+    """Whether what was learned from the inputs surely takes this much off the loss of the same answer to all."""
+    found = explained(run, stretch.first_step, stretch.last_step)
+    return found.share - 3 * found.error > least
 
 
 def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:

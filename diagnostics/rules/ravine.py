@@ -70,7 +70,6 @@ from diagnostics.run import Run
 KIND = words.KIND
 RANK = 11
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
-NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
 GOOD_PART = 0.3  # of the loss
 FLAT = 100.0  # times less than the steepest direction: what counts for the flat share of the gradient
 EXACTLY = 0.1  # of the loss, still to be had along the floor, where the quadratic picture is exact
@@ -165,7 +164,7 @@ def _unlearned(
     settled = history.values[history.count // 3 :][: history.window]  # the largest feature throws a start far up
     held_up = history.end > (1 - gained) * signals.level(settled)
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
-    left = (falling.z > 3 and falling.relative > LITTLE) or history.end > NOTHING * early
+    left = (falling.z > 3 and falling.relative > LITTLE) or history.end > signals.NOTHING * early
     spread = _stretched(run, history, late, raised) if held_up else None
     if spread is not None and run.meta.get("linear_model") and not _falls_as_along(run, history, late, spread, falling):
         return None

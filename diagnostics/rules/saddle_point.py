@@ -102,7 +102,7 @@ def _held(
             return None  # no largest stable rate is known for this optimizer
         downhill /= max(ratio, np.finfo(float).tiny)
     too_long = waited > patience * escape and gradient > 0 and not stopped  # which does not come away from it at all
-    if too_long or downhill > near * abs(stretch.level):
+    if too_long or not downhill <= near * abs(stretch.level):
         return None
     return Finding(
         kind=KIND,

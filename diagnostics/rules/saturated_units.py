@@ -90,7 +90,7 @@ def check(
         return
     history = signals.loss(run)
     worst = max(bad, key=lambda at: now[at])
-    if history.end <= (learned if now[worst] < nearly_all else little) * signals.untrained(run):
+    if signals.has_learned(run, learned if now[worst] < nearly_all else little):
         return
     held = np.flatnonzero(stuck[:, worst] == 1)
     first = int(steps[held[0]])
@@ -102,7 +102,7 @@ def check(
     layers = tuple(names[at] for at in bad)
     function, units = by_layer.activations(run)[names[worst]]
     all_units = counted(units, f"{function} unit")
-    slope = signals.latest(run, "units", "derivative") if len(names) == 1 else _derivative(run, worst)
+    slope = _derivative(run, worst)
     yield Finding(
         kind=KIND,
         cause=cause,
@@ -165,7 +165,8 @@ def _derivative(run: Run, at: int) -> float:
 
 def _cause(run: Run, layer: str, slopes: np.ndarray, began: float) -> str:
     """`slopes`: mean derivative over its maximum at each record; where they began steep, updates flattened them."""
-    if not slopes[~np.isnan(slopes)][0] <= began or by_layer.thrown_at_once(run):
+    known = slopes[~np.isnan(slopes)]
+    if (len(known) and known[0] > began) or by_layer.thrown_at_once(run):
         return "large-step"
     return "input-scale" if raw(run) and _is_first(run, layer) else "initialization"
 

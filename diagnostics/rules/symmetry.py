@@ -279,7 +279,7 @@ def explains(finding: Finding, other: Finding) -> bool:
     if finding.evidence["distinct units"] > max(finding.evidence["least possible"], 0.25 * finding.evidence["units"]):
         return False
     if other.kind == "lr-unstable":  # an early spike that such a layer could not come back from; no divergence
-        return other.evidence["loss at end"] <= 1.1 * other.evidence["loss at start"]
+        return other.evidence.get("loss at end", np.inf) <= 1.1 * other.evidence.get("loss at start", 0.0)
     return other.kind in {
         "zero-gradient",
         "dead-units",

@@ -16,24 +16,23 @@ it without having one. Of updates: whether there are any, and whether something 
 update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a
 target, or its mean over all pairs of an output and one of two labels, whether a view gives an output its sizes in
 another order, whether outputs and targets were made one row in different orders, whether a softmax is taken along
-another axis than that of one-hot targets, whether a softmax is taken along another axis than that of one- hot targets,
-whether inputs jump in memory where channels of another shape would end, or are most alike as many numbers apart as a
-pixel would have colours, or have no neighbours but a mean of their own in each example, whether a norm is of one number
-or two, whether one batch norm is used at places whose numbers differ, whether a recurrent net or attention takes as
-many steps as the model is given examples and gives answers, whether answers change when the examples of a batch change
-places. Of the forward: whether it uses parameters that are not the model's and are gone afterwards, whether the model
-went over to evaluation mode, and, where targets are the model's own tokens one place on, whether an answer changes with
-its target; whether what a mask leaves in sight is one kind of token, whether dropout follows the last layer, whether
-derivatives without a graph are added to the loss, and whether the loss sees but the last of many steps, each cut from
-the one before. Of pairs that a loss asks to be alike: whether strangers became as much so. Of what the loss takes for
-log-probabilities: whether their exponentials sum to 1, and not they themselves. Of a binary cross- entropy: whether
-some of its targets are no probabilities and it falls below 0 without end. Of targets: whether those of a batch are far
-more alike than all of them, while the loss is on average hardly better than that of the same answer to all, and keeps
-jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of
-inputs: whether all features become tenfold larger or smaller together, whether all examples of each batch are one or
-all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and its weights none. Of
-weights in half precision under an optimizer of torch's own: whether three of four have a gradient and are left exactly
-as they were by an update.
+another axis than that of one-hot targets, whether inputs jump in memory where channels of another shape would end, or
+are most alike as many numbers apart as a pixel would have colours, or have no neighbours but a mean of their own in
+each example, whether a norm is of one number or two, whether one batch norm is used at places whose numbers differ,
+whether a recurrent net or attention takes as many steps as the model is given examples and gives answers, whether
+answers change when the examples of a batch change places. Of the forward: whether it uses parameters that are not the
+model's and are gone afterwards, whether the model went over to evaluation mode, and, where targets are the model's own
+tokens one place on, whether an answer changes with its target; whether what a mask leaves in sight is one kind of
+token, whether dropout follows the last layer, whether derivatives without a graph are added to the loss, and whether
+the loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks to be alike: whether
+strangers became as much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not
+they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0
+without end. Of targets: whether those of a batch are far more alike than all of them, while the loss is on average
+hardly better than that of the same answer to all, and keeps jumping to twice that, or comes again in each epoch, as a
+sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all features become tenfold larger or
+smaller together, whether all examples of each batch are one or all texts one token, and whether a layer's are all
+zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of torch's
+own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -177,7 +176,7 @@ from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._accumulation import accumulating, cut_short
+from diagnostics.rules._accumulation import accumulating, accumulation_cut_short
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import detached, state_cut
 from diagnostics.rules._finding import Finding
@@ -208,7 +207,7 @@ def check(
     yield from never_steps(run)
     yield from put_back(run)
     yield from accumulating(run, mostly)
-    yield from cut_short(run)
+    yield from accumulation_cut_short(run)
     yield from membership.stale(run)
     yield from membership.unregistered(run)
     yield from membership.left_out(run)
@@ -273,7 +272,7 @@ def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
     if finding.cause == "shared-norm":  # seen in evaluation alone
         return False
-    if finding.cause in _SHAPING:
+    if finding.cause in _SHAPING and other.kind != KIND:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     if finding.cause == "clipped-after-step" and other.cause == "large-step":  # which clipping in time prevents
         return True

@@ -41,6 +41,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _no_gradient as no_gradient
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
@@ -62,7 +63,7 @@ def check(
     inactive: float = 0.9,  # share of dead or saturated units that by itself zeroes what lies before the layer
     learned: float = 0.7,  # of the untrained loss: a run this far down learns, and need not need these weights
 ) -> Iterator[Finding]:
-    cut = signals.events(run, "no-graph")
+    cut = cut_graph.no_graph(run)
     if len(cut) and by_layer.counts_errors(run):
         yield _zero_one(run, int(cut["step"].iloc[0]))
         return
@@ -74,7 +75,7 @@ def check(
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
     since, flat = _gone(run, steps, norms[:, trainable], records), _at_flat_end(run)
-    stands = signals.loss(run).end > learned * signals.untrained(run)
+    stands = not signals.has_learned(run, learned)
     if since is not None and (flat or stands) and not by_layer.has_lost_layer(run, inactive):
         yield _all_gone(run, since, flat, len(trainable))
         return
@@ -93,9 +94,8 @@ def check(
     # A threshold's gradient is zero; none at all comes from a way not taken, such as one that a rounded index chose.
     if _unrouted(norms, silent) or (not hard and by_layer.has_lost_layer(run, inactive)):
         return
-    history = signals.loss(run)
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
-    learns = not hard and not first_ones and history.end <= learned * signals.untrained(run)
+    learns = not hard and not first_ones and signals.has_learned(run, learned)
     stuck = _is_the_middle(run, names, trainable, silent) or no_gradient.ends_in_the_flat(run)
     layers = tuple(names[at] for at in silent)
     reason = no_gradient.reason(run, layers, hard)
@@ -124,7 +124,7 @@ def check(
     )
 
 
-_SQUASHING = {"sigmoid", "tanh"}
+_ENDS_FLAT = {"sigmoid", "tanh"}
 
 
 def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: list[int]) -> bool:
@@ -159,7 +159,7 @@ def _at_flat_end(run: Run) -> list[str]:
     if not calls:
         return []
     _, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
-    return [name for at, name in enumerate(names) if saturated[-1, at] == 1 and calls[name][0] in _SQUASHING]
+    return [name for at, name in enumerate(names) if saturated[-1, at] == 1 and calls[name][0] in _ENDS_FLAT]
 
 
 def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
