@@ -178,7 +178,7 @@ def finding(kind, first_step=1, severity="critical", **evidence) -> Finding:
 
 def test_one_fault_gives_one_alarm_and_the_rest_is_its_evidence():
     dead = finding("dead-units", 5, **{"dead fraction": 1.0})
-    kept = _one_alarm_a_fault([dead, finding("plateau", 8)])
+    kept = _one_alarm_a_fault([dead, finding("plateau", 8)], {})
     assert [each.kind for each in kept] == ["dead-units"]
     assert kept[0].evidence["explains plateau since step"] == 8
 
@@ -188,12 +188,12 @@ def test_swings_of_a_long_memory_and_the_units_that_died_of_them(died, kept):
     """Of both the earlier one is the reason."""
     dead = replace(finding("dead-units", died, **{"dead fraction": 0.8}), cause="large-step")
     swings = replace(finding("lr-oscillation", 20), cause="momentum")
-    assert [each.kind for each in _one_alarm_a_fault([dead, swings])] == [kept]
+    assert [each.kind for each in _one_alarm_a_fault([dead, swings], {})] == [kept]
 
 
 def test_a_tenth_of_dead_units_does_not_explain_a_plateau():
     dead = finding("dead-units", 5, **{"dead fraction": 0.1})
-    assert [each.kind for each in _one_alarm_a_fault([dead, finding("plateau", 8)])] == ["dead-units", "plateau"]
+    assert [each.kind for each in _one_alarm_a_fault([dead, finding("plateau", 8)], {})] == ["dead-units", "plateau"]
 
 
 @pytest.mark.exhaustive

@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedBuffer
 from torch.nn.utils import stateless
 
+from diagnostics.curvature.containers import Contents
 from diagnostics.curvature.generators import Generators
 
 # Which parameters of a module its forwards wrote to, in training and in evaluation mode. A copy of all of them would
@@ -54,6 +55,7 @@ class _Entered:
         self._new: list[tuple[nn.Module, bool]] = []  # and its mode
         self._buffers: list[_Buffer] = []
         self._places: list[tuple[dict[str, Any], frozenset[str]]] = []  # of buffers
+        self._contents = Contents()
         self._loans: dict[int, tuple[Tensor, Tensor]] = {}
         self._parameters: list[_Parameter] = []
 
@@ -77,6 +79,7 @@ class _Entered:
 
     def _keep(self, module: nn.Module) -> None:
         attributes = dict(vars(module))
+        self._contents.keep(attributes)
         self._modules[id(module)] = module, attributes
         self._generators.among(attributes.values())
         if isinstance(module._buffers, dict):  # of a scripted module it is none, and registers none
@@ -114,6 +117,7 @@ class _Entered:
         tasks: list[Callable[[], None]] = [each.restore for each in (*self._parameters, *self._buffers)]
         tasks += [partial(_keep_only, buffers, names) for buffers, names in self._places]
         tasks += [partial(_overwrite, buffer, value) for buffer, value in self._loans.values()]
+        tasks.append(self._contents.restore)
         tasks += [partial(_restore_attributes, vars(module), before) for module, before in self._modules.values()]
         failures = []
         with torch.no_grad():

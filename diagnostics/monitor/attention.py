@@ -4,6 +4,7 @@ Fused attention returns no weights, so they are recomputed for a few rows from q
 causality, grouped heads and the scale. Which rows is not random: the global random state is not touched.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from diagnostics import stats
 
 ROWS = 64  # queries looked at in each call
 ENTRIES = 1 << 22  # and never more key entries than this are gathered for them
+_replacing = threading.Lock()
 
 
 def count(
@@ -87,19 +89,24 @@ def inside_multi_head(
 ) -> Iterator[None]:
     """See the attention inside `F.multi_head_attention_forward`, which a function mode receives as one closed call.
 
-    The two functions it may use are replaced in `torch.nn.functional` for the length of the call. `ours` goes around
-    what we do there.
+    The two functions it may use are replaced in `torch.nn.functional` for the length of the call; a call that another
+    thread makes meanwhile is left unseen. `ours` goes around what we do there.
     """
-    fused, softmax = F.scaled_dot_product_attention, F.softmax
+    if not _replacing.acquire(blocking=False):
+        yield
+        return
+    fused, softmax, here = F.scaled_dot_product_attention, F.softmax, threading.get_ident()
 
     def seen_fused(*args: Any, **kwargs: Any) -> Tensor:
-        with ours, torch.no_grad():
-            observe(count(*args, **kwargs))
+        if threading.get_ident() == here:
+            with ours, torch.no_grad():
+                observe(count(*args, **kwargs))
         return fused(*args, **kwargs)
 
     def seen_softmax(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        with ours, torch.no_grad():
-            observe(count_logits(logits))
+        if threading.get_ident() == here:
+            with ours, torch.no_grad():
+                observe(count_logits(logits))
         return softmax(logits, *args, **kwargs)
 
     F.scaled_dot_product_attention = seen_fused
@@ -108,3 +115,4 @@ def inside_multi_head(
         yield
     finally:
         F.scaled_dot_product_attention, F.softmax = fused, softmax
+        _replacing.release()

@@ -143,9 +143,9 @@ class Curving:
 
     def _change(self, update: Update, parameters: Sequence[Tensor]) -> list[Tensor | None] | None:
         """The update itself, of these parameters; `None` where it was not kept."""
-        if update.before is None or "update_norm" not in update.values:  # not yet the change
+        if update.change is None:
             return None
-        changes = {id(t): change for t, change in zip(self._tensors().values(), update.before, strict=True)}
+        changes = {id(t): change for t, change in zip(self._tensors().values(), update.change, strict=True)}
         return [changes.get(id(parameter)) for parameter in parameters]
 
     def _append_batches(self, step: int, row: Mapping[str, Any] | None) -> None:

@@ -42,14 +42,20 @@ def compiled_frames() -> int:
 
 
 def named_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Every parameter of the model once, then those that only the optimizer has."""
+    """Every parameter of the model once, then those that only the optimizer has; of both, those that have a norm."""
     named: dict[str, Tensor] = {plain_name(name): parameter for name, parameter in model.named_parameters()}
     known = {id(parameter) for parameter in named.values()}
     for g, group in enumerate(optimizer.param_groups):
         for i, parameter in enumerate(group["params"]):
             if id(parameter) not in known:
                 named[f"optimizer.{g}.{i}"] = parameter
-    return named
+    return {name: parameter for name, parameter in named.items() if _has_norm(parameter)}
+
+
+def _has_norm(tensor: Tensor) -> bool:
+    """Not the codes of quantized weights, nor what is on no device."""
+    kind = tensor.dtype
+    return not tensor.is_meta and (kind.is_complex or (kind.is_floating_point and kind.itemsize > 1))
 
 
 def replaced(model: nn.Module, tensors: dict[str, Tensor]) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
+from diagnostics.monitor.change import kept, zeros
 from diagnostics.monitor.pairs import sampled
 
 ALIKE = 1e-5  # 1 - cosine that is rounding in half precision
@@ -26,7 +27,7 @@ class Downhill:
 
     def keep(self, tensors: Sequence[Tensor]) -> None:
         """After the backward pass."""
-        self._kept = [part.clone() for part in _gradients(tensors)]
+        self._kept = kept(_gradients(tensors))
 
     def received(self, tensors: Sequence[Tensor], whole: Any, norm: Any) -> None:
         """In the optimizer's pre-hook. `norm`: of what it gets; `whole`: of the gradient after the backward pass, the
@@ -57,7 +58,7 @@ def _complete(parts: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
 
 
 def _gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return sampled([_dense(t.grad) if t.grad is not None else torch.zeros_like(t) for t in tensors])
+    return sampled([_dense(t.grad) if t.grad is not None else zeros(t) for t in tensors])
 
 
 def _dense(gradient: Tensor) -> Tensor:

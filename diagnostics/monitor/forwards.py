@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from diagnostics.curvature import generators, undisturbed
 from diagnostics.monitor import losspath
 from diagnostics.monitor.answers import Answers, Scale
+from diagnostics.monitor.hook import Hook
 from diagnostics.monitor.observe import Observer
 
 _here = threading.local()
@@ -81,6 +82,7 @@ class Entrance:
         self._model, self._guarded, self._charge, self._learning = model, guarded, charge, learning
         self._hooks: list[Any] = []
         self._open: Observer | None = None
+        self._thread, self._depth = 0, 0  # where it was opened, and calls of the model there that are not over
         self.random_state: RandomState | None = None
         self.training: bool | None = None  # the mode of the last training forward
         self.observers: list[Observer] = []
@@ -94,11 +96,12 @@ class Entrance:
         if isinstance(self._model, torch.jit.ScriptModule):  # which takes no hooks
             return
         self._hooks = [
-            self._model.register_forward_pre_hook(_Enter(self)),
-            self._model.register_forward_hook(_Leave(self), always_call=True),
+            self._model.register_forward_pre_hook(Hook(self.entered)),
+            self._model.register_forward_hook(Hook(self.left), always_call=True),
         ]
 
     def disarm(self) -> None:
+        self._close()  # a forward that an interruption ended did not come to its hook
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.observers = [], []  # which hold a batch of inputs
@@ -106,21 +109,23 @@ class Entrance:
 
     def entered(self, module: nn.Module, args: Any) -> None:
         with self._guarded("activations"):
-            training = torch.is_grad_enabled() and module is self._model and not is_quiet()
-            if not training or self._open is not None:
+            if self._open is not None:  # by a call around this one, or in another thread
+                self._depth += self._opened_here()
+                return
+            if not torch.is_grad_enabled() or module is not self._model or is_quiet():
                 return
             self.random_state, self.training = random_state(module), module.training
             self._learning(losspath.parameters(args))
             if self.observing:
                 observer = Observer(module, self.asking, inside=True)
                 observer.__enter__()
-                self._open = observer
+                self._open, self._thread, self._depth = observer, threading.get_ident(), 1
 
-    def left(self, args: Any, output: Any) -> None:
+    def left(self, module: nn.Module, args: Any, output: Any) -> None:
         with self._guarded("activations"):
-            if self._open is not None and not is_quiet():
-                observer, self._open = self._open, None
-                observer.__exit__(None, None, None)
+            if self._opened_here():
+                self._depth -= 1
+            if self._opened_here() and self._depth == 0 and (observer := self._close()) is not None:
                 observer.ended(args, output)
                 with observer.ours:
                     observer.cuts.ended(output)
@@ -130,28 +135,14 @@ class Entrance:
             if torch.is_grad_enabled() and not is_quiet():
                 self.answers.passed(args, output)
 
+    def _opened_here(self) -> bool:
+        return self._open is not None and self._thread == threading.get_ident()
 
-class _Enter:
-    def __init__(self, entrance: Entrance) -> None:
-        self._entrance = entrance
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        self._entrance.entered(module, args)
-
-    def __reduce__(self) -> tuple:
-        return _Nothing, ()
-
-
-class _Leave(_Enter):
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._entrance.left(args, output)
-
-
-class _Nothing:
-    """What our hooks become in a pickled or copied model."""
-
-    def __call__(self, *args: Any) -> None:
-        return None
+    def _close(self) -> Observer | None:
+        observer, self._open = self._open, None
+        if observer is not None:
+            observer.__exit__(None, None, None)
+        return observer
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ the training each time it is called. It is tried at the first step, and given up
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,11 +36,14 @@ class Given:
         guard: Guard,
         together: Together,
         learning: Callable[[Iterator[Tensor]], None],
+        affords: Callable[[float], bool],
     ) -> None:
-        """`learning`: told what parameters the loss gives gradients to."""
+        """`learning`: told what parameters the loss gives gradients to; `affords(seconds)`: whether the budget does."""
         self._model, self._writer, self._guard, self._together = model, writer, guard, together
         self._event, self._tell_once, self._learning = event, tell_once, learning
+        self._affords, self._began, self._call_seconds = affords, 0.0, 0.0
         self.has_closure: bool | None = None
+        self._none_yet = False  # was given: one that comes later is welcome
 
     def loss(self, loss: Any) -> Any:
         """A scalar tensor on its device, or a float; `NAN` itself for what is no number."""
@@ -56,13 +61,14 @@ class Given:
 
     def usable(self, loss: Any, closure: Closure | None) -> Closure | None:
         """The closure, if it may be called."""
-        if self.has_closure is None:
+        if self.has_closure is None or (self._none_yet and closure is not None):
             self._meet(loss, closure)
         return closure if self.has_closure else None
 
     def _meet(self, loss: Any, closure: Closure | None) -> None:
         """The first step: is there a closure, and what lies between the model's output and its loss?"""
-        given = closure is not None
+        given, self._began = closure is not None, time.perf_counter()
+        self._none_yet = not given
         if given and self._together.alone:  # a forward may wait for the other processes
             message = "only some of the processes called watch: units are seen in this one, curvature is not measured"
             self._event("alone", f"{message}. Call watch on every process.", "")
@@ -102,34 +108,48 @@ class Given:
         told = dict[str, Any]()
         if closure is None or self._together.active:  # parts of a backward that others wait for
             return told
-        with contextlib.suppress(Exception), forwards.ours(self._model, closure):
-            told["looks_ahead"] = lookahead.ahead(self._model, closure)
-        with contextlib.suppress(Exception), forwards.ours(self._model, closure):
-            told |= exchanged.told(self._model, closure)
-        with contextlib.suppress(Exception):
-            told |= withheld.names(self._model, closure)
-        with contextlib.suppress(Exception):
-            told |= own_backward.told(self._model, closure, loss)
+        questions = (
+            self._looks_ahead,
+            self._exchanged,
+            partial(withheld.names, self._model),
+            partial(own_backward.told, self._model, given=loss),
+        )
+        for ask in questions:
+            if self._may_ask():
+                with contextlib.suppress(Exception):
+                    told |= ask(closure)
         return told
+
+    def _looks_ahead(self, closure: Closure) -> dict[str, Any]:
+        with forwards.ours(self._model, closure):
+            return {"looks_ahead": lookahead.ahead(self._model, closure)}
+
+    def _exchanged(self, closure: Closure) -> dict[str, Any]:
+        with forwards.ours(self._model, closure):
+            return exchanged.told(self._model, closure)
+
+    def _may_ask(self) -> bool:
+        """Whether one more call of the closure keeps the budget, beside what this step has taken so far."""
+        return self._affords(time.perf_counter() - self._began + self._call_seconds)
 
     def _all_columns(self, loss: Tensor, closure: Closure | None) -> int:
         """If they are compared with one target a row; a matrix of as many targets may be meant."""
         count = losspath.all_columns(loss)
-        return count if count and closure and self._shapes(closure)[0].square(count) else 0
+        return count if count and closure and self._may_ask() and self._shapes(closure)[0].square(count) else 0
 
     def _all_products(self, loss: Tensor, closure: Closure | None) -> int:
         """If it is a row that the column is multiplied with; a matrix of weights may be meant."""
-        if closure is None or not any(losspath.products(loss)):
+        if closure is None or not any(losspath.products(loss)) or not self._may_ask():
             return 0
         seen, again = self._shapes(closure)
         return next((count for node, count in losspath.products(again) if seen.column(node, count)), 0)
 
     def _all_labels(self, loss: Tensor, closure: Closure | None) -> int:
         """The same in a loss written out for outputs and labels."""
-        with contextlib.suppress(
-            Exception
-        ):  # numbers of any kind may meet there, and what else is told must not be lost
-            return self._shapes(closure)[0].labelled if closure and losspath.makes_pairs(loss) else 0
+        if closure is None or not losspath.makes_pairs(loss) or not self._may_ask():
+            return 0
+        with contextlib.suppress(Exception):  # numbers of any kind may meet there; what else is told is not to be lost
+            return self._shapes(closure)[0].labelled
         return 0
 
     def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:
@@ -141,10 +161,12 @@ class Given:
         """Whether two calls from the same state give the same loss. One that raises is dealt with where it is used."""
         losses: list[Any] = []
         for _ in range(2):
+            began = time.perf_counter()
             try:
                 losses.append(forwards.observe(closure, self._model, None)[:2])
             except Exception:
                 break
+            self._call_seconds = time.perf_counter() - began
         same = len(losses) < 2 or _agree(losses[0][1], losses[1][1], any(observer.autocast for observer, _ in losses))
         if self._together.active:
             same = self._together.all_agree("same" if same else None)

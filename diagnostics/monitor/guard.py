@@ -1,6 +1,7 @@
 """Nothing that goes wrong in a measurement reaches the training loop.
 
-An error becomes an event and, the first time, a warning; a measurement that failed three times is switched off.
+An error becomes an event and, the first time, a warning; a measurement that failed three times is switched off, if it
+is one that can be.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ class Guard:
     def __init__(self, event: Callable[[str, str, str], None]) -> None:
         self._event = event
         self.failures: Counter[str] = Counter()
+        self._last = ""
 
     def off(self, measurement: str) -> bool:
         return self.failures[measurement] >= LIMIT
@@ -32,20 +34,21 @@ class Guard:
             return None
         with self(measurement):
             return function(*args)
+        if self.failures[measurement] == LIMIT:
+            message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {self._last}"
+            with contextlib.suppress(Exception):
+                self._event("measurement-off", message, measurement)
         return None
 
     def failed(self, measurement: str, error: Exception) -> None:
         self.failures[measurement] += 1
         if self.failures[measurement] > LIMIT:
             return  # what cannot be switched off is told no more
-        text = f"{type(error).__name__}: {error}"
+        self._last = text = f"{type(error).__name__}: {error}"
         if self.failures[measurement] == 1:
             warn(f"{measurement} could not be measured: {text}")
         with contextlib.suppress(Exception):  # it may be the writing that fails
             self._event("measurement-failed", f"{measurement} could not be measured: {text}", measurement)
-            if self.failures[measurement] == LIMIT:
-                message = f"{measurement} failed {LIMIT} times and is no longer measured; the last error: {text}"
-                self._event("measurement-off", message, measurement)
 
 
 class Guarded:

@@ -220,7 +220,7 @@ class Looking:
             coarse=observer.autocast,
         )
         record.update.values["overshoot"] = self._guard.run("overshoot", ratio)
-        parts, change = record.update.accumulated, record.update.before
+        parts, change = record.update.accumulated, record.update.change
         if self.accumulated.asking and parts is not None and change is not None:
             at = partial(self._gradient_before, change, parameters, closure, states)
             self._guard.run("accumulation", self.accumulated.look, parts, at, loss, after)

@@ -58,6 +58,7 @@ class Monitor:
             self._event,
             charge=lambda seconds: self._budget.add("diagnosing", seconds),
         )
+        forward = settings.forward()  # may raise: no run is begun then
         self._writer: Writer = Silent()
         if self._together.writes:
             self._writer = RunWriter(
@@ -78,7 +79,7 @@ class Monitor:
             weights=self._tensors.numbers if device.type == "cpu" else 0,
         )
         self._courier = Courier(device)
-        self._sender = Sender(self._writer, self._courier, settings.forward(), self._guard, self._event)
+        self._sender = Sender(self._writer, self._courier, forward, self._guard, self._event)
         self._beside = Beside(optimizer, self._tensors.current, self._hooked, self._writer.update_meta)
         charge = partial(self._budget.add, "measured")
         self._entrance = Entrance(model, self._hooked, charge, self._scaler.scale, self._beside.meet)
@@ -105,7 +106,14 @@ class Monitor:
             self._looking.accumulated,
         )
         self._given = Given(
-            model, self._writer, self._event, self._tell_once, self._guard, self._together, self._beside.meet
+            model,
+            self._writer,
+            self._event,
+            self._tell_once,
+            self._guard,
+            self._together,
+            self._beside.meet,
+            affords=partial(self._budget.affords, "measured"),
         )
         self._wiring = Wiring(self._inner, optimizer, self._event)
         self._updates = Updates(
@@ -280,6 +288,7 @@ class Monitor:
 
     def _plan_next(self, step: int) -> None:
         self._spent_before = self._budget.spent["measured"]
+        self._plan = Plan(step)  # whatever fails below, no step number comes twice
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
         if self._plan.measured and self._tensors.renewed():
             self._wiring = Wiring(self._inner, self.optimizer, self._event, again=True)

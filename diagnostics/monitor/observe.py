@@ -5,6 +5,7 @@ exist only inside `with observer:`. Statistics are taken at once and no activati
 and memory are safe. Nothing here synchronizes.
 """
 
+import contextlib
 import time
 import weakref
 from collections import Counter
@@ -28,11 +29,13 @@ from diagnostics.monitor.dropped import Dropped
 from diagnostics.monitor.flattened import Flattened
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept
+from diagnostics.monitor.hook import Hook
 from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
 from diagnostics.monitor.positions import Positions
+from diagnostics.monitor.probe import active
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 
 
@@ -101,14 +104,15 @@ class Observer(TorchFunctionMode):
                 continue
             batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             entry = ModuleCall(describe.plain_name(name), describe.is_activation(module), batch_norm)
-            self._hooks.append(module.register_forward_pre_hook(partial(self._enter_module, entry)))
-            self._hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
-        active.append(self)
+            self._hooks.append(module.register_forward_pre_hook(Hook(partial(self._enter_module, entry))))
+            self._hooks.append(module.register_forward_hook(Hook(self._leave_module), always_call=True))
+        active().append(self)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        active.remove(self)
+        with contextlib.suppress(ValueError):  # entered in another thread, which an interruption ended
+            active().remove(self)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -216,7 +220,6 @@ class Observer(TorchFunctionMode):
         """Of an activation: what it is, its input, and where that has its units."""
         if self._asking:
             self.losses.given(func, args, kwargs)
-        if self._asking:
             self._meet(functions.tensors((*args, *kwargs.values())))
         kind = functions.activation(func, args, kwargs)
         if kind is None:
@@ -294,6 +297,3 @@ class Observer(TorchFunctionMode):
         else:
             counts = stats.count_units(kind, x, y, channels_first)
         self._seen.append(Call(f"{owner}.{name}".removeprefix("."), kind, counts))
-
-
-active: list[Observer] = []  # for `diagnostics.probe`

@@ -46,7 +46,7 @@ class Overshoot:
         before = torch.as_tensor(loss, dtype=torch.float64).to(after.device)
         untouched = update.left.untouched(parameters).to(after.device)
         if self._check_due():
-            old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.before)
+            old = stats.foreach._foreach_sub([p.detach() for p in parameters], update.change)
             replayed = torch.as_tensor(again(old), dtype=torch.float64).to(after.device)
             agrees = (replayed - before).abs() <= AGREE * before.abs()
             self._checked, self._trusted = self._checked | untouched, self._trusted & (agrees | ~untouched)

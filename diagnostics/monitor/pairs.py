@@ -4,10 +4,10 @@ entries gives well enough to compare with a loss."""
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from diagnostics import stats
+from diagnostics.monitor.change import kept, zeros
 from diagnostics.monitor.distributed import local
 
 SAMPLE = 1 << 22  # entries of gradient and update kept to make a cosine: all of them, or every k-th
@@ -30,8 +30,8 @@ class Pairs:
         """Keep the gradient of update `step`; its cosine with the one before, if that was kept, and the share of that
         update which has been taken back since."""
         gradients = [g.to_dense() if g is not None and g.is_sparse else g for g in gradients]
-        sample = sampled([torch.zeros_like(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)])
-        sample = [s.clone() if scale is None else s / scale.to(s.device, s.dtype) for s in sample]
+        sample = sampled([zeros(t) if g is None else g for g, t in zip(gradients, tensors, strict=True)])
+        sample = kept(sample) if scale is None else [s / scale.to(s.device, s.dtype) for s in sample]
         follows, before = self._step == step - 1 and bool(self._gradient), self._gradient
         found = {"gradient_cosine": stats.cosine(before, sample)} if follows else {}
         if follows and self._change and self._along is not None:
@@ -56,7 +56,7 @@ class Pairs:
         sample = sampled(change)
         found = {"update_cosine": stats.cosine(before, sample)} if before else {}
         slope = self._slope(change, sample)
-        self._gradient, self._change = (gradient, [s.clone() for s in sample]) if keep else ([], [])
+        self._gradient, self._change = (gradient, kept(sample)) if keep else ([], [])
         self._along = stats.inner(sampled(after), sample) if keep else None
         self._whole = []
         return found, slope

@@ -8,6 +8,8 @@ from torch import Tensor
 
 LOOKS = 3  # updates at which a scaler is looked for
 DEPTH = 20  # frames between the scaler's `step` and our hook, at most
+# Asked for its locals, any other frame would keep them alive until it ends (before Python 3.13).
+_OF_SCALERS = {torch.amp.GradScaler.step.__code__, torch.amp.GradScaler._maybe_opt_step.__code__}
 
 
 class Scaler:
@@ -26,9 +28,8 @@ class Scaler:
         for _ in range(DEPTH):
             if frame is None:
                 return
-            caller = frame.f_locals.get("self")
-            if isinstance(caller, torch.amp.GradScaler):
-                self._scaler, self._looks = caller, LOOKS
+            if frame.f_code in _OF_SCALERS:
+                self._scaler, self._looks = frame.f_locals["self"], LOOKS
                 return
             frame = frame.f_back
 

@@ -137,9 +137,11 @@ class Schedule:
         if not self._affords(step):
             following += self.every * 2 ** min(self._put_off, 10)
         exact = self.curvature_every
-        return following if exact is None else min(following, -(-step // exact) * exact)
+        return min(following, -(-step // exact) * exact) if exact else following
 
     def _curvature(self, step: int) -> bool:
+        if self.curvature_every == 0:
+            return False
         if self.last_curvature is None:
             return self._first_curvature(step)
         return self.wants_curvature(step) and self.affords_curvature(step)

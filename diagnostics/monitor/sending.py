@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from diagnostics.run import RunWriter
 
 NAN = float("nan")
 Event = Callable[..., None]
+Tables = Mapping[str, tuple[list[str], tuple[str, ...]]]  # names of rows and columns
 
 
 class Silent:
     """In place of a `RunWriter` on every process but the first: takes everything, writes nothing."""
 
-    resumed_from = last_step = 0
+    resumed_from = 0
     seconds = 0.0
 
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
@@ -77,18 +79,19 @@ class Sender:
         update = record.update
         rate = update.learning_rates[0] if update.learning_rates else NAN
         scalars = {"time": time.time(), "loss": loss, "lr": rate, **update.values}
-        self._courier.send(record.packet(scalars), lambda arrived: self._deliver(record, arrived))
+        # Not the record itself, whose copies of weights would live until the numbers have arrived.
+        tables = {table: (names, tuple(record.columns[table])) for table, names in record.names.items()}
+        self._courier.send(record.packet(scalars), partial(self._deliver, update.plan.step, tables))
 
-    def _deliver(self, record: Record, arrived: Mapping[str, Any]) -> None:
-        step = record.update.plan.step
+    def _deliver(self, step: int, tables: Tables, arrived: Mapping[str, Any]) -> None:
         scalars = {name: value for name, value in arrived.items() if "/" not in name}
         if (scalars.pop("found_inf", None) or 0.0) > 0:  # fused optimizers decide on the device
             self._event("skipped-step", "the fused optimizer skipped an update whose gradients overflowed", "", step)
             scalars |= {"grad_norm": NAN, "update_norm": 0.0}
         numbers = {name: NAN if value is None else float(value) for name, value in scalars.items()}
         self._writer.append("scalars", step, numbers)
-        for table, names in record.names.items():
-            self._writer.append_many(table, step, names, {c: arrived[f"{table}/{c}"] for c in record.columns[table]})
+        for table, (names, columns) in tables.items():
+            self._writer.append_many(table, step, names, {name: arrived[f"{table}/{name}"] for name in columns})
         if self._forward is not None:
             self.forward(step, {n: v for n, v in numbers.items() if n != "time" and v == v})
 

@@ -5,11 +5,13 @@ only counts passes, looks at what the parameter still holds when the first one b
 call back when a pass is over, which is where the gradient can be seen before clipping.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction
 
 from diagnostics.monitor.accumulated import Parts, first_entries
 from diagnostics.monitor.distributed import entries, local
@@ -101,7 +103,7 @@ class Sentinel:
             self._task = task
             self.passes += 1
             self._keep(parameter)
-            if CALLS_BACK:
+            if CALLS_BACK and not _within_another():
                 _queue(self._requeue if self._reduced else self._end)
 
     def _keep(self, parameter: Tensor) -> None:
@@ -115,3 +117,12 @@ class Sentinel:
 
     def _end(self) -> None:
         self._finished()
+
+
+def _within_another() -> bool:
+    """Whether this pass is of a checkpointed part, made within the whole one: it ends before the others' gradients are
+    there."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not CheckpointFunction.backward.__code__:
+        frame = frame.f_back
+    return frame is not None

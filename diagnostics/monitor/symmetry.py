@@ -64,6 +64,8 @@ def _numbered(names: list[str]) -> list[str]:
 def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
     """Hidden layers whose units are always read by the same layers, and by nothing else."""
     for layer in layers:
+        if not all(weight.numel() for weight in (layer.weight, *(reader for reader, _ in layer.readers))):
+            continue
         hidden = layer.readers and not layer.escaped and not layer.is_factor and _used_alike(layer, layers)
         if hidden and id(layer.weight) in names and not is_dtensor(layer.weight):
             incoming = _incoming(layer)

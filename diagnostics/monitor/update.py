@@ -18,7 +18,8 @@ class Update:
     learning_rates: list[Any] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)  # columns of `scalars`, tensors or floats
     layers: dict[str, Tensor] = field(default_factory=dict)  # columns of `layers`, one entry a parameter
-    before: list[Tensor] | None = None  # weights before the update; after it, the change
+    before: list[Tensor | None] | None = None  # weights before the update; None for frozen ones
+    change: list[Tensor] | None = None  # what the update added to them
     slope: Tensor | None = None  # g'u of the update, g as the optimizer got it
     downhill: Tensor | None = None  # the same, g of the loss
     left: Left | None = None  # what shows whether the weights stayed as the update left them

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from diagnostics import stats
 from diagnostics.monitor import columns, distributed, evaluated, transfer
+from diagnostics.monitor.change import copies, differences
 from diagnostics.monitor.distributed import is_dtensor, local
 from diagnostics.monitor.downhill import Downhill
 from diagnostics.monitor.left import Left, gradient_versions, writes
@@ -25,6 +26,8 @@ from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.update import Update
+
+SAME = 1e-3  # of a norm: more than what half precision rounds, less than what matters
 
 
 class Updates:
@@ -106,7 +109,8 @@ class Updates:
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group.get("lr", math.nan)) for group in optimizer.param_groups]
             if update.plan.measured or update.plan.partner or update.plan.curvature:
-                update.before = [local(tensor).detach().clone() for tensor in self._tensors().values()]
+                names = self._tensors()
+                update.before = copies(names.values(), self._optimized(names))
             _, given, *others = (*args, None)  # the optimizer itself is the first of them
             closure = given if callable(given) else kwargs.get("closure")
             if not callable(closure):
@@ -199,13 +203,19 @@ class Updates:
         if self._after_backward is not None:
             versions, squares = self._after_backward
             self._clips = versions != gradient_versions(self._tensors().values())
+            norm = None if squares is None else self._unscaled(_total(squares, optimized))
+            if norm is not None and transfer.on_host(norm.device):  # writes through `.data` are not counted
+                self._clips |= bool((norm - received).abs() > SAME * norm)
             if not self._clips:
                 values["grad_norm_unclipped"] = received  # nobody wrote to the gradients in between
-            elif squares is not None:
-                norm, scale = _total(squares, optimized), self._scaler.scale()
-                values["grad_norm_unclipped"] = norm if scale is None else norm / scale.to(norm.device, norm.dtype)
+            elif norm is not None:
+                values["grad_norm_unclipped"] = norm
         self._after_backward = None
         return values
+
+    def _unscaled(self, norm: Tensor) -> Tensor:
+        scale = self._scaler.scale()
+        return norm if scale is None else norm / scale.to(norm.device, norm.dtype)
 
     def _backward_finished(self) -> None:
         """After a backward pass, before clipping: norms are taken only where clipping was seen or is looked for.
@@ -244,16 +254,14 @@ class Updates:
             if gradient is not None and not is_dtensor(gradient):
                 self._left = (gradient, gradient._version, self.sentinel.passes)
             if update.before is not None:
-                self._changes(update)
+                self._changes(update, update.before)
 
     @torch.no_grad()
-    def _changes(self, update: Update) -> None:
+    def _changes(self, update: Update, before: list[Tensor | None]) -> None:
         tensors = self._tensors()
         after = [local(tensor).detach() for tensor in tensors.values()]
-        change = update.before
-        assert change is not None
-        stats.foreach._foreach_neg_(change)
-        stats.foreach._foreach_add_(change, after)  # in place: one copy of the weights is all that is held
+        change = update.change = differences(before, after)
+        update.before = None
         moved, weights = self._norms(change, list(tensors.values())), self._norms(after, list(tensors.values()))
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
@@ -284,4 +292,6 @@ def _total(squares: Tensor, optimized: tuple[bool, ...]) -> Tensor:
 
 
 def _rate(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else float(value)
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return math.nan if value is None else float(value)  # of an optimizer that finds its own

@@ -35,7 +35,7 @@ def watch(
     """Record the training of `model` by `optimizer` in `run_dir`, without changing it in a single bit.
 
     Call `monitor.step(loss, closure)` once per update. `every`: closest spacing of per-layer measurements;
-    `curvature_every`: of curvature estimates (`None` adapts); `budget`: all measuring costs at most
+    `curvature_every`: of curvature estimates (`None` adapts, 0 makes none); `budget`: all measuring costs at most
     max(5 s, budget x unwatched time), waits for a busy processor apart. Raises for what is no module or optimizer, and
     for a directory that cannot be written or has a live writer; everything later becomes an event of the run.
     """

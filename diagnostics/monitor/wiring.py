@@ -35,6 +35,7 @@ class Wiring:
         self._versions: dict[str, int] = {}
         self._still: dict[str, int] = {}
         self._idle: dict[str, int] = {}
+        self._moved = set[str]()  # by another optimizer
         self._trains = False  # the optimizer moves some of the model's parameters
         self._unregistered = dict(unregistered(model))
         self._late = 0
@@ -64,7 +65,13 @@ class Wiring:
 
     def _outside(self, name: str, tensor: Tensor) -> None:
         """A trainable parameter that the model uses and the optimizer does not have: has a gradient, and stays."""
+        if name in self._moved:
+            return
         stayed = self._versions.get(name, tensor._version) == tensor._version
+        if not stayed:
+            self._moved.add(name)
+            self._still.pop(name, None)
+            return
         self._versions[name] = tensor._version
         self._still[name] = self._still.get(name, 0) + 1 if stayed and tensor.grad is not None else 0
 
@@ -74,7 +81,8 @@ class Wiring:
 
     def _report(self, tensors: dict[str, Tensor]) -> None:
         self.settled = True
-        still = [name for name, count in self._still.items() if count >= UPDATES and not _held_elsewhere(tensors[name])]
+        elsewhere = _optimized_anywhere()
+        still = [name for name, n in self._still.items() if n >= UPDATES and id(tensors[name]) not in elsewhere]
         idle = [name for name, count in self._idle.items() if count >= UPDATES]
         if (self._again or self._trains) and not still:
             return
@@ -138,7 +146,7 @@ def _source(tensor: Tensor) -> Tensor | None:
     return getattr(node, "variable", None)
 
 
-def _held_elsewhere(tensor: Tensor) -> bool:
-    """Whether some other optimizer of this process has the parameter: it may step less often. Asked once in a run."""
-    optimizers = (each for each in gc.get_objects() if issubclass(type(each), Optimizer))
-    return any(tensor is p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"])
+def _optimized_anywhere() -> set[int]:
+    """Identities of what some optimizer of this process has, which may step less often. Asked once in a run."""
+    optimizers = [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}

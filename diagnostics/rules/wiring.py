@@ -268,11 +268,16 @@ _SHAPING = {  # what they do to a run can look like anything
 }  # fmt: skip
 
 
+_ONE_LINE = {("log-scores", "softmax-axis")}  # seen twice: by its values, and by the targets that they meet
+
+
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
     if finding.cause == "shared-norm":  # seen in evaluation alone
         return False
-    if finding.cause in _SHAPING and other.kind != KIND:
+    if other.kind == KIND:
+        return (finding.cause, other.cause) in _ONE_LINE
+    if finding.cause in _SHAPING:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     if finding.cause == "clipped-after-step" and other.cause == "large-step":  # which clipping in time prevents
         return True

@@ -33,11 +33,7 @@ class Claim:
             raise RunError(f"{place} cannot be continued: {reason}, or give another run_dir.")
         if free is False or (self.meta.get("status") == "running" and self._lives(free)):
             self.release()
-            writer = self.meta.get("writer", {})
-            raise RunError(
-                f"{place} is being written by process {writer.get('pid', '(just started)')} on host "
-                f"{writer.get('host', 'this one')}. Next: end that process, or give another run_dir."
-            )
+            raise RunError(_taken(place, self.meta.get("writer", {})))
 
     def _lives(self, free: bool | None) -> bool:
         """Whether the writer that run.json names lives. One on this machine would hold the lock."""
@@ -62,6 +58,13 @@ class Claim:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _taken(place: Storage, writer: dict[str, Any]) -> str:
+    pid, host = writer.get("pid", "(just started)"), writer.get("host", "this one")
+    if pid == os.getpid() and writer.get("machine") == this_machine():  # as where a cell of a notebook runs again
+        return f"{place} is being written by this process. Next: close() the earlier monitor, or give another run_dir."
+    return f"{place} is being written by process {pid} on host {host}. Next: end that process, or give another run_dir."
 
 
 def _left_behind(place: Storage) -> dict[str, Any]:

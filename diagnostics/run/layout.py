@@ -26,7 +26,6 @@ _ARROW = {
     "string": pa.string(),
     "list": pa.list_(pa.float64()),
 }
-_DTYPES = {arrow: name for name, arrow in _ARROW.items()}
 MISSING: dict[str, Any] = {"int64": 0, "float32": np.nan, "float64": np.nan, "string": "", "list": ()}
 NUMBERS_PER_BATCH = 1 << 20  # bounds what a reader holds to check one record batch
 

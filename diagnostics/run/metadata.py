@@ -105,13 +105,12 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def is_alive(meta: dict[str, Any], now: float | None = None) -> bool:
+def is_alive(meta: dict[str, Any]) -> bool:
     """Whether the writer of a run that says `running` lives: looked up on its own machine, else by heartbeat."""
     writer = meta["writer"]
     if writer.get("machine") == this_machine() and isinstance(writer.get("pid"), int):
         return _started(writer["pid"]) == writer.get("started") is not None
-    age = (time.time() if now is None else now) - meta["updated"]
-    return age < STALE_SECONDS
+    return time.time() - meta["updated"] < STALE_SECONDS
 
 
 def read_meta(place: Storage) -> dict[str, Any]:

@@ -41,9 +41,6 @@ class Local:
     def name(self) -> str:
         return self.path.resolve().name
 
-    def exists(self) -> bool:
-        return self.path.is_dir()
-
     def files(self) -> dict[str, int]:
         """Regular files and their sizes."""
         return {name: status.st_size for name, status in self._regular()}
@@ -146,9 +143,6 @@ class Remote:
     @property
     def name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
-
-    def exists(self) -> bool:
-        return self._call(self.system.isdir, self.path)
 
     def files(self) -> dict[str, int]:
         return {_leaf(entry): entry["size"] or 0 for entry in self._entries() if entry["type"] == "file"}
