@@ -375,6 +375,7 @@ def test_a_layer_without_units_costs_no_comparison_of_the_others(tmp_path: Path)
         model = Empty()
     run = train(model, tmp_path / "run", closure=True)
     assert not len(run.table("events").query("kind == 'measurement-failed'"))
+    assert set(run.table("symmetry")["layer"]) == {"first.weight", "last.outputs"}
 
 
 def test_a_frozen_base_is_not_copied(tmp_path: Path, monkeypatch: Any) -> None:

@@ -41,6 +41,7 @@ def rows(
 ) -> tuple[list[str], dict[str, Tensor]]:
     """Names and columns of table `symmetry`. `components`: names, numbers of them and of different ones."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+    layers = [layer for layer in layers if layer.weight.numel()]
     found = [*_layers(layers, names), *_attention(model)]
     tables = [*_embeddings(model), *_outputs(layers, names), *components]
     if not found and not tables:
@@ -64,13 +65,11 @@ def _numbered(names: list[str]) -> list[str]:
 def _layers(layers: Sequence[Layer], names: dict[int, str]) -> Iterator[Sides]:
     """Hidden layers whose units are always read by the same layers, and by nothing else."""
     for layer in layers:
-        if not all(weight.numel() for weight in (layer.weight, *(reader for reader, _ in layer.readers))):
-            continue
         hidden = layer.readers and not layer.escaped and not layer.is_factor and _used_alike(layer, layers)
         if hidden and id(layer.weight) in names and not is_dtensor(layer.weight):
             incoming = _incoming(layer)
             units = len(incoming[0])
-            outgoing = [_outgoing(weight, entries, units) for weight, entries in layer.readers]
+            outgoing = [_outgoing(weight, entries, units) for weight, entries in layer.readers if weight.numel()]
             known = [part for part in outgoing if part is not None]
             if units > 1 and len(known) == len(outgoing):
                 name = names[id(layer.weight)]
