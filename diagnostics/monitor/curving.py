@@ -3,6 +3,7 @@
 What is held between them is said in `tracking`.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -131,7 +132,7 @@ class Curving:
             if self._accumulated.times > 1:
                 self._tell_once("curvature-note", self._accumulated.note, key="accumulated")
             for note in estimate.notes:
-                self._tell_once("curvature-note", note, key=note)
+                self._tell_once("curvature-note", note, key=re.sub(r"[\d.]+", "", note))  # the same with other numbers
 
     def _slice(self, update: Update, closure: Closure) -> None:
         """The loss along the estimate's top eigenvector and along the gradient, past where the update began."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diagnostics.monitor import forwards, losspath
+from diagnostics.monitor import forwards, functions, losspath
 
 # Not finite outside a domain; everything else that makes an infinity of finite numbers has overflowed.
 _DOMAINS = {
@@ -56,13 +56,13 @@ class Trace(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [t for t in _tensors((*args, *kwargs.values())) if t.is_floating_point()]
+        inputs = [t for t in functions.tensors((*args, *kwargs.values())) if t.is_floating_point()]
         bad = [t for t in inputs if _bad(t)]
         ranges = _range(inputs)  # before the call: it may overwrite them
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         self._note_steep(name, args, inputs)
-        for result in _tensors((out,)):
+        for result in functions.tensors((out,)):
             if result.is_floating_point() and name not in ("get", "set") and _bad(result):
                 origin = self._explain(name, result, inputs, bad, ranges)
                 if origin is not None:
@@ -189,13 +189,3 @@ def _range(tensors: Sequence[Tensor]) -> tuple[float, float, bool]:
 def _share(tensor: Tensor) -> str:
     count = int((~torch.isfinite(tensor)).sum())
     return f"{count} of {tensor.numel()} numbers"
-
-
-def _tensors(values: tuple) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += [item for item in value if isinstance(item, Tensor)]
-    return found

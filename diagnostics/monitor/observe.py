@@ -236,7 +236,7 @@ class Observer(TorchFunctionMode):
             name, dim = functions.spelled(func), functions.dimension(kind, args, kwargs, x)
             if kind.name == "softmax" and x.numel() > x.shape[dim] == 1:
                 self.softmax_of_one.append(self._name(name))
-            self._count(name, kind, x, out, dim, channels_first)
+            self._add(self._name(name), kind, x, out, dim, channels_first)
         elif self._asking:
             self._shaped(func, args, kwargs, out)
             self.shared_norms.follow(func, args, kwargs, self._stack[-2:])
@@ -249,14 +249,14 @@ class Observer(TorchFunctionMode):
         self.graph.follow(func, args, kwargs, out, len(self._seen) - 1 if given or elman else None)
 
     @torch.no_grad()
-    def _count(self, name: str, kind: stats.Kind, x: Tensor, y: Tensor, dim: int, channels_first: bool) -> None:
+    def _add(self, name: str, kind: stats.Kind, x: Tensor, y: Tensor, dim: int, channels_first: bool) -> None:
         if not x.is_floating_point():
             x, y = x.float().reshape(1, -1), y.float().reshape(1, -1)
         if kind.name == "softmax":
             counts = stats.count_softmax(stats.softmax_rows(x, dim), stats.softmax_rows(y, dim))
         else:
             counts = stats.count_units(kind, x, y, channels_first)
-        self._seen.append(Call(self._name(name), kind, counts))
+        self._seen.append(Call(name, kind, counts))
 
     def _meet(self, tensors: Iterable[Tensor]) -> None:
         for each in tensors:
@@ -292,8 +292,4 @@ class Observer(TorchFunctionMode):
         channels_first = self.graph.flow(x).channels_first
         y = stats.OUTPUTS[kind.name](x)
         owner = self._stack[-1].name if self._stack else "loss"
-        if kind.name == "softmax":
-            counts = stats.count_softmax(stats.softmax_rows(x, -1), stats.softmax_rows(y, -1))
-        else:
-            counts = stats.count_units(kind, x, y, channels_first)
-        self._seen.append(Call(f"{owner}.{name}".removeprefix("."), kind, counts))
+        self._add(f"{owner}.{name}".removeprefix("."), kind, x, y, -1, channels_first)

@@ -59,7 +59,9 @@ class Updates:
         self._sharded = False
         self._clips: bool | None = None  # gradients were written to between the last backward and its update
         self._pairs, self._downhill = Pairs(), Downhill()
-        self._left: tuple[Tensor, int, int] | None = None  # a gradient after the update, its version, backward passes
+        self._gradient_after: tuple[Tensor, int, int] | None = (
+            None  # a gradient after the update, its version, backward passes
+        )
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = self._hooked(optimizer)
         self._written: int | None = writes(tensors().values())  # until the first step
@@ -92,10 +94,10 @@ class Updates:
     def take(self) -> tuple[Update | None, int]:
         """The update finished since the last call, if any, and the number of backward passes seen."""
         update, passes = self.current, self.sentinel.passes
-        if update is not None and self._left is not None:
-            gradient, version, before = self._left
+        if update is not None and self._gradient_after is not None:
+            gradient, version, before = self._gradient_after
             update.late = gradient if gradient._version > version and passes == before else None
-        self.current = self._left = None
+        self.current = self._gradient_after = None
         self.sentinel.reset()
         return update, passes
 
@@ -252,7 +254,7 @@ class Updates:
                 self._gradients(update)
             gradient = self.sentinel.gradient
             if gradient is not None and not is_dtensor(gradient):
-                self._left = (gradient, gradient._version, self.sentinel.passes)
+                self._gradient_after = (gradient, gradient._version, self.sentinel.passes)
             if update.before is not None:
                 self._changes(update, update.before)
 
