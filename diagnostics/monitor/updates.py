@@ -59,9 +59,7 @@ class Updates:
         self._sharded = False
         self._clips: bool | None = None  # gradients were written to between the last backward and its update
         self._pairs, self._downhill = Pairs(), Downhill()
-        self._gradient_after: tuple[Tensor, int, int] | None = (
-            None  # a gradient after the update, its version, backward passes
-        )
+        self._gradient_after: tuple[Tensor, int, int] | None = None  # one, its version, backward passes
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = self._hooked(optimizer)
         self._written: int | None = writes(tensors().values())  # until the first step
