@@ -65,7 +65,7 @@ def follow(closure: Closure, model: nn.Module, estimate: Estimate) -> Quotients:
     def dot(a: Tensor, b: Tensor) -> float:
         return _dot(a, b, ranks)
 
-    with undisturbed(model, closure):
+    with undisturbed(model, closure, layout.parameters):
         hessian = hessian_of(closure, model, layout, ranks, estimate.method == "differences")
         largest, smallest = estimate.vectors[0], estimate.smallest_vector
         product = hessian(largest)

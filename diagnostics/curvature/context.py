@@ -10,13 +10,13 @@ seen: counters and tensors of the closure that belong to no module, and what lie
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,18 +25,23 @@ from diagnostics.curvature.generators import generators_of
 
 
 @contextmanager
-def undisturbed(model: nn.Module, closure: Callable[[], Any] | None = None) -> Iterator[None]:
+def undisturbed(
+    model: nn.Module, closure: Callable[[], Any] | None = None, also: Iterable[Tensor] = ()
+) -> Iterator[None]:
     """Whatever runs inside leaves the training of `model` bitwise as it was.
 
     Compiled parts run eagerly (a compiled backward cannot be differentiated), attention under the math kernel (the
     fused ones have no double backward), recurrent nets without cuDNN (same reason), `DistributedDataParallel` is
     bypassed (its reducer and buffer broadcasts belong to the training step; reducing is the caller's business).
-    `closure`: what will run, to look for generators in.
+    `closure`: what will run, to look for generators in; `also`: parameters that are differentiated by beside the
+    model's, as of a loss that learns.
     """
     # Once: a walk through them is what an evaluation of a small model waits for. Their items' types are not said below:
     # tests check them on items that they draw, from a generator whose state is kept here.
     modules = list(model.modules())
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+    own = {id(p) for p in parameters}
+    parameters += [p for p in also if id(p) not in own]
     with ExitStack() as stack:
         stack.enter_context(_random_state(parameters))
         stack.enter_context(put_back(modules, stack.enter_context(generators_of(closure))))

@@ -7,6 +7,7 @@ How far a step goes is judged by the weights that have a gradient: of a large em
 loss hears of nothing else.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -55,16 +56,31 @@ class Differences:
         """How far other products of the same Hessian are from these, relative to the larger: of a right double backward
         a few times `error` at most."""
         v = self._probe()
-        mine, other = self._product(v, self._length), hessian(v)
-        return self._norm(mine - other) / (max(self._norm(mine), self._norm(other)) or 1.0)
+        return self._apart(self._product(v, self._length), hessian(v))
 
     def _best_step(self) -> tuple[float, float]:
-        """Eight gradients, once per operator."""
+        """Eight gradients, once per operator. Of shards all must take the same steps: none is left out there."""
         size, v = max(1.0, self._norm(self.layout.flatten(self._origin) * self._heard)), self._probe()
-        products = [self._product(v, step * size) for step in STEPS]
-        changes = [self._norm(a - b) / (max(self._norm(a), self._norm(b)) or 1.0) for a, b in pairwise(products)]
+        products, failures = list[Tensor | None](), list[CurvatureError]()
+        for step in STEPS:
+            try:
+                products.append(self._product(v, step * size))
+            except CurvatureError as error:  # a long step may leave where the loss is defined
+                if self._total:
+                    raise
+                products.append(None)
+                failures.append(error)
+        changes = [self._apart(a, b) for a, b in pairwise(products)]
         best = min(range(len(changes)), key=changes.__getitem__)
+        if changes[best] == math.inf:
+            raise failures[-1]
         return STEPS[best] * size, changes[best]
+
+    def _apart(self, a: Tensor | None, b: Tensor | None) -> float:
+        """Relative to the larger; infinitely far where one is missing."""
+        if a is None or b is None:
+            return math.inf
+        return self._norm(a - b) / (max(self._norm(a), self._norm(b)) or 1.0)
 
     def _probe(self) -> Tensor:
         """The gradient, which is smoother than most directions, and a random one."""
@@ -91,7 +107,7 @@ class Differences:
     def _evaluate(self) -> tuple[float, bool, Tensor]:
         """Loss, whether it depends on nothing, and gradient at the weights as they are."""
         # The inner context restores the random state, so that all gradients see the same dropout mask.
-        with undisturbed(self._model, self._closure), torch.enable_grad():
+        with undisturbed(self._model, self._closure, self.layout.parameters), torch.enable_grad():
             loss = loss_of(self._closure)
             constant = loss.grad_fn is None
             gradients = [None] * len(self.layout.parameters) if constant else self._differentiate(loss)

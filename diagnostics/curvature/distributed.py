@@ -116,9 +116,9 @@ def _refuse(closure: Closure, model: nn.Module, hessian: DoubleBackward) -> None
 def _hidden(closure: Closure, model: nn.Module, parameters: list[Tensor]) -> bool:
     """Whether a backward inside of a function's backward reaches some. Both evaluations draw the same numbers: a layer
     that was dropped has no gradient either."""
-    with undisturbed(model, closure), torch.enable_grad():
+    with undisturbed(model, closure, parameters), torch.enable_grad():
         found = torch.autograd.grad(loss_of(closure), parameters, allow_unused=True)
-    with undisturbed(model, closure), torch.enable_grad():
+    with undisturbed(model, closure, parameters), torch.enable_grad():
         through = by_backward(loss_of(closure), model, parameters)
     return any(a is None and b is not None for a, b in zip(found, through, strict=True))
 

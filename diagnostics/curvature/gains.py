@@ -10,6 +10,7 @@ stability ratio: sign updates, normalized (LARS, LAMB) and clipped ones, project
 """
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +21,10 @@ from torch.optim import Optimizer
 
 from diagnostics.curvature.errors import CurvatureError
 from diagnostics.curvature.layout import local
-from diagnostics.curvature.stability import Terms, plain
+from diagnostics.curvature.stability import Number, Terms, plain
 
 SIZE = 1e-3  # of the typical gradient: small, so that feeding it barely moves the second moments
+AGREE = 1e-3  # of a measured number
 AS_LARGE = 4.0  # by so much may a gradient as large as the present one be answered less: it moves the second moments
 
 
@@ -30,45 +32,91 @@ def measured_terms(optimizer: Optimizer, learning_rates: Sequence[float], gradie
     """One entry for each trainable parameter, at the present `gradients`. Memory: a dozen copies of the state."""
     if isinstance(optimizer, torch.optim.LBFGS):
         raise CurvatureError("LBFGS chooses the length of each step by a line search or from the last ones")
-    copied = _Copy(optimizer, gradients)
+    copied = _Copy(optimizer, learning_rates, gradients)
     alternating, constant = copied.response(-1.0), copied.response(1.0)
     doubled = copied.response(-1.0, scale=2.0, seed=1)
     name = type(optimizer).__name__
-    for single, double in zip(alternating, doubled, strict=True):
-        if single.numel() and not torch.allclose(double, single, rtol=2e-2, atol=1e-6 * float(single.abs().max())):
+    for single, double, steady, gradient in zip(alternating, doubled, constant, gradients, strict=True):
+        off = _off(single, double)
+        unseen = off & (gradient == 0).to(off.device)  # a second moment of 0 answers any gradient with the same step
+        if bool((off & ~unseen).any()):
             raise CurvatureError(f"{name}'s update is not proportional to the gradient, coordinate by coordinate")
+        for each in (single, steady):
+            each.masked_fill_(unseen, 0.0)
     if not any(bool((single > 0).any()) for single in alternating):
         raise CurvatureError(f"{name} does not answer an alternating gradient")
     if not copied.as_large(optimizer, gradients):
         raise CurvatureError(f"{name}'s update is not proportional to a gradient as large as the present one")
-    rates = [
-        float(rate)
+    groups = [
+        (float(rate), -1.0 if group.get("maximize") else 1.0)
         for group, rate in zip(optimizer.param_groups, learning_rates, strict=True)
         for p in group["params"]
         if p.requires_grad
     ]
-    return [_terms(*each) for each in zip(rates, alternating, constant, gradients, strict=True)]
+    rates, signs = zip(*groups, strict=True)
+    return _terms(rates, signs, alternating, constant, gradients)
 
 
-def _terms(rate: float, alternating: Tensor, constant: Tensor, gradient: Tensor) -> Terms:
-    """As rate, gain and preconditioner, with F(1) = 1 where the preconditioner is not 1."""
+def _off(single: Tensor, double: Tensor) -> Tensor:
+    """Where twice the gradient is not answered by twice the step."""
+    if not single.numel():
+        return torch.zeros_like(single, dtype=torch.bool)
+    return ~torch.isclose(double, single, rtol=2e-2, atol=1e-6 * float(single.abs().max()))
+
+
+def _terms(
+    rates: Sequence[float],
+    signs: Sequence[float],
+    alternating: Sequence[Tensor],
+    constant: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+) -> list[Terms]:
+    """As rate and gain, if each tensor's is one number; else all as rate, F(-1) and preconditioner, with F(1) = 1. At
+    which s updates turn anti-correlated is not measured."""
+    ratios = _agreed([_over(a.abs().sum(), c.abs().sum()) for a, c in zip(alternating, constant, strict=True)])
+    if all(map(_is_one_number, constant)):
+        gains = _agreed([_over(_mean(c), rate) for c, rate in zip(constant, rates, strict=True)])
+        numbers = zip(rates, ratios, gains, signs, strict=True)
+        return [Terms(rate, f * gain, gain, oscillation=math.nan, sign=sign) for rate, f, gain, sign in numbers]
+    return [
+        Terms(rate, f, 1.0, _preconditioner(rate, c, g), oscillation=math.nan, sign=sign)
+        for rate, f, c, g, sign in zip(rates, ratios, constant, gradients, signs, strict=True)
+    ]
+
+
+def _preconditioner(rate: float, constant: Tensor, gradient: Tensor) -> Number:
+    if not bool((constant > 0).any()):  # never seen
+        return math.inf
+    found = (rate / constant).masked_fill(constant <= 0, math.inf)
+    return found.to(gradient.device, torch.promote_types(gradient.dtype, torch.float32))
+
+
+def _is_one_number(constant: Tensor) -> bool:
     if not bool(constant.any()):  # at rate 0, or without entries
-        return Terms(rate, 0.0, 0.0)
-    ratio = float(alternating.abs().sum() / constant.abs().sum())
-    spread = float(constant.max() - constant.min()) / float(constant.abs().max())
-    if spread < 1e-3 and rate:
-        gain = float(constant.mean()) / rate
-        return Terms(rate, ratio * gain, gain)
-    preconditioner = (rate / constant).masked_fill(constant <= 0, float("inf"))
-    return Terms(
-        rate, ratio, 1.0, preconditioner.to(gradient.device, torch.promote_types(gradient.dtype, torch.float32))
-    )
+        return True
+    return float(constant.max() - constant.min()) < AGREE * float(constant.abs().max())
+
+
+def _mean(constant: Tensor) -> float:
+    return float(constant.mean()) if constant.numel() else 0.0
+
+
+def _over(a: Tensor | float, b: Tensor | float) -> float:
+    return float(a) / float(b) if float(b) else 0.0
+
+
+def _agreed(values: list[float]) -> list[float]:
+    """One number for all that is known where the measurement cannot tell them apart."""
+    known = [value for value in values if value]
+    if not known or max(known) - min(known) > AGREE * max(map(abs, known)):
+        return values
+    return [sum(known) / len(known)] * len(values)
 
 
 class _Copy:
     """The optimizer over a copy of its parameters, with its own copy of the state."""
 
-    def __init__(self, optimizer: Optimizer, gradients: Sequence[Tensor]):
+    def __init__(self, optimizer: Optimizer, learning_rates: Sequence[float], gradients: Sequence[Tensor]):
         everything = [p for group in optimizer.param_groups for p in group["params"]]
         memo: dict[int, Any] = {id(p): _precise(p.detach()).requires_grad_(p.requires_grad) for p in everything}
         self.parameters = [memo[id(p)] for p in everything if p.requires_grad]
@@ -76,8 +124,9 @@ class _Copy:
         self.optimizer = object.__new__(type(optimizer))
         vars(self.optimizer).update(copy.deepcopy(fields, memo))
         vars(self.optimizer).update({k: type(v)() for k, v in vars(optimizer).items() if "hook" in k})
-        for group, own in zip(self.optimizer.param_groups, optimizer.param_groups, strict=True):
-            _settle(group, own["params"])
+        groups = zip(self.optimizer.param_groups, optimizer.param_groups, learning_rates, strict=True)
+        for group, own, rate in groups:
+            _settle(group, own["params"], rate)
         self.sizes = _sizes(gradients)
         self.before = {key: _precise(value) for key, value in self._snapshot().items()}
         self.weights = [torch.zeros_like(p) for p in self.parameters]  # weight decay has no part in what is held
@@ -203,10 +252,14 @@ def _shorter(received: Tensor | None, gradient: Tensor) -> Tensor:
     return shard if 0 < float(shard.norm()) < float(gradient.norm()) else gradient
 
 
-def _settle(group: dict[str, Any], weights: Sequence[Tensor]) -> None:
-    """No weight decay; and Adafactor's first epsilon, unless given, is that of the weights' own type."""
-    if "weight_decay" in group:
-        group["weight_decay"] = 0.0
+def _settle(group: dict[str, Any], weights: Sequence[Tensor], rate: float) -> None:
+    """No weight decay, and downhill; the rate of the update just made, which a scheduler may have changed since; and
+    Adafactor's first epsilon, unless given, is that of the weights' own type."""
+    for name, neutral in (("weight_decay", 0.0), ("maximize", False)):
+        if name in group:
+            group[name] = neutral
+    if group.get("lr") is not None:
+        group["lr"] = torch.full_like(group["lr"], rate) if isinstance(group["lr"], Tensor) else float(rate)
     epsilons = group.get("eps")
     if isinstance(epsilons, tuple) and None in epsilons:
         own = torch.finfo(weights[0].dtype).eps

@@ -34,6 +34,8 @@ class Generators:
             self.keep(each)
 
     def keep(self, generator: Any) -> None:
+        if isinstance(generator, random.SystemRandom):  # the machine's own, which has no state
+            return
         if id(generator) not in self._back:
             self.held.append(generator)
             self._back[id(generator)] = _back(generator)

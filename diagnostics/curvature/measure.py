@@ -45,7 +45,12 @@ STOPPED = (
 
 
 def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
-    """What the optimizer changes, in the order of its groups."""
+    """What the optimizer changes, each once, in the order of its groups."""
+    return list({id(p): p for p in _listed(optimizer)}.values())
+
+
+def _listed(optimizer: Optimizer) -> list[Tensor]:
+    """The same; a parameter may stand there twice, of which torch only warns."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
@@ -76,8 +81,8 @@ def measure(
     """
     began = time.perf_counter()
     layout = Layout(trained_parameters(optimizer))
-    if previous and (previous.preconditioned_vector is None or not _same(previous.parameters, layout.parameters)):
-        previous = None  # the parameters are others now
+    if previous and not _lasts(previous, layout):
+        previous = None
     previous = previous and previous.to(layout.device)
     is_cold = previous is None or previous.age >= previous.cold_after if cold is None else cold or previous is None
     ranks = ranks_of(model, layout)
@@ -98,12 +103,16 @@ def measure(
         began + seconds,
         _loss(closure, model, ranks, layout) if is_cold else math.nan,
     )
-    with undisturbed(model, closure):
+    with undisturbed(model, closure, layout.parameters):
         estimate = _measure(request)
     return replace(estimate, seconds=time.perf_counter() - began)
 
 
-def _same(before: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
+def _lasts(previous: Estimate, layout: Layout) -> bool:
+    """Whether its vectors are of these parameters, which may be others by now, or have another size or type."""
+    known, before, now = previous.preconditioned_vector, previous.parameters, layout.parameters
+    if known is None or known.dtype != layout.dtype or len(known) != layout.dimension:
+        return False
     return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
 
 
@@ -158,8 +167,12 @@ def _tested(request: Request, hessian: DoubleBackward, estimate: Estimate) -> Es
     tested = replace(estimate, tested=before | custom)
     if estimate.loss_spread > REPEATS or not (custom or (hessian.stops and not request.previous)):
         return tested
-    differences = Differences(request.closure, request.layout, request.model)
-    if differences.error > CONVERGED or differences.disagreement(hessian) <= WRONG:
+    try:
+        differences = Differences(request.closure, request.layout, request.model)
+        right = differences.error > CONVERGED or differences.disagreement(hessian) <= WRONG
+    except CurvatureError:  # where the loss is not defined nearby there is nothing to test with
+        right = True
+    if right:
         return tested
     if custom:
         return f"the double backward of {', '.join(sorted(custom))} is not the derivative of the gradient"
@@ -216,6 +229,8 @@ def _product_seconds(layout: Layout, hessian: Hessian) -> float:
 
 def _scaling(request: Request, hessian: Hessian) -> tuple[Scaling, list[str]]:
     """The table's terms, or measured ones, or none: the Hessian itself can be measured under any optimizer."""
+    if len(_listed(request.optimizer)) > len(request.layout.parameters):
+        return UNKNOWN, ["no stability ratio: the optimizer holds a parameter twice, and moves it twice an update"]
     if known_as(request.optimizer):
         terms = stability_terms(request.optimizer, request.rates)
         return scaling([term.given(request.times) for term in terms], request.layout), []
@@ -250,7 +265,8 @@ def _loss(closure: Closure, model: nn.Module, ranks: Ranks | None, layout: Layou
     """One forward from the present random state: what the graph's loss must be too, if the closure is deterministic."""
 
     def evaluate() -> float:
-        with undisturbed(model, closure), torch.enable_grad():  # as in training: some closures warn without
+        # Gradients are on as in training: some closures warn without.
+        with undisturbed(model, closure, layout.parameters), torch.enable_grad():
             return float(loss_of(closure).detach())
 
     return ranks.agree(evaluate, layout.device) if ranks else evaluate()

@@ -18,9 +18,7 @@ def remarks(hessian: Hessian, scale: Scaling, spread: float, defect: float) -> l
     if hessian.constant:
         found.append("the loss does not depend on the parameters: all eigenvalues are 0")
     if hessian.low_precision:
-        found.append(
-            "part of the forward runs in half precision (autocast): eigenvalues are good to about one per cent"
-        )
+        found.append("part of the forward runs in half precision: eigenvalues are good to about one per cent")
     if hessian.error > 0.05:
         found.append(f"products by differences are uncertain by about {hessian.error:.0%}")
     if isinstance(scale.preconditioner, Tensor) and bool(scale.preconditioner.isinf().any()):

@@ -75,7 +75,9 @@ class Scaling:
     def metric(self) -> Number:
         """P, 0 where the optimizer does not move: u'Pu is the squared length of a displacement as it sees it."""
         p = self.preconditioner
-        return torch.where(p.isinf(), 0.0, p) if isinstance(p, Tensor) else p
+        if isinstance(p, Tensor):
+            return torch.where(p.isinf(), 0.0, p)
+        return 0.0 if math.isinf(p) else p
 
     @property
     def still(self) -> Number:
@@ -97,30 +99,34 @@ UNKNOWN = Scaling(1.0, 1.0, 1.0, 0.0, math.nan, math.nan, math.nan, math.nan, kn
 
 def scaling(terms: Sequence[Terms], layout: Layout) -> Scaling:
     """`layout` without parameters in it raises before this is called, so `terms` is not empty."""
-    factors = [t.rate * t.alternating / (2 - t.rate * t.decoupled) for t in terms]
+    moving = [t for t in terms if not _stands(t)] or list(terms)  # what an unused tensor would do is no matter
+    factors = [t.rate * t.alternating / (2 - t.rate * t.decoupled) for t in moving]
     return Scaling(
         response=_flat([t.response for t in terms], layout),
         preconditioner=_flat([t.preconditioner for t in terms], layout),
         progress=_flat([t.progress for t in terms], layout),
         coupled=_flat([t.coupled for t in terms], layout),
         factor=_only(factors),
-        constant=_only(t.rate * t.constant for t in terms),
-        gain=_only(t.constant for t in terms),
-        oscillation=min(t.oscillation for t in terms),
-        sign=_only(t.sign for t in terms),
+        constant=_only(t.rate * t.constant for t in moving),
+        gain=_only(t.constant for t in moving),
+        oscillation=min(t.oscillation for t in moving),
+        sign=_only(t.sign for t in moving),
         about=_about(factors),
     )
 
 
-def _only(values: Iterable[Number]) -> float:
+def _stands(terms: Terms) -> bool:
+    """Whether the optimizer has never seen a gradient of this tensor."""
+    return isinstance(terms.preconditioner, float) and math.isinf(terms.preconditioner)
+
+
+def _only(values: Iterable[float]) -> float:
     different = set(values)
-    value = different.pop()
-    return math.nan if different or isinstance(value, Tensor) else value
+    return different.pop() if len(different) == 1 else math.nan
 
 
-def _about(values: Sequence[Number]) -> float:
-    numbers = [float(value) for value in values if not isinstance(value, Tensor)]
-    close = len(numbers) == len(values) and max(numbers) - min(numbers) <= CLOSE * max(numbers)
+def _about(numbers: Sequence[float]) -> float:
+    close = max(numbers) - min(numbers) <= CLOSE * max(numbers)
     return max(numbers) if close else math.nan  # the largest: it is unstable first
 
 

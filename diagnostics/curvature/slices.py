@@ -19,6 +19,7 @@ from diagnostics.curvature.context import undisturbed
 from diagnostics.curvature.distributed import hessian_of, ranks_of
 from diagnostics.curvature.estimate import Estimate
 from diagnostics.curvature.layout import Closure, Layout
+from diagnostics.curvature.remarks import REPEATS
 from diagnostics.curvature.rewrites import Rewrites
 
 POINTS = 9  # evenly spaced; 0 and the beginning of the update besides
@@ -26,7 +27,6 @@ MARGIN = 0.2  # of the stretch, beyond each of its ends
 FARTHEST = 20.0  # times the update: a valley wider than that would hide it
 RISE = 1e-2  # of the loss: what a stretch changes at least, for rounding to be invisible
 ROUNDING = 1e-5  # of the weights' norm: a hundred times what moving them by rounding does
-SPREAD = 1e-3  # relative; a closure that differs more from call to call draws noise
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def slices(
     """
     layout = Layout(estimate.parameters)
     estimate = estimate.to(layout.device)
-    noisy = estimate.loss_spread > SPREAD or any(p.dtype.itemsize < 4 for p in layout.parameters)
+    noisy = estimate.loss_spread > REPEATS or any(p.dtype.itemsize < 4 for p in layout.parameters)
     if estimate.vectors is None or noisy or ranks_of(model, layout):
         return []
     loss, lines = _lines(closure, model, layout, estimate, None if change is None else layout.flatten(change))
@@ -71,7 +71,7 @@ def _lines(
 ) -> tuple[float, list[Line]]:
     """The loss here, and the lines; the graph is freed before the forwards begin."""
     assert estimate.vectors is not None
-    with undisturbed(model, closure):
+    with undisturbed(model, closure, layout.parameters):
         hessian = hessian_of(closure, model, layout, None, estimate.method == "differences")
         gradient = hessian.gradient
         vectors = {"top eigenvector": estimate.vectors[0], "gradient": gradient / gradient.norm()}
@@ -130,4 +130,4 @@ def _losses(
 
 
 def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= SPREAD * abs(b)
+    return abs(a - b) <= REPEATS * abs(b)

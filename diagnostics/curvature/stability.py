@@ -27,8 +27,8 @@ class Terms:
     """How one parameter tensor is updated; tensors have its shape."""
 
     rate: float  # eta of the update just made
-    alternating: Number  # F(-1)
-    constant: Number  # F(1)
+    alternating: float  # F(-1)
+    constant: float  # F(1)
     preconditioner: Number = 1.0  # P; inf where the optimizer has never seen a gradient and does not move
     coupled: float = 0.0  # weight decay that enters the gradient
     decoupled: float = 0.0  # weight decay that shrinks the weights directly
@@ -53,7 +53,10 @@ class Terms:
 
 def stability_terms(optimizer: optim.Optimizer, learning_rates: Sequence[float]) -> list[Terms]:
     """One entry for each trainable parameter, in the order of the groups; KeyError if not in FORMULAS."""
-    formula = FORMULAS[known_as(optimizer)]
+    kind = known_as(optimizer)
+    if kind is None:
+        raise KeyError(type(optimizer).__name__)
+    formula = FORMULAS[kind]
     return [
         formula(group, optimizer.state.get(p, {}), float(rate))
         for group, rate in zip(optimizer.param_groups, learning_rates, strict=True)
@@ -65,7 +68,7 @@ def stability_terms(optimizer: optim.Optimizer, learning_rates: Sequence[float])
 def known_as(optimizer: optim.Optimizer) -> type[optim.Optimizer] | None:
     """The class of the table whose `step` this optimizer runs: a subclass with its own `step` is another optimizer."""
     step = plain(type(optimizer).step)
-    return next((kind for kind in FORMULAS if kind and plain(kind.step) is step), None)
+    return next((kind for kind in FORMULAS if plain(kind.step) is step), None)
 
 
 def plain(function: Any) -> Any:
@@ -200,7 +203,7 @@ def _decays(group: Group) -> dict[str, float]:
     return {kind: float(group.get("weight_decay", 0.0)), "sign": _sign(group)}
 
 
-FORMULAS: dict[type[optim.Optimizer] | None, Callable[[Group, State, float], Terms]] = {
+FORMULAS: dict[type[optim.Optimizer], Callable[[Group, State, float], Terms]] = {
     optim.SGD: _sgd,
     optim.Adam: _adam,
     optim.AdamW: _adam,

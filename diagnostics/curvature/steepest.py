@@ -14,7 +14,9 @@ from diagnostics.curvature.request import Request
 from diagnostics.curvature.runs import RANDOM_SHARE, Solver, flat_share, missed_above, quotient
 from diagnostics.curvature.scaling import Scaling
 
-FLAT = 1e-6  # of the largest squared length that the optimizer gives a unit vector: below, its direction is rounding
+# Of the largest squared length that the optimizer gives a unit vector: below, its direction is rounding. The lengths
+# are sums of products in the basis's own precision, a thousand roundings of which leave no direction either.
+FLAT, ROUNDINGS = 1e-6, 1e3
 STILL = 1e-3  # of a product's length in weights that the optimizer does not move: more is no rounding
 AT_ONCE = 2**16  # coordinates: a product of matrices reads the basis once, and this much of it is held twice
 
@@ -36,7 +38,7 @@ def steepest(
         columns |= _stability(request, hessian, solver, scale, top, vector)
     if request.full:
         columns["flat_gradient_share"] = flat_share(krylov, scale.gradient(hessian.gradient))
-    if request.displacement is not None:
+    if request.displacement is not None and (scale.sign == 1 or not scale.known):  # else the top of another matrix
         columns["condition"] = _condition(krylov, top, scale.into(request.displacement))
     return columns
 
@@ -94,7 +96,7 @@ def _steepest_in(krylov: Krylov, scale: Scaling, count: int) -> np.ndarray:
     if not np.isfinite(metric).all():
         raise NonFinite("the optimizer's state is not finite; this estimate is dropped")
     lengths, axes = eigh(metric)
-    kept = lengths > FLAT * lengths[-1]
+    kept = lengths > max(FLAT, ROUNDINGS * krylov.eps) * lengths[-1]
     axes = axes[:, kept] / np.sqrt(lengths[kept])
     hessian = krylov.projected[: krylov.done, : krylov.done]
     return axes @ eigh(axes.T @ (hessian + hessian.T) @ axes)[1][:, ::-1][:, :count]

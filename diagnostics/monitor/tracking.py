@@ -49,6 +49,8 @@ class Tracking:
     def displacement(self, parameters: Sequence[Tensor]) -> list[Tensor] | None:
         if self.origin is None or self.followed != tuple(map(id, parameters)):
             return None
+        if any(o.shape != p.shape or o.dtype != p.dtype for o, p in zip(self.origin, parameters, strict=True)):
+            return None  # the model has grown, or has another type
         origin = [o.to(p.device) for o, p in zip(self.origin, parameters, strict=True)]
         return list(stats.foreach._foreach_sub([p.detach() for p in parameters], origin))
 

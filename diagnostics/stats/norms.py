@@ -52,9 +52,9 @@ def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, "
 
 
 def inner(first: Sequence[Tensor], second: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Inner product of two vectors in pieces; the pieces are summed in float64."""
-    dots = [torch.dot(flat(a).float(), flat(b).float()) for a, b in zip(first, second, strict=True)]
-    return torch.stack(dots).double().sum()
+    """Inner product of two vectors in pieces; the pieces are summed in float64, where there is one."""
+    dots = torch.stack([torch.dot(flat(a).float(), flat(b).float()) for a, b in zip(first, second, strict=True)])
+    return dots.to(wide(dots.device)).sum()
 
 
 def flat(tensor: Tensor) -> Float[Tensor, " n"]:
