@@ -56,6 +56,15 @@ def test_a_loss_that_becomes_another_one(update, kinds):
     assert [finding.kind for finding in cliff.check(run)] == kinds
 
 
+def test_a_loss_that_becomes_another_one_has_an_echo_that_is_no_wall():
+    """A target network's copy makes the loss far larger; on its way down the gradient has a second crest."""
+    crest = np.where(STEPS < 204, 2.5, 2.5 * np.exp(-0.25 * (STEPS - 203))) + 2.0 * np.exp(-((STEPS - 216) ** 2) / 8)
+    after = STEPS >= 201
+    columns = {"step": STEPS, "loss": np.where(after, 0.5 * crest + 0.05, 5e-4), "lr": 1e-3, "update_norm": 0.01}
+    columns |= {"grad_norm": np.where(after, crest + 0.1, 0.01)}
+    assert not list(cliff.check(run_of(scalars=columns, curvature={"step": [100], "stability": [0.1]})))
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

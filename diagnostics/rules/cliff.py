@@ -40,11 +40,13 @@ from diagnostics.rules._betas import swapped_betas
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import by_noise_alone, refuted
 from diagnostics.rules._instability_words import clip_at, trusts_its_steps
+from diagnostics.rules._moving import is_moving
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "cliff"
 RANK = 3
+USUAL = 50  # updates before a jump that tell what is usual
 
 
 def check(
@@ -65,22 +67,23 @@ def check(
     if len(steps) < before + 1:
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
     found = _jumps(norms, jump, above, before)
+    changed = [at for at in found if any(_another_loss(run, int(steps[n]), float(norms[n])) for n in (at - 1, at))]
     found = [
         at
         for at in found
         if _fitted(run, int(steps[at]), within)
         and not _rate_jumped(run, int(steps[at]))
-        and not any(_another_loss(run, int(steps[each]), float(norms[each])) for each in (at - 1, at))
+        and not any(0 <= at - each <= USUAL for each in changed)  # what is usual was seen before that
     ]
     if not found or _towered(run, int(steps[found[0]]), within):  # walls in the ruins of something else
         return
     first = found[0]
-    harm = _lasting_harm(run, int(steps[first]))
+    harm = _lasting_harm(run, int(steps[first])) and not is_moving(run)  # whose height says nothing
     held = not harm and _held(run, steps[found], above)
     if not harm and len(found) < recurrences and (held or _thrown_up(run, int(steps[first])) < spent):
         return
     costly = harm or (not held and _up(run, int(steps[first])) >= spent)
-    usual = float(np.nanmedian(norms[max(0, first - 50) : first]))
+    usual = float(np.nanmedian(norms[max(0, first - USUAL) : first]))
     peak = float(norms[first])
     yield Finding(
         kind=KIND,
@@ -110,7 +113,7 @@ def check(
 def _jumps(norms: np.ndarray, jump: float, above: float, before: int) -> list[int]:
     """Indices where the norm exceeds `jump` times the median and `above` times the largest of the 50 updates before the
     last two."""
-    known = pd.Series(np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)).rolling(49, min_periods=1)
+    known = pd.Series(np.where(np.isfinite(norms) & (norms > 0), norms, np.nan)).rolling(USUAL - 1, min_periods=1)
     values = np.where(np.isfinite(norms), norms, np.inf)
     highest = values > above * known.max().shift(2).to_numpy()
     if not highest.any():  # as in most runs, and far quicker to see than the medians
