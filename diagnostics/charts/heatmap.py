@@ -5,6 +5,7 @@ One rectangle a cell would be slow from 10,000 cells on and shows seams; the pic
 
 import base64
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -120,17 +121,13 @@ def colour_range(values: NDArray, log: bool) -> tuple[float, float]:
 def row_axis(names: list[str]) -> alt.Y:
     """Rows from top to bottom, the layer names as labels, every n-th where they would not fit."""
     every = -(-len(names) // MOST_ROWS_LABELLED)
-    labels = ", ".join(_quoted(short(name)) for name in names)
+    labels = json.dumps([short(name) for name in names])  # as escapes all that could end a string of an expression
     axis = alt.Axis(
         values=[i + 0.5 for i in range(0, len(names), every)],
-        labelExpr=f"[{labels}][floor(datum.value)]",
+        labelExpr=f"{labels}[floor(datum.value)]",
         title=None, ticks=False, domain=False, grid=False, labelLimit=180,
     )  # fmt: skip
     return alt.Y("row:Q", scale=alt.Scale(domain=[0, len(names)], reverse=True, nice=False, zero=False), axis=axis)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def short(name: str, most: int = 26) -> str:

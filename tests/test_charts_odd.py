@@ -1,0 +1,25 @@
+"""Charts of names and numbers that no axis was made for: nothing false is drawn, and nothing is left out unsaid."""
+
+import json
+
+import altair as alt
+import pandas as pd
+import pytest
+import vl_convert
+
+from diagnostics.charts import heatmap, parts
+
+
+def compiled(chart) -> dict:
+    """The specification, after Vega-Lite has accepted it and Vega has parsed its expressions."""
+    spec = chart.to_dict()
+    vl_convert.vegalite_to_svg(spec)
+    return spec
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\u2028b", "x'] + alert(1) + ['\\", '"] + alert(1) + ["'])
+def test_any_name_of_a_layer_is_a_label(name):
+    axis = heatmap.row_axis([name])
+    point = alt.Chart(pd.DataFrame({"row": [0]})).mark_point().encode(y=axis)
+    label = compiled(parts.layer([point], "t"))["layer"][0]["encoding"]["y"]["axis"]["labelExpr"]
+    assert label.isascii() and json.loads(label.removesuffix("[floor(datum.value)]")) == [name]
