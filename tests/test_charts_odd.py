@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from diagnostics.charts import heatmap, parts
+from diagnostics.charts import compare, heatmap, parts
+from diagnostics.run import Run
 
 
 def compiled(chart) -> dict:
@@ -23,3 +24,8 @@ def test_any_name_of_a_layer_is_a_label(name):
     point = alt.Chart(pd.DataFrame({"row": [0]})).mark_point().encode(y=axis)
     label = compiled(parts.layer([point], "t"))["layer"][0]["encoding"]["y"]["axis"]["labelExpr"]
     assert label.isascii() and json.loads(label.removesuffix("[floor(datum.value)]")) == [name]
+
+
+def test_a_module_without_a_type_is_compared_all_the_same():
+    run = Run.from_frames({"name": "m", "modules": [{"name": "0"}, {"name": "1", "type": "ReLU"}]}, {})
+    assert compare.flattened(run)["modules"] == "?, ReLU"
