@@ -3,11 +3,13 @@
 import json
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import pytest
 import vl_convert
 
-from diagnostics.charts import compare, heatmap, parts
+from diagnostics.charts import compare, factors, heatmap, parts
+from diagnostics.charts.dynamics import Optimizer
 from diagnostics.run import Run
 
 
@@ -29,3 +31,9 @@ def test_any_name_of_a_layer_is_a_label(name):
 def test_a_module_without_a_type_is_compared_all_the_same():
     run = Run.from_frames({"name": "m", "modules": [{"name": "0"}, {"name": "1", "type": "ReLU"}]}, {})
     assert compare.flattened(run)["modules"] == "?, ReLU"
+
+
+@pytest.mark.parametrize("name", ["gradient descent", "momentum", "Nesterov", "Adam"])
+def test_a_direction_too_flat_to_be_left_does_not_diverge(name):
+    found = factors.fates(Optimizer(name, 1e-3, 0.9), np.array([1e-15, 2e-17]))
+    assert "diverges" not in set(found["fate"]) and (found["steps"] > 1e9).all()
