@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from diagnostics.charts import compare, factors, heatmap, parts
+from diagnostics.charts import compare, factors, heatmap, parts, reduce
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.run import Run
 
@@ -37,3 +37,11 @@ def test_a_module_without_a_type_is_compared_all_the_same():
 def test_a_direction_too_flat_to_be_left_does_not_diverge(name):
     found = factors.fates(Optimizer(name, 1e-3, 0.9), np.array([1e-15, 2e-17]))
     assert "diverges" not in set(found["fate"]) and (found["steps"] > 1e9).all()
+
+
+@pytest.mark.parametrize("window", [2, 3, 10, 50, 1000])
+def test_a_smoothed_line_forgets_a_huge_value_behind_its_window(window):
+    values = np.random.default_rng(0).uniform(1, 2, 300)
+    values[20], values[100] = 1e18, np.nan
+    around = [values[max(0, i - window // 2) : i + window // 2 + 1] for i in range(300)]
+    np.testing.assert_allclose(reduce.smooth(values, window), [np.nanmean(part) for part in around], rtol=1e-12)

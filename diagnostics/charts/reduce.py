@@ -55,11 +55,22 @@ def smooth(values: NDArray, window: int) -> NDArray:
     """Centred mean of the finite values (T,) within `window` updates; NaN where none is."""
     if window <= 1 or not len(values):
         return values
-    finite = np.isfinite(values)
-    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
-    count = np.concatenate([[0], np.cumsum(finite)])
-    half = window // 2
-    start = np.maximum(np.arange(len(values)) - half, 0)
-    stop = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    seen = count[stop] - count[start]
-    return np.where(seen > 0, (total[stop] - total[start]) / np.maximum(seen, 1), np.nan)
+    finite, width = np.isfinite(values), 2 * (window // 2) + 1
+    total, seen = (_sums(part.astype(float), width) for part in (np.where(finite, values, 0.0), finite))
+    return np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
+
+
+def _sums(values: NDArray, width: int) -> NDArray:
+    """Sums (T,) of the `width` neighbours around each of values (T,), an odd number; beyond the ends lie zeros.
+
+    Of sums over 1, 2, 4, ... neighbours. The difference of two running totals would be less work, but one huge value
+    leaves nothing of the small ones in any total behind it.
+    """
+    blocks = np.pad(values, width // 2)
+    total, done = np.zeros(len(values)), 0
+    for size in (1 << bit for bit in range(width.bit_length())):
+        if width & size:
+            total += blocks[done : done + len(values)]
+            done += size
+        blocks = blocks[:-size] + blocks[size:]
+    return total
