@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from diagnostics.charts import compare, factors, heatmap, parts, reduce
+from diagnostics.charts import compare, factors, heatmap, lines, parts, reduce
 from diagnostics.charts.dynamics import Optimizer
+from diagnostics.charts.timeline_data import datasets
+from diagnostics.rules import Chart
 from diagnostics.run import Run
 
 
@@ -45,3 +47,44 @@ def test_a_smoothed_line_forgets_a_huge_value_behind_its_window(window):
     values[20], values[100] = 1e18, np.nan
     around = [values[max(0, i - window // 2) : i + window // 2 + 1] for i in range(300)]
     np.testing.assert_allclose(reduce.smooth(values, window), [np.nanmean(part) for part in around], rtol=1e-12)
+
+
+def run_of(**tables) -> Run:
+    return Run.from_frames({"name": "r"}, {name: pd.DataFrame(columns) for name, columns in tables.items()})
+
+
+def marked(run: Run) -> list[tuple[str, int, int]]:
+    """Panel, first and last update of each red stretch: of the timeline, which a chart of a finding must equal."""
+    rows = datasets(run, (), None, 1)["bad"]
+    for column, panel in (("loss", "loss"), ("grad_norm", "norms")):
+        drawn = compiled(lines.lines(run, Chart("line", "scalars", (column,), "T")))
+        notes = {row["note"].lower() for part in drawn["datasets"].values() for row in part if "note" in row}
+        same = {note.lower().replace("gradient norm", "grad_norm") for note in rows[rows["panel"] == panel]["note"]}
+        assert notes == same or "not recorded" in str(notes)
+    return list(zip(rows["panel"], rows["step"].astype(int), rows["until"].astype(int) - 1, strict=True))
+
+
+def holes(length: int, at: list[int]) -> np.ndarray:
+    """Ones, but NaN at these steps, which count from 1."""
+    return np.where(np.isin(np.arange(1, length + 1), at), np.nan, 1.0)
+
+
+def test_what_was_never_measured_is_not_marked():
+    scalars = {"step": np.arange(1, 51), "loss": holes(50, [30])}
+    assert marked(run_of(scalars=scalars | {"grad_norm": np.nan})) == [("loss", 30, 30)]
+
+
+def test_skipped_updates_and_losses_that_were_not_told_are_not_marked():
+    scalars = {"step": np.arange(1, 51), "loss": holes(50, [10, 20]), "grad_norm": holes(50, [20, 30, 40])}
+    events = {"step": [10, 30], "kind": ["step-missing", "skipped-step"], "message": "", "subject": ""}
+    assert marked(run_of(scalars=scalars, events=events)) == [("loss", 20, 20), ("norms", 20, 20), ("norms", 40, 40)]
+
+
+def test_marks_reach_to_the_last_value_that_is_not_finite():
+    """Every other update of a long run: more stretches than a chart is wide."""
+    steps = np.arange(1, 10_001)
+    found = marked(run_of(scalars={"step": steps, "loss": np.where(steps % 2, 1.0, np.nan), "grad_norm": np.nan}))
+    assert found == [("loss", 2, 10_000)]
+    apart = np.where(steps % 100, 1.0, np.nan)
+    found = marked(run_of(scalars={"step": steps, "loss": apart, "grad_norm": apart}))
+    assert [last for _, _, last in found] == 2 * list(range(100, 10_001, 100))

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diagnostics.charts import parts
+from diagnostics.charts.not_finite import EVERY_UPDATE, excused
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.reduce import thin
 from diagnostics.charts.theme import CATEGORIES, DASHES
@@ -34,7 +35,6 @@ SPOKEN = {  # columns whose names say too little beside another
     "left_cosine": "between different inputs, first side",
     "right_cosine": "between different inputs, second side",
 }
-EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 
 Series = dict[str, tuple[NDArray, NDArray]]  # name -> steps (T,), values (T,)
 
@@ -52,16 +52,19 @@ def collect(run: Run, chart: Chart) -> Series:
     if TABLES[chart.table].key is None:
         recorded = [name for name in chart.columns if name in run.columns(chart.table)]
         frame: Frame = run.table(chart.table, ["step", *recorded])
-        return {
-            SPOKEN.get(name, name): (frame["step"].to_numpy(), frame[name].to_numpy(float))
-            for name in recorded
-            if frame[name].notna().any()
-        }
+        return {SPOKEN.get(name, name): column(run, frame, name) for name in recorded if frame[name].notna().any()}
     return {
         name if len(chart.columns) == 1 else f"{name} {column}": (steps, values)
         for column in chart.columns
         for name, (steps, values) in layer_series(run, chart.table, column, chart.layers).items()
     }
+
+
+def column(run: Run, frame: Frame, name: str) -> tuple[NDArray, NDArray]:
+    """Steps and values; without those that would be marked as a fault and are none."""
+    if name in EVERY_UPDATE:
+        frame = frame[~frame["step"].isin(excused(run, name))]
+    return frame["step"].to_numpy(), frame[name].to_numpy(float)
 
 
 def layer_series(run: Run, table: str, column: str, layers: tuple[str, ...] = ()) -> Series:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diagnostics.charts.reduce import spans
+from diagnostics.charts.not_finite import marks
 from diagnostics.charts.theme import GREY, SIGNS, VERMILION
 from diagnostics.rules import Finding
 
@@ -102,15 +102,12 @@ def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) ->
     ]  # fmt: skip
 
 
-def non_finite_layers(steps: NDArray, values: NDArray, x: alt.X, what: str = "value") -> Layers:
-    """Red marks at the top of the panel where values (T,) are NaN or infinite; neighbours join to one stretch."""
-    found = spans(steps, ~np.isfinite(values))
-    if not found:
+def non_finite_layers(steps: NDArray, values: NDArray, x: alt.X, what: str) -> Layers:
+    """Red marks at the top of the panel where values (T,) are NaN or infinite."""
+    rows = marks(steps, values, what)
+    if rows.empty:
         return []
-    rows = [
-        {"step": a, "until": b + 1, "note": f"{what} is NaN or infinite, step {a:,} to {b:,}"} for a, b in found[:500]
-    ]
-    base = alt.Chart(pd.DataFrame(rows)).encode(x=x, tooltip=alt.Tooltip("note:N", title=" "))
+    base = alt.Chart(rows).encode(x=x, tooltip=alt.Tooltip("note:N", title=" "))
     return [
         base.mark_rect(color=VERMILION, opacity=0.3, clip=True).encode(x2="until:Q"),
         base.mark_text(text="✕", color=VERMILION, fontSize=13, fontWeight="bold", align="left", baseline="top").encode(

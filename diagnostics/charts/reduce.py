@@ -42,13 +42,14 @@ def bin_columns(steps: NDArray, values: NDArray, columns: int, low: bool = False
     return kept.step_first, np.where(np.isinf(kept.last), kept.last, kept.min if low else kept.max)
 
 
-def spans(steps: NDArray, flags: NDArray) -> list[tuple[int, int]]:
-    """First and last step of each unbroken stretch where `flags` (T,) holds."""
-    if not len(steps):
+def spans(steps: NDArray, flags: NDArray) -> list[tuple[int, int, int]]:
+    """First step, last step and number of the updates in each stretch where `flags` (T,) holds. Stretches that lie
+    closer than a bucket are one, so that there are no more than the chart can show."""
+    at = np.flatnonzero(flags)
+    if not len(at):
         return []
-    padded = np.concatenate([[False], np.asarray(flags, bool), [False]])
-    changes = np.flatnonzero(padded[1:] != padded[:-1])
-    return [(int(steps[a]), int(steps[b - 1])) for a, b in zip(changes[::2], changes[1::2], strict=True)]
+    apart = (np.diff(at) > 1) & (np.diff(steps[at]) > (steps[-1] - steps[0]) / BUCKETS)
+    return [(int(part[0]), int(part[-1]), len(part)) for part in np.split(steps[at], np.flatnonzero(apart) + 1)]
 
 
 def smooth(values: NDArray, window: int) -> NDArray:
