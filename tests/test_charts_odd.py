@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from diagnostics.charts import compare, factors, heatmap, lines, parts, reduce
+from diagnostics.charts import compare, factors, heatmap, lines, parts, reduce, timeline
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.rules import Chart
@@ -88,3 +88,31 @@ def test_marks_reach_to_the_last_value_that_is_not_finite():
     apart = np.where(steps % 100, 1.0, np.nan)
     found = marked(run_of(scalars={"step": steps, "loss": apart, "grad_norm": apart}))
     assert [last for _, _, last in found] == 2 * list(range(100, 10_001, 100))
+
+
+STEPS = np.arange(1, 101)
+DEAD = np.where(STEPS > 60, 0.0, np.exp(-STEPS / 10))
+
+
+def drawn(values: np.ndarray) -> tuple[list[dict], str]:
+    """Rows of the line of a chart that would be logarithmic, and its picture."""
+    spec = compiled(lines.draw_lines({"grad_norm": (STEPS, values)}, "T", log=True))
+    line = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")
+    return spec["datasets"][line["data"]["name"]], vl_convert.vegalite_to_svg(spec)
+
+
+def test_negative_values_are_drawn_with_the_others():
+    rows, _ = drawn(np.linspace(50, -8, 100))
+    assert len(rows) == 100
+
+
+def test_a_gradient_that_is_exactly_zero_is_marked_where_a_log_axis_has_no_place_for_it():
+    rows, picture = drawn(DEAD)
+    assert len(rows) == 60 and picture.count("grad_norm is exactly 0") == 40
+
+
+def test_the_timeline_marks_zeros_on_its_log_axes():
+    run = run_of(scalars={"step": STEPS, "loss": np.exp(-STEPS / 20), "grad_norm": DEAD, "lr": 0.1})
+    rows = {name: frame.to_dict("records") for name, frame in datasets(run, (), None, 1).items()}
+    picture = vl_convert.vegalite_to_svg({**timeline.specification(timeline.Options()), "datasets": rows})
+    assert picture.count("gradient norm is exactly 0") == 40

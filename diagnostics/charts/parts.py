@@ -63,10 +63,23 @@ def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequ
 
 
 def wide(values: Frame | NDArray) -> bool:
-    """Whether the positive values differ by more than a factor of ten, so that a log axis shows more."""
+    """Whether a log axis shows more: the positive values differ by more than a factor of ten, and none is negative."""
     values = np.asarray(values, float)
     positive = values[np.isfinite(values) & (values > 0)]
-    return bool(len(positive)) and bool(positive.max() > 10 * positive.min())
+    return bool(len(positive)) and bool(positive.max() > 10 * positive.min()) and not below_zero(values)
+
+
+def below_zero(values: Frame | NDArray) -> bool:
+    """Whether there are values that a log axis would leave out."""
+    values = np.asarray(values, float)
+    return bool((values[np.isfinite(values)] < 0).any())
+
+
+def zero_marks(data: Any, x: alt.X, **colour: Any) -> Drawn:
+    """The points of the chart `data`, each with a `note`, on the lower edge of a log axis, which has no place for 0."""
+    mark = data.mark_point(shape="triangle-down", filled=True, size=45, opacity=0.9, yOffset=-5, clip=True)
+    tooltip = [alt.Tooltip("note:N", title=" "), alt.Tooltip("step:Q", format=",")]
+    return mark.encode(x=x, y=alt.value("height"), tooltip=tooltip, **colour)
 
 
 def around_level(values: NDArray, *, digits: int = 5) -> tuple[float, float] | None:
