@@ -220,7 +220,7 @@ def test_heat_map_colours_the_lowest_and_the_highest_value_and_leaves_gaps_open(
 
 def test_uneven_spacings_are_drawn_to_scale():
     steps, values = np.array([0, 10, 100]), np.array([[1.0], [2.0], [3.0]])
-    even = heatmap.on_even_steps(steps, values)[:, 0]
+    even = heatmap.on_even_steps(heatmap.Field("g", steps, ["a"], values))[:, 0]
     assert (even == 1).mean() == pytest.approx(10 / 190, abs=0.01) and (even == 2).mean() == pytest.approx(
         90 / 190, abs=0.01
     )

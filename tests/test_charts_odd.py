@@ -116,3 +116,25 @@ def test_the_timeline_marks_zeros_on_its_log_axes():
     rows = {name: frame.to_dict("records") for name, frame in datasets(run, (), None, 1).items()}
     picture = vl_convert.vegalite_to_svg({**timeline.specification(timeline.Options()), "datasets": rows})
     assert picture.count("gradient norm is exactly 0") == 40
+
+
+@pytest.mark.parametrize("low", [True, False])
+@pytest.mark.parametrize("every", [1, 10])
+def test_no_measured_update_is_lost_where_spacings_are_uneven(low, every):
+    """Dense at first and sparse later: three hundred updates share a column of the picture, or several do."""
+    steps = np.concatenate([np.arange(0, 300 * every, every), 300 * every + np.arange(1, 201) * 1000])
+    for spike in (17, 299, 400):
+        values = np.ones((len(steps), 1))
+        values[spike] = 1e-9 if low else 1e9
+        picture = heatmap.on_even_steps(heatmap.Field("g", steps, ["a"], values, worst_is_low=low))
+        assert np.isin(values[spike], picture)
+        shown = np.linspace(steps[0], 2 * steps[-1] - steps[-2], len(picture), endpoint=False)[picture[:, 0] != 1]
+        assert shown[0] <= steps[spike] and shown[-1] + 2000 >= steps[spike]
+
+
+@pytest.mark.parametrize("low", [True, False])
+def test_an_infinity_shows_wherever_it_lies_in_its_bin(low):
+    values = np.ones((1000, 2))
+    values[500, 1], values[700:710] = np.inf, np.nan
+    _, found = reduce.bin_columns(np.arange(1000), values, 100, low)
+    assert np.isinf(found).sum() == 1 and np.isinf(found[50, 1]) and np.isnan(found[70]).all()

@@ -31,15 +31,22 @@ def thin(
 
 
 def bin_columns(steps: NDArray, values: NDArray, columns: int, low: bool = False) -> tuple[NDArray, NDArray]:
-    """Join neighbouring steps of `values` (T, L) until at most `columns` remain, keeping the worst value of each: the
-    smallest if `low`, else the largest; infinity where a column ends in it.
+    """Join neighbouring steps of `values` (T, L) until at most `columns` remain, keeping the worst value of each.
 
     -> first step of each column (C,), values (C, L). What was never measured stays NaN.
     """
     if len(steps) <= columns:
         return steps, values
-    kept = bucketed(steps, values, count=columns)
-    return kept.step_first, np.where(np.isinf(kept.last), kept.last, kept.min if low else kept.max)
+    firsts = bucketed(steps, steps, count=columns).step_first
+    return firsts, worst(values, np.searchsorted(steps, firsts), low)
+
+
+def worst(values: NDArray, starts: NDArray, low: bool) -> NDArray:
+    """Of the rows of `values` (T, L) from each of `starts` (C,) to the next: infinity where there is one, else the
+    smallest if `low`, else the largest; NaN where nothing was measured -> (C, L)."""
+    found = np.stack([(np.fmin if low else np.fmax).reduce(part) for part in np.split(values, starts[1:])])
+    infinite = np.isinf(values)
+    return np.where(np.logical_or.reduceat(infinite, starts), np.inf, found) if infinite.any() else found
 
 
 def spans(steps: NDArray, flags: NDArray) -> list[tuple[int, int, int]]:
