@@ -150,7 +150,7 @@ def test_the_stability_ratio_carries_the_residual_of_its_eigenvalue():
 
 
 def test_eigenvalues_have_error_bars_of_one_residual():
-    data = spectrum.eigenvalues(curvature(stability=[0.75], oscillation_limit=[0.5]))
+    data = spectrum.eigenvalues(curvature(stability=[0.75], oscillation_limit=[0.5]).table("curvature"))
     first = data[data["rank"] == 1].iloc[0]
     assert (first["below"], first["value"], first["above"]) == pytest.approx((2.7, 3.0, 3.3))
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import vl_convert
 
+from diagnostics import charts
 from diagnostics.charts import compare, factors, heatmap, lines, parts, reduce, timeline
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.timeline_data import datasets
@@ -138,3 +139,22 @@ def test_an_infinity_shows_wherever_it_lies_in_its_bin(low):
     values[500, 1], values[700:710] = np.inf, np.nan
     _, found = reduce.bin_columns(np.arange(1000), values, 100, low)
     assert np.isinf(found).sum() == 1 and np.isinf(found[50, 1]) and np.isnan(found[70]).all()
+
+
+def test_of_many_estimates_the_worst_are_drawn_and_the_title_says_so():
+    steps = np.arange(1, 20_001)
+    noise = np.random.default_rng(0).uniform(1, 2, len(steps))
+    top, ratio, smallest = noise.copy(), noise.copy(), -noise
+    top[1234], ratio[5678], smallest[9012] = 50, 60, -70
+    curvature = {"eigenvalues": [[value, 0.5, 0.1] for value in top], "residuals": [[0.1, 0.1, 0.1]] * len(steps)}
+    columns = {"stability": ratio, "oscillation_limit": 0.5, "preconditioned": top, "preconditioned_residual": 0.1}
+    curvature |= {"step": steps, "smallest": smallest, "smallest_residual": 0.1, "limit": 4.0, **columns}
+    run = run_of(curvature=curvature, scalars={"step": steps, "loss": 1.0, "grad_norm": 1.0, "lr": 0.1})
+    for mark, extremes in (("stability", {60}), ("spectrum", {50, -70})):
+        spec = compiled(charts.draw(run, Chart(mark, "curvature", ("stability",), "T")))
+        rows = [row for part in spec["datasets"].values() for row in part]
+        assert len(rows) < 5000 and extremes <= {row.get("value", row.get("stability")) for row in rows}
+        assert "the worst" in spec["title"]["text"]
+    rates = datasets(run, (), None, 1)["lr"]
+    limits = rates[rates["name"] == "largest stable rate"]["value"]
+    assert len(limits) <= reduce.BUCKETS + 1 and limits.min() == pytest.approx(0.1 / 60)

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diagnostics.charts.not_finite import marks
+from diagnostics.charts.reduce import BUCKETS
 from diagnostics.charts.theme import GREY, SIGNS, VERMILION
 from diagnostics.rules import Finding
 
@@ -89,6 +90,11 @@ def around_level(values: NDArray, *, digits: int = 5) -> tuple[float, float] | N
         return None
     level = float(f"{np.median(finite):.3g}")  # the same while a run is live, or the chart would be drawn anew
     return level - abs(level) / 10, level + abs(level) / 10
+
+
+def thinned(estimates: Frame) -> str:
+    """What the title of a chart of curvature adds where not every estimate is shown; no number, as it would grow."""
+    return " (of neighbouring estimates the worst)" if len(estimates) > BUCKETS else ""
 
 
 def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) -> Layers:

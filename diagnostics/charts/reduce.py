@@ -4,6 +4,8 @@ A line keeps the minimum and the maximum of each bucket, so that a one-step spik
 k-th point and bucket means lose all of them). A heat map keeps the worst value of each bin.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +41,17 @@ def bin_columns(steps: NDArray, values: NDArray, columns: int, low: bool = False
         return steps, values
     firsts = bucketed(steps, steps, count=columns).step_first
     return firsts, worst(values, np.searchsorted(steps, firsts), low)
+
+
+def largest_of(steps: NDArray, *series: NDArray) -> NDArray:
+    """Indices of the rows where one of `series` (T,) is the largest of its bucket, and of the last row; at most
+    `BUCKETS` and one. All rows where they fit."""
+    if len(steps) <= BUCKETS:
+        return np.arange(len(steps))
+    starts = np.searchsorted(steps, bucketed(steps, steps, count=BUCKETS // len(series)).step_first)
+    ranked = [np.where(np.isnan(values), -np.inf, values) for values in series]
+    tops = [a + values[a:b].argmax() for values in ranked for a, b in pairwise([*starts, len(steps)])]
+    return np.unique(np.append(tops, len(steps) - 1))
 
 
 def worst(values: NDArray, starts: NDArray, low: bool) -> NDArray:

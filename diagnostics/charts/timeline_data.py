@@ -7,7 +7,7 @@ import pandas as pd
 
 from diagnostics.charts.not_finite import excused, marks
 from diagnostics.charts.parts import Frame
-from diagnostics.charts.reduce import BUCKETS, smooth, thin
+from diagnostics.charts.reduce import BUCKETS, largest_of, smooth, thin
 from diagnostics.charts.theme import SIGNS
 from diagnostics.rules import Finding
 from diagnostics.run import Run
@@ -76,6 +76,7 @@ def rate_lines(scalars: Frame, curvature: Frame) -> pd.DataFrame:
     kept = np.unique(np.concatenate([[0], jumps, jumps + 1, [len(values) - 1]]).astype(int)) if len(values) else jumps
     used = line(steps[kept], values[kept], "learning rate")
     limit = curvature[curvature["stability"] > 0].merge(rates[["step", "lr"]], on="step")
+    limit = limit.iloc[largest_of(limit["step"].to_numpy(), limit["stability"].to_numpy())]
     limit = limit.assign(value=limit["lr"] / limit["stability"], name="largest stable rate")
     return pd.concat([used, limit[["step", "value", "name"]]], ignore_index=True)
 
