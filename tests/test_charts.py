@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diagnostics import charts
-from diagnostics.charts import compare, heatmap, layers, lines, parts, reduce, spectrum, stability, theme, timeline
+from diagnostics.charts import compare, heatmap, layers, lines, reduce, spectrum, stability, theme, timeline
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.rules import Chart, Finding, diagnose
 from diagnostics.run import Run, runs
@@ -150,7 +150,7 @@ def test_the_stability_ratio_carries_the_residual_of_its_eigenvalue():
 
 
 def test_eigenvalues_have_error_bars_of_one_residual():
-    data = spectrum.eigenvalues(curvature(stability=[0.75], oscillation_limit=[0.5]))
+    data = spectrum.eigenvalues(curvature(stability=[0.75], oscillation_limit=[0.5]).table("curvature"))
     first = data[data["rank"] == 1].iloc[0]
     assert (first["below"], first["value"], first["above"]) == pytest.approx((2.7, 3.0, 3.3))
 
@@ -220,7 +220,7 @@ def test_heat_map_colours_the_lowest_and_the_highest_value_and_leaves_gaps_open(
 
 def test_uneven_spacings_are_drawn_to_scale():
     steps, values = np.array([0, 10, 100]), np.array([[1.0], [2.0], [3.0]])
-    even = heatmap.on_even_steps(steps, values)[:, 0]
+    even = heatmap.on_even_steps(heatmap.Field("g", steps, ["a"], values))[:, 0]
     assert (even == 1).mean() == pytest.approx(10 / 190, abs=0.01) and (even == 2).mean() == pytest.approx(
         90 / 190, abs=0.01
     )
@@ -253,15 +253,6 @@ def test_only_settings_that_differ_are_listed():
     slow = Run.from_frames({"name": "a", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}, {})
     fast = Run.from_frames({"name": "b", "optimizer": "SGD", "hyperparameters": [{"lr": 0.2, "momentum": 0}]}, {})
     assert compare.differences({"a": slow, "b": fast}) == {"lr": ["0.1", "0.2"]}
-
-
-def test_names_from_a_run_cannot_leave_the_label_expression():
-    run_name = "x'] + alert(1) + ['\\"
-    axis = heatmap.row_axis([run_name])
-    vl_convert.vegalite_to_vega(
-        parts.layer([__import__("altair").Chart(pd.DataFrame({"row": [0]})).mark_point().encode(y=axis)], "t").to_dict()
-    )
-    assert r"\'] + alert(1) + [\'" in axis.to_dict()["axis"]["labelExpr"]
 
 
 @pytest.mark.parametrize(

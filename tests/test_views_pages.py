@@ -1,5 +1,6 @@
 """Every page runs without an exception, on every sample run and on everything that is not one."""
 
+import json
 import math
 import time
 from pathlib import Path
@@ -260,3 +261,19 @@ def test_numbers_are_short_and_never_wrong():
     ]  # fmt: skip
     assert tex(8.6e-5) == r"8.6 \cdot 10^{-5}"
     assert (age(0, 59), age(0, 7200), age(0, 200_000)) == ("just now", "2 h ago", "2 d ago")
+
+
+@pytest.mark.parametrize(("lowest", "scale"), [(0.1, "log"), (-8.0, "linear")])
+def test_the_training_page_shows_negative_losses_and_says_why_their_axis_is_linear(
+    lowest, scale, tmp_path, monkeypatch
+):
+    writer = RunWriter(tmp_path / "signed", {"name": "signed"})
+    for step in range(20):
+        writer.append("scalars", step + 1, {"loss": 50 + (lowest - 50) * step / 19, "lr": 0.1, "grad_norm": 1.0})
+    writer.close("finished")
+    app = opened("training", tmp_path, monkeypatch, run="signed")
+    spec = json.loads(app.get("vega_lite_chart")[0].proto.spec)
+    panel = next(panel for panel in spec["vconcat"] if panel["title"]["text"] == "Loss")
+    axis = next(layer["encoding"]["y"] for layer in panel["layer"] if "y" in layer["encoding"])
+    assert axis["scale"].get("type", "linear") == scale
+    assert ("some losses are negative" in texts(app)) == (scale == "linear")

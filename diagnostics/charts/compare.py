@@ -35,7 +35,7 @@ def flattened(run: Run) -> dict[str, str]:
         prefix = f"group {place} " if len(groups) > 1 else ""
         found |= {f"{prefix}{name}": _text(value) for name, value in group.items()}
     found |= {f"config: {name}": _text(value) for name, value in meta["config"].items()}
-    modules = [module["type"] for module in meta["modules"]]
+    modules = [str(module.get("type") or "?") for module in meta["modules"]]
     return found | ({"modules": ", ".join(modules)} if modules else {})
 
 

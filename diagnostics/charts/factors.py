@@ -10,6 +10,7 @@ from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 
 HIGHEST = 2.0  # of the factor axis
+ROUNDING = 1e-12  # of a factor: that of a curvature too small to count in 1 - eta lambda is exactly 1
 FATES = {
     "decays": (GREEN, "circle"),
     "oscillates": (BLUE, "square"),
@@ -26,7 +27,7 @@ def fates(optimizer: dynamics.Optimizer, curvature: NDArray) -> Frame:
     curvature = np.asarray(curvature, float)
     factor = dynamics.factor(optimizer, curvature)
     swings = dynamics.oscillates(optimizer, curvature)
-    fate = np.where(factor >= 1, "diverges", np.where(swings, "oscillates", "decays"))
+    fate = np.where(factor > 1 + ROUNDING, "diverges", np.where(swings, "oscillates", "decays"))
     fate = np.where(curvature <= 0, "escapes", fate)
     steps = np.where(factor < 1, dynamics.steps_to(0.1, factor), dynamics.steps_to(10, factor))
     return pd.DataFrame(

@@ -5,6 +5,7 @@ One rectangle a cell would be slow from 10,000 cells on and shows seams; the pic
 
 import base64
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from PIL import Image
 from diagnostics.charts import parts
 from diagnostics.charts.lines import whole
 from diagnostics.charts.parts import Drawn
-from diagnostics.charts.reduce import bin_columns
+from diagnostics.charts.reduce import bin_columns, worst
 from diagnostics.charts.theme import VIRIDIS
 from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
@@ -120,17 +121,13 @@ def colour_range(values: NDArray, log: bool) -> tuple[float, float]:
 def row_axis(names: list[str]) -> alt.Y:
     """Rows from top to bottom, the layer names as labels, every n-th where they would not fit."""
     every = -(-len(names) // MOST_ROWS_LABELLED)
-    labels = ", ".join(_quoted(short(name)) for name in names)
+    labels = json.dumps([short(name) for name in names])  # as escapes all that could end a string of an expression
     axis = alt.Axis(
         values=[i + 0.5 for i in range(0, len(names), every)],
-        labelExpr=f"[{labels}][floor(datum.value)]",
+        labelExpr=f"{labels}[floor(datum.value)]",
         title=None, ticks=False, domain=False, grid=False, labelLimit=180,
     )  # fmt: skip
     return alt.Y("row:Q", scale=alt.Scale(domain=[0, len(names)], reverse=True, nice=False, zero=False), axis=axis)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def short(name: str, most: int = 26) -> str:
@@ -141,18 +138,22 @@ def picture(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Ch
     steps = field.steps
     until = float(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
     row = {"step": float(steps[0]), "until": until, "row": 0, "bottom": len(field.names)}
-    data = pd.DataFrame([row | {"url": png(on_even_steps(steps, field.values), low, high, field.log)}])
+    data = pd.DataFrame([row | {"url": png(on_even_steps(field), low, high, field.log)}])
     # tooltip=None: a tooltip made of the picture's own address costs a quarter of a second a pointer move
     mark = alt.Chart(data).mark_image(aspect=False, smooth=False, tooltip=None, clip=True)
     return mark.encode(x=x, x2="until:Q", y=y, y2="bottom:Q", url="url:N")
 
 
-def on_even_steps(steps: NDArray, values: NDArray) -> NDArray:
-    """Repeat columns (C, L) so that equal widths mean equal steps, as the axis says, though spacings vary."""
+def on_even_steps(field: Field) -> NDArray:
+    """Values (C, L) in columns of equal width, as the axis says, though the spacings of the steps vary: in each the
+    worst of its updates, or what was measured last before it."""
+    steps = field.steps
     if len(steps) < 2 or np.ptp(np.diff(steps)) == 0:
-        return values
+        return field.values
     ticks = np.linspace(steps[0], steps[-1] + (steps[-1] - steps[-2]), COLUMNS, endpoint=False)
-    return values[np.searchsorted(steps, ticks, side="right") - 1]
+    column, starts = np.unique(np.searchsorted(ticks, steps, side="right") - 1, return_index=True)
+    filled = np.searchsorted(column, np.arange(COLUMNS), side="right") - 1
+    return worst(field.values, starts, field.worst_is_low)[filled]
 
 
 def png(values: NDArray, low: float, high: float, log: bool) -> str:

@@ -1,6 +1,7 @@
 """Columns over steps, with the span of a finding shaded."""
 
 import math
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diagnostics.charts import parts
+from diagnostics.charts.not_finite import EVERY_UPDATE, excused
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.reduce import thin
 from diagnostics.charts.theme import CATEGORIES, DASHES
@@ -34,7 +36,6 @@ SPOKEN = {  # columns whose names say too little beside another
     "left_cosine": "between different inputs, first side",
     "right_cosine": "between different inputs, second side",
 }
-EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 
 Series = dict[str, tuple[NDArray, NDArray]]  # name -> steps (T,), values (T,)
 
@@ -52,16 +53,19 @@ def collect(run: Run, chart: Chart) -> Series:
     if TABLES[chart.table].key is None:
         recorded = [name for name in chart.columns if name in run.columns(chart.table)]
         frame: Frame = run.table(chart.table, ["step", *recorded])
-        return {
-            SPOKEN.get(name, name): (frame["step"].to_numpy(), frame[name].to_numpy(float))
-            for name in recorded
-            if frame[name].notna().any()
-        }
+        return {SPOKEN.get(name, name): column(run, frame, name) for name in recorded if frame[name].notna().any()}
     return {
         name if len(chart.columns) == 1 else f"{name} {column}": (steps, values)
         for column in chart.columns
         for name, (steps, values) in layer_series(run, chart.table, column, chart.layers).items()
     }
+
+
+def column(run: Run, frame: Frame, name: str) -> tuple[NDArray, NDArray]:
+    """Steps and values; without those that would be marked as a fault and are none."""
+    if name in EVERY_UPDATE:
+        frame = frame[~frame["step"].isin(excused(run, name))]
+    return frame["step"].to_numpy(), frame[name].to_numpy(float)
 
 
 def layer_series(run: Run, table: str, column: str, layers: tuple[str, ...] = ()) -> Series:
@@ -80,13 +84,12 @@ def whole(run: Run) -> tuple[float, float]:
     return (float(steps.iloc[0]), float(steps.iloc[-1])) if len(steps) else (0.0, 1.0)
 
 
-def long_form(series: Series, log: bool) -> Frame:
-    """Columns step, value, series; thinned, without what the axis cannot show."""
+def long_form(series: Series) -> Frame:
+    """Columns step, value, series; thinned."""
     frames = []
-    for name, (steps, values) in series.items():
-        steps, values = thin(steps, values)
-        shown = (values > 0) | (not log)
-        frames.append(pd.DataFrame({"step": steps[shown], "value": values[shown], "series": name}))
+    for name, points in series.items():
+        steps, values = thin(*points)
+        frames.append(pd.DataFrame({"step": steps, "value": values, "series": name}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -102,23 +105,27 @@ def draw_lines(
 ) -> Drawn:
     together = np.concatenate([values for _, values in series.values()])
     log, domain = log and parts.wide(together), domain or parts.around_level(together)
-    data = long_form(series, log)
+    data = long_form(series)
     first, last = limits or (float(data["step"].min()), float(data["step"].max()))
     x = parts.step_axis()
     names = list(series)
     tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4g", title=names[0])]
     points = alt.OverlayMarkDef(color=CATEGORIES[0]) if len(data) <= 40 * len(series) else False
-    line = alt.Chart(data).mark_line(strokeWidth=1.8, clip=True, point=points, color=CATEGORIES[0])
+    colour: Any = alt.value(CATEGORIES[0])
+    shown = alt.Chart(data[data["value"] > 0] if log else data)
+    line = shown.mark_line(strokeWidth=1.8, clip=True, point=points, color=CATEGORIES[0])
     line = line.encode(x=x, y=parts.value_axis("value", None, log=log, domain=domain), tooltip=tooltip)
     if len(names) > 1:  # a browser works out every channel at every point: one line needs neither
-        color, dash = told_apart(names)
+        colour, dash = told_apart(names)
         tooltip = [tooltip[0], alt.Tooltip("series:N", title=" "), alt.Tooltip("value:Q", format=".4g")]
-        line = line.encode(color=color, strokeDash=dash, tooltip=tooltip)
+        line = line.encode(color=colour, strokeDash=dash, tooltip=tooltip)
         height += LEGEND_ROW * (math.ceil(len(names) / columns_of(names)) - 1)  # which the height includes
     dense = [name for name in series if name in EVERY_UPDATE]
     bad = [part for name in dense for part in parts.non_finite_layers(*series[name], x, name)]
+    zeros = data[data["value"] == 0].assign(note=data["series"] + " is exactly 0")
+    floor = [parts.zero_marks(alt.Chart(zeros), x, color=colour)] if log else []
     around = [parts.whole_run(x, first, last), *parts.span_layers(finding, x, first, last)]
-    return parts.layer([*around, line, *bad], title, height)
+    return parts.layer([*around, line, *floor, *bad], title, height)
 
 
 def columns_of(names: list[str]) -> int:

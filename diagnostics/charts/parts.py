@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diagnostics.charts.reduce import spans
+from diagnostics.charts.not_finite import marks
+from diagnostics.charts.reduce import BUCKETS
 from diagnostics.charts.theme import GREY, SIGNS, VERMILION
 from diagnostics.rules import Finding
 
@@ -63,10 +64,23 @@ def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequ
 
 
 def wide(values: Frame | NDArray) -> bool:
-    """Whether the positive values differ by more than a factor of ten, so that a log axis shows more."""
+    """Whether a log axis shows more: the positive values differ by more than a factor of ten, and none is negative."""
     values = np.asarray(values, float)
     positive = values[np.isfinite(values) & (values > 0)]
-    return bool(len(positive)) and bool(positive.max() > 10 * positive.min())
+    return bool(len(positive)) and bool(positive.max() > 10 * positive.min()) and not below_zero(values)
+
+
+def below_zero(values: Frame | NDArray) -> bool:
+    """Whether there are values that a log axis would leave out."""
+    values = np.asarray(values, float)
+    return bool((values[np.isfinite(values)] < 0).any())
+
+
+def zero_marks(data: Any, x: alt.X, **colour: Any) -> Drawn:
+    """The points of the chart `data`, each with a `note`, on the lower edge of a log axis, which has no place for 0."""
+    mark = data.mark_point(shape="triangle-down", filled=True, size=45, opacity=0.9, yOffset=-5, clip=True)
+    tooltip = [alt.Tooltip("note:N", title=" "), alt.Tooltip("step:Q", format=",")]
+    return mark.encode(x=x, y=alt.value("height"), tooltip=tooltip, **colour)
 
 
 def around_level(values: NDArray, *, digits: int = 5) -> tuple[float, float] | None:
@@ -76,6 +90,11 @@ def around_level(values: NDArray, *, digits: int = 5) -> tuple[float, float] | N
         return None
     level = float(f"{np.median(finite):.3g}")  # the same while a run is live, or the chart would be drawn anew
     return level - abs(level) / 10, level + abs(level) / 10
+
+
+def thinned(estimates: Frame) -> str:
+    """What the title of a chart of curvature adds where not every estimate is shown; no number, as it would grow."""
+    return " (of neighbouring estimates the worst)" if len(estimates) > BUCKETS else ""
 
 
 def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) -> Layers:
@@ -102,15 +121,12 @@ def span_layers(finding: Finding | None, x: alt.X, first: float, last: float) ->
     ]  # fmt: skip
 
 
-def non_finite_layers(steps: NDArray, values: NDArray, x: alt.X, what: str = "value") -> Layers:
-    """Red marks at the top of the panel where values (T,) are NaN or infinite; neighbours join to one stretch."""
-    found = spans(steps, ~np.isfinite(values))
-    if not found:
+def non_finite_layers(steps: NDArray, values: NDArray, x: alt.X, what: str) -> Layers:
+    """Red marks at the top of the panel where values (T,) are NaN or infinite."""
+    rows = marks(steps, values, what)
+    if rows.empty:
         return []
-    rows = [
-        {"step": a, "until": b + 1, "note": f"{what} is NaN or infinite, step {a:,} to {b:,}"} for a, b in found[:500]
-    ]
-    base = alt.Chart(pd.DataFrame(rows)).encode(x=x, tooltip=alt.Tooltip("note:N", title=" "))
+    base = alt.Chart(rows).encode(x=x, tooltip=alt.Tooltip("note:N", title=" "))
     return [
         base.mark_rect(color=VERMILION, opacity=0.3, clip=True).encode(x2="until:Q"),
         base.mark_text(text="✕", color=VERMILION, fontSize=13, fontWeight="bold", align="left", baseline="top").encode(

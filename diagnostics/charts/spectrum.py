@@ -9,9 +9,11 @@ import pandas as pd
 from diagnostics.charts import parts
 from diagnostics.charts.lines import whole
 from diagnostics.charts.parts import Drawn, Frame
+from diagnostics.charts.reduce import largest_of
 from diagnostics.charts.stability import NO_CURVATURE
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 from diagnostics.rules import Chart, Finding
+from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 STYLES = {  # name -> colour, dash: told apart without colour
@@ -21,11 +23,15 @@ STYLES = {  # name -> colour, dash: told apart without colour
     "stability limit": (VERMILION, [10, 4]),
     "oscillation starts": (GREEN, [2, 2]),
 }
+COLUMNS = ["step", "eigenvalues", "residuals", "smallest", "smallest_residual"]
+COLUMNS += ["preconditioned", "limit", "oscillation_limit"]
 LEGEND = alt.Legend(orient="bottom", title=None, columns=3, symbolType="stroke", symbolStrokeWidth=2, symbolSize=300)
 
 
 def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
-    data = eigenvalues(run)
+    table = run.table("curvature", COLUMNS)
+    shown = extremes(table)
+    data = eigenvalues(shown)
     if data.empty:
         return parts.empty(NO_CURVATURE)
     first, last = whole(run)
@@ -35,16 +41,21 @@ def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
             parts.whole_run(x, first, last),
             *parts.span_layers(finding, x, first, last),
             *with_errors(data, x),
-            *limit_lines(run, x, last),
+            *limit_lines(shown, x, last),
         ],
-        chart.title,
+        chart.title + parts.thinned(table),
         300,
     )
 
 
-def eigenvalues(run: Run) -> Frame:
+def extremes(table: Frame) -> Frame:
+    """Of many estimates those with the largest and those with the smallest eigenvalue of their bucket."""
+    ends = signals.tops(table), -signals.array(table, "smallest")
+    return table.iloc[largest_of(table["step"].to_numpy(), *ends)]
+
+
+def eigenvalues(table: Frame) -> Frame:
     """Long form: step, rank (1 is the largest, 0 the smallest), value, below, above, name."""
-    table: Frame = run.table("curvature", ["step", "eigenvalues", "residuals", "smallest", "smallest_residual"])
     rows = []
     for row in table.itertuples():
         for rank, (value, error) in enumerate(zip(row.eigenvalues, row.residuals, strict=True), start=1):
@@ -91,10 +102,9 @@ def with_errors(data: Frame, x: alt.X) -> parts.Layers:
     ]
 
 
-def limit_lines(run: Run, x: alt.X, last: float) -> parts.Layers:
+def limit_lines(table: Frame, x: alt.X, last: float) -> parts.Layers:
     """The stability and the oscillation limit as eigenvalues. Where an adaptive optimizer's limit holds for the
     preconditioned Hessian instead, there is no such line: the stability ratio tells."""
-    table: Frame = run.table("curvature", ["step", "eigenvalues", "preconditioned", "limit", "oscillation_limit"])
     if not comparable(table):
         return []
     end = table.iloc[[-1]].assign(step=last)
@@ -132,9 +142,8 @@ def dash() -> alt.StrokeDash:
 
 def at_step(run: Run, step: int) -> Drawn:
     """The eigenvalues measured at `step` as stems, over the spectral density where one was estimated."""
-    row = run.table("curvature").set_index("step").loc[step]
-    found = eigenvalues(run)
-    found = found[found["step"] == step].assign(size=1.0)
+    table = run.table("curvature", first=step, last=step)
+    row, found = table.iloc[0], eigenvalues(table)
     x = alt.X("value:Q", title="eigenvalue", **value_axis(found["value"].to_numpy(), grid=False))
     tips = [
         alt.Tooltip("name:N", title=" "),

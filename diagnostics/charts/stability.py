@@ -7,6 +7,7 @@ import pandas as pd
 from diagnostics.charts import parts
 from diagnostics.charts.lines import whole
 from diagnostics.charts.parts import Drawn, Frame
+from diagnostics.charts.reduce import largest_of
 from diagnostics.charts.theme import BLUE, GREEN, GREY, VERMILION
 from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
@@ -30,9 +31,9 @@ def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
             *bands(data, x, y, first, last, low, high),
             parts.whole_run(x, first, last),
             *parts.span_layers(finding, x, first, last),
-            *measured(data, x, y),
+            *measured(data.iloc[largest_of(data["step"].to_numpy(), data["stability"].to_numpy())], x, y),
         ],
-        chart.title,
+        chart.title + parts.thinned(data),
     )
 
 

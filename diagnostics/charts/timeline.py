@@ -10,6 +10,7 @@ from typing import Any
 
 import altair as alt
 
+from diagnostics.charts import parts
 from diagnostics.charts.parts import LOG_LABEL, NUMBER_LABEL, ROUND, STEP_LABEL, Drawn
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 
@@ -147,7 +148,7 @@ def draw_panel(
     layers = [
         alt.Chart(alt.NamedData("ends")).mark_point(opacity=0, tooltip=None).encode(x=x),  # keeps the axis whole
         *([shading(x, picked)] if picked else []),
-        lines(panel, log, x),
+        *lines(panel, log, x),
         bad_marks(panel, x),
         cross_hair(x, hover),
     ]
@@ -161,21 +162,25 @@ def shading(x: alt.X, picked: alt.Parameter) -> Drawn:
     return rects.encode(x=x, x2="until:Q", color=alt.Color("colour:N", scale=None), opacity=strength)
 
 
-def lines(panel: Panel, log: bool, x: alt.X) -> Drawn:
+def lines(panel: Panel, log: bool, x: alt.X) -> parts.Layers:
+    """The panel's lines; on a log axis without their zeros, which are marked on its lower edge."""
     data = alt.Chart(alt.NamedData(panel.data))
-    if log:
-        data = data.transform_filter("datum.value > 0")
     names, colours, dashes = list(panel.lines), *zip(*panel.lines.values(), strict=True)
     legend = alt.Legend(orient="top", title=None, offset=2, symbolType="stroke") if len(names) > 1 else None
-    mark = data.mark_line(strokeWidth=1.8, clip=True, interpolate="step-after" if panel is RATES else "linear")
+    scale = alt.Scale(domain=names, range=list(colours))
+    shown = data.transform_filter("datum.value > 0") if log else data
+    mark = shown.mark_line(strokeWidth=1.8, clip=True, interpolate="step-after" if panel is RATES else "linear")
     faint: Any = alt.condition("datum.name == 'loss'", alt.value(0.5 if panel is SMOOTHED else 1), alt.value(1))
-    return mark.encode(
+    drawn = mark.encode(
         x=x,
         y=value_axis(log),
         opacity=faint,
-        color=alt.Color("name:N", scale=alt.Scale(domain=names, range=list(colours)), legend=legend),
+        color=alt.Color("name:N", scale=scale, legend=legend),
         strokeDash=alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=list(dashes)), legend=legend),
     )
+    zeros = data.transform_filter("datum.value == 0").transform_calculate(note="datum.name + ' is exactly 0'")
+    colour = alt.Color("name:N", scale=scale, legend=None)
+    return [drawn, *([parts.zero_marks(zeros, x, color=colour)] if log else [])]
 
 
 def bad_marks(panel: Panel, x: alt.X) -> Drawn:

@@ -5,8 +5,9 @@ from math import ceil, floor
 import numpy as np
 import pandas as pd
 
+from diagnostics.charts.not_finite import excused, marks
 from diagnostics.charts.parts import Frame
-from diagnostics.charts.reduce import BUCKETS, smooth, spans, thin
+from diagnostics.charts.reduce import BUCKETS, largest_of, smooth, thin
 from diagnostics.charts.theme import SIGNS
 from diagnostics.rules import Finding
 from diagnostics.run import Run
@@ -31,7 +32,7 @@ def datasets(
         "loss": loss_lines(cut, window),
         "norms": pd.concat([measured_line(cut, column, name) for column, name in NORMS.items()], ignore_index=True),
         "lr": rate_lines(cut, run.table("curvature", ["step", "stability"])),
-        "bad": non_finite(cut),
+        "bad": non_finite(run, cut),
         "hair": hair(cut),
     }
 
@@ -75,6 +76,7 @@ def rate_lines(scalars: Frame, curvature: Frame) -> pd.DataFrame:
     kept = np.unique(np.concatenate([[0], jumps, jumps + 1, [len(values) - 1]]).astype(int)) if len(values) else jumps
     used = line(steps[kept], values[kept], "learning rate")
     limit = curvature[curvature["stability"] > 0].merge(rates[["step", "lr"]], on="step")
+    limit = limit.iloc[largest_of(limit["step"].to_numpy(), limit["stability"].to_numpy())]
     limit = limit.assign(value=limit["lr"] / limit["stability"], name="largest stable rate")
     return pd.concat([used, limit[["step", "value", "name"]]], ignore_index=True)
 
@@ -92,14 +94,13 @@ def lanes(findings: tuple[Finding, ...], first: float, last: float) -> pd.DataFr
     return pd.DataFrame(rows, columns=["step", "until", "lane", "colour", "label", "shade", "summary"])
 
 
-def non_finite(scalars: Frame, most: int = 200) -> pd.DataFrame:
-    """Stretches where loss or gradient norm are NaN or infinite."""
-    rows = []
+def non_finite(run: Run, cut: Frame) -> pd.DataFrame:
+    """Stretches of what is shown where loss or gradient norm are NaN or infinite by a fault."""
+    found = []
     for panel, column, what in (("loss", "loss", "Loss"), ("norms", "grad_norm", "Gradient norm")):
-        flags = ~np.isfinite(scalars[column].to_numpy(float))
-        for a, b in spans(scalars["step"].to_numpy(), flags)[:most]:
-            rows.append((panel, float(a), float(b) + 1, f"{what} is NaN or infinite, step {a:,} to {b:,}"))
-    return pd.DataFrame(rows, columns=["panel", "step", "until", "note"])
+        kept = cut[~cut["step"].isin(excused(run, column))]
+        found.append(marks(kept["step"].to_numpy(), kept[column].to_numpy(float), what).assign(panel=panel))
+    return pd.concat(found, ignore_index=True)
 
 
 def hair(scalars: Frame) -> pd.DataFrame:

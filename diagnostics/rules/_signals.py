@@ -124,7 +124,7 @@ def loss(run: Run) -> Loss:
         raise Missing("scalars: no update was recorded; call monitor.step(loss) after optimizer.step()")
     if np.isnan(array(table, "loss")).all() and not nonfinite_events(run):
         raise Missing("loss: none was given to monitor.step")
-    table = table.loc[~_not_told(run, table)]
+    table = table.loc[~not_told(run, table)]
     steps, values = table["step"].to_numpy(), array(table, "loss")
     window = max(3, len(values) // 20)
     return Loss(
@@ -138,7 +138,7 @@ def loss(run: Run) -> Loss:
     )
 
 
-def _not_told(run: Run, table: pd.DataFrame) -> np.ndarray:
+def not_told(run: Run, table: pd.DataFrame) -> np.ndarray:
     """Updates whose loss `monitor.step` was not given, or could not read; also the last, of a loop that ended in
     between. A loss that is NaN itself has such a gradient, or an event of its own."""
     finite = np.isfinite(array(table, "grad_norm"))
@@ -289,7 +289,7 @@ def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
 def first_nonfinite(run: Run) -> int | None:
     """Step at which the loss, or the gradient of an update that was made, was first not finite."""
     table = run.table("scalars", ["step", "loss", "grad_norm", "grad_norm_unclipped"])
-    bad, gradients = ~np.isfinite(array(table, "loss")) & ~_not_told(run, table), array(table, "grad_norm")
+    bad, gradients = ~np.isfinite(array(table, "loss")) & ~not_told(run, table), array(table, "grad_norm")
     failed = set(events(run, "measurement-failed")["subject"])
     if not np.isnan(gradients).all() and failed.isdisjoint(
         ("updates", "gradients")

@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 
 from diagnostics.charts import timeline
-from diagnostics.charts.parts import wide
+from diagnostics.charts.parts import below_zero, wide
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.run import Run
 from diagnostics.views.common import View, downloads, run_page
@@ -94,8 +94,9 @@ def chart(view: View, ends: tuple[int, int], shown: tuple[int, int] | None, wind
     version = st.session_state.get("drawn", 0)
     start = st.session_state.setdefault("starts", {}).setdefault(version, shown)
     data = datasets(run, findings, shown, window)
+    negative = view.derived(negative_loss)
     options = timeline.Options(
-        log_loss=log,
+        log_loss=log and not negative,
         log_rates=view.derived(wide_rates),
         smoothed=window > 1,
         lanes=len(findings),
@@ -113,6 +114,12 @@ def chart(view: View, ends: tuple[int, int], shown: tuple[int, int] | None, wind
         alt=f"Loss, norms and learning rate over updates, {plural(len(findings), 'finding')} marked",
     )
     st.caption("Long runs are thinned to the smallest and the largest value of each pixel: no spike is lost.")
+    if log and negative:
+        st.caption("The axis of the loss is linear: some losses are negative, and a logarithmic one would hide them.")
+
+
+def negative_loss(run: Run) -> bool:
+    return below_zero(run.table("scalars", ["loss"])["loss"])
 
 
 def wide_rates(run: Run) -> bool:
