@@ -62,6 +62,7 @@ def test_a_loss_that_becomes_another_one_has_an_echo_that_is_no_wall():
     after = STEPS >= 201
     columns = {"step": STEPS, "loss": np.where(after, 0.5 * crest + 0.05, 5e-4), "lr": 1e-3, "update_norm": 0.01}
     columns |= {"grad_norm": np.where(after, crest + 0.1, 0.01)}
+    columns["loss"][0] = 1.0
     assert not list(cliff.check(run_of(scalars=columns, curvature={"step": [100], "stability": [0.1]})))
 
 
