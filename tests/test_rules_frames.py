@@ -56,6 +56,16 @@ def test_a_loss_that_becomes_another_one(update, kinds):
     assert [finding.kind for finding in cliff.check(run)] == kinds
 
 
+@pytest.mark.parametrize(("begun", "told"), [(2.0, []), (0.5, ["cliff"])])
+def test_a_gradient_as_long_as_at_the_start_is_no_wall(begun, told):
+    """A policy that has become sure, and rare draws that surprise it: first steps had such gradients too."""
+    norms = np.maximum(begun * np.exp(-STEPS / 20), 1e-4)
+    norms[200::25] = 1.0
+    loss = np.where(STEPS > 200, 1e-3, 1e-5) + norms / 100
+    run = run_of(scalars={"step": STEPS, "loss": loss, "lr": 0.1, "grad_norm": norms, "update_norm": 0.1})
+    assert [each.kind for each in cliff.check(run)] == told
+
+
 def test_a_loss_that_becomes_another_one_has_an_echo_that_is_no_wall():
     """A target network's copy makes the loss far larger; on its way down the gradient has a second crest."""
     crest = np.where(STEPS < 204, 2.5, 2.5 * np.exp(-0.25 * (STEPS - 203))) + 2.0 * np.exp(-((STEPS - 216) ** 2) / 8)

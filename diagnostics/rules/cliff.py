@@ -23,7 +23,8 @@ One outlier batch makes one jump without lasting damage and is not reported. Jum
 once, as where longer sequences or new data begin, are information, and so are those that clipping made no longer than
 other updates. Where the loss itself becomes another one, as by a term that is added to it, it rises by ten times what
 the last update could do along such a gradient, and nothing is reported. An unstable learning rate grows over several
-updates and has $s > 1$ before; that is reported as such.
+updates and has $s > 1$ before; that is reported as such. A gradient that was as long at some time before, as where a
+policy is all but sure and one draw in a hundred surprises it, is no wall, and nothing is reported.
 
 ## In the lecture
 Named in *Features of the Optimization Landscape*, which leaves it to a later lecture. Source: Pascanu, Mikolov and
@@ -78,6 +79,8 @@ def check(
     if not found or _towered(run, int(steps[found[0]]), within):  # walls in the ruins of something else
         return
     first = found[0]
+    if norms[first] <= np.nanmax(norms[: max(1, first - 1)]):
+        return  # as steep as slopes that were gone down before: rare examples make such a gradient late in a run
     harm = _lasting_harm(run, int(steps[first])) and not is_moving(run)  # whose height says nothing
     held = not harm and _held(run, steps[found], above)
     if not harm and len(found) < recurrences and (held or _thrown_up(run, int(steps[first])) < spent):
