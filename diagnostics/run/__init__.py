@@ -3,7 +3,7 @@
 from diagnostics.run.buckets import BUCKETS, Buckets, bucketed, buckets
 from diagnostics.run.catalog import load, runs, stamp, unreachable
 from diagnostics.run.errors import RunError
-from diagnostics.run.metadata import NOTHING_TOLD
+from diagnostics.run.metadata import NOTHING_TOLD, is_alive
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
@@ -20,6 +20,7 @@ __all__ = [
     "bucketed",
     "buckets",
     "cached_summary",
+    "is_alive",
     "load",
     "runs",
     "stamp",

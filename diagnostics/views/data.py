@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import streamlit as st
 
 from diagnostics.rules import VERSION, Diagnosis
-from diagnostics.run import Run, Stamp, cached_summary, load, runs, summarize
+from diagnostics.run import Run, Stamp, cached_summary, is_alive, load, runs, stamp, summarize
 from diagnostics.views import kept
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
@@ -57,7 +57,20 @@ def entries() -> dict[str, tuple[Entry, Run]]:
     return {entry.id: (entry, run) for entry, run in listing(folder())}
 
 
-@st.cache_resource(max_entries=12, show_spinner=False)
+@dataclass(frozen=True)
+class State:
+    """What the caches below go by: a run's files, and its status, because a writer that is killed changes no file."""
+
+    files: Stamp
+    status: str
+
+
+def _still_so(run: Run) -> bool:
+    """Whether a run that trained when it was opened still does."""
+    return run.meta["status"] != "running" or is_alive(run.meta)
+
+
+@st.cache_resource(max_entries=12, show_spinner=False, validate=_still_so)
 def opened(path: str, on_disk: Stamp) -> Run:
     """The run as it is on disk. Its tables are shared by all sessions: never write to them.
 
@@ -70,16 +83,23 @@ def opened(path: str, on_disk: Stamp) -> Run:
     return run
 
 
+def current(path: str) -> tuple[Run, State]:
+    """The run as it is now, and what its caches go by."""
+    files = stamp(path)
+    run = opened(path, files)
+    return run, State(files, run.meta["status"])
+
+
 @st.cache_data(max_entries=200, show_spinner=False)
-def diagnosis(path: str, on_disk: Stamp) -> Diagnosis:
-    return kept.diagnosis(opened(path, on_disk))
+def diagnosis(path: str, state: State) -> Diagnosis:
+    return kept.diagnosis(opened(path, state.files))
 
 
 @st.cache_data(max_entries=300, show_spinner=False, hash_funcs={FunctionType: lambda f: (f.__module__, f.__qualname__)})
-def derived(path: str, on_disk: Stamp, function: Callable[..., Any], *args: Any) -> Any:
+def derived(path: str, state: State, function: Callable[..., Any], *args: Any) -> Any:
     """`function(run, *args)`, once for a state of the run: what a page shows of a long run takes a while to work out.
     The result is copied to each page."""
-    return function(opened(path, on_disk), *args)
+    return function(opened(path, state.files), *args)
 
 
 @st.cache_resource
@@ -93,15 +113,15 @@ def ahead(work: Callable[[], Any]) -> None:
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
-def summary(path: str, on_disk: Stamp) -> dict:
+def summary(path: str, state: State) -> dict:
     """Counts, worst finding and sparkline: what the run wrote at its close, or made here if it never closed or was
     diagnosed by other rules than today's."""
-    run = opened(path, on_disk)
+    run = opened(path, state.files)
     written = run.summary
     if written and written.get("diagnosed") and written.get("rules_version") == str(VERSION):
         return written
     if run.meta["status"] == "running":
-        return summarize(run, diagnosis(path, on_disk), str(VERSION))
+        return summarize(run, diagnosis(path, state), str(VERSION))
     unwritten = copy.copy(run)  # its own summary is of other rules, or missing
     unwritten.summary = None
     return cached_summary(unwritten, kept.diagnosis, str(VERSION))

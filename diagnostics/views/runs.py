@@ -55,7 +55,7 @@ def row(entry: data.Entry, run: Run) -> dict:
     if meta["status"] == "broken":
         return line | {"worst": "⚠ cannot be read"}
     try:
-        return line | measured(data.summary(entry.path, stamp(entry.path)))
+        return line | measured(data.summary(entry.path, data.State(stamp(entry.path), meta["status"])))
     except (RunError, OSError) as error:
         return line | {"worst": f"⚠ {error}"}
 
