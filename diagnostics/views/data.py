@@ -18,10 +18,14 @@ from weakref import WeakValueDictionary
 import streamlit as st
 
 from diagnostics.rules import VERSION, Diagnosis
-from diagnostics.run import Run, Stamp, cached_summary, is_alive, load, runs, stamp, summarize
+from diagnostics.run import Run, Stamp, cached_summary, is_alive, load, readable, runs, stamp, summarize
 from diagnostics.views import kept
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+HASHED: dict[str | type, Callable[[Any], Any]] = {
+    str: lambda text: text.encode("utf-8", "surrogatepass"),  # a file name need not be UTF-8
+    FunctionType: lambda f: (f.__module__, f.__qualname__),
+}
 _followed: "WeakValueDictionary[str, Run]" = WeakValueDictionary()  # runs being written, while a cache below holds them
 
 
@@ -41,7 +45,7 @@ def folder() -> str:
     return chosen if "://" in chosen else str(Path(chosen).expanduser())
 
 
-@st.cache_resource(ttl=2, max_entries=4, show_spinner=False)
+@st.cache_resource(ttl=2, max_entries=4, show_spinner=False, hash_funcs=HASHED)
 def listing(root: str) -> list[tuple[Entry, Run]]:
     """Runs of the folder, then the sample runs; newest first within each."""
     own = [(Entry(_id(run), run.path, False), run) for run in runs(root)]
@@ -50,7 +54,7 @@ def listing(root: str) -> list[tuple[Entry, Run]]:
 
 def _id(run: Run) -> str:
     """A run lies directly in its folder, which may be a URL."""
-    return Path(run.path).name
+    return readable(Path(run.path).name)
 
 
 def entries() -> dict[str, tuple[Entry, Run]]:
@@ -70,7 +74,7 @@ def _still_so(run: Run) -> bool:
     return run.meta["status"] != "running" or is_alive(run.meta)
 
 
-@st.cache_resource(max_entries=12, show_spinner=False, validate=_still_so)
+@st.cache_resource(max_entries=12, show_spinner=False, validate=_still_so, hash_funcs=HASHED)
 def opened(path: str, on_disk: Stamp) -> Run:
     """The run as it is on disk. Its tables are shared by all sessions: never write to them.
 
@@ -90,12 +94,12 @@ def current(path: str) -> tuple[Run, State]:
     return run, State(files, run.meta["status"])
 
 
-@st.cache_data(max_entries=200, show_spinner=False)
+@st.cache_data(max_entries=200, show_spinner=False, hash_funcs=HASHED)
 def diagnosis(path: str, state: State) -> Diagnosis:
     return kept.diagnosis(opened(path, state.files))
 
 
-@st.cache_data(max_entries=300, show_spinner=False, hash_funcs={FunctionType: lambda f: (f.__module__, f.__qualname__)})
+@st.cache_data(max_entries=300, show_spinner=False, hash_funcs=HASHED)
 def derived(path: str, state: State, function: Callable[..., Any], *args: Any) -> Any:
     """`function(run, *args)`, once for a state of the run: what a page shows of a long run takes a while to work out.
     The result is copied to each page."""
@@ -112,7 +116,7 @@ def ahead(work: Callable[[], Any]) -> None:
     _worker().submit(work)
 
 
-@st.cache_data(max_entries=2000, show_spinner=False)
+@st.cache_data(max_entries=2000, show_spinner=False, hash_funcs=HASHED)
 def summary(path: str, state: State) -> dict:
     """Counts, worst finding and sparkline: what the run wrote at its close, or made here if it never closed or was
     diagnosed by other rules than today's."""

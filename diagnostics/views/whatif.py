@@ -9,9 +9,10 @@ import streamlit as st
 from diagnostics.charts import dynamics, factors, landscape
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.parts import Frame
+from diagnostics.run import is_number
 from diagnostics.views.common import View, figure, run_page
 from diagnostics.views.curvature import latest_whole, not_measured
-from diagnostics.views.text import number, plural, tex
+from diagnostics.views.text import moments, number, plural, tex
 
 NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "Adam")
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -68,14 +69,14 @@ def settings(view: View, row: Frame) -> tuple[Optimizer, int]:
 def own_name(optimizer: str, group: dict) -> dynamics.Name:
     if "adam" in optimizer.lower():
         return "Adam"
-    if not group.get("momentum"):
+    if not (is_number(group.get("momentum")) and group["momentum"]):
         return "gradient descent"
     return "Nesterov" if group.get("nesterov") else "momentum"
 
 
 def nearest_momentum(group: dict) -> float:
-    value = group.get("momentum") or (group.get("betas") or [0.9])[0]
-    return min(MOMENTA, key=lambda mu: abs(mu - float(value)))
+    given = [value for value in (group.get("momentum"), *moments(group)) if is_number(value) and value]
+    return min(MOMENTA, key=lambda mu: abs(mu - next(iter(given), 0.9)))
 
 
 def offered_rates(rate: float, top: float) -> list[str]:
