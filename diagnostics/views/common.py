@@ -174,7 +174,7 @@ def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:
         st.caption("Data")
         for name, table in tables.items():
             st.download_button(
-                f"{name}.csv",
+                f"{md(name)}.csv",
                 lambda table=table: table().to_csv(index=False),
                 f"{name}.csv",
                 "text/csv",

@@ -104,6 +104,4 @@ def curves(views: dict[str, View]) -> None:
             st.caption(f"{title}: not recorded in any of these runs.")
         else:
             figure(drawn, f"compare-{column}", f"{title} of {', '.join(runs)} over updates")
-    downloads(
-        {f"{i} {md(id)}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare"
-    )
+    downloads({f"{i} {id}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare")

@@ -78,7 +78,7 @@ def labels(finding: Finding) -> None:
             st.badge(f"cause: {finding.cause.replace('-', ' ')}", color="gray")
         st.badge(f"step {finding.first_step:,}{until}" if until else f"since step {finding.first_step:,}", color="gray")
         if finding.layers:
-            st.badge(names(finding.layers), color="gray")
+            st.markdown(f":gray-badge[{md(names(finding.layers))}]")  # a badge would read $x$ as a formula
 
 
 def seen(finding: Finding) -> None:

@@ -92,7 +92,7 @@ def headline(diagnosis: Diagnosis) -> str:
         return f'<span style="color:{CLEAN.colour}">{CLEAN.glyph}</span> No alarm'
     worst = diagnosis.alarms[0]
     sign = SIGNS[worst.severity]
-    return f'<span style="color:{sign.colour}">{sign.glyph}</span> {escape(first_clause(worst.summary))}'
+    return f'<span style="color:{sign.colour}">{sign.glyph}</span> {code(first_clause(worst.summary))}'
 
 
 def card(run: Run, finding: Finding) -> str:

@@ -31,7 +31,11 @@ def number(value: float, digits: int = 3) -> str:
         return "∞" if value > 0 else "-∞"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    size = abs(float(f"{value:.{digits - 1}e}"))  # rounded: 999.7 has four digits before its point
+    if not 1e-4 <= size < 1e6:
+        return f"{value:.{digits}g}"
+    fixed = f"{value:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    return fixed.rstrip("0").rstrip(".") if "." in fixed else fixed
 
 
 def age(created: float, now: float | None = None) -> str:
