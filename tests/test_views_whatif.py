@@ -68,3 +68,32 @@ def test_rescaled_curvature_that_was_not_measured_is_not_shown(tmp_path, monkeyp
 def test_a_direction_whose_step_is_lost_in_rounding_does_not_move():
     found = pd.DataFrame({"fate": ["decays", "decays"], "steps": [3.2, math.inf]})
     assert whatif.pace(found) == "does not move" and whatif.pace(found[:1]) == "shrinks tenfold in 4 steps"
+
+
+def test_another_run_begins_where_it_stood(tmp_path, monkeypatch):
+    """With an address that names what was chosen for the first one."""
+    curved(tmp_path / "a").close("finished")
+    curved(tmp_path / "b", "Adam", rates=(0.3,) * 4, at=4).close("finished")
+    app = opened("whatif", tmp_path, monkeypatch, run="a", optimizer="momentum", mu="0.5")
+    assert (app.segmented_control(key="optimizer").value, app.select_slider(key="mu").value) == ("momentum", 0.5)
+    for id, optimizer, eta in (("b", "Adam", "0.3"), ("a", "gradient descent", "0.1")):
+        app.selectbox(key="picked").set_value(id).run()
+        chosen = app.segmented_control(key="optimizer").value, app.select_slider(key="eta").value
+        assert chosen == (optimizer, eta) and not app.exception and not app.warning
+    app.select_slider(key="eta").set_value(app.select_slider(key="eta").options[0]).run()
+    assert app.select_slider(key="eta").value == app.select_slider(key="eta").options[0]
+
+
+def test_the_spectrum_shown_follows_a_run_that_trains(tmp_path, monkeypatch):
+    writer = curved(tmp_path / "live", at=2)
+    curved(tmp_path / "other", at=1).close("finished")
+    app = opened("curvature", tmp_path, monkeypatch, run="live")
+    for step, kept in ((3, None), (4, 2)):
+        estimated(writer, step)
+        writer.flush()
+        if kept:
+            app.select_slider(key="spectrum").set_value(kept).run()
+        assert app.run().select_slider(key="spectrum").value == (kept or step)
+    writer.close("finished")
+    app.selectbox(key="picked").set_value("other").run()
+    assert app.select_slider(key="spectrum").value == 1 and not app.exception and not app.warning

@@ -59,9 +59,7 @@ def test_a_file_is_named_as_its_run(tmp_path, monkeypatch):
     for name in ("first-run", "second_run"):
         RunWriter(tmp_path / name, {"name": name}).close("finished")
     shown = []
-    monkeypatch.setattr(
-        common.st, "download_button", lambda label, _, file, *rest, **named: shown.append((label, file))
-    )
+    monkeypatch.setattr(common.st, "download_button", lambda label, _, file, *__, **___: shown.append((label, file)))
     opened("compare", tmp_path, monkeypatch, a="first-run", b="second_run")
     assert shown == [(r"1 first\-run.csv", "1 first-run.csv"), (r"2 second\_run.csv", "2 second_run.csv")]
 

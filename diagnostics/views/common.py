@@ -185,6 +185,15 @@ def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:
             )
 
 
+def begin_anew(view: View, **starts: Any) -> None:
+    """Widgets keep what was chosen by their key: where another run comes, they start as that run wants it."""
+    shown = f"run of {next(iter(starts))}"
+    if st.session_state.setdefault(shown, view.entry.id) != view.entry.id:
+        st.session_state[shown] = view.entry.id
+        for key, value in starts.items():
+            st.session_state[key] = value
+
+
 def worst_alarm(view: View) -> Finding | None:
     """The finding whose span the overview charts shade."""
     return next(iter(view.diagnosis.alarms), None)

@@ -10,7 +10,7 @@ from diagnostics import charts
 from diagnostics.charts import slices, spectrum
 from diagnostics.charts.parts import Frame
 from diagnostics.rules import Chart
-from diagnostics.views.common import View, downloads, figure, picture, run_page, worst_alarm
+from diagnostics.views.common import View, begin_anew, downloads, figure, picture, run_page, worst_alarm
 from diagnostics.views.text import number
 
 STABILITY = Chart("stability", "curvature", ("stability",), "Stability ratio s against this optimizer's limits")
@@ -116,10 +116,12 @@ def sentence(ratio: float, border: float, step: int) -> str:
 
 def at_step(view: View, table: Frame) -> None:
     steps = [int(step) for step in table["step"]]
+    latest = int(latest_whole(table)["step"])
+    follow(view, latest)
     chosen = st.select_slider(
         "Spectrum and loss after step",
         steps,
-        value=int(latest_whole(table)["step"]),
+        value=latest,
         key="spectrum",
         bind="query-params",
     )
@@ -127,6 +129,14 @@ def at_step(view: View, table: Frame) -> None:
     words = f"Eigenvalues after step {chosen}"
     picture(view, spectrum.at_step, chosen, key="spectrum-at", alt_text=words)
     sliced(view, chosen)
+
+
+def follow(view: View, latest: int) -> None:
+    """What stood on the last estimate of a run that trains goes on to the next."""
+    begin_anew(view, spectrum=latest)
+    if "spectrum" in st.session_state and st.session_state["spectrum"] == st.session_state.get("last estimate"):
+        st.session_state["spectrum"] = latest
+    st.session_state["last estimate"] = latest
 
 
 def sliced(view: View, step: int) -> None:

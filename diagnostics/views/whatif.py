@@ -11,7 +11,7 @@ from diagnostics.charts import dynamics, factors, landscape
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.parts import Frame
 from diagnostics.run import Run, is_number
-from diagnostics.views.common import View, figure, run_page
+from diagnostics.views.common import View, begin_anew, figure, run_page
 from diagnostics.views.curvature import latest_whole, not_measured
 from diagnostics.views.text import md, moments, number, plural, tex
 
@@ -57,6 +57,7 @@ def settings(view: View, row: Frame) -> tuple[Optimizer, int]:
     own = own_name(view.run.meta["optimizer"], group)
     rate = rate_at(view.run, int(row["step"]))
     rates = offered_rates(rate, float(row["eigenvalues"][0]))
+    begin_anew(view, optimizer=own, eta=closest(rates, rate), mu=nearest_momentum(group))
     chosen = st.segmented_control("Optimizer", NAMES, key="optimizer", default=own, required=True, bind="query-params")
     name = cast(dynamics.Name, chosen) if chosen in NAMES else own
     left, middle, right = st.columns([3, 2, 2], gap="large")
