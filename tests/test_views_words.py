@@ -1,12 +1,15 @@
 """Numbers and sentences of the pages: right, literal, and with a next step."""
 
 import math
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 
+from diagnostics import terminal
 from diagnostics.rules import Diagnosis, Finding
-from diagnostics.run import RunWriter
-from diagnostics.views import common, curvature, report
+from diagnostics.run import Run, RunWriter
+from diagnostics.views import common, curvature, data, report
 from diagnostics.views.text import number
 from tests.test_views_pages import opened, texts, train
 
@@ -49,6 +52,23 @@ def test_a_layer_name_is_no_markdown(tmp_path, monkeypatch):
     monkeypatch.setattr(common.data, "diagnosis", lambda *_: Diagnosis((FINDING,)))
     shown = texts(opened("diagnosis", tmp_path, monkeypatch, run="run"))
     assert r"a\*b\* \$x\$" in shown and "a*b*" not in shown
+
+
+@pytest.mark.parametrize(
+    ("last", "span"), [(None, "since step 1,500"), (1500, "step 1,500"), (2500, "step 1,500 to 2,500")]
+)
+def test_a_finding_that_ended_is_said_to_have(last, span):
+    """With the same words on the page, in the report and in the terminal."""
+    finding = replace(FINDING, first_step=1500, last_step=last)
+    assert finding.span == span
+    frame = pd.DataFrame({"step": [1, 2], "loss": 1.0, "lr": 0.1, "grad_norm": 1.0})
+    assert f"<span class=tag>{span}</span>" in report.card(Run.from_frames({}, {"scalars": frame}), finding)
+    assert terminal.finding_lines(finding, colour=False)[0] == f"  WARNING cliff, {span}"
+
+
+def test_an_empty_name_of_the_folder_is_none(monkeypatch):
+    monkeypatch.setenv("DIAGNOSTICS_RUNS", "")
+    assert data.folder() == "runs"
 
 
 def test_the_headline_of_a_report_shows_code_as_code():

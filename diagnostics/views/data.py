@@ -3,7 +3,6 @@
 The only module with caches. A run that grows gets a new key with each change, so every cache is bounded.
 """
 
-import copy
 import json
 import os
 import sys
@@ -41,7 +40,7 @@ class Entry:
 def folder() -> str:
     """`streamlit run dashboard.py -- DIR`, else DIAGNOSTICS_RUNS, else ./runs. A directory, or a URL for fsspec."""
     given = sys.argv[1:] if Path(sys.argv[0]).name == "dashboard.py" else []
-    chosen = given[0] if given else os.environ.get("DIAGNOSTICS_RUNS", "runs")
+    chosen = given[0] if given else os.environ.get("DIAGNOSTICS_RUNS") or "runs"
     return chosen if "://" in chosen else str(Path(chosen).expanduser())
 
 
@@ -121,14 +120,9 @@ def summary(path: str, state: State) -> dict:
     """Counts, worst finding and sparkline: what the run wrote at its close, or made here if it never closed or was
     diagnosed by other rules than today's."""
     run = opened(path, state.files)
-    written = run.summary
-    if written and written.get("diagnosed") and written.get("rules_version") == str(VERSION):
-        return written
     if run.meta["status"] == "running":
         return summarize(run, diagnosis(path, state), str(VERSION))
-    unwritten = copy.copy(run)  # its own summary is of other rules, or missing
-    unwritten.summary = None
-    return cached_summary(unwritten, kept.diagnosis, str(VERSION))
+    return cached_summary(run, kept.diagnosis, str(VERSION))
 
 
 @dataclass(frozen=True)
