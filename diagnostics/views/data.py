@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ref
 
 import streamlit as st
 
@@ -25,7 +25,7 @@ HASHED: dict[str | type, Callable[[Any], Any]] = {
     str: lambda text: text.encode("utf-8", "surrogatepass"),  # a file name need not be UTF-8
     FunctionType: lambda f: (f.__module__, f.__qualname__),
 }
-_followed: "WeakValueDictionary[str, Run]" = WeakValueDictionary()  # runs being written, while a cache below holds them
+_followed: dict[str, tuple[Stamp, "ref[Run]"]] = {}  # runs being written, as they were last opened
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,15 @@ def _still_so(run: Run) -> bool:
 def opened(path: str, on_disk: Stamp) -> Run:
     """The run as it is on disk. Its tables are shared by all sessions: never write to them.
 
-    Of a run that is still being written only what is new is read.
+    Of a run that is still being written only what is new is read, and only the newest state is kept.
     """
-    before = _followed.get(path)
-    run = before.refresh() if before is not None else load(path)
+    files, before = _followed.pop(path, (on_disk, None))
+    known = before() if before else None
+    run = known.refresh() if known else load(path)
+    if files != on_disk:
+        opened.clear(path, files)
     if run.meta["status"] == "running":
-        _followed[path] = run
+        _followed[path] = on_disk, ref(run)
     return run
 
 
@@ -98,7 +101,7 @@ def diagnosis(path: str, state: State) -> Diagnosis:
     return kept.diagnosis(opened(path, state.files))
 
 
-@st.cache_data(max_entries=300, show_spinner=False, hash_funcs=HASHED)
+@st.cache_data(max_entries=60, show_spinner=False, hash_funcs=HASHED)
 def derived(path: str, state: State, function: Callable[..., Any], *args: Any) -> Any:
     """`function(run, *args)`, once for a state of the run: what a page shows of a long run takes a while to work out.
     The result is copied to each page."""
