@@ -1,7 +1,7 @@
 """The vocabulary: every recorded quantity, in which table it lives, its unit and its meaning.
 
-The store takes its columns and types from here, the pages their labels. Nothing here may import more than the
-standard library: the training side and the dashboard side both start from it.
+The store takes its columns and types from here; units and meanings are for whoever reads a table. Nothing here may
+import more than the standard library: the training side and the dashboard side both start from it.
 """
 
 from dataclasses import dataclass
@@ -340,11 +340,3 @@ _TABLES = (
 )
 
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
-
-
-def describe(table: str, column: str) -> Metric:
-    """The metric of a column; numbers given to `monitor.log` are described as such."""
-    for metric in TABLES[table].columns:
-        if metric.name == column:
-            return metric
-    return Metric(column, "", "logged by the training script")

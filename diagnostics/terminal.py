@@ -31,9 +31,8 @@ def number(value: Any) -> str:
 def finding_lines(finding: Any, colour: bool) -> list[str]:
     """Severity, kind, cause and layers; since when; what was seen; what to try."""
     cause = f" ({finding.cause})" if finding.cause else ""
-    until = f" to {finding.last_step}" if finding.last_step is not None else ""
     head = f"{paint(finding.severity.upper(), finding.severity, colour)} {paint(finding.kind, 'bold', colour)}{cause}"
-    lines = [f"  {head}, since step {finding.first_step}{until}"]
+    lines = [f"  {head}, {finding.span}"]
     if finding.layers:
         lines += _wrapped("layers: ", listed(finding.layers))
     lines += _wrapped("", finding.summary)

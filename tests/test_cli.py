@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.__main__ import main
+from diagnostics.rules import VERSION
 from diagnostics.run import RunWriter
 
 SAMPLES = Path(__file__).parents[1] / "sample_runs"
@@ -96,6 +97,16 @@ def test_ls(capsys, folder):
     _, rows = run_json(capsys, "ls", str(folder))
     small = next(row for row in rows if row["name"] == "small")
     assert small["steps"] == 30 and small["loss"] == pytest.approx(1 / 30) and len(small["sparkline"]) == 30
+
+
+def test_ls_diagnoses_anew_what_other_rules_diagnosed(capsys, folder):
+    """As the dashboard does."""
+    worst = {"kind": "cliff", "cause": None, "severity": "critical", "first_step": 1, "summary": "of old rules"}
+    summary = {"steps": 30, "loss": 1.0, "lr": 0.1, "sparkline": [1.0], "counts": {"critical": 1}, "worst": worst}
+    for version, told in (("0", False), (str(VERSION), True)):
+        written = summary | {"diagnosed": True, "rules_version": version}
+        (folder / "small" / "summary.json").write_text(json.dumps(written))
+        assert (run_json(capsys, "ls", str(folder))[1][0]["worst"] == "cliff") == told
 
 
 def test_ls_finds_its_folder_as_the_dashboard_does(capsys, folder, monkeypatch, tmp_path):

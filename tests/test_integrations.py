@@ -233,6 +233,53 @@ def test_tensorboard_import_and_forwarding(tmp_path: Path) -> None:
     assert list(theirs["grad_norm"]) == pytest.approx(list(ours["grad_norm"]), rel=1e-5)
 
 
+def logged(folder: Path, **series: dict[int, float]) -> Path:
+    """Event files of these scalars, tag -> step -> value; `__` for the slash of a tag."""
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", exc_type=ImportError)
+    with tensorboard.SummaryWriter(str(folder)) as board:
+        for tag, points in series.items():
+            for step, value in points.items():
+                board.add_scalar(tag.replace("__", "/"), value, step)
+    return folder
+
+
+def test_scalars_logged_at_different_steps_are_imported_without_gaps(tmp_path: Path) -> None:
+    """A gap would be a NaN, and so a false alarm; the validation loss is not at a step of the loss."""
+    from diagnostics.integrations.tensorboard import import_tfevents
+
+    source = logged(
+        tmp_path / "events",
+        train__loss={step: 1 / step for step in range(50, 501, 50)},
+        lr={step: 0.1 if step < 200 else 0.01 for step in range(10, 501, 10)},
+        grad_norm={step: 1.0 for step in range(100, 501, 100)},
+        val_loss={120: 0.5, 260: 0.25},
+    )
+    for _ in range(2):  # the second import takes the place of the first
+        import_tfevents(source, tmp_path / "run")
+    run = diagnostics.load(tmp_path / "run")
+    scalars = run.table("scalars").set_index("step")
+    assert list(scalars.index) == list(range(50, 501, 50))
+    assert list(scalars["lr"]) == pytest.approx([0.1] * 3 + [0.01] * 7)
+    assert scalars["grad_norm (logged)"].count() == 5 and scalars["grad_norm"].isna().all()
+    assert scalars["val_loss"].dropna().to_dict() == {100: 0.5, 250: 0.25}
+    assert "non-finite" not in {finding.kind for finding in diagnostics.diagnose(run).findings}
+
+
+def test_event_files_without_a_loss_are_left_out_or_say_what_was_looked_for(tmp_path: Path) -> None:
+    from diagnostics.integrations.tensorboard import import_tfevents
+
+    source = tmp_path / "events"
+    logged(source / "empty")
+    with pytest.raises(diagnostics.RunError, match="holds no scalars"):
+        import_tfevents(source, tmp_path / "none")
+    logged(source / "unknown", Train__MSE={1: 1.0})
+    with pytest.raises(diagnostics.RunError, match="Train/MSE; looked for train_loss"):
+        import_tfevents(source, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    logged(source / "known", loss={1: 1.0})
+    assert import_tfevents(source, tmp_path / "runs") == [tmp_path / "runs" / "known"]
+
+
 def test_forwarding_to_something_else_is_refused(tmp_path: Path) -> None:
     model = network()
     with pytest.raises(TypeError, match="add_scalar"):

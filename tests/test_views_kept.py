@@ -1,11 +1,15 @@
 """Diagnoses kept on disk: the same as made anew, made once, and made again when the run or a rule changed."""
 
+import gc
 import json
+import os
+from weakref import ref
 
 import pytest
 
 from diagnostics.rules import Diagnosis, diagnose
 from diagnostics.run import RunWriter, load, runs
+from diagnostics.run import kept as store
 from diagnostics.views import data, kept
 
 SAMPLES = runs(data.SAMPLES)
@@ -59,6 +63,29 @@ def test_a_rotten_cache_is_made_anew(tmp_path, text):
     file.write_text(text)
     assert kept.diagnosis(load(run.path)) == first
     assert file.read_text() != text
+
+
+def test_the_oldest_go_when_there_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "FILES_MAX", 3)
+    for number in range(6):
+        store.keep("diagnoses", str(number), number)
+        file = tmp_path / "cache" / "diagnostics" / "diagnoses" / f"{number}.json"
+        os.utime(file, (number, number))
+    assert [store.recall("diagnoses", str(number)) for number in range(6)] == [None, None, None, 3, 4, 5]
+
+
+def test_of_a_run_that_trains_one_state_is_kept(tmp_path):
+    """Each refresh makes a new one, which holds the whole run."""
+    writer = RunWriter(tmp_path / "live", {"name": "live"})
+    states = []
+    for step in range(1, 4):
+        writer.append("scalars", step, {"loss": 1.0})
+        writer.flush()
+        states.append(ref(data.current(str(tmp_path / "live"))[0]))
+    gc.collect()
+    assert [state() is not None for state in states] == [False, False, True]
+    assert states[-1]().last_step == 3 and data.current(str(tmp_path / "live"))[0] is states[-1]()
+    writer.close("finished")
 
 
 def test_a_rule_that_failed_is_tried_again(tmp_path, monkeypatch):

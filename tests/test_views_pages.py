@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from diagnostics.rules import catalogue, diagnose
-from diagnostics.run import RunWriter, runs
+from diagnostics.run import RunWriter, runs, stamp
 from diagnostics.views import data, pages
 from diagnostics.views.lecture_topics import TOPICS
 from diagnostics.views.text import age, first_clause, md, number, prose, tex
@@ -174,6 +176,33 @@ def test_a_run_that_trains_is_shown_as_far_as_it_is(name, tmp_path, monkeypatch)
     assert "6 updates" in texts(app.run())
     writer.close("finished")
     assert "■ finished" in texts(app.run())
+
+
+KILLED = """
+import os, signal, sys
+from diagnostics.run import RunWriter
+
+writer = RunWriter(sys.argv[1], {"name": "killed"})
+for step in range(1, 6):
+    writer.append("scalars", step, {"loss": 1.0, "lr": 0.1, "grad_norm": 1.0})
+writer.flush()
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_whose_process_is_killed_while_it_is_watched_is_interrupted(tmp_path, monkeypatch):
+    """No file changes then: the pages must ask for the process itself."""
+    command = [sys.executable, "-c", KILLED, tmp_path / "killed"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"written\n"
+        app, table = opened("diagnosis", tmp_path, monkeypatch, run="killed"), opened("runs", tmp_path, monkeypatch)
+        assert "▶ training" in texts(app) and "▶ training" in set(table.dataframe[0].value["state"])
+        files = stamp(tmp_path / "killed")
+        process.kill()
+    assert "◼ interrupted" in texts(app.run()) and stamp(tmp_path / "killed") == files
+    data.listing.clear()  # which is two seconds old at most
+    assert "▶ training" not in set(table.run().dataframe[0].value["state"])
 
 
 def test_a_loss_that_is_nan_from_the_first_step_opens(tmp_path, monkeypatch):

@@ -47,6 +47,14 @@ class Finding:
     def alarm(self) -> bool:
         return self.severity != "info"
 
+    @property
+    def span(self) -> str:
+        """Since when, or from when to when."""
+        if self.last_step is None:
+            return f"since step {self.first_step:,}"
+        until = "" if self.last_step == self.first_step else f" to {self.last_step:,}"
+        return f"step {self.first_step:,}{until}"
+
 
 @dataclass(frozen=True)
 class Diagnosis:

@@ -3,7 +3,8 @@
 from diagnostics.run.buckets import BUCKETS, Buckets, bucketed, buckets
 from diagnostics.run.catalog import load, runs, stamp, unreachable
 from diagnostics.run.errors import RunError
-from diagnostics.run.metadata import NOTHING_TOLD
+from diagnostics.run.layout import readable
+from diagnostics.run.metadata import NOTHING_TOLD, is_alive, is_number
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
@@ -20,7 +21,10 @@ __all__ = [
     "bucketed",
     "buckets",
     "cached_summary",
+    "is_alive",
+    "is_number",
     "load",
+    "readable",
     "runs",
     "stamp",
     "summarize",

@@ -9,6 +9,8 @@ from typing import Any
 
 from diagnostics.run.reader import Run
 
+FILES_MAX = 10_000  # of a kind; with fewer than a folder has runs, each listing would make all of them anew
+
 log = logging.getLogger("diagnostics")
 
 
@@ -33,8 +35,16 @@ def keep(kind: str, key: str, value: Any) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(value))
         temporary.replace(file)
+        _prune(file.parent)
     except OSError as error:  # a home that cannot be written: it will be made again next time
         log.info("%s are not cached: %s", kind, error)
+
+
+def _prune(folder: Path) -> None:
+    files = list(folder.iterdir())
+    if len(files) > FILES_MAX:
+        for oldest in sorted(files, key=lambda file: file.stat().st_mtime_ns)[: len(files) - FILES_MAX]:
+            oldest.unlink(missing_ok=True)
 
 
 def _folder(kind: str) -> Path:

@@ -123,8 +123,8 @@ def read_schema(schema: pa.Schema) -> tuple[Layout, Origin]:
         table = TABLES.get(description["table"])
         origin = Origin(int(description["session"]), int(description["first_step"]))
         names, text = description.get("names"), description.get("text", {})
-        names = None if names is None else tuple(_text(name) for name in names)
-        text = tuple((_text(column), tuple(map(_text, values))) for column, values in text.items())
+        names = None if names is None else tuple(readable(name) for name in names)
+        text = tuple((readable(column), tuple(map(readable, values))) for column, values in text.items())
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise Foreign("an Arrow stream that was not written by diagnostics") from None
     if newer > FORMAT:
@@ -136,8 +136,8 @@ def read_schema(schema: pa.Schema) -> tuple[Layout, Origin]:
     return layout, origin
 
 
-def _text(value: Any) -> str:
-    """JSON can hold half of a surrogate pair, which no other text can."""
+def readable(value: Any) -> str:
+    """JSON can hold half of a surrogate pair, and a file name any bytes: no other text can."""
     return str(value).encode("utf-8", "replace").decode()
 
 

@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diagnostics.run.layout import FORMAT
+from diagnostics.run.layout import FORMAT, readable
 from diagnostics.run.storage import JSON_BYTES_MAX, Storage
 
 RUN, SUMMARY = "run.json", "summary.json"
+_LISTED = {"steps", "lr", "counts", "sparkline", "worst"}  # what a list of runs shows of a summary
+_SEVERITIES = ("info", "warning", "critical")
 STATUSES = ("running", "finished", "failed", "interrupted", "broken")
 HEARTBEAT_SECONDS = 5.0
+LATEST = 9e9  # seconds since 1970, in the year 2255: of a later time pandas makes no date
 STALE_SECONDS = 30.0  # six missed heartbeats: a writer that this machine cannot look up counts as dead
 
 NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
@@ -130,12 +133,13 @@ def newer(meta: dict[str, Any]) -> str | None:
 
 
 def read_summary(place: Storage) -> dict[str, Any] | None:
-    """summary.json, `None` where there is none or it cannot be read: it can be made again from the run."""
+    """summary.json, `None` where there is none or it is not whole: it can be made again from the run."""
     try:
         summary = _read_json(place, SUMMARY)
     except (OSError, ValueError):
         return None
-    return {key: value for key, value in summary.items() if _fits_summary(key, value)}
+    whole = summary.keys() >= _LISTED and all(_fits_summary(key, value) for key, value in summary.items())
+    return summary if whole else None
 
 
 def write_json(place: Storage, name: str, value: dict[str, Any]) -> None:
@@ -148,11 +152,13 @@ def checked(meta: dict[str, Any], name: str) -> dict[str, Any]:
     for key, default in _DEFAULTS.items():
         if not _fits(meta.get(key), default):
             result[key] = type(default)(default) if isinstance(default, list | dict) else default
-    result["name"] = result["name"] or name
+    result["name"] = result["name"] or readable(name)
+    for when in ("created", "updated"):
+        result[when] = result[when] if 0 <= result[when] <= LATEST else 0.0
     if result["status"] not in STATUSES:
         result["status"] = "interrupted"
     result["layers"] = [_whole_layer(layer) for layer in result["layers"] if isinstance(layer, dict)]
-    result["modules"] = [module for module in result["modules"] if isinstance(module, dict)]
+    result["modules"] = [_whole_module(module) for module in result["modules"] if isinstance(module, dict)]
     result["hyperparameters"] = [group for group in result["hyperparameters"] if isinstance(group, dict)]
     return result
 
@@ -161,34 +167,55 @@ def _whole_layer(layer: dict[str, Any]) -> dict[str, Any]:
     return layer if layer.keys() >= _LAYER.keys() else _LAYER | layer
 
 
+def _whole_module(module: dict[str, Any]) -> dict[str, Any]:
+    """Its name and its type are text."""
+    return module | {key: module[key] if isinstance(module.get(key), str) else "" for key in ("name", "type")}
+
+
+def is_number(value: Any) -> bool:
+    """Finite, and no larger than a column can hold: the integers of JSON have no end."""
+    if isinstance(value, bool):
+        return False
+    return abs(value) < 1 << 63 if isinstance(value, int) else isinstance(value, float) and math.isfinite(value)
+
+
 def _fits(value: Any, default: Any) -> bool:
     if default is None or isinstance(default, bool):
         return value is None or isinstance(value, bool | int | float)
     if isinstance(default, float | int):
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return is_number(value)
     return isinstance(value, type(default))
 
 
 def _fits_summary(key: str, value: Any) -> bool:
     """What lists go by has the type they expect; whatever else is there is passed on."""
     if key in ("steps", "loss", "lr", "nonfinite_losses"):
-        return value is None or _fits(value, 0.0)
+        return value is None or is_number(value)
     if key == "sparkline":
-        return isinstance(value, list) and len(value) < 10_000 and all(v is None or _fits(v, 0.0) for v in value)
+        return isinstance(value, list) and len(value) < 10_000 and all(v is None or is_number(v) for v in value)
     if key in ("counts", "events"):
-        return isinstance(value, dict) and all(_fits(count, 0) for count in value.values())
-    if key == "worst":
-        text = ("kind", "severity", "summary")
-        return value is None or (isinstance(value, dict) and all(isinstance(value.get(name), str) for name in text))
-    return True
+        return isinstance(value, dict) and all(map(is_number, value.values()))
+    return key != "worst" or value is None or _is_finding(value)
+
+
+def _is_finding(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), str) for name in ("kind", "summary"))
+        and value.get("severity") in _SEVERITIES
+        and isinstance(value.get("first_step"), int)
+    )
 
 
 def _read_json(place: Storage, name: str) -> dict[str, Any]:
     data = place.read(name, 0, JSON_BYTES_MAX + 1)
     if len(data) > JSON_BYTES_MAX:
         raise ValueError(f"{name} is larger than {JSON_BYTES_MAX >> 20} MiB")
+    text = data.decode()
     try:
-        value = json.loads(data)
+        value = json.loads(text)
+        if "\\u" in text:
+            value = json.loads(readable(json.dumps(value, ensure_ascii=False)))
     except RecursionError:
         raise ValueError(f"{name} is nested too deeply") from None
     if not isinstance(value, dict):

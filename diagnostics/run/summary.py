@@ -34,9 +34,11 @@ def summarize(run: Run, diagnosis: Any = None, rules_version: str = "") -> dict[
 
 
 def cached_summary(run: Run, diagnose: Callable[[Run], Any] | None = None, rules_version: str = "") -> dict[str, Any]:
-    """The run's own summary, or one made here and kept in a cache outside the runs folder until the run changes."""
-    if run.summary is not None:
-        return run.summary
+    """The run's own summary if these rules made it; else one made here and kept in a cache outside the runs folder
+    until the run changes."""
+    own = run.summary
+    if own is not None and (diagnose is None or (own.get("diagnosed") and own.get("rules_version") == rules_version)):
+        return own
     key = kept.key(run, rules_version, diagnose is not None)
     summary = kept.recall("summaries", key)
     if summary is None:

@@ -24,7 +24,7 @@ from diagnostics.run.bell import Bell
 from diagnostics.run.claim import Claim
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
-from diagnostics.run.layout import FORMAT, Record, column_dtype
+from diagnostics.run.layout import FORMAT, Record, column_dtype, readable
 from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, this_process, write_json
 from diagnostics.run.outage import Item, Outage, log
 from diagnostics.run.storage import Local, storage
@@ -111,8 +111,7 @@ class RunWriter:
         self.append("logged", step, {"step (logged)" if name == "step" else name: v for name, v in scalars.items()})
 
     def event(self, step: int, kind: str, message: str, subject: str = "") -> None:
-        text = message.encode("utf-8", "replace").decode()  # file names may hold what UTF-8 does not
-        self.append("events", step, {"kind": kind, "message": text, "subject": subject})
+        self.append("events", step, {"kind": kind, "message": readable(message), "subject": subject})
 
     def _put(self, table: str, record: Record) -> None:
         if not self._closed:

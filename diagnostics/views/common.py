@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from diagnostics.rules import Diagnosis, Finding
-from diagnostics.run import Run, RunError, Stamp, stamp, unreachable
+from diagnostics.run import Run, RunError, unreachable
 from diagnostics.views import data, pages
 from diagnostics.views.text import STATES, age, md, plural, settings
 
@@ -33,15 +33,15 @@ class View:
 
     entry: data.Entry
     run: Run
-    stamp: Stamp
+    state: data.State
 
     @property
     def diagnosis(self) -> Diagnosis:
-        return data.diagnosis(self.entry.path, self.stamp)
+        return data.diagnosis(self.entry.path, self.state)
 
     def derived(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(run, *args)`, worked out once until the run changes."""
-        return data.derived(self.entry.path, self.stamp, function, *args)
+        return data.derived(self.entry.path, self.state, function, *args)
 
     def drawn(self, draw: Callable[..., Drawn], *args: Any) -> tuple[dict, dict]:
         """Specification and data of the chart `draw(run, *args)`."""
@@ -99,8 +99,7 @@ def no_runs() -> None:
 def view(entry: data.Entry) -> View | None:
     """Open a run, or say in a sentence why it cannot be."""
     try:
-        on_disk = stamp(entry.path)
-        return View(entry, data.opened(entry.path, on_disk), on_disk)
+        return View(entry, *data.current(entry.path))
     except (RunError, OSError) as error:
         st.error(md(error), icon=":material/error:", title="This run cannot be read")
         return None
@@ -175,7 +174,7 @@ def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:
         st.caption("Data")
         for name, table in tables.items():
             st.download_button(
-                f"{name}.csv",
+                f"{md(name)}.csv",
                 lambda table=table: table().to_csv(index=False),
                 f"{name}.csv",
                 "text/csv",
@@ -184,6 +183,15 @@ def downloads(tables: dict[str, Callable[[], pd.DataFrame]], key: str) -> None:
                 icon=":material/download:",
                 on_click="ignore",
             )
+
+
+def begin_anew(view: View, **starts: Any) -> None:
+    """Widgets keep what was chosen by their key: where another run comes, they start as that run wants it."""
+    shown = f"run of {next(iter(starts))}"
+    if st.session_state.setdefault(shown, view.entry.id) != view.entry.id:
+        st.session_state[shown] = view.entry.id
+        for key, value in starts.items():
+            st.session_state[key] = value
 
 
 def worst_alarm(view: View) -> Finding | None:

@@ -76,8 +76,9 @@ def settings(views: dict[str, View]) -> None:
         anchor=False,
     )
     if rows:
-        table = pd.DataFrame([[name, *values] for name, values in rows.items()], columns=["setting", *runs])
-        st.dataframe(table, hide_index=True, key="settings", alt="Settings in which the runs differ")
+        names = pd.Index(list(rows), name="setting")  # no column: a run may have that name
+        table = pd.DataFrame(list(rows.values()), index=names, columns=list(runs))
+        st.dataframe(table, key="settings", alt="Settings in which the runs differ")
     else:
         st.caption("Optimizer, hyperparameters, config and model are the same as far as they were recorded.")
 
@@ -103,6 +104,4 @@ def curves(views: dict[str, View]) -> None:
             st.caption(f"{title}: not recorded in any of these runs.")
         else:
             figure(drawn, f"compare-{column}", f"{title} of {', '.join(runs)} over updates")
-    downloads(
-        {f"{i} {md(id)}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare"
-    )
+    downloads({f"{i} {id}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare")

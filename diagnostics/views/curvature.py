@@ -10,7 +10,7 @@ from diagnostics import charts
 from diagnostics.charts import slices, spectrum
 from diagnostics.charts.parts import Frame
 from diagnostics.rules import Chart
-from diagnostics.views.common import View, downloads, figure, picture, run_page, worst_alarm
+from diagnostics.views.common import View, begin_anew, downloads, figure, picture, run_page, worst_alarm
 from diagnostics.views.text import number
 
 STABILITY = Chart("stability", "curvature", ("stability",), "Stability ratio s against this optimizer's limits")
@@ -52,6 +52,9 @@ def body(view: View) -> None:
 
 
 def not_measured(view: View) -> None:
+    if view.run.meta["closure"]:
+        st.info(f"Curvature was not measured in this run: {given_in_vain(view)}")
+        return
     if view.run.meta.get("closure") is False:
         reason = "`monitor.step` was called without a closure"
     elif view.live:
@@ -62,6 +65,15 @@ def not_measured(view: View) -> None:
         f"Curvature was not measured in this run: {reason}. Give the loss of the current batch as a function: "
         "`monitor.step(loss, closure=lambda: criterion(model(x), y))`."
     )
+
+
+def given_in_vain(view: View) -> str:
+    """Why there is no curvature though the loss was given as a function."""
+    if view.run.meta["curvature_every"] == 0:
+        return "`curvature_every=0` switches it off."
+    if view.live:
+        return "the first estimate has not been made yet."
+    return "no estimate succeeded. See Events on the Training page."
 
 
 def latest_whole(table: Frame) -> Frame:
@@ -97,16 +109,19 @@ def sentence(ratio: float, border: float, step: int) -> str:
         return "The stability ratio could not be computed for this optimizer"
     if ratio > 1:
         return f":red[▲] At step {step:,} the step was {number(ratio)} times the largest stable one"
-    band = "the steepest direction oscillates" if ratio > border else "all directions decay without swinging"
-    return f":green[✓] At step {step:,} the step was {number(ratio)} of the largest stable one: {band}"
+    band = ": the steepest direction oscillates" if ratio > border else ": all directions decay without swinging"
+    known = band if np.isfinite(border) else ""
+    return f":green[✓] At step {step:,} the step was {number(ratio)} of the largest stable one{known}"
 
 
 def at_step(view: View, table: Frame) -> None:
     steps = [int(step) for step in table["step"]]
+    latest = int(latest_whole(table)["step"])
+    follow(view, latest)
     chosen = st.select_slider(
         "Spectrum and loss after step",
         steps,
-        value=int(latest_whole(table)["step"]),
+        value=latest,
         key="spectrum",
         bind="query-params",
     )
@@ -114,6 +129,14 @@ def at_step(view: View, table: Frame) -> None:
     words = f"Eigenvalues after step {chosen}"
     picture(view, spectrum.at_step, chosen, key="spectrum-at", alt_text=words)
     sliced(view, chosen)
+
+
+def follow(view: View, latest: int) -> None:
+    """What stood on the last estimate of a run that trains goes on to the next."""
+    begin_anew(view, spectrum=latest)
+    if "spectrum" in st.session_state and st.session_state["spectrum"] == st.session_state.get("last estimate"):
+        st.session_state["spectrum"] = latest
+    st.session_state["last estimate"] = latest
 
 
 def sliced(view: View, step: int) -> None:

@@ -6,17 +6,11 @@ import streamlit as st
 
 from diagnostics import charts
 from diagnostics.charts.theme import CLEAN, SIGNS
-from diagnostics.rules import Chart, Diagnosis, Finding, explain, title
+from diagnostics.rules import Diagnosis, Finding, explain, title
 from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
+from diagnostics.views.overview import CURVES
 from diagnostics.views.text import first_clause, md, names, number, plural, prose, reason
-
-OVERVIEW = (
-    Chart("line", "scalars", ("loss",), "Loss", log=True),
-    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-    Chart("line", "scalars", ("lr",), "Learning rate"),
-    Chart("stability", "curvature", ("stability",), "Stability ratio s: below 1 is stable for this optimizer"),
-)
 
 
 def page() -> None:
@@ -71,14 +65,13 @@ def card(view: View, finding: Finding, key: str) -> None:
 
 def labels(finding: Finding) -> None:
     sign = SIGNS[finding.severity]
-    until = "" if finding.last_step is None else f" to {finding.last_step:,}"
     with st.container(horizontal=True, gap="small"):
         st.badge(f"{sign.word}", color=sign.markdown)  # pyright: ignore[reportArgumentType]
         if finding.cause:
             st.badge(f"cause: {finding.cause.replace('-', ' ')}", color="gray")
-        st.badge(f"step {finding.first_step:,}{until}" if until else f"since step {finding.first_step:,}", color="gray")
+        st.badge(finding.span, color="gray")
         if finding.layers:
-            st.badge(names(finding.layers), color="gray")
+            st.markdown(f":gray-badge[{md(names(finding.layers))}]")  # a badge would read $x$ as a formula
 
 
 def seen(finding: Finding) -> None:
@@ -129,7 +122,7 @@ def overview(view: View, diagnosis: Diagnosis) -> None:
     rates = view.run.table("scalars", ["lr"])["lr"].to_numpy()
     if (rates == rates[:1]).all():
         above.add(("scalars", ("lr",)))
-    shown = [chart for chart in OVERVIEW if (chart.table, chart.columns) not in above]
+    shown = [chart for chart in CURVES if (chart.table, chart.columns) not in above]
     for index in range(0, len(shown), 2):
         for column, chart in zip(st.columns(2, gap="large"), shown[index : index + 2], strict=False):
             with column:

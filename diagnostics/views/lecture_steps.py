@@ -29,7 +29,8 @@ def learning_rate() -> None:
     if product <= 1:
         st.markdown(f":green[✓] **Decays.** Every step multiplies the distance by $1-\\alpha\\lambda = {factor:.2f}$.")
     elif product <= 2:
-        st.markdown(f":blue[■] **Oscillates.** The factor is ${factor:.2f}$: it changes sides every step and shrinks.")
+        fate = "shrinks" if product < 2 else "never settles"
+        st.markdown(f":blue[■] **Oscillates.** The factor is ${factor:.2f}$: it changes sides every step and {fate}.")
     else:
         st.markdown(f":red[▲] **Unstable.** The factor is ${factor:.2f}$: every step lands farther away.")
     lines = {

@@ -20,15 +20,10 @@ from diagnostics.charts.parts import Drawn
 from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, diagnose, explain, title
 from diagnostics.run import Run
+from diagnostics.views.overview import CURVES
 from diagnostics.views.text import STATES, first_clause, number, reason, settings
 
-OVERVIEW = (
-    Chart("line", "scalars", ("loss",), "Loss", log=True),
-    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-    Chart("line", "scalars", ("lr",), "Learning rate"),
-    Chart("stability", "curvature", ("stability",), "Stability ratio s: below 1 is stable for this optimizer"),
-    Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True),
-)
+OVERVIEW = (*CURVES, Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True))
 WIDTH = 620
 
 STYLE = """
@@ -92,13 +87,13 @@ def headline(diagnosis: Diagnosis) -> str:
         return f'<span style="color:{CLEAN.colour}">{CLEAN.glyph}</span> No alarm'
     worst = diagnosis.alarms[0]
     sign = SIGNS[worst.severity]
-    return f'<span style="color:{sign.colour}">{sign.glyph}</span> {escape(first_clause(worst.summary))}'
+    return f'<span style="color:{sign.colour}">{sign.glyph}</span> {code(first_clause(worst.summary))}'
 
 
 def card(run: Run, finding: Finding) -> str:
     """Seen, why, what to try; beside them the pictures, below them everything else."""
     sign, texts = SIGNS[finding.severity], explain(finding.kind)
-    tags = [sign.word, f"since step {finding.first_step:,}", *([f"cause: {finding.cause}"] if finding.cause else [])]
+    tags = [sign.word, finding.span, *([f"cause: {finding.cause}"] if finding.cause else [])]
     formula = convert(finding.formula, display="block") if finding.formula else ""
     tries = "".join(f"<li>{code(remedy)}</li>" for remedy in finding.remedies)
     said = finding.summary

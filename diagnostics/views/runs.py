@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from diagnostics.charts.theme import CLEAN, SIGNS
-from diagnostics.run import Run, RunError, stamp
+from diagnostics.run import Run, RunError, readable, stamp
 from diagnostics.views import data, pages
 from diagnostics.views.common import no_runs
 from diagnostics.views.text import STATES
@@ -55,9 +55,9 @@ def row(entry: data.Entry, run: Run) -> dict:
     if meta["status"] == "broken":
         return line | {"worst": "⚠ cannot be read"}
     try:
-        return line | measured(data.summary(entry.path, stamp(entry.path)))
+        return line | measured(data.summary(entry.path, data.State(stamp(entry.path), meta["status"])))
     except (RunError, OSError) as error:
-        return line | {"worst": f"⚠ {error}"}
+        return line | {"worst": f"⚠ {readable(error)}"}
 
 
 def measured(summary: dict) -> dict:

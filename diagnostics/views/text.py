@@ -4,6 +4,8 @@ import math
 import re
 import time
 
+from diagnostics.run import is_number, readable
+
 STATES = {
     "running": "▶ training",
     "finished": "■ finished",
@@ -18,7 +20,7 @@ def md(text: object) -> str:
 
     Labels, captions and metrics are Markdown: a run named `![](http://host/x.png)` would make the browser fetch it.
     """
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!$:~<>|&@/=\"'])", r"\\\1", str(text).replace("\n", " "))
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!$:~<>|&@/=\"'])", r"\\\1", readable(text).replace("\n", " "))
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -29,7 +31,11 @@ def number(value: float, digits: int = 3) -> str:
         return "∞" if value > 0 else "-∞"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    size = abs(float(f"{value:.{digits - 1}e}"))  # rounded: 999.7 has four digits before its point
+    if not 1e-4 <= size < 1e6:
+        return f"{value:.{digits}g}"
+    fixed = f"{value:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
+    return fixed.rstrip("0").rstrip(".") if "." in fixed else fixed
 
 
 def age(created: float, now: float | None = None) -> str:
@@ -78,13 +84,19 @@ def tex(value: float) -> str:
     return rf"{text} \cdot 10^{{{int(exponent)}}}" if exponent else text
 
 
+def moments(group: dict) -> list[float]:
+    """Adam's betas; none where they are something else than numbers."""
+    betas = group.get("betas")
+    return list(betas) if isinstance(betas, list | tuple) and all(map(is_number, betas)) else []
+
+
 def settings(optimizer: str, group: dict) -> str:
     """The optimizer and what sets its step: "SGD, lr 0.1, momentum 0.9"."""
     said = [optimizer]
-    if isinstance(group.get("lr"), int | float):
+    if is_number(group.get("lr")):
         said.append(f"lr {number(group['lr'])}")
-    if group.get("momentum"):
+    if is_number(group.get("momentum")) and group["momentum"]:
         said.append(f"momentum {number(group['momentum'])}" + (" (Nesterov)" if group.get("nesterov") else ""))
-    if group.get("betas"):
-        said.append(f"betas {', '.join(number(beta) for beta in group['betas'])}")
+    if betas := moments(group):
+        said.append(f"betas {', '.join(map(number, betas))}")
     return ", ".join(word for word in said if word)

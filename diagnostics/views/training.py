@@ -22,7 +22,10 @@ def page() -> None:
 def body(view: View) -> None:
     steps = view.run.steps("scalars")
     if len(steps) < 2:
-        st.info("Fewer than two updates are recorded so far: there is no curve to draw yet.")
+        st.info(
+            "A curve takes two updates, and fewer are recorded. `monitor.step(loss, closure)` records one each time; "
+            "it belongs after `optimizer.step()`."
+        )
         return
     first, last = int(steps[0]), int(steps[-1])
     window, log = controls()

@@ -1,5 +1,6 @@
 """What another learning rate, momentum or optimizer would do on the curvature this run has."""
 
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -9,11 +10,13 @@ import streamlit as st
 from diagnostics.charts import dynamics, factors, landscape
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.parts import Frame
-from diagnostics.views.common import View, figure, run_page
+from diagnostics.run import Run, is_number
+from diagnostics.views.common import View, begin_anew, figure, run_page
 from diagnostics.views.curvature import latest_whole, not_measured
-from diagnostics.views.text import number, plural, tex
+from diagnostics.views.text import md, moments, number, plural, tex
 
-NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "Adam")
+NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "RMSprop", "Adam")
+RESCALED = ("RMSprop", "Adam")  # which divide each weight's gradient by its size
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 PATH_STEPS = (10, 30, 60, 120, 300, 1000)
 COLUMNS = ["direction", "curvature", "residual"]
@@ -26,16 +29,18 @@ def page() -> None:
 
 def body(view: View) -> None:
     table: Frame = view.run.table("curvature")
-    table = table[table["eigenvalues"].map(len) > 0]
+    table = table[table["eigenvalues"].map(lambda values: len(values) > 0 and np.isfinite(values[0]))]
     if table.empty:
         not_measured(view)
         return
     row = latest_whole(table)
     optimizer, steps = settings(view, row)
     directions = measured(row, optimizer)
+    if directions.empty:
+        st.info(f"The curvature that {optimizer.name} sees was not measured in this run. Choose another optimizer.")
+        return
     headline(optimizer, directions)
-    if optimizer.name == "Adam":
-        about_adam(row)
+    about(optimizer, view.run.meta["optimizer"], row)
     left, right = st.columns(2, gap="large")
     with left:
         title = f"Factor per step of each direction, after update {int(row['step']):,}"
@@ -50,32 +55,39 @@ def settings(view: View, row: Frame) -> tuple[Optimizer, int]:
     """The sliders, which start where the run stood -> the optimizer, and for how many steps to draw it."""
     group = (view.run.meta["hyperparameters"] or [{}])[0]
     own = own_name(view.run.meta["optimizer"], group)
-    scalars: Frame = view.run.table("scalars", ["lr"])
-    rate = float(scalars["lr"].iloc[-1]) if len(scalars) and scalars["lr"].iloc[-1] > 0 else 0.0
+    rate = rate_at(view.run, int(row["step"]))
     rates = offered_rates(rate, float(row["eigenvalues"][0]))
+    begin_anew(view, optimizer=own, eta=closest(rates, rate), mu=nearest_momentum(group))
     chosen = st.segmented_control("Optimizer", NAMES, key="optimizer", default=own, required=True, bind="query-params")
     name = cast(dynamics.Name, chosen) if chosen in NAMES else own
     left, middle, right = st.columns([3, 2, 2], gap="large")
     lr = left.select_slider("Learning rate η", rates, closest(rates, rate), key="eta", bind="query-params")
     mu = 0.0
-    if name != "gradient descent":
+    if name not in ("gradient descent", "RMSprop"):
         label = "β₁, Adam's momentum" if name == "Adam" else "Momentum μ"
         mu = middle.select_slider(label, MOMENTA, nearest_momentum(group), key="mu", bind="query-params")
     steps = right.select_slider("Steps drawn", PATH_STEPS, 60, key="steps", bind="query-params")
     return Optimizer(name, float(lr), float(mu)), int(steps)
 
 
+def rate_at(run: Run, step: int) -> float:
+    """The learning rate of the update after which the curvature was measured; 0 where it was not told."""
+    rates = run.table("scalars", ["lr"], last=step)["lr"].to_numpy(float)[-1:]
+    return float(rates[0]) if len(rates) and np.isfinite(rates[0]) and rates[0] > 0 else 0.0
+
+
 def own_name(optimizer: str, group: dict) -> dynamics.Name:
-    if "adam" in optimizer.lower():
-        return "Adam"
-    if not group.get("momentum"):
+    for name in RESCALED:
+        if name.lower() in optimizer.lower():
+            return name
+    if not (is_number(group.get("momentum")) and group["momentum"]):
         return "gradient descent"
     return "Nesterov" if group.get("nesterov") else "momentum"
 
 
 def nearest_momentum(group: dict) -> float:
-    value = group.get("momentum") or (group.get("betas") or [0.9])[0]
-    return min(MOMENTA, key=lambda mu: abs(mu - float(value)))
+    given = [value for value in (group.get("momentum"), *moments(group)) if is_number(value) and value]
+    return min(MOMENTA, key=lambda mu: abs(mu - next(iter(given), 0.9)))
 
 
 def offered_rates(rate: float, top: float) -> list[str]:
@@ -91,17 +103,22 @@ def closest(rates: list[str], rate: float) -> str:
 
 
 def measured(row: Frame, optimizer: Optimizer) -> Frame:
-    """Measured directions: name, curvature, residual. For Adam the one in its own, rescaled coordinates."""
-    if optimizer.name == "Adam":
-        found = [("steepest, rescaled", float(row["preconditioned"]), float(row["preconditioned_residual"]))]
-        return pd.DataFrame(found, columns=COLUMNS)
+    """Measured directions: name, curvature, residual. RMSprop and Adam have one, in their own, rescaled coordinates."""
+    if optimizer.name in RESCALED:
+        found = [("steepest, rescaled", row["preconditioned"], row["preconditioned_residual"])]
+    else:
+        found = [*unscaled(row)]
+    directions = pd.DataFrame(found, columns=COLUMNS)
+    return directions[np.isfinite(directions["curvature"].to_numpy(float))].reset_index(drop=True)
+
+
+def unscaled(row: Frame) -> Iterator[tuple[str, float, float]]:
     pairs = list(zip(row["eigenvalues"], row["residuals"], strict=True))
-    found = [(f"eigenvalue {rank}", value, error) for rank, (value, error) in enumerate(pairs, 1)]
-    if np.isfinite(row["smallest"]) and len(pairs) < row["dimension"]:
-        found.append(("smallest eigenvalue", row["smallest"], row["smallest_residual"]))
+    yield from ((f"eigenvalue {rank}", value, error) for rank, (value, error) in enumerate(pairs, 1))
+    if len(pairs) < row["dimension"]:
+        yield "smallest eigenvalue", row["smallest"], row["smallest_residual"]
     if np.isfinite(row["condition"]) and row["condition"] > 0 and own_coordinates(row):
-        found.append(("along the last updates", row["preconditioned"] / row["condition"], 0.0))
-    return pd.DataFrame(found, columns=COLUMNS)
+        yield "along the last updates", row["preconditioned"] / row["condition"], 0.0
 
 
 def certainly_positive(directions: Frame) -> Frame:
@@ -122,13 +139,11 @@ def headline(optimizer: Optimizer, directions: Frame) -> None:
         return
     limit = dynamics.largest_rate(optimizer, top)
     diverging = int((found["fate"] == "diverges").sum())
-    slowest = found[found["fate"].isin(["decays", "oscillates"])]["steps"].max()
     if diverging:
         ratio = number(optimizer.lr / limit)
         st.title(f":red[▲] Unstable: the rate is {ratio} times the largest stable one", anchor=False)
     else:
-        steps = plural(int(np.ceil(slowest)), "step")
-        st.title(f":green[✓] Stable: the slowest measured direction shrinks tenfold in {steps}", anchor=False)
+        st.title(f":green[✓] Stable: the slowest measured direction {pace(found)}", anchor=False)
     worst = found.loc[found["curvature"].idxmax()]
     values = {
         "η · λ of the steepest direction": number(float(worst["product"])),
@@ -140,16 +155,27 @@ def headline(optimizer: Optimizer, directions: Frame) -> None:
         column.metric(label, value, border=True, height="stretch")
 
 
-def about_adam(row: Frame) -> None:
-    if own_coordinates(row):
+def pace(found: Frame) -> str:
+    """How long the slowest direction takes; one whose step is lost in rounding never moves."""
+    steps = float(found[found["fate"].isin(["decays", "oscillates"])]["steps"].max())
+    return f"shrinks tenfold in {plural(int(np.ceil(steps)), 'step')}" if np.isfinite(steps) else "does not move"
+
+
+def about(optimizer: Optimizer, own: str, row: Frame) -> None:
+    """What the numbers leave out."""
+    name = optimizer.name
+    if name not in RESCALED:
+        if own and not any(known in own.lower() for known in ("sgd", "rmsprop", "adam")):
+            st.caption(f"{md(own)} is not among these; shown is {name} on the Hessian itself.")
+    elif own_coordinates(row):
         st.caption(
-            "Adam rescales every weight by the size of its gradient, which this run did not record: the numbers take a "
-            "scale of 1. The path in the picture is Adam itself."
+            f"{name} rescales every weight by the size of its gradient, which this run did not record: the numbers "
+            f"take a scale of 1. The path in the picture is {name} itself."
         )
     else:
         st.caption(
-            "Adam rescales every weight by the size of its gradient. Only the steepest direction was measured in those "
-            "coordinates, and the numbers freeze the scale as it was then."
+            f"{name} rescales every weight by the size of its gradient. Only the steepest direction was measured in "
+            "those coordinates, and the numbers freeze the scale as it was then."
         )
 
 
@@ -162,10 +188,13 @@ def ravine(optimizer: Optimizer, steps: int, directions: Frame) -> None:
     flat, steep = float(positive.iloc[0]), float(positive.iloc[-1])
     hessian = np.diag([flat, steep])
     mu = optimizer.momentum or 0.9
+    scaling = Optimizer("Adam", optimizer.lr, mu)
+    if optimizer.name == "RMSprop":
+        scaling = Optimizer("RMSprop", optimizer.lr, smoothing=0.99)
     ways = {
         "gradient descent": Optimizer("gradient descent", optimizer.lr),
         f"momentum {mu:g}": Optimizer("momentum", optimizer.lr, mu),
-        "Adam": Optimizer("Adam", optimizer.lr, mu),
+        scaling.name: scaling,
     }
     paths = {name: dynamics.path(way, hessian, np.array([-1.0, 0.8]), steps) for name, way in ways.items()}
     title = f"Down this run's ravine: curvature {number(steep)} across, {number(flat)} along"
@@ -173,7 +202,7 @@ def ravine(optimizer: Optimizer, steps: int, directions: Frame) -> None:
     drawn = landscape.landscape(
         landscape.quadratic(hessian), (-1.3, 1.3, -1.3, 1.3), paths, title, axes=axes, height=300
     )
-    figure(drawn, "ravine", f"{title}: paths of gradient descent, momentum and Adam")
+    figure(drawn, "ravine", f"{title}: paths of gradient descent, momentum and {scaling.name}")
 
 
 def best(row: Frame) -> None:
