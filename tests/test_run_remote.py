@@ -7,6 +7,8 @@ import pytest
 
 from diagnostics.run import RunError, RunWriter, load, runs
 
+WHOLE = {"steps": 20, "lr": None, "counts": {}, "sparkline": [], "worst": None}
+
 
 @pytest.fixture
 def url():
@@ -32,9 +34,9 @@ def test_a_run_is_written_as_immutable_segments_and_read_back(url):
     assert system.exists(f"{url}/run/scalars-0001.arrows")
     live = load(f"{url}/run")
     assert live.meta["status"] == "running" and live.last_step == 20
-    writer.close("finished", {"steps": 20})
+    writer.close("finished", WHOLE)
     run = live.refresh()
-    assert run.meta["status"] == "finished" and run.summary == {"steps": 20} and run.path == f"{url}/run"
+    assert run.meta["status"] == "finished" and run.summary == WHOLE and run.path == f"{url}/run"
     assert run.table("scalars")["loss"].tolist() == [float(step) for step in range(1, 21)]
     assert run.matrix("layers", "grad_norm")[2].tolist() == [[step, -step] for step in range(1, 21)]
 

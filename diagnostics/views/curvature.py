@@ -52,7 +52,7 @@ def body(view: View) -> None:
 
 
 def not_measured(view: View) -> None:
-    if view.run.meta["closure"]:
+    if view.run.meta.get("closure"):
         st.info(f"Curvature was not measured in this run: {given_in_vain(view)}")
         return
     if view.run.meta.get("closure") is False:
@@ -69,7 +69,7 @@ def not_measured(view: View) -> None:
 
 def given_in_vain(view: View) -> str:
     """Why there is no curvature though the loss was given as a function."""
-    if view.run.meta["curvature_every"] == 0:
+    if view.run.meta.get("curvature_every") == 0:
         return "`curvature_every=0` switches it off."
     if view.live:
         return "the first estimate has not been made yet."
