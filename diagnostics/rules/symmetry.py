@@ -32,11 +32,12 @@ Break the symmetry with small random values: the default initialization of the l
 cloned units, add noise to one of each pair.
 
 ## When this is wrong
-Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of
-the unit differs. A pair among many that agrees to a part in a thousand but not in ten thousand is left out: the
-two separate, slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is
-not made of views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by
-hand or whose two directions are read together.
+Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of the
+unit differs. A pair among many that agrees to a part in a thousand but not in ten thousand is left out: the two
+separate, slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is not
+made of views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by hand or
+whose two directions are read together. Less than a twentieth of the units is information: pruning leaves some that are
+all 0.
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
@@ -49,7 +50,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._copies import copied
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Chart, Finding, Severity
 from diagnostics.rules._zero_factors import stuck_at_zero
 from diagnostics.run import Run
 
@@ -105,7 +106,7 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     yield Finding(
         kind=KIND,
         cause=cause,
-        severity="critical" if kept <= max(least, count // 4) and not ended else "warning",
+        severity=_severity(kept, count, least, ended),
         first_step=first,
         last_step=last if ended else None,
         layers=layers,
@@ -126,6 +127,13 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
         r"\nabla_{\mathbf{w}_j}\mathcal{J},\; "
         rf"\text{{so }} {count} \text{{ units act as }} {kept}",
     )
+
+
+def _severity(kept: int, count: int, least: int, ended: bool, *, narrower: float = 0.95) -> Severity:
+    """`narrower`: of the units; a layer of so many would have done as well, and pruning leaves some that are all 0."""
+    if kept <= max(least, count // 4) and not ended:
+        return "critical"
+    return "warning" if kept < narrower * count else "info"
 
 
 def _only(run: Run, layer: str, kept: int, count: int) -> str:
