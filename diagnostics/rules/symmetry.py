@@ -33,11 +33,10 @@ cloned units, add noise to one of each pair.
 
 ## When this is wrong
 Zero-initialized output layers, residual scales and low-rank adapters are fine and silent: there the other side of the
-unit differs. A pair among many that agrees to a part in a thousand but not in ten thousand is left out: the two
-separate, slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is not
-made of views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by hand or
-whose two directions are read together. Less than a twentieth of the units is information: pruning leaves some that are
-all 0.
+unit differs. A pair among many that agrees to a part in a thousand, not in ten thousand, is left out: the two separate,
+slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is not made of
+views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by hand or whose
+two directions are read together. Less than a twentieth of the units is information: pruning leaves some at 0.
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
