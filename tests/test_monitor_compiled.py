@@ -92,7 +92,7 @@ print(json.dumps({
 
 MODES = ("compiled", "beside", "warm", "in place", "part", "whole loss", "optimizer")
 # Each takes ten seconds and more.
-IN_CI = {("compiled", "closure"), ("optimizer", "closure"), ("part", "alone")}
+IN_CI = {("compiled", "closure"), ("part", "alone")}
 
 
 def marks(case: tuple[str, str]) -> list[pytest.MarkDecorator]:

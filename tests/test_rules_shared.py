@@ -78,7 +78,7 @@ def test_one_batch_norm_at_several_places(tmp_path, blocks, closure):
     assert causes(Places(True, blocks), tmp_path, points, closure=closure) == [("shared-norm", "warning")]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.by_hand
 def test_what_evaluation_would_show(tmp_path):
     """The oracle: trained on, one norm for all is right in training and wrong in evaluation, three in both."""
     right = {}

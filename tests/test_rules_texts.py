@@ -77,6 +77,7 @@ def test_attention_without_positions_where_the_order_counts(tmp_path):
     assert ("plateau", "order-blind") not in causes(tmp_path / "with", Attends(table), orders)
 
 
+@pytest.mark.by_hand
 def test_attention_without_positions_where_a_set_is_enough(tmp_path):
     assert causes(tmp_path, Attends(), kinds) == []
 
