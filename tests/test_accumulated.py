@@ -212,6 +212,7 @@ def test_training_is_bitwise_the_same(tmp_path: Path) -> None:
 )
 def test_zeroed_before_every_backward(tmp_path: Path, told: str, closure: str, cut_short: bool, to_none: bool) -> None:
     """`told`: the loss that the loop gives; where it is one batch's share, as the gradient is, nothing is wrong."""
+    torch.manual_seed(0)
     model = Line(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:

@@ -346,4 +346,4 @@ def test_autocast_keeps_its_precision_and_says_so():
     assert loss is None and low.method == "double backward"
     assert low.eigenvalues[0] == pytest.approx(high.eigenvalues[0], rel=0.02)
     assert low.symmetry_defect > 10 * high.symmetry_defect
-    assert any("autocast" in note for note in low.notes)
+    assert any("half precision" in note for note in low.notes)

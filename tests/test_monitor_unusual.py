@@ -297,6 +297,12 @@ def test_no_batch_outlives_its_update(closure: bool, tmp_path: Path) -> None:
     monitor.close()
 
 
+def storages() -> dict[int, int]:
+    """Of all plain tensors in the process: address and bytes."""
+    found = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor]
+    return {each.data_ptr(): each.nbytes() for each in found}
+
+
 def test_a_record_on_its_way_holds_no_copy_of_the_weights(tmp_path: Path, monkeypatch: Any) -> None:
     class Late:
         def __init__(self, device: Any) -> None:
@@ -313,16 +319,15 @@ def test_a_record_on_its_way_holds_no_copy_of_the_weights(tmp_path: Path, monkey
     monkeypatch.setattr(transfer, "mark", Late)
     model = nn.Linear(333, 333)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    held, own = [], model.weight.untyped_storage().data_ptr()
+    held, others = [], storages()
     with diagnostics.watch(model, optimizer, tmp_path / "run", every=6, budget=ANY, curvature_every=0) as monitor:
         for _ in range(13):
             x = torch.randn(4, 333)
             optimizer.zero_grad()
             loss = model(x).square().mean()
             gc.collect()
-            storages = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor]
-            sizes = {each.data_ptr(): each.nbytes() for each in storages if each.data_ptr() != own}
-            held.append(sum(sizes.values()) / model.weight.nbytes)
+            found = {where: size for where, size in storages().items() if where not in others}
+            held.append(sum(found.values()) / model.weight.nbytes)
             loss.backward()
             optimizer.step()
             monitor.step(loss)
