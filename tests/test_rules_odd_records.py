@@ -235,7 +235,7 @@ def test_how_small_the_gradient_of_a_minimum_is(batches, words):
     assert words in found.summary
 
 
-@pytest.mark.parametrize(("distinct", "severity"), [(298, "info"), (280, "warning"), (2, "critical")])
+@pytest.mark.parametrize(("distinct", "severity"), [(298, "info"), (280, "warning"), (294, "warning"), (2, "critical")])
 def test_how_many_units_alike_are_a_fault(distinct, severity):
     """Of 300: two that pruning left with nothing are no fault of the training."""
     at = [100, 200, 300, 400]

@@ -36,7 +36,7 @@ Zero-initialized output layers, residual scales and low-rank adapters are fine a
 unit differs. A pair among many that agrees to a part in a thousand, not in ten thousand, is left out: the two separate,
 slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is not made of
 views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by hand or whose
-two directions are read together. Less than a twentieth of the units is information: pruning leaves some at 0.
+two directions are read together. Less than a hundredth of the units is information: pruning leaves some at 0.
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
@@ -128,8 +128,8 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     )
 
 
-def _severity(kept: int, count: int, least: int, ended: bool, *, narrower: float = 0.95) -> Severity:
-    """`narrower`: of the units; a layer of so many would have done as well, and pruning leaves some that are all 0."""
+def _severity(kept: int, count: int, least: int, ended: bool, *, narrower: float = 0.99) -> Severity:
+    """`narrower`: of the units; a layer of one in a hundred less does as well, and pruning leaves some at 0."""
     if kept <= max(least, count // 4) and not ended:
         return "critical"
     return "warning" if kept < narrower * count else "info"
