@@ -3,6 +3,7 @@
 Here the CPU stands in for the device: reading a number from a tensor is counted as the wait it would be there.
 """
 
+import gc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,27 @@ def test_no_synchronization_on_unmeasured_steps(tmp_path: Path) -> None:
             monitor.step(loss)
         torch.cuda.set_sync_debug_mode("default")
     assert diagnostics.load(tmp_path / "run").table("scalars")["loss"].notna().all()
+
+
+def storages() -> dict[int, int]:
+    """Of all plain tensors in the process: address and bytes."""
+    found = [each.untyped_storage() for each in gc.get_objects() if type(each) is torch.Tensor]
+    return {each.data_ptr(): each.nbytes() for each in found}
+
+
+def test_a_record_on_its_way_holds_no_copy_of_the_weights(accelerator: None, tmp_path: Path) -> None:
+    model = nn.Linear(333, 333)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    held, others = [], storages()
+    with diagnostics.watch(model, optimizer, tmp_path / "run", every=6, budget=1e9, curvature_every=0) as monitor:
+        for _ in range(13):
+            x = torch.randn(4, 333)
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            gc.collect()
+            found = {where: size for where, size in storages().items() if where not in others}
+            held.append(sum(found.values()) / model.weight.nbytes)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    assert max(held) < 2.5, held  # samples of one gradient and one update, for the partner

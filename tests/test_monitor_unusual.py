@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import diagnostics
 from diagnostics.curvature import undisturbed
-from diagnostics.monitor import attention, transfer
+from diagnostics.monitor import attention
 from diagnostics.monitor.guard import Kept
 from diagnostics.monitor.probe import active
 from diagnostics.monitor.wiring import Wiring
@@ -46,17 +46,19 @@ class Two(nn.Module):
         return self.last(hidden)
 
 
-def train(model: nn.Module, at: Path, steps: int = 6, closure: bool = False, **options: Any) -> diagnostics.Run:
+def train(model: nn.Module, at: Path, steps: int = 6, closure: Any = False, **options: Any) -> diagnostics.Run:
+    """`closure`: whether one is given, or that of each step."""
     torch.manual_seed(0)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     with diagnostics.watch(model, optimizer, at, **({"every": 1, "budget": ANY} | options)) as monitor:
-        for _ in range(steps):
+        for step in range(steps):
             x = torch.randn(5, 4)
             optimizer.zero_grad()
             loss = model(x).square().mean()
             loss.backward()
             optimizer.step()
-            monitor.step(loss, (lambda x=x: model(x).square().mean()) if closure else None)
+            given = closure(step) if callable(closure) else closure
+            monitor.step(loss, (lambda x=x: model(x).square().mean()) if given else None)
     return diagnostics.load(at)
 
 
@@ -297,43 +299,6 @@ def test_no_batch_outlives_its_update(closure: bool, tmp_path: Path) -> None:
     monitor.close()
 
 
-def storages() -> dict[int, int]:
-    """Of all plain tensors in the process: address and bytes."""
-    found = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor]
-    return {each.data_ptr(): each.nbytes() for each in found}
-
-
-def test_a_record_on_its_way_holds_no_copy_of_the_weights(tmp_path: Path, monkeypatch: Any) -> None:
-    class Late:
-        def __init__(self, device: Any) -> None:
-            self.asked = 0
-
-        def query(self) -> bool:
-            self.asked += 1
-            return self.asked > 1
-
-        def synchronize(self) -> None:
-            return None
-
-    monkeypatch.setattr(transfer, "on_host", lambda device: False)
-    monkeypatch.setattr(transfer, "mark", Late)
-    model = nn.Linear(333, 333)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    held, others = [], storages()
-    with diagnostics.watch(model, optimizer, tmp_path / "run", every=6, budget=ANY, curvature_every=0) as monitor:
-        for _ in range(13):
-            x = torch.randn(4, 333)
-            optimizer.zero_grad()
-            loss = model(x).square().mean()
-            gc.collect()
-            found = {where: size for where, size in storages().items() if where not in others}
-            held.append(sum(found.values()) / model.weight.nbytes)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss)
-    assert max(held) < 2.5, held  # samples of one gradient and one update, for the partner
-
-
 def test_no_curvature_on_request(tmp_path: Path) -> None:
     run = train(Two(), tmp_path / "run", closure=True, curvature_every=0)
     assert list(run.table("scalars")["step"]) == [1, 2, 3, 4, 5, 6]
@@ -416,17 +381,7 @@ def test_an_optimizer_without_a_rate(tmp_path: Path) -> None:
 
 
 def test_a_closure_that_comes_later_is_used(tmp_path: Path) -> None:
-    model = Two()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", every=1, budget=ANY) as monitor:
-        for step in range(6):
-            x = torch.randn(5, 4)
-            optimizer.zero_grad()
-            loss = model(x).square().mean()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, (lambda x=x: model(x).square().mean()) if step else None)
-    assert len(diagnostics.load(tmp_path / "run").table("curvature"))
+    assert len(train(Two(), tmp_path / "run", closure=lambda step: step > 0).table("curvature"))
 
 
 def test_two_threads_inside_attention_leave_the_functions_torchs() -> None:
