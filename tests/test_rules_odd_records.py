@@ -8,6 +8,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as told
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import cliff, diagnose, local_minimum, plateau, saddle_point, wiring
 from diagnostics.rules._ravine_words import _remedies
@@ -147,7 +148,7 @@ def test_the_rate_beside_a_ratio_is_the_one_it_was_measured_at():
     rates = np.where(STEPS <= 380, 0.1, 0.01)
     curvature = {"step": [100, 200, 300], "stability": [0.9, 0.995, 0.9]}
     run = run_of(scalars=scalars(loss=1.0, lr=rates), curvature=curvature)
-    assert signals.rate_at(run, np.array([100, 200, 300])) == 0.1
+    assert told.rate_at(run, np.array([100, 200, 300])) == 0.1
     assert limits.at_last_rate(run) == pytest.approx(0.09)
     assert np.isnan(limits.at_last_rate(run_of(scalars=scalars(loss=1.0, lr=np.nan), curvature=curvature)))
 

@@ -9,21 +9,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diagnostics.charts.reduce import spans
-from diagnostics.rules import _signals as signals
-from diagnostics.run import Run
+from diagnostics.run import Run, not_told
 
 EVERY_UPDATE = ("loss", "grad_norm")  # elsewhere NaN means "not measured at this update", which is no fault
 
 
 def excused(run: Run, column: str) -> NDArray:
     """Steps (N,) at which this column of `scalars` is NaN or infinite without a fault."""
-    table = run.table("scalars", ["step", "loss", "grad_norm"])
-    steps, values = table["step"].to_numpy(), signals.array(table, column)
-    if np.isnan(values).all() and (column != "loss" or not signals.nonfinite_events(run)):
+    table, events = run.table("scalars", ["step", "loss", "grad_norm"]), run.table("events", ["step", "kind"])
+    steps, values = table["step"].to_numpy(), table[column].to_numpy(float)
+    if np.isnan(values).all() and (column != "loss" or "non-finite" not in set(events["kind"])):
         return steps
-    left_out = np.isin(steps, signals.events(run, "skipped-step")["step"].to_numpy())
+    left_out = np.isin(steps, events.loc[events["kind"] == "skipped-step", "step"].to_numpy())
     if column == "loss":
-        left_out |= signals.not_told(run, table)
+        left_out |= not_told(run, table)
     return steps[left_out & ~np.isfinite(values)]
 
 

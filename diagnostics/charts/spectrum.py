@@ -13,7 +13,6 @@ from diagnostics.charts.reduce import largest_of
 from diagnostics.charts.stability import NO_CURVATURE
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 from diagnostics.rules import Chart, Finding
-from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
 STYLES = {  # name -> colour, dash: told apart without colour
@@ -50,7 +49,8 @@ def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
 
 def extremes(table: Frame) -> Frame:
     """Of many estimates those with the largest and those with the smallest eigenvalue of their bucket."""
-    ends = signals.tops(table), -signals.array(table, "smallest")
+    tops = [values[0] if len(values) else np.nan for values in table["eigenvalues"]]
+    ends = np.array(tops, float), -table["smallest"].to_numpy(float)
     return table.iloc[largest_of(table["step"].to_numpy(), *ends)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -77,7 +78,7 @@ def spread(run: Run) -> Spread | None:
     away = float(np.sqrt(np.square(mean).sum() / np.square(deviation).sum()))
     correlation = float(finite[-1]) if len(finite) and len(square) < MANY else 1.0
     needed = len(mean) < MANY or not run.meta.get("linear_model")
-    traded = needed and _first_has_bias(run) and not signals.adaptive(run)
+    traded = needed and _first_has_bias(run) and not optimizer.adaptive(run)
     bias = _with_bias(mean, deviation) if traded else 1.0
     return Spread(float(high / low), offset, correlation, away, bias)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
@@ -118,7 +119,7 @@ def nothing_until(
     before = int((steps < step).sum())
     if before < max(updates, longest * len(steps)):
         return False
-    if 2 * signals.highest_rate(run, int(steps[before // 2])) < signals.highest_rate(run, step):
+    if 2 * optimizer.highest_rate(run, int(steps[before // 2])) < optimizer.highest_rate(run, step):
         return False
     return explained(run, int(steps[before // 2]), step - 1, measured).is_nothing(little)
 
@@ -258,9 +259,9 @@ def _of_raw_inputs(run: Run) -> str:
         f" The inputs are not standardized: one is {number(length)} long, where initializations are made for "
         f"{number(features**0.5)}"
     )
-    if not signals.adaptive(run):
+    if not optimizer.adaptive(run):
         return f"{said}."
-    rate = signals.highest_rate(run, signals.loss(run).last_step)
+    rate = optimizer.highest_rate(run, signals.loss(run).last_step)
     return (
         f"{said}, and an update of {run.meta.get('optimizer')}, which moves each weight by about the rate "
         f"{number(rate)}, moves what a unit of the first layer is given by up to {number(rate * summed_size(run))}."
@@ -281,5 +282,5 @@ def _began_small(run: Run, *, passes: float = 0.1, least: int = 2) -> bool:
 
 def _warmed_up(run: Run, *, arrived: float = 0.9) -> int:
     """The update at which the learning rate came to `arrived` of its largest value so far."""
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     return int(steps[np.argmax(rates >= arrived * rates.max())]) if len(rates) else signals.first_step(run)

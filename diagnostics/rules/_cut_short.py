@@ -6,6 +6,7 @@ Source: lecture, "Learning Rate".
 import numpy as np
 
 from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import explained_late
 from diagnostics.run import Run
@@ -33,7 +34,7 @@ def spent_early(
 ) -> int | None:
     """Update at which the rate was lowered for good, in the first quarter and while the loss still fell, so far that
     all later steps together are no more than a quarter as long as those before."""
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     if not len(rates):
         return None
     lowered = [decay_step(steps, rates, share) for share in (0.5, 0.1)]  # a fast decay halves it at once
@@ -59,7 +60,7 @@ def gone_early(
     much is learned where a schedule meant for epochs counts updates; and up to `half` where that is `at_once` and cuts
     the fall of the loss short. Where the loss of a constant answer is not known, `downhill` is to say that most of the
     start's is left, and all of its gradient."""
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     if not len(rates):
         return None
     gone = decay_step(steps, rates, left)
@@ -88,7 +89,7 @@ def gradient_left(run: Run, history: signals.Loss, first: int, *, forgone: float
     """By the squared gradient without the batches' noise, the rest of the run at the old rate would have gained
     `forgone` of what was gained before: progress an update is the rate times that square. All updates since together
     must be shorter than those before."""
-    rate_steps, rates = signals.learning_rates(run)
+    rate_steps, rates = optimizer.learning_rates(run)
     before = int((history.steps < first).sum())
     was = signals.inside(run, "grad_norm", history.first_step, first)
     norms = signals.inside(run, "grad_norm", first, history.last_step)[-history.window :]

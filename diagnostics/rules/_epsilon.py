@@ -6,6 +6,7 @@ size, it is the gradient over epsilon: plain gradient descent at the rate divide
 
 import numpy as np
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.run import Run
 
@@ -19,7 +20,9 @@ def over_gradient(run: Run) -> float:
     norm = signals.median(signals.column(run, "grad_norm")[1])
     trained = [each for each in run.meta.get("layers") or [] if each.get("optimized") and not each.get("frozen")]
     count = sum(int(each.get("parameters") or 0) for each in trained)
-    rescales = signals.adaptive(run) and run.meta.get("optimizer") != "Adadelta"  # whose epsilon scales updates as well
+    rescales = (
+        optimizer.adaptive(run) and run.meta.get("optimizer") != "Adadelta"
+    )  # whose epsilon scales updates as well
     if not rescales or len(sizes) < max(1, len(groups)) or not norm > 0 or not count:
         return 0.0
     return float(min(sizes) / (norm / np.sqrt(count)))

@@ -3,6 +3,7 @@
 Source: Adam's updates are bounded by about the rate (Kingma & Ba 2015, 2.1).
 """
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -17,7 +18,7 @@ NEARER = (
 def far_targets(run: Run) -> tuple[float, float] | None:
     """The smallest and the largest, where the loss is an error against them."""
     last = signals.loss_calls(run)[-1]
-    return _far(run) if last in COMPARISONS and signals.adaptive(run) else None
+    return _far(run) if last in COMPARISONS and optimizer.adaptive(run) else None
 
 
 def _far(run: Run, *, far: float = 100.0) -> tuple[float, float] | None:
@@ -41,7 +42,7 @@ def scale_targets(run: Run) -> tuple[str, ...]:
 
 def how_far(run: Run, targets: tuple[float, float]) -> str:
     low, high = targets
-    rate = signals.highest_rate(run, signals.loss(run).last_step)
+    rate = optimizer.highest_rate(run, signals.loss(run).last_step)
     return (
         f"The targets lie between {number(low)} and {number(high)}, the network's first answers near 0, and an update "
         f"of {run.meta.get('optimizer')} moves no weight by much more than the learning rate, {number(rate)}, however "

@@ -8,6 +8,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
@@ -123,7 +124,7 @@ def _without_the_rate(run: Run, decay: float, *, near: float = 0.1) -> tuple[str
     """Where the first update took that share off nearly all tensors, whatever the rate."""
     _, _, sizes = run.matrix("layers", "weight_norm", copy=False)
     _, _, updates = run.matrix("layers", "update_norm", copy=False)
-    rate = signals.last_rate(run)
+    rate = optimizer.last_rate(run)
     if not len(sizes) or not len(updates):
         return ()
     with np.errstate(invalid="ignore"):  # of tensors that are 0 and stay so
@@ -186,7 +187,7 @@ def distant_targets(kind: str, run: Run, stretch: Flat, *, same: float = 0.5) ->
     near_start = stretch.level >= same * history.start
     if targets is None or not near_start or not signal.surely(run, stretch.first_step) > 0:
         return None
-    (low, high), rate = targets, signals.highest_rate(run, stretch.last_step)
+    (low, high), rate = targets, optimizer.highest_rate(run, stretch.last_step)
     return Finding(
         kind,
         "target-scale",

@@ -126,14 +126,14 @@ _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a differenc
 def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """Targets that the output's activation cannot give."""
     function, *calls = [*signals.loss_calls(run), ""]
-    if explained_late(run).share > NEARLY_ALL:
-        return None  # noise alone is out of reach
-    if function in _RANGES and calls[0] in COMPARISONS:
+    if function not in _RANGES or explained_late(run).share > NEARLY_ALL:  # of what fits noise alone is out of reach
+        return None
+    if calls[0] in COMPARISONS:
         found = _by_range(kind, run, history, function)
         if found is not None:
             return found
     compared = calls[0] in COMPARISONS or (calls[0] == "sub" and set(calls[:-1]) <= _BY_HAND)
-    return _by_share(kind, run, history, function) if function in _RANGES and compared else None
+    return _by_share(kind, run, history, function) if compared else None
 
 
 def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._finding import Finding
@@ -106,7 +107,7 @@ def against_limit(run: Run, grown: Growth, gradual: int) -> Limit:
     Between estimates the ratio follows the learning rate, to which it is proportional. Estimates from inside the growth
     count only if it was gradual: beyond a cliff the curvature says nothing about the step that led there.
     """
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     unknown = Limit(
         np.nan, float(rates[steps <= max(grown.onset, steps[0])][-1]) if len(rates) else np.nan, grown.onset
     )
@@ -163,7 +164,7 @@ def _noise(run: Run, grown: Growth, gradual: int) -> tuple[np.ndarray, np.ndarra
     steps, terms = signals.array(table, "step"), signals.array(table, "noise_term")
     kept = (steps <= last) & np.isfinite(terms)
     gained = kept.any() and _gained_most(run, int(signals.array(table, "origin")[kept][-1]), grown, gradual)
-    if signals.adaptive(run) or gained:
+    if optimizer.adaptive(run) or gained:
         terms = np.zeros_like(terms)
     return np.r_[0, steps[kept]], np.r_[0.0, terms[kept]]
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
@@ -117,13 +118,13 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
 
 
 def _cause(run: Run, grown: Growth, limit: Limit) -> str:
-    rate_steps, rates = signals.learning_rates(run)
+    rate_steps, rates = optimizer.learning_rates(run)
     before = rates[rate_steps <= max(grown.onset, rate_steps[0])] if len(rates) else rates
     if len(before) and before[-1] > 1.5 * before[0]:
         return "schedule"
     curvature_term = signals.latest(run, "batches", "curvature_term")
     noisy = signals.noise_term(run) > curvature_term and limit.ratio - limit.noise <= 1
-    if signals.momentum(run) > 0 and not signals.adaptive(run) and noisy:
+    if optimizer.momentum(run) > 0 and not optimizer.adaptive(run) and noisy:
         return "momentum"
     return "learning-rate"
 
@@ -131,7 +132,7 @@ def _cause(run: Run, grown: Growth, limit: Limit) -> str:
 def trusts_its_steps(run: Run) -> bool:
     """Whether no line search bounds the steps of an optimizer that divides by the curvature along its last ones: where
     that is nearly 0, or the noise of batches, a step has any length (Nocedal and Wright, chapter 7)."""
-    return run.meta.get("optimizer") == "LBFGS" and not signals.hyperparameter(run, "line_search_fn", None)
+    return run.meta.get("optimizer") == "LBFGS" and not optimizer.hyperparameter(run, "line_search_fn", None)
 
 
 def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         rate = f"and set the learning rate to {number(limits.SAFETY * limit.rate * added / limit.ratio)}"
         return (passes,) if limit.ratio <= limits.SAFETY * added else (passes, rate)
     target = limits.SAFETY * limit.rate / limit.ratio if measured else limit.rate / 10
-    lowered = target >= signals.last_rate(run)  # since, by a schedule
+    lowered = target >= optimizer.last_rate(run)  # since, by a schedule
     first = (
         f"keep the learning rate below {number(target)} throughout"
         if lowered
@@ -164,7 +165,7 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
             "stretch the warm-up, so that the curvature can fall before the rate rises",
         )
     if cause == "momentum":
-        mu = signals.momentum(run)
+        mu = optimizer.momentum(run)
         calmer = 1 - min(1.0, (1 - mu) * limit.ratio / limits.SAFETY)
         larger = np.ceil(limit.ratio * 2)
         batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
@@ -181,5 +182,5 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
 
 def _plain_momentum(run: Run, ratio: float) -> tuple[str, ...]:
     """Heavy ball's limit 2 (1 + mu) / eta is 1 + 2 mu times Nesterov's."""
-    stable = ratio < 1 + 2 * signals.momentum(run) and signals.hyperparameter(run, "nesterov", False)
+    stable = ratio < 1 + 2 * optimizer.momentum(run) and optimizer.hyperparameter(run, "nesterov", False)
     return ("or leave nesterov=True out: plain momentum is stable at this rate",) if stable else ()

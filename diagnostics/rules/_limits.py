@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -26,19 +27,19 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
     added = passes_added(run)
     several = rf"{added:g} \cdot " if added > 1 else ""
     top = 2 * stability / (rate * added) if rate else math.nan
-    if signals.adaptive(run):
+    if optimizer.adaptive(run):
         return (
             rf"s = {tex(stability)} \quad (s = 1 \text{{ is the stability limit of "
             rf"{run.meta.get('optimizer', 'this optimizer')}}})"
         )
-    mu = signals.momentum(run)
+    mu = optimizer.momentum(run)
     if mu == 0:
         return (
             rf"{several}\eta \lambda_{{\max}} = {several}{tex(rate)} \cdot {tex(top)} = {tex(2 * stability)} "
             rf"\;{'>' if stability > 1 else '<'}\; 2, \quad s = \tfrac{{1}}{{2}} \cdot {tex(2 * stability)} = "
             rf"{tex(stability)}"
         )
-    if signals.hyperparameter(run, "nesterov", False):
+    if optimizer.hyperparameter(run, "nesterov", False):
         limit = 2 * (1 + mu) / (1 + 2 * mu)
         law = r"\frac{2(1+\mu)}{1+2\mu}"
     else:
@@ -66,7 +67,7 @@ def held(steps: np.ndarray, rates: np.ndarray, at: np.ndarray, values: np.ndarra
 def at_last_rate(run: Run) -> float:
     """The last stability ratio, times what the rate has become since; NaN where none is known."""
     table = run.table("curvature", ["step", "stability"]).dropna()
-    ratios = held(*signals.learning_rates(run), table["step"].to_numpy(), signals.array(table, "stability"))
+    ratios = held(*optimizer.learning_rates(run), table["step"].to_numpy(), signals.array(table, "stability"))
     return float(ratios[-1]) if len(ratios) else math.nan
 
 

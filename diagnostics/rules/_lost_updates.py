@@ -10,6 +10,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as gradient_signal
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
@@ -28,7 +29,7 @@ def lost_to_rounding(
     entries = {name: int(each["parameters"]) for name, each in by_layer.described(run).items()}
     weights = np.array([entries.get(str(name), 0) for name in names], dtype=float)
     known = np.isfinite(shares) & (weights > 0)
-    kept = known.any(1) & signals.at_full_rate(run, steps, high)
+    kept = known.any(1) & optimizer.at_full_rate(run, steps, high)
     if kept.sum() < measured:
         return
     counted = known[kept] * weights

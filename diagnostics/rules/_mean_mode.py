@@ -10,6 +10,7 @@ import pandas as pd
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._rolling import recent_median
@@ -50,7 +51,7 @@ def mean_mode_of_logistic_units(
     """
     layer, offset = conditioning.logistic_offset(run)
     fall = history.start - history.end
-    if signals.adaptive(run) or offset < wide or not fall > 0:
+    if optimizer.adaptive(run) or offset < wide or not fall > 0:
         return None
     smooth = recent_median(history.values, 5)
     updates = int(np.argmax(smooth <= history.start - 0.9 * fall))
@@ -67,5 +68,8 @@ def mean_mode_of_logistic_units(
     slow = 0.5 * limits.steps_along(falling, condition)  # the loss falls twice as fast as the distance
     if not (wide <= gap <= offset and condition >= wide and slow >= lasting * history.count):
         return None
-    ratio, rate = signals.median(signals.array(falling, "stability")), signals.rate_at(run, falling["step"].to_numpy())
+    ratio, rate = (
+        signals.median(signals.array(falling, "stability")),
+        optimizer.rate_at(run, falling["step"].to_numpy()),
+    )
     return MeanMode(gap, condition, ratio, rate, updates, layer, offset)

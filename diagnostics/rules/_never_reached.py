@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diagnostics.rules import _signals as signals
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -28,7 +28,7 @@ def never_reached(
     far: float = 0.25,  # of the rate that a warm-up leads to: it would last for four such runs
     held: int = 5,  # updates that a rate lasts: stepped after each of them it lasts one, or a few passes' worth
 ) -> Iterator[Finding]:
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     if run.meta["status"] != "finished" or not len(rates):
         return
     cycle, warm_up = (_leads_to(run, name) for name in ("max_lr", "initial_lr"))

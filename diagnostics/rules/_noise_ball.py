@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
@@ -71,7 +72,7 @@ def too_far(
     late = ratios[estimates >= half][-3:]
     curved, noise = signals.median(late if len(late) else ratios[-1:]), signals.noise_term(run)
     # With rescaled gradients the budget's terms do not add up: a noisy coordinate's steps are the shorter for it.
-    total = max(curved, noise) if signals.adaptive(run) else curved + noise
+    total = max(curved, noise) if optimizer.adaptive(run) else curved + noise
     near = total >= ratio
     opposed, thrown = signal.opposed(run, half), began_past(run, estimates, ratios) > 0
     moves = near or opposed or thrown
@@ -85,7 +86,9 @@ def too_far(
             return False
     held, fell = _held_up_at_most(run, half), history.start - history.end
     noisy = history.noise >= jumps * history.end
-    if fell > 0 and (held < seen * abs(history.end) or (held < trifle * fell and (noisy or not signals.adaptive(run)))):
+    if fell > 0 and (
+        held < seen * abs(history.end) or (held < trifle * fell and (noisy or not optimizer.adaptive(run)))
+    ):
         return False  # an adaptive optimizer's updates flip signs at any floor
     if raised and length >= beyond and history.after(half).mean() >= history.start:
         return True  # bursts that the median does not see
@@ -99,9 +102,9 @@ def too_far(
         return True
     surely = length - signals.median_error(over)
     if surely >= beyond:  # a loss above its start that no update raised is another player's doing
-        settles = signals.adaptive(run) and curved < 1  # where such an optimizer goes by itself, each step is as long
+        settles = optimizer.adaptive(run) and curved < 1  # where such an optimizer goes by itself, each step is as long
         return raised or (history.end < history.start and not settles)
-    if signals.adaptive(run):
+    if optimizer.adaptive(run):
         return curved >= past and surely >= far
     early = abs(history.start)
     if total < 1:  # not for sure: the first batch's loss alone may be a low one
@@ -115,7 +118,7 @@ def began_past(
     """The largest stability ratio of the `first` updates of an adaptive optimizer, if they were so far past the limit
     that a network was thrown where it learns next to nothing from its inputs; else 0."""
     begun = ratios[estimates <= first]
-    if not signals.adaptive(run) or not len(begun) or not np.nanmax(begun) >= past:
+    if not optimizer.adaptive(run) or not len(begun) or not np.nanmax(begun) >= past:
         return 0.0
     found = explained_late(run)
     return float(np.nanmax(begun)) if found.share + 2 * found.error < learned else 0.0

@@ -6,6 +6,7 @@ Gradient Descent as Approximate Bayesian Inference", 3 (the stationary distribut
 
 import numpy as np
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.run import Run
@@ -22,7 +23,7 @@ DIAGONAL = frozenset({"Adam", "AdamW", "Adamax", "RAdam", "RMSprop", "Adagrad"})
 
 def exact(run: Run) -> bool:
     """Whether gradient descent on this loss is gradient descent on a quadratic."""
-    return not signals.adaptive(run) and is_loss(run)
+    return not optimizer.adaptive(run) and is_loss(run)
 
 
 def is_loss(run: Run) -> bool:
@@ -65,7 +66,7 @@ def condition(run: Run, first: int, last: int) -> float:
     tops, ratio = signals.tops(table), signals.latest(run, "curvature", "stability", last)
     overshoot = steps_made.overshoots_inside(run, first, last)
     changes = len(tops) < 3 or not np.ptp(tops) <= 0.01 * np.median(tops)
-    if signals.adaptive(run) or signals.momentum(run) > 0 or len(overshoot) < 3 or changes:
+    if optimizer.adaptive(run) or optimizer.momentum(run) > 0 or len(overshoot) < 3 or changes:
         return np.nan
     highest = max(float(np.median(overshoot)), 0.0) + 2 * signals.median_error(overshoot)
     return float(ratio / highest) if highest > 0 else np.nan
@@ -100,7 +101,7 @@ def held_by_noise(run: Run, history: signals.Loss, since: int) -> tuple[float, f
         moved = scale * table["lr"].to_numpy() * table["grad_norm"].to_numpy() ** 2
     elif name in DIAGONAL:
         table = run.table("scalars", ["step", "slope"]).dropna()
-        moved = -table["slope"].to_numpy() / (1 - signals.momentum(run))
+        moved = -table["slope"].to_numpy() / (1 - optimizer.momentum(run))
     else:
         return np.nan, np.nan
     late = moved[table["step"].to_numpy() >= since] / 4 / float(history.after(since).mean())

@@ -7,6 +7,7 @@ import pandas as pd
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._mean_mode import MeanMode
@@ -21,7 +22,7 @@ PINNED = 0.3  # stability ratio: three times the rate would be unstable
 def along_the_floor(
     run: Run, history: signals.Loss, late: pd.DataFrame, cause: str, first: int, condition: float
 ) -> Finding:
-    rate, ratio = signals.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
+    rate, ratio = optimizer.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
     slow = limits.steps_along(late, condition)
     pinned = f"stability pins the learning rate at {number(rate)} (s = {number(ratio)}), and"
     if ratio < PINNED:
@@ -53,7 +54,7 @@ def along_the_floor(
 
 
 def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: conditioning.Spread) -> Finding:
-    rate, ratio = signals.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
+    rate, ratio = optimizer.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
     slow, condition = limits.steps_along(late, spread.condition), spread.condition
     moments = r"\mathbf{E}[\mathbf{x}\mathbf{x}^\top] = \boldsymbol{\Sigma} + \boldsymbol{\mu}\boldsymbol{\mu}^\top"
     variation = "their variation around it"
@@ -120,7 +121,7 @@ def below_the_mean_mode(run: Run, history: signals.Loss, mode: MeanMode, first: 
 
 def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
     standardize = conditioning.standardize(run)
-    rescaled = signals.adaptive(run)  # and averaged: what is left is not mended by either
+    rescaled = optimizer.adaptive(run)  # and averaged: what is left is not mended by either
     momentum = () if rescaled else (limits.momentum_remedy(condition),)
     if cause in {"feature-scale", "uncentered-inputs"}:
         # Adam rescales single coordinates, and a mean is no matter of those.
@@ -142,7 +143,7 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
     norms = "put normalization layers between the layers"
     if rescaled:
         return (norms,)
-    return (ADAM.removeprefix("or "), norms) if signals.momentum(run) > 0 else (*momentum, ADAM)
+    return (ADAM.removeprefix("or "), norms) if optimizer.momentum(run) > 0 else (*momentum, ADAM)
 
 
 def _charts(cause: str) -> tuple[Chart, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.run import Run
@@ -33,7 +34,7 @@ def shrunk(run: Run) -> float:
     """Logarithm of what all updates together divide the distance along the steepest direction by."""
     known = run.table("curvature", ["step", "progress"]).dropna()
     steps, progress = known["step"].to_numpy(), known["progress"].to_numpy()
-    return float(np.nansum(limits.held(*signals.learning_rates(run), steps, progress))) if len(known) else np.inf
+    return float(np.nansum(limits.held(*optimizer.learning_rates(run), steps, progress))) if len(known) else np.inf
 
 
 def downhill(run: Run, history: signals.Loss, since: int, surely: float) -> float:

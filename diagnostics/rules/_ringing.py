@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
@@ -21,8 +22,8 @@ USUAL = 0.9  # momentum that the lecture recommends: where even its 20 updates a
 def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, swing: float) -> Finding | None:
     """`memory`: share of the run within which nothing settles; `swing`: share of the level, or of all that the loss
     covers in the later half, from trough to crest."""
-    mu = signals.momentum(run)
-    if mu <= USUAL or (mu >= 1 and signals.adaptive(run)):
+    mu = optimizer.momentum(run)
+    if mu <= USUAL or (mu >= 1 and optimizer.adaptive(run)):
         return None
     lasts = 2 / (1 - mu) if mu < 1 else np.inf
     if lasts < memory * history.count:
@@ -37,7 +38,7 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
     unsettled = lasts >= history.count and history.end > 0.05 * history.start and late.relative < 0.2
     if largest < swing and not climbs and not unsettled:
         return None
-    rate = signals.last_rate(run)
+    rate = optimizer.last_rate(run)
     calm = max(0.0, min(0.9, 1 - 2 / (memory / 3 * history.count)))
     best = _rate_for(run, mu, calm)
     return Finding(
@@ -78,9 +79,9 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
 def _rate_for(run: Run, mu: float, lower: float) -> float:
     """The rate that keeps the terminal velocity eta / (1 - mu) at a lower momentum, within half of heavy ball's limit
     there, noise included. Steps of adaptive optimizers have the rate's own length at any momentum."""
-    rate, ratio = signals.last_rate(run), limits.at_last_rate(run)
+    rate, ratio = optimizer.last_rate(run), limits.at_last_rate(run)
     calmer = max(1 - mu, 1e-6) / (1 - lower)
-    if not ratio > 0 or signals.adaptive(run):
+    if not ratio > 0 or optimizer.adaptive(run):
         return rate
     then = ratio * (1 + mu) / (1 + lower) + signals.noise_term(run) * calmer  # at this rate
     return min(rate / calmer, 0.5 * rate / then)
@@ -97,7 +98,7 @@ class Swing(NamedTuple):
 
 def _swings(run: Run, history: signals.Loss, since: int) -> list[Swing]:
     """Rises of the smoothed loss that exceed its noise, from one update on, where no rise of the rate made them."""
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     later = rates[steps >= history.steps[since]]
     if len(later) and (later > 1.05 * np.minimum.accumulate(later)).any():
         return []

@@ -6,13 +6,12 @@ run. Nothing here decides; rules do.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from diagnostics.rules._rolling import lowest_median
-from diagnostics.run import Run
+from diagnostics.run import Run, not_told
 
 MAD_TO_SD = 1.4826  # of a normal distribution
 NOTHING = 0.9  # of the starting loss, at the end: nothing to speak of was learned
@@ -138,16 +137,6 @@ def loss(run: Run) -> Loss:
     )
 
 
-def not_told(run: Run, table: pd.DataFrame) -> np.ndarray:
-    """Updates whose loss `monitor.step` was not given, or could not read; also the last, of a loop that ended in
-    between. A loss that is NaN itself has such a gradient, or an event of its own."""
-    finite = np.isfinite(array(table, "grad_norm"))
-    left_out = np.full(len(table), len(events(run, "step-missing", "loss-unreadable")) > 0)
-    left_out[-1:] = not nonfinite_events(run)
-    missing = np.isnan(array(table, "loss")) & finite & left_out
-    return missing & (not missing.all())
-
-
 def untrained(run: Run) -> float:
     """The loss of a network that has learned nothing: its first one, or that of the same answer to every input where
     that is lower, as behind an initialization that begins far off."""
@@ -206,54 +195,10 @@ def noise_term(run: Run) -> float:
     return value if np.isfinite(value) else 0.0
 
 
-def learning_rates(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return column(run, "lr")
-
-
-def at_full_rate(run: Run, when: np.ndarray, high: float = 0.5) -> np.ndarray:
-    """Which of these steps came at no less than `high` of the highest rate: in the tail of a schedule all is slow."""
-    steps, rates = learning_rates(run)
-    if not len(rates):
-        return np.ones(len(when), bool)
-    return rates[np.searchsorted(steps, when, side="right") - 1] >= high * rates.max()
-
-
 def whole_norms(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Steps and norms of the gradients, before clipping where there is any."""
     table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"])
     return table["step"].to_numpy(), np.fmax(array(table, "grad_norm"), array(table, "grad_norm_unclipped"))
-
-
-def rate_at(run: Run, steps: np.ndarray) -> float:
-    """The rate at which these updates were made, as a stability ratio belongs to one; their median."""
-    known, rates = learning_rates(run)
-    if not len(rates) or not len(steps):
-        return last_rate(run)
-    return float(np.median(rates[np.clip(np.searchsorted(known, steps, side="right") - 1, 0, None)]))
-
-
-def last_rate(run: Run) -> float:
-    return latest(run, "scalars", "lr")
-
-
-def highest_rate(run: Run, until: int) -> float:
-    """Up to and including an update."""
-    steps, rates = learning_rates(run)
-    before = rates[steps <= until]
-    return float(before.max()) if len(before) else last_rate(run)
-
-
-def hyperparameter(run: Run, name: str, default: Any = None) -> Any:
-    """Of the first parameter group."""
-    groups = run.meta.get("hyperparameters") or [{}]
-    return groups[0].get(name, default)
-
-
-def momentum(run: Run) -> float:
-    """The factor by which the optimizer's running mean of gradients decays: momentum of SGD and RMSprop,
-    beta1 of Adam."""
-    betas = hyperparameter(run, "betas")
-    return float(betas[0]) if betas else float(hyperparameter(run, "momentum", 0.0) or 0.0)
 
 
 def loss_path(run: Run) -> str:
@@ -264,12 +209,6 @@ def loss_path(run: Run) -> str:
 def loss_calls(run: Run) -> list[str]:
     """The same, one by one; never empty."""
     return [each.strip() for each in loss_path(run).split("->")]
-
-
-def adaptive(run: Run) -> bool:
-    """Whether the optimizer rescales coordinates by their own gradients, and so settles at s = 1 by itself."""
-    name = str(run.meta.get("optimizer", ""))
-    return any(word in name for word in ("Adam", "RMSprop", "Adagrad", "Adadelta", "Rprop"))
 
 
 def events(run: Run, *kinds: str) -> pd.DataFrame:

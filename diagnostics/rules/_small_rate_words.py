@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._far_targets import NEARER, how_far
 from diagnostics.rules._finding import Chart, Finding
@@ -41,8 +42,8 @@ def finding(
     remedy: str,
 ) -> Finding:
     """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
-    highest = signals.highest_rate(run, history.last_step)
-    rate = highest if cause == "learning-rate" else signals.last_rate(run)
+    highest = optimizer.highest_rate(run, history.last_step)
+    rate = highest if cause == "learning-rate" else optimizer.last_rate(run)
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
     each = progress(run)
     slow, fast = limits.steps_for_tenfold(1 - min(each, 1)), limits.steps_for_tenfold(1 - min(each * factor, 1))
@@ -99,7 +100,7 @@ def _or_else(run: Run, remedy: str, slow: float, fast: float) -> str:
 
 def _by_steps(run: Run, *, least: int = 3) -> bool:
     """Whether the rate was multiplied by the same number again and again, and lasted in between."""
-    rates = signals.learning_rates(run)[1]
+    rates = optimizer.learning_rates(run)[1]
     each, lasted = np.unique(rates[rates > 0], return_counts=True)
     factors = each[1:] / each[:-1]
     return len(each) >= least and bool((lasted > 1).all() and np.allclose(factors, factors[0], rtol=0.01))

@@ -8,6 +8,7 @@ they are, the less a step turns them).
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._rolling import recent_median
@@ -27,11 +28,11 @@ def by_first_updates(
 ) -> Finding | None:
     """Steps of adaptive optimizers have the rate's own length, however long the gradient; and the one weight matrix of
     a linear model may have to be as large."""
-    history, mu = signals.loss(run), signals.momentum(run)
+    history, mu = signals.loss(run), optimizer.momentum(run)
     within = max(first, 3 / (1 - mu)) if mu < 1 else np.inf
     steps, norms = signals.whole_norms(run)
     early = steps < history.steps[0] + within
-    if signals.adaptive(run) or run.meta.get("linear_model") or not early.any() or early.all():
+    if optimizer.adaptive(run) or run.meta.get("linear_model") or not early.any() or early.all():
         return None
     began, grown, lasting = _sizes(run, history.steps[0] + within)
     steep, after = float(np.fmax.reduce(norms[early], initial=0.0)), signals.median(norms[~early][: int(within)])

@@ -7,6 +7,7 @@ counted in units a thousand times smaller has a gradient a thousand times smalle
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
@@ -36,7 +37,7 @@ def stands_still(
     """That promise, of a run that goes straight on along a flat direction and gets nowhere."""
     share, ratio = (signals.median(signals.array(late, name)) for name in ("flat_gradient_share", "stability"))
     half = history.middle_step
-    if signals.adaptive(run) or not (share >= flat and ratio > 0) or not reaching.straight(run, half):
+    if optimizer.adaptive(run) or not (share >= flat and ratio > 0) or not reaching.straight(run, half):
         return None
     lengths, norms = (signals.inside(run, name, half, history.last_step) for name in ("update_norm", "grad_norm"))
     most = signals.median(lengths) * signals.median(norms) * history.count / min(ratio, 1.0)
@@ -50,7 +51,7 @@ def _stood_since(history: signals.Loss, *, near: float = 0.01) -> int:
 
 
 def finding(kind: str, run: Run, history: signals.Loss, late: pd.DataFrame, offer: float) -> Finding:
-    rate, ratio = signals.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
+    rate, ratio = optimizer.rate_at(run, late["step"].to_numpy()), signals.median(signals.array(late, "stability"))
     return Finding(
         kind=kind,
         cause="weight-scale",

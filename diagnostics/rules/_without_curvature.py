@@ -6,6 +6,7 @@ Source: lecture, "Learning Rate" ("α too small: slow progress").
 import numpy as np
 
 from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
@@ -75,7 +76,7 @@ def _straight_on(run: Run, history: signals.Loss, *, mostly: float = 0.5) -> boo
 
 def _ended_in_warm_up(run: Run, history: signals.Loss, *, rising: float = 1.5) -> bool:
     """At its highest rate, far above half of all others, and with nothing learned."""
-    rates = signals.learning_rates(run)[1]
+    rates = optimizer.learning_rates(run)[1]
     ended = run.meta["status"] == "finished" and history.count >= TRIED
     nothing = history.end > signals.NOTHING * history.start > 0
     return ended and nothing and len(rates) > 0 and bool(rates[-1] == rates.max() >= rising * np.median(rates))

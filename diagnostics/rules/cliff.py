@@ -36,6 +36,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._betas import swapped_betas
 from diagnostics.rules._finding import Chart, Finding
@@ -158,7 +159,7 @@ def _towered(run: Run, step: int, within: int, *, soon: int = 50) -> bool:
 
 def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
     """Whether the schedule raised the rate right before: then it was the step that was huge, not the wall."""
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     before, near = rates[steps < step - 5], rates[(steps >= step - 5) & (steps <= step)]
     return bool(len(before) and len(near)) and near.max() > times * float(np.median(before[-20:]))
 

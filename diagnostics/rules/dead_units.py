@@ -43,6 +43,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._constant_answer import nothing_until
 from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
@@ -184,13 +185,12 @@ def _first(dead: np.ndarray, at_least: float) -> int:
 
 def _raised(run: Run, step: int, *, times: float = 10.0) -> str:
     """What a schedule had done by then."""
-    steps, rates = signals.learning_rates(run)
-    if not len(rates) or not signals.highest_rate(run, step) >= times * rates[0] > 0:
+    steps, rates = optimizer.learning_rates(run)
+    highest = optimizer.highest_rate(run, step)
+    if not len(rates) or not highest >= times * rates[0] > 0:
         return ""
     last = f", and to {number(rates[-1])} since" if rates[-1] > rates[steps <= step].max() else ""
-    return (
-        f" The schedule had raised the rate from {number(rates[0])} to {number(signals.highest_rate(run, step))}{last}."
-    )
+    return f" The schedule had raised the rate from {number(rates[0])} to {number(highest)}{last}."
 
 
 def _gradient(run: Run, layer: str) -> str:
@@ -204,7 +204,7 @@ def _is_output(run: Run, layer: str) -> bool:
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
-    rate = signals.highest_rate(run, step)
+    rate = optimizer.highest_rate(run, step)
     if _is_output(run, layer):
         return (
             f"leave the activation {layer} out: no weights follow it, and an output must be able to take every value "

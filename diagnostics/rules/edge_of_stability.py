@@ -32,6 +32,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
@@ -60,7 +61,7 @@ def check(
     if len(steps) < estimates or history.count < 20:
         return
     at_edge = (ratios >= low) & (ratios <= high)
-    rescales = signals.adaptive(run)
+    rescales = optimizer.adaptive(run)
     # Where neither the curvature nor what it is divided by can move, nothing settles at the limit.
     if not at_edge.any() or (quadratic.exact(run) and not rescales):
         return
@@ -89,7 +90,7 @@ def check(
             f"Since step {step} the stability ratio hovers at {ratio} and the loss, at {number(history.end)}, falls no "
             "more: each update goes past the minimum along it, and the next one comes back."
         )
-        remedy = f"lower the learning rate from {number(signals.last_rate(run))} tenfold, at least towards the end"
+        remedy = f"lower the learning rate from {number(optimizer.last_rate(run))} tenfold, at least towards the end"
     else:
         return
     yield Finding(

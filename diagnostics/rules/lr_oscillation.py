@@ -50,6 +50,7 @@ import numpy as np
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _noise_ball as noise_ball
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
@@ -155,7 +156,7 @@ def _across(run: Run, history: signals.Loss, bounces: list[Bounce], held: float)
         f"{number(last.flip)}, s = {number(last.ratio)}), and {number(100 * min(1.0, last.share))} % of the loss of "
         f"{number(history.end)} is that bouncing."
     )
-    rate = signals.rate_at(run, np.array([last.step]))
+    rate = optimizer.rate_at(run, np.array([last.step]))
     best = number(0.5 * rate / last.ratio)
     remedy = (
         f"lower the learning rate from {number(rate)} to {best}: the steepest direction is then settled in one step"
@@ -175,7 +176,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Fi
     half = history.middle_step
     first = stretch.first_step if stretch and lasts else half
     share = quadratic.held_by_noise(run, history, half)[0] if quadratic.has_minimum(run) else math.nan
-    past = signals.adaptive(run) and ratio >= noise_ball.PAST
+    past = optimizer.adaptive(run) and ratio >= noise_ball.PAST
     risen = noise_ball.climbs(signals.trend(history.after(half)))
     why = (
         f"at {number(ratio)} times the largest stable rate " if past else ""
@@ -194,7 +195,7 @@ def _in_noise(run: Run, history: signals.Loss, ratio: float, began: float) -> Fi
         if share > 0
         else f"{why}."
     )
-    rate = signals.last_rate(run)
+    rate = optimizer.last_rate(run)
     lower_rate = min(rate / 10, 0.5 * rate / ratio) if past else rate / 10
     remedy = f"lower the learning rate from {number(rate)} to {number(lower_rate)}: "
     # In a quadratic the floor is (1 - share) of the loss, and the share is proportional to the rate.

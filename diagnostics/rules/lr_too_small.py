@@ -62,6 +62,7 @@ import numpy as np
 from diagnostics.rules import _epsilon as epsilon
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
@@ -101,7 +102,7 @@ def check(
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
     if history.count >= 20 and run.table("curvature", ["step"]).empty:
-        found = without_curvature(run, history, 1.0 if signals.adaptive(run) else _left_by_clipping(run, half))
+        found = without_curvature(run, history, 1.0 if optimizer.adaptive(run) else _left_by_clipping(run, half))
         if found is not None:
             yield found
             return
@@ -109,7 +110,7 @@ def check(
     if told:
         yield from told
         return
-    rate_steps, rates = signals.learning_rates(run)
+    rate_steps, rates = optimizer.learning_rates(run)
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
     gone = gone_early(run, has_way_down(run, history, 1 - learned)) if lowered else None
     if gone is not None and history.count >= 20:
@@ -138,7 +139,7 @@ def check(
         ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
     outweighed = epsilon.over_gradient(run)
     # Clipping shortens no step that is rescaled to the gradient's own size.
-    left = 1.0 if signals.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
+    left = 1.0 if optimizer.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
     ratio *= left
     share = signal.share(run, first if by_schedule else half)
     nothing = explained_late(run).is_nothing(LITTLE)
@@ -251,13 +252,13 @@ def _throughout(run: Run, warm: int) -> float:
         return np.nan
     steps, ratios = steps_made.stability(run)
     counted = steps >= warm if steps[-1] >= warm else steps > 0
-    followed = limits.held(*signals.learning_rates(run), steps[counted], ratios[counted])
+    followed = limits.held(*optimizer.learning_rates(run), steps[counted], ratios[counted])
     return float(np.nanmax([*ratios[counted], *followed])) + signals.noise_term(run)
 
 
 def _lowered(run: Run, since: int) -> float:
     """The same of a rate that was lowered, which the ratio follows between estimates."""
-    steps, rates = signals.learning_rates(run)
+    steps, rates = optimizer.learning_rates(run)
     noise = run.table("batches", ["step", "noise_term"]).dropna()
     total = limits.held(steps, rates, *steps_made.stability(run))
     if len(noise):

@@ -66,6 +66,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _harm as harm
 from diagnostics.rules import _instability_words as words
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _thrown as thrown
@@ -167,7 +168,7 @@ def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float
     steps, ratios, noise = _cautious_ratios(run)
     late = steps >= history.middle_step
     falling = signals.trend(history.values[history.count // 2 :])
-    if signals.adaptive(run) or history.count < 20 or history.end <= reached * history.start:
+    if optimizer.adaptive(run) or history.count < 20 or history.end <= reached * history.start:
         return
     if _learned_nothing(history) and (ratios > sustained).sum() >= 3:  # thrown about before it came to learn anything
         late = ratios > sustained
@@ -190,11 +191,11 @@ def _by_batches(
     since the first of them."""
     terms = ["curvature_term", "noise_term"]
     table = run.table("batches", ["origin", *terms, *(f"{term}_error" for term in terms)]).dropna()
-    if signals.adaptive(run) or len(table) < least or history.count < 20 or history.end <= reached * history.start:
+    if optimizer.adaptive(run) or len(table) < least or history.count < 20 or history.end <= reached * history.start:
         return
     steps, curvature, noise, *off = table.to_numpy().T
     total = curvature + noise
-    rate_steps, rates = signals.learning_rates(run)
+    rate_steps, rates = optimizer.learning_rates(run)
     still = signals.median(limits.held(rate_steps, rates, steps, total)[rate_steps >= history.middle_step])
     sure = (total - errors * np.hypot(*off) > 1) & (noise > curvature)
     if sure.sum() < max(least, len(sure) / 2) or not still > 1:
@@ -222,7 +223,7 @@ def _cautious_ratios(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _one_step(run: Run, grown: Growth, gradual: int) -> bool:
     """A single huge step: the rate that did the harm was gone an update or two later."""
-    rate_steps, rates = signals.learning_rates(run)
+    rate_steps, rates = optimizer.learning_rates(run)
     inside = (rate_steps >= grown.onset) & (rate_steps <= grown.end)
     if not inside.any() or rates[-1] >= 0.5 * rates[inside].max():
         return False

@@ -106,6 +106,7 @@ from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._constant_answer import (
     BEND,
     INPUT_SCALE,
+    Explained,
     explained,
     learned_nothing,
     of_linear_layers,
@@ -124,6 +125,7 @@ from diagnostics.run import Run
 
 KIND = "plateau"
 RANK = 10
+HEARD = 0.1  # of the loss of the same answer to all, surely gone: then not next to nothing of the inputs is passed on
 
 
 def check(
@@ -162,7 +164,8 @@ def check(
     nothing = nothing or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
-    heard = _answers_to_inputs(run, stretch)  # then not next to nothing reaches the output
+    found = explained(run, stretch.first_step, stretch.last_step)
+    heard = found.share - 3 * found.error > HEARD
     yield (
         logistic.least_squares(KIND, run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
@@ -173,7 +176,7 @@ def check(
         or vanishing(KIND, run, stretch, heard)
         or order_blind(KIND, run, stretch)
         or nothing
-        or _unexplained(run, stretch)
+        or _unexplained(run, stretch, found)
     )
 
 
@@ -183,15 +186,8 @@ def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
     return untrained - stretch.level > most * abs(untrained)
 
 
-def _answers_to_inputs(run: Run, stretch: stretches.Flat, *, least: float = 0.1) -> bool:
-    """Whether what was learned from the inputs surely takes this much off the loss of the same answer to all."""
-    found = explained(run, stretch.first_step, stretch.last_step)
-    return found.share - 3 * found.error > least
-
-
-def _unexplained(run: Run, stretch: stretches.Flat) -> Finding:
+def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding:
     floor = "" if stretch.escaped else " It may be the floor that the data allow."
-    found = explained(run, stretch.first_step, stretch.last_step)
     if found.share > 0:
         part = ", in the part of it that compares outputs with targets" if found.partial else ""
         floor += (

@@ -56,6 +56,7 @@ import pandas as pd
 
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
@@ -179,7 +180,7 @@ def _falls_as_along(
     shrink of the distance is a hundredfold one of the loss. (The medians compared lie a quarter of the run apart.)
     There is something, too, where the same answer to every input has a lower loss."""
     found = explained_late(run)
-    if found.share + 3 * found.error < 0 or not signals.at_full_rate(run, history.steps[history.count // 2 :]).all():
+    if found.share + 3 * found.error < 0 or not optimizer.at_full_rate(run, history.steps[history.count // 2 :]).all():
         return True
     whole = 1 - 100 ** (-history.count / 4 / limits.steps_along(late, spread.condition))
     return falling.drop + 2 * falling.error >= GOOD_PART * whole * abs(history.end)
@@ -205,7 +206,7 @@ def _stretched(
     spread = conditioning.spread(run)
     if spread is None or spread.cause == "correlated-inputs":
         return None
-    adaptive, hidden_units = signals.adaptive(run), not run.meta.get("linear_model")
+    adaptive, hidden_units = optimizer.adaptive(run), not run.meta.get("linear_model")
     if spread.cause == "feature-scale":
         undone = adaptive or (hidden_units and spread.scale < apart) or weights_before_batch_norm(run) < 1
     else:
@@ -229,7 +230,7 @@ def _steady(history: signals.Loss, *, as_fast: float = 0.7) -> bool:
 def _since(run: Run, table: pd.DataFrame, history: signals.Loss, *, high: float = 0.5) -> pd.DataFrame:
     """Without the first third of the run, if there is more, and without the tail of a schedule, at less than half the
     highest rate, where everything is slow; only a quadratic's curvature is at the start what it is later."""
-    table = table.loc[signals.at_full_rate(run, table["step"].to_numpy(), high)]
+    table = table.loc[optimizer.at_full_rate(run, table["step"].to_numpy(), high)]
     late = table.loc[table["step"] >= history.steps[0] + history.count // 3]
     return table.tail(1) if late.empty and quadratic.exact(run) else late
 

@@ -40,6 +40,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
@@ -147,9 +148,9 @@ def _held(
 
 
 def _faster(run: Run) -> str:
-    momentum = ", or use momentum 0.9" if signals.momentum(run) == 0 else ""
+    momentum = ", or use momentum 0.9" if optimizer.momentum(run) == 0 else ""
     return (
-        f"raise the learning rate from {number(signals.last_rate(run))}{momentum}: the escape gets faster in "
+        f"raise the learning rate from {number(optimizer.last_rate(run))}{momentum}: the escape gets faster in "
         "proportion to the rate over 1 - momentum"
     )
 
@@ -158,7 +159,7 @@ def _makes_no_step(run: Run, stretch: stretches.Flat) -> float:
     """The gradient's largest entry at which L-BFGS ends a step before it began, where all of the stretch's ended so;
     0 where they did not."""
     updates = signals.inside(run, "update_norm", stretch.first_step, stretch.last_step)
-    tolerance = float(signals.hyperparameter(run, "tolerance_grad") or 0.0)
+    tolerance = float(optimizer.hyperparameter(run, "tolerance_grad") or 0.0)
     return tolerance if len(updates) >= MEASURED and not updates.any() else 0.0
 
 
@@ -280,7 +281,7 @@ def _gain(run: Run) -> float:
     table = signals.curvature(run)
     top, progress = signals.tops(table), signals.array(table, "progress")
     gain = signals.median(progress[top > 0] / top[top > 0])
-    return gain if np.isfinite(gain) else signals.last_rate(run)
+    return gain if np.isfinite(gain) else optimizer.last_rate(run)
 
 
 def explains(finding: Finding, other: Finding) -> bool:

@@ -36,6 +36,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._far_targets import scale_targets
 from diagnostics.rules._finding import Chart, Finding
@@ -185,7 +186,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     if cause == "input-scale":
         return (standardize(run), normalize)
     if cause == "large-step":
-        rate = signals.highest_rate(run, step)
+        rate = optimizer.highest_rate(run, step)
         return (
             *scale_targets(run),
             f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",

@@ -8,6 +8,7 @@ from diagnostics.run.metadata import NOTHING_TOLD, is_alive, is_number
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
+from diagnostics.run.untold import not_told
 from diagnostics.run.writer import RunWriter
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "is_alive",
     "is_number",
     "load",
+    "not_told",
     "readable",
     "runs",
     "stamp",

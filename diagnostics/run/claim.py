@@ -63,7 +63,7 @@ class Claim:
 def _taken(place: Storage, writer: dict[str, Any]) -> str:
     pid, host = writer.get("pid", "(just started)"), writer.get("host", "this one")
     ours = pid == os.getpid() and writer.get("machine") == this_machine()  # as where a cell of a notebook runs again
-    who, end = (", which is this one", "close() the earlier monitor") if ours else ("", "end that process")
+    who, end = (", this very process", "close() the earlier monitor") if ours else ("", "end that process")
     return f"{place} is being written by process {pid} on host {host}{who}. Next: {end}, or give another run_dir."
 
 
