@@ -19,15 +19,15 @@ install_import_hook(
     [".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SHAPED], "beartype.beartype"
 )
 
-MANY, VERY_MANY = 6, 40  # cases of one test
+VERY_MANY = 40  # cases of one test
 DEAR, EIGHTH = ("test_rules", "test_faults"), 8  # each case trains a network
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Of a test with many cases every fourth is run by default: `make test` is for between two edits. In CI all are, of
-    very many half; but of the dear ones, which take half of its time, every eighth of few cases too. The rest is by
+    """Of a test with several cases every fourth is run by default: `make test` is for between two edits. In CI all are,
+    of very many half; but of the dear ones, which take half of its time, every eighth of few cases too. The rest is by
     hand. Which case of few is run goes by turns, so that as many tests say what is told as what is not.
     """
     cases: dict[tuple, list[pytest.Item]] = {}
@@ -36,11 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
             only_ci = item.get_closest_marker("exhaustive") is not None
             cases.setdefault((item.path, getattr(item, "originalname", item.name), only_ci), []).append(item)
     for turn, ((path, _, only_ci), several) in enumerate(cases.items()):
-        dear, many = path.name.startswith(DEAR), len(several) > MANY
+        dear = path.name.startswith(DEAR)
         for at, item in enumerate(several):
             if dear and (at + turn) % len(several) % EIGHTH:
                 item.add_marker(pytest.mark.by_hand)
-            elif not dear and not only_ci and many and at % 4:
+            elif not dear and not only_ci and at % 4:
                 very_many = len(several) > VERY_MANY
                 item.add_marker(pytest.mark.by_hand if very_many and at % 2 else pytest.mark.exhaustive)
 

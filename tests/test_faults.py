@@ -206,6 +206,7 @@ def test_failed_job_is_reported_with_its_configuration(tmp_path):
     assert "KeyError" in next(iter(errors.values()))
 
 
+@pytest.mark.exhaustive
 def test_report_of_a_small_pass(tmp_path):
     faulty = Case(
         "past-limit",

@@ -105,6 +105,7 @@ def test_a_closure_that_calls_backward_leaves_gradients_alone(tmp_path: Path) ->
         assert torch.equal(weight, other_weight) and torch.equal(gradient, other_gradient)
 
 
+@pytest.mark.exhaustive
 def test_the_first_bad_number_is_named(tmp_path: Path) -> None:
     def spoiled(step: int) -> Tensor:
         x = torch.ones(16, 4)

@@ -124,6 +124,7 @@ def storages() -> dict[int, int]:
     return {each.data_ptr(): each.nbytes() for each in found}
 
 
+@pytest.mark.exhaustive
 def test_a_record_on_its_way_holds_no_copy_of_the_weights(accelerator: None, tmp_path: Path) -> None:
     model = nn.Linear(333, 333)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -414,6 +414,7 @@ def _nothing() -> Any:
     return undisturbed(nn.Identity())
 
 
+@pytest.mark.exhaustive
 def test_a_slow_first_step_asks_little(tmp_path: Path) -> None:
     """What is asked of a closure once is left unasked where its calls take too long."""
     calls = []

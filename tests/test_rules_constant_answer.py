@@ -170,6 +170,7 @@ def test_of_large_images_it_is_one_number():
     assert len(read(SQUARED, F.mse_loss, torch.zeros_like(t), t)[0].seen.mean) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_no_other_form_takes_it_for_its_own(name):
     form, loss, t, columns = CASES[name]

@@ -64,6 +64,7 @@ def test_odd_metadata_opens_on_every_page(page, tmp_path, monkeypatch):
         assert not app.exception, f"{name}: {app.exception[0].value}"
 
 
+@pytest.mark.exhaustive
 def test_a_name_that_is_not_utf8_is_shown_as_far_as_it_is(tmp_path, monkeypatch):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     train(folder).close("finished")
