@@ -102,6 +102,13 @@ _TABLES = (
             ),
             Metric("partial_constant_loss", "", "what constant_loss is to the loss, to partial_loss"),
             Metric(
+                "answered_loss",
+                "",
+                "where neither is known, but the loss compares answers with targets of the data: the closure's after "
+                "the update",
+            ),
+            Metric("averaged_loss", "", "the same, were the answer to each example the mean of those to all"),
+            Metric(
                 "target_spread",
                 "",
                 "what of the variance of all targets seen so far lies within batches: near 1 if they come in random "

@@ -32,6 +32,8 @@ SPOKEN = {  # columns whose names say too little beside another
     "constant_loss": "the same answer to every input",
     "partial_loss": "the part that compares",
     "partial_constant_loss": "the same answer to every input",
+    "answered_loss": "the answers as they are",
+    "averaged_loss": "their mean, given to every input",
     "pair_cosine": "of a pair",
     "left_cosine": "between different inputs, first side",
     "right_cosine": "between different inputs, second side",

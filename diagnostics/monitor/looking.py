@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diagnostics import stats
 from diagnostics.monitor import describe, ending, forwards, order, symmetry, transfer
 from diagnostics.monitor.accumulated import Accumulated
+from diagnostics.monitor.averaged import Averaged
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.compared import Compared
 from diagnostics.monitor.components import Components
@@ -50,7 +51,7 @@ class Looking:
         self._beside = beside
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
-        self._compared = Compared()
+        self._compared, self._averaged = Compared(), Averaged()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
@@ -70,6 +71,8 @@ class Looking:
             self._guard.failed("activations", failure)
         observers = [observer for observer in observers if not observer.failures]
         self._guard.run("targets", self._look_at_targets, record, loss, observers if closure is not None else [])
+        if closure is not None and not compiled and not self._together.active:
+            self._guard.run("the mean answer", self._look_at_mean, record, closure, observers)
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
@@ -166,6 +169,13 @@ class Looking:
                 found = self._compared.columns(observer.comparisons, inputs, observer.loss) | found
             observer.comparisons = []
         record.update.values.update(found)
+
+    def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:
+        """Where no form of loss is known that would tell what the same answer to every input costs."""
+        values, entrance = record.update.values, self._entrance
+        if entrance.answers.fruitless and "constant_loss" not in values and observers:
+            inputs = observers[-1].graph.first_input
+            values.update(self._averaged.columns(self._model, closure, entrance.random_state, inputs))
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
         record.update.values.update(observer.partners.columns())

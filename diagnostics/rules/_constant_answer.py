@@ -31,6 +31,13 @@ _OF_PART = Chart(
     "The part of the loss that compares, and that of the same answer to every input",
     log=True,
 )
+_OF_MEAN = Chart(
+    "line",
+    "scalars",
+    ("answered_loss", "averaged_loss"),
+    "The loss after each update, and that of the mean of the answers, given to every input",
+    log=True,
+)
 _PART = "part of the loss that compares outputs with targets"
 _WEIGH = (
     "weigh the other terms of the loss less, or let them come in slowly: a divergence summed over a batch beside an "
@@ -61,10 +68,21 @@ class Explained(NamedTuple):
     loss: float
     constant: float
     partial: bool = False  # of the part of the loss that compares outputs with targets
+    averaged: bool = False  # against the mean of the answers themselves
 
     def is_nothing(self, little: float) -> bool:
-        """Not told from 0, or next to it, and surely less than `little`."""
-        return self.share <= max(2 * self.error, NONE) and self.share + 3 * self.error < little
+        """Not told from 0, or next to it, and surely less than `little`. Beside the mean of the answers themselves, to
+        which no noise of the targets adds, and other terms of the loss, next to 0 is something."""
+        next_to_nothing = 0.0 if self.averaged else NONE
+        return self.share <= max(2 * self.error, next_to_nothing) and self.share + 3 * self.error < little
+
+    @property
+    def what(self) -> str:
+        return _PART if self.partial else "loss"
+
+    @property
+    def constant_answer(self) -> str:
+        return "the mean of its answers, given to every input," if self.averaged else "the same answer to every input"
 
 
 def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
@@ -81,7 +99,8 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     constant = float(constants.mean())
     gained = (constants - losses) / constant
     error = float(gained.std(ddof=1) / len(table) ** 0.5)
-    return Explained(float(gained.mean()), error, float(np.median(losses)), constant, bool(table["partial"].any()))
+    kinds = (bool(table[kind].any()) for kind in ("partial", "averaged"))
+    return Explained(float(gained.mean()), error, float(np.median(losses)), constant, *kinds)
 
 
 def _still_holds(run: Run, table: pd.DataFrame, first: int, last: int) -> bool:
@@ -97,7 +116,11 @@ def _still_holds(run: Run, table: pd.DataFrame, first: int, last: int) -> bool:
 
 def _compared(run: Run) -> pd.DataFrame:
     """Losses and those of constant answers; of the part that compares, where the loss is more than that."""
-    table = run.table("scalars", ["step", "loss", "constant_loss", "partial_loss", "partial_constant_loss"])
+    columns = ["loss", "constant_loss", "partial_loss", "partial_constant_loss", "answered_loss", "averaged_loss"]
+    table = run.table("scalars", ["step", *columns])
+    table["averaged"] = table["answered_loss"].notna()
+    table["loss"] = table["answered_loss"].fillna(table["loss"])
+    table["constant_loss"] = table["averaged_loss"].fillna(table["constant_loss"])
     table["partial"] = table["partial_loss"].notna()  # no longer where the rest has come down to nothing
     table["loss"] = table["partial_loss"].fillna(table["loss"])
     table["constant_loss"] = table["partial_constant_loss"].fillna(table["constant_loss"])
@@ -150,8 +173,8 @@ def learned_nothing(
         stretch.first_step,
         None,
         (),
-        f"{what}: from step {half} to {last} the {_PART if found.partial else 'loss'} is {number(found.loss)}, and the "
-        f"same answer to every input would have {number(found.constant)} on the same batches.{of_linear_layers(run)}",
+        f"{what}: from step {half} to {last} the {found.what} is {number(found.loss)}, and {found.constant_answer} "
+        f"would have {number(found.constant)} on the same batches.{of_linear_layers(run)}",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,
@@ -171,7 +194,7 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
-            _OF_PART if found.partial else _LOSS,
+            _OF_PART if found.partial else _OF_MEAN if found.averaged else _LOSS,
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "

@@ -92,7 +92,9 @@ noise, "nothing was learned" is true and no fault of the training; what it can l
 fiftieth of their variance, is told from nothing. A task that a network takes more than half of a run to start on is
 called so until it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output,
 with or without a closure, of a model that is called once an update; and where there are other terms, if the targets are
-classes, labels or the input itself. A term that is meant to win, as a penalty that grows, makes it true by design.
+classes, labels or the input itself. Of any other loss that compares one output with targets of the data, a closure
+shows what it would be if every example got the mean of the answers. A term that is meant to win, as a penalty that
+grows, makes it true by design.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -190,9 +192,9 @@ def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding
     floor = "" if stretch.escaped else " It may be the floor that the data allow."
     if found.share > 0:
         part = ", in the part of it that compares outputs with targets" if found.partial else ""
+        answer = "the mean of all answers" if found.averaged else "the same answer to all"
         floor += (
-            f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of the same answer to "
-            f"all{part}."
+            f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of {answer}{part}."
         )
     return Finding(
         KIND,
