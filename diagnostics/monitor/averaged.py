@@ -1,0 +1,106 @@
+"""What the loss would be if every example got the mean of the model's answers: no form of the loss need be known.
+
+A loss that compares answers with targets of the data shows it where all answers are one: its gradient then differs from
+example to example, by the targets alone, and by others in other batches. A game's, whose targets are the same in each
+batch, a likelihood's or a score's, which has none, and one that is linear in the answers, as a policy's, say nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.monitor import forwards
+from diagnostics.monitor.answers import FEWEST, MOST
+
+SELDOM = 3  # measured updates for each that is looked at: it takes two forwards
+DIFFERENT = 1e-3  # of a gradient's size: less is rounding
+ALIKE = 0.9  # cosine of what the targets of two batches leave, from which they count as the same
+
+
+class Averaged:
+    def __init__(self) -> None:
+        self._seen, self._usable = 0, True
+        self._bends: bool | None = None  # whether the gradient depends on the answers
+        self._first: tuple[Tensor, Tensor] | None = None  # what the first batch's targets leave, and that batch
+        self._targets_vary = self._inputs_vary = False
+
+    def columns(
+        self, model: nn.Module, closure: Callable[[], Any], states: forwards.RandomState | None, x: Tensor | None
+    ) -> dict[str, Tensor]:
+        """`x`: what the model is given. Waits for the device."""
+        self._seen += 1
+        if not self._usable or x is None or self._seen % SELDOM != 1:
+            return {}
+        usual = _evaluated(model, closure, states, lambda y: y)
+        mean = None if usual is None else _evaluated(model, closure, states, lambda y: y.mean(0, keepdim=True))
+        if usual is None or mean is None:
+            self._usable = False
+            return {}
+        apart = mean.gradient - mean.gradient.mean(0)
+        told = _clearly(apart, mean.gradient) and self._is_bent(usual, mean) and self._is_of_data(apart, x)
+        return {"answered_loss": usual.loss, "averaged_loss": mean.loss} if told else {}
+
+    def _is_bent(self, usual: "_Evaluated", mean: "_Evaluated") -> bool:
+        """Found where the answers differ, as they do at the start, and kept."""
+        if not self._bends and _clearly(usual.answers - usual.answers.mean(0), usual.answers):
+            self._bends = _clearly(usual.gradient - mean.gradient, mean.gradient)
+        return bool(self._bends)
+
+    def _is_of_data(self, apart: Tensor, x: Tensor) -> bool:
+        given = x.detach().sum().float()
+        if self._first is None:
+            self._first = apart, given
+        first, first_given = self._first
+        self._inputs_vary |= bool(given != first_given)
+        if apart.shape == first.shape:
+            self._targets_vary |= bool((apart * first).sum() < ALIKE * apart.norm() * first.norm())
+        return self._targets_vary or not self._inputs_vary
+
+
+class _Evaluated(NamedTuple):
+    loss: Tensor
+    answers: Tensor  # (examples, numbers)
+    gradient: Tensor  # of the loss, for the answers
+
+
+def _evaluated(
+    model: nn.Module,
+    closure: Callable[[], Any],
+    states: forwards.RandomState | None,
+    change: Callable[[Tensor], Tensor],
+) -> _Evaluated | None:
+    """With the answers changed; `None` where the model is called otherwise than once, for one answer to each example,
+    or where the loss needs its graph."""
+    leaves: list[Tensor | None] = []
+
+    def leave(module: nn.Module, args: tuple, y: Any) -> Tensor | None:
+        plain = (
+            isinstance(y, Tensor) and y.is_floating_point() and y.dim() > 0 and len(y) >= FEWEST and y.numel() <= MOST
+        )
+        leaves.append(change(y.detach()).expand_as(y).clone().requires_grad_() if plain else None)
+        return leaves[-1]
+
+    hook = model.register_forward_hook(leave)
+    try:
+        with forwards.ours(model, closure), torch.enable_grad():
+            if states is not None:
+                forwards.set_random_state(model, states)
+            loss = closure()
+            if len(leaves) != 1 or leaves[0] is None or not isinstance(loss, Tensor) or loss.numel() != 1:
+                return None
+            (gradient,) = torch.autograd.grad(loss.reshape(()), leaves[0])
+    except RuntimeError:  # a loss that differentiates the answers by the inputs, or has none of their graph
+        return None
+    finally:
+        hook.remove()
+    return _Evaluated(loss.detach().reshape(()).float(), *(_rows(x) for x in (leaves[0].detach(), gradient)))
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.float().reshape(len(x), -1)
+
+
+def _clearly(difference: Tensor, of: Tensor) -> bool:
+    return bool(difference.norm() > DIFFERENT * of.norm())
