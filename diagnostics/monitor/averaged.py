@@ -26,12 +26,16 @@ class Averaged:
         self._first: tuple[Tensor, Tensor] | None = None  # what the first batch's targets leave, and that batch
         self._targets_vary = self._inputs_vary = False
 
+    def due(self) -> bool:
+        """At this measured update; it waits for the device."""
+        self._seen += 1
+        return self._usable and self._seen % SELDOM == 1
+
     def columns(
         self, model: nn.Module, closure: Callable[[], Any], states: forwards.RandomState | None, x: Tensor | None
     ) -> dict[str, Tensor]:
-        """`x`: what the model is given. Waits for the device."""
-        self._seen += 1
-        if not self._usable or x is None or self._seen % SELDOM != 1:
+        """`x`: what the model is given."""
+        if x is None:
             return {}
         usual = _evaluated(model, closure, states, lambda y: y)
         mean = None if usual is None else _evaluated(model, closure, states, lambda y: y.mean(0, keepdim=True))

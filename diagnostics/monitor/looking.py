@@ -173,7 +173,9 @@ class Looking:
     def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:
         """Where no form of loss is known that would tell what the same answer to every input costs."""
         values, entrance = record.update.values, self._entrance
-        if entrance.answers.fruitless and "constant_loss" not in values and observers:
+        if not entrance.answers.fruitless or not observers or not self._averaged.due():
+            return
+        if torch.as_tensor(values.get("constant_loss", torch.nan)).isnan():
             inputs = observers[-1].graph.first_input
             values.update(self._averaged.columns(self._model, closure, entrance.random_state, inputs))
 

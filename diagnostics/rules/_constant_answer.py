@@ -115,15 +115,19 @@ def _still_holds(run: Run, table: pd.DataFrame, first: int, last: int) -> bool:
 
 
 def _compared(run: Run) -> pd.DataFrame:
-    """Losses and those of constant answers; of the part that compares, where the loss is more than that."""
+    """Losses and those of constant answers; of the part that compares, where the loss is more than that; or those of
+    the mean answer."""
     columns = ["loss", "constant_loss", "partial_loss", "partial_constant_loss", "answered_loss", "averaged_loss"]
     table = run.table("scalars", ["step", *columns])
     table["averaged"] = table["answered_loss"].notna()
-    table["loss"] = table["answered_loss"].fillna(table["loss"])
-    table["constant_loss"] = table["averaged_loss"].fillna(table["constant_loss"])
-    table["partial"] = table["partial_loss"].notna()  # no longer where the rest has come down to nothing
-    table["loss"] = table["partial_loss"].fillna(table["loss"])
-    table["constant_loss"] = table["partial_constant_loss"].fillna(table["constant_loss"])
+    # The part is no longer there where the rest has come down to nothing, and may be a small one where all is known.
+    table["partial"] = table["partial_loss"].notna() & (not table["averaged"].any())
+    for kind, loss, constant in (
+        ("partial", "partial_loss", "partial_constant_loss"),
+        ("averaged", "answered_loss", "averaged_loss"),
+    ):
+        table["loss"] = table[loss].where(table[kind], table["loss"])
+        table["constant_loss"] = table[constant].where(table[kind], table["constant_loss"])
     return table.dropna(subset=["loss", "constant_loss"])
 
 
