@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diagnostics.monitor import forwards
 from diagnostics.monitor.answers import FEWEST, MOST
 
-SELDOM = 3  # measured updates for each that is looked at: it takes two forwards
+SELDOM = 2  # measured updates for each that is looked at: it takes two forwards
 DIFFERENT = 1e-3  # of a gradient's size: less is rounding
 ALIKE = 0.9  # cosine of what the targets of two batches leave, from which they count as the same
 
@@ -43,23 +44,27 @@ class Averaged:
             self._usable = False
             return {}
         apart = mean.gradient - mean.gradient.mean(0)
-        told = _clearly(apart, mean.gradient) and self._is_bent(usual, mean) and self._is_of_data(apart, x)
+        told = _clearly(apart, usual.gradient, mean.gradient) and self._is_bent(usual, mean)
+        told = told and self._is_of_data(apart, x)
         return {"answered_loss": usual.loss, "averaged_loss": mean.loss} if told else {}
 
     def _is_bent(self, usual: "_Evaluated", mean: "_Evaluated") -> bool:
         """Found where the answers differ, as they do at the start, and kept."""
         if not self._bends and _clearly(usual.answers - usual.answers.mean(0), usual.answers):
-            self._bends = _clearly(usual.gradient - mean.gradient, mean.gradient)
+            self._bends = _clearly(usual.gradient - mean.gradient, usual.gradient, mean.gradient)
         return bool(self._bends)
 
     def _is_of_data(self, apart: Tensor, x: Tensor) -> bool:
         given = x.detach().sum().float()
         if self._first is None:
             self._first = apart, given
+            return False
         first, first_given = self._first
         self._inputs_vary |= bool(given != first_given)
         if apart.shape == first.shape:
-            self._targets_vary |= bool((apart * first).sum() < ALIKE * apart.norm() * first.norm())
+            both = (apart != 0).any(0) & (first != 0).any(0)
+            cosine = F.cosine_similarity(apart[:, both], first[:, both], 0)
+            self._targets_vary |= bool(cosine.mean() < ALIKE)  # not of none
         return self._targets_vary or not self._inputs_vary
 
 
@@ -106,5 +111,5 @@ def _rows(x: Tensor) -> Tensor:
     return x.float().reshape(len(x), -1)
 
 
-def _clearly(difference: Tensor, of: Tensor) -> bool:
-    return bool(difference.norm() > DIFFERENT * of.norm())
+def _clearly(difference: Tensor, *of: Tensor) -> bool:
+    return bool(difference.norm() > DIFFERENT * max(each.norm() for each in of))

@@ -121,7 +121,7 @@ def _compared(run: Run) -> pd.DataFrame:
     table = run.table("scalars", ["step", *columns])
     table["averaged"] = table["answered_loss"].notna()
     # The part is no longer there where the rest has come down to nothing, and may be a small one where all is known.
-    table["partial"] = table["partial_loss"].notna() & (not table["averaged"].any())
+    table["partial"] = table["partial_loss"].notna() & ~np.bool_(np.any(table["averaged"]))
     for kind, loss, constant in (
         ("partial", "partial_loss", "partial_constant_loss"),
         ("averaged", "answered_loss", "averaged_loss"),

@@ -1,0 +1,163 @@
+"""The loss of the mean of the answers: against the same by hand, silent where answers are not compared with targets of
+the data, and what runs are told by it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+from diagnostics.run import Run
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def draw() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def data(count: int = 640) -> tuple[Tensor, Tensor]:
+    x = torch.randn(count, 6, generator=draw())
+    return x, x[:, :2].tanh() + 0.1 * torch.randn(count, 2, generator=draw())
+
+
+def train(run: Path, loss: Loss, model: nn.Module, x: Tensor, y: Tensor, epochs: int = 4, size: int = 16) -> Run:
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with diagnostics.watch(model, optimizer, run, every=2, curvature_every=0, budget=ANY) as monitor:
+        for _ in range(epochs):
+            for i in torch.randperm(len(x)).split(size):
+                optimizer.zero_grad()
+                value = loss(model, x[i], y[i])
+                value.backward()
+                optimizer.step()
+                monitor.step(value, closure=lambda i=i: loss(model, x[i], y[i]))
+    return diagnostics.load(run)
+
+
+def measured(run: Run) -> np.ndarray:
+    return run.table("scalars", ["step", "answered_loss", "averaged_loss"]).dropna().to_numpy()
+
+
+def network(outputs: int = 2) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, outputs))
+
+
+def distilled(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    z = model(x)
+    apart = F.kl_div(F.log_softmax(z / 4, 1), (3 * y / 4).softmax(1), reduction="batchmean")
+    return 12 * apart + 0.1 * F.cross_entropy(z, y.argmax(1))
+
+
+COMPARING: dict[str, Loss] = {
+    "absolute": lambda model, x, y: F.l1_loss(model(x), y),
+    "Huber": lambda model, x, y: F.huber_loss(model(x), y),
+    "hinge": lambda model, x, y: F.relu(1 - model(x) * y.sign()).mean(),
+    "distillation": distilled,
+    "with a penalty": lambda model, x, y: (
+        F.l1_loss(model(x), y) + 0.01 * sum(p.abs().sum() for p in model.parameters())
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_it_is_the_loss_of_their_mean(name: str, tmp_path: Path) -> None:
+    """By a model that gives it, at the weights after the last update that was looked at."""
+    x, y = data(16)  # the same batch each time, in another order
+    model = network()
+    run = train(tmp_path / "run", COMPARING[name], model, x, y, epochs=18)
+    steps, answered, averaged = measured(run).T
+    assert len(steps) >= 3 and steps[-1] == 18
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return model(x).mean(0, keepdim=True).expand(len(x), -1)
+
+        def parameters(self, recurse: bool = True):  # of the penalty
+            return model.parameters(recurse)
+
+    assert answered[-1] == pytest.approx(COMPARING[name](model, x, y).item(), rel=1e-5)
+    assert averaged[-1] == pytest.approx(COMPARING[name](Mean(), x, y).item(), rel=1e-5)
+
+
+def game(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Of a discriminator, whose targets are the same in every batch."""
+    real = torch.tensor([1.0, -1.0]).repeat_interleave(len(x) // 2)
+    return F.relu(1 - real[:, None] * model(x)).mean()
+
+
+def contrast(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    left, right = F.normalize(model(torch.cat([x, x + 0.1]))).chunk(2)
+    return F.cross_entropy(left @ right.T / 0.5, torch.arange(len(x))) + 0.0 * left.sum()
+
+
+def physics(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    return (slope[:, 0] - y[:, 0]).abs().mean()
+
+
+SILENT: dict[str, Loss] = {
+    "a game": game,
+    "a contrast within the batch": contrast,
+    "derivatives by the inputs": physics,
+    "a likelihood": lambda model, x, y: (model(x).pow(2) / 2 + 0.1 * model(x[:1]).abs()).sum(1).mean(),
+    "one without a target": lambda model, x, y: model(x).abs().pow(1.5).mean(),
+    "a policy": lambda model, x, y: -(model(x) * y).mean() + 0.01 * model[2].weight.pow(2).sum(),
+    "two calls": lambda model, x, y: F.l1_loss(model(x), y) + 0.1 * model(x + 1).abs().mean(),
+    "few": lambda model, x, y: F.l1_loss(model(x[:4]), y[:4]),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_nothing_is_told_where_answers_are_not_compared_with_targets(name: str, tmp_path: Path) -> None:
+    x, y = data(256)
+    assert len(measured(train(tmp_path / "run", SILENT[name], network(), x, y, epochs=2))) == 0
+
+
+def test_a_known_form_needs_it_not(tmp_path: Path) -> None:
+    x, y = data()
+    run = train(tmp_path / "run", lambda model, x, y: F.mse_loss(model(x), y), network(), x, y, epochs=2)
+    assert len(measured(run)) == 0 and run.table("scalars", ["constant_loss"])["constant_loss"].notna().any()
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("name", ["absolute", "distillation", "a game", "derivatives by the inputs", "two calls"])
+def test_training_is_bitwise_unchanged(name: str, tmp_path: Path) -> None:
+    loss = (COMPARING | SILENT)[name]
+    x, y = data(128)
+
+    def model() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 2))
+
+    watched, alone = model(), model()
+    train(tmp_path / "run", loss, watched, x, y)
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(alone.parameters(), 3e-3)
+    for _ in range(4):
+        for i in torch.randperm(len(x)).split(16):
+            optimizer.zero_grad()
+            loss(alone, x[i], y[i]).backward()
+            optimizer.step()
+    for (key, one), other in zip(watched.state_dict().items(), alone.state_dict().values(), strict=True):
+        assert torch.equal(one, other), key
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", ["absolute", "distillation", "with a penalty"])
+@pytest.mark.parametrize("paired", [True, False])
+def test_targets_of_other_examples(name: str, paired: bool, tmp_path: Path) -> None:
+    x, y = data(4096)
+    y = y if paired else y[torch.randperm(len(y), generator=draw())]
+    run = train(tmp_path / "run", COMPARING[name], network(), x, y, epochs=2)
+    found = {finding.cause: finding for finding in diagnostics.diagnose(run).findings if finding.alarm}
+    assert set(found) == (set() if paired else {"nothing-learned"})
+    if not paired:
+        assert "the mean of its answers, given to every input" in found["nothing-learned"].summary
