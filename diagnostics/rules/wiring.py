@@ -27,12 +27,13 @@ token, whether dropout follows the last layer, whether derivatives without a gra
 the loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks to be alike: whether
 strangers became as much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not
 they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0
-without end. Of targets: whether those of a batch are far more alike than all of them, while the loss is on average
-hardly better than that of the same answer to all, and keeps jumping to twice that, or comes again in each epoch, as a
-sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all features become tenfold larger or
-smaller together, whether all examples of each batch are one or all texts one token, and whether a layer's are all
-zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of torch's
-own: whether three of four have a gradient and are left exactly as they were by an update.
+without end; of any loss below 0, whether it falls as fast as ever, ten times as far as it began, along gradients that
+neither vanish nor turn. Of targets: whether those of a batch are far more alike than all of them, while the loss is on
+average hardly better than that of the same answer to all, and keeps jumping to twice that, or comes again in each
+epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all features become tenfold
+larger or smaller together, whether all examples of each batch are one or all texts one token, and whether a layer's are
+all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of
+torch's own: whether three of four have a gradient and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -110,6 +111,9 @@ entry of the target has all.
 changes its sign, and the surer the output, the lower the loss, without end. The losses of pairs and `soft_margin_loss`
 take labels of 1 and $-1$; one of 0 adds to them what has no gradient, or pulls both ways.
 
+*No floor*: a score that is only to grow, as a critic's without a penalty, a log-likelihood that is added where it
+should be subtracted, or a log determinant of the wrong sign, is lowered by larger weights whatever the data are.
+
 *In order*: a batch's gradient stands for that of all data if its examples were drawn at random. A batch of one class
 asks for that class whatever the input, and the next batches undo what it taught. A batch norm takes out what the
 examples of a batch have in common, which then is their class.
@@ -184,6 +188,7 @@ from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
+from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import norms_of_few, shared_norms
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
@@ -228,6 +233,7 @@ def check(
     yield from unlogged(run)
     yield from targets_outside(run)
     yield from unsigned(run)
+    yield from no_floor(run)
     yield from in_order(run)
     yield from inputs_change(run)
     yield from noise_piles_up(run)
