@@ -106,6 +106,7 @@ class Answers:
         found["partial_loss"] = torch.where(part, targets.error, torch.nan)
         found["partial_constant_loss"] = torch.where(part, constant, torch.nan)
         found["target_spread"] = torch.where(known, self._whole.spread(), torch.nan)
+        found["one_class"] = torch.where(proven, self._whole.of_one_class(), torch.nan)
         if targets.log_total is not None:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
         if targets.outside is not None:

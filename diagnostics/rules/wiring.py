@@ -28,12 +28,13 @@ the loss sees but the last of many steps, each cut from the one before. Of pairs
 strangers became as much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not
 they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0
 without end; of any loss below 0, whether it falls as fast as ever, ten times as far as it began, along gradients that
-neither vanish nor turn. Of targets: whether those of a batch are far more alike than all of them, while the loss is on
-average hardly better than that of the same answer to all, and keeps jumping to twice that, or comes again in each
-epoch, as a sawtooth or, behind a batch norm, worse than that answer. Of inputs: whether all features become tenfold
-larger or smaller together, whether all examples of each batch are one or all texts one token, and whether a layer's are
-all zeros, so that its bias gets a gradient and its weights none. Of weights in half precision under an optimizer of
-torch's own: whether three of four have a gradient and are left exactly as they were by an update.
+neither vanish nor turn. Of targets: whether all are of one class, and the loss comes down to nothing; whether those of
+a batch are far more alike than all of them, while the loss is on average hardly better than that of the same answer to
+all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than
+that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples of each
+batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and its
+weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient and
+are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -123,6 +124,9 @@ examples of a batch have in common, which then is their class.
 
 *One example*: a list of an array that is reused holds that array many times over, and what was last written to it.
 
+*One class*: `mask / 255` as an integer is 0 nearly everywhere, and so is the label of a file that was not found. The
+bias of the last layer alone brings such a loss to 0, and all looks well.
+
 *One token*: a word that is not in the vocabulary, as written in capitals, becomes the token for unknown words. Where
 that happens to all, no text tells anything.
 
@@ -190,6 +194,7 @@ from diagnostics.rules._log_scores import log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import norms_of_few, shared_norms
+from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._targets_outside import targets_outside, unsigned
@@ -238,6 +243,7 @@ def check(
     yield from inputs_change(run)
     yield from noise_piles_up(run)
     yield from one_example(run)
+    yield from one_class(run)
     yield from zero_inputs(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)

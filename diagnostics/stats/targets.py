@@ -174,6 +174,12 @@ class Targets:
         )
         return torch.where(told, within.scatter / total, torch.nan)
 
+    def of_one_class(self) -> Tensor:
+        """1 where all are of one class, or each label is always the same; 0 where not, NaN of few."""
+        n, told = self.seen.count, self.form.classes is not None or self.form.of_probabilities
+        one = self.seen.scatter.sum() <= _ALIKE * n
+        return torch.where((n >= ENOUGH) & told, one.to(n.dtype), torch.nan)
+
     def equal(self, other: "Targets") -> Tensor:
         """Whether two batches hold the same targets, as far as these numbers tell."""
         mine, theirs = (torch.cat([s.mean, s.scatter]) for s in (self.seen, other.seen))

@@ -1,0 +1,83 @@
+"""Targets of one class alone, and what looks like it: rare classes, and a contrast whose first is always right."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+
+pytestmark = pytest.mark.exhaustive
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+class Contrast(nn.Module):
+    """Returns scores of which the first is the right one, as momentum contrast does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, near, far = (F.normalize(self.embed(each), dim=1) for each in (x, x + 0.3 * x.roll(1, 1), x.roll(1, 0)))
+        others = (z @ far.T).masked_fill(torch.eye(len(x)).roll(-1, 1).bool(), -1.0)
+        return torch.cat([(z * near).sum(1, keepdim=True), others], 1) / 0.1
+
+
+def causes(run: Path, model: nn.Module, loss: Callable, target: Callable[[Tensor], Tensor]) -> set[str]:
+    torch.manual_seed(1)
+    x = torch.randn(2048, 4)
+    t = target(x)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with diagnostics.watch(model, optimizer, run, every=5, curvature_every=0, budget=ANY) as monitor:
+        for _ in range(6):
+            for i in torch.randperm(len(x)).split(32):
+                optimizer.zero_grad()
+                value = loss(model(x[i]), t[i])
+                value.backward()
+                optimizer.step()
+                monitor.step(value)
+    return {finding.cause or finding.kind for finding in diagnostics.diagnose(diagnostics.load(run)).findings}
+
+
+def network(outputs: int) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, outputs))
+
+
+def none(x: Tensor) -> Tensor:
+    return torch.zeros(len(x), dtype=torch.long)
+
+
+def rare(x: Tensor) -> Tensor:
+    return (x[:, 0] > 2.5).long()  # one in 160
+
+
+def column(label: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: label(x)[:, None].float()
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("model", "loss", "target", "expected"),
+    [
+        pytest.param(lambda: network(3), F.cross_entropy, none, True, id="classes"),
+        pytest.param(lambda: network(3), F.cross_entropy, rare, False, id="a rare class"),
+        pytest.param(lambda: network(1), F.binary_cross_entropy_with_logits, column(none), True, id="labels"),
+        pytest.param(lambda: network(1), F.binary_cross_entropy_with_logits, column(rare), False, id="rare labels"),
+        pytest.param(Contrast, F.cross_entropy, none, False, id="a contrast"),
+        pytest.param(lambda: network(1), F.mse_loss, column(none), False, id="a residual"),
+    ],
+)
+def test_targets_of_one_class(
+    model: Callable[[], nn.Module],
+    loss: Callable,
+    target: Callable[[Tensor], Tensor],
+    expected: bool,
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    assert ("one-class" in causes(tmp_path / "run", model(), loss, target)) == expected
