@@ -40,7 +40,9 @@ def no_floor(
     if not (history.end < -times * begun and falls.min() > 0 and late >= steady * early):
         return
     until, since = (int(history.steps[history.count * quarter // 4]) for quarter in (1, 3))
-    cosines, (steps, norms) = gradient_signal.cosines(run, history.middle_step), signals.column(run, "grad_norm")
+    late_ones = len(gradient_signal.cosines(run, history.middle_step))
+    cosines = gradient_signal.cosines(run, history.first_step)[-max(measured, late_ones) :]
+    steps, norms = signals.column(run, "grad_norm")
     first, last = (signals.median(part) for part in (norms[steps < until], norms[steps >= since]))
     cosine = signals.median(cosines)
     if len(cosines) < measured or not cosine > together or not last >= kept * first or any(targets_outside(run)):

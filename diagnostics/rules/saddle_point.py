@@ -62,6 +62,7 @@ def check(
     near: float = 0.2,  # of the loss: what the gradient would take off it at the largest stable rate meanwhile
     patience: float = 30.0,  # escape times; rounding errors alone have grown to order one by then
     grown: float = 5.0,  # escape times: what leads away has grown 150-fold, and updates that curve upwards go elsewhere
+    few: float = 2.0,  # escape times: it has grown sevenfold
 ) -> Iterator[Finding]:
     signals.curvature(run)
     history = signals.loss(run)
@@ -69,14 +70,14 @@ def check(
         return
     for stretch in stretches.flats(run):
         if stretch.share >= longest and not _at_floor(history, stretch):
-            found = _held(run, stretch, clearly, near, patience, grown)
+            found = _held(run, stretch, clearly, near, patience, grown, few)
             if found is not None:
                 yield found
                 return
 
 
 def _held(
-    run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float, grown: float
+    run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float, grown: float, few: float
 ) -> Finding | None:
     """The finding for one flat stretch, if a saddle point explains it."""
     gain = _gain(run)
@@ -97,7 +98,8 @@ def _held(
         downhill = min(downhill, _steady(run, stretch, gradient**2) * gain * waited)
     stopped = _makes_no_step(run, stretch)
     told = leaving or stopped or (waited >= escape and _is_steep_and_still(run, stretch))
-    if not told and (waited < escape or not _downward(run, stretch)):
+    # In so few escape times what leads away has hardly grown: the rate itself may be what holds the run.
+    if not told and (waited < few * escape or not _downward(run, stretch)):
         ratio = signals.latest(run, "curvature", "stability")
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
