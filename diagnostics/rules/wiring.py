@@ -275,7 +275,7 @@ def _late(run: Run) -> Iterator[Finding]:
 
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
-    "log-scores", "targets-outside", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
+    "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
     "mask-inverted", "one-token", "wrong-backward",
 }  # fmt: skip
 
