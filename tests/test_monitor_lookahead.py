@@ -16,6 +16,10 @@ ANY = 100.0  # times the unwatched time: what is measured must not depend on how
 KINDS, LENGTH, ROWS, WIDTH = 12, 10, 8, 16
 
 
+def ahead(model, closure):
+    return lookahead.told(model, closure).get("looks_ahead", 0.0)
+
+
 class Attending(nn.Module):
     """`time_first`: as nn.TransformerEncoder has it by default."""
 
@@ -98,7 +102,7 @@ def test_it_is_told_where_an_answer_changes_with_its_target(kind, causal):
     torch.manual_seed(0)
     model, data = kind(causal), text()
     x, y = data[:, :-1], data[:, 1:]
-    found = lookahead.ahead(model, closure_of(model, x, y))
+    found = ahead(model, closure_of(model, x, y))
     assert (found > 0) == changes(model, x) == (not causal)
 
 
@@ -106,14 +110,55 @@ def test_it_is_told_where_an_answer_changes_with_its_target(kind, causal):
 def test_with_time_first(causal):
     torch.manual_seed(0)
     model, data = Attending(causal, time_first=True), text().t()
-    assert (lookahead.ahead(model, closure_of(model, data[:-1], data[1:])) > 0) == (not causal)
+    assert (ahead(model, closure_of(model, data[:-1], data[1:])) > 0) == (not causal)
+
+
+class Plain(nn.Module):
+    """Of each token alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.out = nn.Embedding(KINDS, WIDTH), nn.Linear(WIDTH, KINDS)
+
+    def forward(self, x):
+        return self.out(self.tokens(x))
+
+
+def test_texts_that_are_read_across():
+    """The first dimension of the data is the batch, and the model reads it as time, or the other way round."""
+    torch.manual_seed(0)
+    data = text()
+    x, y = data[:, :-1], data[:, 1:]
+    recurrent = Reading(True)
+    recurrent.read = nn.LSTM(WIDTH, WIDTH)
+    across = {
+        "attention": closure_of(Attending(True, time_first=True), x, y),
+        "without a mask": closure_of(Attending(False, time_first=True), x, y),
+        "recurrent": closure_of(recurrent, x, y),
+        "time first": closure_of(Attending(True), x.t(), y.t()),
+    }
+    right = {
+        "attention": closure_of(Attending(True), x, y),
+        "time first": closure_of(Attending(True, time_first=True), x.t(), y.t()),
+        "recurrent": closure_of(Reading(True), x, y),
+        "each token alone": closure_of(Plain(), x, y),
+        "through a batch norm": closure_of(Convolving(True, width=1), x, y),
+        "other targets": closure_of(Attending(True, time_first=True), x, (x + 1) % KINDS),
+    }
+    model = nn.Embedding(1, 1)  # one that holds some
+    assert {name: lookahead.told(model, closure)["across_texts"] for name, closure in across.items()} == dict.fromkeys(
+        across, True
+    )
+    assert {name: lookahead.told(model, closure)["across_texts"] for name, closure in right.items()} == dict.fromkeys(
+        right, False
+    )
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_decoder_beside_an_encoder_that_may_read_all(causal):
     torch.manual_seed(0)
     model, data = Translating(causal), text()
-    assert (lookahead.ahead(model, closure_of(model, data[:, :-1], data[:, 1:])) > 0) == (not causal)
+    assert (ahead(model, closure_of(model, data[:, :-1], data[:, 1:])) > 0) == (not causal)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -134,7 +179,7 @@ def test_targets_that_are_shifted_by_the_loss(causal):
         return F.nll_loss(model(data)[:, :-1].log_softmax(-1).flatten(0, 1), data[:, 1:].flatten())
 
     for closure in (one_less, filled_up, in_two):
-        assert (lookahead.ahead(model, closure) > 0) == (not causal)
+        assert (ahead(model, closure) > 0) == (not causal)
 
 
 def test_what_may_look_ahead():
@@ -155,7 +200,7 @@ def test_what_may_look_ahead():
         "batch norm": closure_of(alone, x, y),
         "squared error": lambda: model(x).square().mean(),
     }
-    assert {name: lookahead.ahead(model, closure) for name, closure in silent.items()} == dict.fromkeys(silent, 0.0)
+    assert {name: ahead(model, closure) for name, closure in silent.items()} == dict.fromkeys(silent, 0.0)
 
 
 @pytest.mark.exhaustive
@@ -227,4 +272,4 @@ def test_a_graph_that_cannot_be_asked_is_left_alone(tmp_path):
 def test_tokens_and_targets_of_other_types():
     torch.manual_seed(0)
     model, data = Attending(False), text()
-    assert lookahead.ahead(model, closure_of(model, data[:, :-1].int(), data[:, 1:])) > 0
+    assert ahead(model, closure_of(model, data[:, :-1].int(), data[:, 1:])) > 0

@@ -122,7 +122,7 @@ class Given:
 
     def _looks_ahead(self, closure: Closure) -> dict[str, Any]:
         with forwards.ours(self._model, closure):
-            return {"looks_ahead": lookahead.ahead(self._model, closure)}
+            return lookahead.told(self._model, closure)
 
     def _exchanged(self, closure: Closure) -> dict[str, Any]:
         with forwards.ours(self._model, closure):

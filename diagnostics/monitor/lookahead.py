@@ -1,7 +1,9 @@
-"""Whether a model that is to predict the next token has it before its eyes: a causal mask is missing.
+"""Whether a model that is to predict the next token has it before its eyes: a causal mask is missing; or has the tokens
+of other texts there, in place of those before it in its own.
 
 Two facts about one call of the closure. Its targets are tokens that it was given, one place on; and the answer at one
-place changes with the token after it, which is its target. Of a causal model that derivative is exactly 0.
+place changes with the token after it, which is its target. Of a causal model that derivative is exactly 0. That by the
+tokens before it is 0 where the model runs along the batch.
 """
 
 import math
@@ -21,17 +23,19 @@ AHEAD = 0.1  # of the derivative by the token before: attention without a mask, 
 MOST = 1e6  # a mask the wrong way round sees nothing but what comes
 
 
-def ahead(model: nn.Module, closure: Callable[[], Any]) -> float:
-    """How much the answer at one place depends on the token that it is to predict, over how much on the one before it;
-    0 where the targets are no such tokens, or are not seen."""
+def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
+    """As entries of the run. "looks_ahead": how much the answer at one place depends on the token that it is to
+    predict, over how much on the one before it; 0 where the targets are no such tokens, or are not seen.
+    "across_texts": whether it depends on other texts, and not on what came before in its own."""
     if not any(isinstance(module, nn.Embedding) for module in model.modules()):
-        return 0.0
+        return {}
     with torch.enable_grad(), _Calls() as calls:
         closure()
     # A copy of the targets that may be read, as an encoder's, is given beside the one that may not.
-    found = [_share(text, scored) for text in calls.texts for scored in calls.scored if text.is_of(scored)]
-    share = min(found, default=0.0)
-    return share if share >= AHEAD else 0.0
+    seen = [_influence(text, scored) for text in calls.texts for scored in calls.scored if text.is_of(scored)]
+    share = min((each.ahead() for each in seen if each is not None), default=0.0)
+    across = bool(seen) and all(each is not None and each.is_across() for each in seen)
+    return {"looks_ahead": share if share >= AHEAD else 0.0, "across_texts": across}
 
 
 class _Scored(NamedTuple):
@@ -92,21 +96,37 @@ class _Calls(TorchFunctionMode):
         return out
 
 
-def _share(text: _Text, scored: _Scored) -> float:
+class _Influence(NamedTuple):
+    """Of each token (rows, T), as embedded, on the answer to the one at `place` of `row`."""
+
+    norms: Tensor
+    row: int
+    place: int
+
+    def ahead(self) -> float:
+        before, _, after = self.norms[:, self.place - 1 : self.place + 2].unbind(1)
+        row = self.row
+        elsewhere = torch.cat([after[:row], after[row + 1 :], after.new_zeros(1)]).max()
+        if not 0 < float(after[row]) < math.inf or float(elsewhere) > COUPLED * float(after[row]):
+            return 0.0
+        return min(float(after[row] / before[row]), MOST) if float(before[row]) > 0 else MOST
+
+    def is_across(self) -> bool:
+        own, others = self.norms[self.row], torch.cat([self.norms[: self.row], self.norms[self.row + 1 :]])
+        return bool((own[: self.place] == 0).all() & (own[self.place] > 0) & (others > 0).any())
+
+
+def _influence(text: _Text, scored: _Scored) -> _Influence | None:
     rows, length = text.tokens.shape
     scores, targets = scored.by_row(rows, text.time_first)
     counted = (targets[:, 1 : length - 1] != scored.ignored).nonzero().tolist()
     if not counted:
-        return 0.0
+        return None
     row, place = counted[len(counted) // 2]
     answer = scores[row, place + 1]
     pattern = torch.arange(1.0, len(answer) + 1, device=answer.device).cos().to(answer.dtype)  # softmax ignores a sum
     (gradient,) = torch.autograd.grad(answer @ pattern, text.embedded, retain_graph=True, allow_unused=True)
     if gradient is None:
-        return 0.0
+        return None
     gradient = gradient.transpose(0, 1) if text.time_first else gradient
-    before, _, after = gradient[:, place : place + 3].float().flatten(2).norm(dim=2).unbind(1)
-    elsewhere = torch.cat([after[:row], after[row + 1 :], after.new_zeros(1)]).max()
-    if not 0 < float(after[row]) < math.inf or float(elsewhere) > COUPLED * float(after[row]):
-        return 0.0
-    return min(float(after[row] / before[row]), MOST) if float(before[row]) > 0 else MOST
+    return _Influence(gradient.float().flatten(2).norm(dim=2), row, place + 1)

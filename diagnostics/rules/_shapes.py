@@ -211,6 +211,7 @@ def by_place(run: Run) -> Iterator[Finding]:
 def along_batch(run: Run) -> Iterator[Finding]:
     seen = [each for each in run.meta.get("along_batch") or [] if len(each) >= 3]
     if not seen:
+        yield from _across_texts(run)
         return
     names = tuple(dict.fromkeys(str(name) or "the model" for name, *_ in seen))
     _, steps, sequences, *proof = seen[0]
@@ -232,6 +233,28 @@ def along_batch(run: Run) -> Iterator[Finding]:
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
         severity=_severity_along_batch(run, recurrent, bool(proof)),
+    )
+
+
+def _across_texts(run: Run) -> Iterator[Finding]:
+    if not run.meta.get("across_texts"):
+        return
+    yield found(
+        "along-batch",
+        signals.first_step(run),
+        (),
+        (
+            "The model runs along the batch: its targets are the tokens that it is given, one place on, but the answer "
+            "at a place depends on none of the tokens before it in its own text, and on those of other texts."
+        ),
+        {},
+        (
+            "make the recurrent or attention layers with batch_first=True, and count positions along the second "
+            "dimension",
+            "or transpose the input, x.transpose(0, 1), and the output back",
+        ),
+        formula=r"\frac{\partial y_{n,t}}{\partial x_{n,t'<t}} = 0, \quad "
+        r"\frac{\partial y_{n,t}}{\partial x_{n'\ne n,t}} \ne 0",
     )
 
 

@@ -34,6 +34,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "one_answer": 0,
     "all_products": 0,
     "looks_ahead": 0.0,
+    "across_texts": False,
     "by_place": 0.0,
     "order_blind": False,
     "idle": [],
