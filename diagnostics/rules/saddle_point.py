@@ -51,6 +51,7 @@ from diagnostics.run import Run
 KIND = "saddle-point"
 RANK = 9
 STEEP = 0.5  # of the largest eigenvalue: it curves down as it curves up, as no valley's floor does
+TOO_SMALL = 0.003  # of the largest stable rate: ten times as much would still be thirty times below it
 MEASURED = 4  # updates in each part of a stretch whose growth is compared
 
 
@@ -62,7 +63,6 @@ def check(
     near: float = 0.2,  # of the loss: what the gradient would take off it at the largest stable rate meanwhile
     patience: float = 30.0,  # escape times; rounding errors alone have grown to order one by then
     grown: float = 5.0,  # escape times: what leads away has grown 150-fold, and updates that curve upwards go elsewhere
-    few: float = 2.0,  # escape times: it has grown sevenfold
 ) -> Iterator[Finding]:
     signals.curvature(run)
     history = signals.loss(run)
@@ -70,14 +70,14 @@ def check(
         return
     for stretch in stretches.flats(run):
         if stretch.share >= longest and not _at_floor(history, stretch):
-            found = _held(run, stretch, clearly, near, patience, grown, few)
+            found = _held(run, stretch, clearly, near, patience, grown)
             if found is not None:
                 yield found
                 return
 
 
 def _held(
-    run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float, grown: float, few: float
+    run: Run, stretch: stretches.Flat, clearly: float, near: float, patience: float, grown: float
 ) -> Finding | None:
     """The finding for one flat stretch, if a saddle point explains it."""
     gain = _gain(run)
@@ -98,15 +98,19 @@ def _held(
         downhill = min(downhill, _steady(run, stretch, gradient**2) * gain * waited)
     stopped = _makes_no_step(run, stretch)
     told = leaving or stopped or (waited >= escape and _is_steep_and_still(run, stretch))
-    # In so few escape times what leads away has hardly grown: the rate itself may be what holds the run.
-    if not told and (waited < few * escape or not _downward(run, stretch)):
-        ratio = signals.latest(run, "curvature", "stability")
+    ratio = signals.latest(run, "curvature", "stability")
+    if not told and (waited < escape or not _downward(run, stretch)):
         if np.isnan(ratio):
             return None  # no largest stable rate is known for this optimizer
         downhill /= max(ratio, np.finfo(float).tiny)
     too_long = waited > patience * escape and gradient > 0 and not stopped  # which does not come away from it at all
     if too_long or not downhill <= near * abs(stretch.level):
         return None
+    small = not stopped and ratio < TOO_SMALL
+    remedies = (
+        "start with larger random weights: torch.nn.init.kaiming_normal_ (or xavier_normal_) on every layer",
+        "begin with torch.optim.Adam, and go on with L-BFGS once the loss falls" if stopped else _faster(run),
+    )
     return Finding(
         kind=KIND,
         cause=None,
@@ -121,7 +125,8 @@ def _held(
             + (
                 f"L-BFGS takes such a gradient for 0 (tolerance_grad = {number(stopped)}) and makes no step."
                 if stopped
-                else f"the distance from it grows e-fold in {number(escape)} updates."
+                else f"the distance from it grows e-fold in {number(escape)} updates"
+                + (f" at {number(100 * ratio)} % of the largest stable rate." if small else ".")
             )
         ),
         evidence={
@@ -133,10 +138,7 @@ def _held(
             "measured at step": float(step),
         }
         | ({} if stopped else {"escape updates": escape}),
-        remedies=(
-            "start with larger random weights: torch.nn.init.kaiming_normal_ (or xavier_normal_) on every layer",
-            "or begin with torch.optim.Adam, and go on with L-BFGS once the loss falls" if stopped else _faster(run),
-        ),
+        remedies=remedies[::-1] if small else remedies,
         charts=(
             Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues"),
             Chart("line", "scalars", ("loss",), "Loss"),
