@@ -16,7 +16,7 @@ import diagnostics
 from diagnostics import stats
 from diagnostics.monitor.budget import Budget
 from diagnostics.rules import plateau
-from diagnostics.rules._constant_answer import explained
+from diagnostics.rules._explained import explained
 from diagnostics.run import Run, RunWriter
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is

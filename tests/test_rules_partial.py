@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import diagnostics
-from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._explained import explained_late
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 

@@ -8,7 +8,7 @@ import numpy as np
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._explained import explained_late
 from diagnostics.run import Run
 
 

@@ -7,7 +7,7 @@ Source: lecture, "Plateaux"; each is seen on the first forward, by the functions
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._explained import explained_late
 from diagnostics.rules._far_targets import COMPARISONS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex

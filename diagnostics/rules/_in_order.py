@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import LITTLE, explained_late
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._recurrence import AGAIN, recurrence
 from diagnostics.rules._wiring_finding import found

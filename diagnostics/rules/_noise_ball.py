@@ -9,7 +9,7 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
-from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._explained import explained_late
 from diagnostics.run import Run
 
 # Of a quadratic loss that is motion: one designs for a misadjustment of ten per cent (Widrow and Stearns 1985, Adaptive

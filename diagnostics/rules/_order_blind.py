@@ -5,7 +5,7 @@ Source: Vaswani et al. (2017), section 3.5 ("Positional Encoding").
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._explained import explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run

@@ -6,7 +6,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import LITTLE, explained_late
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number, shape_of

@@ -10,7 +10,7 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
-from diagnostics.rules._constant_answer import LITTLE, explained_late
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
 from diagnostics.rules._words import number

@@ -67,9 +67,10 @@ from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules import _steps as steps_made
-from diagnostics.rules._constant_answer import LITTLE, explained_late, worse_for_long
+from diagnostics.rules._constant_answer import worse_for_long
 from diagnostics.rules._crawling import crawls
 from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, gradient_left, spent_early
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._far_targets import far_targets
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._never_reached import never_reached

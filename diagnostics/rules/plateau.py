@@ -105,15 +105,8 @@ from collections.abc import Iterator
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._constant_answer import (
-    BEND,
-    INPUT_SCALE,
-    Explained,
-    explained,
-    learned_nothing,
-    of_linear_layers,
-    worse_for_long,
-)
+from diagnostics.rules._constant_answer import BEND, INPUT_SCALE, learned_nothing, of_linear_layers, worse_for_long
+from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import LOSS_CHARTS, misused

@@ -62,7 +62,7 @@ from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _weight_scales as weight_scales
-from diagnostics.rules._constant_answer import explained_late
+from diagnostics.rules._explained import explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
 from diagnostics.rules._raw_inputs import weights_before_batch_norm
