@@ -114,7 +114,7 @@ _TABLES = (
                 "what of the variance of all targets seen so far lies within batches: near 1 if they come in random "
                 "order",
             ),
-            Metric("one_class", "", "1 if all targets seen so far are of one class; 0 if not"),
+            Metric("one_class", "", "the number of classes if all targets seen so far are of one; 0 if not"),
             Metric(
                 "log_total",
                 "",

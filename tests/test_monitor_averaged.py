@@ -111,7 +111,7 @@ SILENT: dict[str, Loss] = {
     "one without a target": lambda model, x, y: model(x).abs().pow(1.5).mean(),
     "a policy": lambda model, x, y: -(model(x) * y).mean() + 0.01 * model[2].weight.pow(2).sum(),
     "two calls": lambda model, x, y: F.l1_loss(model(x), y) + 0.1 * model(x + 1).abs().mean(),
-    "few": lambda model, x, y: F.l1_loss(model(x[:4]), y[:4]),
+    "few, always": lambda model, x, y: F.l1_loss(model(x[:4]), y[:4]),
 }
 
 
@@ -161,3 +161,66 @@ def test_targets_of_other_examples(name: str, paired: bool, tmp_path: Path) -> N
     assert set(found) == (set() if paired else {"nothing-learned"})
     if not paired:
         assert "the mean of its answers, given to every input" in found["nothing-learned"].summary
+
+
+class TimeFirst(nn.Module):
+    """As nn.GRU has it by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.out = nn.GRU(1, 16), nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.read(x.t()[..., None])[0])
+
+
+class Members(nn.Module):
+    """Of an ensemble, in the first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1)) for _ in range(10)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members])
+
+
+def levels(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Of sequences, at each time, with noise."""
+    z = model(y[:, :1] + 0.3 * x.repeat(1, 2))
+    draw = torch.Generator().manual_seed(int(1e6 * x[0, 0].abs()))
+    return (z - y[:, 0, None] - 0.5 * torch.randn(z.shape, generator=draw)).abs().mean()
+
+
+def weighted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    weights = torch.poisson(torch.ones(10, len(x), 1), torch.Generator().manual_seed(int(1e6 * x[0, 0].abs())))
+    return (weights * (model(x) - y[:, :1]).abs()).mean()
+
+
+def likelihood(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    mean, log_variance = model(x).chunk(2, 1)
+    return F.gaussian_nll_loss(mean, 0.05 * y[:, :1], log_variance.exp())
+
+
+@pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("loss", "model"),
+    [
+        pytest.param(levels, TimeFirst, id="time first"),
+        pytest.param(weighted, Members, id="members first"),
+        pytest.param(lambda model, x, y: -F.cosine_similarity(model(x), y).mean(), network, id="below zero"),
+        pytest.param(likelihood, lambda: network(2), id="a likelihood"),
+    ],
+)
+def test_what_is_learned_is_not_taken_for_nothing(loss: Loss, model: Callable, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, y = data(2048)
+    found = diagnostics.diagnose(train(tmp_path / "run", loss, model(), x, y, epochs=6)).findings
+    assert not any(finding.cause == "nothing-learned" for finding in found)
+
+
+def test_a_short_batch_is_left_out(tmp_path: Path) -> None:
+    x, y = data(100)
+    run = train(tmp_path / "run", COMPARING["absolute"], network(), x, y, epochs=8)  # each epoch ends with one of 4
+    assert len(measured(run)) > 5

@@ -114,14 +114,15 @@ def test_with_time_first(causal):
 
 
 class Plain(nn.Module):
-    """Of each token alone."""
+    """Of each token alone, but for a batch norm of each place."""
 
-    def __init__(self):
+    def __init__(self, places=0):
         super().__init__()
         self.tokens, self.out = nn.Embedding(KINDS, WIDTH), nn.Linear(WIDTH, KINDS)
+        self.norm = nn.BatchNorm1d(places) if places else nn.Identity()
 
     def forward(self, x):
-        return self.out(self.tokens(x))
+        return self.out(self.norm(self.tokens(x)))
 
 
 def test_texts_that_are_read_across():
@@ -143,6 +144,7 @@ def test_texts_that_are_read_across():
         "recurrent": closure_of(Reading(True), x, y),
         "each token alone": closure_of(Plain(), x, y),
         "through a batch norm": closure_of(Convolving(True, width=1), x, y),
+        "through a batch norm of each place": closure_of(Plain(x.shape[1]), x, y),
         "other targets": closure_of(Attending(True, time_first=True), x, (x + 1) % KINDS),
     }
     model = nn.Embedding(1, 1)  # one that holds some

@@ -88,7 +88,7 @@ def gaussian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     ],
 )
 def test_a_loss_without_a_least_value(wrong: Loss, right: Loss, model: Callable, tmp_path: Path) -> None:
-    rate = 0.05 if model is Flow else 3e-3
+    rate = 1.0 if model is Flow else 3e-3
     assert "no-floor" in causes(tmp_path / "wrong", wrong, model(), rate)
     assert "no-floor" not in causes(tmp_path / "right", right, model(), rate)
 
@@ -97,3 +97,38 @@ def test_a_loss_without_a_least_value(wrong: Loss, right: Loss, model: Callable,
 @pytest.mark.parametrize("rate", [3e-4, 3e-3])
 def test_a_likelihood_far_below_zero_has_one(rate: float, size: int, tmp_path: Path) -> None:
     assert "no-floor" not in causes(tmp_path / "run", gaussian, network(2), rate, size=size)
+
+
+def alike(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return -F.cosine_similarity(model(x), x[:, :2] + 0.1 * y).mean()
+
+
+def information(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Donsker and Varadhan's bound, which starts at 0."""
+    joint, apart = model(torch.cat([x[:, :3], y], 1)), model(torch.cat([x[:, :3], y.roll(1, 0)], 1))
+    return apart.exp().mean().log() - joint.mean()
+
+
+def reconstruction(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """With a deviation that is learned: a run that ends on its way down."""
+    deviation = model[2].bias[4:].exp()
+    return ((x - model(x)[:, :4]).square() / (2 * deviation.square()) + deviation.log()).sum(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "rate"),
+    [
+        pytest.param(alike, 2, 1e-4, id="a cosine"),
+        pytest.param(information, 1, 1e-4, id="a bound of the information"),
+        pytest.param(reconstruction, 8, 3e-3, id="a deviation that is learned"),
+    ],
+)
+def test_a_run_that_ends_on_its_way_down(loss: Loss, outputs: int, rate: float, tmp_path: Path) -> None:
+    assert "no-floor" not in causes(tmp_path / "run", loss, network(outputs), rate, size=256)
+
+
+def test_a_score_that_stood_at_zero_at_first(tmp_path: Path) -> None:
+    model = network(1)
+    with torch.no_grad():
+        model[2].weight.zero_()
+    assert "no-floor" in causes(tmp_path / "run", lambda model, x, y: -100 * (model(x) * y.sign()).mean(), model)

@@ -27,6 +27,38 @@ class Contrast(nn.Module):
         return torch.cat([(z * near).sum(1, keepdim=True), others], 1) / 0.1
 
 
+class Pairs(nn.Module):
+    """The difference of two scores, which is to be positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = network(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x + torch.ones(4)) - self.score(x - torch.ones(4))
+
+
+class Ranked(nn.Module):
+    """Scores of eight candidates, of which the first is the right one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = network(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        others = [x - torch.ones(4) * k for k in range(1, 8)]
+        return self.score(torch.stack([x + torch.ones(4), *others], 1)).squeeze(2)
+
+
+class Density(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.log_deviation = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.mean, self.log_deviation.exp()).log_prob(0.1 * x + 0.3)
+
+
 def causes(run: Path, model: nn.Module, loss: Callable, target: Callable[[Tensor], Tensor]) -> set[str]:
     torch.manual_seed(1)
     x = torch.randn(2048, 4)
@@ -56,6 +88,14 @@ def rare(x: Tensor) -> Tensor:
     return (x[:, 0] > 2.5).long()  # one in 160
 
 
+def rarer(x: Tensor) -> Tensor:
+    return (torch.arange(len(x)) % 1024 == 0).long()
+
+
+def one(x: Tensor) -> Tensor:
+    return torch.ones(len(x))
+
+
 def column(label: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: label(x)[:, None].float()
 
@@ -66,8 +106,10 @@ def column(label: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     [
         pytest.param(lambda: network(3), F.cross_entropy, none, True, id="classes"),
         pytest.param(lambda: network(3), F.cross_entropy, rare, False, id="a rare class"),
-        pytest.param(lambda: network(1), F.binary_cross_entropy_with_logits, column(none), True, id="labels"),
-        pytest.param(lambda: network(1), F.binary_cross_entropy_with_logits, column(rare), False, id="rare labels"),
+        pytest.param(lambda: network(3), F.cross_entropy, rarer, False, id="a very rare class"),
+        pytest.param(Pairs, F.binary_cross_entropy_with_logits, column(one), False, id="which of two is better"),
+        pytest.param(Ranked, F.cross_entropy, none, False, id="which of eight is better"),
+        pytest.param(Density, lambda y, t: -y.mean(), none, False, id="a density"),
         pytest.param(Contrast, F.cross_entropy, none, False, id="a contrast"),
         pytest.param(lambda: network(1), F.mse_loss, column(none), False, id="a residual"),
     ],

@@ -16,6 +16,7 @@ from diagnostics.monitor import forwards
 from diagnostics.monitor.answers import FEWEST, MOST
 
 SELDOM = 2  # measured updates for each that is looked at: it takes two forwards
+TRIES = 3  # of these, in turn, after which nothing is expected any more
 DIFFERENT = 1e-3  # of a gradient's size: less is rounding
 SOME = 64  # numbers of an answer, by which two batches' targets are compared
 ALIKE = 0.9  # cosine of what the targets of two batches leave, from which they count as the same
@@ -23,7 +24,7 @@ ALIKE = 0.9  # cosine of what the targets of two batches leave, from which they 
 
 class Averaged:
     def __init__(self) -> None:
-        self._seen, self._usable = 0, True
+        self._seen = self._failed = 0
         self._bends: bool | None = None  # whether the gradient depends on the answers
         self._first: tuple[Tensor, Tensor] | None = None  # what the first batch's targets leave, and that batch
         self._targets_vary = self._inputs_vary = False
@@ -31,19 +32,20 @@ class Averaged:
     def due(self) -> bool:
         """At this measured update; it waits for the device."""
         self._seen += 1
-        return self._usable and self._seen % SELDOM == 1
+        return self._failed < TRIES and self._seen % SELDOM == 1
 
     def columns(
         self, model: nn.Module, closure: Callable[[], Any], states: forwards.RandomState | None, x: Tensor | None
     ) -> dict[str, Tensor]:
         """`x`: what the model is given."""
-        if x is None:
+        if x is None or x.dim() == 0 or len(x) < FEWEST:  # as the last batch of an epoch
             return {}
         usual = _evaluated(model, closure, states, lambda y: y)
-        mean = None if usual is None else _evaluated(model, closure, states, lambda y: y.mean(0, keepdim=True))
+        mean = None if usual is None else _evaluated(model, closure, states, lambda y: _mean(y, x))
         if usual is None or mean is None:
-            self._usable = False
+            self._failed += 1
             return {}
+        self._failed = 0
         apart = mean.gradient - mean.gradient.mean(0)
         told = _clearly(apart, usual.gradient, mean.gradient) and self._is_bent(usual, mean)
         told = told and self._is_of_data(apart, x)
@@ -106,6 +108,12 @@ def _evaluated(
     finally:
         hook.remove()
     return _Evaluated(loss.detach().reshape(()).float(), *(_rows(x) for x in (leaves[0].detach(), gradient)))
+
+
+def _mean(y: Tensor, x: Tensor) -> Tensor:
+    """Over the examples, and over what may be they where time, or the members of an ensemble, come first."""
+    beside = y.dim() > 2 or y.shape == x.shape[:2]
+    return y.mean((0, 1) if beside else 0, keepdim=True)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     # A copy of the targets that may be read, as an encoder's, is given beside the one that may not.
     seen = [_influence(text, scored) for text in calls.texts for scored in calls.scored if text.is_of(scored)]
     share = min((each.ahead() for each in seen if each is not None), default=0.0)
-    across = bool(seen) and all(each is not None and each.is_across() for each in seen)
+    across = bool(seen) and not calls.coupled and all(each is not None and each.is_across() for each in seen)
     return {"looks_ahead": share if share >= AHEAD else 0.0, "across_texts": across}
 
 
@@ -79,12 +79,14 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self.texts: list[_Text] = []
         self.scored: list[_Scored] = []
+        self.coupled = False  # by a batch norm, which brings something of every text
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
             return out
+        self.coupled |= func in functions.BATCH_NORM
         first = functions.argument(args, kwargs, 0, "input")
         if func is F.embedding and first.dim() == 2 and first.numel() and out.requires_grad:
             self.texts += [_Text(first, out, False), _Text(first.t(), out, True)]

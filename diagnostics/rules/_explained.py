@@ -76,7 +76,9 @@ def _compared(run: Run) -> pd.DataFrame:
     the mean answer."""
     columns = ["loss", "constant_loss", "partial_loss", "partial_constant_loss", "answered_loss", "averaged_loss"]
     table = run.table("scalars", ["step", *columns])
-    table["averaged"] = table["answered_loss"].notna()
+    # Of losses below 0 no share is known, and the mean answer's is beside a larger one than that of the best one.
+    both = table[["answered_loss", "averaged_loss"]]
+    table["averaged"] = both.notna().all(axis=1) & bool(both.min(axis=None) > 0)
     # The part is no longer there where the rest has come down to nothing, and may be a small one where all is known.
     table["partial"] = table["partial_loss"].notna() & ~np.bool_(np.any(table["averaged"]))
     for kind, loss, constant in (

@@ -1,4 +1,4 @@
-"""A loss without a least value: it falls below 0 and goes on, and nothing slows it down.
+"""A loss that may have no least value: it falls below 0 and goes on, and nothing slows it down.
 
 Near a minimum gradients shrink, and those of different batches turn against each other; of a score that is only to grow
 they do neither.
@@ -16,7 +16,7 @@ from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
-FIRST = 10  # updates, whose losses are of the size that the untrained answers give it
+FIRST = 3  # updates, whose losses are of the size that the untrained answers give it
 PARTS = 5  # of the run, whose medians must all fall: in one of them a bounded loss would have slowed down
 
 
@@ -24,7 +24,8 @@ def no_floor(
     run: Run,
     *,
     updates: int = 100,
-    times: float = 10.0,  # the size of the first losses: a likelihood wins some nats of what it begins with
+    times: float = 100.0,  # the size of the first losses; of a likelihood, or of what has a bound, it is some tens
+    least: float = 1.0,  # of that size: a score that begins at 0 by symmetry has none, and one unit, or nat, is little
     steady: float = 0.75,  # of the fall of the first half in the second; of a decay to a floor it is below a half
     together: float = 0.7,  # cosine of successive gradients, 45 degrees; where noise or a ravine rules it is near 0
     kept: float = 0.5,  # of the gradient's length: other terms, which have a floor, had a part in the first ones
@@ -33,7 +34,7 @@ def no_floor(
     history = signals.loss(run)
     if history.count < updates or not history.end < 0 or not np.isfinite(history.values).all():
         return
-    begun = float(np.abs(history.values[:FIRST]).max())
+    begun = max(least, float(np.abs(history.values[:FIRST]).max()))
     levels = np.array([np.median(part) for part in np.array_split(history.values, PARTS)])
     falls = levels[:-1] - levels[1:]
     early, late = float(falls[:2].sum()), float(falls[2:].sum())
@@ -53,10 +54,10 @@ def no_floor(
         below,
         (),
         (
-            f"The loss has no least value: it came down to {number(history.end)}, {number(abs(history.end) / begun)} "
-            f"times the size that it began with, by {number(late)} in the second half of the run and {number(early)} "
-            f"in the first. The gradients do not vanish ({number(last)} after {number(first)}), and still point "
-            f"the same way (cosine {number(cosine)})."
+            f"The loss is below 0 and does not slow down: it came to {number(history.end)}, having begun at "
+            f"{number(history.start)}, by {number(late)} in the second half of the run and {number(early)} in the "
+            f"first. The gradients do not vanish ({number(last)} after {number(first)}), and still point the same way "
+            f"(cosine {number(cosine)}): nothing seems to bound it, and larger weights lower it for ever."
         ),
         {"loss at end": history.end, "loss at start": history.start, "cosine of successive gradients": cosine},
         (

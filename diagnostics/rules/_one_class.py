@@ -9,25 +9,26 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 
-def one_class(
-    run: Run,
-    *,
-    measured: int = 3,
-    left: float = 0.01,  # of the loss: where the first of many must be found, as in a contrast, far more stays
-) -> Iterator[Finding]:
-    steps, alike = signals.column(run, "one_class")
+def one_class(run: Run, *, measured: int = 3, left: float = 0.01) -> Iterator[Finding]:
+    """Where no late batch costs more than `left` of the first loss, as one with an example of another class would; and
+    where that bias is there: of scores that are compared with each other, as in a contrast, the first is the right one
+    by convention."""
+    steps, classes = signals.column(run, "one_class")
     history = signals.loss(run)
-    if len(alike) < measured or not alike[-1] or not signals.has_learned(run, left):
+    late = history.after(history.middle_step)
+    if len(classes) < measured or not classes[-1] or not _ends_in_bias(run, int(classes[-1])):
+        return
+    if not 0 <= late.min() <= late.max() <= left * history.start:
         return
     yield found(
         "one-class",
         signals.first_step(run),
         (),
         (
-            f"All targets that were seen, at {len(alike)} updates up to step {int(steps[-1])}, are of one class. The "
-            f"loss of {number(history.end)} says nothing: an answer that ignores the inputs comes to 0 as well."
+            f"All targets that were seen, at {len(classes)} updates up to step {int(steps[-1])}, are of one class of "
+            f"{int(classes[-1])}. The loss of {number(history.end)} says nothing: the last bias alone comes to 0."
         ),
-        {"loss at end": history.end, "updates whose targets were seen": float(len(alike))},
+        {"loss at end": history.end, "updates whose targets were seen": float(len(classes))},
         (
             "look at the labels as the loss gets them, torch.unique(target): a conversion to integers cuts 0.5 or "
             "1/255 down to 0, a mask that is resized or divided by 255 loses its classes",
@@ -36,3 +37,8 @@ def one_class(
         severity="warning",
         chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
     )
+
+
+def _ends_in_bias(run: Run, classes: int) -> bool:
+    layers = run.meta.get("layers") or [{}]
+    return list(layers[-1].get("shape") or []) == [classes]

@@ -253,6 +253,7 @@ def _across_texts(run: Run) -> Iterator[Finding]:
             "dimension",
             "or transpose the input, x.transpose(0, 1), and the output back",
         ),
+        severity=unless_it_learns(run, "critical", "warning"),
         formula=r"\frac{\partial y_{n,t}}{\partial x_{n,t'<t}} = 0, \quad "
         r"\frac{\partial y_{n,t}}{\partial x_{n'\ne n,t}} \ne 0",
     )

@@ -27,14 +27,14 @@ token, whether dropout follows the last layer, whether derivatives without a gra
 the loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks to be alike: whether
 strangers became as much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not
 they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0
-without end; of any loss below 0, whether it falls as fast as ever, ten times as far as it began, along gradients that
-neither vanish nor turn. Of targets: whether all are of one class, and the loss comes down to nothing; whether those of
-a batch are far more alike than all of them, while the loss is on average hardly better than that of the same answer to
-all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm, worse than
-that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples of each
-batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and its
-weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient and
-are left exactly as they were by an update.
+without end; of any loss below 0, whether it falls as fast as ever, a hundred times as far as it began, along gradients
+that neither vanish nor turn. Of targets: whether all are of one class, and the loss comes down to nothing; whether
+those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
+answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
+worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples
+of each batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and
+its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient
+and are left exactly as they were by an update.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses

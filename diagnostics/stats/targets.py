@@ -175,10 +175,12 @@ class Targets:
         return torch.where(told, within.scatter / total, torch.nan)
 
     def of_one_class(self) -> Tensor:
-        """1 where all are of one class, or each label is always the same; 0 where not, NaN of few."""
-        n, told = self.seen.count, self.form.classes is not None or self.form.of_probabilities
-        one = self.seen.scatter.sum() <= _ALIKE * n
-        return torch.where((n >= ENOUGH) & told, one.to(n.dtype), torch.nan)
+        """The number of classes where all targets are of one of them; 0 where not, NaN of few."""
+        n, mean = self.seen.count, self.seen.mean
+        classes = len(mean) if self.form.classes is not None else 1
+        one = (self.seen.scatter.sum() <= _ALIKE * n) & (mean.max() > 0.99)
+        told = (n >= ENOUGH) & (classes > 1)
+        return torch.where(told, classes * one.to(n.dtype), torch.nan)
 
     def equal(self, other: "Targets") -> Tensor:
         """Whether two batches hold the same targets, as far as these numbers tell."""
