@@ -11,6 +11,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as told
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import cliff, diagnose, local_minimum, plateau, saddle_point, wiring
+from diagnostics.rules._explained import explained
 from diagnostics.rules._ravine_words import _remedies
 from diagnostics.rules._small_rate_words import LATER, finding
 from diagnostics.run import Run
@@ -247,3 +248,21 @@ def test_how_many_units_alike_are_a_fault(distinct, severity):
         | {"alike_units": 300 - distinct},
     )
     assert [each.severity for each in diagnose(run).findings if each.kind == "symmetry"] == [severity]
+
+
+def test_nothing_is_said_of_answers_where_all_later_losses_are_nan():
+    """The last comparison that could be made was before them; there is no loss since to compare."""
+    steps = np.arange(1, 101)
+    told = np.where(steps == 45, 1.0, np.nan)
+    run = run_of(
+        scalars=pd.DataFrame(
+            {
+                "step": steps,
+                "loss": np.where(steps <= 50, 1.0, np.nan),
+                "grad_norm": 1.0,
+                "constant_loss": told,
+                "input_sum": told,
+            }
+        )
+    )
+    assert np.isnan(explained(run, 51, 100, least=1).share)

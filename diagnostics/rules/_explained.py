@@ -68,7 +68,7 @@ def _still_holds(run: Run, table: pd.DataFrame, first: int, last: int) -> bool:
     if at < first - (last - first) / 2 or not len(could) or could[-1] != at or bool(np.any(table["partial"])):
         return False
     since = signals.inside(run, "loss", first, last)
-    return float(np.median(since)) >= (1 - LITTLE) * float(signals.array(table, "constant_loss").mean())
+    return signals.median(since) >= (1 - LITTLE) * float(signals.array(table, "constant_loss").mean())
 
 
 def _compared(run: Run) -> pd.DataFrame:
