@@ -20,14 +20,14 @@ install_import_hook(
 )
 
 VERY_MANY = 40  # cases of one test
-DEAR, EIGHTH = ("test_rules", "test_faults"), 8  # each case trains a network
+DEAR, TENTH = ("test_rules", "test_faults"), 10  # each case trains a network
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """Of a test with several cases every fourth is run by default: `make test` is for between two edits. In CI all are,
-    of very many half; but of the dear ones, which take half of its time, every eighth of few cases too. The rest is by
+    of very many half; but of the dear ones, which take half of its time, every tenth of few cases too. The rest is by
     hand. Which case of few is run goes by turns, so that as many tests say what is told as what is not.
     """
     cases: dict[tuple, list[pytest.Item]] = {}
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
     for turn, ((path, _, only_ci), several) in enumerate(cases.items()):
         dear = path.name.startswith(DEAR)
         for at, item in enumerate(several):
-            if dear and (at + turn) % len(several) % EIGHTH:
+            if dear and (at + turn) % len(several) % TENTH:
                 item.add_marker(pytest.mark.by_hand)
             elif not dear and not only_ci and at % 4:
                 very_many = len(several) > VERY_MANY

@@ -151,7 +151,7 @@ def test_training_is_bitwise_unchanged(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", ["absolute", "distillation", "with a penalty"])
+@pytest.mark.parametrize("name", ["distillation", pytest.param("absolute", marks=pytest.mark.by_hand)])
 @pytest.mark.parametrize("paired", [True, False])
 def test_targets_of_other_examples(name: str, paired: bool, tmp_path: Path) -> None:
     x, y = data(4096)
@@ -216,7 +216,7 @@ def likelihood(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def test_what_is_learned_is_not_taken_for_nothing(loss: Loss, model: Callable, tmp_path: Path) -> None:
     torch.manual_seed(0)
     x, y = data(2048)
-    found = diagnostics.diagnose(train(tmp_path / "run", loss, model(), x, y, epochs=6)).findings
+    found = diagnostics.diagnose(train(tmp_path / "run", loss, model(), x, y, epochs=3)).findings
     assert not any(finding.cause == "nothing-learned" for finding in found)
 
 

@@ -78,7 +78,6 @@ def gaussian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return ((0.02 * y + x[:, :1] - mean).square() / (2 * log_deviation.exp().square()) + log_deviation).mean()
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("wrong", "right", "model"),
     [

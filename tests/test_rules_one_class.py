@@ -100,7 +100,6 @@ def column(label: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: label(x)[:, None].float()
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("model", "loss", "target", "expected"),
     [

@@ -39,6 +39,7 @@ class Answers:
         reading a gradient took."""
         self._scale, self._charge = scale, charge
         self._forms, self._tries, self._unread = stats.FORMS, 0, 0
+        self.whole = False  # whether the form that was chosen is that of the whole loss
         self._passes: list[_Pass] = []
         self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
         self._whole: stats.Targets | None = None
@@ -138,10 +139,9 @@ class Answers:
         self._tries += 1
         told = [torch.stack([each.error.float(), each.alone.float()]) for each in found]
         numbers = torch.stack(told).tolist() if told else []  # one wait
+        fits = [abs(error - loss) <= slack * abs(loss) for error, _ in numbers]
         fitting = [
-            (not alone, each)
-            for each, (error, alone) in zip(found, numbers, strict=True)
-            if alone or abs(error - loss) <= slack * abs(loss)
+            (not alone, each, fit) for each, (_, alone), fit in zip(found, numbers, fits, strict=True) if alone or fit
         ]
         fitting.sort(
             key=lambda each: (
@@ -151,7 +151,8 @@ class Answers:
                 each[1].sums_to_one is not None and not bool(each[1].sums_to_one),
             )
         )
-        chosen = tuple(each.form for _, each in fitting[:1])
+        chosen = tuple(each.form for _, each, _ in fitting[:1])
+        self.whole = bool(fitting) and fitting[0][2]
         self._forms = chosen or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:

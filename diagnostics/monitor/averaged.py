@@ -23,14 +23,17 @@ ALIKE = 0.9  # cosine of what the targets of two batches leave, from which they 
 
 
 class Averaged:
+    """What is known so far is on the model's device, so that nothing waits for it."""
+
     def __init__(self) -> None:
         self._seen = self._failed = 0
-        self._bends: bool | None = None  # whether the gradient depends on the answers
+        self._bends: Tensor | bool = False  # whether the gradient was seen to depend on the answers
         self._first: tuple[Tensor, Tensor] | None = None  # what the first batch's targets leave, and that batch
-        self._targets_vary = self._inputs_vary = False
+        self._targets_vary: Tensor | bool = False
+        self._inputs_vary: Tensor | bool = False
 
     def due(self) -> bool:
-        """At this measured update; it waits for the device."""
+        """At this measured update."""
         self._seen += 1
         return self._failed < TRIES and self._seen % SELDOM == 1
 
@@ -47,28 +50,25 @@ class Averaged:
             return {}
         self._failed = 0
         apart = mean.gradient - mean.gradient.mean(0)
-        told = _clearly(apart, usual.gradient, mean.gradient) and self._is_bent(usual, mean)
-        told = told and self._is_of_data(apart, x)
-        return {"answered_loss": usual.loss, "averaged_loss": mean.loss} if told else {}
+        differ = _clearly(usual.answers - usual.answers.mean(0), usual.answers)  # as they do at the start
+        bends = differ & _clearly(usual.gradient - mean.gradient, usual.gradient, mean.gradient)
+        self._bends = bends | self._bends
+        told = _clearly(apart, usual.gradient, mean.gradient) & self._bends & self._is_of_data(apart, x)
+        losses = {"answered_loss": usual.loss, "averaged_loss": mean.loss}
+        return {name: torch.where(told, loss, torch.nan) for name, loss in losses.items()}
 
-    def _is_bent(self, usual: "_Evaluated", mean: "_Evaluated") -> bool:
-        """Found where the answers differ, as they do at the start, and kept."""
-        if not self._bends and _clearly(usual.answers - usual.answers.mean(0), usual.answers):
-            self._bends = _clearly(usual.gradient - mean.gradient, usual.gradient, mean.gradient)
-        return bool(self._bends)
-
-    def _is_of_data(self, apart: Tensor, x: Tensor) -> bool:
+    def _is_of_data(self, apart: Tensor, x: Tensor) -> Tensor:
         apart, given = apart[:, :: 1 + apart.shape[1] // SOME], x.detach().sum().float()
         if self._first is None:
-            self._first = apart.clone(), given
-            return False
+            self._first = apart, given
+            return torch.zeros_like(given, dtype=torch.bool)
         first, first_given = self._first
-        self._inputs_vary |= bool(given != first_given)
+        self._inputs_vary = (given != first_given) | self._inputs_vary
         if apart.shape == first.shape:
             both = (apart != 0).any(0) & (first != 0).any(0)
-            cosine = F.cosine_similarity(apart[:, both], first[:, both], 0)
-            self._targets_vary |= bool(cosine.mean() < ALIKE)  # not of none
-        return self._targets_vary or not self._inputs_vary
+            cosine = (F.cosine_similarity(apart, first, 0) * both).sum() / both.sum()  # NaN of none
+            self._targets_vary = (cosine < ALIKE) | self._targets_vary
+        return ~self._inputs_vary | self._targets_vary
 
 
 class _Evaluated(NamedTuple):
@@ -120,5 +120,5 @@ def _rows(x: Tensor) -> Tensor:
     return x.float().reshape(len(x), -1)
 
 
-def _clearly(difference: Tensor, *of: Tensor) -> bool:
-    return bool(difference.norm() > DIFFERENT * max(each.norm() for each in of))
+def _clearly(difference: Tensor, *of: Tensor) -> Tensor:
+    return difference.norm() > DIFFERENT * torch.stack([each.norm() for each in of]).max()

@@ -34,6 +34,11 @@ class Compared:
         self._answers = Answers(scale=lambda: None, charge=lambda seconds: None)
         self._of_answers: bool | None = None  # by the first closure, which was run with a graph
 
+    @property
+    def whole(self) -> bool:
+        """Whether that call's form is known, and the whole loss is of it."""
+        return self._answers.whole
+
     def meet(self, calls: list[Comparison]) -> None:
         if self._of_answers is None:
             self._of_answers = len(calls) == 1 and calls[0].trained

@@ -172,12 +172,11 @@ class Looking:
 
     def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:
         """Where no form of loss is known that would tell what the same answer to every input costs."""
-        values, entrance = record.update.values, self._entrance
-        if not entrance.answers.fruitless or not observers or not self._averaged.due():
-            return
-        if torch.as_tensor(values.get("constant_loss", torch.nan)).isnan():
+        entrance = self._entrance
+        if entrance.answers.fruitless and not self._compared.whole and observers and self._averaged.due():
             inputs = observers[-1].graph.first_input
-            values.update(self._averaged.columns(self._model, closure, entrance.random_state, inputs))
+            found = self._averaged.columns(self._model, closure, entrance.random_state, inputs)
+            record.update.values.update(found)
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
         record.update.values.update(observer.partners.columns())

@@ -11,7 +11,6 @@ import numpy as np
 from diagnostics.rules import _gradient_signal as gradient_signal
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._targets_outside import targets_outside
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -46,7 +45,7 @@ def no_floor(
     steps, norms = signals.column(run, "grad_norm")
     first, last = (signals.median(part) for part in (norms[steps < until], norms[steps >= since]))
     cosine = signals.median(cosines)
-    if len(cosines) < measured or not cosine > together or not last >= kept * first or any(targets_outside(run)):
+    if len(cosines) < measured or not cosine > together or not last >= kept * first:
         return
     below = int(history.steps[(history.values < 0).argmax()])
     yield found(

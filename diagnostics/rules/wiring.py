@@ -280,7 +280,9 @@ _SHAPING = {  # what they do to a run can look like anything
 }  # fmt: skip
 
 
-_ONE_LINE = {("log-scores", "softmax-axis")}  # seen twice: by its values, and by the targets that they meet
+_ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
+    ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),
+}  # fmt: skip
 
 
 def explains(finding: Finding, other: Finding) -> bool:
