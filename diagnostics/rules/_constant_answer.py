@@ -90,7 +90,7 @@ def learned_nothing(
             *([_WORSE] if worse else []),
             *([BEND] if of_linear_layers(run) else []),
             *([_START_LARGER] if _began_small(run) else []),
-            *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) else []),
+            *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "

@@ -53,8 +53,8 @@ def no_floor(
         below,
         (),
         (
-            f"The loss is below 0 and does not slow down: it came to {number(history.end)}, having begun at "
-            f"{number(history.start)}, by {number(late)} in the second half of the run and {number(early)} in the "
+            f"The loss is below 0 and does not slow down: it fell from {number(history.start)} to "
+            f"{number(history.end)}, by {number(late)} in the second half of the run and {number(early)} in the "
             f"first. The gradients do not vanish ({number(last)} after {number(first)}), and still point the same way "
             f"(cosine {number(cosine)}): nothing seems to bound it, and larger weights lower it for ever."
         ),

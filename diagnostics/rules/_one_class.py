@@ -25,8 +25,9 @@ def one_class(run: Run, *, measured: int = 3, left: float = 0.01) -> Iterator[Fi
         signals.first_step(run),
         (),
         (
-            f"All targets that were seen, at {len(classes)} updates up to step {int(steps[-1])}, are of one class of "
-            f"{int(classes[-1])}. The loss of {number(history.end)} says nothing: the last bias alone comes to 0."
+            f"All targets are of one class: of {int(classes[-1])} classes, at each of the {len(classes)} updates up to "
+            f"step {int(steps[-1])} that were looked at. The loss of {number(history.end)} says nothing, as the last "
+            "bias alone brings it to 0."
         ),
         {"loss at end": history.end, "updates whose targets were seen": float(len(classes))},
         (

@@ -166,13 +166,15 @@ without likeness from one step to the next never does. Attention between the exa
 information once anything is learned. Attention to one kind of token alone, in all layers that have a mask, and a model
 that is to hand on its input one place on, are taken for mistakes. A layer that is kept out of the optimizer on purpose
 should be frozen with `requires_grad_(False)`: then it is silent; one whose gradient is set to `None` for a while looks
-withheld until then. A model may be tuned in evaluation mode on purpose:
-while it learns, that is information. Tasks that are learned one after another on purpose are data in order, and named
-where each unlearns the last. A model that is given one sequence at a time, or the nodes of one mesh, has places in its
-first dimension, and is named if it learns nothing. A loop that really wants sums of all past gradients looks like a
-missing `zero_grad`. Optimizers that keep float32 weights of their own or round at random lose nothing, and are not
-asked. Batches of one example, as for several noisy answers to each, look like a memory of one array. The gradient of
-one step of a recurrence may be meant, as at a fixed point: its other steps belong under `torch.no_grad()`.
+withheld until then. A model may be tuned in evaluation mode on purpose: while it learns, that is information. Tasks
+that are learned one after another on purpose are data in order, and named where each unlearns the last. A model that is
+given one sequence at a time, or the nodes of one mesh, has places in its first dimension, and is named if it learns
+nothing. A loop that really wants sums of all past gradients looks like a missing `zero_grad`. Optimizers that keep
+float32 weights of their own or round at random lose nothing, and are not asked. Batches of one example, as for several
+noisy answers to each, look like a memory of one array. The gradient of one step of a recurrence may be meant, as at a
+fixed point: its other steps belong under `torch.no_grad()`. A reward whose negative is the loss, and that still grows
+at the end, is taken for a loss without a floor. All labels may be of one class on purpose, as where a head waits for
+other data.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
