@@ -280,8 +280,6 @@ _SHAPING = {  # what they do to a run can look like anything
     "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
     "mask-inverted", "one-token", "wrong-backward",
 }  # fmt: skip
-
-
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),
 }  # fmt: skip
