@@ -249,7 +249,10 @@ def test_a_path_that_curves_downwards_where_the_loss_shows_no_more_than_rounding
     batches = batches.assign(noise_term=3e-5, gradient_square=9e-5, gradient_square_error=5e-6, gradient_noise=1e-4)
     meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.002, "momentum": 0}]}
     run = Run.from_frames(meta, {"scalars": scalars, "curvature": curvature, "batches": batches})
-    assert [found.kind for found in diagnostics.diagnose(run).alarms] == [expected]
+    (alarm,) = diagnostics.diagnose(run).alarms
+    assert alarm.kind == expected
+    if expected == "saddle-point":  # the rate is far below the limit: that comes first
+        assert "at 0.0025 % of the largest stable rate" in alarm.summary and alarm.remedies[0].startswith("raise")
 
 
 @pytest.mark.exhaustive

@@ -39,7 +39,7 @@ class Answers:
         reading a gradient took."""
         self._scale, self._charge = scale, charge
         self._forms, self._tries, self._unread = stats.FORMS, 0, 0
-        self.whole = False  # whether the form that was chosen is that of the whole loss
+        self.of_whole_loss = False  # the form that was chosen, by the update that told
         self._passes: list[_Pass] = []
         self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
         self._whole: stats.Targets | None = None
@@ -152,7 +152,7 @@ class Answers:
             )
         )
         chosen = tuple(each.form for _, each, _ in fitting[:1])
-        self.whole = bool(fitting) and fitting[0][2]
+        self.of_whole_loss = bool(fitting) and fitting[0][2]
         self._forms = chosen or (self._forms if self._tries < TRIES else ())
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,9 +35,9 @@ class Compared:
         self._of_answers: bool | None = None  # by the first closure, which was run with a graph
 
     @property
-    def whole(self) -> bool:
+    def of_whole_loss(self) -> bool:
         """Whether that call's form is known, and the whole loss is of it."""
-        return self._answers.whole
+        return self._answers.of_whole_loss
 
     def meet(self, calls: list[Comparison]) -> None:
         if self._of_answers is None:

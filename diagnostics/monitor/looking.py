@@ -173,7 +173,7 @@ class Looking:
     def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:
         """Where no form of loss is known that would tell what the same answer to every input costs."""
         entrance = self._entrance
-        if entrance.answers.fruitless and not self._compared.whole and observers and self._averaged.due():
+        if entrance.answers.fruitless and not self._compared.of_whole_loss and observers and self._averaged.due():
             inputs = observers[-1].graph.first_input
             found = self._averaged.columns(self._model, closure, entrance.random_state, inputs)
             record.update.values.update(found)

@@ -57,7 +57,7 @@ def explained(run: Run, first: int, last: int, least: int = 2) -> Explained:
     gained = (constants - losses) / constant
     error = float(gained.std(ddof=1) / len(table) ** 0.5)
     kinds = (bool(table[kind].any()) for kind in ("partial", "averaged"))
-    return Explained(float(gained.mean()), error, float(np.median(losses)), constant, *kinds)
+    return Explained(float(gained.mean()), error, float(losses.mean()), constant, *kinds)
 
 
 def _still_holds(run: Run, table: pd.DataFrame, first: int, last: int) -> bool:
