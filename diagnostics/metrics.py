@@ -77,6 +77,12 @@ _TABLES = (
                 "something else writes to the weights",
             ),
             Metric(
+                "taken_back",
+                "",
+                "share of what the updates added to the weights since something else last wrote to them that was taken "
+                "back before this one, where that happens every so many updates",
+            ),
+            Metric(
                 "slope",
                 "",
                 "g'u of the update u and the gradient that the optimizer received: the change of its batch's loss, to "

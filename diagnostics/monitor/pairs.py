@@ -75,7 +75,7 @@ class Pairs:
         return slope if self._scale is None else slope / self._scale.to(slope)
 
 
-def sampled(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Every k-th entry, flat, so that about `SAMPLE` entries are kept."""
-    stride = max(1, -(-sum(t.numel() for t in tensors) // SAMPLE))
+def sampled(tensors: Sequence[Tensor], entries: int = SAMPLE) -> list[Tensor]:
+    """Every k-th entry, flat, so that about so many are kept."""
+    stride = max(1, -(-sum(t.numel() for t in tensors) // entries))
     return [local(t).detach().reshape(-1)[::stride] for t in tensors]

@@ -21,6 +21,7 @@ from diagnostics.monitor.distributed import is_dtensor, local
 from diagnostics.monitor.downhill import Downhill
 from diagnostics.monitor.left import Left, gradient_versions, writes
 from diagnostics.monitor.pairs import Pairs
+from diagnostics.monitor.rewrites import Rewrites
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan
 from diagnostics.monitor.sentinel import Sentinel
@@ -58,7 +59,7 @@ class Updates:
         self._mask: tuple[dict[str, Tensor], tuple[bool, ...]] | None = None
         self._sharded = False
         self._clips: bool | None = None  # gradients were written to between the last backward and its update
-        self._pairs, self._downhill = Pairs(), Downhill()
+        self._pairs, self._downhill, self._rewrites = Pairs(), Downhill(), Rewrites()
         self._gradient_after: tuple[Tensor, int, int] | None = None  # one, its version, backward passes
         self._expected = 1  # backward passes of an update, as seen at the last one
         self._hooks = self._hooked(optimizer)
@@ -69,7 +70,8 @@ class Updates:
         self.sentinel.detach()
         for hook in self._hooks:
             hook.remove()
-        self._pairs, self._downhill, self._after_backward = Pairs(), Downhill(), None
+        self._pairs, self._downhill, self._rewrites = Pairs(), Downhill(), Rewrites()
+        self._after_backward = None
 
     def follow(self) -> bool:
         """Where the optimizer has made no step yet, but one that it holds has (SAM's first and second step), that one
@@ -87,7 +89,7 @@ class Updates:
 
     def renew(self) -> None:
         """The tensors are others now: what was kept of the last ones fits no more."""
-        self._pairs = Pairs()
+        self._pairs, self._rewrites = Pairs(), Rewrites()
 
     def take(self) -> tuple[Update | None, int]:
         """The update finished since the last call, if any, and the number of backward passes seen."""
@@ -108,8 +110,9 @@ class Updates:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group.get("lr", math.nan)) for group in optimizer.param_groups]
+            names = self._tensors()
+            update.values |= self._rewrites.before(update.plan.step, list(names.values()))
             if update.plan.measured or update.plan.partner or update.plan.curvature:
-                names = self._tensors()
                 update.before = copies(names.values(), self._optimized(names))
             _, given, *others = (*args, None)  # the optimizer itself is the first of them
             closure = given if callable(given) else kwargs.get("closure")
@@ -214,8 +217,7 @@ class Updates:
         return values
 
     def _unscaled(self, norm: Tensor) -> Tensor:
-        scale = self._scaler.scale()
-        return norm if scale is None else norm / scale.to(norm.device, norm.dtype)
+        return norm if (scale := self._scaler.scale()) is None else norm / scale.to(norm.device, norm.dtype)
 
     def _backward_finished(self) -> None:
         """After a backward pass, before clipping: norms are taken only where clipping was seen or is looked for.
@@ -255,6 +257,7 @@ class Updates:
                 self._gradient_after = (gradient, gradient._version, self.sentinel.passes)
             if update.before is not None:
                 self._changes(update, update.before)
+            self._rewrites.after(update.plan.step, list(self._tensors().values()))
 
     @torch.no_grad()
     def _changes(self, update: Update, before: list[Tensor | None]) -> None:

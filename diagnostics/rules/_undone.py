@@ -1,6 +1,7 @@
 """Updates that are not made, or are taken back."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
+
+ENOUGH = 3  # times that weights were put back, or looks at whether they are
 
 
 def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
@@ -50,31 +53,70 @@ _NONE = (
 
 def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iterator[Finding]:
     """Projections, averages and bounds write to the weights in sound loops too, but those learn; whether a critic does,
-    its loss, a difference, cannot tell."""
-    steps, shares = signals.column(run, "undone")
+    its loss, a difference, cannot tell. Where all is taken back every so many updates, these may learn in between."""
     history = signals.loss(run)
-    share, several = signals.median(shares), shares[shares >= 2]  # updates at once, as by a checkpoint
-    at_times = len(several) >= 2 and shares.mean() + 2 * shares.std(ddof=1) / len(shares) ** 0.5 >= all_of_it
-    if len(shares) < 3 or not (share >= all_of_it or at_times):
+    seen = _at_intervals(run, all_of_it) or _at_looks(run, all_of_it)
+    if seen is None or not (history.values > 0).all():
         return
-    back = f"{number(100 * share)} % of an update is taken back"
-    if share < all_of_it:
-        most = number(float(several.max()))
-        back = f"up to {most} updates are taken back at once, at {len(several)} of {len(shares)} looks"
-    if history.end < nothing * history.start or not (history.values > 0).all():
+    still = history.end >= nothing * history.start
+    if not still and not (seen.at_each and _begins_anew(history, seen.steps, nothing)):
         return
+    consequence = (
+        "they stay where they are"
+        if still
+        else "what is learned in between is lost, unless this is meant, as for the next fold or task"
+    )
     yield found(
         "weights-put-back",
-        int(steps[0]),
+        int(seen.steps[0]),
         (),
-        (
-            f"Between two updates {back}: something besides the optimizer writes to the weights, and "
-            "they stay where they are."
-        ),
-        {"share taken back": max(share, float(shares.mean())), "measured pairs": float(len(shares))},
+        f"{seen.back}: something besides the optimizer writes to the weights, and {consequence}.",
+        {"share taken back": seen.share, seen.looks: float(len(seen.steps))},
         (
             "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, clamp_, an "
             "initialization that is called again",
             "copy from the weights into an average, not back",
         ),
+        severity="critical" if still else "info",
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    back: str
+    share: float
+    steps: np.ndarray
+    looks: str  # what the steps are
+    at_each: bool  # whether all is taken back at each of them
+
+
+def _at_intervals(run: Run, all_of_it: float) -> _Seen | None:
+    steps, shares = signals.column(run, "taken_back")
+    share = signals.median(shares)
+    if len(shares) < ENOUGH or not share >= all_of_it:
+        return None
+    gap = number(float(np.median(np.diff(steps))))
+    share = min(share, 1.0)  # other weights that are as random as the first ones may lie farther back
+    back = f"Every {gap} updates {number(100 * share)} % of what these did to the weights is taken back"
+    return _Seen(back, share, steps, "times seen", True)
+
+
+def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
+    """Between two updates that are measured, whenever these are."""
+    steps, shares = signals.column(run, "undone")
+    share, several = signals.median(shares), shares[shares >= 2]  # updates at once, as by a checkpoint
+    if len(shares) < ENOUGH:
+        return None
+    if share >= all_of_it:
+        back = f"Between two updates {number(100 * share)} % of an update is taken back"
+    elif len(several) >= 2 and shares.mean() + 2 * shares.std(ddof=1) / len(shares) ** 0.5 >= all_of_it:
+        most = number(float(several.max()))
+        back = f"Between two updates up to {most} updates are taken back, at {len(several)} of {len(shares)} looks"
+    else:
+        return None
+    return _Seen(back, max(share, float(shares.mean())), steps, "measured pairs", False)
+
+
+def _begins_anew(history: signals.Loss, steps: np.ndarray, nothing: float) -> bool:
+    """Whether the loss is as high as in the beginning where weights were put back."""
+    return signals.median(history.values[np.isin(history.steps, steps)]) >= nothing * history.start

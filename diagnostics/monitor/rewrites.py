@@ -1,0 +1,54 @@
+"""Weights that something besides the optimizer writes to every so many updates, as once an epoch: what that takes back.
+
+A write is expected as long after the last one as that came after the one before; weights are sampled around it alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from diagnostics import stats
+from diagnostics.monitor import transfer
+from diagnostics.monitor.distributed import is_dtensor
+from diagnostics.monitor.left import writes
+from diagnostics.monitor.pairs import sampled
+
+SAMPLE = 1 << 16  # entries of the weights, of which a share is known to a per cent
+SHOWN = 4  # numbers that show a write through `.data`, which nothing counts
+
+
+class Rewrites:
+    def __init__(self) -> None:
+        self._left: Any = None  # what the last update left, by which a write shows
+        self._last = self._expected = 0  # updates before which the last write came, and the next one may
+        self._origin: list[Tensor] = []  # the weights that the last write led to
+        self._reached: list[Tensor] = []  # those that the next one finds
+
+    def before(self, step: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Of the column `taken_back`, as update `step` begins."""
+        if self._left is None or self._left == _mark(tensors):
+            return {}
+        gap, self._last = step - self._last if self._last else 0, step
+        often = gap == 1  # pairs of consecutive updates show that (`monitor.pairs`)
+        now = [] if often else [part.clone() for part in sampled(tensors, SAMPLE)]
+        found = {}
+        if now and self._reached:
+            moved = stats.foreach._foreach_sub(self._reached, self._origin)
+            back = stats.foreach._foreach_sub(self._reached, now)
+            found = {"taken_back": stats.inner(back, moved) / stats.inner(moved, moved)}
+        self._origin, self._reached, self._expected = now, [], step + gap if gap > 1 else 0
+        return found
+
+    def after(self, step: int, tensors: Sequence[Tensor]) -> None:
+        """As update `step` ends."""
+        self._left = _mark(tensors)
+        self._reached = []
+        if self._origin and step == self._expected - 1:
+            self._reached = [part.clone() for part in sampled(tensors, SAMPLE)]
+
+
+def _mark(tensors: Sequence[Tensor]) -> Any:
+    last = tensors[-1]
+    shown = transfer.on_host(last.device) and not is_dtensor(last)
+    return writes(tensors), last.detach().reshape(-1)[:SHOWN].tolist() if shown else None
