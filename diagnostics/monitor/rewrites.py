@@ -3,7 +3,6 @@
 A write is expected as long after the last one as that came after the one before; weights are sampled around it alone.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from diagnostics import stats
 from diagnostics.monitor import transfer
 from diagnostics.monitor.distributed import is_dtensor
-from diagnostics.monitor.left import writes
 from diagnostics.monitor.pairs import sampled
 
 SAMPLE = 1 << 16  # entries of the weights, of which a share is known to a per cent
@@ -20,18 +18,19 @@ SHOWN = 4  # numbers that show a write through `.data`, which nothing counts
 
 class Rewrites:
     def __init__(self) -> None:
+        self._weights = _Weights({})
         self._left: Any = None  # what the last update left, by which a write shows
         self._last = self._expected = 0  # updates before which the last write came, and the next one may
         self._origin: list[Tensor] = []  # the weights that the last write led to
         self._reached: list[Tensor] = []  # those that the next one finds
 
-    def before(self, step: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    def before(self, step: int) -> dict[str, Tensor]:
         """Of the column `taken_back`, as update `step` begins."""
-        if self._left is None or self._left == _mark(tensors):
+        if self._left is None or self._left == self._weights.mark():
             return {}
         gap, self._last = step - self._last if self._last else 0, step
         often = gap == 1  # pairs of consecutive updates show that (`monitor.pairs`)
-        now = [] if often else [part.clone() for part in sampled(tensors, SAMPLE)]
+        now = [] if often else self._weights.sample()
         found = {}
         if now and self._reached:
             moved = stats.foreach._foreach_sub(self._reached, self._origin)
@@ -40,15 +39,27 @@ class Rewrites:
         self._origin, self._reached, self._expected = now, [], step + gap if gap > 1 else 0
         return found
 
-    def after(self, step: int, tensors: Sequence[Tensor]) -> None:
+    def after(self, step: int, names: dict[str, Tensor]) -> None:
         """As update `step` ends."""
-        self._left = _mark(tensors)
-        self._reached = []
+        if self._weights.names is not names:
+            self._weights = _Weights(names)
+        self._left, self._reached = self._weights.mark(), []
         if self._origin and step == self._expected - 1:
-            self._reached = [part.clone() for part in sampled(tensors, SAMPLE)]
+            self._reached = self._weights.sample()
 
 
-def _mark(tensors: Sequence[Tensor]) -> Any:
-    last = tensors[-1]
-    shown = transfer.on_host(last.device) and not is_dtensor(last)
-    return writes(tensors), last.detach().reshape(-1)[:SHOWN].tolist() if shown else None
+class _Weights:
+    """Looked at twice in each update: what takes longer than that is done once."""
+
+    def __init__(self, names: dict[str, Tensor]) -> None:
+        self.names, self._tensors = names, list(names.values())
+        self._counted = [t for t in self._tensors if not is_dtensor(t)]
+        last = self._tensors[-1:]
+        shown = [t for t in last if not is_dtensor(t) and transfer.on_host(t.device)]
+        self._shown = [t.detach().reshape(-1)[:SHOWN] for t in shown if t.is_contiguous()]
+
+    def mark(self) -> Any:
+        return sum([t._version for t in self._counted]), [part.tolist() for part in self._shown]
+
+    def sample(self) -> list[Tensor]:
+        return [part.clone() for part in sampled(self._tensors, SAMPLE)]

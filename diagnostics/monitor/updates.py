@@ -110,9 +110,9 @@ class Updates:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group.get("lr", math.nan)) for group in optimizer.param_groups]
-            names = self._tensors()
-            update.values |= self._rewrites.before(update.plan.step, list(names.values()))
+            update.values |= self._rewrites.before(update.plan.step)
             if update.plan.measured or update.plan.partner or update.plan.curvature:
+                names = self._tensors()
                 update.before = copies(names.values(), self._optimized(names))
             _, given, *others = (*args, None)  # the optimizer itself is the first of them
             closure = given if callable(given) else kwargs.get("closure")
@@ -257,7 +257,7 @@ class Updates:
                 self._gradient_after = (gradient, gradient._version, self.sentinel.passes)
             if update.before is not None:
                 self._changes(update, update.before)
-            self._rewrites.after(update.plan.step, list(self._tensors().values()))
+            self._rewrites.after(update.plan.step, self._tensors())
 
     @torch.no_grad()
     def _changes(self, update: Update, before: list[Tensor | None]) -> None:
