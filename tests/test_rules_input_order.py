@@ -49,6 +49,13 @@ def noisy(x):
     return (1 - share) * x + share * torch.randn_like(x)
 
 
+def sounds(n=32):
+    """Spectrograms of noise, and in every fourth a few pitches that hum all along."""
+    heard = torch.arange(n)[:, None, None, None] % 4 == 0
+    hums = heard & (torch.rand(n, 1, 32, 1) < 0.2)
+    return 1.5 * hums + torch.randn(n, 1, 32, 40)
+
+
 @pytest.mark.parametrize(
     ("inputs", "shape"),
     [
@@ -71,6 +78,8 @@ def noisy(x):
         (lambda: digits().permute(2, 3, 1, 0).reshape(-1, 1, 8, 8)[torch.randperm(1797)[:32]], ()),
         (lambda: digits()[:32], None),
         (lambda: noisy(digits()[:32]), None),
+        (lambda: sounds()[..., torch.randperm(40)], None),
+        (lambda: sounds(n=64)[:, :, torch.randperm(32)].transpose(2, 3), None),
         (lambda: digits()[torch.randperm(1797)].flatten()[torch.randperm(64 * 1797)].view(-1, 1, 8, 8)[:32], None),
         (lambda: torch.rand(32, 1, 1, 1) + torch.randn(32, 1, 7, 7), None),  # few numbers beside each other
         (lambda: F.one_hot(torch.randint(64, (32,)), 64).float().view(32, 1, 8, 8), None),  # a place on a board

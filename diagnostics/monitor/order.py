@@ -17,6 +17,7 @@ MANY = 6  # channels: five steps that all happen to be among the longest tenth a
 OWN = 0.9  # of the squared step to the places beside: less is a series with its channels side by side, as it should be
 NEARER = 0.8  # of the squared step to other places: in pictures a step grows with the distance
 ALIKE = 0.1  # correlation of a number with the one beside it; of photographs and digits 0.4 to 0.9
+STRUCTURE = 2.0  # variance of the means of rows, or of columns, over that of numbers drawn alike: 1 by chance
 APART = 10.0  # times the spread of the examples' means that numbers drawn alike for all of them would have
 COLOURS = 3  # channels that lie together in memory; two or four alternate in checkerboards and other patterns
 
@@ -83,7 +84,8 @@ def _pixels_lie_together(x: Float[Tensor, "n channels height width"]) -> bool:
 
 def _is_one_pixel_of_many(x: Float[Tensor, "n channels height width"]) -> bool:
     """Whether examples differ in their means far more than by chance, and within them no number is like the one beside
-    or below it. Each example counts alike: of noisy images, as in diffusion, some have little noise."""
+    or below it, nor rows or columns differ in theirs, as the pitches and times of noisy sounds do. Each example counts
+    alike: of noisy images, as in diffusion, some have little noise."""
     if min(x.shape[2:]) < FEW:
         return False
     means = x.mean((1, 2, 3))
@@ -94,8 +96,10 @@ def _is_one_pixel_of_many(x: Float[Tensor, "n channels height width"]) -> bool:
         return False
     beside, below = (rest[..., 1:] * rest[..., :-1]), (rest[..., 1:, :] * rest[..., :-1, :])
     alike = torch.stack([each.mean((1, 2, 3))[varied] / variance[varied] for each in (beside, below)]).mean(1)
+    along = [rest.mean(axis).square().mean((1, 2))[varied] * x.shape[axis] / variance[varied] for axis in (2, 3)]
     apart = x[0].numel() * means.var() / variance.mean()
-    return bool((alike < ALIKE).all() & (apart > APART))  # host sync
+    structured = torch.stack(along).mean(1) > STRUCTURE
+    return bool((alike < ALIKE).all() & (apart > APART) & ~structured.any())  # host sync
 
 
 def _step(flat: Float[Tensor, "n places"], lag: int) -> Float[Tensor, ""]:

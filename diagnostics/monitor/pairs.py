@@ -75,7 +75,7 @@ class Pairs:
         return slope if self._scale is None else slope / self._scale.to(slope)
 
 
-def sampled(tensors: Sequence[Tensor], entries: int = SAMPLE) -> list[Tensor]:
-    """Every k-th entry, flat, so that about so many are kept."""
-    stride = max(1, -(-sum(t.numel() for t in tensors) // entries))
+def sampled(tensors: Sequence[Tensor], entries: int | None = None) -> list[Tensor]:
+    """Every k-th entry, flat, so that about so many are kept, or `SAMPLE`."""
+    stride = max(1, -(-sum(t.numel() for t in tensors) // (entries or SAMPLE)))
     return [local(t).detach().reshape(-1)[::stride] for t in tensors]
