@@ -10,10 +10,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from diagnostics.monitor import describe, forwards, nonfinite, resuming, transfer
+from diagnostics.monitor import describe, forwards, nonfinite, resuming
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
@@ -227,7 +227,7 @@ class Monitor:
             self._guard.run("wiring", self._wiring.look, self._tensors.current(), update.late)
         if update.plan.measured and update.finished:
             self._measure(record, value, closure)
-        if not self._updates.settled and _bad(update, value):
+        if not self._updates.settled and nonfinite.seen(update, value):
             with self._guard("non-finite"):
                 self._explain(update, loss, closure)
         self._curving.project(update)
@@ -245,13 +245,8 @@ class Monitor:
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
         """The first number that is not finite becomes one event that says where it came from."""
         self._updates.settled = True
-        tensors = self._tensors.current()
-        origin = None
-        if closure is not None:
-            weights = update.rescued or [tensor.data for tensor in tensors.values()]
-            origin = nonfinite.search(closure, self.model, weights, tensors, self._entrance.random_state)
-        if origin is None:
-            origin = nonfinite.by_place(loss, update.bad_gradients)
+        states = self._entrance.random_state
+        origin = nonfinite.origin(update, loss, closure, self.model, self._tensors.current(), states)
         self._event("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
 
     def _skipped(self, passes: int) -> Update:
@@ -324,9 +319,3 @@ class Monitor:
         self._event(kind, message, subject)
         if kind.startswith(("step-", "loss-")):
             warn(message)
-
-
-def _bad(update: Update, loss: Any) -> bool:
-    """Read at once only where that does not wait for a device. A loss that is missing is not bad."""
-    readable = loss is not NAN if not isinstance(loss, Tensor) else transfer.on_host(loss.device)
-    return bool(update.bad_gradients) or (readable and not math.isfinite(float(loss)))

@@ -4,6 +4,7 @@ Runs once in a run, when a loss or gradient has become NaN or infinite, so it ma
 repeated at the weights before the update, with a look at what every function received and returned.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diagnostics.monitor import forwards, functions, losspath
+from diagnostics.monitor import forwards, functions, losspath, transfer
+from diagnostics.monitor.sending import NAN
+from diagnostics.monitor.update import Update
 
 # Not finite outside a domain; everything else that makes an infinity of finite numbers has overflowed.
 _DOMAINS = {
@@ -108,6 +111,28 @@ def _made(name: str, out: Tensor, ranges: tuple[float, float, bool]) -> Origin:
         return Origin(f"op:{name}", f"{name} received {received} and returned {'NaN' if nan else 'infinity'}")
     kind = str(out.dtype).removeprefix("torch.")
     return Origin(f"overflow:{name}", f"{name} received numbers from {low:g} to {high:g} and overflowed {kind}")
+
+
+def seen(update: Update, loss: Any) -> bool:
+    """Read at once only where that does not wait for a device. A loss that is missing is not bad."""
+    readable = loss is not NAN if not isinstance(loss, Tensor) else transfer.on_host(loss.device)
+    return bool(update.bad_gradients) or (readable and not math.isfinite(float(loss)))
+
+
+def origin(
+    update: Update,
+    loss: Any,
+    closure: Callable[[], Any] | None,
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    states: forwards.RandomState | None,
+) -> Origin:
+    """Of the first number that is not finite in this update."""
+    found = None
+    if closure is not None:
+        weights = update.rescued or [tensor.data for tensor in tensors.values()]
+        found = search(closure, model, weights, tensors, states)
+    return by_place(loss, update.bad_gradients) if found is None else found
 
 
 def search(
