@@ -330,6 +330,7 @@ _TABLES = (
             _f32("mean", "", "mean of the feature over the inputs seen since the start, float32"),
             _f32("std", "", "standard deviation of the feature over the inputs seen since the start"),
             _f32("batch_rms", "", "root mean square of the feature over this update's inputs"),
+            _f32("batch_std", "", "standard deviation of the feature over this update's inputs"),
             _f32(
                 "condition",
                 "",

@@ -277,12 +277,21 @@ class Recall(nn.Module):
         return self.head((F.softmax(scores, -1)[:, None] @ self.value(values)).squeeze(1))
 
 
+def padded(x):
+    """Rescaled in place, and then a part of another image in its place, as of a crop that goes beyond the edge."""
+    read = x.sub_(2).div_(2).clone()
+    read[:, :24] = torch.where(torch.rand(len(x), 1) < 0.5, 0.0, 1.0)
+    return read
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("rescale", "expected"),
     [
         (lambda x: x.div_(16), [("wiring", "inputs-change")]),
         pytest.param(lambda x: x.sub_(0.5).div_(0.3), [("wiring", "inputs-change")], marks=pytest.mark.exhaustive),
+        (lambda x: x.sub_(2).div_(2), [("wiring", "inputs-change")]),  # to the constant that this leaves alone
+        (padded, [("wiring", "inputs-change")]),
         (lambda x: x / 16, []),
     ],
 )

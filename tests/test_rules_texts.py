@@ -142,3 +142,25 @@ class Averages(nn.Module):
 def test_texts_of_one_token(batch, expected, tmp_path):
     told = causes(tmp_path, Averages(), batch, updates=150)
     assert told == expected if expected is not None else ("wiring", "one-token") not in told
+
+
+class ComputesItsLoss(Averages):
+    def forward(self, tokens, lengths, labels):
+        return F.cross_entropy(super().forward(tokens), labels)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8])
+def test_texts_of_one_token_beside_their_lengths_and_labels(share, tmp_path):
+    model = ComputesItsLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100) as monitor:
+        for _ in range(100):
+            tokens, labels = unknown(32, share)
+            lengths = (tokens != 0).sum(1)
+            optimizer.zero_grad()
+            loss = model(tokens, lengths, labels)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda batch=(tokens, lengths, labels): model(*batch))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [each.cause for each in found] == (["one-token"] if share == 1 else [])

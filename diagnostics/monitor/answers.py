@@ -213,7 +213,8 @@ def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
     if not batch:
         return {}
     found = {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
-    texts = len(batch) == 1 and functions.holds_tokens(batch[0])
+    beside = batch[1:]  # lengths, masks, labels of a model that computes its loss
+    texts = functions.holds_tokens(batch[0]) and not any(x.is_floating_point() or x.is_complex() for x in beside)
     return found | {"one_token": _are_of_one_token(batch[0])} if texts else found
 
 

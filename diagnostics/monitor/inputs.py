@@ -34,6 +34,7 @@ class Inputs:
             "mean": self._moments.mean,
             "std": stats.deviations(self._moments),
             "batch_rms": torch.hypot(batch.mean, stats.deviations(batch)),
+            "batch_std": stats.deviations(batch),
             "condition": self._conditions(width).expand(width),
             "nonfinite": stats.nonfinite_share(features),
         }

@@ -4,6 +4,7 @@ Source: NumPy and PyTorch, whose `/=` and `+=` write to the array that an item o
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,40 +20,67 @@ def inputs_change(
     *,
     measured: int = 8,
     times: float = 10.0,  # as large at last as at first, or as small: augmentation and curricula change less
-    together: float = 1.5,  # features' factors, of their median: data that are others change by feature
-    of_features: float = 0.9,  # of those that vary at all
+    all_features: float = 0.9,  # of those that vary at all; where a mean is subtracted too, padding may stay as it is
+    most_features: float = 0.5,
 ) -> Iterator[Finding]:
-    _, _, sizes = run.matrix("inputs", "batch_rms")
-    if len(sizes) < measured or np.isnan(sizes).any() or not len(signals.column(run, "constant_loss")[1]):
+    if not len(signals.column(run, "constant_loss")[1]):
         return  # without targets the inputs may be another network's outputs, or states that a policy leads to
+    for column, what, share in (
+        ("batch_rms", "root mean square", all_features),
+        ("batch_std", "deviation within a batch", most_features),
+    ):
+        sizes = run.matrix("inputs", column)[2]
+        change = _change(sizes) if len(sizes) >= measured and not np.isnan(sizes).any() else None
+        if change is None or change.alike < share or 1 / times < change.factor < times:
+            continue
+        first, last = change.first, change.last
+        yield found(
+            "inputs-change",
+            signals.first_step(run),
+            (),
+            f"The inputs {'grow' if change.factor > 1 else 'shrink'} while training, {change.features} features alike: "
+            f"their {what} was {number(first)} in the first batches that were measured and is {number(last)} in the "
+            "last. Each reading seems to rescale the stored data once more.",
+            {"size at first": first, "size at last": last},
+            (
+                "make a new tensor in the data set's __getitem__: x = (x - mean) / std, not x -= mean or x /= 255, "
+                "which write to the stored one",
+                "or transform all data once, before training",
+            ),
+            severity=unless_it_learns(run, "critical"),
+            chart=Chart("line", "inputs", (column,), "Size of the inputs", log=True),
+        )
+        return
+
+
+class _Change(NamedTuple):
+    """Of the features that vary. `alike`: the share of these that grow by the `factor` of the middle one."""
+
+    factor: float
+    alike: float
+    first: float
+    last: float
+
+    @property
+    def features(self) -> str:
+        return "all" if self.alike >= 1 else f"{number(100 * self.alike)} % of the"
+
+
+def _change(
+    sizes: np.ndarray,
+    together: float = 1.5,  # features' factors, of their median: data that are others change by feature
+) -> _Change | None:
     early, late = np.median(sizes[:3], axis=0), np.median(sizes[-len(sizes) // 4 :], axis=0)
     tiny = 1e-6 * max(early.max(), late.max())  # below, a feature that hardly varies
     seen = (early > tiny) | (late > tiny)
     if not seen.any():
-        return
+        return None
     early, late = np.maximum(early[seen], tiny), np.maximum(late[seen], tiny)
     factors = late / early
     factor = float(np.median(factors))
     alike = (factors <= together * factor) & (factors >= factor / together) | (np.minimum(early, late) <= tiny)
-    if not (factor >= times or factor <= 1 / times) or alike.mean() < of_features:
-        return
-    first, last = (float(np.sqrt(np.mean(each**2))) for each in (early, late))
-    yield found(
-        "inputs-change",
-        signals.first_step(run),
-        (),
-        f"The inputs {'grow' if factor > 1 else 'shrink'} while training, all features alike: their root mean square "
-        f"was {number(first)} in the first batches that were measured and is {number(last)} in the last. Each reading "
-        "seems to rescale the stored data once more.",
-        {"size at first": first, "size at last": last},
-        (
-            "make a new tensor in the data set's __getitem__: x = (x - mean) / std, not x -= mean or x /= 255, which "
-            "write to the stored one",
-            "or transform all data once, before training",
-        ),
-        severity=unless_it_learns(run, "critical"),
-        chart=Chart("line", "inputs", ("batch_rms",), "Size of the inputs", log=True),
-    )
+    first, last = (float(np.sqrt(np.mean(each[alike] ** 2))) if alike.any() else np.nan for each in (early, late))
+    return _Change(factor, float(alike.mean()), first, last)
 
 
 def noise_piles_up(
