@@ -151,6 +151,70 @@ def test_a_target_that_ctc_has_no_time_for(tmp_path: Path, labels: list[int], im
     assert causes == ([("domain-error", True)] if impossible else [])
 
 
+class Attention(nn.Module):
+    """Of padded rows; `fill`: where a key, or what asks, is padding."""
+
+    def __init__(self, queries: bool, fill: float) -> None:
+        super().__init__()
+        self.project, self.queries, self.fill = nn.Linear(4, 4), queries, fill
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        h = self.project(x)
+        mask = ~there[:, None, :] | (~there[:, :, None] if self.queries else False)
+        return (h @ h.transpose(1, 2)).masked_fill(mask, self.fill).softmax(-1) @ h
+
+
+@pytest.mark.parametrize("used", ["real rows", "all rows"])
+@pytest.mark.parametrize(("queries", "fill"), [(True, -math.inf), (True, -1e9), (False, -math.inf)])
+def test_attention_that_leaves_rows_nothing_to_see(queries: bool, fill: float, used: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attention(queries, fill)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, there = torch.randn(8, 5, 4), torch.arange(5) < torch.arange(2, 10)[:, None]
+
+    def loss() -> Tensor:
+        out = model(x, there)
+        return (out[there] if used == "real rows" else out).square().mean()
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, loss)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    empty = queries and math.isinf(fill)
+    assert [each.cause for each in found] == (["masked-row"] if empty else [])
+    assert not empty or "6 of 40 rows of a softmax are masked throughout" in found[0].summary
+
+
+@pytest.mark.parametrize("closure", [True, False])
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float16, 1e-8), (torch.float16, 1e-3), (torch.bfloat16, 1e-8)])
+def test_an_epsilon_that_half_precision_makes_zero(
+    dtype: torch.dtype, eps: float, closure: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=eps)
+    x, y = torch.randn(16, 4, dtype=dtype), torch.arange(16) % 2
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(x), y)
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, loss if closure else None)
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms]
+    zero = dtype is torch.float16 and eps == 1e-8
+    assert [each.cause for each in found] == (["half-epsilon"] if zero else [])
+    assert not zero or "eps=1e-08 of the optimizer is 0 in float16" in found[0].summary
+
+
 def test_without_a_closure_the_place_is_named(tmp_path: Path) -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -275,3 +275,54 @@ def test_tokens_and_targets_of_other_types():
     torch.manual_seed(0)
     model, data = Attending(False), text()
     assert ahead(model, closure_of(model, data[:, :-1].int(), data[:, 1:])) > 0
+
+
+def shifted_twice(model, closure):
+    return lookahead.told(model, closure).get("shifted_twice", False)
+
+
+def test_labels_that_are_shifted_twice(tmp_path):
+    """The data set gives the tokens one place on, and the loss leaves out the first of these once more."""
+    torch.manual_seed(0)
+    data = text(length=LENGTH + 2)
+    x, y, further = data[:, :-2], data[:, 1:-1], data[:, 2:]
+    for causal in (True, False):
+        model = Attending(causal)
+
+        def told(closure, model=model):
+            return shifted_twice(model, closure)
+
+        assert told(lambda model=model: loss_of(model(x)[:, :-1], y[:, 1:]))
+        assert told(closure_of(model, x, further))
+        assert not told(lambda model=model: loss_of(model(x)[:, :-1], x[:, 1:]))
+        assert not told(closure_of(model, x, y))
+        assert not told(closure_of(model, x, x))
+        # heads for several tokens, of which one is the next
+        assert not told(lambda model=model: loss_of(model(x), y) + loss_of(model(x), further))
+        same = torch.full_like(x, 3)
+        assert not told(closure_of(model, same, same))
+        turning = torch.arange(LENGTH).expand(ROWS, -1) % 2
+        assert not told(closure_of(model, turning, 1 - turning))
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_what_is_said_of_labels_that_are_shifted_twice(twice, tmp_path):
+    torch.manual_seed(0)
+    model = Reading(True)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=0) as monitor:
+        for _ in range(60):
+            data = torch.randint(KINDS, (ROWS, 1)) + torch.arange(LENGTH + 1)
+            data = data % KINDS
+            x, labels = data[:, :-1], data[:, 1:] if twice else data[:, :-1]
+
+            def loss(x=x, labels=labels):
+                return loss_of(model(x)[:, :-1], labels[:, 1:])
+
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=loss)
+    found = [each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms]
+    assert found == (["shifted-twice"] if twice else [])

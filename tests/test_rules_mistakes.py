@@ -196,6 +196,61 @@ def test_what_else_writes_to_the_weights(writes, expected, tmp_path):
         assert shares[shares > 1].median() == pytest.approx(5, rel=0.1)
 
 
+class OwnAdam(torch.optim.Optimizer):
+    def __init__(self, parameters, lr, stores):
+        super().__init__(parameters, {"lr": lr})
+        self.stores = stores
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p]
+            if not state:
+                state["t"], state["m"], state["v"] = 0, torch.zeros_like(p), torch.zeros_like(p)
+            state["t"] += 1
+            m, v = 0.9 * state["m"] + 0.1 * p.grad, 0.999 * state["v"] + 0.001 * p.grad**2
+            if self.stores:
+                state["m"], state["v"] = m, v
+            correct = (1 - 0.999 ** state["t"]) ** 0.5 / (1 - 0.9 ** state["t"])
+            p.sub_(self.param_groups[0]["lr"] * correct * m / (v.sqrt() + 1e-8))
+
+
+@pytest.mark.parametrize("stores", [True, False])
+def test_an_optimizer_that_does_not_store_its_averages(stores, tmp_path):
+    model = network()
+    found = diagnosed(tmp_path / "run", model, OwnAdam(model.parameters(), 3e-3, stores))
+    assert alarms(found) == ([] if stores else [("wiring", "state-unstored")])
+    assert stores or "(m, v) is still zero after 3 updates" in found.alarms[0].summary
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9),
+        lambda p: torch.optim.Adam(p, 3e-3, amsgrad=True),
+        lambda p: torch.optim.Rprop(p, 1e-3),
+        lambda p: torch.optim.Adadelta(p),
+        lambda p: torch.optim.ASGD(p, 0.05),
+        lambda p: torch.optim.LBFGS(p, max_iter=2),
+    ],
+)
+def test_what_optimizers_of_pytorch_store(make, tmp_path):
+    model = network()
+    x, y = clusters()
+    optimizer = make(model.parameters())
+
+    def with_backward():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    with diagnostics.watch(model, optimizer, tmp_path / "run", curvature_every=0) as monitor:
+        for _ in range(6):
+            monitor.step(optimizer.step(with_backward), closure=lambda: F.cross_entropy(model(x), y))
+    assert "state-unstored" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
+
+
 class Held(nn.Module):
     """Layers in a container that PyTorch does or does not look into; `used` tells whether gradients flow there."""
 

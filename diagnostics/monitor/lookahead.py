@@ -26,7 +26,8 @@ MOST = 1e6  # a mask the wrong way round sees nothing but what comes
 def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     """As entries of the run. "looks_ahead": how much the answer at one place depends on the token that it is to
     predict, over how much on the one before it; 0 where the targets are no such tokens, or are not seen.
-    "across_texts": whether it depends on other texts, and not on what came before in its own."""
+    "across_texts": whether it depends on other texts, and not on what came before in its own. "shifted_twice": whether
+    the targets, all of one kind, are the tokens two places on."""
     if not any(isinstance(module, nn.Embedding) for module in model.modules()):
         return {}
     with torch.enable_grad(), _Calls() as calls:
@@ -35,7 +36,8 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     seen = [_influence(text, scored) for text in calls.texts for scored in calls.scored if text.is_of(scored)]
     share = min((each.ahead() for each in seen if each is not None), default=0.0)
     across = bool(seen) and not calls.coupled and all(each is not None and each.is_across() for each in seen)
-    return {"looks_ahead": share if share >= AHEAD else 0.0, "across_texts": across}
+    twice = len(calls.scored) == 1 and any(text.is_of(calls.scored[0], places=2) for text in calls.texts)
+    return {"looks_ahead": share if share >= AHEAD else 0.0, "across_texts": across, "shifted_twice": twice}
 
 
 class _Scored(NamedTuple):
@@ -59,16 +61,16 @@ class _Text(NamedTuple):
     embedded: Tensor
     time_first: bool  # as the model has it
 
-    def is_of(self, scored: _Scored) -> bool:
-        """Whether the targets are these tokens, one place on. Of a ring of tokens every one can be read."""
+    def is_of(self, scored: _Scored, places: int = 1) -> bool:
+        """Whether the targets are these tokens, so many places on. Of a ring of tokens every one can be read."""
         rows, length = self.tokens.shape
-        if len(scored.targets) not in (rows * length, rows * (length - 1)):
+        if length <= places or len(scored.targets) not in (rows * length, rows * (length - 1)):
             return False
         _, targets = scored.by_row(rows, self.time_first)
-        ring = targets.shape[1] == length and bool((targets[:, -1] == self.tokens[:, 0]).all())
-        known, following = targets[:, : length - 1], self.tokens[:, 1:]
+        ring = targets.shape[1] == length and bool((targets[:, -1] == self.tokens[:, places - 1]).all())
+        known, following = targets[:, : length - places], self.tokens[:, places:]
         counted = known != scored.ignored
-        told = counted & (following != self.tokens[:, :-1])
+        told = counted & (following != self.tokens[:, places - 1 : -1])
         return not ring and bool(((known == following) | ~counted).all()) and int(told.sum()) >= LEAST
 
 

@@ -245,8 +245,8 @@ class Monitor:
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
         """The first number that is not finite becomes one event that says where it came from."""
         self._updates.settled = True
-        states = self._entrance.random_state
-        origin = nonfinite.origin(update, loss, closure, self.model, self._tensors.current(), states)
+        tensors, states = self._tensors.current(), self._entrance.random_state
+        origin = nonfinite.origin(update, loss, closure, self.model, self.optimizer, tensors, states)
         self._event("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
 
     def _skipped(self, passes: int) -> Update:

@@ -8,11 +8,12 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -51,6 +52,7 @@ class Trace(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.steep: tuple[str, float] | None = None  # the last function that was called where its slope is infinite
+        self.hidden: Origin | None = None  # the first softmax of rows that hold nothing but -inf
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._origins = WeakTensorKeyDictionary()
 
@@ -65,6 +67,8 @@ class Trace(TorchFunctionMode):
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         self._note_steep(name, args, inputs)
+        if self.hidden is None and "softmax" in name and isinstance(out, Tensor) and bad:
+            self.hidden = _all_masked(functions.dimension(functions.KINDS["softmax"], args, kwargs, out), bad[0], out)
         for result in functions.tensors((out,)):
             if result.is_floating_point() and name not in ("get", "set") and _bad(result):
                 origin = self._explain(name, result, inputs, bad, ranges)
@@ -93,11 +97,22 @@ class Trace(TorchFunctionMode):
             return Origin("input", f"the batch holds {_share(bad[0])} that are NaN or infinite")
         if bad and not bool(out.isnan().any()):
             return None  # a mask passed on
+        if self.hidden is not None and "softmax" in name:
+            return self.hidden
         return _made(name, out, ranges)
 
     def _masks(self, bad: list[Tensor]) -> bool:
         """Negative infinities only: attention's way to leave something out."""
         return all(bool((t[~t.isfinite()] == -torch.inf).all()) for t in bad)
+
+
+def _all_masked(along: int, x: Tensor, out: Tensor) -> Origin | None:
+    if x.shape != out.shape:
+        return None
+    rows = (x.detach() == -torch.inf).all(along)
+    count = int(rows.sum())
+    said = f"{count} of {rows.numel()} rows of a softmax are masked throughout, which is 0/0"
+    return Origin("masked:softmax", said) if count else None
 
 
 def _made(name: str, out: Tensor, ranges: tuple[float, float, bool]) -> Origin:
@@ -124,11 +139,14 @@ def origin(
     loss: Any,
     closure: Callable[[], Any] | None,
     model: nn.Module,
+    optimizer: Optimizer,
     tensors: dict[str, Tensor],
     states: forwards.RandomState | None,
 ) -> Origin:
     """Of the first number that is not finite in this update."""
-    found = None
+    found = _no_epsilon(update.rescued or (), tensors, optimizer)
+    if found is not None:
+        return found
     if closure is not None:
         weights = update.rescued or [tensor.data for tensor in tensors.values()]
         found = search(closure, model, weights, tensors, states)
@@ -175,6 +193,22 @@ def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
     return Origin(f"op:{function}", f"{message}; the loss goes through {function}, whose slope is infinite at {edge}")
 
 
+def _no_epsilon(before: Sequence[Tensor], tensors: dict[str, Tensor], optimizer: Optimizer) -> Origin | None:
+    """Where weights were not finite before this update, and what was added to the root that the last one divided by is
+    nothing in their precision."""
+    added = {id(p): group.get("eps") for group in optimizer.param_groups for p in group["params"]}
+    for weights, (name, tensor) in zip(before, tensors.items(), strict=False):
+        eps = added.get(id(tensor))
+        if isinstance(eps, float) and eps > 0 == float(torch.tensor(eps, dtype=tensor.dtype)) and _bad(weights):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            message = (
+                f"the weights {name} were not finite, and eps={eps:g} of the optimizer is 0 in {kind}, as are the "
+                "squares of small gradients: it divides by 0"
+            )
+            return Origin("epsilon:" + kind, message)
+    return None
+
+
 def _backward(loss: Tensor, tensors: dict[str, Tensor], trace: Trace) -> Origin | None:
     """The loss is finite: is it its gradient? Anomaly mode names the function whose gradient turned to NaN."""
     trained = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
@@ -186,6 +220,9 @@ def _backward(loss: Tensor, tensors: dict[str, Tensor], trace: Trace) -> Origin 
         named = re.search(r"Function '(\w+?)Backward\d*'", str(error))
         if named is None:
             raise
+        if trace.hidden is not None:
+            left_out = "; that these rows are left out of the loss does not keep NaN from its gradient"
+            return replace(trace.hidden, message=trace.hidden.message + left_out)
         name, edge = trace.steep or (named[1].lower(), None)
         received = "" if edge is None else f", which received {edge:g},"
         return Origin(f"op:{name}", f"the gradient of {name}{received} is not finite though the loss is")

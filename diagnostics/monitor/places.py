@@ -38,13 +38,15 @@ def scrambles(before: torch.Size, after: torch.Size, channels_first: bool = Fals
     """Whether a view puts an axis where a transpose was meant: it leaves the numbers where they are, so that each place
     gets those of others. Equal sizes cannot tell.
 
-    It gives the sizes another order; takes channels, before the positions, for the last axis; or splits units into
-    heads, or joins them, across the axis of time.
+    It gives the sizes another order; takes channels, before the positions, for the last axis, or the last axis for
+    channels before positions; or splits units into heads, or joins them, across the axis of time.
     """
     old, new = [n for n in before if n > 1], [n for n in after if n > 1]
     if old != new and sorted(old) == sorted(new):
         return True
-    return _channels_last(before, new) if channels_first else _splits_heads(old, new) or _splits_heads(new, old)
+    if channels_first:
+        return _channels_last(before, new)
+    return _channels_second(before, after) or _splits_heads(old, new) or _splits_heads(new, old)
 
 
 def _channels_last(before: torch.Size, new: list[int]) -> bool:
@@ -56,6 +58,15 @@ def _channels_last(before: torch.Size, new: list[int]) -> bool:
     rows = ([batch * positions, channels], [n for n in (batch, positions, channels) if n > 1])
     inner = {prod(before[at:]) for at in range(2, len(before))}
     return positions > 1 < channels and new in rows and channels % positions > 0 and channels not in inner
+
+
+def _channels_second(before: torch.Size, after: torch.Size) -> bool:
+    """(batch, positions, units) as (batch, units, height, width). Where the last axis keeps its size, it is the
+    positions that are taken apart."""
+    if len(before) < 3 or len(after) < 3 or before[0] != after[0] or before[-1] != after[1]:
+        return False
+    positions, units = prod(before[1:-1]), before[-1]
+    return positions > 1 < units and positions == prod(after[2:]) and units not in (positions, after[-1])
 
 
 def _splits_heads(whole: list[int], parts: list[int]) -> bool:

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.monitor import losspath
+from diagnostics.monitor.distributed import is_dtensor
 
 UPDATES = 3  # that the evidence must last
 DEEPEST, MOST = 3, 1000  # containers within each other, and things in each: more are no layers
 LATE = "gradients are written to after the optimizer's step and before the next backward pass, where nothing reads them"
+UNSTORED = "the optimizer's state ({}) is still zero after several updates with a gradient"
+FEW = 8  # tensors that tell whether an optimizer keeps what it was made to keep
 _CONVERSIONS = {
     "ToCopy", "Clone", "Alias", "Mul", "Div", "View", "UnsafeView", "T", "Transpose", "Unsqueeze", "Squeeze",
 }  # fmt: skip
@@ -38,11 +41,12 @@ class Wiring:
         self._moved = set[str]()  # by another optimizer
         self._trains = False  # the optimizer moves some of the model's parameters
         self._unregistered = dict(unregistered(model))
-        self._late = 0
+        self._late = self._looks = 0
         self.settled = False
 
     def look(self, tensors: dict[str, Tensor], late: Tensor | None = None) -> None:
         """`late`: a gradient that was written to between the optimizer's step and now; zeroing is no mistake."""
+        self._looks += 1
         written = late is not None and late.layout == torch.strided and bool(late.any())
         self._late = self._late + 1 if written else 0
         inside = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
@@ -61,7 +65,25 @@ class Wiring:
             self._event("late-gradients", LATE, "")
         if any(count >= UPDATES for count in (*self._still.values(), *self._idle.values())):
             self._report(tensors | self._unregistered)
-        self.settled = self.settled or (not self._still and not self._idle and not 0 < self._late < UPDATES)
+        if self._looks == UPDATES and not self._again:
+            self._look_at_state(tensors)
+        asked = self._looks >= UPDATES and not 0 < self._late < UPDATES
+        self.settled = self.settled or (not self._still and not self._idle and asked)
+
+    def _look_at_state(self, tensors: dict[str, Tensor]) -> None:
+        """Whether all that the optimizer keeps of each weight is still zero, though its gradient is not."""
+        kept = list[str]()
+        for tensor in list(tensors.values())[:FEW]:
+            state = {} if is_dtensor(tensor) else self._optimizer.state.get(tensor, {})
+            like = {key: each for key, each in state.items() if isinstance(each, Tensor) and each.shape == tensor.shape}
+            grad = tensor.grad
+            if not like or tensor.numel() < 2 or grad is None or grad.layout != torch.strided or not bool(grad.any()):
+                continue
+            if any(bool(each.any()) for each in like.values()):
+                return
+            kept += [key for key in like if key not in kept]
+        if kept:
+            self._event("state-unstored", UNSTORED.format(", ".join(map(str, kept))), ", ".join(map(str, kept)))
 
     def _outside(self, name: str, tensor: Tensor) -> None:
         """A trainable parameter that the model uses and the optimizer does not have: has a gradient, and stays."""

@@ -1,4 +1,5 @@
-"""Gradients that pile up from update to update, or are thrown away before the update that they are for.
+"""Gradients that pile up from update to update, are thrown away before the update that they are for, or are clipped
+after it.
 
 Source: PyTorch's `backward`, which adds to `.grad`.
 """
@@ -63,4 +64,22 @@ def accumulation_cut_short(run: Run) -> Iterator[Finding]:
         ("call optimizer.zero_grad() once an update, after optimizer.step(), and not before each backward()",),
         severity="warning",
         formula=r"g = \nabla\mathcal{J}_k \quad\text{instead of}\quad \sum_{j=1}^{k} \nabla\mathcal{J}_j",
+    )
+
+
+def clipped_after_step(run: Run) -> Iterator[Finding]:
+    told = signals.events(run, "late-gradients")
+    if told.empty:
+        return
+    yield found(
+        "clipped-after-step",
+        int(told["step"].iloc[0]),
+        (),
+        (
+            "The gradients are changed after the optimizer's step and before the next backward pass, where nothing "
+            "reads them: clipping comes too late, and every update is made from gradients of any length."
+        ),
+        {},
+        ("call clip_grad_norm_ between loss.backward() and optimizer.step()",),
+        severity="warning",
     )

@@ -59,6 +59,27 @@ def looks_ahead(run: Run) -> Iterator[Finding]:
     )
 
 
+def shifted_twice(run: Run) -> Iterator[Finding]:
+    if not run.meta.get("shifted_twice"):
+        return
+    yield found(
+        "shifted-twice",
+        signals.first_step(run),
+        (),
+        (
+            "The targets are the model's own inputs two places on: it is to tell the token after the next, and never "
+            "learns the next one. Labels were probably shifted twice, by the data set and again in the model or the "
+            "loss."
+        ),
+        {},
+        (
+            "shift once: models that compute their loss from labels often shift these themselves, and want a copy of "
+            "the inputs, labels=input_ids",
+        ),
+        severity="warning",
+    )
+
+
 def padding_alone(run: Run) -> Iterator[Finding]:
     told = run.meta.get("padding_alone") or []
     if len(told) != 2:

@@ -1,4 +1,4 @@
-"""Updates that are not made, or are taken back."""
+"""Updates that are not made, are taken back, or forget what the optimizer was to remember."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -120,3 +120,26 @@ def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
 def _begins_anew(history: signals.Loss, steps: np.ndarray, nothing: float) -> bool:
     """Whether the loss is as high as in the beginning where weights were put back."""
     return signals.median(history.values[np.isin(history.steps, steps)]) >= nothing * history.start
+
+
+def unstored(run: Run) -> Iterator[Finding]:
+    told = signals.events(run, "state-unstored")
+    if told.empty:
+        return
+    names, step = str(told["subject"].iloc[0]), int(told["step"].iloc[0])
+    yield found(
+        "state-unstored",
+        step,
+        (),
+        (
+            f"What the optimizer keeps of each weight ({names}) is still zero after {step} updates with a "
+            "gradient: what each step computes is not stored, and the next begins from nothing. There is no "
+            "momentum, and no average to divide by."
+        ),
+        {},
+        (
+            "in the optimizer's step write to the state: state['m'].mul_(b1).add_(grad, alpha=1 - b1), or "
+            "state['m'] = m; m = b1 * m + ... makes a new tensor and leaves the stored one as it is",
+        ),
+        severity="warning",
+    )

@@ -12,7 +12,10 @@ times as long as usual. If the loss or the gradients had been growing before, it
 ## Why it happens
 A function was asked outside its domain ($\log 0$, $0/0$, $\sqrt{-1}$, whose derivative is infinite at $0$ too), CTC was
 asked for the probability of a target that its input is too short for, a number left the range of its type ($e^{89}$ in
-float32, $65{,}504$ in float16), or the data held such a value already.
+float32, $65{,}504$ in float16), or the data held such a value already. Attention in which a mask leaves a row nothing
+to see divides 0 by 0, and that nobody reads the row does not help: $0 \cdot \mathrm{NaN}$ is NaN in the gradient. In
+float16 nothing below $6 \cdot 10^{-8}$ is left, neither small squared gradients nor Adam's $\epsilon = 10^{-8}$, and
+it divides by 0 too.
 
 ## What to try
 Keep the argument inside the domain (`clamp_min`, `log1p`, an `eps`), use the fused loss on logits
@@ -143,8 +146,9 @@ def _cause(run: Run, step: int, subject: str) -> str | None:
     inputs = run.table("inputs", ["step", "nonfinite"])
     if (signals.array(inputs, "nonfinite")[inputs["step"].to_numpy() <= step] > 0).any():
         return "data"
-    if subject.startswith("overflow"):
-        return "overflow"
+    for begins, cause in (("overflow", "overflow"), ("masked", "masked-row"), ("epsilon", "half-epsilon")):
+        if subject.startswith(begins):
+            return cause
     if subject.startswith(_DOMAIN):
         return "domain-error"
     return None
@@ -187,6 +191,21 @@ def _overflow(subject: str) -> tuple[str, ...]:
     )
 
 
+def _masked(subject: str) -> tuple[str, ...]:
+    return (
+        "mask keys alone, not the rows that ask: each has to see at least one place, be it itself",
+        "or fill with a large negative number that is finite, torch.finfo(x.dtype).min",
+    )
+
+
+def _epsilon(subject: str) -> tuple[str, ...]:
+    return (
+        "keep the weights in float32 and compute in half precision: torch.autocast around the forward, with a "
+        "GradScaler, in place of model.half()",
+        "or use bfloat16, which has the range of float32; or eps=1e-4",
+    )
+
+
 def _unknown(subject: str) -> tuple[str, ...]:
     return (
         "find the line with torch.autograd.set_detect_anomaly(True)",
@@ -194,7 +213,14 @@ def _unknown(subject: str) -> tuple[str, ...]:
     )
 
 
-_REMEDIES = {"data": _data, "domain-error": _domain, "overflow": _overflow, None: _unknown}
+_REMEDIES = {
+    "data": _data,
+    "domain-error": _domain,
+    "overflow": _overflow,
+    "masked-row": _masked,
+    "half-epsilon": _epsilon,
+    None: _unknown,
+}
 
 
 def gives_way(finding: Finding, *, grown: float = 1e3) -> bool:

@@ -70,6 +70,9 @@ the first one's away. What only that part depends on, as a task's own head, then
 *No step*: weights change in `optimizer.step()` alone, and it has to be the same optimizer each time: momentum and the
 averages of Adam begin at zero in a new one.
 
+*State unstored*: `m = b1 * m + (1 - b1) * grad` makes a new tensor, and the one in `optimizer.state` stays zero. Each
+step is then made of one gradient, as Adam's of $0.1\,g / \sqrt{0.001\,g^2}$: three rates long, whatever the gradient.
+
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
 ask for from each row; `q.gather(1, a[:, None])` takes one from each. A column of log-probabilities times a row of
@@ -138,6 +141,9 @@ alone, as a placeholder for data would be, learns nothing but its bias.
 *Looks ahead*: without a causal mask a position attends to all others, the one after it included. Where that is its
 target, copying it is all there is to learn, and at generation it is not there yet.
 
+*Shifted twice*: labels that are one place on, shifted again, are two places on, and the token between is never asked
+for.
+
 *Mask inverted*: attention over the padding alone is the same for every text.
 
 *Dropout on output*: what dropout sets to 0 is an answer of 0, and what it lets through is $1/(1-p)$ times the answer.
@@ -186,7 +192,7 @@ from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._accumulation import accumulating, accumulation_cut_short
+from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import detached, state_cut
 from diagnostics.rules._finding import Finding
@@ -200,8 +206,7 @@ from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._targets_outside import targets_outside, unsigned
-from diagnostics.rules._undone import never_steps, put_back
-from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._undone import never_steps, put_back, unstored
 from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
@@ -218,12 +223,13 @@ def check(
         raise signals.Missing("scalars: no update was recorded")
     yield from never_steps(run)
     yield from put_back(run)
+    yield from unstored(run)
     yield from accumulating(run, mostly)
     yield from accumulation_cut_short(run)
     yield from membership.stale(run)
     yield from membership.unregistered(run)
     yield from membership.left_out(run)
-    yield from _late(run)
+    yield from clipped_after_step(run)
     yield from detached(run)
     yield from wrong_backward(run)
     yield from state_cut(run)
@@ -250,6 +256,7 @@ def check(
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
     yield from forward.looks_ahead(run)
+    yield from forward.shifted_twice(run)
     yield from forward.padding_alone(run)
     yield from forward.dropout_on_output(run)
     yield from forward.derivative_without_graph(run)
@@ -257,28 +264,10 @@ def check(
     yield from collapsed(run)
 
 
-def _late(run: Run) -> Iterator[Finding]:
-    told = signals.events(run, "late-gradients")
-    if told.empty:
-        return
-    yield found(
-        "clipped-after-step",
-        int(told["step"].iloc[0]),
-        (),
-        (
-            "The gradients are changed after the optimizer's step and before the next backward pass, where nothing "
-            "reads them: clipping comes too late, and every update is made from gradients of any length."
-        ),
-        {},
-        ("call clip_grad_norm_ between loss.backward() and optimizer.step()",),
-        severity="warning",
-    )
-
-
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token", "wrong-backward",
+    "mask-inverted", "one-token", "wrong-backward", "state-unstored",
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),

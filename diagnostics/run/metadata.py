@@ -35,6 +35,8 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "all_products": 0,
     "looks_ahead": 0.0,
     "across_texts": False,
+    "shifted_twice": False,
+    "unstored": [],
     "by_place": 0.0,
     "order_blind": False,
     "idle": [],
