@@ -36,7 +36,6 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "looks_ahead": 0.0,
     "across_texts": False,
     "shifted_twice": False,
-    "unstored": [],
     "by_place": 0.0,
     "order_blind": False,
     "idle": [],
