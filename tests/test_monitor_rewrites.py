@@ -108,8 +108,8 @@ def test_weights_put_back_once_an_epoch_are_named(rate, severity, tmp_path):
     """Where the loss comes down in between, it may be meant, as of tasks or folds."""
     _, diagnosis = watched(tmp_path / "run", loaded, rate=rate)
     (named,) = [each for each in diagnosis.findings if each.cause == "weights-put-back"]
-    assert named.severity == severity
-    assert named.summary.startswith("Every 17 updates 100 % of what these did to the weights is taken back")
+    assert named.severity == severity and named.first_step == PERIOD + 1
+    assert named.summary.startswith("Every 17 updates the weights are put back: 100 % of what the updates since")
     assert len(diagnosis.alarms) == (severity == "critical")
 
 

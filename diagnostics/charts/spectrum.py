@@ -10,7 +10,7 @@ from diagnostics.charts import parts
 from diagnostics.charts.lines import whole
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.reduce import largest_of
-from diagnostics.charts.stability import NO_CURVATURE
+from diagnostics.charts.stability import no_curvature
 from diagnostics.charts.theme import BLUE, GREEN, GREY, PINK, VERMILION
 from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
@@ -32,7 +32,7 @@ def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     shown = extremes(table)
     data = eigenvalues(shown)
     if data.empty:
-        return parts.empty(NO_CURVATURE)
+        return parts.empty(no_curvature(run))
     first, last = whole(run)
     x = parts.step_axis()
     return parts.layer(

@@ -13,7 +13,6 @@ from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
 
 LOWEST, HIGHEST = 1e-3, 1e4  # shown at most: seven decades are readable
-NO_CURVATURE = "Curvature was not measured in this run: pass closure= to monitor.step"
 NO_RATIO = "No stability ratio is known for the steps of {}"
 
 
@@ -21,7 +20,7 @@ def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     data = ratios(run)
     if data.empty:
         measured_at_all = not run.table("curvature", ["step"]).empty
-        return parts.empty(NO_RATIO.format(run.meta["optimizer"]) if measured_at_all else NO_CURVATURE)
+        return parts.empty(NO_RATIO.format(run.meta["optimizer"]) if measured_at_all else no_curvature(run))
     first, last = whole(run)
     x = parts.step_axis()
     low, high = limits(data["stability"].to_numpy())
@@ -35,6 +34,10 @@ def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
         ],
         chart.title + parts.thinned(data),
     )
+
+
+def no_curvature(run: Run) -> str:
+    return "No curvature was recorded in this run" + ("" if run.meta["closure"] else ": pass closure= to monitor.step")
 
 
 def ratios(run: Run) -> Frame:

@@ -111,7 +111,7 @@ def _all_masked(along: int, x: Tensor, out: Tensor) -> Origin | None:
         return None
     rows = (x.detach() == -torch.inf).all(along)
     count = int(rows.sum())
-    said = f"{count} of {rows.numel()} rows of a softmax are masked throughout, which is 0/0"
+    said = f"a softmax was given rows that are masked throughout, {count} of {rows.numel()}, which makes 0/0"
     return Origin("masked:softmax", said) if count else None
 
 

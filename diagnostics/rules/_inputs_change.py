@@ -29,7 +29,7 @@ def inputs_change(
         ("batch_rms", "root mean square", all_features),
         ("batch_std", "deviation within a batch", most_features),
     ):
-        sizes = run.matrix("inputs", column)[2]
+        _, names, sizes = run.matrix("inputs", column)
         change = _change(sizes) if len(sizes) >= measured and not np.isnan(sizes).any() else None
         if change is None or change.alike < share or 1 / times < change.factor < times:
             continue
@@ -48,7 +48,7 @@ def inputs_change(
                 "or transform all data once, before training",
             ),
             severity=unless_it_learns(run, "critical"),
-            chart=Chart("line", "inputs", (column,), "Size of the inputs", log=True),
+            chart=Chart("line", "inputs", (column,), "Size of the inputs", tuple(names[change.of]), log=True),
         )
         return
 
@@ -57,6 +57,7 @@ class _Change(NamedTuple):
     """Of the features that vary. `alike`: the share of these that grow by the `factor` of the middle one."""
 
     factor: float
+    of: np.ndarray  # (features,) bool: these
     alike: float
     first: float
     last: float
@@ -80,7 +81,9 @@ def _change(
     factor = float(np.median(factors))
     alike = (factors <= together * factor) & (factors >= factor / together) | (np.minimum(early, late) <= tiny)
     first, last = (float(np.sqrt(np.mean(each[alike] ** 2))) if alike.any() else np.nan for each in (early, late))
-    return _Change(factor, float(alike.mean()), first, last)
+    of = seen.copy()
+    of[seen] = alike
+    return _Change(factor, of, float(alike.mean()), first, last)
 
 
 def noise_piles_up(

@@ -68,9 +68,9 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
     )
     yield found(
         "weights-put-back",
-        int(seen.steps[0]),
+        seen.since,
         (),
-        f"{seen.back}: something besides the optimizer writes to the weights, and {consequence}.",
+        f"{seen.back}. Something besides the optimizer writes to them, and {consequence}.",
         {"share taken back": seen.share, seen.looks: float(len(seen.steps))},
         (
             "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, clamp_, an "
@@ -84,6 +84,7 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
 @dataclass(frozen=True)
 class _Seen:
     back: str
+    since: int
     share: float
     steps: np.ndarray
     looks: str  # what the steps are
@@ -95,10 +96,11 @@ def _at_intervals(run: Run, all_of_it: float) -> _Seen | None:
     share = signals.median(shares)
     if len(shares) < ENOUGH or not share >= all_of_it:
         return None
-    gap = number(float(np.median(np.diff(steps))))
+    gap = int(np.median(np.diff(steps)))
     share = min(share, 1.0)  # other weights that are as random as the first ones may lie farther back
-    back = f"Every {gap} updates {number(100 * share)} % of what these did to the weights is taken back"
-    return _Seen(back, share, steps, "times seen", True)
+    undone = f"{number(100 * share)} % of what the updates since the last time did to them is undone"
+    since = max(1, int(steps[0]) - 2 * gap)  # two before told when the first that was seen would come
+    return _Seen(f"Every {gap} updates the weights are put back: {undone}", since, share, steps, "times seen", True)
 
 
 def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
@@ -108,13 +110,14 @@ def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
     if len(shares) < ENOUGH:
         return None
     if share >= all_of_it:
-        back = f"Between two updates {number(100 * share)} % of an update is taken back"
+        back = f"The weights are put back between two updates: {number(100 * share)} % of an update is undone"
     elif len(several) >= 2 and shares.mean() + 2 * shares.std(ddof=1) / len(shares) ** 0.5 >= all_of_it:
         most = number(float(several.max()))
-        back = f"Between two updates up to {most} updates are taken back, at {len(several)} of {len(shares)} looks"
+        looks = f"at {len(several)} of {len(shares)} looks"
+        back = f"The weights are put back between two updates: up to {most} updates are undone at once, {looks}"
     else:
         return None
-    return _Seen(back, max(share, float(shares.mean())), steps, "measured pairs", False)
+    return _Seen(back, int(steps[0]), max(share, float(shares.mean())), steps, "measured pairs", False)
 
 
 def _begins_anew(history: signals.Loss, steps: np.ndarray, nothing: float) -> bool:
