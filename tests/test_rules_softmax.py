@@ -114,3 +114,28 @@ def test_along_the_batch(name, closure, dim, tmp_path):
 )
 def test_where_the_first_dimension_is_meant(loss, tmp_path):
     assert not [each for each in diagnosed(tmp_path, network(4), loss).findings if each.cause == "log-scores"]
+
+
+class Asks(nn.Module):
+    """Attention pooling by one question, (batch, 1, parts), whose rest can learn without it."""
+
+    def __init__(self, dim):
+        super().__init__()
+        torch.manual_seed(1)
+        self.dim, self.key, self.query, self.value = dim, nn.Linear(2, 4), nn.Linear(2, 4), nn.Linear(2, 16)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x):
+        parts = x.view(-1, 4, 2)
+        scores = self.query(parts[:, :1]) @ self.key(parts).transpose(1, 2)
+        return self.out(torch.relu(scores.softmax(self.dim) @ self.value(parts)).squeeze(1))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_attention_along_the_axis_of_the_one_that_asks(dim, tmp_path):
+    """However well the rest learns: along the last axis there are four to weigh."""
+    found = [
+        each for each in diagnosed(tmp_path, Asks(dim), F.cross_entropy).findings if each.cause == "softmax-of-one"
+    ]
+    assert [each.alarm for each in found] == [True] * (dim == 1)
+    assert all("though the last one does" in each.summary for each in found)

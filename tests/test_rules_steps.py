@@ -104,6 +104,28 @@ def test_clipping_that_leaves_next_to_nothing_of_a_run_without_a_closure(longest
     assert alarms(run) == [("lr-too-small", "learning-rate")] * told
 
 
+@pytest.mark.parametrize("longest", [2e-3, 5.0])
+def test_clipping_that_lets_next_to_nothing_be_learned(longest, tmp_path):
+    """A little, so that the constant answer is beaten, but nobody sees it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    x = torch.randn(2048, 8)
+    y = 5 * torch.sin(2 * x[:, :1]) + torch.randn(2048, 1)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for k in torch.randint(2048, (800, 64)):
+            loss_of = lambda k=k: F.huber_loss(model(x[k]), y[k])  # noqa: E731
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            clipped(longest)(model)
+            optimizer.step()
+            monitor.step(loss, closure=loss_of)
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.alarm]
+    assert [(each.kind, each.cause) for each in found] == [("lr-too-small", "learning-rate")] * (longest < 1)
+    assert all("clipping threshold" in each.remedies[0] for each in found)
+
+
 def test_a_loss_that_bounces_at_the_edge_keeps_its_overshoot(tmp_path):
     """There r is 1 as well, and the next gradient points back."""
     w = nn.Parameter(torch.tensor([1.0, 1.0]))

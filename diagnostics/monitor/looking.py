@@ -114,6 +114,7 @@ class Looking:
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))
+        found["softmax_astray"] = list(dict.fromkeys(name for one in observers for name in one.softmax_astray))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]

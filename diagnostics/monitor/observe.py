@@ -79,6 +79,7 @@ class Observer(TorchFunctionMode):
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.comparisons: list[Comparison] = []  # of the loss, with targets
         self.softmax_of_one: list[str] = []  # whose output is 1, whatever it is given
+        self.softmax_astray: list[str] = []  # of these, those that lie along another axis than the last
         self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
@@ -236,6 +237,8 @@ class Observer(TorchFunctionMode):
             name, dim = functions.spelled(func), functions.dimension(kind, args, kwargs, x)
             if kind.name == "softmax" and x.numel() > x.shape[dim] == 1:
                 self.softmax_of_one.append(self._name(name))
+                if x.shape[-1] > 1:  # at the end of which the numbers lie that one would weigh
+                    self.softmax_astray.append(self._name(name))
             self._add(self._name(name), kind, x, out, dim, channels_first)
         elif self._asking:
             self._shaped(func, args, kwargs, out)

@@ -12,13 +12,15 @@ from diagnostics.run import Run
 
 
 class Reason(NamedTuple):
-    """`where` ends the sentence that says which got none; `first` is one of its own before it."""
+    """`where` ends the sentence that says which got none; `first` is one of its own before it. `never_meant`: nor where
+    the rest learns."""
 
     cause: str | None
     where: str
     remedies: tuple[str, ...]
     formula: str = ""
     first: str = ""
+    never_meant: bool = False
 
 
 def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
@@ -47,15 +49,18 @@ def _softmax_of_one(run: Run) -> Reason | None:
     if not names and not (dim < len(shape) and shape[dim] == 1):
         return None
     which = f"a softmax ({names_of(names)})" if names else "a softmax, between the output and the loss,"
+    astray = [str(name) for name in run.meta.get("softmax_astray") or []]
+    along = ", along an axis that holds no more, though the last one does" if astray else ""
     return Reason(
         "softmax-of-one",
-        f"since {which} is taken of one number at a time: it gives 1, whatever that is",
+        f"since {which} is taken of one number at a time{along}: it gives 1, whatever that is",
         (
             "for two classes and one output: F.binary_cross_entropy_with_logits(output, target.float()), no softmax",
             "for C classes: C outputs in the last layer, and F.cross_entropy with the number of the class",
             "for weights, as of attention: softmax along the axis of what is weighed; print the shape it is given",
         ),
         r"\operatorname{softmax}(z)_1 = \frac{e^{z_1}}{e^{z_1}} = 1",
+        never_meant=bool(astray),
     )
 
 

@@ -99,6 +99,7 @@ def check(
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
     frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
+    next_to_nothing: float = 1e-2,  # of a gradient: clipping to its usual size leaves a tenth of the longest
 ) -> Iterator[Finding]:
     history = signals.loss(run)
     start, half, end = history.first_step, history.middle_step, history.last_step
@@ -143,8 +144,15 @@ def check(
     left = 1.0 if optimizer.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
     ratio *= left
     share = signal.share(run, first if by_schedule else half)
-    nothing = explained_late(run).is_nothing(LITTLE)
-    stayed = nothing and moved_at_most(run) <= frozen
+    explained = explained_late(run)
+    nothing, hardly = explained.is_nothing(LITTLE), moved_at_most(run) <= frozen
+    stayed = nothing and hardly
+    if explained.share < LITTLE and hardly and ratio < inside and left < next_to_nothing:
+        words = ", with next to nothing learned."
+        yield sentences.by_clipping(
+            sentences.finding(run, history, ratio, np.nan, start, "learning-rate", words, ""), left
+        )
+        return
     if not share > 0 or (nothing and not stayed and not signal.surely_at_least(run, half) > 0):
         # Nothing that is not noise would be followed by longer steps, unless what shortens them is no rate.
         found = sentences.finding(run, history, ratio, np.nan, start, "learning-rate", ", with nothing learned.", "")

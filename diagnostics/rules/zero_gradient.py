@@ -102,7 +102,7 @@ def check(
     yield Finding(
         kind=KIND,
         cause=reason.cause,
-        severity="critical" if not learns else "warning" if stuck else "info",
+        severity="critical" if not learns else "warning" if stuck or reason.never_meant else "info",
         first_step=int(steps[0]),
         last_step=None,
         layers=layers,

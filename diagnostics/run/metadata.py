@@ -60,6 +60,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "input_order": [],
     "along_batch": [],
     "softmax_of_one": [],
+    "softmax_astray": [],
     "gradient_ends": [],
     "norms_of_one": [],
     "norms_of_two": [],
