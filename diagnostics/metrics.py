@@ -137,6 +137,11 @@ _TABLES = (
             ),
             Metric("input_sum", "", "sum of what the model was given in this update's last forward"),
             Metric("equal_examples", "", "1 if all examples that it was given then are equal, 0 if not"),
+            Metric(
+                "equal_outputs",
+                "",
+                "1 if the numbers of each answer are all one, though the loss asks for different ones; 0 if not",
+            ),
             Metric("one_token", "", "1 if all texts of the batch are one token again and again, and padding; 0 if not"),
             Metric(
                 "pair_cosine",

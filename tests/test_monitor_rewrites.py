@@ -33,6 +33,16 @@ def uncounted(model):
     return write
 
 
+def exchanged(model):
+    first = [p.detach().clone() for p in model.parameters()]
+
+    def write():
+        for p, q in zip(model.parameters(), first, strict=True):
+            p.data = q.clone()
+
+    return write
+
+
 def loaded(model):
     first = copy.deepcopy(model.state_dict())
     return lambda: model.load_state_dict(first)
@@ -81,7 +91,7 @@ def watched(path, writes, every=PERIOD, steps=STEPS, rate=0.02):
     return run.table("scalars")[["step", "taken_back"]].dropna(), diagnostics.diagnose(run)
 
 
-@pytest.mark.parametrize(("writes", "share"), [(loaded, 1.0), (uncounted, 1.0), (swapped, 0.0)])
+@pytest.mark.parametrize(("writes", "share"), [(loaded, 1.0), (uncounted, 1.0), (exchanged, 1.0), (swapped, 0.0)])
 def test_what_is_taken_back_at_regular_intervals(writes, share, tmp_path):
     found, _ = watched(tmp_path / "run", writes)
     # two writes tell when the third is due, and nothing follows the last one
@@ -116,3 +126,25 @@ def test_weights_put_back_once_an_epoch_are_named(rate, severity, tmp_path):
 def test_an_average_used_for_evaluation_alone_is_not(tmp_path):
     _, diagnosis = watched(tmp_path / "run", swapped)
     assert not [each for each in diagnosis.findings if each.cause == "weights-put-back"]
+
+
+def test_folds_of_noisy_data_that_begin_alike_are_no_alarm(tmp_path):
+    """Nine folds whose loss hardly falls, as much of it is noise."""
+    torch.manual_seed(0)
+    x = torch.randn(512, 8)
+    y = x[:, :1] + 2.5 * torch.randn(512, 1)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    anew = loaded(model)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=100) as monitor:
+        for _ in range(9):
+            for chosen in torch.randint(512, (60, 32)):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(x[chosen]), y[chosen])
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss.detach(), closure=lambda chosen=chosen: F.mse_loss(model(x[chosen]), y[chosen]))
+            anew()
+    run = diagnostics.load(tmp_path)
+    assert run.table("scalars")["taken_back"].notna().sum() >= 5
+    assert not diagnostics.diagnose(run).alarms

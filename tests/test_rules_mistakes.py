@@ -196,6 +196,55 @@ def test_what_else_writes_to_the_weights(writes, expected, tmp_path):
         assert shares[shares > 1].median() == pytest.approx(5, rel=0.1)
 
 
+class Heads(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        torch.manual_seed(1)
+        self.trunk, self.heads = nn.Linear(8, 16), nn.ModuleList(make())
+
+    def forward(self, x):
+        h = torch.tanh(self.trunk(x))
+        return torch.cat([head(h) for head in self.heads], 1)
+
+
+def _alike():
+    heads = [nn.Linear(16, 1) for _ in range(4)]
+    for head in heads[1:]:
+        head.load_state_dict(heads[0].state_dict())
+    return heads
+
+
+@pytest.mark.parametrize(
+    ("make", "shared"),
+    [
+        (lambda: [nn.Linear(16, 1)] * 4, True),
+        (lambda: [nn.Linear(16, 1) for _ in range(4)], False),
+        (_alike, False),  # until the first update
+    ],
+)
+@pytest.mark.parametrize("loss", [F.mse_loss, F.smooth_l1_loss])
+def test_heads_that_are_one_module(make, shared, loss, tmp_path):
+    model = Heads(make)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss_of(model, x, y):
+        return loss(model(x), torch.stack([x[:, 0], 2 * x[:, 1], x[:, 2] - 1, x[:, 3]], 1))
+
+    assert alarms(diagnosed(tmp_path / "run", model, optimizer, loss_of)) == [("wiring", "shared-head")] * shared
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_answers_that_are_to_be_the_same_number(repeated, tmp_path):
+    """Where the targets are, too, or where one class is told by one number alone."""
+    model = Heads((lambda: [nn.Linear(16, 1)] * 4) if repeated else (lambda: [nn.Linear(16, 4)]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def loss_of(model, x, y):
+        return F.mse_loss(model(x), x[:, :1].expand(-1, 4))
+
+    assert alarms(diagnosed(tmp_path / "run", model, optimizer, loss_of)) == []
+
+
 class OwnAdam(torch.optim.Optimizer):
     def __init__(self, parameters, lr, stores):
         super().__init__(parameters, {"lr": lr})
@@ -221,6 +270,25 @@ def test_an_optimizer_that_does_not_store_its_averages(stores, tmp_path):
     found = diagnosed(tmp_path / "run", model, OwnAdam(model.parameters(), 3e-3, stores))
     assert alarms(found) == ([] if stores else [("wiring", "state-unstored")])
     assert stores or "(m, v) is still zero after 3 updates" in found.alarms[0].summary
+
+
+class Residual(OwnAdam):
+    """Keeps what a compression would leave out, and compresses nothing; or a velocity, of weights that are not moved
+    yet."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            self.state[p] = {"residual" if self.stores else "velocity": torch.zeros_like(p)}
+            p.sub_(p.grad, alpha=0.05 if self.stores else 0.0)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_state_that_may_be_zero(moves, tmp_path):
+    model = network()
+    optimizer = Residual(model.parameters(), 0.05, moves)
+    diagnosed(tmp_path / "run", model, optimizer, steps=12)
+    assert "state-unstored" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,8 @@ def test_last_states_of_packed_sequences(wrong):
         ((64, 1, 64), (64, 4, 1, 16), False, False),
         ((64, 24), (64, 2, 3, 4), False, False),
         ((8, 576, 4), (8, 4, 24, 24), False, True),  # pixels by classes, as (class, height, width)
-        ((8, 12, 12, 5), (8, 5, 144), False, True),
+        ((8, 12, 12, 5), (8, 5, 9, 16), False, True),
+        ((16, 64, 16), (16, 16, 4, 4, 4), False, False),  # windows of tokens, and heads
         ((8, 8, 4), (8, 4, 2, 4), False, False),  # positions in four groups
         ((8, 4, 4), (8, 4, 2, 2), False, False),  # of one size: nobody can tell
         ((8, 1, 512), (8, 512, 1, 1), False, False),

@@ -314,6 +314,22 @@ def test_data_that_each_reading_rescales(rescale, expected, tmp_path):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("widths", [(0.02, 1.0), (1.0, 0.02)], ids=["widening", "narrowing"])
+def test_a_curriculum_of_ranges_is_no_rescaling(widths, tmp_path):
+    """About the same middle, however much the target is noise."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def batches():
+        for width in torch.linspace(*widths, 300).tolist():
+            x = 1 + width * torch.randn(64, 8)
+            yield x, x[:, :1] + torch.randn(64, 1)
+
+    assert ("wiring", "inputs-change") not in alarms(trained(tmp_path / "run", model, optimizer, F.mse_loss, batches()))
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("case", ["stored", *(pytest.param(each, marks=MORE) for each in ("fresh", "ramp", "drift"))])
 def test_noise_that_each_reading_adds_to_the_stored_data(case, tmp_path):
     """Information. Beside fresh noise on every batch, a schedule that raises its deviation, and features that drift by

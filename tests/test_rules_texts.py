@@ -164,3 +164,28 @@ def test_texts_of_one_token_beside_their_lengths_and_labels(share, tmp_path):
             monitor.step(loss, closure=lambda batch=(tokens, lengths, labels): model(*batch))
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
     assert [each.cause for each in found] == (["one-token"] if share == 1 else [])
+
+
+class MaskFirst(Averages):
+    def forward(self, mask, tokens):
+        return super().forward(tokens * mask)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8])
+def test_a_mask_that_is_given_before_the_texts_is_no_text(share, tmp_path):
+    model = MaskFirst()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100) as monitor:
+        for _ in range(100):
+            tokens, labels = unknown(32, share)
+
+            def loss_of(tokens=tokens, labels=labels):
+                return F.cross_entropy(model((tokens != 0).long(), tokens), labels)
+
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=loss_of)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [each.cause for each in found] == (["one-token"] if share == 1 else [])

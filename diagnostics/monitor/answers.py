@@ -69,7 +69,7 @@ class Answers:
         if found is None or not 0 < found.numel() <= MOST:
             return
         function = losspath.last_function(found)
-        if self._forms or function == "relu":
+        if self._forms or function == "relu" or found.dim() == 2:
             self._passes.append(_Pass(found, x, given.to(found.device), function, self._read))
 
     def columns(self, loss: Any) -> dict[str, Tensor]:
@@ -89,6 +89,7 @@ class Answers:
         if len(self._forms) > 1:
             self._choose(one.found, float(loss), one.slack)
         found = self._compared(one, loss) if len(self._forms) == 1 else {}
+        found |= {} if one.alike is None else {"equal_outputs": one.alike}
         return found if one.below is None else found | {"unreachable_fraction": one.below}
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
@@ -121,6 +122,7 @@ class Answers:
         gradient = gradient if scale is None else gradient.float() / scale
         read = [form.read(output, gradient, one.given) for form in self._forms]
         one.found = [each for each in read if each is not None]
+        one.alike = _alike(output, gradient)
         if one.function == "relu":
             one.below = ((output == 0) & (gradient > 0)).float().mean()
         elif len(self._forms) == 1 and self._forms[0].name in ONE_BY_ONE.get(one.function, ()):
@@ -185,6 +187,7 @@ class _Pass:
         self.function, self.calls, self.found = function, 0, list[stats.Targets]()
         self.below: Tensor | None = None  # share of a ReLU's outputs that are 0 and would be less
         self.beyond: Tensor | None = None  # of targets, of those that a sigmoid, tanh or softmax cannot give
+        self.alike: Tensor | None = None  # whether the numbers of each answer are all one
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         self.given = x if x is not None and x.numel() == output.numel() else None
@@ -213,9 +216,20 @@ def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
     if not batch:
         return {}
     found = {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
-    beside = batch[1:]  # lengths, masks, labels of a model that computes its loss
-    texts = functions.holds_tokens(batch[0]) and not any(x.is_floating_point() or x.is_complex() for x in beside)
-    return found | {"one_token": _are_of_one_token(batch[0])} if texts else found
+    if not functions.holds_tokens(batch[0]) or any(x.is_floating_point() or x.is_complex() for x in batch):
+        return found
+    # Lengths and labels of a model that computes its loss tell no text; a mask is one token itself.
+    texts = [_are_of_one_token(x.long()) for x in batch if functions.holds_tokens(x)]
+    return found | {"one_token": torch.stack(texts).all()}
+
+
+def _alike(output: Tensor, gradient: Tensor) -> Tensor | None:
+    """Whether all numbers of each answer are the same one, from answer to answer another, though the loss asks for
+    different ones."""
+    if output.dim() != 2 or len(output) < FEWEST or output.shape[1] < 2:
+        return None
+    asked = (gradient != gradient[:, :1]).any()
+    return (output == output[:, :1]).all() & (output[:, 0] != output[0, 0]).any() & asked
 
 
 def _are_of_one_token(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     """As entries of the run. "looks_ahead": how much the answer at one place depends on the token that it is to
     predict, over how much on the one before it; 0 where the targets are no such tokens, or are not seen.
     "across_texts": whether it depends on other texts, and not on what came before in its own. "shifted_twice": whether
-    the targets, all of one kind, are the tokens two places on."""
+    the targets, one fewer than the tokens, are these two places on."""
     if not any(isinstance(module, nn.Embedding) for module in model.modules()):
         return {}
     with torch.enable_grad(), _Calls() as calls:
@@ -36,8 +36,16 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     seen = [_influence(text, scored) for text in calls.texts for scored in calls.scored if text.is_of(scored)]
     share = min((each.ahead() for each in seen if each is not None), default=0.0)
     across = bool(seen) and not calls.coupled and all(each is not None and each.is_across() for each in seen)
-    twice = len(calls.scored) == 1 and any(text.is_of(calls.scored[0], places=2) for text in calls.texts)
+    twice = len(calls.scored) == 1 and _is_shifted_twice(calls.texts, calls.scored[0])
     return {"looks_ahead": share if share >= AHEAD else 0.0, "across_texts": across, "shifted_twice": twice}
+
+
+def _is_shifted_twice(texts: list["_Text"], scored: "_Scored") -> bool:
+    """Labels of as many places as the text has, and shifted once more. Nobody who means the token after the next has
+    one fewer of these; and where another text has the next one for its target, that is what is learned."""
+    if any(text.is_of(scored) for text in texts):
+        return False
+    return any(text.is_of(scored, 2) and len(scored.targets) < text.tokens.numel() for text in texts)
 
 
 class _Scored(NamedTuple):

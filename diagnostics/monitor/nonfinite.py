@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ _DOMAINS = {
 _LOGARITHMS = {"log", "log2", "log10", "log1p", "sqrt", "rsqrt", "logit"}
 _STEEP = {"sqrt": 0.0, "pow": 0.0, "acos": 1.0, "arccos": 1.0, "asin": 1.0, "arcsin": 1.0}  # infinite slope at ±this
 LARGE = 1e15  # a loss beyond it, far from where a function may be steep: its gradient has overflowed
+SQUARES = {"exp_avg_sq", "square_avg", "max_exp_avg_sq"}  # of torch.optim, which are divided by
 _SUMS = {"linear", "matmul", "mm", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "sum", "mean", "einsum"}
 _MASKS = {"masked_fill", "full", "full_like", "fill", "where", "tril", "triu", "zeros", "new_full", "tensor"}
 
@@ -67,8 +68,8 @@ class Trace(TorchFunctionMode):
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         self._note_steep(name, args, inputs)
-        if self.hidden is None and "softmax" in name and isinstance(out, Tensor) and bad:
-            self.hidden = _all_masked(functions.dimension(functions.KINDS["softmax"], args, kwargs, out), bad[0], out)
+        if self.hidden is None and _is_softmax(func) and bad and args and bad[0] is args[0]:
+            self.hidden = _all_masked(bad[0], functions.dimension(functions.KINDS["softmax"], args, kwargs, bad[0]))
         for result in functions.tensors((out,)):
             if result.is_floating_point() and name not in ("get", "set") and _bad(result):
                 origin = self._explain(name, result, inputs, bad, ranges)
@@ -97,8 +98,6 @@ class Trace(TorchFunctionMode):
             return Origin("input", f"the batch holds {_share(bad[0])} that are NaN or infinite")
         if bad and not bool(out.isnan().any()):
             return None  # a mask passed on
-        if self.hidden is not None and "softmax" in name:
-            return self.hidden
         return _made(name, out, ranges)
 
     def _masks(self, bad: list[Tensor]) -> bool:
@@ -106,13 +105,40 @@ class Trace(TorchFunctionMode):
         return all(bool((t[~t.isfinite()] == -torch.inf).all()) for t in bad)
 
 
-def _all_masked(along: int, x: Tensor, out: Tensor) -> Origin | None:
-    if x.shape != out.shape:
-        return None
-    rows = (x.detach() == -torch.inf).all(along)
-    count = int(rows.sum())
-    said = f"a softmax was given rows that are masked throughout, {count} of {rows.numel()}, which makes 0/0"
-    return Origin("masked:softmax", said) if count else None
+class _Seeing(TorchFunctionMode):
+    """Rows of a softmax that are masked throughout see everything."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if _is_softmax(func) and args and isinstance(args[0], Tensor):
+            rows = _masked_rows(args[0], functions.dimension(functions.KINDS["softmax"], args, kwargs, args[0]))
+            args = (args[0].masked_fill(rows, 0.0), *args[1:])
+        return func(*args, **kwargs)
+
+
+def _is_mended(closure: Callable[[], Any], tensors: dict[str, Tensor]) -> bool:
+    """Whether loss and gradient are finite where these rows see something."""
+    trained = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    with _Seeing():
+        loss = closure()
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    return not _bad(loss) and not any(each is not None and _bad(each) for each in gradients)
+
+
+def _is_softmax(func: Callable) -> bool:
+    return getattr(func, "__name__", "") in ("softmax", "log_softmax")
+
+
+def _masked_rows(x: Tensor, along: int) -> Tensor:
+    return (x.detach() == -torch.inf).all(along, keepdim=True)
+
+
+def _all_masked(x: Tensor, along: int) -> Origin | None:
+    rows = _masked_rows(x, along)
+    said = f"a softmax was given rows that are masked throughout, {int(rows.sum())} of {rows.numel()}: 0/0"
+    return (
+        Origin("masked:softmax", f"{said}, also in the gradient of a loss that leaves them out") if rows.any() else None
+    )
 
 
 def _made(name: str, out: Tensor, ranges: tuple[float, float, bool]) -> Origin:
@@ -171,7 +197,8 @@ def search(
             if not isinstance(loss, Tensor):
                 return None
             found = trace.origin(loss)
-            return found if found is not None or _bad(loss) else _backward(loss, tensors, trace)
+            found = found if found is not None or _bad(loss) else _backward(loss, tensors, trace)
+        return trace.hidden if trace.hidden is not None and _is_mended(closure, tensors) else found
 
 
 def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
@@ -195,18 +222,27 @@ def by_place(loss: Any, bad_gradients: Sequence[str]) -> Origin:
 
 def _no_epsilon(before: Sequence[Tensor], tensors: dict[str, Tensor], optimizer: Optimizer) -> Origin | None:
     """Where weights were not finite before this update, and what was added to the root that the last one divided by is
-    nothing in their precision."""
-    added = {id(p): group.get("eps") for group in optimizer.param_groups for p in group["params"]}
+    nothing in their precision. Steps of such optimizers are no longer than some rates, and so overflow by nothing
+    else."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for weights, (name, tensor) in zip(before, tensors.items(), strict=False):
-        eps = added.get(id(tensor))
-        if isinstance(eps, float) and eps > 0 == float(torch.tensor(eps, dtype=tensor.dtype)) and _bad(weights):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            message = (
-                f"the weights {name} were not finite, and eps={eps:g} of the optimizer is 0 in {kind}, as are the "
-                "squares of small gradients: it divides by 0"
-            )
-            return Origin("epsilon:" + kind, message)
+        group = groups.get(id(tensor), {})
+        eps, rooted = group.get("eps"), SQUARES & set(optimizer.state.get(tensor, {}))
+        if not (rooted and _is_lost(eps, tensor) and _bad(weights)) or group.get("fused") or not group["lr"] <= 1:
+            continue
+        kind = str(tensor.dtype).removeprefix("torch.")
+        message = (
+            f"the weights {name} were not finite, since the optimizer divided by 0: its eps={eps:g} is 0 in {kind}, as "
+            "are the squares of small gradients"
+        )
+        return Origin("epsilon:" + kind, message)
     return None
+
+
+def _is_lost(eps: Any, tensor: Tensor) -> bool:
+    if not isinstance(eps, float) or eps <= 0 or not tensor.is_floating_point():
+        return False
+    return float(torch.tensor(eps, dtype=tensor.dtype)) == 0
 
 
 def _backward(loss: Tensor, tensors: dict[str, Tensor], trace: Trace) -> Origin | None:
@@ -220,9 +256,6 @@ def _backward(loss: Tensor, tensors: dict[str, Tensor], trace: Trace) -> Origin 
         named = re.search(r"Function '(\w+?)Backward\d*'", str(error))
         if named is None:
             raise
-        if trace.hidden is not None:
-            left_out = "; that these rows are left out of the loss does not keep NaN from its gradient"
-            return replace(trace.hidden, message=trace.hidden.message + left_out)
         name, edge = trace.steep or (named[1].lower(), None)
         received = "" if edge is None else f", which received {edge:g},"
         return Origin(f"op:{name}", f"the gradient of {name}{received} is not finite though the loss is")

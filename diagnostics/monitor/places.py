@@ -63,7 +63,7 @@ def _channels_last(before: torch.Size, new: list[int]) -> bool:
 def _channels_second(before: torch.Size, after: torch.Size) -> bool:
     """(batch, positions, units) as (batch, units, height, width). Where the last axis keeps its size, it is the
     positions that are taken apart."""
-    if len(before) < 3 or len(after) < 3 or before[0] != after[0] or before[-1] != after[1]:
+    if len(before) < 3 or len(after) != 4 or before[0] != after[0] or before[-1] != after[1]:
         return False
     positions, units = prod(before[1:-1]), before[-1]
     return positions > 1 < units and positions == prod(after[2:]) and units not in (positions, after[-1])

@@ -54,12 +54,22 @@ class _Weights:
     def __init__(self, names: dict[str, Tensor]) -> None:
         self.names, self._tensors = names, list(names.values())
         self._counted = [t for t in self._tensors if not is_dtensor(t)]
-        last = self._tensors[-1:]
-        shown = [t for t in last if not is_dtensor(t) and transfer.on_host(t.device)]
-        self._shown = [t.detach().reshape(-1)[:SHOWN] for t in shown if t.is_contiguous()]
+        self._last = [t for t in self._tensors[-1:] if _is_plain(t)]
+        self._shown: tuple[int, Tensor] | None = None  # where the last one's numbers lie, and some of these
 
     def mark(self) -> Any:
-        return sum([t._version for t in self._counted]), [part.tolist() for part in self._shown]
+        return sum([t._version for t in self._counted]), [self._seen(t) for t in self._last]
+
+    def _seen(self, tensor: Tensor) -> Any:
+        """Its numbers may lie elsewhere by now, or nowhere."""
+        place = tensor.data_ptr()
+        if self._shown is None or self._shown[0] != place:
+            self._shown = place, tensor.detach().reshape(-1)[:SHOWN]
+        return place, self._shown[1].tolist() if tensor.untyped_storage().size() else None
 
     def sample(self) -> list[Tensor]:
         return [part.clone() for part in sampled(self._tensors, SAMPLE)]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return transfer.on_host(tensor.device) and not is_dtensor(tensor) and tensor.is_contiguous()

@@ -14,13 +14,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.monitor import losspath
-from diagnostics.monitor.distributed import is_dtensor
+from diagnostics.monitor.distributed import is_dtensor, local
 
 UPDATES = 3  # that the evidence must last
 DEEPEST, MOST = 3, 1000  # containers within each other, and things in each: more are no layers
 LATE = "gradients are written to after the optimizer's step and before the next backward pass, where nothing reads them"
 UNSTORED = "the optimizer's state ({}) is still zero after several updates with a gradient"
-FEW = 8  # tensors that tell whether an optimizer keeps what it was made to keep
+FEW, SHOWN = 8, 256  # tensors that tell whether an optimizer keeps what it computes, and numbers of each
+MOMENTS = {
+    "m", "v", "mt", "vt", "m_t", "v_t", "exp_avg", "exp_avg_sq", "exp_inf", "avg_sq", "square_avg", "grad_avg",
+    "momentum", "momentum_buffer", "velocity", "moment", "moment1", "moment2", "mean_square", "first_moment",
+    "second_moment",
+}  # fmt: skip
 _CONVERSIONS = {
     "ToCopy", "Clone", "Alias", "Mul", "Div", "View", "UnsafeView", "T", "Transpose", "Unsqueeze", "Squeeze",
 }  # fmt: skip
@@ -42,6 +47,7 @@ class Wiring:
         self._trains = False  # the optimizer moves some of the model's parameters
         self._unregistered = dict(unregistered(model))
         self._late = self._looks = 0
+        self._before: list[Tensor] = []  # some numbers of a few weights, as the first look found them
         self.settled = False
 
     def look(self, tensors: dict[str, Tensor], late: Tensor | None = None) -> None:
@@ -65,25 +71,30 @@ class Wiring:
             self._event("late-gradients", LATE, "")
         if any(count >= UPDATES for count in (*self._still.values(), *self._idle.values())):
             self._report(tensors | self._unregistered)
+        if self._looks == 1:
+            self._before = [_some(tensor).clone() for tensor in self._few(tensors)]
         if self._looks == UPDATES and not self._again:
             self._look_at_state(tensors)
+            self._before = []
         asked = self._looks >= UPDATES and not 0 < self._late < UPDATES
         self.settled = self.settled or (not self._still and not self._idle and asked)
 
     def _look_at_state(self, tensors: dict[str, Tensor]) -> None:
-        """Whether all that the optimizer keeps of each weight is still zero, though its gradient is not."""
+        """Whether the moments that the optimizer keeps of each weight are still zero, though it moved the weights."""
         kept = list[str]()
-        for tensor in list(tensors.values())[:FEW]:
-            state = {} if is_dtensor(tensor) else self._optimizer.state.get(tensor, {})
-            like = {key: each for key, each in state.items() if isinstance(each, Tensor) and each.shape == tensor.shape}
-            grad = tensor.grad
-            if not like or tensor.numel() < 2 or grad is None or grad.layout != torch.strided or not bool(grad.any()):
+        for tensor, before in zip(self._few(tensors), self._before, strict=False):
+            moments = _moments({} if is_dtensor(tensor) else self._optimizer.state.get(tensor, {}), tensor)
+            if not moments or tensor.numel() < 2 or bool((_some(tensor) == before).all()):
                 continue
-            if any(bool(each.any()) for each in like.values()):
+            if any(bool(each.any()) for each in moments.values()):
                 return
-            kept += [key for key in like if key not in kept]
+            kept += [key for key in moments if key not in kept]
         if kept:
-            self._event("state-unstored", UNSTORED.format(", ".join(map(str, kept))), ", ".join(map(str, kept)))
+            self._event("state-unstored", UNSTORED.format(", ".join(kept)), ", ".join(kept))
+
+    @staticmethod
+    def _few(tensors: dict[str, Tensor]) -> list[Tensor]:
+        return list(tensors.values())[:FEW]
 
     def _outside(self, name: str, tensor: Tensor) -> None:
         """A trainable parameter that the model uses and the optimizer does not have: has a gradient, and stays."""
@@ -129,6 +140,19 @@ class Wiring:
                 f"add it to the optimizer, or freeze it with requires_grad_(False)."
             )
             self._event("not-in-optimizer", message, name)
+
+
+def _moments(state: dict[Any, Any], like: Tensor) -> dict[str, Tensor]:
+    """Averages of gradients, by the names that these go by; none where something else is kept, whose zeros may be
+    meant: a residual, an anchor, a sum that was just applied."""
+    found = {key: each for key, each in state.items() if isinstance(each, Tensor) and each.shape == like.shape}
+    plain = all(each.layout == torch.strided and not (each.is_meta or each.is_quantized) for each in found.values())
+    named = all(str(key).lower().strip("_") in MOMENTS for key in found)
+    return {str(key): each for key, each in found.items()} if plain and named else {}
+
+
+def _some(tensor: Tensor) -> Tensor:
+    return local(tensor).detach().reshape(-1)[:SHOWN]
 
 
 def unregistered(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -33,6 +33,8 @@ def inputs_change(
         change = _change(sizes) if len(sizes) >= measured and not np.isnan(sizes).any() else None
         if change is None or change.alike < share or 1 / times < change.factor < times:
             continue
+        if column == "batch_std" and not (change.factor < 1 and _moves(run, change.of)):
+            continue
         first, last = change.first, change.last
         yield found(
             "inputs-change",
@@ -65,6 +67,15 @@ class _Change(NamedTuple):
     @property
     def features(self) -> str:
         return "all" if self.alike >= 1 else f"{number(100 * self.alike)} % of the"
+
+
+def _moves(run: Run, features: np.ndarray, *, by: float = 0.5) -> bool:
+    """Whether the means of most of these went elsewhere, by half of a deviation of the first batches: subtracting and
+    dividing again and again leads to one constant, while a range that narrows has the middle that it had."""
+    squares, spreads = (run.matrix("inputs", column)[2][:, features] ** 2 for column in ("batch_rms", "batch_std"))
+    means = np.sqrt(np.maximum(squares - spreads, 0))
+    early, late = np.median(means[:3], axis=0), np.median(means[-len(means) // 4 :], axis=0)
+    return bool(np.median(np.abs(late - early) / np.sqrt(np.median(spreads[:3], axis=0) + 1e-30)) >= by)
 
 
 def _change(

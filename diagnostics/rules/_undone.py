@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
@@ -53,18 +54,21 @@ _NONE = (
 
 def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iterator[Finding]:
     """Projections, averages and bounds write to the weights in sound loops too, but those learn; whether a critic does,
-    its loss, a difference, cannot tell. Where all is taken back every so many updates, these may learn in between."""
+    its loss, a difference, cannot tell. What is taken back every so many updates may be meant, as for the next fold,
+    task or trial, unless nothing is learned in between."""
     history = signals.loss(run)
-    seen = _at_intervals(run, all_of_it) or _at_looks(run, all_of_it)
+    at_looks, at_each = _at_looks(run, all_of_it), _at_intervals(run, all_of_it)
+    seen = at_each or at_looks
     if seen is None or not (history.values > 0).all():
         return
-    still = history.end >= nothing * history.start
-    if not still and not (seen.at_each and _begins_anew(history, seen.steps, nothing)):
+    still = history.end >= nothing * history.start and bool(at_looks or explained_late(run).is_nothing(LITTLE))
+    if not still and not (at_each and _begins_anew(history, seen.steps, nothing)):
         return
     consequence = (
         "they stay where they are"
         if still
-        else "what is learned in between is lost, unless this is meant, as for the next fold or task"
+        else "what is learned in between is lost, unless it is kept elsewhere, or this is meant, as for the next fold, "
+        "task or trial"
     )
     yield found(
         "weights-put-back",
@@ -88,7 +92,6 @@ class _Seen:
     share: float
     steps: np.ndarray
     looks: str  # what the steps are
-    at_each: bool  # whether all is taken back at each of them
 
 
 def _at_intervals(run: Run, all_of_it: float) -> _Seen | None:
@@ -100,7 +103,7 @@ def _at_intervals(run: Run, all_of_it: float) -> _Seen | None:
     share = min(share, 1.0)  # other weights that are as random as the first ones may lie farther back
     undone = f"{number(100 * share)} % of what the updates since the last time did to them is undone"
     since = max(1, int(steps[0]) - 2 * gap)  # two before told when the first that was seen would come
-    return _Seen(f"Every {gap} updates the weights are put back: {undone}", since, share, steps, "times seen", True)
+    return _Seen(f"Every {gap} updates the weights are put back: {undone}", since, share, steps, "times seen")
 
 
 def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
@@ -117,7 +120,7 @@ def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
         back = f"The weights are put back between two updates: up to {most} updates are undone at once, {looks}"
     else:
         return None
-    return _Seen(back, int(steps[0]), max(share, float(shares.mean())), steps, "measured pairs", False)
+    return _Seen(back, int(steps[0]), max(share, float(shares.mean())), steps, "measured pairs")
 
 
 def _begins_anew(history: signals.Loss, steps: np.ndarray, nothing: float) -> bool:

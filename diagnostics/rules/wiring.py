@@ -133,6 +133,9 @@ bias of the last layer alone brings such a loss to 0, and all looks well.
 *One token*: a word that is not in the vocabulary, as written in capitals, becomes the token for unknown words. Where
 that happens to all, no text tells anything.
 
+*Shared head*: `[nn.Linear(8, 1)] * 4` is one layer in four places. All four answers are one number, and the gradient
+of its weights is the sum of what the four targets ask for.
+
 *Zero inputs*: the gradient of a weight is the error times what the weight multiplies. A layer that is given zeros
 alone, as a placeholder for data would be, learns nothing but its bias.
 
@@ -205,6 +208,7 @@ from diagnostics.rules._norms import norms_of_few, shared_norms
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
+from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, unstored
 from diagnostics.rules._zero_inputs import zero_inputs
@@ -252,6 +256,7 @@ def check(
     yield from noise_piles_up(run)
     yield from one_example(run)
     yield from one_class(run)
+    yield from shared_head(run)
     yield from zero_inputs(run)
     yield from forward.made_in_forward(run)
     yield from forward.left_in_evaluation(run)
