@@ -127,6 +127,72 @@ def test_a_known_form_needs_it_not(tmp_path: Path) -> None:
     assert len(measured(run)) == 0 and run.table("scalars", ["constant_loss"])["constant_loss"].notna().any()
 
 
+class Encoders(nn.Module):
+    """Of pictures and of what is said of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 8))
+        self.right = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 8))
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return F.normalize(self.left(x)), F.normalize(self.right(y))
+
+
+def ranked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Each with its own more than with the others, by a margin."""
+    left, right = model(x, y)
+    scores = left @ right.t()
+    return (0.25 + scores - scores.diag()[:, None]).clamp_min(0).fill_diagonal_(0).sum(1).mean()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("paired", [True, False])
+def test_pairs_that_do_not_belong_together(paired: bool, tmp_path: Path) -> None:
+    """A contrast of the two outputs of one model; the loss of answers that are all one is all that it comes to."""
+    torch.manual_seed(3)
+    x = torch.randn(2048, 6)
+    y = x[:, :2] + 0.1 * torch.randn(2048, 2)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return ranked(model, x, y if paired else y[y[:, 0].argsort()])  # as of captions sorted by length
+
+    run = train(tmp_path / "run", loss, Encoders(), x, y, epochs=6, size=32)
+    averaged = measured(run)[:, 2]
+    assert len(averaged) > 20 and averaged == pytest.approx(0.25 * 31, rel=1e-4)
+    found = {finding.cause for finding in diagnostics.diagnose(run).findings if finding.alarm}
+    assert found == (set() if paired else {"nothing-learned"})
+
+
+def alike(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Two views are to agree, beside a term that nothing changes."""
+    return (model(x) - model(x + 0.1)).square().mean() + 0.5
+
+
+def varied(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    left, right = model(torch.cat([x, x + 0.1])).chunk(2)
+    spread = sum((1 - (z.var(0) + 1e-4).sqrt()).clamp_min(0).mean() for z in (left, right))
+    return (left - right).square().mean() + spread
+
+
+def actor(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    policy, value = model(x, y)
+    gained = y[:, 0] - value[:, 0].detach()
+    return -(policy.log_softmax(1)[:, 0] * gained).mean() + (value[:, 0] - y[:, 0]).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "model", "told"),
+    [(ranked, Encoders, True), (varied, network, True), (alike, network, False), (actor, Encoders, False)],
+)
+def test_which_losses_compare_answers_with_each_other(loss: Loss, model: Callable, told: bool, tmp_path: Path) -> None:
+    x, y = data(512)
+    run = train(tmp_path / "run", loss, model(), x, y, epochs=2)
+    assert (len(measured(run)) > 3) == told
+    assert not any(finding.alarm for finding in diagnostics.diagnose(run).findings)
+
+
 @pytest.mark.every_case
 @pytest.mark.parametrize("name", ["absolute", "distillation", "a game", "derivatives by the inputs", "two calls"])
 def test_training_is_bitwise_unchanged(name: str, tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ class Answers:
         """Whether no form of loss fits what comes to the model's output, or nothing comes, as to a loss of its own."""
         return not self._forms or (self._whole is None and self._unread >= TRIES)
 
+    @property
+    def settled(self) -> bool:
+        """Whether one form of loss is left."""
+        return len(self._forms) == 1
+
     def forget(self) -> None:
         """The outputs that no gradient came to."""
         self._passes, self._given = [], []

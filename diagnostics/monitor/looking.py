@@ -173,11 +173,11 @@ class Looking:
 
     def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:
         """Where no form of loss is known that would tell what the same answer to every input costs."""
-        entrance = self._entrance
-        if entrance.answers.fruitless and not self._compared.of_whole_loss and observers and self._averaged.due():
-            inputs = observers[-1].graph.first_input
-            found = self._averaged.columns(self._model, closure, entrance.random_state, inputs)
-            record.update.values.update(found)
+        answers, states = self._entrance.answers, self._entrance.random_state
+        known = answers.of_whole_loss or self._compared.of_whole_loss
+        if (answers.fruitless or answers.settled) and not known and observers and self._averaged.due():
+            inputs, part_known = observers[-1].graph.first_input, not answers.fruitless
+            record.update.values.update(self._averaged.columns(self._model, closure, states, inputs, part_known))
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
         record.update.values.update(observer.partners.columns())
