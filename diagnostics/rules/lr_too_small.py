@@ -145,9 +145,9 @@ def check(
     ratio *= left
     share = signal.share(run, first if by_schedule else half)
     explained = explained_late(run)
-    nothing, hardly = explained.is_nothing(LITTLE), moved_at_most(run) <= frozen
+    nothing, hardly = explained.is_nothing(LITTLE), explained.share < LITTLE and moved_at_most(run) <= frozen
     stayed = nothing and hardly
-    if explained.share < LITTLE and hardly and ratio < inside and left < next_to_nothing:
+    if hardly and ratio < inside and left < next_to_nothing:
         words = ", with next to nothing learned."
         yield sentences.by_clipping(
             sentences.finding(run, history, ratio, np.nan, start, "learning-rate", words, ""), left
