@@ -195,7 +195,6 @@ def test_rows_without_sight_that_do_no_harm_are_not_blamed(tmp_path: Path) -> No
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, there = torch.randn(8, 5, 4), torch.arange(5) < torch.arange(0, 8)[:, None]
-    steps = iter(range(100))
 
     def loss(step: int) -> Tensor:
         h = model(x)
@@ -204,14 +203,12 @@ def test_rows_without_sight_that_do_no_harm_are_not_blamed(tmp_path: Path) -> No
         return out.square().mean() + ((h[0, 0] * (0.0 if step == 4 else 1.0)).square().sum().sqrt())
 
     with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
-        for step in steps:
+        for step in range(7):
             optimizer.zero_grad()
             value = loss(step)
             value.backward()
             optimizer.step()
             monitor.step(value, lambda step=step: loss(step))
-            if step == 6:
-                break
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
     assert [each.cause for each in found] == ["domain-error"] and "sqrt" in found[0].summary
 

@@ -56,17 +56,21 @@ def kinds(rows):
     return tokens, ((tokens < 6).sum(1) > LENGTH // 2).long()
 
 
-def causes(path, model, batch, lr=3e-3, updates=250):
+def compared(model, x, y):
+    return F.cross_entropy(model(x), y)
+
+
+def causes(path, model, batch, lr=3e-3, updates=250, loss_of=compared):
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     torch.manual_seed(1)
     with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
         for _ in range(updates):
             x, y = batch(64)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
+            loss = loss_of(model, x, y)
             loss.backward()
             optimizer.step()
-            monitor.step(loss, closure=lambda x=x, y=y: F.cross_entropy(model(x), y))
+            monitor.step(loss, closure=lambda x=x, y=y: loss_of(model, x, y))
     return [(each.kind, each.cause) for each in diagnostics.diagnose(diagnostics.load(path)).alarms]
 
 
@@ -149,43 +153,20 @@ class ComputesItsLoss(Averages):
         return F.cross_entropy(super().forward(tokens), labels)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.8])
-def test_texts_of_one_token_beside_their_lengths_and_labels(share, tmp_path):
-    model = ComputesItsLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100) as monitor:
-        for _ in range(100):
-            tokens, labels = unknown(32, share)
-            lengths = (tokens != 0).sum(1)
-            optimizer.zero_grad()
-            loss = model(tokens, lengths, labels)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda batch=(tokens, lengths, labels): model(*batch))
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
-    assert [each.cause for each in found] == (["one-token"] if share == 1 else [])
-
-
 class MaskFirst(Averages):
     def forward(self, mask, tokens):
         return super().forward(tokens * mask)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.8])
-def test_a_mask_that_is_given_before_the_texts_is_no_text(share, tmp_path):
-    model = MaskFirst()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=100) as monitor:
-        for _ in range(100):
-            tokens, labels = unknown(32, share)
-
-            def loss_of(tokens=tokens, labels=labels):
-                return F.cross_entropy(model((tokens != 0).long(), tokens), labels)
-
-            optimizer.zero_grad()
-            loss = loss_of()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=loss_of)
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
-    assert [each.cause for each in found] == (["one-token"] if share == 1 else [])
+@pytest.mark.parametrize(
+    ("model", "loss_of"),
+    [
+        (ComputesItsLoss, lambda model, x, y: model(x, (x != 0).sum(1), y)),
+        (MaskFirst, lambda model, x, y: F.cross_entropy(model((x != 0).long(), x), y)),
+    ],
+    ids=["lengths and labels", "a mask first"],
+)
+def test_texts_of_one_token_beside_what_is_no_text(model, loss_of, share, tmp_path):
+    told = causes(tmp_path, model(), lambda rows: unknown(rows, share), loss_of=loss_of)
+    assert told == ([("wiring", "one-token")] if share == 1 else [])

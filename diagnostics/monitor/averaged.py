@@ -8,6 +8,7 @@ linear in the answers, as a policy's, and one that wants all answers to be one s
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -58,13 +59,14 @@ class Averaged:
         that is known, and tells by itself."""
         if x is None or x.dim() == 0 or len(x) < FEWEST:  # as the last batch of an epoch
             return {}
-        usual = _evaluated(model, closure, states, lambda y: y)
-        mean = None if usual is None else _evaluated(model, closure, states, lambda y: _mean(y, x))
+        evaluated = partial(_evaluated, model, closure, states)
+        usual = evaluated(lambda y: y)
+        mean = None if usual is None else evaluated(lambda y: _mean(y, x))
         if usual is None or mean is None:
             self._failed += 1
             return {}
         self._failed = 0
-        told = self._contrasts(usual, mean, lambda change: _evaluated(model, closure, states, change), x)
+        told = self._contrasts(usual, mean, evaluated, x)
         if part_known or usual.alone is None or mean.alone is None:
             self._give_up(told)
         else:
@@ -81,7 +83,7 @@ class Averaged:
         return _clearly(apart, usual.gradient, mean.gradient) & self._bends & self._is_of_data(apart, x)
 
     def _contrasts(
-        self, usual: "_Evaluated", mean: "_Evaluated", again: Callable[[Callable], "_Evaluated | None"], x: Tensor
+        self, usual: "_Evaluated", mean: "_Evaluated", evaluated: Callable[[Callable], "_Evaluated | None"], x: Tensor
     ) -> Tensor:
         """With each other."""
         if self._spread is None or self._steepest is None:
@@ -91,7 +93,7 @@ class Averaged:
             self._tosses += 1
             draw = torch.Generator(x.device).manual_seed(self._tosses)
             size = TOSSED * self._spread
-            moved = again(lambda y: _mean(y, x) + size.to(y) * _noise(y, draw))
+            moved = evaluated(lambda y: _mean(y, x) + size.to(y) * _noise(y, draw))
             lower = mean.loss - mean.loss.abs() * DIFFERENT
             self._lowered = self._lowered | (moved.loss < lower if moved is not None else False)
         return (mean.slope <= DIFFERENT * self._steepest) & self._lowered

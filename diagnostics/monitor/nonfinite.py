@@ -135,10 +135,10 @@ def _masked_rows(x: Tensor, along: int) -> Tensor:
 
 def _all_masked(x: Tensor, along: int) -> Origin | None:
     rows = _masked_rows(x, along)
+    if not rows.any():
+        return None
     said = f"a softmax was given rows that are masked throughout, {int(rows.sum())} of {rows.numel()}: 0/0"
-    return (
-        Origin("masked:softmax", f"{said}, also in the gradient of a loss that leaves them out") if rows.any() else None
-    )
+    return Origin("masked:softmax", f"{said}, also in the gradient of a loss that leaves them out")
 
 
 def _made(name: str, out: Tensor, ranges: tuple[float, float, bool]) -> Origin:

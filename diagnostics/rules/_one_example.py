@@ -18,10 +18,10 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     """In all that was measured, while from batch to batch it is another. Answers of which several are drawn for one
     example, as a policy's are, are compared with no targets: there it is information."""
     yield from _one_token(run, measured)
-    steps, equal = signals.column(run, "equal_examples")
+    steps = signals.always(run, "equal_examples", measured)
     # Over all that was seen, and so between the batches; less is rounding.
     deviations, sizes = (run.matrix("inputs", column)[2][-1:] for column in ("std", "batch_rms"))
-    if len(equal) < measured or not (equal == 1).all() or not (deviations > 1e-6 * sizes).any():
+    if not len(steps) or not (deviations > 1e-6 * sizes).any():
         return
     compared = any(each in signals.loss_path(run) for each in _WITH_TARGETS)
     yield found(
@@ -29,10 +29,10 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
         int(steps[0]),
         (),
         (
-            f"In each of the {len(equal)} batches that were measured all examples are the same one: the model is asked "
+            f"In each of the {len(steps)} batches that were measured all examples are the same one: the model is asked "
             "for many answers to one input, and can learn no more than their mean."
         ),
-        {"batches": float(len(equal))},
+        {"batches": float(len(steps))},
         (
             "store a copy: x.copy() of a NumPy array or x.clone() of a tensor that is written to again, as an "
             "environment's observation may be",
@@ -43,18 +43,18 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
 
 
 def _one_token(run: Run, measured: int) -> Iterator[Finding]:
-    steps, alike = signals.column(run, "one_token")
-    if len(alike) < measured or not (alike == 1).all():
+    steps = signals.always(run, "one_token", measured)
+    if not len(steps):
         return
     yield found(
         "one-token",
         int(steps[0]),
         (),
         (
-            f"In each of the {len(alike)} batches that were measured all texts are one token, again and again: they "
+            f"In each of the {len(steps)} batches that were measured all texts are one token, again and again: they "
             "differ by their lengths at most."
         ),
-        {"batches": float(len(alike))},
+        {"batches": float(len(steps))},
         (
             "print the share of unknown tokens in a batch: the vocabulary and the texts may be of different case, or "
             "split into words in different ways",

@@ -13,18 +13,18 @@ from diagnostics.run import Run
 
 def shared_head(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     """In all that was measured: layers that only begin alike are told apart by their first gradients."""
-    steps, equal = signals.column(run, "equal_outputs")
-    if len(equal) < measured or not (equal == 1).all():
+    steps = signals.always(run, "equal_outputs", measured)
+    if not len(steps):
         return
     yield found(
         "shared-head",
         int(steps[0]),
         (),
         (
-            f"In all {len(equal)} updates that were measured, the numbers of each answer are the same one, though the "
+            f"In all {len(steps)} updates that were measured, the numbers of each answer are the same one, though the "
             "loss asks for different ones: it can come no lower than where each answer is the middle of its targets."
         ),
-        {"measured updates": float(len(equal))},
+        {"measured updates": float(len(steps))},
         (
             "make each head a module of its own: nn.ModuleList([make() for _ in range(n)]), not [make()] * n, which "
             "holds one n times",

@@ -159,6 +159,13 @@ def column(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
     return table["step"].to_numpy()[kept], values[kept]
 
 
+def always(run: Run, name: str, measured: int) -> np.ndarray:
+    """The steps at which a column of `scalars` that answers a question was measured, if that was often enough and the
+    answer was yes each time; none otherwise."""
+    steps, answers = column(run, name)
+    return steps if len(steps) >= measured and (answers == 1).all() else steps[:0]
+
+
 def array(table: pd.DataFrame, name: str) -> np.ndarray:
     """A column as float64."""
     return table[name].to_numpy(dtype=float)
