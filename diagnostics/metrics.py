@@ -142,6 +142,11 @@ _TABLES = (
                 "",
                 "1 if the numbers of each answer are all one, though the loss asks for different ones; 0 if not",
             ),
+            Metric(
+                "zero_labels",
+                "",
+                "where the loss is a hinge loss of one output each, and no label is -1: share of labels that are 0",
+            ),
             Metric("one_token", "", "1 if all texts of the batch are one token again and again, and padding; 0 if not"),
             Metric(
                 "pair_cosine",

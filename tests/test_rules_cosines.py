@@ -111,3 +111,29 @@ def test_products_of_any_numbers_are_followed_or_let_be(make, most):
     assert not observer.failures
     found = [float(bound) for bound, _ in observer.losses.cosines.given if math.isfinite(bound)]
     assert found == ([] if most is None else [1.0])
+
+
+@pytest.mark.parametrize(
+    ("made", "across"),
+    [
+        (lambda z: F.normalize(z, dim=0), True),
+        (lambda z: torch.cat([F.normalize(z[:8], dim=0), F.normalize(z[8:], dim=0)]), True),
+        (lambda z: F.normalize(z, dim=1), False),
+        (lambda z: F.normalize(F.normalize(z, dim=0), dim=1), False),  # features weighed alike, as after a batch norm
+        (lambda z: F.batch_norm(z, None, None, training=True), False),
+        (lambda z: z, False),
+    ],
+)
+@pytest.mark.parametrize(
+    "scaled",
+    [lambda s: s / 0.5, lambda s: s.masked_fill(torch.eye(16, dtype=torch.bool), -1e9)],
+    ids=["temperature", "not with itself"],
+)
+def test_vectors_made_length_one_along_the_batch(made, across, scaled):
+    torch.manual_seed(0)
+    model, x = Towers(), torch.randn(16, 12)
+    with Observer(model, asking=True) as observer:
+        z = made(model.left(x))
+        F.cross_entropy(scaled(z @ z.T), torch.arange(16))
+    assert not observer.failures
+    assert [bool(each) for each in observer.losses.cosines.across] == [across]

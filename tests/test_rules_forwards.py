@@ -150,7 +150,7 @@ class Maker(nn.Module):
 
     def __init__(self, kind):
         super().__init__()
-        self.kind, self.inside, self.own = kind, nn.Linear(8, 32), nn.Linear(32, 4)
+        self.kind, self.inside, self.own = kind, nn.Linear(8, 32), nn.Linear(32, 4, bias=False)  # it has none: None
         self.held = [nn.Linear(32, 4)]
 
     def forward(self, x):

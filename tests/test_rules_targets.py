@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import diagnostics
+from diagnostics import stats
 from diagnostics.rules import _noise_ball as noise_ball
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
@@ -190,6 +191,49 @@ def test_a_model_that_computes_its_loss_itself_is_looked_at_without_a_closure(tm
     run = diagnostics.load(tmp_path / "run")
     assert "measurement-failed" not in set(run.table("events")["kind"])
     assert not run.meta["unsigned"]
+
+
+HINGES = {
+    "mean": lambda y, t: torch.clamp(1 - t * y, min=0).mean(),
+    "sum": lambda y, t: F.relu(1 - t * y).sum(),
+    "squared": lambda y, t: F.relu(1 - t * y).square().mean(),
+    "and a penalty": lambda y, t: F.relu(1 - t * y).mean() + 0.013 * y.square().mean(),
+    "absolute": lambda y, t: (y - t).abs().mean(),
+    "wider": lambda y, t: F.relu(2 - t * y).mean(),
+}
+
+
+@pytest.mark.parametrize("loss", HINGES)
+@pytest.mark.parametrize("labels", [(0.0, 1.0), (-1.0, 1.0), (-1.0, 0.0, 1.0), (1.0,)], ids=str)
+def test_labels_of_a_hinge_loss_by_its_gradient(loss, labels):
+    draw = torch.Generator().manual_seed(0)
+    t = torch.tensor(labels)[torch.randint(len(labels), (200, 1), generator=draw)]
+    y = (t * torch.rand(200, 1, generator=draw) * 1.5 + 0.2).requires_grad_()  # some are right by a margin
+    value = HINGES[loss](y, t)
+    (gradient,) = torch.autograd.grad(value, y)
+    found = float(stats.labels_of_zero(y, gradient, value))
+    if loss in ("mean", "sum") and -1 not in labels:
+        assert found == pytest.approx(float((t == 0).float().mean()))
+    else:
+        assert not found > 0
+
+
+@pytest.mark.parametrize(("low", "told"), [(0.0, True), (-1.0, False)])
+def test_a_hinge_loss_by_hand_whose_labels_are_0_and_1(low, told, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
+        for _ in range(30):
+            x = torch.randn(32, 8)
+            t = torch.where(x[:, 0] > 0, 1.0, low)
+            optimizer.zero_grad()
+            loss = HINGES["mean"](model(x).squeeze(1), t)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert ["takes labels of 1 and -1, but" in each.summary for each in found] == [True] * told
 
 
 @pytest.mark.exhaustive

@@ -95,6 +95,11 @@ class Answers:
             self._choose(one.found, float(loss), one.slack)
         found = self._compared(one, loss) if len(self._forms) == 1 else {}
         found |= {} if one.alike is None else {"equal_outputs": one.alike}
+        found |= (
+            {}
+            if one.undecided is None
+            else {"zero_labels": stats.labels_of_zero(*one.undecided, torch.as_tensor(loss))}
+        )
         return found if one.below is None else found | {"unreachable_fraction": one.below}
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
@@ -128,6 +133,8 @@ class Answers:
         read = [form.read(output, gradient, one.given) for form in self._forms]
         one.found = [each for each in read if each is not None]
         one.alike = _alike(output, gradient)
+        if len(self._forms) > 1:
+            one.undecided = output, gradient
         if one.function == "relu":
             one.below = ((output == 0) & (gradient > 0)).float().mean()
         elif len(self._forms) == 1 and self._forms[0].name in ONE_BY_ONE.get(one.function, ()):
@@ -193,6 +200,7 @@ class _Pass:
         self.below: Tensor | None = None  # share of a ReLU's outputs that are 0 and would be less
         self.beyond: Tensor | None = None  # of targets, of those that a sigmoid, tanh or softmax cannot give
         self.alike: Tensor | None = None  # whether the numbers of each answer are all one
+        self.undecided: tuple[Tensor, Tensor] | None = None  # output and gradient, while no form of loss is known
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         self.given = x if x is not None and x.numel() == output.numel() else None

@@ -100,6 +100,7 @@ class Looking:
         if len(bounds) == len(given):  # all that a softmax is taken of
             most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
+        found["across_batch"] = any(bool(each) for observer in observers for each in observer.losses.cosines.across)
         found["mean_count"] = max((float(each) for one in observers for each in one.losses.counts), default=None)
         found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
@@ -156,7 +157,7 @@ class Looking:
         and kept, as a codebook."""
         before = {id(module) for module in observer.modules.values()}
         there = (module for module in self._model.modules() if id(module) in before)
-        kept = {id(parameter) for module in there for parameter in module._parameters.values()}
+        kept = {id(parameter) for module in there for parameter in module._parameters.values() if parameter is not None}
         yield from (each for each in observer.strangers if id(each[1]()) not in kept)
 
     def _look_at_targets(self, record: Record, loss: Any, observers: list[Observer]) -> None:

@@ -10,9 +10,10 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import first_length, normalizes, raw, standardize, summed_size
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._stretches import Flat
-from diagnostics.rules._words import number, tex
+from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
+FAR = 3.0  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
 NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
@@ -48,6 +49,7 @@ _START_SMALL = (
     "begin with small answers: small weights in the last layer or tied embedding, by nn.init.normal_(w, "
     "std=0.02), or a norm before it",
     "compare the first loss with log(number of classes), or the variance of the targets: it should be near",
+    "where weights are made by hand: of mean 0, and of size 1 / sqrt(inputs of the layer); torch.rand gives neither",
     "standardize inputs and targets",
 )
 
@@ -121,41 +123,33 @@ def worse_for_long(
     kind: str,
     run: Run,
     *,
-    far: float = 3.0,  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
     longest: float = 0.5,  # of the run
-    measured: int = 2,
-    smooth: int = 25,  # updates: of batches' losses
 ) -> Finding | None:
     """A start so far off that most of the run goes by before the answers are worth more than one to everything, or than
     guessing: a mean cross-entropy of C classes needs no measurement to be known as worse than log C."""
-    history, (steps, constants) = signals.loss(run), signals.column(run, "constant_loss")
-    guessing = run.meta.get("guessing")
-    known = [float(np.median(constants))] if len(constants) >= measured else []
-    known += [float(guessing)] if guessing else []
-    constant = min(known) if known else 0.0
-    if not history.start > far * constant > 0:
+    history, constant = signals.loss(run), _of_a_constant(run)
+    if not history.start > FAR * constant:
         return None
-    below = np.flatnonzero(recent_median(history.values, smooth) < constant)
-    count = int(below[0]) if len(below) else history.count
+    count, last = _came_back(history, constant)
     if count < longest * history.count:
         return None
-    last = int(history.steps[min(count, history.count - 1)])
-    if not guessing and steps[-1] < last / 2:
+    if not run.meta.get("guessing") and signals.column(run, "constant_loss")[0][-1] < last / 2:
         return None  # the loss has become another one
-    by_inputs = _thrown_by_inputs(run, history.start, far * constant)
+    by_inputs = _thrown_by_inputs(run, history.start, FAR * constant)
     targets = far_targets(run)
     if by_inputs or (targets and history.start > max(each**2 for each in targets)):
         targets = None  # the answers are far from 0, not the targets
+    last_one = f"To the last step, {history.last_step},"
+    until = f"Until step {last} of {history.last_step}" if count < history.count else last_one
     return Finding(
         kind,
         INPUT_SCALE if by_inputs else "target-scale" if targets else START_FAR_OFF,
         "warning",
         history.first_step,
-        last if len(below) else None,
+        last if count < history.count else None,
         (),
-        f"{f'Until step {last} of {history.last_step}' if len(below) else f'To the last step, {history.last_step},'} "
-        "the answers were worse than one that ignores the inputs: the "
-        f"loss started at {number(history.start)}, and the same answer to every input would have {number(constant)}."
+        f"{until} the answers were worse than one that ignores the inputs: the loss started at "
+        f"{number(history.start)}, and the same answer to every input would have {number(constant)}."
         + (_of_raw_inputs(run) if by_inputs else f" {how_far(run, targets)}." if targets else ""),
         {
             "loss at start": history.start,
@@ -170,6 +164,65 @@ def worse_for_long(
         (_LOSS,),
         rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \mathcal{{L}}_\text{{constant}} = {tex(constant)}",
     )
+
+
+def began_sure_and_wrong(kind: str, run: Run) -> Finding | None:
+    """As information, of a run that soon came back: worse than guessing among classes by so much is never meant."""
+    history, guessing = signals.loss(run), float(run.meta.get("guessing") or np.nan)
+    if not history.start > FAR * guessing:
+        return None
+    count, last = _came_back(history, guessing)
+    times = history.start / guessing
+    return Finding(
+        kind,
+        START_FAR_OFF,
+        "info",
+        history.first_step,
+        last if count < history.count else None,
+        (),
+        f"The first loss, {number(history.start)}, is {number(times)} times that of guessing, {number(guessing)}: "
+        "before it has seen anything the network is sure, and wrong. Its first "
+        f"{counted(count, 'update')} went into taking that back.",
+        {"loss at start": history.start, "loss of guessing": guessing, "share of the run": count / history.count},
+        _START_SMALL,
+        (Chart("line", "scalars", ("loss",), "Loss", log=True),),
+        rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \log C = {tex(guessing)}",
+    )
+
+
+def too_large_at_first(run: Run, *, times: float = 10.0) -> tuple[str, ...]:
+    """A remedy where the loss grew from a start that was `times` that of one answer to all, as gradients then are."""
+    start, constant = signals.loss(run).start, _of_a_constant(run)
+    if not start > times * constant:
+        return ()
+    return (
+        f"make the first answers smaller: the loss began at {number(start)}, where the same answer to every input "
+        f"would have {number(constant)}. Weights of size 1 / sqrt(inputs), inputs of size 1, means in place of sums "
+        "(as over neighbours in a graph), or a norm between the layers",
+    )
+
+
+def _of_a_constant(run: Run, *, measured: int = 2) -> float:
+    """The loss of the same answer to every input, or of guessing; NaN where neither is known."""
+    constants = signals.column(run, "constant_loss")[1]
+    known = [float(np.median(constants))] if len(constants) >= measured else []
+    known += [float(run.meta["guessing"])] if run.meta.get("guessing") else []
+    return min(known) if known and min(known) > 0 else np.nan
+
+
+def _came_back(history: signals.Loss, constant: float, *, smooth: int = 25) -> tuple[int, int]:
+    """How many updates the loss of the last `smooth` took to come below that of a constant answer, all if it never did,
+    and the step of the last of them."""
+    below = np.flatnonzero(recent_median(history.values, smooth) < constant)
+    count = int(below[0]) if len(below) else history.count
+    return count, int(history.steps[min(count, history.count - 1)])
+
+
+def never_came_back(finding: Finding, *, times: float = 100.0) -> bool:
+    """From a start so far off that the way back takes all updates, whatever the rate: of a squared error, answers ten
+    times as far from the targets as these are from each other."""
+    start, constant = (finding.evidence.get(name, np.nan) for name in ("loss at start", "loss of a constant answer"))
+    return finding.cause == START_FAR_OFF and finding.last_step is None and start > times * constant
 
 
 def _thrown_by_inputs(run: Run, start: float, allowed: float) -> bool:

@@ -4,6 +4,8 @@ targets.
 Source: lecture, "Plateaux"; each is seen on the first forward, by the functions on the way and by the values.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from diagnostics.rules import _signals as signals
@@ -93,13 +95,33 @@ def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None
 def bounded_scores(kind: str, run: Run, history: signals.Loss, *, least: float = 0.9) -> Finding | None:
     """Cosines that a softmax is taken of, with a factor so small that the best answer there can be is next to none: the
     least loss is so large a part of log C. With the usual factors, of 2 and more, it is far less."""
-    bound, classes = run.meta.get("score_bound") or (np.inf, 0)
-    if not bound > 0 or classes < 2:
-        return None
-    chance = float(np.log(classes))
-    floor = float(np.log1p((classes - 1) * np.exp(-bound * classes / (classes - 1))))
+    chance, floor = _least_cross_entropy(run)
     if not floor >= least * chance or not history.end >= least * history.start:
         return None
+    return _bounded(kind, run, history, chance, floor)
+
+
+def near_its_bound(
+    kind: str, run: Run, history: signals.Loss, *, much: float = 0.5, most: float = 0.75
+) -> Finding | None:
+    """As information, where the least loss of such cosines is a large part of log C, and most of the way there is gone:
+    what is left of the loss tells nothing of what was learned."""
+    chance, floor = _least_cross_entropy(run)
+    if not floor >= much * chance or not history.start - history.end >= most * (history.start - floor) > 0:
+        return None
+    return replace(_bounded(kind, run, history, chance, floor), severity="info")
+
+
+def _least_cross_entropy(run: Run) -> tuple[float, float]:
+    """log C, and the cross-entropy of the best cosines; NaN where scores are not bounded."""
+    bound, classes = run.meta.get("score_bound") or (np.inf, 0)
+    if not bound > 0 or classes < 2 or not np.isfinite(bound):
+        return np.nan, np.nan
+    return float(np.log(classes)), float(np.log1p((classes - 1) * np.exp(-bound * classes / (classes - 1))))
+
+
+def _bounded(kind: str, run: Run, history: signals.Loss, chance: float, floor: float) -> Finding:
+    bound, classes = run.meta["score_bound"]
     return warned(
         kind,
         "bounded-scores",

@@ -9,6 +9,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import too_large_at_first
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
 from diagnostics.rules._words import counted, number, tex
@@ -170,7 +171,7 @@ def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:
         larger = np.ceil(limit.ratio * 2)
         batch = f", or use a batch {number(larger)} times as large" if larger <= 8 else ""
         return (f"lower the momentum from {number(mu)} to {number(calmer)}{batch}", first)
-    inputs = conditioning.if_far_from_standardized(run)
+    inputs = conditioning.if_far_from_standardized(run) or too_large_at_first(run)
     return (
         *inputs,
         f"or {first}" if inputs else first,

@@ -41,6 +41,25 @@ def _most_batch_norms(run: Run, entry: str) -> bool:
     return len(norms & set(map(str, run.meta.get(entry) or []))) > len(norms) / 2
 
 
+def across_batch(run: Run) -> Iterator[Finding]:
+    if not run.meta.get("across_batch"):
+        return
+    yield found(
+        "norm-across-batch",
+        signals.first_step(run),
+        (),
+        (
+            "The loss takes a softmax of inner products of vectors that were made length 1 along the batch: each "
+            "number is divided by those of the other examples, and the vectors are of any length, the shorter the "
+            "larger the batch."
+        ),
+        {},
+        ("normalize each example along its features: F.normalize(x, dim=1), or dim=-1; dim=0 is the batch",),
+        formula=r"\sum_n x_{nd}^2 = 1 \text{ for each } d, \quad\text{not}\quad \sum_d x_{nd}^2 = 1",
+        severity=unless_it_learns(run, "warning"),
+    )
+
+
 def shared_norms(run: Run, *, apart: float = 0.5) -> Iterator[Finding]:
     """`apart`: deviations; half of one is far more than batches differ by, and puts a third of the numbers that a
     rectifier should let through on its other side."""

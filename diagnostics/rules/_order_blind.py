@@ -4,6 +4,7 @@ Source: Vaswani et al. (2017), section 3.5 ("Positional Encoding").
 """
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._explained import explained_late
 from diagnostics.rules._finding import Chart, Finding
@@ -20,8 +21,7 @@ def order_blind(
 ) -> Finding | None:
     """In a run that learned next to nothing: a set of tokens may be all that counts."""
     found = explained_late(run)
-    attends = any(name.endswith("attention") for name in by_layer.activations(run))
-    if not run.meta.get("order_blind") or not found.share < little or not attends or _may_count(run):
+    if not found.share < little or not _is_blind(run):
         return None
     return Finding(
         kind,
@@ -30,18 +30,47 @@ def order_blind(
         stretch.first_step,
         stretch.ended,
         (),
-        f"The answer does not depend on the order of the tokens: it is the same when they change places. The loss "
-        f"stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; the same "
-        f"answer to every input would have {number(found.constant)}.",
+        f"{_SAME}. The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "
+        f"the same answer to every input would have {number(found.constant)}.",
         {"loss": found.loss, "loss of a constant answer": found.constant, "R squared": found.share},
-        (
-            "add a table of positions to the embedded tokens before the first layer: a learned one, nn.Embedding(length"
-            ", width) of torch.arange(length), or sines and cosines",
-            "if the order does not matter, look at one batch as the loss gets it: do targets belong to their inputs?",
-        ),
+        _POSITIONS,
         (Chart("line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input"),),
-        r"\operatorname{attention}(P Q, P K, P V) = P \operatorname{attention}(Q, K, V)",
+        _FORMULA,
     )
+
+
+def blind_so_far(kind: str, run: Run, history: signals.Loss, *, left: float = 0.1) -> Finding | None:
+    """As information, where so much of the loss is left: what a set of tokens does not tell may be in their order."""
+    if not history.end > left * history.start > 0 or not _is_blind(run):
+        return None
+    return Finding(
+        kind,
+        "order-blind",
+        "info",
+        history.first_step,
+        None,
+        (),
+        f"{_SAME}. Of the loss {number(history.end)} is left after {number(history.start)}: if the order matters, that "
+        "is where it is missing.",
+        {"loss at start": history.start, "loss at end": history.end},
+        _POSITIONS,
+        (Chart("line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input"),),
+        _FORMULA,
+    )
+
+
+_SAME = "The answer does not depend on the order of the tokens: it is the same when they change places"
+_POSITIONS = (
+    "add a table of positions to the embedded tokens before the first layer: a learned one, nn.Embedding(length"
+    ", width) of torch.arange(length), or sines and cosines",
+    "if the order does not matter, look at one batch as the loss gets it: do targets belong to their inputs?",
+)
+_FORMULA = r"\operatorname{attention}(P Q, P K, P V) = P \operatorname{attention}(Q, K, V)"
+
+
+def _is_blind(run: Run) -> bool:
+    attends = any(name.endswith("attention") for name in by_layer.activations(run))
+    return bool(run.meta.get("order_blind")) and attends and not _may_count(run)
 
 
 def _may_count(run: Run) -> bool:

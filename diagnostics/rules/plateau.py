@@ -105,13 +105,21 @@ from collections.abc import Iterator
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._constant_answer import BEND, INPUT_SCALE, learned_nothing, of_linear_layers, worse_for_long
+from diagnostics.rules._constant_answer import (
+    BEND,
+    INPUT_SCALE,
+    began_sure_and_wrong,
+    learned_nothing,
+    never_came_back,
+    of_linear_layers,
+    worse_for_long,
+)
 from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
-from diagnostics.rules._given import LOSS_CHARTS, misused
+from diagnostics.rules._given import LOSS_CHARTS, misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
-from diagnostics.rules._order_blind import order_blind
+from diagnostics.rules._order_blind import blind_so_far, order_blind
 from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
@@ -123,7 +131,16 @@ RANK = 10
 HEARD = 0.1  # of the loss of the same answer to all, surely gone: then not next to nothing of the inputs is passed on
 
 
-def check(
+def check(run: Run) -> Iterator[Finding]:
+    told = list(_of_a_level(run))
+    if not any(each.alarm for each in told):
+        history = signals.loss(run)
+        facts = (near_its_bound(KIND, run, history), blind_so_far(KIND, run, history), began_sure_and_wrong(KIND, run))
+        told = [each for each in facts if each] or told
+    yield from told
+
+
+def _of_a_level(
     run: Run,
     *,
     longest: float = 0.25,  # of the run without progress
@@ -155,8 +172,8 @@ def check(
         if far_off is not None:
             yield far_off
         return
-    nothing = far_off if far_off is not None and far_off.cause == INPUT_SCALE else learned_nothing(KIND, run, stretch)
-    nothing = nothing or far_off
+    by_start = far_off is not None and (far_off.cause == INPUT_SCALE or never_came_back(far_off))
+    nothing = far_off if by_start else learned_nothing(KIND, run, stretch) or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     found = explained(run, stretch.first_step, stretch.last_step)
@@ -217,7 +234,8 @@ def gives_way(finding: Finding) -> bool:
 def explains(finding: Finding, other: Finding) -> bool:
     if gives_way(finding):
         by_inputs = finding.cause == INPUT_SCALE and other.kind in {"lr-oscillation", "lr-too-small"}
-        return other.kind == "local-minimum" or by_inputs
+        by_weights = other.kind == "lr-too-small" and never_came_back(finding)
+        return other.kind == "local-minimum" or by_inputs or by_weights
     if finding.evidence.keys() & {"largest target", "length of an input"} and other.kind in {
         "dead-units",
         "saturated-units",

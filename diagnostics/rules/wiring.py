@@ -6,35 +6,25 @@ steps, gradients are never zeroed, it holds other tensors than the model uses, a
 plain list where PyTorch does not look, the graph was cut, or outputs and targets differ in shape.
 
 ## What we look at
-Facts, not statistics. Of gradients: whether a parameter still held the old one when a new backward pass began (right
-after an update, so that deliberate accumulation within one update does not count), whether nothing is left of all but
-the last backward pass of an update whose loss is that of all, whether they are written to when the optimizer has read
-them, and whether the loss has the slope along them that they say, where somebody wrote a function's backward. Of
-tensors: whether the optimizer's are the model's, whether a trainable one that receives gradients ever changes, whether
-one that the optimizer holds gets none while others do, and stays, and whether the loss has one for it, or changes with
-it without having one. Of updates: whether there are any, and whether something else puts the weights back, by all of an
-update, in a run that learns nothing. Of shapes: whether the loss is the mean difference of all pairs of an output and a
-target, or its mean over all pairs of an output and one of two labels, whether a view gives an output its sizes in
-another order, whether outputs and targets were made one row in different orders, whether a softmax is taken along
-another axis than that of one-hot targets, whether inputs jump in memory where channels of another shape would end, or
-are most alike as many numbers apart as a pixel would have colours, or have no neighbours but a mean of their own in
-each example, whether a norm is of one number or two, whether one batch norm is used at places whose numbers differ,
-whether a recurrent net or attention takes as many steps as the model is given examples and gives answers, whether
-answers change when the examples of a batch change places. Of the forward: whether it uses parameters that are not the
-model's and are gone afterwards, whether the model went over to evaluation mode, and, where targets are the model's own
-tokens one place on, whether an answer changes with its target; whether what a mask leaves in sight is one kind of
-token, whether dropout follows the last layer, whether derivatives without a graph are added to the loss, and whether
-the loss sees but the last of many steps, each cut from the one before. Of pairs that a loss asks to be alike: whether
-strangers became as much so. Of what the loss takes for log-probabilities: whether their exponentials sum to 1, and not
-they themselves. Of a binary cross-entropy: whether some of its targets are no probabilities and it falls below 0
-without end; of any loss below 0, whether it falls as fast as ever, a hundred times as far as it began, along gradients
-that neither vanish nor turn. Of targets: whether all are of one class, and the loss comes down to nothing; whether
-those of a batch are far more alike than all of them, while the loss is on average hardly better than that of the same
-answer to all, and keeps jumping to twice that, or comes again in each epoch, as a sawtooth or, behind a batch norm,
-worse than that answer. Of inputs: whether all features become tenfold larger or smaller together, whether all examples
-of each batch are one or all texts one token, and whether a layer's are all zeros, so that its bias gets a gradient and
-its weights none. Of weights in half precision under an optimizer of torch's own: whether three of four have a gradient
-and are left exactly as they were by an update.
+Facts, not statistics, each seen on the thing itself:
+
+- *gradients*: is the old one still there when a new backward pass begins right after an update; is what earlier passes
+  of an accumulation left gone; are they written to after the optimizer read them; has the loss the slope that they say;
+- *tensors*: are the optimizer's the model's; does each that gets a gradient change; does the loss depend on one that
+  gets none; are they lost to rounding in half precision;
+- *updates*: are there any; do they go against the gradient; does anything else take them back, in a run that learns
+  nothing;
+- *shapes*: is the loss the mean over all pairs; does a view give the output or an input its sizes in another order;
+  does a softmax, a norm or a recurrence run along another axis than that of what it is of; is a norm of one number or
+  two, or one norm of places that differ;
+- *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
+  or the padding alone; do answers change when examples change places; does dropout follow the last layer; have
+  derivatives that are added to the loss a graph; is a state cut at every step;
+- *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
+  below 0 as fast as ever; do strangers become as alike as partners;
+- *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
+  that of one answer to all; do features become tenfold larger or smaller together; are all examples of a batch one, all
+  texts one token, all inputs of a layer zero.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -73,6 +63,9 @@ averages of Adam begin at zero in a new one.
 *State unstored*: `m = b1 * m + (1 - b1) * grad` makes a new tensor, and the one in `optimizer.state` stays zero. Each
 step is then made of one gradient, as Adam's of $0.1\,g / \sqrt{0.001\,g^2}$: three rates long, whatever the gradient.
 
+*Uphill*: the gradient points to where the loss grows fastest, and an update has to go against it. One wrong sign in an
+optimizer's step, as of its momentum, which is ten gradients long, and each update makes the loss larger.
+
 *Shapes broadcast*: a column of $N$ outputs less a row of $N$ targets is an $N \times N$ matrix, and its mean square is
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
 ask for from each row; `q.gather(1, a[:, None])` takes one from each. A column of log-probabilities times a row of
@@ -102,6 +95,9 @@ up.
 
 *Norm of two*: of two numbers the deviation is half their difference, and divided by it each is $\pm 1$: which one was
 larger is all that is left.
+
+*Norm across batch*: a cosine is of two vectors of length 1 each. Divided by the numbers of the other examples instead,
+an example's vector is short where the batch is large, and so are all scores.
 
 *Shared norm*: a batch norm keeps one running mean and deviation. Used at several places it trains with each one's own,
 and in evaluation gives all of them the mean of these.
@@ -205,13 +201,14 @@ from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._no_floor import no_floor
-from diagnostics.rules._norms import norms_of_few, shared_norms
+from diagnostics.rules._norms import across_batch, norms_of_few, shared_norms
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, unstored
+from diagnostics.rules._uphill import uphill
 from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
@@ -229,6 +226,7 @@ def check(
     yield from never_steps(run)
     yield from put_back(run)
     yield from unstored(run)
+    yield from uphill(run)
     yield from accumulating(run, mostly)
     yield from accumulation_cut_short(run)
     yield from membership.stale(run)
@@ -246,6 +244,7 @@ def check(
     yield from shapes.along_batch(run)
     yield from shapes.by_place(run)
     yield from norms_of_few(run)
+    yield from across_batch(run)
     yield from shared_norms(run)
     yield from log_scores(run)
     yield from unlogged(run)
@@ -273,7 +272,7 @@ def check(
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token", "wrong-backward", "state-unstored",
+    "mask-inverted", "one-token", "wrong-backward", "state-unstored", "uphill",
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),

@@ -42,6 +42,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "probabilities": None,
     "targets": [],
     "score_bound": [],
+    "across_batch": False,
     "accumulated": {},
     "unlogged": False,
     "padding_alone": [],

@@ -5,6 +5,7 @@ indexing), because that would wait for the device. Nothing here remembers anythi
 """
 
 from diagnostics.stats.forms import FORMS
+from diagnostics.stats.hinge import labels_of_zero
 from diagnostics.stats.inputs import (
     Moments,
     correlation,
@@ -61,6 +62,7 @@ __all__ = [
     "foreach",
     "inner",
     "is_distribution",
+    "labels_of_zero",
     "lost_share",
     "merge",
     "moments",

@@ -22,7 +22,8 @@ A_BATCH = 8  # examples, on average, whose targets' variance tells that of all
 PLACES = 1 << 16  # in an example, as of an image: the means of more take too much memory for what they tell
 UNCOMPARED = 0.05  # of an output's numbers have no gradient: the loss is of chosen ones, as of the actions taken
 _SURE = 1e-6  # of its probability are left to all others: what rounding leaves of its gradient
-_ALIKE = 1e-6  # of the error: what rounding leaves of a variance
+_ALIKE = 1e-6  # of the probabilities of classes: what rounding leaves of their variance
+_ROUNDINGS = 10.0  # that a target read off a gradient has gone through, at most
 
 Number = int | float | Float[Tensor, ""]
 
@@ -68,7 +69,8 @@ class Form:
             else:
                 error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
             seen = moments(t, crossed=False)
-            return Targets(self, seen, error, alone, None, len(output), outside, times=times, placed=placed)
+            rounded = _rounded(output, error / times, t) * y.shape[1]
+            return Targets(self, seen, error, alone, None, len(output), outside, None, times, placed, rounded=rounded)
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
@@ -89,7 +91,10 @@ class Form:
         total = None if total is None else total.where(hot, torch.nan)
         alone = hot & possible & (not self.weighted)
         error = torch.where(possible, error, torch.nan)
-        return Targets(self, seen, error, alone, total, len(output), times=times, sums_to_one=sums_to_one)
+        rounded = _rounded(output, error / times, t)
+        return Targets(
+            self, seen, error, alone, total, len(output), times=times, sums_to_one=sums_to_one, rounded=rounded
+        )
 
     def _with_the_sure(
         self,
@@ -133,17 +138,23 @@ class Targets:
     times: Number = 1  # the mean error
     placed: bool = False  # each feature is of one place in an example, as a pixel's is
     sums_to_one: Bool[Tensor, ""] | None = None  # what should be probabilities
+    rounded: Number = 0.0  # what of the scatter of one row, as it is on average, may be rounding
 
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
         both = Within(a.batches + b.batches, a.examples + b.examples, a.scatter + b.scatter)
-        return replace(other, seen=merge(self.seen, other.seen), log_total=None, outside=None, earlier=both)
+        seen, rounded = (
+            merge(self.seen, other.seen),
+            torch.maximum(*map(torch.as_tensor, (self.rounded, other.rounded))),
+        )
+        return replace(other, seen=seen, log_total=None, outside=None, earlier=both, rounded=rounded)
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
         """These, or none."""
         seen = (self.seen.count, self.seen.mean, self.seen.scatter)
         kept = Moments(*(torch.where(proven, each, 0) for each in seen))
-        return replace(self, seen=kept, log_total=None, outside=None, earlier=None)
+        rounded = torch.where(proven, torch.as_tensor(self.rounded), 0)
+        return replace(self, seen=kept, log_total=None, outside=None, earlier=None, rounded=rounded)
 
     def pooled(self) -> "Targets":
         """Those of all places in an example as if they were of one."""
@@ -167,11 +178,7 @@ class Targets:
         """
         seen = self.pooled().seen if self.placed else self.seen
         n, total, within = seen.count, seen.scatter.sum(), self.within
-        told = (
-            (n >= ENOUGH)
-            & (within.examples >= A_BATCH * within.batches)
-            & (total > _ALIKE * n * self.error / self.times)
-        )
+        told = (n >= ENOUGH) & (within.examples >= A_BATCH * within.batches) & (total > n * self.rounded)
         return torch.where(told, within.scatter / total, torch.nan)
 
     def of_one_class(self) -> Tensor:
@@ -204,7 +211,7 @@ class Targets:
     def _best_for(self, whole: "Targets") -> Float[Tensor, ""]:
         n, answer = whole.seen.count, whole.seen.mean
         kinds = torch.ones_like(n) if self.form.classes is None else (answer * n > 0.5).sum()
-        varies = whole.seen.scatter.sum() > _ALIKE * n * self.error / self.times
+        varies = whole.seen.scatter.sum() > n * whole.rounded
         loss = self.form.constant(self.seen, answer) * self.times
         enough = ((n >= ENOUGH) & (n >= A_CLASS * kinds)) | self._is_all_of(whole)
         return torch.where(enough & varies, loss.to(n.dtype), torch.nan)
@@ -215,6 +222,11 @@ class Targets:
         same = torch.isclose(mine.mean, all_of_them.mean, rtol=1e-4, atol=1e-6).all()
         spread = torch.isclose(mine.scatter * all_of_them.count, all_of_them.scatter * mine.count, rtol=1e-4).all()
         return same & spread & (whole.within.batches >= REPEATED)
+
+
+def _rounded(output: Tensor, error: Float[Tensor, ""], t: Tensor) -> Float[Tensor, ""]:
+    """What rounding may leave of the mean square of targets: they are differences of outputs and errors."""
+    return (_ROUNDINGS * torch.finfo(output.dtype).eps) ** 2 * (error + t.square().mean())
 
 
 def _are_classes(t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Bool[Tensor, ""]:
