@@ -143,6 +143,11 @@ _TABLES = (
                 "1 if the numbers of each answer are all one, though the loss asks for different ones; 0 if not",
             ),
             Metric(
+                "dropout_noise",
+                "",
+                "where dropout leaves a quarter or less: share of the difference between answers that it draws",
+            ),
+            Metric(
                 "zero_labels",
                 "",
                 "where the loss is a hinge loss of one output each, and no label is -1: share of labels that are 0",

@@ -59,14 +59,14 @@ class Averaged:
         that is known, and tells by itself."""
         if x is None or x.dim() == 0 or len(x) < FEWEST:  # as the last batch of an epoch
             return {}
-        evaluated = partial(_evaluated, model, closure, states)
-        usual = evaluated(lambda y: y)
-        mean = None if usual is None else evaluated(lambda y: _mean(y, x))
+        again = partial(evaluated, model, closure, states)
+        usual = again()
+        mean = None if usual is None else again(lambda y: _mean(y, x))
         if usual is None or mean is None:
             self._failed += 1
             return {}
         self._failed = 0
-        told = self._contrasts(usual, mean, evaluated, x)
+        told = self._contrasts(usual, mean, again, x)
         if part_known or usual.alone is None or mean.alone is None:
             self._give_up(told)
         else:
@@ -83,7 +83,7 @@ class Averaged:
         return _clearly(apart, usual.gradient, mean.gradient) & self._bends & self._is_of_data(apart, x)
 
     def _contrasts(
-        self, usual: "_Evaluated", mean: "_Evaluated", evaluated: Callable[[Callable], "_Evaluated | None"], x: Tensor
+        self, usual: "_Evaluated", mean: "_Evaluated", again: Callable[[Callable], "_Evaluated | None"], x: Tensor
     ) -> Tensor:
         """With each other."""
         if self._spread is None or self._steepest is None:
@@ -93,7 +93,7 @@ class Averaged:
             self._tosses += 1
             draw = torch.Generator(x.device).manual_seed(self._tosses)
             size = TOSSED * self._spread
-            moved = evaluated(lambda y: _mean(y, x) + size.to(y) * _noise(y, draw))
+            moved = again(lambda y: _mean(y, x) + size.to(y) * _noise(y, draw))
             lower = mean.loss - mean.loss.abs() * DIFFERENT
             self._lowered = self._lowered | (moved.loss < lower if moved is not None else False)
         return (mean.slope <= DIFFERENT * self._steepest) & self._lowered
@@ -137,11 +137,11 @@ class _Evaluated(NamedTuple):
         return torch.stack([(part.values - part.values.mean(0)).square().mean() for part in self.parts]).mean().sqrt()
 
 
-def _evaluated(
+def evaluated(
     model: nn.Module,
     closure: Callable[[], Any],
     states: forwards.RandomState | None,
-    change: Callable[[Tensor], Tensor],
+    change: Callable[[Tensor], Tensor] = lambda y: y,
 ) -> _Evaluated | None:
     """With the answers changed; `None` where there is none to each example, or where the loss needs its graph."""
     leaves: list[Tensor] = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import stats
-from diagnostics.monitor import describe, ending, forwards, order, symmetry, transfer
+from diagnostics.monitor import describe, dropping, ending, forwards, order, symmetry, transfer
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.averaged import Averaged
 from diagnostics.monitor.beside import Beside
@@ -56,6 +56,7 @@ class Looking:
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
+        self._dropout = 0.0  # the largest share that is dropped
         self._ended = Counter[str]()  # how often it was asked where a gradient of zero ends: of some weights, of all
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
@@ -73,6 +74,8 @@ class Looking:
         self._guard.run("targets", self._look_at_targets, record, loss, observers if closure is not None else [])
         if closure is not None and not compiled and not self._together.active:
             self._guard.run("the mean answer", self._look_at_mean, record, closure, observers)
+            if self._dropout >= dropping.MUCH:
+                self._guard.run("dropout", self._look_at_dropout, record, closure)
         calls = self._calls(observers)
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
@@ -114,6 +117,7 @@ class Looking:
         found["dropped_output"] = next((each for one in observers if (each := one.dropped.told)), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
+        found["dropout"] = self._dropout = max(one.dropped.most for one in observers)
         found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))
         found["softmax_astray"] = list(dict.fromkeys(name for one in observers for name in one.softmax_astray))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
@@ -179,6 +183,9 @@ class Looking:
         if (answers.fruitless or answers.settled) and not known and observers and self._averaged.due():
             inputs, part_known = observers[-1].graph.first_input, not answers.fruitless
             record.update.values.update(self._averaged.columns(self._model, closure, states, inputs, part_known))
+
+    def _look_at_dropout(self, record: Record, closure: Closure) -> None:
+        record.update.values.update(dropping.columns(self._model, closure, self._entrance.random_state))
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
         record.update.values.update(observer.partners.columns())

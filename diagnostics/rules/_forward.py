@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of, number
+from diagnostics.rules._words import names_of, number, tex
 from diagnostics.run import Run
 
 _GRADIENTS = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
@@ -127,6 +127,32 @@ def dropout_on_output(run: Run) -> Iterator[Finding]:
         ),
         # Scores outlive it: the largest is often still the largest.
         severity="warning" if numbers else unless_it_learns(run, "warning"),
+    )
+
+
+def dropout_noise(run: Run, *, most: float = 0.5, looks: int = 3) -> Iterator[Finding]:
+    """To the last look, in a run that learned little: untrained answers differ little, and are drowned by less."""
+    shares = signals.column(run, "dropout_noise")[1][-looks:]
+    if len(shares) < looks or not (shares > most).all() or signals.has_learned(run):
+        return
+    dropped, share = float(run.meta.get("dropout") or 0.0), float(shares[-1])
+    yield found(
+        "dropout-noise",
+        signals.first_step(run),
+        (),
+        (
+            f"Dropout of {number(dropped)} drowns the answers: {number(100 * share)} % of how they differ from example "
+            "to example is what it draws, and the rest what the model is given. p is the share that is set to 0, not "
+            "the share that is kept."
+        ),
+        {"share set to 0": dropped, "share of the difference between answers that is drawn": share},
+        (f"where {number(dropped)} is to be kept, set p = {number(1 - dropped)}; usual are 0.1 to 0.5",),
+        r"\operatorname{var}\!\left(\tfrac{d}{1-p}\,x\right) = \tfrac{p}{1-p}\,x^2 = "
+        rf"{tex(dropped / max(1 - dropped, 1e-3))}\,x^2",
+        severity="warning",
+        chart=Chart(
+            "line", "scalars", ("dropout_noise",), "Share of the difference between answers that dropout draws"
+        ),
     )
 
 

@@ -18,8 +18,8 @@ Facts, not statistics, each seen on the thing itself:
   does a softmax, a norm or a recurrence run along another axis than that of what it is of; is a norm of one number or
   two, or one norm of places that differ;
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
-  or the padding alone; do answers change when examples change places; does dropout follow the last layer; have
-  derivatives that are added to the loss a graph; is a state cut at every step;
+  or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
+  drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
@@ -148,6 +148,9 @@ for.
 *Dropout on output*: what dropout sets to 0 is an answer of 0, and what it lets through is $1/(1-p)$ times the answer.
 A squared error is then least at $1 - p$ of the target, and the share $p$ of its square is left of it.
 
+*Dropout noise*: p is the share that is set to 0; other libraries ask for the share that is kept. With $p = 0.9$ the
+noise that dropout adds to a number has nine times its square for variance.
+
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
@@ -264,6 +267,7 @@ def check(
     yield from forward.shifted_twice(run)
     yield from forward.padding_alone(run)
     yield from forward.dropout_on_output(run)
+    yield from forward.dropout_noise(run)
     yield from forward.derivative_without_graph(run)
     yield from lost_to_rounding(run)
     yield from collapsed(run)

@@ -58,6 +58,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "crossed": [],
     "other_axis": [],
     "dropped_output": [],
+    "dropout": 0.0,
     "input_order": [],
     "along_batch": [],
     "softmax_of_one": [],
