@@ -158,3 +158,27 @@ def test_of_many_estimates_the_worst_are_drawn_and_the_title_says_so():
     rates = datasets(run, (), None, 1)["lr"]
     limits = rates[rates["name"] == "largest stable rate"]["value"]
     assert len(limits) <= reduce.BUCKETS + 1 and limits.min() == pytest.approx(0.1 / 60)
+
+
+@pytest.mark.parametrize(
+    ("lasted", "told", "shown"),
+    [
+        (64, True, 80),  # a quarter more
+        (4, True, 14),
+        (900, True, 2000),  # most of the run
+        (64, False, 2000),  # nobody told a loss
+        (2000, True, 2000),
+    ],
+)
+@pytest.mark.parametrize("mark", ["line", "stability"])
+def test_a_run_that_went_on_without_a_finite_loss_is_shown_to_there(lasted, told, shown, mark):
+    steps = np.arange(1, 2001)
+    scalars = {"step": steps, "loss": np.where(steps <= lasted, 1.0 + 0.1 * steps, np.nan), "grad_norm": 1.0}
+    events = {"step": [] if told else steps[lasted:], "kind": "step-missing", "message": "", "subject": ""}
+    curvature = {"step": [3, 1900], "eigenvalues": [[1.0]] * 2, "stability": 0.5, "preconditioned": 1.0}
+    run = run_of(scalars=scalars, events=events, curvature=curvature | {"preconditioned_residual": 0.0})
+    chart = Chart(mark, "scalars", ("loss",), "T")
+    spec = compiled(charts.draw(run, chart))
+    ends = [row["step"] for rows in spec["datasets"].values() for row in rows if "step" in row]
+    assert shown <= max(ends) <= shown + 1
+    assert spec["title"]["text"] == ("T" if shown == 2000 else f"T, to step {shown}")

@@ -26,6 +26,18 @@ def excused(run: Run, column: str) -> NDArray:
     return steps[left_out & ~np.isfinite(values)]
 
 
+def until_lost(run: Run, *, more: float = 0.25, least: int = 10) -> int | None:
+    """The last step to show of a run whose loss is not finite from some step on to its end: a quarter more than it
+    lasted. `None` where that is most of the run, as it is of one that was stopped then."""
+    table = run.table("scalars", ["step", "loss"])
+    steps, finite = table["step"].to_numpy(), np.flatnonzero(np.isfinite(table["loss"].to_numpy(float)))
+    if not len(finite) or finite[-1] == len(steps) - 1 or np.isin(steps[finite[-1] + 1 :], excused(run, "loss")).all():
+        return None
+    lasted = int(steps[finite[-1]])
+    last = lasted + max(least, int(more * lasted))
+    return last if last < steps[-1] / 2 else None
+
+
 def marks(steps: NDArray, values: NDArray, what: str) -> pd.DataFrame:
     """step, until, note of each stretch in which values (T,) are NaN or infinite."""
     rows = [

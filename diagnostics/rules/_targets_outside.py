@@ -44,12 +44,12 @@ def targets_outside(run: Run) -> Iterator[Finding]:
     )
 
 
-_HINGE = "A hinge loss, max(0, 1 - label * output),"
+_HINGE = "A hinge loss"
 _OF_ZERO = {  # what an example whose label is 0 adds to the loss
     "cosine_embedding_loss": "nothing: only pairs that belong together are heard, and all are drawn together",
     "hinge_embedding_loss": "what 1 and -1 add, both: it is pulled nearer and pushed away",
     "soft_margin_loss": "log 2, whatever the output: it has no gradient",
-    _HINGE: "1, whatever the output: it has no gradient",
+    _HINGE: "max(0, 1 - 0 * output) = 1, whatever the output: it has no gradient",
 }
 
 
@@ -67,8 +67,8 @@ def unsigned(run: Run) -> Iterator[Finding]:
         signals.first_step(run),
         (),
         (
-            f"{name} takes labels of 1 and -1, but {number(100 * share)} % of the first ones are 0 and none is -1. "
-            f"Such an example adds {_OF_ZERO[name]}."
+            f"{name} takes labels of 1 and -1, but {number(100 * share)} % of the first ones are 0 and none is -1; "
+            f"such an example adds {_OF_ZERO[name]}."
         ),
         {"share of labels that are 0": share},
         ("map the labels to 1 and -1: 2 * labels - 1",),

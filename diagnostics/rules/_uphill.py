@@ -5,6 +5,7 @@ up stands across the gradient rather than along it.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def uphill(
     if not ((cosines > 0).mean() >= nearly_all and cosine > along):
         return
     is_error = signals.loss_calls(run)[-1] in ERRORS or run.meta.get("guessing")
-    yield found(
+    told = found(
         "uphill",
         int(steps[cosines > 0][0]),
         (),
@@ -55,5 +56,5 @@ def uphill(
         r"\mathcal{J}(\theta + u) \approx \mathcal{J}(\theta) + \nabla\mathcal{J}^\top u,\quad "
         r"\nabla\mathcal{J}^\top u > 0",
         severity="critical" if is_error or signals.first_nonfinite(run) is not None else "info",
-        chart=Chart("line", "scalars", ("slope",), "Change of the loss by an update, to first order"),
     )
+    yield replace(told, charts=(Chart("line", "scalars", ("loss",), "Loss", log=True), *told.charts[1:]))
