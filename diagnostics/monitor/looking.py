@@ -22,6 +22,7 @@ from diagnostics.monitor.compared import Compared
 from diagnostics.monitor.components import Components
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
+from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs
 from diagnostics.monitor.observe import Call, Observer
@@ -56,6 +57,8 @@ class Looking:
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[tuple[str, weakref.ref]] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
+        self._frozen: Frozen | None = None
+        self._looks = 0
         self._dropout = 0.0  # the largest share that is dropped
         self._ended = Counter[str]()  # how often it was asked where a gradient of zero ends: of some weights, of all
 
@@ -64,6 +67,7 @@ class Looking:
         those of the answers."""
         self._guard.run("mode", self._look_at_mode, record.update.plan.step)
         self._guard.run("strangers", self._look_for_strangers)
+        self._guard.run("frozen weights", self._look_at_frozen)
         observers = list(self._entrance.observers)
         if closure is not None:
             observer = self._guard.run("activations", self._observe, record, loss, closure, compiled)
@@ -96,8 +100,10 @@ class Looking:
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.losses.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
+        self._frozen = Frozen(describe.unwrap(self._model), called)
         idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
         targets = [each for observer in observers for each in observer.losses.targets]
+        self._note(frozen_random=self._frozen.names)
         found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
         bounds = [each for observer in observers for each in observer.losses.cosines.given]
         if len(bounds) == len(given):  # all that a softmax is taken of
@@ -148,6 +154,12 @@ class Looking:
         held = [] if training else describe.held_in_evaluation(self._model, untouched=before is None)
         if held or before is False:
             self._note(evaluation={"step": step, "modules": held} if held else {})
+
+    def _look_at_frozen(self) -> None:
+        """Seldom, since each look waits for the device."""
+        self._looks += 1
+        if self._frozen is not None and self._looks.bit_count() == 1 and self._frozen.changed():
+            self._note(frozen_random=self._frozen.names)
 
     def _look_for_strangers(self) -> None:
         """Parameters that a forward used, and that are gone: the model made them there."""

@@ -7,7 +7,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
@@ -80,6 +80,31 @@ def left_out(run: Run) -> Iterator[Finding]:
             f"give the optimizer all parameters: torch.optim.{_optimizer(run)}(model.parameters(), lr=...)",
             f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
         ),
+    )
+
+
+def frozen_random(run: Run, *, updates: int = 100) -> Iterator[Finding]:
+    """Random features may be meant, and something can be learned from them."""
+    names = tuple(map(str, run.meta.get("frozen_random") or []))
+    if not names or signals.total(run) < updates:
+        return
+    few = len(names) == 1
+    yield found(
+        "frozen-random",
+        signals.first_step(run),
+        names,
+        (
+            f"{len(names)} frozen {'layer holds' if few else 'layers hold'} the random numbers that "
+            f"{'it was' if few else 'they were'} initialized with: {names_of(names)}. What the trained ones are given "
+            "are random features."
+        ),
+        {"frozen layers": float(len(names))},
+        (
+            "load the pretrained weights before freezing, and look at what model.load_state_dict(state, strict=True) "
+            "says: with strict=False names that do not match are left out without a word",
+            "or train these layers too: parameter.requires_grad_(True), and give them to the optimizer",
+        ),
+        severity=unless_it_learns(run, "warning"),
     )
 
 

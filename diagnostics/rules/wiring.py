@@ -11,7 +11,7 @@ Facts, not statistics, each seen on the thing itself:
 - *gradients*: is the old one still there when a new backward pass begins right after an update; is what earlier passes
   of an accumulation left gone; are they written to after the optimizer read them; has the loss the slope that they say;
 - *tensors*: are the optimizer's the model's; does each that gets a gradient change; does the loss depend on one that
-  gets none; are they lost to rounding in half precision;
+  gets none; do frozen ones hold what they were initialized with; are they lost to rounding in half precision;
 - *updates*: are there any; do they go against the gradient; does anything else take them back, in a run that learns
   nothing;
 - *shapes*: is the loss the mean over all pairs; does a view give the output or an input its sizes in another order;
@@ -38,6 +38,8 @@ between two of them is gone, and the update follows the last batch alone.
 *Stale parameters*: an optimizer made before the model was moved, copied or re-created updates tensors nobody reads.
 
 *Not in optimizer*: a layer that the optimizer was not given stays as it was initialized.
+
+*Frozen random*: what is frozen at its random start gives random features, and not what trained weights would find.
 
 *Unregistered*: `model.parameters()` finds parameters and modules that are attributes, not those in a plain list or
 dict, nor what `.to()` made of a parameter; these stay as they were initialized.
@@ -96,8 +98,8 @@ up.
 *Norm of two*: of two numbers the deviation is half their difference, and divided by it each is $\pm 1$: which one was
 larger is all that is left.
 
-*Norm across batch*: a cosine is of two vectors of length 1 each. Divided by the numbers of the other examples instead,
-an example's vector is short where the batch is large, and so are all scores.
+*Norm across batch*: a cosine is of two vectors of length 1 each. Divided by the numbers of other examples, a vector is
+short where the batch is large, and so are all scores.
 
 *Shared norm*: a batch norm keeps one running mean and deviation. Used at several places it trains with each one's own,
 and in evaluation gives all of them the mean of these.
@@ -148,8 +150,7 @@ for.
 *Dropout on output*: what dropout sets to 0 is an answer of 0, and what it lets through is $1/(1-p)$ times the answer.
 A squared error is then least at $1 - p$ of the target, and the share $p$ of its square is left of it.
 
-*Dropout noise*: p is the share that is set to 0; other libraries ask for the share that is kept. With $p = 0.9$ the
-noise that dropout adds to a number has nine times its square for variance.
+*Dropout noise*: dropout adds to a number noise with $p / (1 - p)$ times its square for variance: nine times at 0.9.
 
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
@@ -235,6 +236,7 @@ def check(
     yield from membership.stale(run)
     yield from membership.unregistered(run)
     yield from membership.left_out(run)
+    yield from membership.frozen_random(run)
     yield from clipped_after_step(run)
     yield from detached(run)
     yield from wrong_backward(run)
@@ -280,6 +282,7 @@ _SHAPING = {  # what they do to a run can look like anything
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),
+    ("stale-parameters", "not-in-optimizer"),
 }  # fmt: skip
 
 

@@ -59,6 +59,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "other_axis": [],
     "dropped_output": [],
     "dropout": 0.0,
+    "frozen_random": [],
     "input_order": [],
     "along_batch": [],
     "softmax_of_one": [],
