@@ -88,6 +88,7 @@ _TABLES = (
                 "g'u of the update u and the gradient that the optimizer received: the change of its batch's loss, to "
                 "first order",
             ),
+            Metric("downhill", "", "the same of the gradient as the backward pass left it, before anybody wrote to it"),
             Metric(
                 "top_projection",
                 "",

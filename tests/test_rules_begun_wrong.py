@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.rules import lr_unstable, plateau
+from diagnostics.rules import lr_unstable, plateau, wiring
 from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -39,11 +39,12 @@ def reward(model, x, y):
     return model(x).softmax(1).gather(1, y[:, None]).mean()
 
 
-def trained(path, make, loss, updates=120, pretrained=0):
+def trained(path, make, loss, updates=120, pretrained=0, linear=False, written=lambda gradient: None):
+    """`linear`: a logistic regression. `written`: what the loop does to each gradient."""
     torch.manual_seed(0)
     x = torch.randn(512, 8)
-    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
-    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 3))
+    y = (x[:, 0] > 0).long() + (0 if linear else (x[:, 1] > 0).long())
+    model = nn.Linear(8, 3) if linear else nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 3))
     first = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(pretrained):
         first.zero_grad()
@@ -56,6 +57,8 @@ def trained(path, make, loss, updates=120, pretrained=0):
             optimizer.zero_grad()
             value = loss(model, x[chosen], y[chosen])
             value.backward()
+            for parameter in model.parameters():
+                written(parameter.grad)
             optimizer.step()
             monitor.step(value, closure=lambda chosen=chosen: loss(model, x[chosen], y[chosen]))
     return diagnostics.diagnose(diagnostics.load(path)).findings
@@ -80,13 +83,68 @@ def test_updates_that_go_up_the_gradient(make, loss, severity, tmp_path):
     assert found == [severity] * (severity is not None)
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda p: ByHand(p, 0.03, mu=0.0, own=0.0, sign=1.0), False),  # adds what the loop has turned about
+        (lambda p: torch.optim.SGD(p, 0.03), True),
+    ],
+    ids=["by convention", "by mistake"],
+)
+@pytest.mark.every_case
+def test_gradients_that_the_loop_turns_about(make, told, tmp_path):
+    """What counts is the gradient that the backward pass gave."""
+
+    def harder(model, x, y):
+        harder.updates += 1
+        return error(model, x, y) * (1 + 0.02 * harder.updates)
+
+    harder.updates = 0
+    found = trained(tmp_path, make, error if told else harder, written=lambda gradient: gradient.neg_())
+    assert [each.cause for each in found if each.cause == "uphill"] == ["uphill"] * told
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: ByHand(p, 0.05, mu=0.0, own=0.0, decay=0.01),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=3.0),
+    ],
+    ids=["by hand", "SGD", "AdamW"],
+)
 @pytest.mark.exhaustive
-def test_a_decay_that_the_loss_holds_up_is_not_uphill(tmp_path):
-    """It makes the loss of good weights grow."""
-    decayed = trained(tmp_path, lambda p: ByHand(p, 1e-3, decay=0.03), error, pretrained=100)
+@pytest.mark.every_case
+def test_a_decay_that_the_loss_holds_up_is_not_uphill(make, tmp_path):
+    """It makes the loss of good weights grow, along their gradient: those of a logistic regression."""
+    found = trained(tmp_path, make, error, pretrained=1000, linear=True)
     history = diagnostics.load(tmp_path).table("scalars")["loss"]
-    assert history.iloc[-10:].mean() > 2 * history.iloc[:10].mean()
-    assert "uphill" not in [each.cause for each in decayed]
+    assert history.iloc[-10:].mean() > 1.1 * history.iloc[:10].mean()
+    assert "uphill" not in [each.cause for each in found]
+
+
+@pytest.mark.parametrize(
+    ("change", "severity"),
+    [
+        ({}, "critical"),
+        ({"loss": np.linspace(1.0, 5.0, 400)}, "info"),  # it may be meant
+        ({"loss": np.linspace(10.0, 1.0, 400)}, None),  # it falls
+        ({"slope": np.where(STEPS % 3, 0.9, -0.1)}, None),  # a third of them go down
+        ({"slope": 0.4}, None),  # mostly across
+        ({"downhill": -0.9, "grad_norm_unclipped": 1.0}, None),
+        ({"slope": np.where(STEPS < 5, 0.9, np.nan)}, None),  # few
+    ],
+    ids=str,
+)
+@pytest.mark.every_case
+def test_what_is_uphill(change, severity):
+    columns = {"step": STEPS, "loss": np.linspace(1.0, 50.0, 400), "lr": 0.1, "grad_norm": 1.0, "update_norm": 1.0}
+    run = run_of({"guessing": 1.0}, scalars=columns | {"slope": 0.9} | change)
+    assert [each.severity for each in wiring.check(run) if each.cause == "uphill"] == [severity] * (
+        severity is not None
+    )
+    meant = run_of({"guessing": 1.0, "hyperparameters": [{"weight_decay": 0.1}]}, scalars=columns | {"slope": 0.9})
+    assert "uphill" not in [each.cause for each in wiring.check(meant)]
 
 
 def run_of(meta, **tables) -> Run:

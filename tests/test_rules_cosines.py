@@ -113,21 +113,31 @@ def test_products_of_any_numbers_are_followed_or_let_be(make, most):
     assert found == ([] if most is None else [1.0])
 
 
+SQUARE = nn.init.orthogonal_(torch.empty(16, 16, requires_grad=True))  # its columns have length 1 as well
+TABLE = F.normalize(torch.randn(16, 12), dim=0)  # data that come so, as scikit-learn's diabetes
+
+
 @pytest.mark.parametrize(
     ("made", "across"),
     [
         (lambda z: F.normalize(z, dim=0), True),
+        (lambda z: F.normalize(z, p=2, dim=-2), True),
         (lambda z: torch.cat([F.normalize(z[:8], dim=0), F.normalize(z[8:], dim=0)]), True),
+        (lambda z: z / z.norm(dim=0, keepdim=True), True),
         (lambda z: F.normalize(z, dim=1), False),
+        (lambda z: z / z.norm(dim=1, keepdim=True), False),
         (lambda z: F.normalize(F.normalize(z, dim=0), dim=1), False),  # features weighed alike, as after a batch norm
         (lambda z: F.batch_norm(z, None, None, training=True), False),
-        (lambda z: z, False),
+        (lambda z: F.batch_norm(z, None, None, training=True) / 4, False),
+        (lambda z: SQUARE, False),
+        (lambda z: F.linear(TABLE, z[:8, :1].repeat(1, 12)), False),
+        (lambda z: F.normalize(z.T, dim=0).T, False),
     ],
 )
 @pytest.mark.parametrize(
     "scaled",
-    [lambda s: s / 0.5, lambda s: s.masked_fill(torch.eye(16, dtype=torch.bool), -1e9)],
-    ids=["temperature", "not with itself"],
+    [lambda s: s * LEARNED.exp(), lambda s: s.masked_fill(torch.eye(16, dtype=torch.bool), -1e9) / 0.5],
+    ids=["learned", "not with itself"],
 )
 def test_vectors_made_length_one_along_the_batch(made, across, scaled):
     torch.manual_seed(0)
@@ -136,4 +146,15 @@ def test_vectors_made_length_one_along_the_batch(made, across, scaled):
         z = made(model.left(x))
         F.cross_entropy(scaled(z @ z.T), torch.arange(16))
     assert not observer.failures
-    assert [bool(each) for each in observer.losses.cosines.across] == [across]
+    assert observer.losses.sideways.told == across
+
+
+def test_weights_whose_columns_are_the_vectors():
+    """Prototypes, a column a class."""
+    torch.manual_seed(0)
+    model, x, prototypes = Towers(), torch.randn(16, 12), nn.Parameter(torch.randn(8, 16))
+    with Observer(model, asking=True) as observer:
+        F.cross_entropy(F.normalize(model.left(x), dim=1) @ F.normalize(prototypes, dim=0), torch.arange(16))
+        F.cross_entropy((F.normalize(prototypes, dim=0).T @ F.normalize(model.left(x), dim=1).T).T, torch.arange(16))
+    assert not observer.failures
+    assert not observer.losses.sideways.told

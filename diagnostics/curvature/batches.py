@@ -196,7 +196,8 @@ def _noise(gram: np.ndarray, keep: np.ndarray, curvatures: Sequence[float], cons
 def _between(gram: np.ndarray, keep: np.ndarray) -> float:
     """Mean inner product of different batches' vectors: the unbiased square of their mean."""
     block, k = gram[np.ix_(keep, keep)], len(keep)
-    return float(block.sum() - np.trace(block)) / (k * (k - 1)) if k > 1 else math.nan
+    with np.errstate(invalid="ignore"):  # of a run that diverges
+        return float(block.sum() - np.trace(block)) / (k * (k - 1)) if k > 1 else math.nan
 
 
 def _jackknife(statistic: Callable[[np.ndarray], float], k: int) -> tuple[float, float]:

@@ -1,5 +1,4 @@
-"""Scores that cannot leave a range: inner products of vectors of length 1, times constants. Or those that were meant to
-be such, of numbers that were made length 1 along the batch."""
+"""Scores that cannot leave a range: inner products of vectors of length 1, times constants."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +9,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
 from diagnostics.monitor import functions
-from diagnostics.monitor.masks import is_left_out
-
-EXAMPLES = 8  # of so many rows no feature has length 1 by chance; behind a batch norm its square is their number
-VIEWS = 1, 2  # of the examples, each made length 1 and then put below each other
 
 
 class Cosines:
-    """`given`: of each call that expects logits and is given such scores, the largest there can be; and the classes.
-    `across`: whether they are products of rows whose columns have length 1."""
+    """`given`: of each call that expects logits and is given such scores, the largest there can be; and the classes."""
 
     def __init__(self) -> None:
         self.given: list[tuple[Tensor, int]] = []
-        self.across: list[Tensor] = []
         self._most = WeakTensorKeyDictionary()  # of each such tensor of scores
-        self._across = WeakTensorKeyDictionary()
 
     @torch.no_grad()
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
@@ -38,21 +30,14 @@ class Cosines:
             if bias is None and _is_matrix(x) and _is_matrix(y):
                 unit = stats.of_length_one(x, -1) & stats.of_length_one(y, -1 if func in functions.LINEAR else -2)
                 self._most[out] = torch.where(unit, 1.0, torch.inf)
-                if x.dim() == 2 and len(x) >= EXAMPLES:
-                    along = [stats.of_length_one(x / views**0.5, 0) for views in VIEWS]
-                    self._across[out] = torch.stack(along).any() & ~stats.of_length_one(x, 1)
         elif x in self._most:
-            factor = x.new_ones(()) if is_left_out(func, args, kwargs) else _factor(func, args)
+            factor = _factor(func, args)
             if factor is not None:
                 self._most[out] = self._most[x] * factor
-                if x in self._across:
-                    self._across[out] = self._across[x]
 
     def logits(self, x: Tensor, classes: int) -> None:
         if x in self._most and x.dim() > classes:
             self.given.append((self._most[x], x.shape[classes]))
-        if x in self._across:
-            self.across.append(self._across[x])
 
 
 def _is_matrix(x: Any) -> bool:

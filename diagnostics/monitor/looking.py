@@ -4,7 +4,6 @@ With a closure everything comes from one extra forward after the update; without
 """
 
 import math
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import stats
-from diagnostics.monitor import describe, dropping, ending, forwards, order, symmetry, transfer
+from diagnostics.monitor import describe, dropping, ending, forwards, order, strangers, symmetry, transfer
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.averaged import Averaged
 from diagnostics.monitor.beside import Beside
@@ -55,7 +54,7 @@ class Looking:
         self._compared, self._averaged = Compared(), Averaged()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
-        self._strangers: list[tuple[str, weakref.ref]] = []
+        self._strangers: list[strangers.Stranger] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
         self._frozen: Frozen | None = None
         self._looks = 0
@@ -109,7 +108,7 @@ class Looking:
         if len(bounds) == len(given):  # all that a softmax is taken of
             most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
-        found["across_batch"] = any(bool(each) for observer in observers for each in observer.losses.cosines.across)
+        found["across_batch"] = any(observer.losses.sideways.told for observer in observers)
         found["mean_count"] = max((float(each) for one in observers for each in one.losses.counts), default=None)
         found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
@@ -132,7 +131,7 @@ class Looking:
         last = observers[-1].cuts.steps
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
-        self._strangers = [each for observer in observers for each in self._made(observer)]
+        self._strangers = [each for one in observers for each in strangers.made(one.strangers, one.modules)]
         others = [each() for observer in observers for each in observer.others]
         self._beside.meet(each for each in others if each is not None)
         if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
@@ -162,19 +161,9 @@ class Looking:
             self._note(frozen_random=self._frozen.names)
 
     def _look_for_strangers(self) -> None:
-        """Parameters that a forward used, and that are gone: the model made them there."""
-        gone = [owner for owner, parameter in self._strangers if parameter() is None]
-        self._strangers = []
+        gone, self._strangers = strangers.gone(self._strangers), []
         if gone:
-            self._note(made_in_forward=list(dict.fromkeys(gone)))
-
-    def _made(self, observer: Observer) -> Iterator[tuple[str, weakref.ref]]:
-        """Parameters that a forward made, or modules that it made have. One of a module that was there may be made anew
-        and kept, as a codebook."""
-        before = {id(module) for module in observer.modules.values()}
-        there = (module for module in self._model.modules() if id(module) in before)
-        kept = {id(parameter) for module in there for parameter in module._parameters.values() if parameter is not None}
-        yield from (each for each in observer.strangers if id(each[1]()) not in kept)
+            self._note(made_in_forward=gone)
 
     def _look_at_targets(self, record: Record, loss: Any, observers: list[Observer]) -> None:
         """`observers`: of closures."""

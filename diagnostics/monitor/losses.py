@@ -11,6 +11,7 @@ from torch import Tensor
 from diagnostics import stats
 from diagnostics.monitor import functions
 from diagnostics.monitor.cosines import Cosines
+from diagnostics.monitor.sideways import Sideways
 
 SEEN_ROWS = 256  # enough to know what it is, and cheap for a vocabulary of any size
 LABELS = 16  # of fewer, none may be -1 by chance
@@ -28,7 +29,7 @@ class Losses:
         # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
         self.unsigned: list[tuple[str, Tensor, Tensor]] = []
         self.guesses: list[tuple[float, Tensor]] = []  # log C of each mean cross-entropy, and what it returned
-        self.cosines = Cosines()
+        self.cosines, self.sideways = Cosines(), Sideways()
 
     @torch.no_grad()
     def given(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -37,6 +38,7 @@ class Losses:
             dim = functions.argument(args, kwargs, 1, "dim")  # of cross_entropy the second argument is the target
             classes = dim if isinstance(dim, int) else min(1, x.dim() - 1)
             self.cosines.logits(x, classes)
+            self.sideways.logits(x)
             self.probabilities.append(stats.is_distribution(stats.softmax_rows(x.detach(), classes)[:SEEN_ROWS], 1))
         elif func in functions.DIVERGENCE and _has_numbers(x := functions.argument(args, kwargs, 0, "input")):
             seen = x.detach()[:SEEN_ROWS]
@@ -52,6 +54,7 @@ class Losses:
     @torch.no_grad()
     def returned(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         self.cosines.follow(func, args, kwargs, out)
+        self.sideways.follow(func, args, kwargs, out)
         if func is F.cross_entropy and functions.argument(args, kwargs, 2, "weight") is None:
             self._guess(functions.argument(args, kwargs, 0, "input"), kwargs, out)
         if func not in functions.SIGNED:

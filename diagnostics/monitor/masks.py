@@ -19,12 +19,6 @@ KINDS = 3  # of tokens left out: so many are no padding
 LEAST = 16  # tokens in sight, so that they are not one kind by chance
 
 
-def is_left_out(func: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether a call gives some numbers a value that no softmax hears."""
-    value = functions.argument(args, kwargs, 2, "value") if func in MASKING else None
-    return isinstance(value, int | float) and value <= LOW
-
-
 class Masks:
     """Tokens that are embedded, and which keys of each sequence attention leaves out. Small, and held for a forward."""
 
@@ -40,8 +34,10 @@ class Masks:
             self._add(kwargs.get("key_padding_mask"), True)
         elif func in functions.ATTENTION:
             self._add(_a_row(functions.argument(args, kwargs, 3, "attn_mask")), False)
-        elif is_left_out(func, args, kwargs):
-            self._add(_a_row(functions.argument(args, kwargs, 1, "mask")), True)
+        elif func in MASKING:
+            value = functions.argument(args, kwargs, 2, "value")
+            if isinstance(value, int | float) and value <= LOW:
+                self._add(_a_row(functions.argument(args, kwargs, 1, "mask")), True)
 
     def _add(self, mask: Tensor | None, true_is_out: bool) -> None:
         if mask is not None and mask.dim() == 2:

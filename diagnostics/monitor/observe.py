@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
-from diagnostics.monitor import attention, describe, functions, places, sequences
+from diagnostics.monitor import attention, describe, functions, places, sequences, strangers
 from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, comparison
 from diagnostics.monitor.cuts import CUTS, Cuts
@@ -80,7 +80,7 @@ class Observer(TorchFunctionMode):
         self.comparisons: list[Comparison] = []  # of the loss, with targets
         self.softmax_of_one: list[str] = []  # whose output is 1, whatever it is given
         self.softmax_astray: list[str] = []  # of these, those that lie along another axis than the last
-        self.strangers: list[tuple[str, weakref.ref]] = []  # parameters in the forward that were not the model's before
+        self.strangers: list[strangers.Stranger] = []
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
@@ -266,7 +266,7 @@ class Observer(TorchFunctionMode):
             if isinstance(each, nn.Parameter) and not self.graph.knows(each):
                 self.others.append(weakref.ref(each))
                 if self._stack and each.requires_grad:
-                    self.strangers.append((self._stack[-1].name, self.others[-1]))
+                    self.strangers += strangers.met(self._stack[-1].name, each, self.modules)
 
     def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them

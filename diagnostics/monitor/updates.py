@@ -277,6 +277,8 @@ class Updates:
         update.left = Left(list(tensors.values())) if update.plan.measured and self._closure() else None
         if update.slope is not None and not self._sharded:
             update.values["slope"] = update.slope
+            if update.downhill is not None:
+                update.values["downhill"] = update.downhill
 
     # -- sentinel ------------------------------------------------------------------------------------------------------
 

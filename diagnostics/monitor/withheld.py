@@ -1,5 +1,5 @@
 """Parameters that the backward passes of the first update left without a gradient: those that the closure's loss has
-one for, and those that it depends on without having one, as through argmax."""
+one for, those that it depends on without having one, as through argmax, and those that it does not depend on."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -11,11 +11,13 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.monitor import describe, forwards, functions
 
+FEW = 8  # parameters that are asked one by one whether anything depends on them
 CHANGED = 1e-3  # of the loss: more than rounding, where weights are moved by as much as they are large
 
 
 def names(model: nn.Module, closure: Callable[[], Any]) -> dict[str, list[str]]:
-    """As entries of the run: "withheld" and "by_value". Nothing where the loop has removed all gradients by now."""
+    """As entries of the run: "withheld", "by_value", "unused". Nothing where the loop has removed all gradients by
+    now."""
     trained = {name: each for name, each in describe.unwrap(model).named_parameters() if each.requires_grad}
     without = {name: each for name, each in trained.items() if each.grad is None}
     if not without or len(without) == len(trained):
@@ -24,7 +26,7 @@ def names(model: nn.Module, closure: Callable[[], Any]) -> dict[str, list[str]]:
         gradients = torch.autograd.grad(closure(), list(without.values()), allow_unused=True)
     given = {name for name, each in zip(without, gradients, strict=True) if each is not None and bool(each.any())}
     rest = {name: each for name, each in without.items() if name not in given}
-    found = {"withheld": given, "by_value": _depended_on(model, closure, rest)}
+    found = {"withheld": given, "by_value": _depended_on(model, closure, rest), "unused": _unused(model, closure, rest)}
     return {entry: [describe.plain_name(name) for name in without if name in some] for entry, some in found.items()}
 
 
@@ -38,13 +40,21 @@ def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mappi
     return used if used and _changes(model, closure, list(used.values())) else ()
 
 
-def _changes(model: nn.Module, closure: Callable[[], Any], parameters: list[Tensor]) -> bool:
-    """Whether the loss does when these are moved; the same numbers are drawn both times."""
+def _unused(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
+    """What may be moved, and the loss is the same to the last bit."""
+    if len(parameters) > FEW or describe.is_compiled(model) or describe.compiled_frames():
+        return ()
+    return {name for name, each in parameters.items() if not _changes(model, closure, [each], 0.0)}
+
+
+def _changes(model: nn.Module, closure: Callable[[], Any], parameters: list[Tensor], enough: float = CHANGED) -> bool:
+    """Whether the loss does, by more than `enough` of it, when these are moved; the same numbers are drawn both
+    times."""
     generator = torch.Generator().manual_seed(0)
     usual = [each.detach() for each in parameters]
     moved = [each + _size(each) * torch.randn(each.shape, generator=generator).to(each) for each in usual]
     before, after = (float(forwards.loss_at(each, parameters, closure, model, None)) for each in (usual, moved))
-    return math.isfinite(after) and abs(after - before) > CHANGED * abs(before)
+    return math.isfinite(after) and abs(after - before) > enough * abs(before)
 
 
 def _size(weights: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import first_length, normalizes, raw, standardize, summed_size
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._stretches import Flat
+from diagnostics.rules._unmoved import moved_at_most
 from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
 FAR = 3.0  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
+_MOVED = "way of the weights over their size, at most"
 NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
@@ -155,6 +157,7 @@ def worse_for_long(
             "loss at start": history.start,
             "loss of a constant answer": constant,
             "share of the run": count / history.count,
+            _MOVED: np.nan if run.table("layers", ["step"]).empty else moved_at_most(run),
         },
         (standardize(run), "or put a norm before the first layer: nn.BatchNorm1d")
         if by_inputs
@@ -180,11 +183,10 @@ def began_sure_and_wrong(kind: str, run: Run) -> Finding | None:
         history.first_step,
         last if count < history.count else None,
         (),
-        f"The first loss, {number(history.start)}, is {number(times)} times that of guessing, {number(guessing)}: "
-        "before it has seen anything the network is sure, and wrong. Its first "
-        f"{counted(count, 'update')} went into taking that back.",
+        f"The first loss, {number(history.start)}, is {number(times)} times that of guessing, {number(guessing)}: the "
+        f"network begins sure, and wrong. Its first {counted(count, 'update')} went into taking that back.",
         {"loss at start": history.start, "loss of guessing": guessing, "share of the run": count / history.count},
-        _START_SMALL,
+        (*_START_SMALL, "where weights were loaded: are the classes still the same, and in the same order?"),
         (Chart("line", "scalars", ("loss",), "Loss", log=True),),
         rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \log C = {tex(guessing)}",
     )
@@ -197,8 +199,8 @@ def too_large_at_first(run: Run, *, times: float = 10.0) -> tuple[str, ...]:
         return ()
     return (
         f"make the first answers smaller: the loss began at {number(start)}, where the same answer to every input "
-        f"would have {number(constant)}. Weights of size 1 / sqrt(inputs), inputs of size 1, means in place of sums "
-        "(as over neighbours in a graph), or a norm between the layers",
+        f"would have {number(constant)}. Weights of size 1 / sqrt(inputs), inputs of size 1, means in place of sums, "
+        "or a norm between the layers",
     )
 
 
@@ -218,11 +220,13 @@ def _came_back(history: signals.Loss, constant: float, *, smooth: int = 25) -> t
     return count, int(history.steps[min(count, history.count - 1)])
 
 
-def never_came_back(finding: Finding, *, times: float = 100.0) -> bool:
-    """From a start so far off that the way back takes all updates, whatever the rate: of a squared error, answers ten
-    times as far from the targets as these are from each other."""
-    start, constant = (finding.evidence.get(name, np.nan) for name in ("loss at start", "loss of a constant answer"))
-    return finding.cause == START_FAR_OFF and finding.last_step is None and start > times * constant
+def never_came_back(finding: Finding, *, times: float = 100.0, moved: float = 0.2) -> bool:
+    """From a start so far off that it takes the updates, not the rate: of a squared error, answers ten times as far
+    from the targets as these are from each other; and weights that could have gone a good part of their size."""
+    if finding.cause != START_FAR_OFF or finding.last_step is not None:
+        return False
+    start, constant, way = (finding.evidence[name] for name in ("loss at start", "loss of a constant answer", _MOVED))
+    return start > times * constant and way > moved
 
 
 def _thrown_by_inputs(run: Run, start: float, allowed: float) -> bool:

@@ -58,9 +58,9 @@ def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     others are without, or all of its matrices: what gets a gradient then is a scale or a bias behind them.
 
     An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it,
-    and so does what took no part in the forward.
+    and so does what took no part in the forward, or what nothing depends on.
     """
-    beside = _not_trained(run) | set(run.meta.get("idle") or [])
+    beside = _not_trained(run) | set(run.meta.get("idle") or []) | set(run.meta.get("unused") or [])
     at = [index for index, name in enumerate(names) if str(name) not in beside]
     absent = (missing[:, at] == 1).all(0)
     count, stays = int(absent.sum()), absent & still(run)[at]

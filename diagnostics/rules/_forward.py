@@ -22,8 +22,8 @@ def made_in_forward(run: Run) -> Iterator[Finding]:
         signals.first_step(run),
         (),
         (
-            f"The forward of {within} makes parameters of its own and throws them away: each call computes something "
-            "else, at random, and no update ever reaches them."
+            f"The forward of {within} makes parameters of its own and throws them away: each call makes new ones, and "
+            "no update ever reaches them."
         ),
         {"modules": float(len(owners))},
         ("make the layer once, in __init__, as an attribute of the module: self.out = nn.Linear(...)",),

@@ -96,7 +96,7 @@ def bounded_scores(kind: str, run: Run, history: signals.Loss, *, least: float =
     """Cosines that a softmax is taken of, with a factor so small that the best answer there can be is next to none: the
     least loss is so large a part of log C. With the usual factors, of 2 and more, it is far less."""
     chance, floor = _least_cross_entropy(run)
-    if not floor >= least * chance or not history.end >= least * history.start:
+    if not floor >= least * chance or not history.end >= max(floor, least * history.start):
         return None
     return _bounded(kind, run, history, chance, floor)
 
@@ -107,7 +107,8 @@ def near_its_bound(
     """As information, where the least loss of such cosines is a large part of log C, and most of the way there is gone:
     what is left of the loss tells nothing of what was learned."""
     chance, floor = _least_cross_entropy(run)
-    if not floor >= much * chance or not history.start - history.end >= most * (history.start - floor) > 0:
+    gained = history.start - history.end
+    if not floor >= much * chance or not history.start - floor >= gained >= most * (history.start - floor):
         return None
     return replace(_bounded(kind, run, history, chance, floor), severity="info")
 

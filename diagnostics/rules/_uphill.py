@@ -1,7 +1,8 @@
 """Updates that go up the gradient, by an optimizer or a loop that is written by hand.
 
-Momentum goes uphill too, where it swings back, but on average it goes down; a decay of the weights that the loss holds
-up stands across the gradient rather than along it.
+Momentum goes uphill too, where it swings back, but on average it goes down. A decay of weights that the loss holds up
+may go uphill for long, and an ascent in some of them for ever: where the optimizer has a decay nothing is told, and
+where the loss grew by little it is information.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._far_targets import COMPARISONS
 from diagnostics.rules._finding import Chart, Finding
@@ -18,34 +18,33 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 ERRORS = {*COMPARISONS, "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
+DECAYS = ("weight_decay", "decay", "wd", "lambd", "l2")
 
 
 def uphill(
     run: Run,
     *,
     measured: int = 5,
-    along: float = 0.3,  # cosine of update and gradient; of hundreds of weights at random it is a hundredth
+    along: float = 0.5,  # cosine of update and gradient, 60 degrees: it is most of what the update does
     nearly_all: float = 0.8,  # of the updates; what has blown up turns about
+    much: float = 10.0,  # times the first loss
 ) -> Iterator[Finding]:
-    history = signals.loss(run)
-    table = run.table("scalars", ["step", "slope", "grad_norm", "update_norm"])
-    slopes, gradients, lengths = (signals.array(table, name) for name in ("slope", "grad_norm", "update_norm"))
-    cosines = slopes / (gradients * lengths)
-    steps, cosines = table["step"].to_numpy()[np.isfinite(cosines)], cosines[np.isfinite(cosines)]
-    grew = signals.first_nonfinite(run) is not None or history.end > history.start
-    if len(cosines) < measured or not grew or optimizer.hyperparameter(run, "maximize", False):
+    history, lost = signals.loss(run), signals.first_nonfinite(run) is not None
+    if not (lost or history.end > history.start) or _is_meant(run):
         return
+    steps, cosines = _cosines(run)
+    up = cosines > 0
     cosine = signals.median(cosines)
-    if not ((cosines > 0).mean() >= nearly_all and cosine > along):
+    if len(cosines) < measured or not (up.mean() >= nearly_all and cosine > along):
         return
     is_error = signals.loss_calls(run)[-1] in ERRORS or run.meta.get("guessing")
     told = found(
         "uphill",
-        int(steps[cosines > 0][0]),
+        int(steps[up][0]),
         (),
         (
-            f"The updates go up the gradient, not down: at {int((cosines > 0).sum())} of {len(cosines)} measured "
-            f"updates the weights moved along it (cosine {number(cosine)}), and the loss grows."
+            f"The updates go up the gradient, not down: at {int(up.sum())} of {len(cosines)} measured updates the "
+            f"weights moved along it (cosine {number(cosine)}), and the loss grows."
         ),
         {"cosine of update and gradient": cosine, "measured updates": float(len(cosines))},
         (
@@ -55,6 +54,23 @@ def uphill(
         ),
         r"\mathcal{J}(\theta + u) \approx \mathcal{J}(\theta) + \nabla\mathcal{J}^\top u,\quad "
         r"\nabla\mathcal{J}^\top u > 0",
-        severity="critical" if is_error or signals.first_nonfinite(run) is not None else "info",
+        severity="critical" if lost or (is_error and history.end > much * history.start > 0) else "info",
     )
     yield replace(told, charts=(Chart("line", "scalars", ("loss",), "Loss", log=True), *told.charts[1:]))
+
+
+def _is_meant(run: Run) -> bool:
+    groups = run.meta.get("hyperparameters") or []
+    decays = any(isinstance(each, float | int) and each > 0 for group in groups for each in map(group.get, DECAYS))
+    return decays or any(group.get("maximize") for group in groups)
+
+
+def _cosines(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and cosines of the update with the gradient, as the backward pass left it if that was ever known."""
+    names = ["step", "slope", "downhill", "grad_norm", "grad_norm_unclipped", "update_norm"]
+    table = run.table("scalars", names)
+    received, left, norm, unclipped, lengths = (signals.array(table, name) for name in names[1:])
+    known = np.isfinite(left).any()
+    cosines = (left if known else received) / (np.where(known & np.isfinite(unclipped), unclipped, norm) * lengths)
+    kept = np.isfinite(cosines)
+    return table["step"].to_numpy()[kept], cosines[kept]

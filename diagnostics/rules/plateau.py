@@ -136,7 +136,7 @@ def check(run: Run) -> Iterator[Finding]:
     if not any(each.alarm for each in told):
         history = signals.loss(run)
         facts = (near_its_bound(KIND, run, history), blind_so_far(KIND, run, history), began_sure_and_wrong(KIND, run))
-        told = [each for each in facts if each] or told
+        told = [each for each in facts if each] + [each for each in told if each.cause] or told
     yield from told
 
 

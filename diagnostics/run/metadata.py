@@ -73,6 +73,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "withheld": [],
     "wrong_backward": [],
     "by_value": [],
+    "unused": [],
 }
 _DEFAULTS: dict[str, Any] = {
     "name": "",

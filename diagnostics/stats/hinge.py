@@ -1,6 +1,7 @@
 """Labels of a hinge loss, max(0, 1 - t y), read off its gradient: -t where it is above 0, and none where it is not.
 
-Those without a gradient add nothing, if they are right by a margin, or 1 each, if their label is 0.
+Those without a gradient add nothing, if they are right by a margin, or 1 each, if their label is 0. (So does what a
+clipped loss, as min(1, 1 - y), says of an output below 0; there no output below 0 has a gradient.)
 """
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from diagnostics.stats.norms import wide
 
-_WHOLE = 1e-2  # how near a whole number the sum of what they add must come
+_WHOLE = 1e-2  # how near a whole number the sum of what they add must come; by chance one in fifty does
 
 
 def labels_of_zero(
@@ -29,5 +30,6 @@ def labels_of_zero(
         & ((silent - zeros).abs() <= _WHOLE)
         & (zeros >= 0)
         & (zeros <= (~heard).sum())
+        & ((heard & (y < 0)).any() | (zeros > (~heard & (y <= 0)).sum()))
     )
     return torch.where(is_hinge, zeros / len(y), torch.nan).float()

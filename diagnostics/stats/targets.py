@@ -70,7 +70,9 @@ class Form:
                 error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
             seen = moments(t, crossed=False)
             rounded = _rounded(output, error / times, t) * y.shape[1]
-            return Targets(self, seen, error, alone, None, len(output), outside, None, times, placed, rounded=rounded)
+            return Targets(
+                self, seen, error, alone, None, len(output), outside, times=times, placed=placed, rounded=rounded
+            )
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
         y, g = (x.movedim(self.classes, -1).reshape(-1, x.shape[self.classes]) for x in (y, g))
@@ -91,7 +93,7 @@ class Form:
         total = None if total is None else total.where(hot, torch.nan)
         alone = hot & possible & (not self.weighted)
         error = torch.where(possible, error, torch.nan)
-        rounded = _rounded(output, error / times, t)
+        rounded = _rounded(output, error / times, t, classes=True)
         return Targets(
             self, seen, error, alone, total, len(output), times=times, sums_to_one=sums_to_one, rounded=rounded
         )
@@ -143,10 +145,8 @@ class Targets:
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
         both = Within(a.batches + b.batches, a.examples + b.examples, a.scatter + b.scatter)
-        seen, rounded = (
-            merge(self.seen, other.seen),
-            torch.maximum(*map(torch.as_tensor, (self.rounded, other.rounded))),
-        )
+        seen = merge(self.seen, other.seen)
+        rounded = torch.maximum(torch.as_tensor(self.rounded), torch.as_tensor(other.rounded))
         return replace(other, seen=seen, log_total=None, outside=None, earlier=both, rounded=rounded)
 
     def only(self, proven: Bool[Tensor, ""]) -> "Targets":
@@ -224,9 +224,13 @@ class Targets:
         return same & spread & (whole.within.batches >= REPEATED)
 
 
-def _rounded(output: Tensor, error: Float[Tensor, ""], t: Tensor) -> Float[Tensor, ""]:
-    """What rounding may leave of the mean square of targets: they are differences of outputs and errors."""
-    return (_ROUNDINGS * torch.finfo(output.dtype).eps) ** 2 * (error + t.square().mean())
+def _rounded(output: Tensor, error: Float[Tensor, ""], t: Tensor, classes: bool = False) -> Float[Tensor, ""]:
+    """What rounding may leave of the mean square of targets: they are differences, in float32, of outputs, or the
+    probabilities of `classes`, and errors, which are rounded as the outputs are."""
+    fine = torch.finfo(torch.float32).eps
+    coarse = max(fine, torch.finfo(output.dtype).eps)
+    each, own = coarse**2, (coarse if classes else fine) ** 2
+    return _ROUNDINGS**2 * (each * error + own * t.square().mean())
 
 
 def _are_classes(t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Bool[Tensor, ""]:
