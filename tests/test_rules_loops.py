@@ -130,6 +130,24 @@ def test_a_layer_that_takes_no_part_is_not_cut_off(tmp_path, cut, expected):
     assert diagnostics.load(tmp_path).meta["idle"] == unused
 
 
+@pytest.mark.parametrize(("used", "expected"), [(True, [("wiring", "detached")]), (False, [])])
+@pytest.mark.every_case
+def test_a_parameter_that_nothing_depends_on_is_not_cut_off(tmp_path, used, expected):
+    """Of a module that takes part."""
+
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature, self.body = nn.Parameter(torch.ones(())), network()
+
+        def forward(self, x):
+            return self.body(x) * (self.temperature.detach() if used else 1)
+
+    model = Tempered()
+    assert alarms(watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), cross_entropy)) == expected
+    assert diagnostics.load(tmp_path).meta["unused"] == ([] if used else ["temperature"])
+
+
 class Pair(nn.Module):
     """What the words' layer gives goes on to the head, or nowhere, between layers that learn."""
 

@@ -27,6 +27,7 @@ SHARES = {  # of 1
     "lost_fraction",
     "zero_fraction",
     "gradient_alignment",
+    "dropout_noise",
 }
 SPOKEN = {  # columns whose names say too little beside another
     "constant_loss": "the same answer to every input",

@@ -275,10 +275,8 @@ class Updates:
         update.values |= found
         update.downhill = self._downhill.slope(change, update.slope, self._scaler.scale())
         update.left = Left(list(tensors.values())) if update.plan.measured and self._closure() else None
-        if update.slope is not None and not self._sharded:
-            update.values["slope"] = update.slope
-            if update.downhill is not None:
-                update.values["downhill"] = update.downhill
+        slopes = {} if self._sharded else {"slope": update.slope, "downhill": update.downhill}
+        update.values |= {name: slope for name, slope in slopes.items() if slope is not None}
 
     # -- sentinel ------------------------------------------------------------------------------------------------------
 
