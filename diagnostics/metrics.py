@@ -137,7 +137,7 @@ _TABLES = (
                 "rows of a last softmax whose targets, compared one by one, do not sum to about 1",
             ),
             Metric("input_sum", "", "sum of what the model was given in this update's last forward"),
-            Metric("equal_examples", "", "1 if all examples that it was given then are equal, 0 if not"),
+            Metric("equal_examples", "", "share of the examples that it was given then that are one and the same"),
             Metric(
                 "equal_outputs",
                 "",

@@ -134,6 +134,45 @@ def test_a_memory_of_one_array(tmp_path, closure):
     assert told == {"alias": [("one-example", "critical")], "copies": []}
 
 
+def counts(cut):
+    """Of 16 channels, scaled to [0, 1]; `cut`: to integers, as where they are written into the array they came from."""
+    draw = torch.Generator().manual_seed(0)
+    classes = torch.randint(3, (960,), generator=draw)
+    x = torch.randn(960, 16, generator=draw) + classes[:, None] * torch.randn(16, generator=draw)
+    x = (x - x.amin(0)) / (x.amax(0) - x.amin(0))
+    return (x.floor() if cut else x), classes
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("cut", "expected"), [(True, [("one-example", "warning")]), (False, [])])
+@pytest.mark.every_case
+def test_numbers_that_are_cut_to_integers(cut, expected, tmp_path):
+    torch.manual_seed(0)
+    x, y = counts(cut)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def batch(update):
+        chosen = torch.randint(960, (64,), generator=torch.Generator().manual_seed(update))
+        return x[chosen], y[chosen]
+
+    assert causes(model, tmp_path, batch, updates=200) == expected
+
+
+@pytest.mark.exhaustive
+def test_sparse_data_tell_something(tmp_path):
+    """Nine of ten are empty, and the others' class can be seen."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def batch(update):
+        draw = torch.Generator().manual_seed(update)
+        seen = torch.rand(64, generator=draw) < 0.08
+        y = torch.where(seen, torch.randint(1, 3, (64,), generator=draw), 0)
+        return F.one_hot(y, 16).float() * seen[:, None], y
+
+    assert causes(model, tmp_path, batch, updates=200) == []
+
+
 @pytest.mark.exhaustive
 def test_several_samples_for_one_example_are_information(tmp_path):
     """A policy gradient of one state an update: no targets."""

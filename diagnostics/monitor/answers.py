@@ -95,11 +95,8 @@ class Answers:
             self._choose(one.found, float(loss), one.slack)
         found = self._compared(one, loss) if len(self._forms) == 1 else {}
         found |= {} if one.alike is None else {"equal_outputs": one.alike}
-        found |= (
-            {}
-            if one.undecided is None
-            else {"zero_labels": stats.labels_of_zero(*one.undecided, torch.as_tensor(loss))}
-        )
+        if one.undecided is not None:
+            found["zero_labels"] = stats.labels_of_zero(*one.undecided, torch.as_tensor(loss))
         return found if one.below is None else found | {"unreachable_fraction": one.below}
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
@@ -223,17 +220,25 @@ class _Pass:
 
 
 def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
-    """Whether the examples of a batch are all one, by everything that there is as many of."""
+    """How many of the examples of a batch are one, by everything that there is as many of."""
     batch = [x for x in inputs[:1] if x.dim() and len(x) >= FEWEST and x.numel() >= 2 * len(x)]  # not a time alone
     batch += [x for x in inputs[1:] if batch and x.dim() and len(x) == len(batch[0])]
     if not batch:
         return {}
-    found = {"equal_examples": torch.stack([(x == x[:1]).all() for x in batch]).all()}
+    found = {"equal_examples": _equal_share(batch)}
     if not functions.holds_tokens(batch[0]) or any(x.is_floating_point() or x.is_complex() for x in batch):
         return found
     # Lengths and labels of a model that computes its loss tell no text; a mask is one token itself.
     texts = [_are_of_one_token(x.long()) for x in batch if functions.holds_tokens(x)]
     return found | {"one_token": torch.stack(texts).all()}
+
+
+def _equal_share(batch: list[Tensor]) -> Tensor:
+    """Of the examples, those that are one and the same, if most are: then it has the median sum."""
+    rows = [x.reshape(len(x), -1) for x in batch]
+    sums = torch.stack([(x.abs() if x.is_complex() else x).float().sum(1) for x in rows]).sum(0)
+    at = (sums - sums.nanmedian()).abs().nan_to_num(torch.inf).argmin()
+    return torch.stack([(x == x.index_select(0, at[None])).all(1) for x in rows]).all(0).float().mean()
 
 
 def _alike(output: Tensor, gradient: Tensor) -> Tensor | None:

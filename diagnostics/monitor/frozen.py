@@ -61,7 +61,7 @@ def is_drawn(weight: Tensor) -> bool:
     inside = math.prod(weight.shape[2:])
     inputs, outputs = weight.shape[1] * inside, weight.shape[0] * inside
     w = weight.reshape(-1)[:: 1 + weight.numel() // MOST].double()
-    n, edge = len(w), float(weight.abs().max())
+    n, edge = len(w), float(w.abs().max())
     mean, square, fourth = (float(w.pow(power).mean()) for power in (1, 2, 4))
     if not square > 0 or abs(mean) > ERRORS * (square / n) ** 0.5:
         return False

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from diagnostics.monitor.distributed import is_dtensor
 
 
 class Stranger(NamedTuple):
@@ -17,7 +19,7 @@ class Stranger(NamedTuple):
 def met(owner: str, parameter: nn.Parameter, modules: Mapping[str, nn.Module]) -> Iterator[Stranger]:
     """None where it is a copy of one of the model's, as of a teacher that is copied for each forward."""
     there = (each for module in modules.values() for each in module._parameters.values() if each is not None)
-    if not any(each.shape == parameter.shape and torch.equal(each, parameter) for each in there):
+    if not any(_are_equal(each, parameter) for each in there):
         yield Stranger(owner, weakref.ref(parameter), parameter.shape)
 
 
@@ -29,6 +31,11 @@ def made(strangers: Sequence[Stranger], modules: Mapping[str, nn.Module]) -> lis
 def gone(strangers: Sequence[Stranger]) -> list[str]:
     """Owners of those that nobody has kept."""
     return list(dict.fromkeys(each.owner for each in strangers if each.parameter() is None))
+
+
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    comparable = type(a) is type(b) and a.device == b.device and a.layout == b.layout == torch.strided
+    return comparable and a.shape == b.shape and not a.is_meta and not is_dtensor(a) and torch.equal(a, b)
 
 
 def _shapes(module: nn.Module | None) -> set[torch.Size]:

@@ -6,9 +6,11 @@ Source: NumPy and PyTorch, where a list of an array that is reused holds the sam
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._far_targets import COMPARISONS
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 _WITH_TARGETS = (*COMPARISONS, "cross_entropy", "nll_loss")  # `binary_` and others too, by a part of their names
@@ -18,6 +20,7 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     """In all that was measured, while from batch to batch it is another. Answers of which several are drawn for one
     example, as a policy's are, are compared with no targets: there it is information."""
     yield from _one_token(run, measured)
+    yield from _nearly_one(run, measured)
     steps = signals.always(run, "equal_examples", measured)
     # Over all that was seen, and so between the batches; less is rounding.
     deviations, sizes = (run.matrix("inputs", column)[2][-1:] for column in ("std", "batch_rms"))
@@ -39,6 +42,30 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
             "print a batch's rows as the model gets them",
         ),
         severity=unless_it_learns(run, "critical") if compared else "info",
+    )
+
+
+def _nearly_one(run: Run, measured: int, *, nearly: float = 0.9) -> Iterator[Finding]:
+    """In a run that learned nothing, and does not: of sparse data most may be empty, and the rest tells something."""
+    steps, shares = signals.column(run, "equal_examples")
+    share = signals.median(shares)
+    if len(shares) < measured or not nearly <= share < 1 or not explained_late(run).is_nothing(LITTLE):
+        return
+    history = signals.loss(run)
+    if signals.trend(history.after(history.middle_step)).z > 3:
+        return
+    yield found(
+        "one-example",
+        int(steps[0]),
+        (),
+        f"Of the examples of a batch {number(100 * share)} % are one and the same: there is next to nothing to tell.",
+        {"share of equal examples": share, "batches": float(len(shares))},
+        (
+            "print a batch's rows as the model gets them: scaled numbers that are written into an array of integers "
+            "become 0, and so does what a wrong file or column holds",
+            "convert before scaling: x.astype(np.float32)",
+        ),
+        severity="warning",
     )
 
 

@@ -123,7 +123,7 @@ examples of a batch have in common, which then is their class.
 *Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more;
 `x += noise` adds to it, and after $k$ epochs the variance of the noise is $k$ times that of one.
 
-*One example*: a list of an array that is reused holds that array many times over, and what was last written to it.
+*One example*: a list of an array that is reused holds it many times over; in an array of integers all below 1 is 0.
 
 *One class*: `mask / 255` as an integer is 0 nearly everywhere, and so is the label of a file that was not found. The
 bias of the last layer alone brings such a loss to 0, and all looks well.
@@ -278,7 +278,7 @@ def check(
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token", "wrong-backward", "state-unstored", "uphill",
+    "mask-inverted", "one-token", "one-example", "wrong-backward", "state-unstored", "uphill",
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),
