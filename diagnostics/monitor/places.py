@@ -104,4 +104,4 @@ def heads(places: Tensor) -> int | None:
 def is_last(places: Tensor) -> bool:
     """Whether the units lie along the last dimension alone, in order."""
     *others, (_, stride) = zip(places.shape, places.stride(), strict=True)
-    return stride == 1 and places.storage_offset() == 0 and not any(s for n, s in others if n > 1)
+    return bool(stride == 1 and places.storage_offset() == 0) and not any(s for n, s in others if n > 1)

@@ -38,4 +38,4 @@ def _rises_downhill(run: Run, *, times: float = 2.0, measured: int = 10, short: 
     _, over = steps_made.overshoots(run)
     start = abs(signals.level(history.values[: history.window]))
     above = history.values > times * start
-    return len(over) >= measured and above.mean() >= 0.1 and 0 < signals.median(over) < short
+    return len(over) >= measured and bool(above.mean() >= 0.1) and 0 < signals.median(over) < short
