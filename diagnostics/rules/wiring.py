@@ -184,7 +184,7 @@ noisy answers to each, look like a memory of one array. The gradient of one step
 fixed point: its other steps belong under `torch.no_grad()`. A reward whose negative is the loss, and that still grows
 at the end, is taken for a loss without a floor. All labels may be of one class on purpose, as where a head waits for
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
-between. A forecast may be one number for all times on purpose, and is taken for a head that is shared.
+between. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be meant.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
