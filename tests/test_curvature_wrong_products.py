@@ -206,7 +206,8 @@ def test_a_penalty_on_gradients_through_a_small_norm(norm, axis):
     written = exact_by(lambda: loss(written_out), tuple(model.parameters()))
     assert estimate.eigenvalues == pytest.approx(written[:5], rel=1e-2)
     assert estimate.method == "differences"
-    assert any("double backward is not symmetric" in note for note in estimate.notes)
+    reasons = ("double backward is not symmetric", "no double backward")  # of a batch norm, since torch 2.15
+    assert any(reason in note for note in estimate.notes for reason in reasons)
 
 
 def test_the_same_number_of_other_weights_is_not_warm():

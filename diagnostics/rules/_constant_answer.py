@@ -155,6 +155,7 @@ def worse_for_long(
         + (_of_raw_inputs(run) if by_inputs else f" {how_far(run, targets)}." if targets else ""),
         {
             "loss at start": history.start,
+            "loss at end": history.end,
             "loss of a constant answer": constant,
             "share of the run": count / history.count,
             _MOVED: np.nan if run.table("layers", ["step"]).empty else moved_at_most(run),
@@ -221,12 +222,14 @@ def _came_back(history: signals.Loss, constant: float, *, smooth: int = 25) -> t
 
 
 def never_came_back(finding: Finding, *, times: float = 100.0, moved: float = 0.2) -> bool:
-    """From a start so far off that it takes the updates, not the rate: of a squared error, answers ten times as far
-    from the targets as these are from each other; and weights that could have gone a good part of their size."""
+    """From a start so far off that it takes the updates, not the rate, and far off to the end: of a squared error,
+    answers ten times as far from the targets as these are from each other; and weights that could have gone a good part
+    of their size."""
     if finding.cause != START_FAR_OFF or finding.last_step is not None:
         return False
-    start, constant, way = (finding.evidence[name] for name in ("loss at start", "loss of a constant answer", _MOVED))
-    return start > times * constant and way > moved
+    names = ("loss at start", "loss at end", "loss of a constant answer", _MOVED)
+    start, end, constant, way = (finding.evidence[name] for name in names)
+    return start > times * constant and end > FAR * constant and way > moved
 
 
 def _thrown_by_inputs(run: Run, start: float, allowed: float) -> bool:
