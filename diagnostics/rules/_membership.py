@@ -6,7 +6,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Finding
+from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
@@ -105,6 +105,7 @@ def frozen_random(run: Run, *, updates: int = 100) -> Iterator[Finding]:
             "or train these layers too: parameter.requires_grad_(True), and give them to the optimizer",
         ),
         severity=unless_it_learns(run, "warning"),
+        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),  # of those that are trained
     )
 
 
