@@ -48,8 +48,8 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
 def _nearly_one(run: Run, measured: int, *, nearly: float = 0.9) -> Iterator[Finding]:
     """In a run that learned nothing, and does not: of sparse data most may be empty, and the rest tells something."""
     steps, shares = signals.column(run, "equal_examples")
-    share = signals.median(shares)
-    if len(shares) < measured or not nearly <= share < 1 or not explained_late(run).is_nothing(LITTLE):
+    share = float(shares.mean()) if len(shares) >= measured else 0.0
+    if not nearly <= share or (shares == 1).all() or not explained_late(run).is_nothing(LITTLE):
         return
     history = signals.loss(run)
     if signals.trend(history.after(history.middle_step)).z > 3:
