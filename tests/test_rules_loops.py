@@ -130,7 +130,15 @@ def test_a_layer_that_takes_no_part_is_not_cut_off(tmp_path, cut, expected):
     assert diagnostics.load(tmp_path).meta["idle"] == unused
 
 
-@pytest.mark.parametrize(("used", "expected"), [(True, [("wiring", "detached")]), (False, [])])
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        (lambda t: t.detach(), [("wiring", "detached")]),
+        (lambda t: (2 - t.detach()).sqrt(), [("wiring", "detached")]),  # not a number once it is moved
+        (None, []),
+    ],
+    ids=["factor", "root", "unused"],
+)
 @pytest.mark.every_case
 def test_a_parameter_that_nothing_depends_on_is_not_cut_off(tmp_path, used, expected):
     """Of a module that takes part."""
@@ -141,7 +149,7 @@ def test_a_parameter_that_nothing_depends_on_is_not_cut_off(tmp_path, used, expe
             self.temperature, self.body = nn.Parameter(torch.ones(())), network()
 
         def forward(self, x):
-            return self.body(x) * (self.temperature.detach() if used else 1)
+            return self.body(x) * (used(self.temperature) if used else 1)
 
     model = Tempered()
     assert alarms(watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), cross_entropy)) == expected

@@ -29,9 +29,11 @@ def excused(run: Run, column: str) -> NDArray:
 def until_lost(run: Run, *, more: float = 0.25, least: int = 10) -> int | None:
     """The last step to show of a run whose loss is not finite from some step on to its end: a quarter more than it
     lasted. `None` where that is most of the run, as it is of one that was stopped then."""
+    if np.isfinite(run.table("scalars", ["loss"], first=run.last_step)["loss"]).any():  # the last one alone
+        return None
     table = run.table("scalars", ["step", "loss"])
     steps, finite = table["step"].to_numpy(), np.flatnonzero(np.isfinite(table["loss"].to_numpy(float)))
-    if not len(finite) or finite[-1] == len(steps) - 1 or np.isin(steps[finite[-1] + 1 :], excused(run, "loss")).all():
+    if not len(finite) or np.isin(steps[finite[-1] + 1 :], excused(run, "loss")).all():
         return None
     lasted = int(steps[finite[-1]])
     last = lasted + max(least, int(more * lasted))

@@ -2,7 +2,7 @@
 one for, those that it depends on without having one, as through argmax, and those that it does not depend on."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,35 +26,37 @@ def names(model: nn.Module, closure: Callable[[], Any]) -> dict[str, list[str]]:
         gradients = torch.autograd.grad(closure(), list(without.values()), allow_unused=True)
     given = {name for name, each in zip(without, gradients, strict=True) if each is not None and bool(each.any())}
     rest = {name: each for name, each in without.items() if name not in given}
-    found = {"withheld": given, "by_value": _depended_on(model, closure, rest), "unused": _unused(model, closure, rest)}
+    found: dict[str, Collection[str]] = {"withheld": given}
+    if rest and not (describe.is_compiled(model) or describe.compiled_frames()):  # which would be compiled anew
+        found |= {"by_value": _depended_on(model, closure, rest), "unused": _unused(model, closure, rest)}
     return {entry: [describe.plain_name(name) for name in without if name in some] for entry, some in found.items()}
 
 
 def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
     """What is used without a graph, as a teacher or a backbone, is to stay as it is."""
-    if not parameters or describe.is_compiled(model) or describe.compiled_frames():  # which would be compiled anew
-        return ()
     with forwards.ours(model, closure), torch.enable_grad(), _Uses() as uses:
         closure()
     used = {name: each for name, each in parameters.items() if id(each) in uses.seen}
-    return used if used and _changes(model, closure, list(used.values())) else ()
+    if not used:
+        return ()
+    usual, moved = _loss(model, closure), _loss(model, closure, list(used.values()))
+    return used if math.isfinite(moved) and abs(moved - usual) > CHANGED * abs(usual) else ()
 
 
 def _unused(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
     """What may be moved, and the loss is the same to the last bit."""
-    if len(parameters) > FEW or describe.is_compiled(model) or describe.compiled_frames():
+    if len(parameters) > FEW:
         return ()
-    return {name for name, each in parameters.items() if not _changes(model, closure, [each], 0.0)}
+    usual = _loss(model, closure)
+    return {name for name, each in parameters.items() if _loss(model, closure, [each]) == usual}
 
 
-def _changes(model: nn.Module, closure: Callable[[], Any], parameters: list[Tensor], enough: float = CHANGED) -> bool:
-    """Whether the loss does, by more than `enough` of it, when these are moved; the same numbers are drawn both
-    times."""
+def _loss(model: nn.Module, closure: Callable[[], Any], moved: Sequence[Tensor] = ()) -> float:
+    """With these moved by as much as they are large; the same numbers are drawn each time."""
     generator = torch.Generator().manual_seed(0)
-    usual = [each.detach() for each in parameters]
-    moved = [each + _size(each) * torch.randn(each.shape, generator=generator).to(each) for each in usual]
-    before, after = (float(forwards.loss_at(each, parameters, closure, model, None)) for each in (usual, moved))
-    return math.isfinite(after) and abs(after - before) > enough * abs(before)
+    draws = [torch.randn(each.shape, generator=generator).to(each) for each in moved]
+    weights = [each.detach() + _size(each) * draw for each, draw in zip(moved, draws, strict=True)]
+    return float(forwards.loss_at(weights, moved, closure, model, None))
 
 
 def _size(weights: Tensor) -> Tensor:
