@@ -40,22 +40,32 @@ def test_it_is_the_variance_that_masks_add(p, inplace, noisy):
     assert float(found) == pytest.approx(float(noise / (noise + signal)), rel=0.05)
 
 
+def watched(path, model, loss_of, updates):
+    """`loss_of`: makes the loss of a batch that can be called again."""
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(updates):
+            closure = loss_of()
+            loss = closure()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=closure)
+    return diagnostics.load(path)
+
+
 def trained(path, p):
     torch.manual_seed(0)
     x = torch.randn(600, 8)
     y = (x[:, 0] * x[:, 1] > 0).long()
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(p), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(p))
     model.append(nn.Linear(32, 2))
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
-        for _ in range(300):
-            chosen = torch.randint(600, (64,))
-            loss = F.cross_entropy(model(x[chosen]), y[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda chosen=chosen: F.cross_entropy(model(x[chosen]), y[chosen]))
-    return [each.cause for each in diagnostics.diagnose(diagnostics.load(path)).alarms]
+
+    def loss_of():
+        chosen = torch.randint(600, (64,))
+        return lambda: F.cross_entropy(model(x[chosen]), y[chosen])
+
+    return [each.cause for each in diagnostics.diagnose(watched(path, model, loss_of, 300)).alarms]
 
 
 @pytest.mark.exhaustive
@@ -69,15 +79,7 @@ def test_p_taken_for_the_share_that_is_kept(p, told, tmp_path):
 def test_dropout_of_the_data_is_not_asked(tmp_path):
     """As of a denoising autoencoder, or of items that a recommender is not shown."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Dropout(0.9), nn.Linear(8, 8))
-    optimizer, x = torch.optim.Adam(model.parameters(), 1e-3), torch.randn(64, 8)
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(30):
-            loss = F.mse_loss(model(x), x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda: F.mse_loss(model(x), x))
-    run = diagnostics.load(tmp_path)
+    model, x = nn.Sequential(nn.Dropout(0.9), nn.Linear(8, 8)), torch.randn(64, 8)
+    run = watched(tmp_path, model, lambda: lambda: F.mse_loss(model(x), x), 30)
     assert run.meta["dropout"] == 0.0
     assert run.table("scalars")["dropout_noise"].isna().all()

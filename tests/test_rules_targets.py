@@ -1,6 +1,8 @@
 """Targets in an order or of a kind that the loss does not expect, attention that is sure from the start: small real
 runs, each beside the same loop without the mistake."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -142,6 +144,21 @@ def test_labels_that_are_no_probabilities(labels, expected, tmp_path):
     assert alarms(run) == ([("wiring", "targets-outside")] if expected else [])
 
 
+def watched(path, model, loss_of, labels, closure=True):
+    """Thirty updates on noise whose labels are these of it."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, path / "run", budget=ANY) as monitor:
+        for _ in range(30):
+            x = torch.randn(32, 8)
+            t = labels(x)
+            optimizer.zero_grad()
+            value = loss_of(x, t)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=partial(loss_of, x, t) if closure else None)
+    return diagnostics.diagnose(diagnostics.load(path / "run"))
+
+
 def pairs(model, x):
     """Two vectors of each example."""
     return model(x[:, :4]), model(x[:, 4:])
@@ -160,17 +177,7 @@ OF_PAIRS = {
 def test_labels_of_zero_where_they_are_1_and_minus_1(loss, labels, expected, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
-        for _ in range(30):
-            x = torch.randn(32, 8)
-            t = torch.where(x[:, 0] > x[:, 4], *labels)
-            optimizer.zero_grad()
-            value = OF_PAIRS[loss](model, x, t)
-            value.backward()
-            optimizer.step()
-            monitor.step(value, closure=lambda x=x, t=t: OF_PAIRS[loss](model, x, t))
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    found = watched(tmp_path, model, partial(OF_PAIRS[loss], model), lambda x: torch.where(x[:, 0] > x[:, 4], *labels))
     assert any(each.cause == "targets-outside" for each in found.findings) == expected
 
 
@@ -225,17 +232,11 @@ def test_labels_of_a_hinge_loss_by_its_gradient(loss, labels):
 def test_a_hinge_loss_by_hand_whose_labels_are_0_and_1(low, told, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
-        for _ in range(30):
-            x = torch.randn(32, 8)
-            t = torch.where(x[:, 0] > 0, 1.0, low)
-            optimizer.zero_grad()
-            loss = HINGES["mean"](model(x).squeeze(1), t)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss)
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+
+    def loss_of(x, t):
+        return HINGES["mean"](model(x).squeeze(1), t)
+
+    found = watched(tmp_path, model, loss_of, lambda x: torch.where(x[:, 0] > 0, 1.0, low), closure=False).alarms
     assert ["takes labels of 1 and -1, but" in each.summary for each in found] == [True] * told
 
 
@@ -244,7 +245,6 @@ def test_a_hinge_loss_by_hand_whose_labels_are_0_and_1(low, told, tmp_path):
 def test_labels_of_zero_that_leave_pairs_out(case, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def loss_of(x, t):
         a, b = pairs(model, x)
@@ -252,16 +252,7 @@ def test_labels_of_zero_that_leave_pairs_out(case, tmp_path):
             return (F.cosine_embedding_loss(a, b, t, reduction="none") * t).sum() / t.sum()
         return F.cosine_embedding_loss(a, b, t) + torch.pdist(F.normalize(a)).square().mul(-2).exp().mean().log()
 
-    with diagnostics.watch(model, optimizer, tmp_path / "run", budget=ANY) as monitor:
-        for _ in range(30):
-            x = torch.randn(32, 8)
-            t = (x[:, 0] > x[:, 4]).float()
-            optimizer.zero_grad()
-            value = loss_of(x, t)
-            value.backward()
-            optimizer.step()
-            monitor.step(value, closure=lambda x=x, t=t: loss_of(x, t))
-    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
+    found = watched(tmp_path, model, loss_of, lambda x: (x[:, 0] > x[:, 4]).float())
     assert not any(each.cause == "targets-outside" for each in found.findings)
 
 
