@@ -159,6 +159,28 @@ def test_what_is_no_gain_of_each_coordinate_is_refused_by_its_reason(kind):
         responses(optimizer, gradients)
 
 
+class Nesterov(Base):
+    """`sign`: of the momentum beside the gradient. With the wrong one an alternating gradient is still gone against."""
+
+    sign = 1.0
+
+    def direction(self, p, state):
+        velocity = state.setdefault("velocity", torch.zeros_like(p)).mul_(0.9).add_(p.grad)
+        return p.grad + self.sign * 0.9 * velocity
+
+
+class Uphill(Nesterov):
+    sign = -1.0
+
+
+def test_what_goes_up_a_constant_gradient_has_no_stable_rate():
+    optimizer, gradients = trained(Nesterov)
+    for response in responses(optimizer, gradients):  # half of rate times gain: an alternating velocity is g / 1.9
+        torch.testing.assert_close(response, torch.full_like(response, 0.1 * (1 + 0.9 / 1.9) / 2), rtol=1e-6, atol=0)
+    with pytest.raises(CurvatureError, match="no rate of it is stable"):
+        responses(*trained(Uphill))
+
+
 def test_a_watched_run_with_adafactor_has_the_ratio_of_its_next_step(tmp_path):
     """Least squares, whose Hessian is written out, in the metric of a step of the optimizer itself."""
     torch.manual_seed(0)

@@ -45,6 +45,8 @@ def measured_terms(optimizer: Optimizer, learning_rates: Sequence[float], gradie
             each.masked_fill_(unseen, 0.0)
     if not any(bool((single > 0).any()) for single in alternating):
         raise CurvatureError(f"{name} does not answer an alternating gradient")
+    if any(float(c.sum()) < 0 < float(a.sum()) for a, c in zip(alternating, constant, strict=True)):
+        raise CurvatureError(f"{name} goes up a gradient that stays the same, so that no rate of it is stable")
     if not copied.as_large(optimizer, gradients):
         raise CurvatureError(f"{name}'s update is not proportional to a gradient as large as the present one")
     groups = [
