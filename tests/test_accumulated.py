@@ -207,18 +207,27 @@ def test_training_is_bitwise_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize(
-    ("told", "closure", "cut_short"),
-    [("whole", "part", True), ("whole", "last", True), ("last", "last", True), ("part", "part", False)],
+    ("told", "closure", "batch", "cut_short"),
+    [
+        ("whole", "part", "other", True),
+        ("whole", "last", "other", True),
+        ("last", "last", "other", True),
+        ("part", "part", "other", True),
+        ("part", "part", "the same", False),
+    ],
 )
-def test_zeroed_before_every_backward(tmp_path: Path, told: str, closure: str, cut_short: bool, to_none: bool) -> None:
-    """`told`: the loss that the loop gives; where it is one batch's share, as the gradient is, nothing is wrong."""
+def test_zeroed_before_every_backward(
+    tmp_path: Path, told: str, closure: str, batch: str, cut_short: bool, to_none: bool
+) -> None:
+    """`told`: the loss that the loop gives; where it is one batch's share, as the gradient is, and all passes are of
+    one batch, nothing is wrong."""
     torch.manual_seed(0)
     model = Line(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
         for _ in range(6):
             losses = []
-            for x, y in batches(0, 3):
+            for x, y in batches(0, 3) if batch == "other" else batches(0, 3)[:1] * PASSES:
                 optimizer.zero_grad(set_to_none=to_none)
                 losses.append(nn.functional.mse_loss(model(x), y))
                 (losses[-1] / PASSES).backward()
@@ -253,3 +262,48 @@ def test_an_attack_before_every_update_is_no_accumulation(tmp_path: Path) -> Non
     run = diagnostics.load(tmp_path)
     assert not run.meta["accumulated"]
     assert set(run.table("scalars")["micro_batches"]) == {float(PASSES)}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_gradients_of_other_passes_that_the_loop_keeps(tmp_path: Path, own: bool) -> None:
+    """As where those of several tasks are projected on each other, or clipped example by example."""
+    model = Line(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for step in range(8):
+            kept = []
+            for x, y in batches(step, 3):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+                kept.append([p.grad.clone() for p in model.parameters()])
+            if own:
+                for p, *gradients in zip(model.parameters(), *kept, strict=True):
+                    p.grad = torch.stack(gradients).mean(0)
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
+    found = {each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms}
+    assert ("accumulation-cut-short" in found) != own
+
+
+def test_passes_of_a_critic_are_no_accumulation(tmp_path: Path) -> None:
+    """Several updates of a critic for one of what it judges, which is not detached: its gradients are thrown away."""
+    torch.manual_seed(0)
+    maker, critic = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), nn.Linear(2, 1)
+    optimizer = torch.optim.RMSprop(maker.parameters(), 1e-3)
+    other = torch.optim.RMSprop(critic.parameters(), 1e-3)
+    with diagnostics.watch(maker, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for _ in range(8):
+            for _ in range(5):
+                other.zero_grad()
+                (critic(maker(torch.randn(16, 4))).mean() - critic(torch.randn(16, 2) + 1).mean()).backward()
+                other.step()
+            z = torch.randn(16, 4)
+            optimizer.zero_grad()
+            loss = -critic(maker(z)).mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda z=z: -critic(maker(z)).mean())
+    run = diagnostics.load(tmp_path)
+    assert set(run.table("scalars")["micro_batches"]) == {6.0}
+    assert not [each for each in diagnostics.diagnose(run).alarms if each.kind == "wiring"]

@@ -158,7 +158,7 @@ def test_pairs_that_do_not_belong_together(paired: bool, tmp_path: Path) -> None
     def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return ranked(model, x, y if paired else y[y[:, 0].argsort()])  # as of captions sorted by length
 
-    run = train(tmp_path / "run", loss, Encoders(), x, y, epochs=6 if paired else 20, size=32)
+    run = train(tmp_path / "run", loss, Encoders(), x, y, epochs=6 if paired else 10, size=32)
     averaged = measured(run)[:, 2]
     assert len(averaged) > 20 and averaged == pytest.approx(0.25 * 31, rel=1e-4)
     found = {finding.cause for finding in diagnostics.diagnose(run).findings if finding.alarm}
@@ -246,7 +246,7 @@ class Members(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.members = nn.ModuleList([nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1)) for _ in range(10)])
+        self.members = nn.ModuleList([nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1)) for _ in range(4)])
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([member(x) for member in self.members])
@@ -260,7 +260,7 @@ def levels(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def weighted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    weights = torch.poisson(torch.ones(10, len(x), 1), torch.Generator().manual_seed(int(1e6 * x[0, 0].abs())))
+    weights = torch.poisson(torch.ones(4, len(x), 1), torch.Generator().manual_seed(int(1e6 * x[0, 0].abs())))
     return (weights * (model(x) - y[:, :1]).abs()).mean()
 
 

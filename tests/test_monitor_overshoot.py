@@ -133,7 +133,7 @@ def test_a_closure_that_agreed_by_chance_is_found_out(tmp_path: Path) -> None:
             h = torch.tanh(self.first(x))
             return self.last(h + torch.tanh(self.inner(h)) if random.random() < 0.5 else h)
 
-    for seed in range(4):
+    for seed in range(2):
         random.seed(seed)
         model = Depth().double()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from diagnostics.rules import catalogue, diagnose
+from diagnostics.rules import catalogue, diagnose, title
 from diagnostics.run import RunWriter, runs, stamp
 from diagnostics.views import data, pages
 from diagnostics.views.lecture_topics import TOPICS
@@ -75,9 +75,12 @@ def test_the_diagnosis_of_a_sample_run_names_each_finding(id, tmp_path, monkeypa
     for finding in diagnosis.findings:
         assert prose(finding.summary) in shown
         assert all(prose(remedy) in shown for remedy in finding.remedies)
+    facts = [title(each.kind) if each.alarm else first_clause(each.summary) for each in diagnosis.findings]
+    headers = [header.value for header in app.header]
+    assert all(prose(fact) in header for fact, header in zip(facts, headers, strict=False)), headers
     assert len(app.get("vega_lite_chart")) >= len(diagnosis.findings)
-    title = app.title[0].value
-    assert prose(first_clause(diagnosis.alarms[0].summary)) in title if diagnosis.alarms else "No alarm" in title
+    top = app.title[0].value
+    assert prose(first_clause(diagnosis.alarms[0].summary)) in top if diagnosis.alarms else "No alarm" in top
 
 
 def test_a_finding_leads_to_its_sample_and_its_cure(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ anew, batches of unequal weight, clipping in between) nothing is concluded and t
 
 Where the last pass found nothing left of the others, as in a GAN or an attack that makes inputs, a c is the whole
 gradient, and right; but not where the loss that the loop gives is that of as many batches as there were passes: passes
-times a times the closure's.
+times a times the closure's; nor where each of three and more passes was of other examples of the data, and the
+optimizer was given nothing but the last one's gradient.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,25 +25,28 @@ from diagnostics.monitor.distributed import is_dtensor
 
 MOST = 1 << 16  # entries of the parameter that are compared
 AGREE = 1e-3  # of a gradient: float32 rounding, a thousand passes long
-TRIES = 3  # measured updates
+TRIES, AGREEING = 4, 3  # measured updates, of which the first may not show what the model is given
 NEARLY = 0.25  # the same: losses of the batches of one update differ
+SEVERAL = 3  # passes: two may be of two losses
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The gradient of one parameter after the last of several passes, and what that one added; their first entries."""
+    """The gradient of one parameter after the last of several passes, and what that one added; their first entries.
+    `given`: the optimizer got this, clipped or not, and not what the loop put together from several."""
 
     parameter: Tensor
     passes: int
     added: Tensor
     total: Tensor
+    given: bool = False
 
-    def over(self, scale: Tensor | None) -> "Parts":
-        """Without what a gradient scaler multiplied the loss by."""
-        if scale is None:
-            return self
-        scale = scale.to(self.total)
-        return replace(self, added=self.added / scale, total=self.total / scale)
+    def at_step(self, scale: Tensor | None) -> "Parts":
+        """Without what a gradient scaler multiplied the loss by; when the optimizer reads the gradient."""
+        now = first_entries(self.parameter.grad)
+        given = now is not None and now.shape == self.total.shape and not math.isnan(_multiple(now, self.total))
+        scale = (torch.ones(()) if scale is None else scale).to(self.total)
+        return replace(self, added=self.added / scale, total=self.total / scale, given=given)
 
 
 class Accumulated:
@@ -64,18 +69,21 @@ class Accumulated:
             "of their sum"
         )
 
-    def look(self, parts: Parts, gradient: Callable[[Tensor], Tensor | None], loss: Any, closures: Any) -> None:
+    def look(
+        self, parts: Parts, gradient: Callable[[Tensor], Tensor | None], loss: Any, closures: Any, batches: int
+    ) -> None:
         """`gradient(parameter)`: the closure's, at the weights before the update. `loss`: as the loop gives it, and the
-        closure's own."""
+        closure's own. `batches`: that the model was given for this update, if all are of the data."""
         self._tries -= 1
         own = first_entries(gradient(parts.parameter))
         if own is None:  # the closure does not use the parameter
             return
         if torch.equal(parts.added, parts.total):  # zeroed in between
             told, one = float(loss), _multiple(parts.total.to(own), own) * float(closures)
-            self._alone += abs(told - parts.passes * one) <= NEARLY * abs(told) and one != 0
-            if self._alone == TRIES:
-                self._write(accumulated={"passes": parts.passes, "alone": True})
+            summed = abs(told - parts.passes * one) <= NEARLY * abs(told) and one != 0
+            self._alone += summed or (batches == parts.passes >= SEVERAL and parts.given)
+            if self._alone == AGREEING:
+                self._write(accumulated={"passes": parts.passes, "alone": True, "summed": bool(summed)})
             return
         for part, count in ((parts.added, parts.passes), (parts.total, 1)):
             times = _multiple(part.to(own), own) * count

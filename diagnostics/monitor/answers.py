@@ -42,6 +42,7 @@ class Answers:
         self.of_whole_loss = False  # the form that was chosen, by the update that told
         self._passes: list[_Pass] = []
         self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
+        self._batches: list[tuple[int, Tensor]] = []  # size and sum of those that no gradient is asked of
         self._whole: stats.Targets | None = None
         self._one_size = True  # whether all examples have been of one
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
@@ -59,7 +60,16 @@ class Answers:
 
     def forget(self) -> None:
         """The outputs that no gradient came to."""
-        self._passes, self._given = [], []
+        self._passes, self._given, self._batches = [], [], []
+
+    @property
+    def batches(self) -> int:
+        """How many forwards of this update were given a batch of their own: other examples each time, as many (the last
+        may be shorter), and as they are, not to be changed along their gradient."""
+        sizes = [size for size, _ in self._batches]
+        others = len({float(given) for _, given in self._batches})
+        equal = len(set(sizes[:-1])) == 1 and sizes[-1] <= sizes[0]
+        return len(sizes) if equal and others == len(sizes) == len(self._given) else 0
 
     def passed(self, inputs: Any, output: Any) -> None:
         """A training forward ended."""
@@ -70,6 +80,8 @@ class Answers:
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
         self._given.append({"input_sum": given} | _likeness(dense))
+        if x is not None and x.dim() and not any(each.requires_grad for each in dense):
+            self._batches.append((len(x), given))
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
         if found is None or not 0 < found.numel() <= MOST:
             return

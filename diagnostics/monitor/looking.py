@@ -244,7 +244,8 @@ class Looking:
         parts, change = record.update.accumulated, record.update.change
         if self.accumulated.asking and parts is not None and change is not None:
             at = partial(self._gradient_before, change, parameters, closure, states)
-            self._guard.run("accumulation", self.accumulated.look, parts, at, loss, after)
+            batches = self._entrance.answers.batches
+            self._guard.run("accumulation", self.accumulated.look, parts, at, loss, after, batches)
         return observer
 
     def _gradient_before(

@@ -154,7 +154,7 @@ class Updates:
         on_host = transfer.on_host(norm.device)
         update.values["grad_norm"] = norm if update.plan.measured or not on_host else norm.item()
         if self.sentinel.parts is not None:
-            update.accumulated = self.sentinel.parts.over(self._scaler.scale())
+            update.accumulated = self.sentinel.parts.at_step(self._scaler.scale())
         update.values |= self._backward_values(update.values["grad_norm"], optimized)
         if update.plan.measured or update.plan.partner:
             whole = update.values.get("grad_norm_unclipped")

@@ -12,6 +12,9 @@ from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
+_SUMMED = "the loss that is recorded is the sum of all"
+_OF_OTHERS = "each was of other examples"
+
 
 def accumulating(run: Run, mostly: float) -> Iterator[Finding]:
     steps, carried = signals.column(run, "carried_grad_norm")
@@ -48,7 +51,8 @@ def accumulating(run: Run, mostly: float) -> Iterator[Finding]:
 
 def accumulation_cut_short(run: Run) -> Iterator[Finding]:
     told = run.meta.get("accumulated") or {}
-    if not told.get("alone"):
+    summed = told.get("summed", True)
+    if not told.get("alone") or (not summed and run.meta.get("trained_beside")):  # whose passes go through the model
         return
     passes = int(told["passes"])
     yield found(
@@ -57,11 +61,14 @@ def accumulation_cut_short(run: Run) -> Iterator[Finding]:
         (),
         (
             f"Of the {passes} backward passes before each update only the last one's gradient is left: the gradients "
-            "are zeroed between them, though the loss that is recorded is the sum of all. An update follows one batch "
-            f"of {passes}, and where each loss was divided by their number it is as much shorter."
+            f"are zeroed between them, though {_SUMMED if summed else _OF_OTHERS}. An update follows one batch "
+            f"of {passes}{', and where each loss was divided by their number it is as much shorter' if summed else ''}."
         ),
         {"backward passes": float(passes)},
-        ("call optimizer.zero_grad() once an update, after optimizer.step(), and not before each backward()",),
+        (
+            *([] if summed else ["where an update for each batch is meant, move optimizer.step() into their loop"]),
+            "call optimizer.zero_grad() once an update, after optimizer.step(), and not before each backward()",
+        ),
         severity="warning",
         formula=r"g = \nabla\mathcal{J}_k \quad\text{instead of}\quad \sum_{j=1}^{k} \nabla\mathcal{J}_j",
     )

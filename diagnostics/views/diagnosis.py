@@ -10,7 +10,7 @@ from diagnostics.rules import Diagnosis, Finding, explain, title
 from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import first_clause, md, names, number, plural, prose, reason
+from diagnostics.views.text import card_title, first_clause, md, names, number, plural, prose, reason
 
 
 def page() -> None:
@@ -48,7 +48,7 @@ def card(view: View, finding: Finding, key: str) -> None:
     sign = SIGNS[finding.severity]
     texts = explain(finding.kind)
     with st.container(border=True, key=key):
-        st.header(f":{sign.markdown}[{sign.glyph}] {md(title(finding.kind))}", anchor=False)
+        st.header(f":{sign.markdown}[{sign.glyph}] {prose(card_title(finding))}", anchor=False)
         labels(finding)
         seen(finding)
         words, pictures = st.columns([5, 6], gap="large")

@@ -21,7 +21,7 @@ from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, diagnose, explain, title
 from diagnostics.run import Run
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import STATES, first_clause, number, reason, settings
+from diagnostics.views.text import STATES, card_title, first_clause, number, reason, settings
 
 OVERVIEW = (*CURVES, Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True))
 WIDTH = 620
@@ -100,7 +100,7 @@ def card(run: Run, finding: Finding) -> str:
     pictures = "".join(svg(charts.draw(run, chart, finding), f"{chart.title}. {said}") for chart in finding.charts)
     numbers = "".join(f"<tr><td>{escape(k)}<td>{number(v, 4)}</tr>" for k, v in finding.evidence.items())
     rest = "".join(f"<h3>{escape(heading)}</h3>{markdown(text)}" for heading, text in texts.items())
-    return f"""<article><h2><span style="color:{sign.colour}">{sign.glyph}</span> {escape(title(finding.kind))}</h2>
+    return f"""<article><h2><span style="color:{sign.colour}">{sign.glyph}</span> {code(card_title(finding))}</h2>
 <p>{"".join(f"<span class=tag>{escape(tag)}</span>" for tag in tags)}</p>
 <div class=columns><div><p><b>Seen.</b> {code(finding.summary)}</p>
 <p><b>Why it happens.</b></p>{markdown(reason(texts.get("Why it happens", ""), finding.cause))}{formula}

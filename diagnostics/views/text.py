@@ -4,6 +4,7 @@ import math
 import re
 import time
 
+from diagnostics.rules import Finding, title
 from diagnostics.run import is_number, readable
 
 STATES = {
@@ -75,6 +76,11 @@ def prose(text: str) -> str:
 def first_clause(summary: str) -> str:
     """A headline: what a summary says before its colon or semicolon."""
     return re.split(r"[:;] ", summary, maxsplit=1)[0].rstrip(".")
+
+
+def card_title(finding: Finding) -> str:
+    """Of an alarm its kind; of what is only worth knowing the fact, as its kind is not what is wrong."""
+    return title(finding.kind) if finding.alarm else first_clause(finding.summary)
 
 
 def tex(value: float) -> str:
