@@ -292,3 +292,49 @@ def test_first_updates_that_leave_nothing_of_the_start(summed, tmp_path):
             monitor.step(loss.detach(), lambda a=a, b=b: loss_of(a, b))
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
     assert [(each.kind, each.cause) for each in found] == ([("lr-unstable", "learning-rate")] if summed else [])
+
+
+class Recurrence(nn.Module):
+    """An LSTM written out, with weights of a size of its own."""
+
+    def __init__(self, size: float, hidden: int = 96):
+        super().__init__()
+        self.inward = nn.Parameter(torch.randn(4, 3, hidden))
+        self.onward = nn.ParameterList(size * torch.randn(hidden, hidden) for _ in range(4))
+        self.out = nn.Linear(hidden, 3)
+
+    def forward(self, x):
+        h = c = torch.zeros(len(x), self.out.in_features)
+        for each in x.unbind(1):
+            i, f, o, g = (each @ self.inward[k] + h @ self.onward[k] for k in range(4))
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.out(h)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize(("size", "expected"), [(1.0, [("lr-unstable", "initialization")]), (0.1, [])])
+def test_a_recurrence_that_began_with_large_weights(size, expected, tmp_path):
+    """Gradients of thousands at a loss of log 3, and no update comes to anything."""
+    torch.manual_seed(1)
+    kind, time = torch.randint(0, 3, (600,)), torch.arange(30) * 0.42 * (0.9 + 0.4 * torch.rand(600, 1))
+    waves = torch.stack([time.cos(), time.sin(), torch.zeros_like(time)], 2)
+    x = torch.stack([waves, waves * torch.tensor([1, -1, 1]), waves.roll(1, 2)])[kind, torch.arange(600)]
+    x = x + 0.15 * torch.randn(600, 30, 3)
+    model = Recurrence(size)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=0) as monitor:
+        for _ in range(120):
+            rows = torch.randint(600, (40,))
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[rows]), kind[rows])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda rows=rows: F.cross_entropy(model(x[rows]), kind[rows]))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+    assert [(each.kind, each.cause) for each in found] == expected
+    for each in found:
+        assert all(name.startswith("onward") for name in each.layers) and len(each.layers) == 4
+        assert each.evidence["size of weights at start"] == pytest.approx(1, rel=0.1)
+        assert each.evidence["size that fits"] == pytest.approx(96**-0.5)

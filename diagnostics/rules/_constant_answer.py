@@ -221,15 +221,24 @@ def _came_back(history: signals.Loss, constant: float, *, smooth: int = 25) -> t
     return count, int(history.steps[min(count, history.count - 1)])
 
 
-def never_came_back(finding: Finding, *, times: float = 100.0, moved: float = 0.2) -> bool:
-    """From a start so far off that it takes the updates, not the rate, and far off to the end: of a squared error,
-    answers ten times as far from the targets as these are from each other; and weights that could have gone a good part
+def never_came_back(finding: Finding, *, moved: float = 0.2) -> bool:
+    """From a start so far off that it takes the updates, not the rate, though the weights could have gone a good part
     of their size."""
-    if finding.cause != START_FAR_OFF or finding.last_step is not None:
+    return finding.cause == START_FAR_OFF and _stayed_far_off(finding) and finding.evidence[_MOVED] > moved
+
+
+def drowned(finding: Finding) -> bool:
+    """Whether inputs far too large kept the answers far off from first to last: what else was seen is of that."""
+    return finding.cause == INPUT_SCALE and _stayed_far_off(finding)
+
+
+def _stayed_far_off(finding: Finding, *, times: float = 100.0) -> bool:
+    """Of a squared error, answers ten times as far from the targets as these are from each other at first."""
+    names = ("loss at start", "loss at end", "loss of a constant answer")
+    if finding.last_step is not None or not finding.evidence.keys() >= set(names):
         return False
-    names = ("loss at start", "loss at end", "loss of a constant answer", _MOVED)
-    start, end, constant, way = (finding.evidence[name] for name in names)
-    return start > times * constant and end > FAR * constant and way > moved
+    start, end, constant = (finding.evidence[name] for name in names)
+    return start > times * constant and end > FAR * constant
 
 
 def _thrown_by_inputs(run: Run, start: float, allowed: float) -> bool:

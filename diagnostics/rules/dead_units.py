@@ -45,6 +45,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import drowned
 from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
 from diagnostics.rules._explained import nothing_until
 from diagnostics.rules._far_targets import scale_targets
@@ -235,7 +236,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 def explains(finding: Finding, other: Finding) -> bool:
     """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
-    if other.cause in {"double-softmax", "weight-decay"}:
+    if other.cause in {"double-softmax", "weight-decay"} or drowned(other):
         return False
     if other.evidence.keys() & {"largest target", "length of an input"}:
         return False

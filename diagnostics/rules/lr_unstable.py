@@ -23,7 +23,8 @@ saturated units tell of it. Where the loss came back although the rate stayed, i
 by above twice the starting loss; or before it fell at all, where the first updates of an optimizer that does not
 rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards. Where
 another network is trained beside this one, whose updates change the loss as well, only a loss that ends above twice its
-start is harm. And Adam's updates, where its first beta is larger than the root of the second: whether an average weight
+start is harm. In a run that gains nothing: whether the slopes that its updates go along promise ten times the loss
+itself. And Adam's updates, where its first beta is larger than the root of the second: whether an average weight
 moves by more than ten times the rate.
 
 ## Why it happens
@@ -38,6 +39,9 @@ has to stay below 1.
 
 *Betas*: Adam divides an average $m$ of the gradients by the root of one of their squares, $v$. Where gradients fade
 both do, and $m/\sqrt v$ grows as $(\beta_1/\sqrt{\beta_2})^k$ if $\beta_1 > \sqrt{\beta_2}$.
+
+*Initialization*: a gradient is a product of all that lies between a weight and the loss. Where each factor is large,
+as large weights that are applied at every step of a recurrence are, it is enormous, and holds for a step as tiny.
 
 ## What to try
 Set the learning rate to $0.9\,\eta/s$ (the finding says the number). If the curvature is largest in the first
@@ -82,6 +86,7 @@ from diagnostics.rules._growth import (
     running_away,
     undone,
 )
+from diagnostics.rules._in_vain import in_vain
 from diagnostics.run import Run
 
 KIND = words.KIND
@@ -116,7 +121,7 @@ def check(
     if not harmed and not recovered:
         far_off = None if by_layer.has_lost_layer(run, killed) else thrown.by_first_updates(KIND, run)
         found = [far_off] if far_off else [*_sustained(run, history, sustained, reached)]
-        yield from found or _by_batches(run, history, reached)
+        yield from found or [*_by_batches(run, history, reached)] or in_vain(KIND, run, history)
         return
     if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _trained_beside(run)):
         return

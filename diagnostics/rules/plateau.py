@@ -109,6 +109,7 @@ from diagnostics.rules._constant_answer import (
     BEND,
     INPUT_SCALE,
     began_sure_and_wrong,
+    drowned,
     learned_nothing,
     never_came_back,
     of_linear_layers,
@@ -232,6 +233,8 @@ def gives_way(finding: Finding) -> bool:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
+    if drowned(finding) and other.kind == "dead-units":
+        return True
     if gives_way(finding):
         by_inputs = finding.cause == INPUT_SCALE and other.kind in {"lr-oscillation", "lr-too-small"}
         by_weights = other.kind == "lr-too-small" and never_came_back(finding)
