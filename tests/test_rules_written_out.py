@@ -205,6 +205,8 @@ def test_where_a_gradient_ends():
     assert ends(lambda out: torch.exp(-500 - out**2).mean()) == ["exp"]
     assert ends(lambda out: F.relu(-5 - out.sigmoid()).sum()) == ["relu"]
     assert ends(lambda out: (0 * out).sum()) == ["mul"]
+    assert ends(lambda out: (out - model(x)).exp().mean()) == [ending.CANCELLED]  # as a policy over itself
+    assert ends(lambda out: (out - model(x).detach()).exp().mean()) == []
     assert ends(lambda out: out.square().mean() + torch.exp(-500 - out**2).mean()) == []  # the rest gets one
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -222,7 +224,8 @@ def test_where_the_gradient_of_one_head_ends():
 
 
 @pytest.mark.parametrize(
-    ("ends", "severity"), [(["clamp"], "warning"), (["mul"], "info"), (["relu"], "info"), ([], "info")]
+    ("ends", "severity"),
+    [(["clamp"], "warning"), (["mul"], "info"), (["relu"], "info"), ([], "info"), ([ending.CANCELLED], "warning")],
 )
 def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
     """In a run that learns beside it."""
@@ -232,7 +235,10 @@ def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
     scalars = {"step": STEPS, "loss": np.linspace(3.0, 1.5, 400), "lr": 0.1, "grad_norm": 1.0}
     (found,) = zero_gradient.check(run_of(meta, scalars=scalars, layers=layers | {"weight_norm": 1.0}))
     assert (found.layers, found.severity) == (("idle.weight",), severity)
-    assert found.summary.startswith(f"The gradient ends at {ends[0]}: " if ends else "1 of 3 trainable tensors")
+    cancelled = ends == [ending.CANCELLED]
+    assert (found.cause == "cancelled") == cancelled
+    one = not ends or cancelled
+    assert found.summary.startswith("1 of 3 trainable tensors" if one else f"The gradient ends at {ends[0]}: ")
 
 
 def test_where_it_ends_is_asked_for_one_head_and_again_for_all(tmp_path):

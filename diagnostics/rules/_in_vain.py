@@ -38,11 +38,11 @@ def in_vain(
 ) -> Iterator[Finding]:
     """The promise is the slope along the update, times the update."""
     steps, slopes = signals.column(run, "slope")
-    there = max(abs(history.start), float(np.ptp(history.values[np.isfinite(history.values)])))
-    promised = float(np.median(np.abs(slopes))) if len(slopes) else 0.0
-    if len(slopes) < least or history.count < 20 or not promised > times * there > 0:
+    if len(slopes) < least or history.count < 20 or not min(history.end, history.best) >= left * history.start > 0:
         return
-    if not min(history.end, history.best) >= left * history.start > 0:
+    there = max(history.start, float(np.ptp(history.values[np.isfinite(history.values)])))
+    promised = float(np.median(np.abs(slopes)))
+    if not promised > times * there:
         return
     large, rate = _large(run), optimizer.highest_rate(run, history.last_step)
     fitting = rate * there / promised

@@ -25,9 +25,9 @@ class Reason(NamedTuple):
 
 def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
     """Of tensors `layers`; `thresholds`: hard ones that the model calls."""
-    return (
-        _hard(thresholds) if thresholds else _softmax_of_one(run) or _zeros(run, layers) or _ending(run) or _unknown()
-    )
+    if thresholds:
+        return _hard(thresholds)
+    return _softmax_of_one(run) or _zeros(run, layers) or _cancelled(run) or _ending(run) or _unknown()
 
 
 def _hard(functions: list[str]) -> Reason:
@@ -98,6 +98,8 @@ _BEYOND = (
 def ending(run: Run) -> str:
     """At which functions the gradient was seen to end, and why, as a sentence; empty where that was not seen."""
     names = _ends(run)
+    if _cancels(run):
+        return "Gradients come to them from two sides, and add up to exactly zero."
     reasons = dict.fromkeys(_FLAT.get(name, "its derivative is 0 for all that it was given") for name in names)
     return f"The gradient ends at {names_of(names)}: {'; '.join(reasons)}." if names else ""
 
@@ -116,6 +118,26 @@ def beyond(run: Run) -> tuple[str, ...]:
 def _ends(run: Run) -> list[str]:
     names = map(str, run.meta.get("gradient_ends") or [])
     return list(dict.fromkeys(name.removesuffix("min").removesuffix("max") for name in names))
+
+
+def _cancels(run: Run) -> bool:
+    return _ends(run) == ["cancellation"]
+
+
+def _cancelled(run: Run) -> Reason | None:
+    if not _cancels(run):
+        return None
+    return Reason(
+        "cancelled",
+        "since those that come to them from two sides are opposite and add up to exactly zero: the same weights are "
+        "used twice, and one result is compared with the other",
+        (
+            "store what an answer is compared with, as old log-probabilities, when it is made, under torch.no_grad()",
+            "where another network is meant, copy it: old = copy.deepcopy(model); old = model is only a second name",
+        ),
+        r"\nabla_\theta\left(f_\theta(x) - f_\theta(x)\right) = 0",
+        never_meant=True,
+    )
 
 
 def _ending(run: Run) -> Reason | None:
