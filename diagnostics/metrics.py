@@ -136,6 +136,12 @@ _TABLES = (
                 "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability; "
                 "rows of a last softmax whose targets, compared one by one, do not sum to about 1",
             ),
+            Metric(
+                "unreachable_error",
+                "",
+                "share of the squared gradient at the outputs of a last ReLU that asks for less of those that are 0: "
+                "of a squared error, as much of the loss",
+            ),
             Metric("input_sum", "", "sum of what the model was given in this update's last forward"),
             Metric("equal_examples", "", "share of the examples that it was given then that are one and the same"),
             Metric(

@@ -502,6 +502,16 @@ def record(path, levels, rates=None, constant=1.0, noise=0.01, **meta):
     return diagnostics.load(path)
 
 
+@pytest.mark.parametrize(("ratio", "told"), [(0.015, True), (0.3, False)])
+def test_a_rate_far_below_the_limit_is_raised_first_where_nothing_was_learned(ratio, told, tmp_path):
+    record(tmp_path, [1.0] * 400)
+    tables = {name: diagnostics.load(tmp_path).table(name) for name in ("scalars", "layers")}
+    tables["curvature"] = pd.DataFrame({"step": [1, 200, 300, 390], "stability": [0.5, ratio, ratio, ratio]})
+    (finding,) = plateau.check(Run.from_frames(diagnostics.load(tmp_path).meta, tables))
+    assert finding.cause == "nothing-learned"
+    assert finding.remedies[0].startswith("raise the learning rate: 0.1 is 1.5 %") == told
+
+
 def found(run):
     return [(f.severity, f.kind) for f in diagnostics.diagnose(run).findings if f.kind == "plateau"]
 

@@ -115,6 +115,23 @@ def test_a_relu_in_front_of_negative_targets(lowest, expected, loss, closure, tm
 
 
 @pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize(("last", "share"), [(nn.ReLU(), 1.0), (nn.Identity(), None)], ids=str)
+def test_a_straight_line_behind_a_relu(last, share, tmp_path):
+    """Two of seven targets are below 0, and all of the loss that is left, a tenth of their variance, is theirs."""
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 5, 7)[:, None]
+    model = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1), last)
+    nn.init.ones_(model[2].weight)
+    diagnosis = diagnosed(tmp_path, model, F.mse_loss, x, 2 * x - 1, steps=600)
+    assert alarms(diagnosis) == ([("plateau", "target-range")] if share else [])
+    run = diagnostics.load(tmp_path)
+    if share:
+        assert run.table("scalars")["loss"].iloc[-200:].mean() == pytest.approx(10 / 7, rel=0.1)
+        assert run.table("scalars")["unreachable_error"].dropna().iloc[-1] == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("within", "expected"), [(False, [("plateau", "logistic-least-squares")]), (True, [])])
 def test_a_tanh_in_front_of_far_targets_under_an_absolute_error(within, expected, tmp_path):
     """Which autograd knows as a difference, its size and a mean."""

@@ -96,14 +96,18 @@ def test_weights_that_decayed_but_still_tell_of_the_inputs(explained):
     assert ("weight-decay" in causes) == (explained == 0), causes
 
 
-@pytest.mark.parametrize(("floor", "told"), [(0.01, False), (0.5, True)])
+@pytest.mark.parametrize(
+    ("floor", "held", "told"), [(0.07, 0.4, False), (0.5, 0.4, True), (0.07, 0.95, True), (0.001, 0.95, False)]
+)
 @pytest.mark.parametrize("targets", [[-0.5, 3.0], None])
-def test_targets_below_a_relu_that_fits(floor, told, targets):
-    """y = relu(f(x)) + noise: the noise alone is out of reach."""
-    shares = np.where(STEPS % 10 == 0, 0.25, np.nan)
+def test_targets_below_a_relu_that_fits(floor, held, told, targets):
+    """y = relu(f(x)) + noise: the noise alone is out of reach, and is no more than a part (`held`) of the error."""
+    measured = STEPS % 10 == 0
+    shares = {"unreachable_fraction": np.where(measured, 0.25, np.nan)}
+    shares["unreachable_error"] = np.where(measured, held, np.nan)
     run = run_of(
         {"loss_path": "relu -> mse_loss", "targets": targets or []},
-        scalars=scalars(loss=np.exp(-AGE / 20) + floor, constant_loss=1 + 0.02 * NOISE, unreachable_fraction=shares),
+        scalars=scalars(loss=np.exp(-AGE / 20) + floor, constant_loss=1 + 0.02 * NOISE, **shares),
     )
     assert bool([each for each in plateau.check(run) if each.cause == "target-range"]) == told
 

@@ -144,6 +144,25 @@ def test_labels_that_are_no_probabilities(labels, expected, tmp_path):
     assert alarms(run) == ([("wiring", "targets-outside")] if expected else [])
 
 
+@pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize("classes_", [10, 2])
+def test_class_numbers_under_a_cross_entropy_by_hand_that_is_cut_off(classes_, tmp_path):
+    """One output for all, as large as the cut allows, and no gradient any more."""
+
+    def lost(z, t):
+        p = torch.sigmoid(z).clamp(1e-7, 1 - 1e-7)
+        return -(t * torch.log(p) + (1 - t) * torch.log(1 - p)).mean()
+
+    x, t = classes()
+    torch.manual_seed(0)
+    t = torch.randint(0, classes_, (len(x), 1)).float() if classes_ > 2 else (t[:, None] < 3).float()
+    model = nn.Linear(x.shape[1], 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    run = trained(tmp_path / "run", model, optimizer, lost, epochs(x, t, torch.randperm, 30, 20))
+    assert alarms(run) == ([("wiring", "targets-outside")] if classes_ > 2 else [])
+
+
 def watched(path, model, loss_of, labels, closure=True):
     """Thirty updates on noise whose labels are these of it."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

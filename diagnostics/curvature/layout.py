@@ -25,7 +25,7 @@ class Layout:
         self.parameters = tuple(parameters)
         if not self.parameters:
             raise CurvatureError("no trainable parameters: the optimizer holds none with requires_grad=True")
-        reals = [_real(p) for p in self.parameters]
+        reals = [_real(p.detach()) for p in self.parameters]
         self.shapes = [real.shape for real in reals]
         self.sizes = [shape.numel() for shape in self.shapes]
         self.dimension = sum(self.sizes)
@@ -36,14 +36,21 @@ class Layout:
         self._aligned = all(real.dtype == self.dtype and real.device == self.device for real in reals)
 
     def flatten(self, tensors: Sequence[Tensor | None]) -> Float[Tensor, " n"]:
-        """One tensor a parameter, `None` for zero."""
+        """One tensor a parameter, `None` for zero; detached."""
+        with torch.no_grad():
+            return self.joined(tensors)
+
+    def joined(self, tensors: Sequence[Tensor | None]) -> Float[Tensor, " n"]:
+        """The same with their graph."""
         return torch.cat([self._part(t, size) for t, size in zip(tensors, self.sizes, strict=True)])
 
     def split(self, flat: Float[Tensor, " n"]) -> list[Tensor]:
         """Views of a flat vector in the parameters' shapes (copies where type or device differ)."""
         parts = [part.view(shape) for part, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
         if not self._aligned:
-            parts = [part.to(local(p).device, _real(p).dtype) for p, part in zip(self.parameters, parts, strict=True)]
+            parts = [
+                part.to(local(p).device, p.dtype.to_real()) for p, part in zip(self.parameters, parts, strict=True)
+            ]
         return [
             torch.complex(part[..., 0], part[..., 1]) if p.is_complex() else part
             for p, part in zip(self.parameters, parts, strict=True)
@@ -78,10 +85,11 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _real(tensor: Tensor) -> Tensor:
-    """Detached, dense, local and real."""
-    shard = local(tensor.detach())
+    """Dense, local and real."""
+    shard = local(tensor)
     dense = shard if shard.layout == torch.strided else shard.to_dense()
-    return torch.view_as_real(dense) if dense.is_complex() else dense
+    # Not a view: its derivative would need to begin at an even place of the vector that comes back.
+    return torch.stack((dense.real, dense.imag), -1) if dense.is_complex() else dense
 
 
 def loss_of(closure: Closure) -> Tensor:

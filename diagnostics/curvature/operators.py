@@ -50,21 +50,18 @@ class DoubleBackward:
         self.low_precision, self.stops = rewrites.autocast or halves, rewrites.stops
         self.constant, self.loss, self._graph = loss.grad_fn is None, float(loss.detach()), loss.grad_fn
         gradients = self._differentiate(loss)
-        self.gradient = layout.flatten(gradients)
+        with torch.enable_grad():
+            self._joined = layout.joined(
+                gradients
+            )  # one tensor, since autograd checks the shapes of each at every call
+        self.gradient = self._joined.detach()
         self.unreached = [p for p, g in zip(layout.parameters, gradients, strict=True) if g is None]
         self.constant |= len(self.unreached) == len(gradients)
-        # A gradient without a graph does not depend on the parameters: its rows of the Hessian are zero.
-        self._rows = [i for i, g in enumerate(gradients) if g is not None and g.requires_grad]
-        self._gradients = [g for g in gradients if g is not None and g.requires_grad]
 
     def __call__(self, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        if not self._rows:
+        if not self._joined.requires_grad:  # a gradient without a graph does not depend on the parameters
             return torch.zeros_like(v)
-        parts = self.layout.split(v)
-        directions = [parts[i] for i in self._rows]
-        products = torch.autograd.grad(
-            self._gradients, self.layout.parameters, directions, retain_graph=True, allow_unused=True
-        )
+        products = torch.autograd.grad(self._joined, self.layout.parameters, v, retain_graph=True, allow_unused=True)
         return self.layout.flatten(products)
 
     def custom(self) -> set[type]:

@@ -94,6 +94,7 @@ def learned_nothing(
             *([_WORSE] if worse else []),
             *([BEND] if of_linear_layers(run) else []),
             *([_START_LARGER] if _began_small(run) else []),
+            *_longer_steps(run, half),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
@@ -108,6 +109,18 @@ def learned_nothing(
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
         rf"{tex(found.share)} \pm {tex(found.error)}",
+    )
+
+
+def _longer_steps(run: Run, since: int, *, far: float = 0.03) -> tuple[str, ...]:
+    """A remedy where thirty times the rate would still be stable: what grows out of nothing may only be slow."""
+    table, rate = run.table("curvature", ["step", "stability"]), optimizer.last_rate(run)
+    ratio = signals.median(signals.array(table.loc[table["step"] >= since], "stability"))
+    if not 0 < ratio < far:
+        return ()
+    return (
+        f"raise the learning rate: {number(rate)} is {number(100 * ratio)} % of the largest stable one, and what grows "
+        "from next to nothing, as at a saddle point, grows with the rate",
     )
 
 

@@ -15,14 +15,17 @@ from diagnostics.run import Run
 
 
 def targets_outside(run: Run) -> Iterator[Finding]:
-    """Labels that were corrected for noise lie outside as well, by design: under them the loss finds a floor."""
+    """Labels that were corrected for noise lie outside as well, by design: under them the loss finds a floor. One at
+    which there is no gradient at all is where the logarithm was cut off."""
     history = signals.loss(run)
     outside = signals.median(signals.column(run, "unreachable_fraction")[1])
     path = signals.loss_path(run)
     falling = signals.trend(history.after(history.middle_step))
-    if "binary_cross_entropy" not in path or not outside > 0 or not history.end < 0:
+    by_hand = "log" in path and not path.startswith("relu")
+    if not ("binary_cross_entropy" in path or by_hand) or not outside > 0 or not history.end < 0:
         return
-    if not (falling.z > 3 and falling.drop > abs(history.start)):
+    cut_off = signals.median(signals.inside(run, "grad_norm", history.middle_step, history.last_step)) == 0
+    if not cut_off and not (falling.z > 3 and falling.drop > abs(history.start)):
         return
     below = int(history.steps[(history.values < 0).argmax()])
     yield found(
@@ -32,11 +35,12 @@ def targets_outside(run: Run) -> Iterator[Finding]:
         (
             f"The binary cross-entropy is below 0 since step {below} and ended at {number(history.end)}: "
             f"{number(100 * outside)} % of its targets do not lie between 0 and 1. They give it no least value, and "
-            "the outputs grow without end."
+            f"the outputs grow without end{', up to where the logarithm is cut off' if cut_off else ''}."
         ),
         {"loss at end": history.end, "share of targets outside": outside},
         (
             "map the labels to 0 and 1: (labels + 1) / 2 of -1 and 1, labels - 1 of 1 and 2",
+            "where they are numbers of more than two classes: as many outputs, and F.cross_entropy",
             "or use F.soft_margin_loss, whose labels are -1 and 1",
         ),
         formula=r"-t\log p-(1-t)\log(1-p)\;\to\;-\infty \quad\text{where}\quad t \notin [0, 1]",
