@@ -237,8 +237,8 @@ def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
     assert (found.layers, found.severity) == (("idle.weight",), severity)
     cancelled = ends == [ending.CANCELLED]
     assert (found.cause == "cancelled") == cancelled
-    one = not ends or cancelled
-    assert found.summary.startswith("1 of 3 trainable tensors" if one else f"The gradient ends at {ends[0]}: ")
+    first = "Opposite gradients cancel exactly: " if cancelled else f"The gradient ends at {ends[0]}: " if ends else ""
+    assert found.summary.startswith(first or "1 of 3 trainable tensors")
 
 
 def test_where_it_ends_is_asked_for_one_head_and_again_for_all(tmp_path):

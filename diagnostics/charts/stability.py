@@ -13,6 +13,8 @@ from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
 
 LOWEST, HIGHEST = 1e-3, 1e4  # shown at most: seven decades are readable
+ROOM = 1.5  # beyond the first and the last
+THIN = 0.08  # of the axis: a band that is lower has no room for its name
 NO_RATIO = "No stability ratio is known for the steps of {}"
 
 
@@ -57,7 +59,7 @@ def ratios(run: Run) -> Frame:
 
 def limits(values: np.ndarray) -> tuple[float, float]:
     """The axis always holds the bands' borders, a decade below the limit at least."""
-    return max(LOWEST, min(0.1, values.min() / 1.5)), min(HIGHEST, max(4.0, values.max() * 1.5))
+    return max(LOWEST / ROOM, min(0.1, values.min() / ROOM)), min(HIGHEST * ROOM, max(4.0, values.max() * ROOM))
 
 
 def bands(data: Frame, x: alt.X, y: alt.Y, first: float, last: float, low: float, high: float) -> parts.Layers:
@@ -71,15 +73,17 @@ def bands(data: Frame, x: alt.X, y: alt.Y, first: float, last: float, low: float
         ],
         columns=["step", "until", "stability", "top", "band", "colour"],
     )
+    lowest, highest = np.log(rows["stability"]), np.log(rows["top"])
+    named = rows.loc[(highest - lowest) / np.log(high / low) >= THIN]
     base = alt.Chart(rows).encode(x=x, y=y)
     colour = alt.Color("colour:N", scale=None)
     rules = alt.Chart(rows.iloc[1:]).encode(x=x, y=y, x2="until:Q", color=colour)
     return [
         base.mark_rect(opacity=0.13, clip=True, tooltip=None).encode(x2="until:Q", y2="top:Q", color=colour),
         rules.mark_rule(strokeDash=[8, 4], strokeWidth=1.5, tooltip=None),
-        base.mark_text(align="right", baseline="bottom", dy=-3, fontStyle="italic", fontSize=12, tooltip=None).encode(
-            x=alt.value("width"), text="band:N", color=colour
-        ),
+        alt.Chart(named)
+        .mark_text(align="right", baseline="bottom", dy=-3, fontStyle="italic", fontSize=12, tooltip=None)
+        .encode(x=alt.value("width"), y=y, text="band:N", color=colour),
     ]
 
 

@@ -99,7 +99,7 @@ def ending(run: Run) -> str:
     """At which functions the gradient was seen to end, and why, as a sentence; empty where that was not seen."""
     names = _ends(run)
     if _cancels(run):
-        return "Gradients come to them from two sides, and add up to exactly zero."
+        return "Gradients come from two uses of the weights, and cancel exactly."
     reasons = dict.fromkeys(_FLAT.get(name, "its derivative is 0 for all that it was given") for name in names)
     return f"The gradient ends at {names_of(names)}: {'; '.join(reasons)}." if names else ""
 
@@ -129,13 +129,13 @@ def _cancelled(run: Run) -> Reason | None:
         return None
     return Reason(
         "cancelled",
-        "since those that come to them from two sides are opposite and add up to exactly zero: the same weights are "
-        "used twice, and one result is compared with the other",
+        "",
         (
             "store what an answer is compared with, as old log-probabilities, when it is made, under torch.no_grad()",
             "where another network is meant, copy it: old = copy.deepcopy(model); old = model is only a second name",
         ),
         r"\nabla_\theta\left(f_\theta(x) - f_\theta(x)\right) = 0",
+        "Opposite gradients cancel exactly: the same weights are used twice, one result compared with the other.",
         never_meant=True,
     )
 

@@ -75,7 +75,8 @@ def labels(finding: Finding) -> None:
 
 
 def seen(finding: Finding) -> None:
-    st.markdown(f"**Seen.** {prose(finding.summary)}")
+    if card_title(finding) != finding.summary.rstrip("."):  # the heading says all of it
+        st.markdown(f"**Seen.** {prose(finding.summary)}")
     if finding.formula:
         st.latex(finding.formula)
 
