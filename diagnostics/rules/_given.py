@@ -149,21 +149,21 @@ _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a differenc
 def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """Targets that the output's activation cannot give."""
     function, *calls = [*signals.loss_calls(run), ""]
-    if function not in _RANGES or _fits(run):
+    fits = explained_late(run).share > NEARLY_ALL  # of what fits noise alone is out of reach
+    if function not in _RANGES or (fits and not _held_up(run)):
         return None
     if calls[0] in COMPARISONS:
         found = _by_range(kind, run, history, function)
-        if found is not None:
+        if found is not None or fits:
             return found
     compared = calls[0] in COMPARISONS or (calls[0] == "sub" and set(calls[:-1]) <= _BY_HAND)
     return _by_share(kind, run, history, function) if compared else None
 
 
-def _fits(run: Run, *, nothing: float = 0.99) -> bool:
-    """Whether so much is explained that noise alone is out of reach; not where nearly all of the error that is left is
-    asked of answers that are 0, which of noise is a part."""
-    share, held = explained_late(run).share, signals.column(run, "unreachable_error")[1]
-    return share > (nothing if signals.median(held[len(held) // 2 :]) >= NEARLY_ALL else NEARLY_ALL)
+def _held_up(run: Run, *, nothing: float = 0.99) -> bool:
+    """Whether nearly all of what is left of the error is asked of answers that are 0: of noise, a part is."""
+    held = signals.column(run, "unreachable_error")[1]
+    return explained_late(run).share < nothing and signals.median(held[len(held) // 2 :]) >= NEARLY_ALL
 
 
 def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:

@@ -32,11 +32,15 @@ def in_vain(
     run: Run,
     history: signals.Loss,
     *,
-    left: float = 0.75,  # of the starting loss, at the least
+    left: float = 0.85,  # of the starting loss, at the least
     times: float = 10.0,  # the loss itself: more than all of it no update can take; healthy ones promise a tenth
     least: int = 3,  # updates that were measured
 ) -> Iterator[Finding]:
-    """The promise is the slope along the update, times the update."""
+    """The promise is the slope along the update, times the update; that the gradient is the recorded loss's own, which
+    may be scaled or summed where the loss is not, the stability ratio says."""
+    ratio = signals.median(signals.array(run.table("curvature", ["stability"]), "stability"))
+    if not ratio > times:
+        return
     steps, slopes = signals.column(run, "slope")
     if len(slopes) < least or history.count < 20 or not min(history.end, history.best) >= left * history.start > 0:
         return
@@ -53,7 +57,7 @@ def in_vain(
         int(steps[0]),
         None,
         large.names if large else (),
-        f"By its gradient an update would take {number(promised)} off a loss of {number(history.start)}, and nothing "
+        f"By its gradient an update would take {number(promised)} off a loss of {number(history.start)}, and little "
         f"comes of it: the loss ended at {number(history.end)}. The updates go {number(promised / there)} times as far "
         "as such a slope can go on." + (_of_size(large) if large else ""),
         {
@@ -61,6 +65,7 @@ def in_vain(
             "loss at start": history.start,
             "loss at end": history.end,
             "learning rate": rate,
+            "stability ratio": ratio,
             **({"size of weights at start": large.size, "size that fits": large.fitting} if large else {}),
         },
         (

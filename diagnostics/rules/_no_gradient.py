@@ -27,7 +27,7 @@ def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
     """Of tensors `layers`; `thresholds`: hard ones that the model calls."""
     if thresholds:
         return _hard(thresholds)
-    return _softmax_of_one(run) or _zeros(run, layers) or _cancelled(run) or _ending(run) or _unknown()
+    return _softmax_of_one(run) or _cancelled(run) or _zeros(run, layers) or _ending(run) or _unknown()
 
 
 def _hard(functions: list[str]) -> Reason:
@@ -124,6 +124,11 @@ def _cancels(run: Run) -> bool:
     return _ends(run) == ["cancellation"]
 
 
+def is_an_offset(run: Run, layers: tuple[str, ...]) -> bool:
+    """Whether these move all answers alike, and only differences of answers count: as they are is as good as any."""
+    return _cancels(run) and not by_layer.matrices(run) & set(layers)
+
+
 def _cancelled(run: Run) -> Reason | None:
     if not _cancels(run):
         return None
@@ -136,7 +141,6 @@ def _cancelled(run: Run) -> Reason | None:
         ),
         r"\nabla_\theta\left(f_\theta(x) - f_\theta(x)\right) = 0",
         "Opposite gradients cancel exactly: the same weights are used twice, one result compared with the other.",
-        never_meant=True,
     )
 
 

@@ -21,10 +21,10 @@ def targets_outside(run: Run) -> Iterator[Finding]:
     outside = signals.median(signals.column(run, "unreachable_fraction")[1])
     path = signals.loss_path(run)
     falling = signals.trend(history.after(history.middle_step))
-    by_hand = "log" in path and not path.startswith("relu")
-    if not ("binary_cross_entropy" in path or by_hand) or not outside > 0 or not history.end < 0:
+    norms = signals.inside(run, "grad_norm", history.middle_step, history.last_step)
+    cut_off = "log" in path and not path.startswith("relu") and signals.median(norms) == 0
+    if not ("binary_cross_entropy" in path or cut_off) or not outside > 0 or not history.end < 0:
         return
-    cut_off = signals.median(signals.inside(run, "grad_norm", history.middle_step, history.last_step)) == 0
     if not cut_off and not (falling.z > 3 and falling.drop > abs(history.start)):
         return
     below = int(history.steps[(history.values < 0).argmax()])

@@ -45,7 +45,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._constant_answer import drowned
+from diagnostics.rules._constant_answer import BY_INPUTS, drowned
 from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
 from diagnostics.rules._explained import nothing_until
 from diagnostics.rules._far_targets import scale_targets
@@ -236,7 +236,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
 def explains(finding: Finding, other: Finding) -> bool:
     """All units dead explain a flat loss; a tenth of them does not."""
     flat = {"zero-gradient", "saddle-point", "plateau", "ravine", "lr-too-small", "local-minimum", "lr-oscillation"}
-    if other.cause in {"double-softmax", "weight-decay"} or drowned(other):
+    if other.cause in {"double-softmax", "weight-decay"} or (drowned(other) and finding.cause in BY_INPUTS):
         return False
     if other.evidence.keys() & {"largest target", "length of an input"}:
         return False
@@ -249,6 +249,6 @@ def explains(finding: Finding, other: Finding) -> bool:
         return later and finding.evidence["dead fraction"] >= 0.9
     if other.cause == "momentum" and finding.cause in BY_A_STEP and other.first_step < finding.first_step:
         return False  # its swings came before
-    by_inputs = finding.cause in {"input-scale", "uncentered-inputs"}  # which slow down what is left of it as well
+    by_inputs = finding.cause in BY_INPUTS  # which slow down what is left of it as well
     most = 0.75 if other.kind == "lr-too-small" and not by_inputs else 0.5  # half a layer learns at half its pace
     return other.kind in flat and finding.evidence["dead fraction"] >= most

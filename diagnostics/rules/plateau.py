@@ -107,6 +107,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._constant_answer import (
     BEND,
+    BY_INPUTS,
     INPUT_SCALE,
     began_sure_and_wrong,
     drowned,
@@ -233,7 +234,7 @@ def gives_way(finding: Finding) -> bool:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
-    if drowned(finding) and other.kind == "dead-units":
+    if drowned(finding) and other.kind == "dead-units" and other.cause in BY_INPUTS:
         return True
     if gives_way(finding):
         by_inputs = finding.cause == INPUT_SCALE and other.kind in {"lr-oscillation", "lr-too-small"}

@@ -102,6 +102,7 @@ def check(
     stuck = _is_the_middle(run, names, trainable, silent) or no_gradient.ends_in_the_flat(run)
     layers = tuple(names[at] for at in silent)
     reason = no_gradient.reason(run, layers, hard)
+    learns |= no_gradient.is_an_offset(run, layers)
     yield Finding(
         kind=KIND,
         cause=reason.cause,
