@@ -95,7 +95,7 @@ def products(net: nn.Module) -> tuple[Tensor, set[str]]:
     """All products with unit vectors, and the names of the graph's nodes."""
     layout = Layout(list(net.parameters()))
     hessian = DoubleBackward(lambda: net(X), layout)
-    names, waiting, seen = set(), [g.grad_fn for g in hessian._gradients], set()
+    names, waiting, seen = set(), [hessian._joined.grad_fn], set()
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:

@@ -148,7 +148,7 @@ def ranked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("paired", [pytest.param(True, marks=pytest.mark.by_hand), False])
 def test_pairs_that_do_not_belong_together(paired: bool, tmp_path: Path) -> None:
     """A contrast of the two outputs of one model; the loss of answers that are all one is all that it comes to."""
     torch.manual_seed(3)
@@ -264,6 +264,10 @@ def weighted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (weights * (model(x) - y[:, :1]).abs()).mean()
 
 
+def below_zero(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return -F.cosine_similarity(model(x), y).mean()
+
+
 def likelihood(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     mean, log_variance = model(x).chunk(2, 1)
     return F.gaussian_nll_loss(mean, 0.05 * y[:, :1], log_variance.exp())
@@ -274,9 +278,14 @@ def likelihood(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("loss", "model"),
     [
-        pytest.param(levels, TimeFirst, id="time first"),
+        pytest.param(levels, TimeFirst, id="time first", marks=pytest.mark.by_hand),
         pytest.param(weighted, Members, id="members first"),
-        pytest.param(lambda model, x, y: -F.cosine_similarity(model(x), y).mean(), network, id="below zero"),
+        pytest.param(
+            lambda model, x, y: -F.cosine_similarity(model(x), y).mean(),
+            network,
+            id="below zero",
+            marks=pytest.mark.by_hand,
+        ),
         pytest.param(likelihood, lambda: network(2), id="a likelihood"),
     ],
 )

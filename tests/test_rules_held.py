@@ -60,18 +60,18 @@ class Product(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("start", "expected"),
+    ("start", "updates", "expected"),
     [
-        (lambda noise: torch.eye(6) + 0.02 * noise, []),
-        (lambda noise: 0.1 * noise, [("plateau", "vanishing-gradient")]),
+        (lambda noise: torch.eye(6) + 0.02 * noise, 60, []),
+        (lambda noise: 0.1 * noise, 120, [("plateau", "vanishing-gradient")]),
     ],
     ids=["identity", "small"],
 )
-def test_a_product_that_has_vanished(start, expected, tmp_path):
+def test_a_product_that_has_vanished(start, updates, expected, tmp_path):
     torch.manual_seed(0)
     model, (x, y) = Product(start), classes(256)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    run = of_all_data(tmp_path, model, optimizer, lambda: F.cross_entropy(model(x), y), 120)
+    run = of_all_data(tmp_path, model, optimizer, lambda: F.cross_entropy(model(x), y), updates)
     assert alarms(run) == expected
 
 

@@ -314,7 +314,9 @@ class Recurrence(nn.Module):
 
 @pytest.mark.exhaustive
 @pytest.mark.every_case
-@pytest.mark.parametrize(("size", "expected"), [(1.0, [("lr-unstable", "initialization")]), (0.1, [])])
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1.0, [("lr-unstable", "initialization")]), pytest.param(0.1, [], marks=pytest.mark.by_hand)]
+)
 def test_a_recurrence_that_began_with_large_weights(size, expected, tmp_path):
     """Gradients of thousands at a loss of log 3, and no update comes to anything."""
     torch.manual_seed(1)
@@ -325,7 +327,7 @@ def test_a_recurrence_that_began_with_large_weights(size, expected, tmp_path):
     model = Recurrence(size)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=40) as monitor:
-        for _ in range(120):
+        for _ in range(80):
             rows = torch.randint(600, (40,))
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x[rows]), kind[rows])

@@ -368,7 +368,10 @@ def test_steps_so_short_that_most_of_the_run_only_finds_the_mean_target(tmp_path
 
 @pytest.mark.parametrize(
     ("rate", "expected"),
-    [(0.01, [("lr-too-small", "learning-rate")]), pytest.param(3.0, [], marks=pytest.mark.by_hand)],
+    [
+        pytest.param(0.01, [("lr-too-small", "learning-rate")], marks=pytest.mark.by_hand),
+        pytest.param(3.0, [], marks=pytest.mark.by_hand),
+    ],
 )
 def test_a_rate_at_which_the_answers_stay_at_the_mean(tmp_path, rate, expected):
     """Four examples of an exclusive or, which has to be found from where all answers are one half."""

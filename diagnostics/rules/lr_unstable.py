@@ -23,9 +23,9 @@ saturated units tell of it. Where the loss came back although the rate stayed, i
 by above twice the starting loss; or before it fell at all, where the first updates of an optimizer that does not
 rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards. Where
 another network is trained beside this one, whose updates change the loss as well, only a loss that ends above twice its
-start is harm. In a run that gains nothing: whether the slopes that its updates go along promise ten times the loss
-itself. And Adam's updates, where its first beta is larger than the root of the second: whether an average weight
-moves by more than ten times the rate.
+start is harm. In a run that gains little, at ten times the limit and more: whether the slopes that its updates go along
+promise ten times the loss itself. And Adam's updates, where its first beta is larger than the root of the second:
+whether an average weight moves by more than ten times the rate.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:

@@ -85,16 +85,17 @@ A run that has converged is flat too, and so is one at the floor that label nois
 mechanisms. Some runs learn after a long flat stretch: the finding ends there. Where the answers surely take a tenth off
 the loss of the same answer to all, the inputs are heard, and neither decay nor short inputs nor signals that shrink are
 named; a ReLU at the output is not, where nine tenths are explained, unless nine tenths of what is left are asked of
-answers that are 0. Least squares on logistic outputs that are wrong for less than a tenth of the run is silent. Targets
-outside [0, 1] or a summed squared error move the 1/4. Without a closure a loss outside the model is not seen at work,
-and what it is given is judged by the functions on the way: probabilities that a gate mixes are then not told from
-logits that it mixes. Where there is nothing to learn, as in pure noise, "nothing was learned" is true and no fault of
-the training; what it can learn of noisy targets, and be it a fiftieth of their variance, is told from nothing. A task
-that a network takes more than half of a run to start on is called so until it does. It is seen where the loss is one
-mean squared error or cross-entropy of the model's output, with or without a closure, of a model that is called once an
-update; and where there are other terms, if the targets are classes, labels or the input itself. Of any other loss that
-compares one output with targets of the data, a closure shows what it would be if every example got the mean of the
-answers. A term that is meant to win, as a penalty that grows, makes it true by design.
+answers that are 0 and targets lie a tenth of their range below. Least squares on logistic outputs that are wrong for
+less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4. Without a closure
+a loss outside the model is not seen at work, and what it is given is judged by the functions on the way: probabilities
+that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as in pure noise,
+"nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it a fiftieth of
+their variance, is told from nothing. A task that a network takes more than half of a run to start on is called so until
+it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output, with or without a
+closure, of a model that is called once an update; and where there are other terms, if the targets are classes, labels
+or the input itself. Of any other loss that compares one output with targets of the data, a closure shows what it would
+be if every example got the mean of the answers. A term that is meant to win, as a penalty that grows, makes it true by
+design.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").

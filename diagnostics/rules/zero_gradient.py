@@ -31,9 +31,10 @@ metric. A loss of second derivatives needs units that have some: tanh, SiLU, sof
 
 ## When this is wrong
 A branch that is idle in a run that learns is information, unless it is most of the network and more lies behind it, or
-a clamp is seen to end its gradient: a term of a loss that is meant to be 0 throughout looks like that.
-Experts that no input is routed to, and parameters frozen by `requires_grad_(False)`, get no gradient and are
-fine. Dead ReLU units and wholly saturated ones give exact zeros too; they are reported as such.
+a clamp is seen to end its gradient: a term of a loss that is meant to be 0 throughout looks like that. Experts that no
+input is routed to, and parameters frozen by `requires_grad_(False)`, get no gradient and are fine. An offset of all
+scores, of which a loss of pairs takes differences, is information. Dead ReLU units and wholly saturated ones give exact
+zeros too; they are reported as such.
 
 ## In the lecture
 *Plateaux*: "0-1 loss", "hard threshold activations".
