@@ -87,3 +87,18 @@ def test_a_run_may_be_named_as_the_table_names_its_settings(tmp_path, monkeypatc
 @pytest.mark.parametrize("group", [{"momentum": "heavy"}, {"betas": 0.9}, {"betas": [None, 0.9]}, {"betas": []}])
 def test_what_if_starts_at_the_usual_momentum_where_none_is_told(group):
     assert whatif.own_name("SGD", group) == "gradient descent" and whatif.nearest_momentum(group) == 0.9
+
+
+@pytest.mark.parametrize("page", ["curvature", "whatif"])
+def test_a_run_of_quick_estimates_alone_says_so(page, tmp_path, monkeypatch):
+    """Of the stability ratio of Adam: no eigenvalue of the Hessian itself is known, and none is shown as NaN."""
+    writer = train(tmp_path / "quick", optimizer="Adam")
+    quick = {"stability": 0.3, "preconditioned": 60.0, "preconditioned_residual": 0.1, "oscillation_limit": 0.5}
+    writer.append("curvature", 10, {"eigenvalues": [], "residuals": [], **quick})
+    writer.close("finished")
+    app = opened(page, tmp_path, monkeypatch, run="quick")
+    assert not app.exception
+    (said,) = [each.value for each in app.info]
+    assert "quick ones, of the stability ratio alone" in said
+    if page == "curvature":
+        assert [(each.label, each.value) for each in app.metric] == [("Stability ratio s", "0.3")]

@@ -9,13 +9,17 @@ import streamlit as st
 from diagnostics import charts
 from diagnostics.charts import slices, spectrum
 from diagnostics.charts.parts import Frame
-from diagnostics.rules import Chart
+from diagnostics.rules import Chart, Finding
 from diagnostics.views.common import View, begin_anew, downloads, figure, picture, run_page, worst_alarm
 from diagnostics.views.text import number
 
 STABILITY = Chart("stability", "curvature", ("stability",), "Stability ratio s against this optimizer's limits")
 EIGENVALUES = Chart("spectrum", "curvature", ("eigenvalues",), "Largest and smallest eigenvalues of the Hessian")
 ALIGNMENT = Chart("line", "curvature", ("gradient_alignment",), "Share of the squared gradient in the top directions")
+QUICK_ALONE = (
+    "the estimates were quick ones, of the stability ratio alone, as a whole one was not affordable. A longer run, a "
+    "larger `watch(budget=...)` or `watch(curvature_every=...)` measures it."
+)
 
 
 def page() -> None:
@@ -36,6 +40,17 @@ def body(view: View) -> None:
         "this optimizer. For gradient descent s = ηλ/2: below ½ the steepest direction decays, up to 1 it oscillates, "
         "beyond 1 it diverges - the lecture's three cases."
     )
+    if quick_alone(table):
+        st.info(f"The spectrum was not measured: {QUICK_ALONE}")
+    else:
+        spectra(view, table, alarm)
+    downloads(
+        {name: partial(view.run.table, name) for name in ("curvature", "batches", "slices")},
+        "curvature",
+    )
+
+
+def spectra(view: View, table: Frame, alarm: Finding | None) -> None:
     words = "Eigenvalues over updates with error bars"
     picture(view, charts.draw, EIGENVALUES, alarm, key="eigenvalues", alt_text=words)
     st.caption(
@@ -45,13 +60,16 @@ def body(view: View) -> None:
     words = "Share of the gradient in the top eigenvectors"
     picture(view, charts.draw, ALIGNMENT, alarm, key="alignment", alt_text=words)
     st.caption("Near 1, the gradient points across the ravine: the steps bounce instead of following its floor.")
-    downloads(
-        {name: partial(view.run.table, name) for name in ("curvature", "batches", "slices")},
-        "curvature",
-    )
+
+
+def quick_alone(table: Frame) -> bool:
+    return len(table) > 0 and not table["eigenvalues"].map(len).any()
 
 
 def not_measured(view: View) -> None:
+    if quick_alone(view.run.table("curvature", ["step", "eigenvalues"])):
+        st.info(f"The Hessian's own curvature was not measured in this run: {QUICK_ALONE}")
+        return
     if view.run.meta.get("closure"):
         st.info(f"Curvature was not measured in this run: {given_in_vain(view)}")
         return
@@ -89,16 +107,14 @@ def verdict(last: Frame, whole: Frame) -> None:
     steepest = last if len(last["eigenvalues"]) else whole
     top, error = (each[0] if len(each) else np.nan for each in (steepest["eigenvalues"], steepest["residuals"]))
     then = "" if whole["step"] == last["step"] else f", step {whole['step']:,}"
-    for column, (label, value, note) in zip(
-        st.columns(4),
-        (
-            ("Stability ratio s", ratio, "above 1: unstable"),
-            ("Largest eigenvalue", top, f"± {number(error, 2)}" if np.isfinite(error) else ""),
-            ("Smallest eigenvalue", whole["smallest"], f"± {number(whole['smallest_residual'], 2)}{then}"),
-            ("Gradient in the top directions", whole["gradient_alignment"], f"share of its square{then}"),
-        ),
-        strict=True,
-    ):
+    cards = (
+        ("Stability ratio s", ratio, "above 1: unstable"),
+        ("Largest eigenvalue", top, f"± {number(error, 2)}" if np.isfinite(error) else ""),
+        ("Smallest eigenvalue", whole["smallest"], f"± {number(whole['smallest_residual'], 2)}{then}"),
+        ("Gradient in the top directions", whole["gradient_alignment"], f"share of its square{then}"),
+    )
+    known = [each for at, each in enumerate(cards) if at == 0 or np.isfinite(float(each[1]))]
+    for column, (label, value, note) in zip(st.columns(len(cards)), known, strict=False):
         column.metric(
             label, number(float(value)), border=True, height="stretch", delta=note, delta_color="off", delta_arrow="off"
         )
