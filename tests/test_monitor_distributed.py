@@ -81,9 +81,7 @@ def truth() -> tuple[list[float], list[list[float]], float]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    "kind", ["ddp", pytest.param("fsdp", marks=()), pytest.param("rank 0 only", marks=pytest.mark.by_hand)]
-)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", pytest.param("rank 0 only", marks=pytest.mark.by_hand)])
 def test_two_processes(kind: str, tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(worker, (kind, str(tmp_path)), nprocs=2, start_method="spawn")
     run = diagnostics.load(tmp_path / "run")

@@ -11,6 +11,7 @@ import diagnostics
 from diagnostics.rules import _growth as growth
 from diagnostics.rules import _harm as harm
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._in_vain import in_vain
 from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -340,3 +341,27 @@ def test_a_recurrence_that_began_with_large_weights(size, expected, tmp_path):
         assert all(name.startswith("onward") for name in each.layers) and len(each.layers) == 4
         assert each.evidence["size of weights at start"] == pytest.approx(1, rel=0.1)
         assert each.evidence["size that fits"] == pytest.approx(96**-0.5)
+
+
+@pytest.mark.parametrize(
+    ("slope", "ratio", "end", "told"),
+    [(-50.0, 40.0, 1.0, True), (-50.0, 0.1, 1.0, False), (-5.0, 40.0, 1.0, False), (-50.0, 40.0, 0.5, False)],
+)
+def test_slopes_that_promise_far_more_than_there_is(slope, ratio, end, told):
+    """Not where the ratio says that the gradient is another loss's, as of one that was scaled; nor where it falls."""
+    steps = np.arange(1, 201)
+    losses = np.linspace(1.0, end, 200) + 0.01 * np.cos(steps)
+    scalars = {
+        "step": steps,
+        "loss": losses,
+        "lr": 1e-3,
+        "grad_norm": 1.0,
+        "slope": np.where(steps % 20, np.nan, slope),
+    }
+    curvature = pd.DataFrame({"step": [2, 50], "stability": ratio})
+    meta = {"name": "test", "optimizer": "Adam", "closure": True, "status": "finished"}
+    history = signals.loss(run := Run.from_frames(meta, {"scalars": pd.DataFrame(scalars), "curvature": curvature}))
+    found = [*in_vain("lr-unstable", run, history)]
+    assert [each.cause for each in found] == ["learning-rate"] * told
+    for each in found:
+        assert each.remedies[0].startswith("try a learning rate of 2.0e-5 at most")

@@ -50,10 +50,8 @@ class DoubleBackward:
         self.low_precision, self.stops = rewrites.autocast or halves, rewrites.stops
         self.constant, self.loss, self._graph = loss.grad_fn is None, float(loss.detach()), loss.grad_fn
         gradients = self._differentiate(loss)
-        with torch.enable_grad():
-            self._joined = layout.joined(
-                gradients
-            )  # one tensor, since autograd checks the shapes of each at every call
+        with torch.enable_grad():  # one tensor: autograd checks the shapes of each at every call
+            self._joined = layout.joined(gradients)
         self.gradient = self._joined.detach()
         self.unreached = [p for p, g in zip(layout.parameters, gradients, strict=True) if g is None]
         self.constant |= len(self.unreached) == len(gradients)

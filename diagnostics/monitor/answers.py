@@ -111,9 +111,7 @@ class Answers:
         found |= {} if one.alike is None else {"equal_outputs": one.alike}
         if one.undecided is not None:
             found["zero_labels"] = stats.labels_of_zero(*one.undecided, torch.as_tensor(loss))
-        if one.below is not None:
-            found |= dict(zip(("unreachable_fraction", "unreachable_error"), one.below.unbind(), strict=True))
-        return found
+        return found | one.below
 
     def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
         """If the loss is one error against targets and nothing else; or that and other terms, where the targets prove
@@ -150,7 +148,10 @@ class Answers:
             one.undecided = output, gradient
         if one.function == "relu":
             below, error = (output == 0) & (gradient > 0), gradient.float().square()
-            one.below = torch.stack([below.float().mean(), error.where(below, 0).sum() / error.sum()])
+            one.below = {
+                "unreachable_fraction": below.float().mean(),
+                "unreachable_error": error.where(below, 0).sum() / error.sum(),
+            }
         elif len(self._forms) == 1 and self._forms[0].name in ONE_BY_ONE.get(one.function, ()):
             one.beyond = (
                 stats.of_no_sum(self._forms[0], output, gradient)
@@ -211,7 +212,7 @@ class _Pass:
     ) -> None:
         """`inputs`: their sum. `function`: what the output comes from."""
         self.function, self.calls, self.found = function, 0, list[stats.Targets]()
-        self.below: Tensor | None = None  # share of a ReLU's outputs that are 0 and would be less, and of the error
+        self.below = dict[str, Tensor]()  # shares of a ReLU's outputs that are 0 and would be less, and of the error
         self.beyond: Tensor | None = None  # of targets, of those that a sigmoid, tanh or softmax cannot give
         self.alike: Tensor | None = None  # whether the numbers of each answer are all one
         self.undecided: tuple[Tensor, Tensor] | None = None  # output and gradient, while no form of loss is known

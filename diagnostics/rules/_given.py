@@ -42,6 +42,7 @@ _AFTERWARDS = "use {} only to read off probabilities after training"
 # Keeps probabilities near [0, 1]: an epsilon, bounds, the mean of several. A gate's `mul` is recorded as a product.
 BOUNDED = frozenset({"add", "clamp", "mul", "div", "mean"})
 NEARLY_ALL = 0.9  # R squared: half of a normal target's variance is left where half of it is out of reach
+NOTHING_LEFT = 0.99  # R squared: whatever holds up what is left, it is next to nothing
 MOST_OF_IT = 0.5  # R squared: an output that follows its targets is not held at the end of its range
 _STRETCHED = frozenset({"mul", "div"})  # by a temperature, as pointer networks do: logits again, of any size
 
@@ -149,8 +150,9 @@ _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a differenc
 def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """Targets that the output's activation cannot give."""
     function, *calls = [*signals.loss_calls(run), ""]
-    fits = explained_late(run).share > NEARLY_ALL  # of what fits noise alone is out of reach
-    if function not in _RANGES or (fits and not _held_up(run)):
+    share = explained_late(run).share
+    fits = share > NEARLY_ALL  # of what fits noise alone is out of reach
+    if function not in _RANGES or (fits and not (share < NOTHING_LEFT and _held_up(run))):
         return None
     if calls[0] in COMPARISONS:
         found = _by_range(kind, run, history, function)
@@ -160,10 +162,10 @@ def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     return _by_share(kind, run, history, function) if compared else None
 
 
-def _held_up(run: Run, *, nothing: float = 0.99) -> bool:
+def _held_up(run: Run) -> bool:
     """Whether nearly all of what is left of the error is asked of answers that are 0: of noise, a part is."""
     held = signals.column(run, "unreachable_error")[1]
-    return explained_late(run).share < nothing and signals.median(held[len(held) // 2 :]) >= NEARLY_ALL
+    return signals.median(held[len(held) // 2 :]) >= NEARLY_ALL
 
 
 def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:

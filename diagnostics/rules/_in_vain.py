@@ -1,4 +1,4 @@
-"""Updates whose gradients promise far more than there is to gain, in a run that gains nothing.
+"""Updates whose gradients promise far more than there is to gain, in a run that gains little.
 
 Source: lecture, "Learning Rate"; Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural
 networks" (what is multiplied by large weights at every step has a gradient that grows with each).
@@ -70,8 +70,8 @@ def in_vain(
         },
         (
             *([_SMALLER] if large else []),
-            f"or, if so steep a loss is meant, a learning rate of {number(fitting)} at most, at which an update "
-            "promises no more than there is",
+            f"{'or, if so steep a loss is meant,' if large else 'try'} a learning rate of {number(fitting)} at most: "
+            "an update then promises no more than there is",
             *([] if optimizer.adaptive(run) else ["or clip the gradient's norm: torch.nn.utils.clip_grad_norm_"]),
         ),
         (
