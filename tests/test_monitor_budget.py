@@ -65,25 +65,30 @@ def simulated(
     product: float = 2,
     observing: float = 1.5,
     busy: float = 1.0,
+    until: float = math.inf,
 ) -> Simulated:
-    """`busy`: seconds by the clock that a second's work takes."""
-    now = 0.0
+    """`busy`: seconds by the clock that a second's work takes, `until` other work ends."""
+    now = others = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    monkeypatch.setattr(budgets, "waited", lambda: now - now / busy)
+    monkeypatch.setattr(budgets, "waited", lambda: others)
     budget = Budget(0.05)
     schedule = Schedule(1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda: None, weights)
     run = Simulated(budget, schedule)
     assert schedule.at_most() < 5  # a first estimate, of unknown products, ends within the floor
 
+    def work(seconds: float) -> float:
+        nonlocal now, others
+        taken = seconds * (busy if now < until else 1.0)
+        now, others = now + taken, others + taken - seconds
+        return taken
+
     def spend(kind: str, seconds: float) -> float:
         with budget.charge(kind):
-            nonlocal now
-            now += seconds
-        return seconds
+            return work(seconds)
 
     for step in range(1, round(seconds / update)):
         plan = schedule.plan(step, closure=step > 1)
-        now += update
+        work(update)
         spend("always", always)
         budget.updated()
         if plan.measured:
@@ -92,14 +97,12 @@ def simulated(
         if plan.curvature:
             whole = schedule.whole_estimate()
             if not isinstance(whole, bool):
-                spend("curvature", product * update)
-                whole = whole(product * update)
+                whole = whole(spend("curvature", product * update))
             if whole is not None:
                 run.estimates.append((step, whole))
                 cost = (62 if whole else 10) * product * update + (6e-7 if whole else 1e-7) * weights
                 with budget.charge("curvature"):
-                    now += cost
-                    schedule.estimated(whole, cost)
+                    schedule.estimated(whole, work(cost))
                 schedule.last_curvature = step
         assert budget.total <= max(5.0 * busy, 0.05 * budget.unwatched), step
     return run
@@ -140,10 +143,21 @@ def test_a_short_run_on_a_busy_machine_is_measured_to_its_end(
 
 def test_a_machine_that_others_use_too_measures_as_often_as_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = simulated(monkeypatch, 12, 0.005, 0.0001, product=3, observing=5)
-    shared = simulated(monkeypatch, 48, 0.02, 0.0004, product=3, observing=5, busy=4.0)
+    shared = simulated(monkeypatch, 12, 0.005, 0.0001, product=3, observing=5, busy=4.0)
     assert len(shared.measured) >= 0.9 * len(alone.measured) > 10
     assert len(shared.estimates) >= 0.9 * len(alone.estimates) > 1
     assert shared.budget.slowdown == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("busy, part", [(2.0, 0.3), (3.0, 0.1), (4.0, 0.03)])
+@pytest.mark.parametrize("product", [2, 4.5, 8])
+def test_what_was_measured_while_others_were_busy_counts_as_what_it_takes_without_them(
+    product: float, busy: float, part: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 15.0
+    until = part * seconds * busy
+    run = simulated(monkeypatch, seconds, 0.005, 0.0001, product=product, observing=5, busy=busy, until=until)
+    assert sum(step > 1500 for step in run.measured) >= 3, run.measured
 
 
 def test_waiting_for_anything_else_is_no_other_work() -> None:

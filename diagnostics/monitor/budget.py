@@ -2,10 +2,11 @@
 
 The promise is over the whole run: all measuring together costs at most max(5 s, budget x unwatched time). The five
 seconds are those of a machine of one's own: where training waits for a processor that other work has, all takes longer
-by the clock. Until they are earned, but for the first half second of each kind, what is left of them is spent evenly
-over the logarithm of the time, so that a run of any length, on a machine however busy, is measured from its first
-updates on and still in its last half. What every update costs is set aside first, up to half: where recording alone
-costs more than that (updates of a fraction of a millisecond), curvature goes on with the other half.
+by the clock, and counts as what it takes alone. Until they are earned, but for the first half second of each kind, what
+is left of them is spent evenly over the logarithm of the time, so that a run of any length, on a machine however busy,
+is measured from its first updates on and still in its last half. What every update costs is set aside first, up to
+half: where recording alone costs more than that (updates of a fraction of a millisecond), curvature goes on with the
+other half.
 """
 
 import math
@@ -32,6 +33,7 @@ class Budget:
         self.slowdown = 1.0  # seconds by the clock in which is done what takes one where no other work has its turn
         self._waited_before = waited()
         self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0, "writing": 0.0, "diagnosing": 0.0}
+        self._lost = 0.0  # seconds of it that other work took
         self.latest = {"measured": 0.0, "curvature": 0.0}
         self.inside = 0.0  # charged further inside of what is being charged
         self._began = time.perf_counter()
@@ -46,8 +48,8 @@ class Budget:
 
     @property
     def floor(self) -> float:
-        """The five seconds, by the clock."""
-        return FLOOR_SECONDS * self.slowdown
+        """What has been spent, and what is left of the five seconds: by the clock, at the pace of now."""
+        return self.total + max(0.0, FLOOR_SECONDS - self.total + self._lost) * self.slowdown
 
     @property
     def unwatched(self) -> float:
@@ -106,6 +108,7 @@ class Budget:
 
     def add(self, kind: str, seconds: float) -> None:
         self.spent[kind] += seconds
+        self._lost += seconds * (1 - 1 / self.slowdown)
 
     def cost_of(self, kind: str, seconds: float) -> None:
         """Note what one whole measurement cost: the forecast for the next."""

@@ -209,7 +209,7 @@ class Monitor:
             )
             return
         self._together.settle()
-        self._budget.spent["writing"] = self._writer.seconds
+        self._budget.add("writing", self._writer.seconds - self._budget.spent["writing"])
         self._budget.updated()
         update = update or self._skipped(passes)
         try:
