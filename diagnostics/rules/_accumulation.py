@@ -16,7 +16,11 @@ _SUMMED = "the loss that is recorded is the sum of all"
 _OF_OTHERS = "each was of other examples"
 
 
-def accumulating(run: Run, mostly: float) -> Iterator[Finding]:
+def accumulating(
+    run: Run,
+    *,
+    mostly: float = 0.5,  # of the updates: a loop that zeroes once an epoch forgets in all others
+) -> Iterator[Finding]:
     steps, carried = signals.column(run, "carried_grad_norm")
     steps, carried = steps[1:], carried[1:]  # before the first update there was nothing to carry
     share = float((carried > 0).mean()) if len(steps) else 0.0
@@ -37,11 +41,11 @@ def accumulating(run: Run, mostly: float) -> Iterator[Finding]:
         remedies = ("call optimizer.zero_grad() inside the closure, before its backward()",)
     yield found(
         "gradients-accumulate",
-        first,
-        (),
+        run,
         summary,
-        {"share of updates": share, "carried gradient norm": float(carried[carried > 0][-1])},
         remedies,
+        evidence={"share of updates": share, "carried gradient norm": float(carried[carried > 0][-1])},
+        step=first,
         formula=(
             r"g_k = \sum_{j \le k} \nabla\mathcal{J}(\theta_j) \quad\text{instead of}\quad "
             r"\nabla\mathcal{J}(\theta_k): \; \mu = 1"
@@ -57,20 +61,19 @@ def accumulation_cut_short(run: Run) -> Iterator[Finding]:
     passes = int(told["passes"])
     yield found(
         "accumulation-cut-short",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"Of the {passes} backward passes before each update only the last one's gradient is left: the gradients "
             f"are zeroed between them, though {_SUMMED if summed else _OF_OTHERS}. An update follows one batch "
             f"of {passes}{', and where each loss was divided by their number it is as much shorter' if summed else ''}."
         ),
-        {"backward passes": float(passes)},
         (
             *([] if summed else ["where an update for each batch is meant, move optimizer.step() into their loop"]),
             "call optimizer.zero_grad() once an update, after optimizer.step(), and not before each backward()",
         ),
-        severity="warning",
+        evidence={"backward passes": float(passes)},
         formula=r"g = \nabla\mathcal{J}_k \quad\text{instead of}\quad \sum_{j=1}^{k} \nabla\mathcal{J}_j",
+        severity="warning",
     )
 
 
@@ -80,13 +83,12 @@ def clipped_after_step(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "clipped-after-step",
-        int(told["step"].iloc[0]),
-        (),
+        run,
         (
             "The gradients are changed after the optimizer's step and before the next backward pass, where nothing "
             "reads them: clipping comes too late, and every update is made from gradients of any length."
         ),
-        {},
         ("call clip_grad_norm_ between loss.backward() and optimizer.step()",),
+        step=int(told["step"].iloc[0]),
         severity="warning",
     )

@@ -37,21 +37,21 @@ def collapsed(
     pair, at_first, now = 1 - of_pairs[-1], 1 - strangers[0].max(), 1 - strangers[-1].max()
     yield found(
         "collapsed",
-        int(steps[np.flatnonzero(~close)[-1] + 1]),
-        (),
+        run,
         (
             f"All answers became one: the mean cosine between those to different inputs was {number(at_first)} at "
             f"first and is {number(now)} now, hardly less than the {number(pair)} of the pairs that the loss asks to "
             "be alike. It is low because the answers tell next to nothing of the inputs."
         ),
-        {"cosine of strangers": float(now), "cosine of pairs": float(pair)},
         (
             "stop the gradient of one side, z.detach(), and put a predictor behind the other, as in SimSiam; or let "
             "an average of the weights make that side, as in BYOL",
             "or add what keeps answers apart: other examples of the batch as negatives, as in SimCLR, or a term for "
             "the variance of each feature, as in VICReg",
         ),
-        severity="warning",
+        evidence={"cosine of strangers": float(now), "cosine of pairs": float(pair)},
+        step=int(steps[np.flatnonzero(~close)[-1] + 1]),
         formula=r"\cos(z_i, z_j) \to 1 \quad\text{for all } i, j",
+        severity="warning",
         chart=Chart("line", "scalars", _COSINES, "Cosine of pairs, and of answers to different inputs"),
     )

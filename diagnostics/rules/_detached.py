@@ -29,7 +29,7 @@ def detached(run: Run) -> Iterator[Finding]:
     if (len(cut) or nowhere) and not by_layer.counts_errors(run):
         first = signals.first_step(run)
         summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
-        yield found("detached", first, (), summary, {"updates": float(signals.total(run))}, remedies)
+        yield found("detached", run, summary, remedies, evidence={"updates": float(signals.total(run))}, step=first)
         return
     if not len(steps):
         return
@@ -47,12 +47,15 @@ def detached(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "detached",
-        int(steps[0]),
-        names,
-        f"No gradient reaches {names_of(names)}, but it reaches the tensors behind: "
-        f"{'what is computed from them is detached' if seen else 'the graph is cut between them'}.",
-        {"tensors": float(len(names))},
+        run,
+        (
+            f"No gradient reaches {names_of(names)}, but it reaches the tensors behind: "
+            f"{'what is computed from them is detached' if seen else 'the graph is cut between them'}."
+        ),
         (*_REATTACH, "or freeze them on purpose with requires_grad_(False)"),
+        evidence={"tensors": float(len(names))},
+        step=int(steps[0]),
+        layers=names,
         severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
         chart=_GRADIENTS,
     )
@@ -61,18 +64,19 @@ def detached(run: Run) -> Iterator[Finding]:
 def _by_value(run: Run, step: int, names: tuple[str, ...]) -> Finding:
     return found(
         "detached",
-        step,
-        names,
+        run,
         (
             f"The loss changes with {names_of(names)}, but has no gradient there: something between gives numbers "
             "without a graph, as argmax, round, a comparison, .item() and .detach() do."
         ),
-        {"tensors": float(len(names))},
         (
             "in place of argmax take the mean of the places, weighed by a softmax; in place of round or a comparison "
             "something smooth, or z + (round(z) - z).detach()",
             *_REATTACH,
         ),
+        evidence={"tensors": float(len(names))},
+        step=step,
+        layers=names,
         severity=unless_it_learns(run, "critical", "warning"),
         chart=_GRADIENTS,
     )
@@ -81,17 +85,18 @@ def _by_value(run: Run, step: int, names: tuple[str, ...]) -> Finding:
 def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
     return found(
         "gradient-withheld",
-        step,
-        names,
+        run,
         (
             f"The loss depends on {names_of(names)}, but the loop leaves no gradient there in any update: the backward "
             "pass of a part of the loss is missing, or zero_grad() erases it before the optimizer's step."
         ),
-        {"tensors": float(len(names))},
         (
             "call backward() once, on the sum of all parts of the loss",
             "call optimizer.zero_grad() once an update, before the first backward()",
         ),
+        evidence={"tensors": float(len(names))},
+        step=step,
+        layers=names,
         severity=unless_it_learns(run, "critical", "warning"),
         chart=_GRADIENTS,
     )
@@ -105,16 +110,16 @@ def state_cut(run: Run) -> Iterator[Finding]:
     modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
     yield found(
         "state-cut",
-        signals.first_step(run),
-        names,
+        run,
         (
             f"What a step of {names_of(modules)} hands on to the next is cut from the graph at each of {steps} steps: "
             "only the last one is trained, and nothing learns what an earlier one should keep for it."
         ),
-        {"steps": float(steps)},
         (
             "detach the state between batches or long stretches of a sequence, not between its steps",
             "if one step's gradient is meant, as at a fixed point, take the others under torch.no_grad()",
         ),
+        evidence={"steps": float(steps)},
+        layers=names,
         severity=unless_it_learns(run, "critical", "warning"),
     )

@@ -19,14 +19,13 @@ def made_in_forward(run: Run) -> Iterator[Finding]:
     within = names_of(tuple(name for name in owners if name)) or "the model"
     yield found(
         "made-in-forward",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"The forward of {within} makes parameters of its own and throws them away: each call makes new ones, and "
             "no update ever reaches them."
         ),
-        {"modules": float(len(owners))},
         ("make the layer once, in __init__, as an attribute of the module: self.out = nn.Linear(...)",),
+        evidence={"modules": float(len(owners))},
         severity=unless_it_learns(run, "critical"),
         chart=_GRADIENTS,
     )
@@ -39,22 +38,19 @@ def looks_ahead(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "looks-ahead",
-        signals.first_step(run),
-        (),
+        run,
         (
             "The model is to predict the next token, and sees it: the targets are its own inputs, one place on, and "
             f"the answer at a place depends on the token after it {number(share)} times as much as on the one before. "
             "It can bring the loss down by copying, which is worth nothing where there is no next token yet."
         ),
-        {"derivative by the next token over the one before": share},
         (
             "give attention a causal mask: is_causal=True in F.scaled_dot_product_attention, or "
             "mask=nn.Transformer.generate_square_subsequent_mask(length), of a decoder as tgt_mask",
             "bidirectional=False in a recurrent net; in a convolution pad on the left alone",
         ),
-        formula=(
-            r"\frac{\partial a_t}{\partial x_{t+1}} \ne 0 \quad\text{where } x_{t+1} \text{ is the target of } a_t"
-        ),
+        evidence={"derivative by the next token over the one before": share},
+        formula=r"\frac{\partial a_t}{\partial x_{t+1}} \ne 0 \quad\text{where } x_{t+1} \text{ is the target of } a_t",
         chart=_GRADIENTS,
     )
 
@@ -64,14 +60,12 @@ def shifted_twice(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "shifted-twice",
-        signals.first_step(run),
-        (),
+        run,
         (
             "The targets are the model's own inputs two places on: it is to tell the token after the next, and never "
             "learns the next one. Labels were probably shifted twice, by the data set and again in the model or the "
             "loss."
         ),
-        {},
         (
             "shift once: models that compute their loss from labels often shift these themselves, and want a copy of "
             "the inputs, labels=input_ids",
@@ -86,17 +80,16 @@ def padding_alone(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "mask-inverted",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"Attention sees the padding alone: its mask leaves out {int(told[1])} different tokens, and token "
             f"{int(told[0])} is all that it leaves in sight. The mask says the opposite of what is meant."
         ),
-        {"kinds of tokens left out": float(told[1])},
         (
             f"invert it: key_padding_mask = tokens == {int(told[0])}, in which True is left out, as in masked_fill; in "
             "F.scaled_dot_product_attention, and in what tokenizers make, True takes part",
         ),
+        evidence={"kinds of tokens left out": float(told[1])},
         severity=unless_it_learns(run, "critical", "warning"),
         chart=_GRADIENTS,
     )
@@ -110,15 +103,14 @@ def dropout_on_output(run: Run) -> Iterator[Finding]:
     them = "numbers" if numbers else "scores"
     yield found(
         "dropout-on-output",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"Dropout follows the last layer: {number(100 * share)} % of the {them} that the loss compares with "
             f"targets are 0, whatever the network answered, and the rest is {number(1 / max(1 - share, 0.01))} times "
             "its answer."
         ),
-        {"share set to 0": share},
         ("end the model with the last layer: dropout belongs between hidden layers",),
+        evidence={"share set to 0": share},
         formula=(
             r"\mathbb{E}\,(d\,y - t)^2 = (y - t)^2 + \tfrac{p}{1-p}\,y^2 \;\text{ is least at }\; y = (1 - p)\,t, "
             r"\text{ where } p\,t^2 \text{ is left}"
@@ -138,17 +130,18 @@ def dropout_noise(run: Run, *, most: float = 0.5, looks: int = 3) -> Iterator[Fi
     dropped, share = float(run.meta.get("dropout") or 0.0), float(shares[-1])
     yield found(
         "dropout-noise",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"Dropout of {number(dropped)} drowns the answers: {number(100 * share)} % of how they differ from example "
             "to example is what it draws, and the rest what the model is given. p is the share that is set to 0, not "
             "the share that is kept."
         ),
-        {"share set to 0": dropped, "share of the difference between answers that is drawn": share},
         (f"where {number(dropped)} is to be kept, set p = {number(1 - dropped)}; usual are 0.1 to 0.5",),
-        r"\operatorname{var}\!\left(\tfrac{d}{1-p}\,x\right) = \tfrac{p}{1-p}\,x^2 = "
-        rf"{tex(dropped / max(1 - dropped, 1e-3))}\,x^2",
+        evidence={"share set to 0": dropped, "share of the difference between answers that is drawn": share},
+        formula=(
+            r"\operatorname{var}\!\left(\tfrac{d}{1-p}\,x\right) = \tfrac{p}{1-p}\,x^2 = "
+            rf"{tex(dropped / max(1 - dropped, 1e-3))}\,x^2"
+        ),
         severity="warning",
         chart=Chart(
             "line", "scalars", ("dropout_noise",), "Share of the difference between answers that dropout draws"
@@ -162,14 +155,13 @@ def derivative_without_graph(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "derivative-without-graph",
-        signals.first_step(run),
-        (),
+        run,
         (
             "A term of the loss is made of derivatives that were taken without their graph: it is a constant to the "
             f"optimizer, which nothing brings down. At first it was {number(100 * share)} % of the loss."
         ),
-        {"share of the loss": share},
         ("torch.autograd.grad(..., create_graph=True), in every derivative that the loss is made of",),
+        evidence={"share of the loss": share},
         severity=unless_it_learns(run, "critical", "warning"),
         chart=_GRADIENTS,
     )
@@ -183,15 +175,16 @@ def left_in_evaluation(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "evaluation-mode",
-        int(told["step"]),
-        layers,
+        run,
         (
             f"Since step {int(told['step'])} the model is trained in evaluation mode: {names_of(layers)} "
             "no longer see the batch. A batch norm uses the statistics that it had, however far the weights move on; "
             "dropout is off."
         ),
-        {"modules": float(len(layers))},
         ("call model.train() before each epoch, and again after each evaluation",),
+        evidence={"modules": float(len(layers))},
+        step=int(told["step"]),
+        layers=layers,
         severity=unless_it_learns(run, "critical"),
         chart=_GRADIENTS,
     )

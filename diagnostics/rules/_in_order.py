@@ -58,14 +58,17 @@ def in_order(
         told = f"Each batch teaches one answer, and the next ones unlearn it: {how}"
     yield found(
         "in-order",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"The examples come in the order of their targets: only {number(100 * spread[-1])} % of what the targets "
             f"differ by is left within a batch. {told}"
         ),
-        {"within batches": float(spread[-1]), "share of updates far off": wrong, "loss of a constant": constant},
         ("shuffle the training examples: DataLoader(..., shuffle=True), or a permutation of the indices an epoch",),
+        evidence={
+            "within batches": float(spread[-1]),
+            "share of updates far off": wrong,
+            "loss of a constant": constant,
+        },
         severity="critical" if wrong >= often else "warning",
         chart=Chart("line", "scalars", ("target_spread",), "Targets' variance within batches, over that of all"),
     )

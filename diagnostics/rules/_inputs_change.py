@@ -38,17 +38,18 @@ def inputs_change(
         first, last = change.first, change.last
         yield found(
             "inputs-change",
-            signals.first_step(run),
-            (),
-            f"The inputs {'grow' if change.factor > 1 else 'shrink'} while training, {change.features} features alike: "
-            f"their {what} was {number(first)} in the first batches that were measured and is {number(last)} in the "
-            "last. Each reading seems to rescale the stored data once more.",
-            {"size at first": first, "size at last": last},
+            run,
+            (
+                f"The inputs {'grow' if change.factor > 1 else 'shrink'} while training, {change.features} features "
+                f"alike: their {what} was {number(first)} in the first batches that were measured and is "
+                f"{number(last)} in the last. Each reading seems to rescale the stored data once more."
+            ),
             (
                 "make a new tensor in the data set's __getitem__: x = (x - mean) / std, not x -= mean or x /= 255, "
                 "which write to the stored one",
                 "or transform all data once, before training",
             ),
+            evidence={"size at first": first, "size at last": last},
             severity=unless_it_learns(run, "critical"),
             chart=Chart("line", "inputs", (column,), "Size of the inputs", tuple(names[change.of]), log=True),
         )
@@ -132,16 +133,22 @@ def noise_piles_up(
     before, after = (float(np.sqrt(each.mean())) for each in (first, last))
     yield found(
         "inputs-change",
-        signals.first_step(run),
-        (),
-        f"The inputs grow from a root mean square of {number(before)} to {number(after)} while training, the square by "
-        "as much in each update and of each feature, as noise does that is added to what was added before; and the "
-        "loss rises with it. Each reading seems to add noise to the stored data.",
-        {"size at first": before, "size at last": after, "loss at best": history.best, "loss at end": history.end},
+        run,
+        (
+            f"The inputs grow from a root mean square of {number(before)} to {number(after)} while training, the "
+            "square by as much in each update and of each feature, as noise does that is added to what was added "
+            "before; and the loss rises with it. Each reading seems to add noise to the stored data."
+        ),
         (
             "make a new tensor: x = x + noise, not x += noise, which writes to the stored data that x is a view of",
             "or augment a copy: x = data[i].clone()",
         ),
+        evidence={
+            "size at first": before,
+            "size at last": after,
+            "loss at best": history.best,
+            "loss at end": history.end,
+        },
         severity="info",  # so may a schedule that mixes in a share that grows with time
         chart=Chart("line", "inputs", ("batch_rms",), "Size of the inputs"),
     )

@@ -29,9 +29,7 @@ def log_scores(
 ) -> Iterator[Finding]:
     along = _softmax_along_batch(run)
     if along is not None:
-        yield found(
-            "log-scores", signals.first_step(run), (), along.seen, {}, along.remedies, along.formula, severity="warning"
-        )
+        yield found("log-scores", run, along.seen, along.remedies, formula=along.formula, severity="warning")
         return
     steps, totals = signals.column(run, "log_total")
     if len(totals) < measured or not float(np.median(totals)) > off:
@@ -42,11 +40,11 @@ def log_scores(
     sure = history.end < 0 and not _are_probabilities(run)
     yield found(
         "log-scores",
-        int(steps[0]),
-        (),
+        run,
         said.seen,
-        {"logarithm of the sum": total, "loss at end": history.end},
         said.remedies,
+        evidence={"logarithm of the sum": total, "loss at end": history.end},
+        step=int(steps[0]),
         formula=said.formula,
         severity="critical" if sure else unless_it_learns(run, "warning"),
         chart=Chart("line", "scalars", ("log_total",), "Logarithm of the sum of what should be probabilities"),
@@ -59,18 +57,17 @@ def unlogged(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "log-scores",
-        signals.first_step(run),
-        (),
+        run,
         (
             "F.kl_div is given probabilities where it expects their logarithms: what it returns is no divergence. It "
             "can fall below 0, and is least where all probability is on the target's largest entry, whatever the "
             f"target says of the others. The loss ended at {number(signals.loss(run).end)}."
         ),
-        {"loss at end": signals.loss(run).end},
         (
             "F.kl_div(F.log_softmax(scores, dim=-1), targets, reduction='batchmean')",
             "the answer comes first and the target second; a target in logarithms needs log_target=True",
         ),
+        evidence={"loss at end": signals.loss(run).end},
         formula=r"t\,(\log t - p) \quad\text{instead of}\quad t\,(\log t - \log p)",
         severity="warning",  # another term may be what matters
     )

@@ -40,22 +40,25 @@ def lost_to_rounding(
     layers = tuple(str(name) for at, name in enumerate(names) if signals.median(shares[kept][:, at]) >= most)
     yield found(
         "lost-to-rounding",
-        int(steps[kept][lost >= most][0]),
-        layers,
+        run,
         (
             f"Rounding takes the update away from {number(100 * share)} % of the weights: they have a gradient and "
             "stay exactly as they were, since in half precision a change much smaller than its weight is rounded off."
         ),
-        {"share of weights that an update leaves as they were": share, "measured updates": float(kept.sum())},
         (
             "keep the weights in float32 and compute in half precision: torch.autocast around the forward, in place of "
             "model.to(torch.bfloat16)",
             "or add a float32 copy of the weights, stochastic rounding or compensated summation to the optimizer",
         ),
-        r"|\Delta w| < 2^{-9}\,|w| \;\Rightarrow\; \mathrm{fl}(w + \Delta w) = w \quad"
-        r"\text{(bfloat16; } 2^{-12} \text{ in float16)}",
-        "warning" if _held_up(run) else unless_it_learns(run, "warning"),
-        Chart(
+        evidence={"share of weights that an update leaves as they were": share, "measured updates": float(kept.sum())},
+        step=int(steps[kept][lost >= most][0]),
+        layers=layers,
+        formula=(
+            r"|\Delta w| < 2^{-9}\,|w| \;\Rightarrow\; \mathrm{fl}(w + \Delta w) = w \quad"
+            r"\text{(bfloat16; } 2^{-12} \text{ in float16)}"
+        ),
+        severity="warning" if _held_up(run) else unless_it_learns(run, "warning"),
+        chart=Chart(
             "line", "layers", ("lost_fraction",), "Share of weights that an update leaves as they were", layers=layers
         ),
     )

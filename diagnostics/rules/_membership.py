@@ -19,18 +19,19 @@ def unregistered(run: Run) -> Iterator[Finding]:
     names = tuple(str(told["subject"].iloc[0]).split(", "))
     yield found(
         "unregistered",
-        int(told["step"].iloc[0]),
-        names,
+        run,
         (
             f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} used and given gradients, but never "
             f"change: {names_of(names)} {'is' if len(names) == 1 else 'are'} in a plain list or dict, or made from a "
             "parameter by .to() or .float(), where model.parameters() does not look."
         ),
-        {"tensors": float(len(names))},
         (
             "hold modules in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList; then make the optimizer",
             "convert first: nn.Parameter(x.to(device)), not nn.Parameter(x).to(device)",
         ),
+        evidence={"tensors": float(len(names))},
+        step=int(told["step"].iloc[0]),
+        layers=names,
     )
 
 
@@ -40,16 +41,17 @@ def stale(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "stale-parameters",
-        int(told["step"].iloc[0]),
-        tuple(sorted({str(each) for each in told["subject"] if each})),
+        run,
         f"{str(told['message'].iloc[0]).rstrip('.')}.",
-        {"events": float(len(told))},
         (
             (
                 "make the optimizer after the model is in its final form: optimizer = "
                 f"torch.optim.{_optimizer(run)}(model.parameters(), lr=...)"
             ),
         ),
+        evidence={"events": float(len(told))},
+        step=int(told["step"].iloc[0]),
+        layers=tuple(sorted({str(each) for each in told["subject"] if each})),
     )
 
 
@@ -69,17 +71,18 @@ def left_out(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "not-in-optimizer",
-        int(steps[0]),
-        tuple(stuck),
+        run,
         (
             f"{len(stuck)} of {len(layers)} tensors get gradients but are not in the optimizer and never change: "
             f"{names_of(stuck)}."
         ),
-        {"tensors": float(len(stuck))},
         (
             f"give the optimizer all parameters: torch.optim.{_optimizer(run)}(model.parameters(), lr=...)",
             f"or freeze them on purpose: model.get_parameter({stuck[0]!r}).requires_grad_(False)",
         ),
+        evidence={"tensors": float(len(stuck))},
+        step=int(steps[0]),
+        layers=tuple(stuck),
     )
 
 
@@ -91,19 +94,19 @@ def frozen_random(run: Run, *, updates: int = 100) -> Iterator[Finding]:
     few = len(names) == 1
     yield found(
         "frozen-random",
-        signals.first_step(run),
-        names,
+        run,
         (
             f"{len(names)} frozen {'layer holds' if few else 'layers hold'} the random numbers that "
             f"{'it was' if few else 'they were'} initialized with: {names_of(names)}. What the trained ones are given "
             "are random features."
         ),
-        {"frozen layers": float(len(names))},
         (
             "load the pretrained weights before freezing, and look at what model.load_state_dict(state, strict=True) "
             "says: with strict=False names that do not match are left out without a word",
             "or train these layers too: parameter.requires_grad_(True), and give them to the optimizer",
         ),
+        evidence={"frozen layers": float(len(names))},
+        layers=names,
         severity=unless_it_learns(run, "warning"),
         chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),  # of those that are trained
     )

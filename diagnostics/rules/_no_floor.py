@@ -50,20 +50,20 @@ def no_floor(
     below = int(history.steps[(history.values < 0).argmax()])
     yield found(
         "no-floor",
-        below,
-        (),
+        run,
         (
             f"The loss is below 0 and does not slow down: it fell from {number(history.start)} to "
             f"{number(history.end)}, by {number(late)} in the second half of the run and {number(early)} in the "
             f"first. The gradients do not vanish ({number(last)} after {number(first)}), and still point the same way "
             f"(cosine {number(cosine)}): nothing seems to bound it, and larger weights lower it for ever."
         ),
-        {"loss at end": history.end, "loss at start": history.start, "cosine of successive gradients": cosine},
         (
             "check the sign of each term: a log-likelihood or a reward that is to grow is subtracted",
             "bound what may grow without end: a critic by its gradient penalty or clipped weights, a score by a "
             "margin, a softplus or the logarithm of a sigmoid, a distance by normalized vectors",
         ),
+        evidence={"loss at end": history.end, "loss at start": history.start, "cosine of successive gradients": cosine},
+        step=below,
         formula=r"\mathcal{L}(c\,y) \to -\infty \quad\text{as}\quad c \to \infty",
         severity="warning",
         chart=Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number
@@ -46,14 +45,12 @@ def across_batch(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "norm-across-batch",
-        signals.first_step(run),
-        (),
+        run,
         (
             "The loss takes a softmax of inner products of vectors that were made length 1 along the batch: each "
             "number is divided by those of the other examples, and the vectors are of any length, the shorter the "
             "larger the batch."
         ),
-        {},
         ("normalize each example along its features: F.normalize(x, dim=1), or dim=-1; dim=0 is the batch",),
         formula=r"\sum_n x_{nd}^2 = 1 \text{ for each } d, \quad\text{not}\quad \sum_d x_{nd}^2 = 1",
         severity=unless_it_learns(run, "warning"),
@@ -69,15 +66,15 @@ def shared_norms(run: Run, *, apart: float = 0.5) -> Iterator[Finding]:
             continue
         yield found(
             "shared-norm",
-            signals.first_step(run),
-            (name,),
+            run,
             (
                 f"{name} is used {uses} times in one forward, at places whose numbers differ: those of one lie "
                 f"{number(distance)} deviations from what all have together, and in evaluation that is what each is "
                 "normalized by. There the network is another than the one that is trained."
             ),
-            {"uses": float(uses), "distance": distance},
             ("give each place a batch norm of its own: its scale and shift are learned for one place too",),
+            evidence={"uses": float(uses), "distance": distance},
+            layers=(name,),
             formula=r"\hat\mu = \tfrac1k \sum_j \mu_j \ne \mu_j, \qquad \hat\sigma^2 \ne \sigma_j^2",
             severity="warning",
         )
@@ -91,11 +88,11 @@ def _found(
     if layers:
         yield found(
             cause,
-            signals.first_step(run),
-            layers,
+            run,
             f"{names_of(layers)} {'normalizes' if len(layers) == 1 else 'normalize'} {text}",
-            {"norms": float(len(layers))},
             remedies,
+            evidence={"norms": float(len(layers))},
+            layers=layers,
             formula=formula,
             severity=unless_it_learns(run, "critical", otherwise),
         )

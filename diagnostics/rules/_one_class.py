@@ -22,19 +22,18 @@ def one_class(run: Run, *, measured: int = 3, left: float = 0.01) -> Iterator[Fi
         return
     yield found(
         "one-class",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"All targets are of one class: of {int(classes[-1])} classes, at each of the {len(classes)} updates up to "
             f"step {int(steps[-1])} that were looked at. The loss of {number(history.end)} says nothing, as the last "
             "bias alone brings it to 0."
         ),
-        {"loss at end": history.end, "updates whose targets were seen": float(len(classes))},
         (
             "look at the labels as the loss gets them, torch.unique(target): a conversion to integers cuts 0.5 or "
             "1/255 down to 0, a mask that is resized or divided by 255 loses its classes",
             "or count the classes of the whole data set: a filter or a split may have left one",
         ),
+        evidence={"loss at end": history.end, "updates whose targets were seen": float(len(classes))},
         severity="warning",
         chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
     )

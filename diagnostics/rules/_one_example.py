@@ -29,18 +29,18 @@ def one_example(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     compared = any(each in signals.loss_path(run) for each in _WITH_TARGETS)
     yield found(
         "one-example",
-        int(steps[0]),
-        (),
+        run,
         (
             f"In each of the {len(steps)} batches that were measured all examples are the same one: the model is asked "
             "for many answers to one input, and can learn no more than their mean."
         ),
-        {"batches": float(len(steps))},
         (
             "store a copy: x.copy() of a NumPy array or x.clone() of a tensor that is written to again, as an "
             "environment's observation may be",
             "print a batch's rows as the model gets them",
         ),
+        evidence={"batches": float(len(steps))},
+        step=int(steps[0]),
         severity=unless_it_learns(run, "critical") if compared else "info",
     )
 
@@ -56,15 +56,15 @@ def _nearly_one(run: Run, measured: int, *, nearly: float = 0.9) -> Iterator[Fin
         return
     yield found(
         "one-example",
-        int(steps[0]),
-        (),
+        run,
         f"Of the examples of a batch {number(100 * share)} % are one and the same: there is next to nothing to tell.",
-        {"share of equal examples": share, "batches": float(len(shares))},
         (
             "print a batch's rows as the model gets them: scaled numbers that are written into an array of integers "
             "become 0, and so does what a wrong file or column holds",
             "convert before scaling: x.astype(np.float32)",
         ),
+        evidence={"share of equal examples": share, "batches": float(len(shares))},
+        step=int(steps[0]),
         severity="warning",
     )
 
@@ -75,17 +75,17 @@ def _one_token(run: Run, measured: int) -> Iterator[Finding]:
         return
     yield found(
         "one-token",
-        int(steps[0]),
-        (),
+        run,
         (
             f"In each of the {len(steps)} batches that were measured all texts are one token, again and again: they "
             "differ by their lengths at most."
         ),
-        {"batches": float(len(steps))},
         (
             "print the share of unknown tokens in a batch: the vocabulary and the texts may be of different case, or "
             "split into words in different ways",
             "decode a batch's numbers back into text",
         ),
+        evidence={"batches": float(len(steps))},
+        step=int(steps[0]),
         severity=unless_it_learns(run, "critical"),
     )

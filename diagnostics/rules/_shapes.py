@@ -25,7 +25,16 @@ def broadcast(run: Run) -> Iterator[Finding]:
             if told is _one_answer:  # of one group, as the nodes of a graph, all targets may be the same
                 severity = unless_it_learns(run, severity)
             step, evidence = signals.first_step(run), {"outputs": float(count)}
-            yield found("shapes-broadcast", step, (), what, evidence, remedies, formula=formula, severity=severity)
+            yield found(
+                "shapes-broadcast",
+                run,
+                what,
+                remedies,
+                evidence=evidence,
+                step=step,
+                formula=formula,
+                severity=severity,
+            )
             return
 
 
@@ -91,13 +100,11 @@ def scrambled(run: Run) -> Iterator[Finding]:
     mixes_examples = len(shapes[0]) == 3 and shapes[0][0] != shapes[0][1] == shapes[1][0]
     yield found(
         "scrambled-view",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"A view turns an output of shape {before} into {after}. It keeps the numbers' order in memory, so "
             "that each place gets those of other samples, positions or units; only a transpose moves the axes."
         ),
-        {},
         (
             "x.transpose(1, 2), or x.permute(...), in place of x.view(...) or x.reshape(...)",
             "of the last states of a recurrent net, torch.cat((h[-2], h[-1]), dim=1)",
@@ -114,14 +121,12 @@ def crossed(run: Run) -> Iterator[Finding]:
     outputs, targets = map(shape_of, axes)
     yield found(
         "scrambled-view",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"The loss compares outputs with targets of other places: the outputs were made one row from {outputs}, "
             f"and the targets from {targets}. Each view keeps the numbers' order in memory, and the first axis of one "
             "is the second of the other."
         ),
-        {},
         (
             "transpose one of them before both are flattened: y.t().reshape(-1), or logits.transpose(0, 1)",
             "or make the layer with batch_first=True, so that outputs come in the order of the targets",
@@ -138,17 +143,15 @@ def other_axis(run: Run) -> Iterator[Finding]:
     along, classes, *shape = told
     yield found(
         "softmax-axis",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"The softmax of the loss is taken along another axis than the classes: of outputs of shape "
             f"{shape_of(shape)} along axis {along}, where the targets that they are compared with are one class of "
             f"{shape[classes]} along axis {classes}. The probabilities of the classes do not add up to 1."
         ),
-        {},
         (f"take the softmax along the classes: dim={classes}",),
-        severity=unless_it_learns(run, "critical", "warning"),
         formula=r"p_c = \frac{e^{z_c}}{\sum_k e^{z_k}} \quad\text{over classes } k",
+        severity=unless_it_learns(run, "critical", "warning"),
     )
 
 
@@ -168,14 +171,12 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
         transpose = "x.permute(3, 2, 0, 1), or of grey images x.permute(2, 0, 1),"
     yield found(
         "scrambled-view",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"The inputs seem to be scrambled: they have the shape {after}, but their numbers follow each other as "
             f"those of {before} do; {sign}. A view or reshape deals numbers out to other axes; only a transpose moves "
             "the axes."
         ),
-        {},
         (f"{transpose} in place of x.view(...) or x.reshape(...), where the inputs are prepared",),
         severity=unless_it_learns(run, "warning"),
     )
@@ -190,20 +191,19 @@ def by_place(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "by-place",
-        signals.first_step(run),
-        (),
+        run,
         (
             "The answer to an example depends on its place in the batch: when the examples change places, the answers "
             f"change by {number(share)} of what they differ by among each other. Somewhere the first dimension, the "
             "examples, is taken for another one."
         ),
-        {"change over spread": share},
         (
             "look for what runs along the wrong dimension: an encoding of positions, pe[:x.size(0)] where it should be "
             "pe[:x.size(1)], or a layer that expects time first",
             "or for a view or reshape that mixes the examples: compare model(x[:1]) with model(x)[:1] in evaluation "
             "mode, module by module",
         ),
+        evidence={"change over spread": share},
         formula=r"f(x_{\pi(1)}, \dots, x_{\pi(n)})_i \ne f(x_1, \dots, x_n)_{\pi(i)}",
     )
 
@@ -220,18 +220,18 @@ def along_batch(run: Run) -> Iterator[Finding]:
     )
     yield found(
         "along-batch",
-        signals.first_step(run),
-        names,
+        run,
         (
             f"{names_of(names)} {'runs' if len(names) == 1 else 'run'} along the batch: the input's first dimension, "
             f"the {int(steps)} examples, is read as time, and its second, {int(sequences)} long, as examples. The "
             f"answer to an example is made from others of its batch.{_COUNTED if proof else ''}"
         ),
-        {"examples read as time steps": float(steps), "read as examples": float(sequences)},
         (
             f"make {names[0]}, or the layer that it is a part of, with batch_first=True",
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
+        evidence={"examples read as time steps": float(steps), "read as examples": float(sequences)},
+        layers=names,
         severity=_severity_along_batch(run, recurrent, bool(proof)),
     )
 
@@ -241,21 +241,21 @@ def _across_texts(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "along-batch",
-        signals.first_step(run),
-        (),
+        run,
         (
             "The model runs along the batch: its targets are the tokens that it is given, one place on, but the answer "
             "at a place depends on none of the tokens before it in its own text, and on those of other texts."
         ),
-        {},
         (
             "make the recurrent or attention layers with batch_first=True, and count positions along the second "
             "dimension",
             "or transpose the input, x.transpose(0, 1), and the output back",
         ),
+        formula=(
+            r"\frac{\partial y_{n,t}}{\partial x_{n,t'<t}} = 0, \quad "
+            r"\frac{\partial y_{n,t}}{\partial x_{n'\ne n,t}} \ne 0"
+        ),
         severity=unless_it_learns(run, "critical", "warning"),
-        formula=r"\frac{\partial y_{n,t}}{\partial x_{n,t'<t}} = 0, \quad "
-        r"\frac{\partial y_{n,t}}{\partial x_{n'\ne n,t}} \ne 0",
     )
 
 

@@ -18,17 +18,17 @@ def shared_head(run: Run, *, measured: int = 5) -> Iterator[Finding]:
         return
     yield found(
         "shared-head",
-        int(steps[0]),
-        (),
+        run,
         (
             f"In all {len(steps)} updates that were measured, the numbers of each answer are the same one, though the "
             "loss asks for different ones: it can come no lower than where each answer is the middle of its targets."
         ),
-        {"measured updates": float(len(steps))},
         (
             "make each head a module of its own: nn.ModuleList([make() for _ in range(n)]), not [make()] * n, which "
             "holds one n times",
             "or look where one number is repeated: expand, repeat, or a sum that was broadcast",
         ),
+        evidence={"measured updates": float(len(steps))},
+        step=int(steps[0]),
         severity="warning",
     )

@@ -30,19 +30,19 @@ def targets_outside(run: Run) -> Iterator[Finding]:
     below = int(history.steps[(history.values < 0).argmax()])
     yield found(
         "targets-outside",
-        below,
-        (),
+        run,
         (
             f"The binary cross-entropy is below 0 since step {below} and ended at {number(history.end)}: "
             f"{number(100 * outside)} % of its targets do not lie between 0 and 1. They give it no least value, and "
             f"the outputs grow without end{', up to where the logarithm is cut off' if cut_off else ''}."
         ),
-        {"loss at end": history.end, "share of targets outside": outside},
         (
             "map the labels to 0 and 1: (labels + 1) / 2 of -1 and 1, labels - 1 of 1 and 2",
             "where they are numbers of more than two classes: as many outputs, and F.cross_entropy",
             "or use F.soft_margin_loss, whose labels are -1 and 1",
         ),
+        evidence={"loss at end": history.end, "share of targets outside": outside},
+        step=below,
         formula=r"-t\log p-(1-t)\log(1-p)\;\to\;-\infty \quad\text{where}\quad t \notin [0, 1]",
         chart=Chart("line", "scalars", ("weight_norm",), "Norm of the weights"),
     )
@@ -68,13 +68,12 @@ def unsigned(run: Run) -> Iterator[Finding]:
         return
     yield found(
         "targets-outside",
-        signals.first_step(run),
-        (),
+        run,
         (
             f"{name} takes labels of 1 and -1, but {number(100 * share)} % of the first ones are 0 and none is -1; "
             f"such an example adds {_OF_ZERO[name]}."
         ),
-        {"share of labels that are 0": share},
         ("map the labels to 1 and -1: 2 * labels - 1",),
+        evidence={"share of labels that are 0": share},
         severity="warning",
     )

@@ -27,8 +27,7 @@ def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
     falls = signals.trend(history.values).z > 5 or signals.has_learned(run)
     yield found(
         "no-step",
-        int(skipped["step"].iloc[0]),
-        (),
+        run,
         f"The optimizer made no step in {len(updates)} updates"
         + (
             ", and the loss falls all the same: another one than was given to watch moves the weights, perhaps one "
@@ -36,8 +35,9 @@ def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
             if falls
             else ": the weights stay where they are."
         ),
-        {"updates without a step": float(len(updates))},
         _ANOTHER if falls else _NONE,
+        evidence={"updates without a step": float(len(updates))},
+        step=int(skipped["step"].iloc[0]),
         severity="warning" if falls else "critical",
     )
 
@@ -72,15 +72,15 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
     )
     yield found(
         "weights-put-back",
-        seen.since,
-        (),
+        run,
         f"{seen.back}. Something besides the optimizer writes to them, and {consequence}.",
-        {"share taken back": seen.share, seen.looks: float(len(seen.steps))},
         (
             "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, clamp_, an "
             "initialization that is called again",
             "copy from the weights into an average, not back",
         ),
+        evidence={"share taken back": seen.share, seen.looks: float(len(seen.steps))},
+        step=seen.since,
         severity="critical" if still else "info",
     )
 
@@ -135,17 +135,16 @@ def unstored(run: Run) -> Iterator[Finding]:
     names, step = str(told["subject"].iloc[0]), int(told["step"].iloc[0])
     yield found(
         "state-unstored",
-        step,
-        (),
+        run,
         (
             f"What the optimizer keeps of each weight ({names}) is still zero after {step} updates with a "
             "gradient: what each step computes is not stored, and the next begins from nothing. There is no "
             "momentum, and no average to divide by."
         ),
-        {},
         (
             "in the optimizer's step write to the state: state['m'].mul_(b1).add_(grad, alpha=1 - b1), or "
             "state['m'] = m; m = b1 * m + ... makes a new tensor and leaves the stored one as it is",
         ),
+        step=step,
         severity="warning",
     )

@@ -40,20 +40,22 @@ def uphill(
     is_error = signals.loss_calls(run)[-1] in ERRORS or run.meta.get("guessing")
     told = found(
         "uphill",
-        int(steps[up][0]),
-        (),
+        run,
         (
             f"The updates go up the gradient, not down: at {int(up.sum())} of {len(cosines)} measured updates the "
             f"weights moved along it (cosine {number(cosine)}), and the loss grows."
         ),
-        {"cosine of update and gradient": cosine, "measured updates": float(len(cosines))},
         (
             "look at the signs in the optimizer's step: p.sub_(lr * grad), p.add_(velocity, alpha=-lr); with Nesterov "
             "momentum p - lr * (grad + mu * velocity)",
             "where the loss is to grow, as a reward, watch its negative, or give the optimizer maximize=True",
         ),
-        r"\mathcal{J}(\theta + u) \approx \mathcal{J}(\theta) + \nabla\mathcal{J}^\top u,\quad "
-        r"\nabla\mathcal{J}^\top u > 0",
+        evidence={"cosine of update and gradient": cosine, "measured updates": float(len(cosines))},
+        step=int(steps[up][0]),
+        formula=(
+            r"\mathcal{J}(\theta + u) \approx \mathcal{J}(\theta) + \nabla\mathcal{J}^\top u,\quad "
+            r"\nabla\mathcal{J}^\top u > 0"
+        ),
         severity="critical" if lost or (is_error and history.end > much * history.start > 0) else "info",
     )
     yield replace(told, charts=(Chart("line", "scalars", ("loss",), "Loss", log=True), *told.charts[1:]))

@@ -7,19 +7,22 @@ from diagnostics.run import Run
 
 def found(
     cause: str,
-    step: int,
-    layers: tuple[str, ...],
+    run: Run,
     summary: str,
-    evidence: dict[str, float],
     remedies: tuple[str, ...],
+    *,
+    evidence: dict[str, float] | None = None,
+    step: int | None = None,
+    layers: tuple[str, ...] = (),
     formula: str = "",
     severity: Severity = "critical",
     chart: Chart | None = None,
 ) -> Finding:
-    """`chart`: beside the loss, in place of the gradients."""
+    """`step`: the run's first, if nothing is said. `chart`: beside the loss, in place of the gradients."""
     gradients = Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True)
     charts = (Chart("line", "scalars", ("loss",), "Loss"), chart or gradients)
-    return Finding("wiring", cause, severity, step, None, layers, summary, evidence, remedies, charts, formula)
+    since = signals.first_step(run) if step is None else step
+    return Finding("wiring", cause, severity, since, None, layers, summary, evidence or {}, remedies, charts, formula)
 
 
 def unless_it_learns(run: Run, severity: Severity, otherwise: Severity = "info") -> Severity:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from diagnostics.rules import _by_layer as by_layer
-from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
@@ -23,16 +22,20 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     one, one_step = len(weights) == 1, all("weight_hh" in name for name in weights)
     yield found(
         "zero-inputs",
-        signals.first_step(run),
-        weights,
-        f"What {names_of(weights)} {'multiplies' if one else 'multiply'} is all zeros in every measured update: the "
-        f"bias beside {'it' if one else 'each'} gets a gradient, and the weight exactly none.",
-        {"weights": float(len(weights))},
+        run,
+        (
+            f"What {names_of(weights)} {'multiplies' if one else 'multiply'} is all zeros in every measured update: "
+            f"the bias beside {'it' if one else 'each'} gets a gradient, and the weight exactly none."
+        ),
         (_ONE_STEP,) if one_step else (_PLACEHOLDER,),
-        formula=r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{x}^\top = 0 \text{ where } \mathbf{x} = 0, \qquad "
-        r"\bar{\mathbf{b}} = \bar{\mathbf{z}}",
-        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(*weights, *biases), log=True),
+        evidence={"weights": float(len(weights))},
+        layers=weights,
+        formula=(
+            r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{x}^\top = 0 \text{ where } \mathbf{x} = 0, \qquad "
+            r"\bar{\mathbf{b}} = \bar{\mathbf{z}}"
+        ),
         severity=unless_it_learns(run, "warning" if one_step else "critical"),
+        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(*weights, *biases), log=True),
     )
 
 

@@ -220,59 +220,23 @@ KIND = "wiring"
 RANK = 4
 
 
-def check(
-    run: Run,
-    *,
-    mostly: float = 0.5,  # of the updates: a loop that zeroes once an epoch forgets in all others
-) -> Iterator[Finding]:
+_LOOKS = (
+    never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
+    membership.unregistered, membership.left_out, membership.frozen_random, clipped_after_step, detached,
+    wrong_backward, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
+    shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms, log_scores,
+    unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class,
+    shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
+    forward.shifted_twice, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
+    forward.derivative_without_graph, lost_to_rounding, collapsed,
+)  # fmt: skip
+
+
+def check(run: Run) -> Iterator[Finding]:
     if signals.total(run) == 0:
         raise signals.Missing("scalars: no update was recorded")
-    yield from never_steps(run)
-    yield from put_back(run)
-    yield from unstored(run)
-    yield from uphill(run)
-    yield from accumulating(run, mostly)
-    yield from accumulation_cut_short(run)
-    yield from membership.stale(run)
-    yield from membership.unregistered(run)
-    yield from membership.left_out(run)
-    yield from membership.frozen_random(run)
-    yield from clipped_after_step(run)
-    yield from detached(run)
-    yield from wrong_backward(run)
-    yield from state_cut(run)
-    yield from shapes.broadcast(run)
-    yield from shapes.scrambled(run)
-    yield from shapes.crossed(run)
-    yield from shapes.other_axis(run)
-    yield from shapes.scrambled_inputs(run)
-    yield from shapes.along_batch(run)
-    yield from shapes.by_place(run)
-    yield from norms_of_few(run)
-    yield from across_batch(run)
-    yield from shared_norms(run)
-    yield from log_scores(run)
-    yield from unlogged(run)
-    yield from targets_outside(run)
-    yield from unsigned(run)
-    yield from no_floor(run)
-    yield from in_order(run)
-    yield from inputs_change(run)
-    yield from noise_piles_up(run)
-    yield from one_example(run)
-    yield from one_class(run)
-    yield from shared_head(run)
-    yield from zero_inputs(run)
-    yield from forward.made_in_forward(run)
-    yield from forward.left_in_evaluation(run)
-    yield from forward.looks_ahead(run)
-    yield from forward.shifted_twice(run)
-    yield from forward.padding_alone(run)
-    yield from forward.dropout_on_output(run)
-    yield from forward.dropout_noise(run)
-    yield from forward.derivative_without_graph(run)
-    yield from lost_to_rounding(run)
-    yield from collapsed(run)
+    for look in _LOOKS:
+        yield from look(run)
 
 
 _SHAPING = {  # what they do to a run can look like anything
