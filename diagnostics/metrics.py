@@ -12,9 +12,9 @@ class Metric:
     """One column of one table."""
 
     name: str
-    unit: str
     meaning: str
     dtype: str = "float64"  # "int64", "float32", "float64", "string" or "list" (of float64)
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Table:
         return tuple(column.name for column in self.columns)
 
 
-STEP = Metric("step", "updates", "number of the optimizer update, from 1", "int64")
-LAYER = Metric("layer", "", "name of the parameter tensor or of the activation call", "string")
+STEP = Metric("step", "number of the optimizer update, from 1", "int64", unit="updates")
+LAYER = Metric("layer", "name of the parameter tensor or of the activation call", "string")
 
 
-def _f32(name: str, unit: str, meaning: str) -> Metric:
-    return Metric(name, unit, meaning, "float32")
+def _f32(name: str, meaning: str) -> Metric:
+    return Metric(name, meaning, "float32")
 
 
 _TABLES = (
@@ -48,89 +48,79 @@ _TABLES = (
         "update",
         (
             STEP,
-            Metric("time", "s", "Unix time of the update"),
-            Metric("loss", "", "training loss of the batch, before the update"),
-            Metric("lr", "", "learning rate of the first parameter group, of the update just made"),
-            Metric("grad_norm", "", "Euclidean norm of the gradient the optimizer received"),
-            Metric("update_norm", "", "Euclidean norm of the change of the weights (measured updates only)"),
-            Metric("weight_norm", "", "Euclidean norm of the weights after the update (measured updates only)"),
-            Metric("grad_norm_unclipped", "", "norm of the gradient before clipping, where it can be observed"),
-            Metric("micro_batches", "", "backward passes that went into this update"),
+            Metric("time", "Unix time of the update", unit="s"),
+            Metric("loss", "training loss of the batch, before the update"),
+            Metric("lr", "learning rate of the first parameter group, of the update just made"),
+            Metric("grad_norm", "Euclidean norm of the gradient the optimizer received"),
+            Metric("update_norm", "Euclidean norm of the change of the weights (measured updates only)"),
+            Metric("weight_norm", "Euclidean norm of the weights after the update (measured updates only)"),
+            Metric("grad_norm_unclipped", "norm of the gradient before clipping, where it can be observed"),
+            Metric("micro_batches", "backward passes that went into this update"),
             Metric(
                 "carried_grad_norm",
-                "",
                 "least norm of the old gradient that a sentinel parameter held as a backward of this update began; of "
                 "L-BFGS, as that of its second evaluation began",
             ),
             Metric(
                 "overshoot",
-                "",
                 "r = -u'Hu/(2 g'u) of the actual update u, from two losses on the same batch: 1/2 is the "
                 "minimum along u, 1 equal loss",
             ),
-            Metric("gradient_cosine", "", "cosine of the gradients of this update and the one before it"),
-            Metric("update_cosine", "", "cosine of the changes of the weights of this update and the one before it"),
+            Metric("gradient_cosine", "cosine of the gradients of this update and the one before it"),
+            Metric("update_cosine", "cosine of the changes of the weights of this update and the one before it"),
             Metric(
                 "undone",
-                "",
                 "share of the update before this one that was taken back between the two, along itself: 0 unless "
                 "something else writes to the weights",
             ),
             Metric(
                 "taken_back",
-                "",
                 "share of what the updates added to the weights since something else last wrote to them that was taken "
                 "back before this one, where that happens every so many updates",
             ),
             Metric(
                 "slope",
-                "",
                 "g'u of the update u and the gradient that the optimizer received: the change of its batch's loss, to "
                 "first order",
             ),
-            Metric("downhill", "", "the same of the gradient as the backward pass left it, before anybody wrote to it"),
+            Metric("downhill", "the same of the gradient as the backward pass left it, before anybody wrote to it"),
             Metric(
                 "top_projection",
-                "",
                 "weights after the update, relative to a fixed origin, along the last measured top eigenvector",
             ),
-            Metric("top_origin", "updates", "step of the curvature estimate whose eigenvector top_projection uses"),
+            Metric(
+                "top_origin", "step of the curvature estimate whose eigenvector top_projection uses", unit="updates"
+            ),
             Metric(
                 "constant_loss",
-                "",
                 "loss of the batch if every input got the same answer, the best one for the targets so far; NaN where "
                 "the loss is more than one comparison with targets",
             ),
             Metric(
                 "partial_loss",
-                "",
                 "where the loss is more than one comparison with targets: that of the model's output with targets that "
                 "are classes, labels or the input itself",
             ),
-            Metric("partial_constant_loss", "", "what constant_loss is to the loss, to partial_loss"),
+            Metric("partial_constant_loss", "what constant_loss is to the loss, to partial_loss"),
             Metric(
                 "answered_loss",
-                "",
                 "where neither is known, but the loss compares answers with targets of the data: the closure's after "
                 "the update",
             ),
-            Metric("averaged_loss", "", "the same, were the answer to each example the mean of those to all"),
+            Metric("averaged_loss", "the same, were the answer to each example the mean of those to all"),
             Metric(
                 "target_spread",
-                "",
                 "what of the variance of all targets seen so far lies within batches: near 1 if they come in random "
                 "order",
             ),
-            Metric("one_class", "", "the number of classes if all targets seen so far are of one; 0 if not"),
+            Metric("one_class", "the number of classes if all targets seen so far are of one; 0 if not"),
             Metric(
                 "log_total",
-                "",
                 "mean size of the logarithm of the sum of what the loss takes for probabilities of classes: 0 if they "
                 "are",
             ),
             Metric(
                 "unreachable_fraction",
-                "",
                 "share of the model's outputs that cannot come to their targets: those of a last ReLU that are 0 while "
                 "their gradient asks for less; those of a last sigmoid or tanh, in a squared error, whose target lies "
                 "clearly outside of what it gives; those of a binary cross-entropy whose target is no probability; "
@@ -138,36 +128,31 @@ _TABLES = (
             ),
             Metric(
                 "unreachable_error",
-                "",
                 "share of the squared gradient at the outputs of a last ReLU that asks for less of those that are 0: "
                 "of a squared error, as much of the loss",
             ),
-            Metric("input_sum", "", "sum of what the model was given in this update's last forward"),
-            Metric("equal_examples", "", "share of the examples that it was given then that are one and the same"),
+            Metric("input_sum", "sum of what the model was given in this update's last forward"),
+            Metric("equal_examples", "share of the examples that it was given then that are one and the same"),
             Metric(
                 "equal_outputs",
-                "",
                 "1 if the numbers of each answer are all one, though the loss asks for different ones; 0 if not",
             ),
             Metric(
                 "dropout_noise",
-                "",
                 "where dropout leaves a quarter or less: share of the difference between answers that it draws",
             ),
             Metric(
                 "zero_labels",
-                "",
                 "where the loss is a hinge loss of one output each, and no label is -1: share of labels that are 0",
             ),
-            Metric("one_token", "", "1 if all texts of the batch are one token again and again, and padding; 0 if not"),
+            Metric("one_token", "1 if all texts of the batch are one token again and again, and padding; 0 if not"),
             Metric(
                 "pair_cosine",
-                "",
                 "mean cosine of the two sides of each pair that the closure's loss compares by direction, as two views "
                 "of one example",
             ),
-            Metric("left_cosine", "", "mean cosine between the first sides of different such pairs"),
-            Metric("right_cosine", "", "mean cosine between their second sides"),
+            Metric("left_cosine", "mean cosine between the first sides of different such pairs"),
+            Metric("right_cosine", "mean cosine between their second sides"),
         ),
     ),
     Table(
@@ -176,16 +161,15 @@ _TABLES = (
         (
             STEP,
             LAYER,
-            _f32("grad_norm", "", "norm of the tensor's gradient; NaN where it got none"),
-            _f32("weight_norm", "", "norm of the tensor after the update"),
-            _f32("update_norm", "", "norm of the tensor's change in this update"),
-            _f32("silent_fraction", "", "share of the gradient's rows (output units) that are exactly zero"),
+            _f32("grad_norm", "norm of the tensor's gradient; NaN where it got none"),
+            _f32("weight_norm", "norm of the tensor after the update"),
+            _f32("update_norm", "norm of the tensor's change in this update"),
+            _f32("silent_fraction", "share of the gradient's rows (output units) that are exactly zero"),
             _f32(
                 "lost_fraction",
-                "",
                 "of half-precision tensors: share of the entries with a gradient that the update left as they were",
             ),
-            _f32("grad_missing", "", "1 where the trainable tensor got no gradient at all (None), else 0"),
+            _f32("grad_missing", "1 where the trainable tensor got no gradient at all (None), else 0"),
         ),
         "layer",
     ),
@@ -195,23 +179,22 @@ _TABLES = (
         (
             STEP,
             LAYER,
-            Metric("activation", "", "the activation function", "string"),
-            Metric("units", "units", "number of units", "int64"),
-            _f32("dead_fraction", "", "share of units inactive on every input of the last >= 300 inputs per unit"),
+            Metric("activation", "the activation function", "string"),
+            Metric("units", "number of units", "int64", unit="units"),
+            _f32("dead_fraction", "share of units inactive on every input of the last >= 300 inputs per unit"),
             _f32(
                 "saturated_fraction",
-                "",
                 "share of units whose derivative is below 5 % of its maximum on 95 % of those inputs",
             ),
-            _f32("mean", "", "mean of the activation's output"),
-            _f32("std", "", "standard deviation of the activation's output"),
-            _f32("zero_fraction", "", "share of output entries that are exactly zero"),
-            _f32("derivative", "", "mean of the activation's derivative over its maximum"),
-            _f32("input_mean", "", "mean of the activation's input"),
-            _f32("input_std", "", "standard deviation of the activation's input"),
-            _f32("entropy", "", "softmax: mean entropy of a row over its maximum; attention included"),
-            _f32("max_input", "", "largest input; of attention, the largest logit"),
-            _f32("hidden", "", "1 where a later layer reads the activation, 0 where it is an output of the model"),
+            _f32("mean", "mean of the activation's output"),
+            _f32("std", "standard deviation of the activation's output"),
+            _f32("zero_fraction", "share of output entries that are exactly zero"),
+            _f32("derivative", "mean of the activation's derivative over its maximum"),
+            _f32("input_mean", "mean of the activation's input"),
+            _f32("input_std", "standard deviation of the activation's input"),
+            _f32("entropy", "softmax: mean entropy of a row over its maximum; attention included"),
+            _f32("max_input", "largest input; of attention, the largest logit"),
+            _f32("hidden", "1 where a later layer reads the activation, 0 where it is an output of the model"),
         ),
         "layer",
     ),
@@ -220,58 +203,52 @@ _TABLES = (
         "estimate",
         (
             STEP,
-            Metric("eigenvalues", "", "largest eigenvalues of the Hessian, descending", "list"),
-            Metric("residuals", "", "their residuals ||Hv - theta v||", "list"),
-            Metric("smallest", "", "smallest eigenvalue of the Hessian"),
-            Metric("smallest_residual", "", "its residual"),
-            Metric("preconditioned", "", "largest eigenvalue of P^-1/2 H P^-1/2 (of H for SGD)"),
-            Metric("preconditioned_residual", "", "its residual"),
-            Metric("limit", "", "value of `preconditioned` at which this optimizer becomes unstable (s = 1)"),
-            Metric("stability", "", "stability ratio s; unstable above 1"),
-            Metric("oscillation_limit", "", "value of s at which oscillation along the steepest direction starts"),
-            Metric("trace", "", "trace of the Hessian; cold random starts only, else NaN"),
-            Metric("gradient_alignment", "", "share of the squared gradient in the span of the listed eigenvectors"),
-            Metric("products", "", "Hessian-vector products spent"),
-            Metric("seconds", "s", "time spent"),
-            Metric("trace_error", "", "standard error of the trace"),
-            Metric("frobenius", "", "Frobenius norm of the Hessian (cold starts only)"),
-            Metric("stable_rank", "", "||H||_F^2 / lambda_max^2 (cold starts only)"),
-            Metric("density_nodes", "", "nodes of the spectral density (Ritz values of the random start)", "list"),
-            Metric("density_weights", "", "their weights, summing to 1", "list"),
+            Metric("eigenvalues", "largest eigenvalues of the Hessian, descending", "list"),
+            Metric("residuals", "their residuals ||Hv - theta v||", "list"),
+            Metric("smallest", "smallest eigenvalue of the Hessian"),
+            Metric("smallest_residual", "its residual"),
+            Metric("preconditioned", "largest eigenvalue of P^-1/2 H P^-1/2 (of H for SGD)"),
+            Metric("preconditioned_residual", "its residual"),
+            Metric("limit", "value of `preconditioned` at which this optimizer becomes unstable (s = 1)"),
+            Metric("stability", "stability ratio s; unstable above 1"),
+            Metric("oscillation_limit", "value of s at which oscillation along the steepest direction starts"),
+            Metric("trace", "trace of the Hessian; cold random starts only, else NaN"),
+            Metric("gradient_alignment", "share of the squared gradient in the span of the listed eigenvectors"),
+            Metric("products", "Hessian-vector products spent"),
+            Metric("seconds", "time spent", unit="s"),
+            Metric("trace_error", "standard error of the trace"),
+            Metric("frobenius", "Frobenius norm of the Hessian (cold starts only)"),
+            Metric("stable_rank", "||H||_F^2 / lambda_max^2 (cold starts only)"),
+            Metric("density_nodes", "nodes of the spectral density (Ritz values of the random start)", "list"),
+            Metric("density_weights", "their weights, summing to 1", "list"),
             Metric(
                 "condition",
-                "",
                 "kappa = lambda_max |u|^2 / (u'Hu) along the recent displacement u, preconditioned for adaptive "
                 "optimizers; inf where u'Hu <= 0",
             ),
             Metric(
                 "flat_gradient_share",
-                "",
                 "share of the squared gradient along curvature below lambda_max / 100, preconditioned for "
                 "adaptive optimizers",
             ),
             Metric(
                 "symmetry_defect",
-                "",
                 "|u'Hv - v'Hu| / (|Hv| |u|) of the operator's self-test; NaN if not run at this estimate",
             ),
-            Metric("method", "", "'double backward' or 'differences'", "string"),
-            Metric("start", "", "'cold' or 'warm'", "string"),
-            Metric("dimension", "", "number of parameters", "int64"),
+            Metric("method", "'double backward' or 'differences'", "string"),
+            Metric("start", "'cold' or 'warm'", "string"),
+            Metric("dimension", "number of parameters", "int64"),
             Metric(
                 "loss_spread",
-                "",
                 "relative spread of the closure's loss called twice on the same weights; 0 for a deterministic closure",
             ),
-            Metric("gain_dc", "", "F(1): the optimizer's gain for a constant gradient (1/(1-mu) for heavy ball)"),
+            Metric("gain_dc", "F(1): the optimizer's gain for a constant gradient (1/(1-mu) for heavy ball)"),
             Metric(
                 "progress",
-                "",
                 "largest eta F(1) lambda / P: contraction per step of the steepest direction at constant gradient",
             ),
             Metric(
                 "missed",
-                "",
                 "probability bound that the random start missed a larger eigenvalue (beyond tolerance): of a quick "
                 "estimate one that the optimizer sees, of a whole one the Hessian's, from a cold start any of the list",
             ),
@@ -282,27 +259,26 @@ _TABLES = (
         "bracket of an estimate on the independent batches that followed it",
         (
             STEP,
-            Metric("origin", "updates", "step of the curvature estimate whose vectors are tested", "int64"),
-            Metric("batches", "", "number of independent batches", "int64"),
-            Metric("largest", "", "mean Rayleigh quotient of the top eigenvector on them: biased down"),
-            Metric("largest_error", "", "its standard error"),
-            Metric("smallest", "", "mean Rayleigh quotient of the bottom eigenvector on them: biased up"),
-            Metric("smallest_error", "", "its standard error"),
-            Metric("curvature_term", "", "curvature term of the two-term stability budget"),
-            Metric("curvature_term_error", "", "its standard error"),
-            Metric("noise_term", "", "noise term of the two-term stability budget"),
-            Metric("noise_term_error", "", "its standard error"),
-            Metric("gradient_square", "", "unbiased |G|^2 from products of independent batch gradients"),
-            Metric("gradient_square_error", "", "its standard error"),
-            Metric("gradient_noise", "", "mean squared norm of a batch gradient, noise included"),
+            Metric("origin", "step of the curvature estimate whose vectors are tested", "int64", unit="updates"),
+            Metric("batches", "number of independent batches", "int64"),
+            Metric("largest", "mean Rayleigh quotient of the top eigenvector on them: biased down"),
+            Metric("largest_error", "its standard error"),
+            Metric("smallest", "mean Rayleigh quotient of the bottom eigenvector on them: biased up"),
+            Metric("smallest_error", "its standard error"),
+            Metric("curvature_term", "curvature term of the two-term stability budget"),
+            Metric("curvature_term_error", "its standard error"),
+            Metric("noise_term", "noise term of the two-term stability budget"),
+            Metric("noise_term_error", "its standard error"),
+            Metric("gradient_square", "unbiased |G|^2 from products of independent batch gradients"),
+            Metric("gradient_square_error", "its standard error"),
+            Metric("gradient_noise", "mean squared norm of a batch gradient, noise included"),
             Metric(
                 "flat_gain",
-                "",
                 "decrease of the loss that is left, in the quadratic picture, along directions that curve less than a "
                 "hundredth of the steepest",
             ),
-            Metric("flat_gain_error", "", "its standard error"),
-            Metric("flat_curvature", "", "curvature of the directions where it is left"),
+            Metric("flat_gain_error", "its standard error"),
+            Metric("flat_curvature", "curvature of the directions where it is left"),
         ),
     ),
     Table(
@@ -310,12 +286,12 @@ _TABLES = (
         "estimate on one process with a deterministic closure, direction",
         (
             STEP,
-            Metric("direction", "", "'top eigenvector' or 'gradient'; a unit vector v", "string"),
-            Metric("offsets", "", "distances t from the weights after the update along v, ascending", "list"),
-            Metric("losses", "", "loss of the current batch at weights + t v", "list"),
-            Metric("slope", "", "g'v of the loss at t = 0"),
-            Metric("curvature", "", "v'Hv of the loss at t = 0"),
-            Metric("moved", "", "u'v of the update u just made, which along v began at t = -moved"),
+            Metric("direction", "'top eigenvector' or 'gradient'; a unit vector v", "string"),
+            Metric("offsets", "distances t from the weights after the update along v, ascending", "list"),
+            Metric("losses", "loss of the current batch at weights + t v", "list"),
+            Metric("slope", "g'v of the loss at t = 0"),
+            Metric("curvature", "v'Hv of the loss at t = 0"),
+            Metric("moved", "u'v of the update u just made, which along v began at t = -moved"),
         ),
     ),
     Table(
@@ -324,22 +300,20 @@ _TABLES = (
         (
             STEP,
             LAYER,
-            Metric("units", "units", "number of hidden units, or of a parameter's parts", "int64"),
+            Metric("units", "number of hidden units, or of a parameter's parts", "int64", unit="units"),
             Metric(
                 "distinct_units",
-                "units",
                 "classes of (incoming, bias, outgoing) weights equal up to sign within 1e-4 relative",
                 "int64",
+                unit="units",
             ),
             Metric(
                 "alike_units",
-                "units",
                 "units less than one percent from another in incoming and in outgoing weights: all but one of a class",
                 "int64",
+                unit="units",
             ),
-            Metric(
-                "groups", "", "blocks of units that have inputs of their own (attention heads): never alike", "int64"
-            ),
+            Metric("groups", "blocks of units that have inputs of their own (attention heads): never alike", "int64"),
         ),
         "layer",
     ),
@@ -348,18 +322,17 @@ _TABLES = (
         "measured update, input feature",
         (
             STEP,
-            Metric("feature", "", "index of the input feature, or channel", "string"),
-            _f32("mean", "", "mean of the feature over the inputs seen since the start, float32"),
-            _f32("std", "", "standard deviation of the feature over the inputs seen since the start"),
-            _f32("batch_rms", "", "root mean square of the feature over this update's inputs"),
-            _f32("batch_std", "", "standard deviation of the feature over this update's inputs"),
+            Metric("feature", "index of the input feature, or channel", "string"),
+            _f32("mean", "mean of the feature over the inputs seen since the start, float32"),
+            _f32("std", "standard deviation of the feature over the inputs seen since the start"),
+            _f32("batch_rms", "root mean square of the feature over this update's inputs"),
+            _f32("batch_std", "standard deviation of the feature over this update's inputs"),
             _f32(
                 "condition",
-                "",
                 "condition number of the features' correlation matrix (the same in every row; up to 256 "
                 "features, else NaN)",
             ),
-            _f32("nonfinite", "", "share of this update's entries that are NaN or Inf"),
+            _f32("nonfinite", "share of this update's entries that are NaN or Inf"),
         ),
         "feature",
     ),
@@ -369,9 +342,9 @@ _TABLES = (
         "event",
         (
             STEP,
-            Metric("kind", "", "kind of event", "string"),
-            Metric("message", "", "one sentence for a person", "string"),
-            Metric("subject", "", "the tensor, layer or function the event is about, if any", "string"),
+            Metric("kind", "kind of event", "string"),
+            Metric("message", "one sentence for a person", "string"),
+            Metric("subject", "the tensor, layer or function the event is about, if any", "string"),
         ),
     ),
 )
