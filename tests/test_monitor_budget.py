@@ -72,7 +72,9 @@ def simulated(
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     monkeypatch.setattr(budgets, "waited", lambda: others)
     budget = Budget(0.05)
-    schedule = Schedule(1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda: None, weights)
+    schedule = Schedule(
+        1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda *told: None, weights
+    )
     run = Simulated(budget, schedule)
     assert schedule.at_most() < 5  # a first estimate, of unknown products, ends within the floor
 

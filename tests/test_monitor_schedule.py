@@ -18,7 +18,7 @@ ANY = 1e9  # times the unwatched time: what is measured must not depend on how b
 @pytest.mark.parametrize("every", [1, 3, 10, 25, 100])
 def test_measured_updates_are_apart_and_in_step_with_no_period(every):
     together = Together(nn.Linear(1, 1), torch.device("cpu"))
-    schedule = Schedule(1, every, None, Budget(ANY), together, lambda: None)
+    schedule = Schedule(1, every, None, Budget(ANY), together, lambda *told: None)
     measured = [step for step in range(1, 200 * every) if schedule.plan(step, closure=False).measured]
     assert measured[:2] == [1, 2]
     gaps = {after - before for before, after in pairwise(measured[3:])}
@@ -63,7 +63,7 @@ class Refusing(Budget):
 def test_a_budget_that_refuses_is_asked_again_as_the_run_grows():
     """Every hundredth of the updates so far; and not much later than that it is measured, once it may be."""
     budget = Refusing()
-    schedule = Schedule(1, 10, None, budget, Together(nn.Linear(1, 1), torch.device("cpu")), lambda: None)
+    schedule = Schedule(1, 10, None, budget, Together(nn.Linear(1, 1), torch.device("cpu")), lambda *told: None)
     schedule.last_curvature = 2
     assert not any(schedule.plan(step, closure=True).measured for step in range(3, 5000))
     assert budget.asked < 2000

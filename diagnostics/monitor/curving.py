@@ -19,6 +19,7 @@ from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.schedule import DISPLACEMENT, Schedule
 from diagnostics.monitor.sending import Writer
+from diagnostics.monitor.telling import Telling
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.tracking import Tracking
 from diagnostics.monitor.update import Update
@@ -38,13 +39,13 @@ class Curving:
         guard: Guard,
         writer: Writer,
         together: Together,
-        tell_once: Callable[..., None],
+        tell: Telling,
         tensors: Callable[[], Mapping[str, Tensor]],
         accumulated: Accumulated,
     ) -> None:
         self._model, self._optimizer, self._eigenvalues = model, optimizer, eigenvalues
         self._schedule, self._budget, self._guard = schedule, budget, guard
-        self._writer, self._together, self._tell_once = writer, together, tell_once
+        self._writer, self._together, self._tell = writer, together, tell
         self._tensors, self._accumulated = tensors, accumulated
         self._tracking = Tracking()
 
@@ -130,9 +131,9 @@ class Curving:
             self._schedule.last_curvature = step
             self._tracking.begin(step, estimate, parameters)
             if self._accumulated.times > 1:
-                self._tell_once("curvature-note", self._accumulated.note, key="accumulated")
+                self._tell.once("curvature-note", self._accumulated.note, key="accumulated")
             for note in estimate.notes:
-                self._tell_once("curvature-note", note, key=re.sub(r"[\d.]+", "", note))  # the same with other numbers
+                self._tell.once("curvature-note", note, key=re.sub(r"[\d.]+", "", note))  # the same with other numbers
 
     def _slice(self, update: Update, closure: Closure) -> None:
         """The loss along the estimate's top eigenvector and along the gradient, past where the update began."""
@@ -159,4 +160,4 @@ class Curving:
         try:
             yield
         except NonFinite as error:
-            self._tell_once("measurement-failed", str(error), "curvature")
+            self._tell.once("measurement-failed", str(error), "curvature")

@@ -17,6 +17,7 @@ from diagnostics.monitor import exchanged, forwards, linear, lookahead, losspath
 from diagnostics.monitor.broadcasts import Broadcasts
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
+from diagnostics.monitor.telling import Telling
 from diagnostics.monitor.together import Together
 
 Closure = Callable[[], Any]
@@ -31,8 +32,7 @@ class Given:
         self,
         model: nn.Module,
         writer: Writer,
-        event: Callable[[str, str, str], None],
-        tell_once: Callable[..., None],
+        tell: Telling,
         guard: Guard,
         together: Together,
         learning: Callable[[Iterator[Tensor]], None],
@@ -40,7 +40,7 @@ class Given:
     ) -> None:
         """`learning`: told what parameters the loss gives gradients to; `affords(seconds)`: whether the budget does."""
         self._model, self._writer, self._guard, self._together = model, writer, guard, together
-        self._event, self._tell_once, self._learning = event, tell_once, learning
+        self._tell, self._learning = tell, learning
         self._affords, self._began, self._call_seconds = affords, 0.0, 0.0
         self.has_closure: bool | None = None
         self._none_yet = False  # was given: one that comes later is welcome
@@ -50,13 +50,13 @@ class Given:
         if isinstance(loss, Tensor) and not loss.is_meta:
             if loss.numel() == 1:
                 return loss.item() if transfer.on_host(loss.device) else loss.detach().reshape(())
-            self._tell_once("loss-not-scalar", f"the loss has shape {tuple(loss.shape)}: its mean is recorded")
+            self._tell.once("loss-not-scalar", f"the loss has shape {tuple(loss.shape)}: its mean is recorded")
             return loss.detach().double().mean()
         try:
             return float(loss)
         except Exception:
             kind = "tensor without data" if isinstance(loss, Tensor) else type(loss).__name__
-            self._tell_once("loss-unreadable", f"monitor.step was given a {kind} for a loss: NaN is recorded")
+            self._tell.once("loss-unreadable", f"monitor.step was given a {kind} for a loss: NaN is recorded")
             return NAN
 
     def usable(self, loss: Any, closure: Closure | None) -> Closure | None:
@@ -71,10 +71,10 @@ class Given:
         self._none_yet = not given
         if given and self._together.alone:  # a forward may wait for the other processes
             message = "only some of the processes called watch: units are seen in this one, curvature is not measured"
-            self._event("alone", f"{message}. Call watch on every process.", "")
+            self._tell("alone", f"{message}. Call watch on every process.", "")
             closure = None
         elif closure is None:
-            self._event("no-closure", "no closure was given to monitor.step: curvature is not measured", "")
+            self._tell("no-closure", "no closure was given to monitor.step: curvature is not measured", "")
         if closure is not None and not self._repeats(closure):
             closure = None
         self.has_closure = closure is not None
@@ -100,7 +100,7 @@ class Given:
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
-                self._event("no-graph", message, "loss")
+                self._tell("no-graph", message, "loss")
         return {}
 
     def _asked(self, loss: Any, closure: Closure | None) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Given:
                 "the closure gave two losses for the same weights: it draws another batch, or changes something that "
                 "training uses. It is not called again. Let it compute the loss of the current batch, nothing else."
             )
-            self._event("closure-differs", message, "closure")
+            self._tell("closure-differs", message, "closure")
             warn(message)
         return same
 

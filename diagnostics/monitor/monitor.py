@@ -27,6 +27,7 @@ from diagnostics.monitor.schedule import Plan, Schedule
 from diagnostics.monitor.sending import NAN, Record, Sender, Silent, Writer
 from diagnostics.monitor.sentinel import CLEARED
 from diagnostics.monitor.settings import Settings
+from diagnostics.monitor.telling import Telling
 from diagnostics.monitor.tensors import Tensors
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.transfer import Courier
@@ -50,12 +51,13 @@ class Monitor:
         device = self._tensors.device
         self._together = Together(model, device)
         self._budget = Budget(settings.budget)
+        self._tell = Telling(lambda: self._plan.step)
         self._reporter = Reporter(
             run_dir,
             settings.diagnose,
             settings.rules_version,
             settings.on_finding,
-            self._event,
+            self._tell,
             charge=lambda seconds: self._budget.add("diagnosing", seconds),
         )
         forward = settings.forward()  # may raise: no run is begun then
@@ -64,22 +66,22 @@ class Monitor:
             self._writer = RunWriter(
                 run_dir, meta, first_step=settings.first_step, on_flush=self._reporter.on_flush_or_none()
             )
+        self._tell.writer = self._writer
         first = self._writer.resumed_from + 1
         self._plan = Plan(first)
-        self._once: set[str] = set()
         self._closed = False
-        self._guard = Guard(self._event)
+        self._guard = Guard(self._tell)
         self._schedule = Schedule(
             first,
             settings.every,
             settings.curvature_every,
             self._budget,
             self._together,
-            self._stretched,
+            self._tell.once,
             weights=self._tensors.numbers if device.type == "cpu" else 0,
         )
         self._courier = Courier(device)
-        self._sender = Sender(self._writer, self._courier, forward, self._guard, self._event)
+        self._sender = Sender(self._writer, self._courier, forward, self._guard, self._tell)
         self._beside = Beside(optimizer, self._tensors.current, self._hooked, self._writer.update_meta)
         charge = partial(self._budget.add, "measured")
         self._entrance = Entrance(model, self._hooked, charge, self._scaler.scale, self._beside.meet)
@@ -101,21 +103,20 @@ class Monitor:
             self._guard,
             self._writer,
             self._together,
-            self._tell_once,
+            self._tell,
             self._tensors.current,
             self._looking.accumulated,
         )
         self._given = Given(
             model,
             self._writer,
-            self._event,
-            self._tell_once,
+            self._tell,
             self._guard,
             self._together,
             self._beside.meet,
             affords=partial(self._budget.affords, "measured"),
         )
-        self._wiring = Wiring(self._inner, optimizer, self._event)
+        self._wiring = Wiring(self._inner, optimizer, self._tell)
         self._updates = Updates(
             optimizer,
             tensors=self._tensors.current,
@@ -139,7 +140,7 @@ class Monitor:
         shards = self._together.active  # a rank may hold but a shard of each
         weights = [] if shards else list(self._tensors.named.values())
         stranger = self._guard.run("resuming", resuming.stranger, self.run_dir, weights) or ""
-        self._event("resumed", f"continues after update {last_step}{stranger}", "")
+        self._tell("resumed", f"continues after update {last_step}{stranger}")
         if stranger and not told:
             warn(f"the run continues after update {last_step}{stranger}")
 
@@ -193,7 +194,7 @@ class Monitor:
         if error is None:
             self.close("finished")
             return
-        self._event("interrupted", f"training ended with {type(error).__name__}: {error}", "")
+        self._tell("interrupted", f"training ended with {type(error).__name__}: {error}")
         self.close("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
 
     # -- one step ------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class Monitor:
         self._courier.collect()
         update, passes = self._updates.take()
         if update is None and passes == 0:
-            self._tell_once(
+            self._tell.once(
                 "step-without-update",
                 "monitor.step was called though the optimizer made no update since the last call: nothing recorded. "
                 "Call it once after each optimizer.step().",
@@ -222,7 +223,7 @@ class Monitor:
         value = self._given.loss(loss)
         record = Record(update)
         if self._updates.sentinel.cleared:
-            self._tell_once("gradients-cleared", CLEARED)
+            self._tell.once("gradients-cleared", CLEARED)
         if not self._wiring.settled:
             self._guard.run("wiring", self._wiring.look, self._tensors.current(), update.late)
         if update.plan.measured and update.finished:
@@ -247,7 +248,7 @@ class Monitor:
         self._updates.settled = True
         tensors, states = self._tensors.current(), self._entrance.random_state
         origin = nonfinite.origin(update, loss, closure, self.model, self.optimizer, tensors, states)
-        self._event("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
+        self._tell("non-finite", f"at update {update.plan.step}: {origin.message}", origin.subject, update.plan.step)
 
     def _skipped(self, passes: int) -> Update:
         scale = self._scaler.scale()
@@ -255,7 +256,7 @@ class Monitor:
         message = f"the optimizer did not step: its gradients overflowed, or the loop left it out{suffix}"
         if self._guard.run("updates", self._updates.follow):
             message = "the optimizer did not step, but the one that it holds: from now on that one is followed"
-        self._event("skipped-step", message, "", self._plan.step)
+        self._tell("skipped-step", message)
         rates = [group.get("lr", math.nan) for group in self.optimizer.param_groups]
         return Update(
             self._plan,
@@ -268,7 +269,7 @@ class Monitor:
         update, _ = self._updates.take()
         if update is not None:
             self._budget.updated()
-            self._tell_once("step-missing", "monitor.step was not called after an update: its loss is not recorded")
+            self._tell.once("step-missing", "monitor.step was not called after an update: its loss is not recorded")
             self._sender.send(Record(update), NAN)
             self._plan_next(update.plan.step + 1)
 
@@ -286,36 +287,18 @@ class Monitor:
         self._plan = Plan(step)  # whatever fails below, no step number comes twice
         self._plan = self._schedule.plan(step, closure=self._given.has_closure is not False)
         if self._plan.measured and self._tensors.renewed():
-            self._wiring = Wiring(self._inner, self.optimizer, self._event, again=True)
+            self._wiring = Wiring(self._inner, self.optimizer, self._tell, again=True)
         self._entrance.disarm()
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
         self._compiled = self._compiled or describe.compiled_frames() > 0
         if self._plan.measured and not self._compiled and self._given.has_closure is not None:
             self._entrance.arm(observing=not (self._given.has_closure or self._guard.off("activations")))
 
-    def _stretched(self) -> None:
-        message = (
-            f"measuring cost {self._budget.total:.1f} s beside {self._budget.unwatched:.1f} s of training so far: "
-            f"measurements are spaced wider than every={self._schedule.every}, or put off, to keep the budget"
-        )
-        self._tell_once("budget", message)
-
     def _changed(self, why: str) -> None:
         self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))
         self._updates.renew()
-        self._event("layers-changed", why, "")
+        self._tell("layers-changed", why)
 
     def _hooked(self, name: str) -> Hooked:
         """Around everything that runs inside one of our hooks: charged, and never raising."""
         return Hooked(self._budget.charge(self._plan.kind), self._guard(name))
-
-    def _event(self, kind: str, message: str, subject: str, step: int | None = None) -> None:
-        self._writer.event(self._plan.step if step is None else step, kind, message, subject)
-
-    def _tell_once(self, kind: str, message: str, subject: str = "", key: str = "") -> None:
-        if kind + subject + key in self._once:
-            return
-        self._once.add(kind + subject + key)
-        self._event(kind, message, subject)
-        if kind.startswith(("step-", "loss-")):
-            warn(message)

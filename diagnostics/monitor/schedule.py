@@ -43,7 +43,7 @@ class Plan:
 
 
 class Schedule:
-    """`plan(step)` is asked for once for every update. `stretched` is called when the budget puts a measurement off."""
+    """`plan(step)` is asked for once for every update. `tell_once` is told when the budget puts a measurement off."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Schedule:
         curvature_every: int | None,
         budget: Budget,
         together: Together,
-        stretched: Callable[[], None],
+        tell_once: Callable[[str, str], None],
         weights: int = 0,
     ) -> None:
         """`weights`: their number, on a CPU."""
@@ -67,7 +67,7 @@ class Schedule:
         # one. While an estimate is made its own seconds would count.
         self._measured_at = self._planned_at = self._estimated_at = self._whole_at = 0.0
         self._product_seconds: float | None = None  # of the model's first batch
-        self._budget, self._together, self._stretched = budget, together, stretched
+        self._budget, self._together, self._tell_once = budget, together, tell_once
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
         self._refused_until = {"measured": 0, "curvature": 0}
@@ -223,3 +223,10 @@ class Schedule:
             return step % self.curvature_every == 0
         age, last = step - self.first + 1, self.last_curvature or 0
         return step - last >= max(1, min(age // 2, WIDEST_GAP))
+
+    def _stretched(self) -> None:
+        message = (
+            f"measuring cost {self._budget.total:.1f} s beside {self._budget.unwatched:.1f} s of training so far: "
+            f"measurements are spaced wider than every={self.every}, or put off, to keep the budget"
+        )
+        self._tell_once("budget", message)
