@@ -241,6 +241,18 @@ def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
     assert found.summary.startswith(first or "1 of 3 trainable tensors")
 
 
+def test_an_offset_that_cancels_in_differences_of_answers_is_no_fault():
+    layers = {"step": np.repeat(STEPS[::20], 2), "layer": ["head.weight", "head.bias"] * 20, "weight_norm": 1.0}
+    told = [{"name": "head.weight", "shape": [1, 8], "parameters": 8}, {"name": "head.bias", "shape": [1]}]
+    scalars = {"step": STEPS, "loss": np.linspace(3.0, 1.5, 400), "lr": 0.1, "grad_norm": 1.0}
+    run = run_of(
+        {"layers": told, "gradient_ends": [ending.CANCELLED]},
+        scalars=scalars,
+        layers=layers | {"grad_norm": [1, 0] * 20},
+    )
+    assert [(found.layers, found.severity) for found in zero_gradient.check(run)] == [(("head.bias",), "info")]
+
+
 def test_where_it_ends_is_asked_for_one_head_and_again_for_all(tmp_path):
     torch.manual_seed(0)
     body, idle, x = nn.Linear(5, 8), nn.Linear(8, 4), torch.randn(16, 5)

@@ -221,6 +221,7 @@ def test_metadata_of_wrong_types_gives_way_to_defaults(folder):
     }
     assert meta["layers"] == [{"name": "a"} | unknown]
     assert meta["config"] == {} and meta["updated"] == 0.0 and meta["modules"] == []
+    assert meta["linear_model"] is False and meta["guessing"] is None  # what an earlier version did not write
 
 
 @pytest.mark.parametrize("number", [99, "two", None, 1.5])

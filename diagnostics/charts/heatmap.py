@@ -68,7 +68,7 @@ def picked(values: NDArray, columns: list[int]) -> NDArray:
 
 def in_model_order(run: Run, names: Iterable[str]) -> list[int]:
     """Indices of `names` as the model lists its parameters; other names keep their recorded order behind them."""
-    place = {layer["name"]: i for i, layer in enumerate(run.meta.get("layers", []))}
+    place = {layer["name"]: i for i, layer in enumerate(run.meta["layers"])}
     listed = list(names)
     return sorted(range(len(listed)), key=lambda i: (place.get(listed[i], len(place)), i))
 

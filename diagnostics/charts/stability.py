@@ -39,9 +39,7 @@ def stability(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
 
 
 def no_curvature(run: Run) -> str:
-    return "No curvature was recorded in this run" + (
-        "" if run.meta.get("closure") else ": pass closure= to monitor.step"
-    )
+    return "No curvature was recorded in this run" + ("" if run.meta["closure"] else ": pass closure= to monitor.step")
 
 
 def ratios(run: Run) -> Frame:

@@ -33,7 +33,7 @@ def accumulating(
         "zero them each time."
     )
     remedies = ("call optimizer.zero_grad() before loss.backward() in every update",)
-    if run.meta.get("optimizer") == "LBFGS":
+    if run.meta["optimizer"] == "LBFGS":
         summary = (
             f"Since step {first} the backward passes of one step add up in {number(100 * share)} % of the steps: the "
             "optimizer calls the closure several times, and gets the sum of the gradients at different weights."
@@ -54,9 +54,9 @@ def accumulating(
 
 
 def accumulation_cut_short(run: Run) -> Iterator[Finding]:
-    told = run.meta.get("accumulated") or {}
+    told = run.meta["accumulated"]
     summed = told.get("summed", True)
-    if not told.get("alone") or (not summed and run.meta.get("trained_beside")):  # whose passes go through the model
+    if not told.get("alone") or (not summed and run.meta["trained_beside"]):  # whose passes go through the model
         return
     passes = int(told["passes"])
     yield found(

@@ -56,9 +56,9 @@ def swapped_betas(
 
 def _swapped(run: Run) -> tuple[float, float] | None:
     """Of a parameter group; None where all keep to the bound, or the optimizer has another rule."""
-    if run.meta.get("optimizer") not in _OPTIMIZERS:
+    if run.meta["optimizer"] not in _OPTIMIZERS:
         return None
-    for group in run.meta.get("hyperparameters") or []:
+    for group in run.meta["hyperparameters"]:
         betas = group.get("betas") or ()
         if len(betas) == 2 and all(isinstance(each, int | float) for each in betas) and betas[0] ** 2 > betas[1]:
             return float(betas[0]), float(betas[1])

@@ -30,7 +30,7 @@ def matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.n
 
 def described(run: Run) -> dict[str, dict[str, Any]]:
     """What the run says of each parameter tensor: its shape, number of parameters, whether it is frozen, ..."""
-    return {str(each["name"]): each for each in run.meta.get("layers") or []}
+    return {str(each["name"]): each for each in run.meta["layers"]}
 
 
 def type_of(run: Run, name: str) -> str:

@@ -77,7 +77,7 @@ def spread(run: Run) -> Spread | None:
     offset = 1 + float(np.median((mean / deviation) ** 2)) * len(mean)
     away = float(np.sqrt(np.square(mean).sum() / np.square(deviation).sum()))
     correlation = float(finite[-1]) if len(finite) and len(square) < MANY else 1.0
-    needed = len(mean) < MANY or not run.meta.get("linear_model")
+    needed = len(mean) < MANY or not run.meta["linear_model"]
     traded = needed and _first_has_bias(run) and not optimizer.adaptive(run)
     bias = _with_bias(mean, deviation) if traded else 1.0
     return Spread(float(high / low), offset, correlation, away, bias)

@@ -127,7 +127,7 @@ def _longer_steps(run: Run, since: int, *, far: float = 0.03) -> tuple[str, ...]
 
 
 def of_linear_layers(run: Run) -> str:
-    layers = run.meta.get("linear_layers")
+    layers = run.meta["linear_layers"]
     return (
         f" No non-linearity lies between its {layers} layers: together they are one, and what is not linear in the "
         "inputs is out of their reach."
@@ -150,7 +150,7 @@ def worse_for_long(
     count, last = _came_back(history, constant)
     if count < longest * history.count:
         return None
-    if not run.meta.get("guessing") and signals.column(run, "constant_loss")[0][-1] < last / 2:
+    if not run.meta["guessing"] and signals.column(run, "constant_loss")[0][-1] < last / 2:
         return None  # the loss has become another one
     by_inputs = _thrown_by_inputs(run, history.start, FAR * constant)
     targets = far_targets(run)
@@ -187,7 +187,7 @@ def worse_for_long(
 
 def began_sure_and_wrong(kind: str, run: Run) -> Finding | None:
     """As information, of a run that soon came back: worse than guessing among classes by so much is never meant."""
-    history, guessing = signals.loss(run), float(run.meta.get("guessing") or np.nan)
+    history, guessing = signals.loss(run), float(run.meta["guessing"] or np.nan)
     if not history.start > FAR * guessing:
         return None
     count, last = _came_back(history, guessing)
@@ -224,7 +224,7 @@ def _of_a_constant(run: Run, *, measured: int = 2) -> float:
     """The loss of the same answer to every input, or of guessing; NaN where neither is known."""
     constants = signals.column(run, "constant_loss")[1]
     known = [float(np.median(constants))] if len(constants) >= measured else []
-    known += [float(run.meta["guessing"])] if run.meta.get("guessing") else []
+    known += [float(run.meta["guessing"])] if run.meta["guessing"] else []
     return min(known) if known and min(known) > 0 else np.nan
 
 
@@ -275,7 +275,7 @@ def _of_raw_inputs(run: Run) -> str:
         return f"{said}."
     rate = optimizer.highest_rate(run, signals.loss(run).last_step)
     return (
-        f"{said}, and an update of {run.meta.get('optimizer')}, which moves each weight by about the rate "
+        f"{said}, and an update of {run.meta['optimizer']}, which moves each weight by about the rate "
         f"{number(rate)}, moves what a unit of the first layer is given by up to {number(rate * summed_size(run))}."
     )
 
@@ -283,7 +283,7 @@ def _of_raw_inputs(run: Run) -> str:
 def _began_small(run: Run, *, passes: float = 0.1, least: int = 2) -> bool:
     """Whether each of several layers began by passing on less than a tenth of the size of what it was given."""
     _, names, norms = run.matrix("layers", "weight_norm", copy=False)
-    shapes = {each["name"]: each["shape"] for each in run.meta.get("layers") or []}
+    shapes = {each["name"]: each["shape"] for each in run.meta["layers"]}
     gains = [
         float(norms[0, at]) / shapes[name][0] ** 0.5
         for at, name in enumerate(map(str, names))

@@ -75,7 +75,7 @@ def _norms(run: Run, layers: dict[str, dict]) -> tuple[np.ndarray, Module]:
 
 def _siblings(run: Run, norms: Module, layers: dict[str, dict]) -> list[tuple[str, ...]]:
     """Modules of one parent that hold the same, a matrix among it; not of a sequence, which stand behind each other."""
-    types = {each["name"]: each["type"] for each in run.meta.get("modules") or []}
+    types = {each["name"]: each["type"] for each in run.meta["modules"]}
     parts: dict[str, Module] = {}
     for name, norm in norms.items():
         path = name.split(".")

@@ -32,7 +32,7 @@ def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient that stay as they are, and whose layer's output was detached on its way
     into another layer."""
-    cut = set(run.meta.get("cut_off") or []) - _not_trained(run)
+    cut = set(run.meta["cut_off"]) - _not_trained(run)
     absent = (missing == 1).all(0) & still(run)
     return tuple(str(name) for name in names[absent] if str(name) in cut)
 
@@ -60,7 +60,7 @@ def before(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     An expert that no input reaches, or a head that is not used, lies beside the way from input to loss, not before it,
     and so does what took no part in the forward, or what nothing depends on.
     """
-    beside = _not_trained(run) | set(run.meta.get("idle") or []) | set(run.meta.get("unused") or [])
+    beside = _not_trained(run) | set(run.meta["idle"]) | set(run.meta["unused"])
     at = [index for index, name in enumerate(names) if str(name) not in beside]
     absent = (missing[:, at] == 1).all(0)
     count, stays = int(absent.sum()), absent & still(run)[at]

@@ -71,7 +71,7 @@ def _pushed_by_bias(run: Run, activation: str, *, down: float = 0.5) -> bool:
 def _bias_before(run: Run, activation: str) -> float | None:
     """Root mean square of the bias of the last parametric module before the activation, at the first record."""
     layers = by_layer.described(run)
-    order = [each["name"] for each in run.meta.get("modules") or []]
+    order = [each["name"] for each in run.meta["modules"]]
     biases = [f"{name}.bias" for name in order if f"{name}.bias" in layers]
     base = activation.split("#")[0]
     if base in order:

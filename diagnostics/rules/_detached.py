@@ -103,7 +103,7 @@ def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
 
 
 def state_cut(run: Run) -> Iterator[Finding]:
-    told = run.meta.get("state_cut") or []
+    told = run.meta["state_cut"]
     steps, names = (int(told[0]), tuple(str(name) for name in told[1])) if len(told) == 2 else (0, ())
     if not names:
         return

@@ -15,14 +15,12 @@ OUTWEIGHS = 10.0  # times the gradient: what rescaling is left changes a step by
 
 def over_gradient(run: Run) -> float:
     """The smallest epsilon of all groups over the root mean square of the entries of a typical gradient; 0 if none."""
-    groups = run.meta.get("hyperparameters") or []
+    groups = run.meta["hyperparameters"]
     sizes = [float(group["eps"]) for group in groups if isinstance(group.get("eps"), int | float)]
     norm = signals.median(signals.column(run, "grad_norm")[1])
-    trained = [each for each in run.meta.get("layers") or [] if each.get("optimized") and not each.get("frozen")]
+    trained = [each for each in run.meta["layers"] or [] if each.get("optimized") and not each.get("frozen")]
     count = sum(int(each.get("parameters") or 0) for each in trained)
-    rescales = (
-        optimizer.adaptive(run) and run.meta.get("optimizer") != "Adadelta"
-    )  # whose epsilon scales updates as well
+    rescales = optimizer.adaptive(run) and run.meta["optimizer"] != "Adadelta"  # whose epsilon scales updates as well
     if not rescales or len(sizes) < max(1, len(groups)) or not norm > 0 or not count:
         return 0.0
     return float(min(sizes) / (norm / np.sqrt(count)))

@@ -23,7 +23,7 @@ def far_targets(run: Run) -> tuple[float, float] | None:
 
 def _far(run: Run, *, far: float = 100.0) -> tuple[float, float] | None:
     """First answers are of size 1, so `far` takes a hundred times the way that anything else does."""
-    targets = [float(each) for each in run.meta.get("targets") or []]
+    targets = [float(each) for each in run.meta["targets"]]
     return (targets[0], targets[1]) if len(targets) == 2 and max(map(abs, targets)) >= far else None
 
 
@@ -45,6 +45,6 @@ def how_far(run: Run, targets: tuple[float, float]) -> str:
     rate = optimizer.highest_rate(run, signals.loss(run).last_step)
     return (
         f"The targets lie between {number(low)} and {number(high)}, the network's first answers near 0, and an update "
-        f"of {run.meta.get('optimizer')} moves no weight by much more than the learning rate, {number(rate)}, however "
+        f"of {run.meta['optimizer']} moves no weight by much more than the learning rate, {number(rate)}, however "
         "far there is to go"
     )

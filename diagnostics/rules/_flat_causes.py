@@ -64,7 +64,7 @@ def decayed(
 ) -> Finding | None:
     """Weights far smaller than initialization made them, to keep the size of signals: a fifth of all, or next to
     nothing of one layer that no norm makes up for, or of most."""
-    decay = max((float(group.get("weight_decay") or 0) for group in run.meta.get("hyperparameters") or []), default=0)
+    decay = max((float(group.get("weight_decay") or 0) for group in run.meta["hyperparameters"]), default=0)
     steps, norms = signals.column(run, "weight_norm")
     late = norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)]
     if not decay > 0 or not len(late) or not norms[0] > 0:
@@ -111,7 +111,7 @@ def decayed(
 
 def _decoupled(run: Run) -> tuple[str, ...]:
     """Where the decay goes through the averages of the gradient and is divided by its size, which leaves the rate."""
-    name, groups = str(run.meta.get("optimizer")), run.meta.get("hyperparameters") or []
+    name, groups = str(run.meta["optimizer"]), run.meta["hyperparameters"]
     if name not in ("Adam", "NAdam", "RAdam") or any(group.get("decoupled_weight_decay") for group in groups):
         return ()
     return (
@@ -176,7 +176,7 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
 
 def _has_biases(run: Run) -> bool:
     """Vectors as long as a side of some matrix; a temperature or a rate beside points is none."""
-    shapes = [tuple(each["shape"]) for each in run.meta.get("layers") or []]
+    shapes = [tuple(each["shape"]) for each in run.meta["layers"]]
     sides = {side for shape in shapes if len(shape) > 1 for side in shape}
     return any(len(shape) == 1 and shape[0] in sides for shape in shapes)
 

@@ -18,7 +18,7 @@ _FIRST = ".weight_ih_l0"
 def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5) -> Finding | None:
     """From the sizes of the inputs and of the weights they meet. z is about normal with deviation s, and the mean
     derivative of a logistic or tanh unit over its maximum is at most 4 / (s sqrt(2 pi)) then."""
-    first = next(iter(run.meta.get("layers") or []), {"name": "", "module": "", "shape": []})
+    first = next(iter(run.meta["layers"]), {"name": "", "module": "", "shape": []})
     name, history = str(first["name"]), signals.loss(run)
     if not name.endswith(_FIRST) or first["module"] not in by_layer.RECURRENT:
         return None

@@ -13,7 +13,7 @@ _GRADIENTS = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
 
 
 def made_in_forward(run: Run) -> Iterator[Finding]:
-    owners = tuple(str(name) for name in run.meta.get("made_in_forward") or [])
+    owners = tuple(str(name) for name in run.meta["made_in_forward"])
     if not owners:
         return
     within = names_of(tuple(name for name in owners if name)) or "the model"
@@ -33,7 +33,7 @@ def made_in_forward(run: Run) -> Iterator[Finding]:
 
 def looks_ahead(run: Run) -> Iterator[Finding]:
     """However low the loss: it is low because the answers are given away."""
-    share = float(run.meta.get("looks_ahead") or 0.0)
+    share = float(run.meta["looks_ahead"])
     if not share:
         return
     yield found(
@@ -56,7 +56,7 @@ def looks_ahead(run: Run) -> Iterator[Finding]:
 
 
 def shifted_twice(run: Run) -> Iterator[Finding]:
-    if not run.meta.get("shifted_twice"):
+    if not run.meta["shifted_twice"]:
         return
     yield found(
         "shifted-twice",
@@ -75,7 +75,7 @@ def shifted_twice(run: Run) -> Iterator[Finding]:
 
 
 def padding_alone(run: Run) -> Iterator[Finding]:
-    told = run.meta.get("padding_alone") or []
+    told = run.meta["padding_alone"]
     if len(told) != 2:
         return
     yield found(
@@ -96,7 +96,7 @@ def padding_alone(run: Run) -> Iterator[Finding]:
 
 
 def dropout_on_output(run: Run) -> Iterator[Finding]:
-    told = run.meta.get("dropped_output") or []
+    told = run.meta["dropped_output"]
     if len(told) != 2:
         return
     share, numbers = float(told[0]), bool(told[1])
@@ -127,7 +127,7 @@ def dropout_noise(run: Run, *, most: float = 0.5, looks: int = 3) -> Iterator[Fi
     shares = signals.column(run, "dropout_noise")[1][-looks:]
     if len(shares) < looks or not (shares > most).all() or signals.has_learned(run):
         return
-    dropped, share = float(run.meta.get("dropout") or 0.0), float(shares[-1])
+    dropped, share = float(run.meta["dropout"]), float(shares[-1])
     yield found(
         "dropout-noise",
         run,
@@ -150,7 +150,7 @@ def dropout_noise(run: Run, *, most: float = 0.5, looks: int = 3) -> Iterator[Fi
 
 
 def derivative_without_graph(run: Run) -> Iterator[Finding]:
-    share = float(run.meta.get("cut_derivative") or 0.0)
+    share = float(run.meta["cut_derivative"])
     if not share:
         return
     yield found(
@@ -169,7 +169,7 @@ def derivative_without_graph(run: Run) -> Iterator[Finding]:
 
 def left_in_evaluation(run: Run) -> Iterator[Finding]:
     """Of a run that goes on learning it is information: some tune with a norm's statistics held."""
-    told = run.meta.get("evaluation") or {}
+    told = run.meta["evaluation"]
     layers = tuple(str(name) for name in told.get("modules") or [])
     if not layers:
         return

@@ -70,7 +70,7 @@ def warned(
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     path = signals.loss_path(run)
     for (function, loss), formula in _TWICE.items():
-        seen = run.meta.get("probabilities") if function == "softmax" else None  # by the values themselves
+        seen = run.meta["probabilities"] if function == "softmax" else None  # by the values themselves
         by_values = isinstance(seen, bool) and any(each in path for each in (loss, "log_softmax"))
         through = BOUNDED if function == "softmax" or loss != "cross_entropy" else BOUNDED - _STRETCHED
         if seen if by_values else goes_into(path, function, loss, through):
@@ -116,7 +116,7 @@ def near_its_bound(
 
 def _least_cross_entropy(run: Run) -> tuple[float, float]:
     """log C, and the cross-entropy of the best cosines; NaN where scores are not bounded."""
-    bound, classes = run.meta.get("score_bound") or (np.inf, 0)
+    bound, classes = run.meta["score_bound"] or (np.inf, 0)
     if not bound > 0 or classes < 2 or not np.isfinite(bound):
         return np.nan, np.nan
     return float(np.log(classes)), float(np.log1p((classes - 1) * np.exp(-bound * classes / (classes - 1))))
@@ -170,7 +170,7 @@ def _held_up(run: Run) -> bool:
 
 def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:
     """By a good part of the targets' own range."""
-    targets = run.meta.get("targets") or []
+    targets = run.meta["targets"]
     if len(targets) < 2:
         return None
     (least, most), (low, high) = _RANGES[function], targets
@@ -263,7 +263,7 @@ def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5
 def rate_of_a_rate(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     """Counts are fewer than one on average, and the rate is the exponential of what is not negative: one at least."""
     function, behind, *_ = [*signals.loss_calls(run), ""]
-    count = run.meta.get("mean_count")
+    count = run.meta["mean_count"]
     if function not in {"softplus", "exp"} or behind != "exp" or not (count is not None and count < 1):
         return None
     return warned(

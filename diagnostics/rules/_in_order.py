@@ -38,7 +38,7 @@ def in_order(
     wrong = float((late > worse * constant).mean())
     if not (constant > 0 and float(late.mean()) >= signals.LEARNED * constant):
         return
-    normed = any("BatchNorm" in each["type"] for each in run.meta.get("modules") or [])
+    normed = any("BatchNorm" in each["type"] for each in run.meta["modules"])
     worse_by_norm = normed and explained_late(run).share < -LITTLE
     recurs, downhill = recurrence(late).correlation >= AGAIN, _downhill(late)
     if not (wrong >= often or downhill > teeth or (recurs and (worse_by_norm or downhill > _SURELY))):

@@ -133,7 +133,7 @@ def _cause(run: Run, grown: Growth, limit: Limit) -> str:
 def trusts_its_steps(run: Run) -> bool:
     """Whether no line search bounds the steps of an optimizer that divides by the curvature along its last ones: where
     that is nearly 0, or the noise of batches, a step has any length (Nocedal and Wright, chapter 7)."""
-    return run.meta.get("optimizer") == "LBFGS" and not optimizer.hyperparameter(run, "line_search_fn", None)
+    return run.meta["optimizer"] == "LBFGS" and not optimizer.hyperparameter(run, "line_search_fn", None)
 
 
 def _remedies(run: Run, cause: str, limit: Limit) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, b
 
 def passes_added(run: Run) -> float:
     """Backward passes whose gradients an update adds up; 1 where it takes their mean."""
-    return float((run.meta.get("accumulated") or {}).get("times", 1))
+    return float((run.meta["accumulated"]).get("times", 1))
 
 
 def stability_formula(run: Run, stability: float, rate: float) -> str:
@@ -30,7 +30,7 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
     if optimizer.adaptive(run):
         return (
             rf"s = {tex(stability)} \quad (s = 1 \text{{ is the stability limit of "
-            rf"{run.meta.get('optimizer', 'this optimizer')}}})"
+            rf"{run.meta['optimizer'] or 'this optimizer'}}})"
         )
     mu = optimizer.momentum(run)
     if mu == 0:

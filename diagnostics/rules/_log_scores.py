@@ -53,7 +53,7 @@ def log_scores(
 
 def unlogged(run: Run) -> Iterator[Finding]:
     """Probabilities where their logarithms are expected: what comes of it is no divergence."""
-    if not run.meta.get("unlogged"):
+    if not run.meta["unlogged"]:
         return
     yield found(
         "log-scores",
@@ -106,7 +106,7 @@ def _along_another(total: float, end: float) -> _Said:
 
 def _softmax_along_batch(run: Run) -> _Said | None:
     """Of as many examples as classes the two cannot be told apart: contrastive losses take it along either."""
-    dim, *shape = [int(each) for each in run.meta.get("loss_softmax") or [0]]
+    dim, *shape = [int(each) for each in run.meta["loss_softmax"] or [0]]
     compares = _OF_CLASSES.search(signals.loss_path(run))
     if dim != 0 or len(shape) < 2 or shape[0] == shape[1] or not compares:
         return None

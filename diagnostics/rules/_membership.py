@@ -88,7 +88,7 @@ def left_out(run: Run) -> Iterator[Finding]:
 
 def frozen_random(run: Run, *, updates: int = 100) -> Iterator[Finding]:
     """Random features may be meant, and something can be learned from them."""
-    names = tuple(map(str, run.meta.get("frozen_random") or []))
+    names = tuple(map(str, run.meta["frozen_random"]))
     if not names or signals.total(run) < updates:
         return
     few = len(names) == 1
@@ -113,7 +113,7 @@ def frozen_random(run: Run, *, updates: int = 100) -> Iterator[Finding]:
 
 
 def _optimizer(run: Run) -> str:
-    return str(run.meta.get("optimizer") or "SGD")
+    return str(run.meta["optimizer"] or "SGD")
 
 
 def _stands_still(norms: np.ndarray, gradients: np.ndarray) -> bool:

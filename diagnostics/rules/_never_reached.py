@@ -43,7 +43,7 @@ def never_reached(
 
 
 def _leads_to(run: Run, name: str) -> float:
-    groups = run.meta.get("hyperparameters") or []
+    groups = run.meta["hyperparameters"]
     return min((float(group.get(name) or 0.0) for group in groups), default=0.0)
 
 

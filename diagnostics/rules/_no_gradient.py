@@ -27,7 +27,7 @@ def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
     """Of tensors `layers`; `thresholds`: hard ones that the model calls."""
     if thresholds:
         return _hard(thresholds)
-    return _softmax_of_one(run) or _cancelled(run) or _zeros(run, layers) or _ending(run) or _unknown()
+    return _softmax_of_one(run) or _cancelled(run, layers) or _zeros(run, layers) or _ending(run) or _unknown()
 
 
 def _hard(functions: list[str]) -> Reason:
@@ -44,12 +44,12 @@ def _hard(functions: list[str]) -> Reason:
 
 def _softmax_of_one(run: Run) -> Reason | None:
     """In the model, or between its last layer and the loss."""
-    names = [str(name) for name in run.meta.get("softmax_of_one") or []]
-    dim, *shape = [int(each) for each in run.meta.get("loss_softmax") or [0]]
+    names = [str(name) for name in run.meta["softmax_of_one"]]
+    dim, *shape = [int(each) for each in run.meta["loss_softmax"] or [0]]
     if not names and not (dim < len(shape) and shape[dim] == 1):
         return None
     which = f"a softmax ({names_of(names)})" if names else "a softmax, between the output and the loss,"
-    astray = [str(name) for name in run.meta.get("softmax_astray") or []]
+    astray = [str(name) for name in run.meta["softmax_astray"]]
     along = ", along an axis that holds no more, though the last one does" if astray else ""
     return Reason(
         "softmax-of-one",
@@ -116,7 +116,7 @@ def beyond(run: Run) -> tuple[str, ...]:
 
 
 def _ends(run: Run) -> list[str]:
-    names = map(str, run.meta.get("gradient_ends") or [])
+    names = map(str, run.meta["gradient_ends"])
     return list(dict.fromkeys(name.removesuffix("min").removesuffix("max") for name in names))
 
 
@@ -129,7 +129,7 @@ def is_an_offset(run: Run, layers: tuple[str, ...]) -> bool:
     return _cancels(run) and not by_layer.matrices(run) & set(layers)
 
 
-def _cancelled(run: Run) -> Reason | None:
+def _cancelled(run: Run, layers: tuple[str, ...]) -> Reason | None:
     if not _cancels(run):
         return None
     return Reason(
@@ -141,6 +141,7 @@ def _cancelled(run: Run) -> Reason | None:
         ),
         r"\nabla_\theta\left(f_\theta(x) - f_\theta(x)\right) = 0",
         "Opposite gradients cancel exactly: the same weights are used twice, one result compared with the other.",
+        never_meant=not is_an_offset(run, layers),
     )
 
 

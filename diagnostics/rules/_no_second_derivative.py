@@ -23,7 +23,7 @@ def is_piecewise_linear(run: Run) -> bool:
 
 def no_second_derivative(kind: str, run: Run) -> Finding | None:
     """Each that the loss took, by the inputs, was zero at every point of the first batch that was looked at."""
-    if not run.meta.get("no_second_derivative") or not is_piecewise_linear(run):
+    if not run.meta["no_second_derivative"] or not is_piecewise_linear(run):
         return None
     names = sorted({function for function, _ in by_layer.activations(run).values()})
     end = signals.loss(run).end

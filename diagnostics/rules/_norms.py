@@ -36,12 +36,12 @@ def norms_of_few(run: Run) -> Iterator[Finding]:
 def _most_batch_norms(run: Run, entry: str) -> bool:
     """Whether those are half of all batch norms at least, not the one behind a pooling: the whole network then sees
     which of two examples is larger, and no more."""
-    norms = {str(each["name"]) for each in run.meta.get("modules") or [] if str(each["type"]).startswith("BatchNorm")}
+    norms = {str(each["name"]) for each in run.meta["modules"] or [] if str(each["type"]).startswith("BatchNorm")}
     return len(norms & set(map(str, run.meta.get(entry) or []))) > len(norms) / 2
 
 
 def across_batch(run: Run) -> Iterator[Finding]:
-    if not run.meta.get("across_batch"):
+    if not run.meta["across_batch"]:
         return
     yield found(
         "norm-across-batch",
@@ -60,7 +60,7 @@ def across_batch(run: Run) -> Iterator[Finding]:
 def shared_norms(run: Run, *, apart: float = 0.5) -> Iterator[Finding]:
     """`apart`: deviations; half of one is far more than batches differ by, and puts a third of the numbers that a
     rectifier should let through on its other side."""
-    told = [(str(name), int(uses), float(distance)) for name, uses, distance in run.meta.get("shared_norms") or []]
+    told = [(str(name), int(uses), float(distance)) for name, uses, distance in run.meta["shared_norms"]]
     for name, uses, distance in told:
         if not distance >= apart:
             continue

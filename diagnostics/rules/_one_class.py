@@ -40,5 +40,5 @@ def one_class(run: Run, *, measured: int = 3, left: float = 0.01) -> Iterator[Fi
 
 
 def _ends_in_bias(run: Run, classes: int) -> bool:
-    layers = run.meta.get("layers") or [{}]
+    layers = run.meta["layers"] or [{}]
     return list(layers[-1].get("shape") or []) == [classes]

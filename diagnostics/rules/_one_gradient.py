@@ -75,8 +75,8 @@ def one_gradient(
 
 def _decay(run: Run) -> float | None:
     """Of the running mean of squares, of the group that remembers longest."""
-    groups = run.meta.get("hyperparameters") or []
-    if run.meta.get("optimizer") not in _REMEMBER:
+    groups = run.meta["hyperparameters"]
+    if run.meta["optimizer"] not in _REMEMBER:
         return None
     found = max((float(group.get("alpha", (group.get("betas") or [0, 0])[-1])) for group in groups), default=1.0)
     return found if 0 <= found < 1 else None

@@ -41,7 +41,7 @@ def highest_rate(run: Run, until: int) -> float:
 
 def hyperparameter(run: Run, name: str, default: Any = None) -> Any:
     """Of the first parameter group."""
-    groups = run.meta.get("hyperparameters") or [{}]
+    groups = run.meta["hyperparameters"] or [{}]
     return groups[0].get(name, default)
 
 
@@ -54,5 +54,5 @@ def momentum(run: Run) -> float:
 
 def adaptive(run: Run) -> bool:
     """Whether the optimizer rescales coordinates by their own gradients, and so settles at s = 1 by itself."""
-    name = str(run.meta.get("optimizer", ""))
+    name = str(run.meta["optimizer"])
     return any(word in name for word in ("Adam", "RMSprop", "Adagrad", "Adadelta", "Rprop"))

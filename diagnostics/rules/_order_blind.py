@@ -70,7 +70,7 @@ _FORMULA = r"\operatorname{attention}(P Q, P K, P V) = P \operatorname{attention
 
 def _is_blind(run: Run) -> bool:
     attends = any(name.endswith("attention") for name in by_layer.activations(run))
-    return bool(run.meta.get("order_blind")) and attends and not _may_count(run)
+    return bool(run.meta["order_blind"]) and attends and not _may_count(run)
 
 
 def _may_count(run: Run) -> bool:

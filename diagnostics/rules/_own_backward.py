@@ -12,7 +12,7 @@ from diagnostics.run import Run
 
 
 def wrong_backward(run: Run) -> Iterator[Finding]:
-    names, ratio = run.meta.get("wrong_backward") or [[], 1.0]
+    names, ratio = run.meta["wrong_backward"] or [[], 1.0]
     if not names:
         return
     yield found(

@@ -44,7 +44,7 @@ def has_minimum(run: Run) -> bool:
 
 def _is_linear(run: Run, functions: frozenset[str]) -> bool:
     path = set(signals.loss_calls(run))
-    return bool(run.meta.get("linear_model")) and path <= functions
+    return bool(run.meta["linear_model"]) and path <= functions
 
 
 def _curves_alike(run: Run, *, change: float = 2.0, ends: int = 3) -> bool:
@@ -94,7 +94,7 @@ def held_by_noise(run: Run, history: signals.Loss, since: int) -> tuple[float, f
     motion around the minimum. An update shows it as -g'u = (1 - mu) g'Dg, since earlier gradients are of other batches;
     for SGD all gradients do, with D = eta F(1). To first order in D H.
     """
-    name = str(run.meta.get("optimizer", ""))
+    name = str(run.meta["optimizer"])
     if name == "SGD":
         table = run.table("scalars", ["step", "grad_norm", "lr"]).dropna()
         scale = signals.latest(run, "curvature", "gain_dc")

@@ -65,7 +65,7 @@ def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: c
         "feature-scale": ("The largest input feature", "the smallest"),
         "uncentered-inputs": ("The mean of the inputs", variation),
     }[spread.cause]
-    linear = run.meta.get("linear_model")
+    linear = run.meta["linear_model"]
     where = "the loss of this linear model" if linear else "the loss, in the first layer's weights,"
     return Finding(
         kind=KIND,

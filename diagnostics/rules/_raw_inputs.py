@@ -41,7 +41,7 @@ def _first_sizes(run: Run) -> np.ndarray:
 
 def normalizes(run: Run) -> bool:
     """Whether the network has a layer that scales what it is given."""
-    return any("Norm" in each["type"] for each in run.meta.get("modules") or [])
+    return any("Norm" in each["type"] for each in run.meta["modules"])
 
 
 def weights_before_batch_norm(run: Run) -> float:
@@ -49,7 +49,7 @@ def weights_before_batch_norm(run: Run) -> float:
     examples have in common and scales the rest; infinite without one. (A layer norm sees one example.)"""
     matrices = by_layer.with_matrix(run)
     count = 0
-    for module in run.meta.get("modules") or []:
+    for module in run.meta["modules"]:
         if "BatchNorm" in module["type"] or "InstanceNorm" in module["type"]:
             return count
         count += module["name"] in matrices

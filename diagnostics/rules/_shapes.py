@@ -92,7 +92,7 @@ def _products(count: int) -> Told:
 
 
 def scrambled(run: Run) -> Iterator[Finding]:
-    shapes = run.meta.get("scrambled") or []
+    shapes = run.meta["scrambled"]
     if len(shapes) != 2:
         return
     before, after = map(shape_of, shapes)
@@ -115,7 +115,7 @@ def scrambled(run: Run) -> Iterator[Finding]:
 
 def crossed(run: Run) -> Iterator[Finding]:
     """Outputs and targets flattened from axes in another order."""
-    axes = run.meta.get("crossed") or []
+    axes = run.meta["crossed"]
     if len(axes) != 2:
         return
     outputs, targets = map(shape_of, axes)
@@ -137,7 +137,7 @@ def crossed(run: Run) -> Iterator[Finding]:
 
 def other_axis(run: Run) -> Iterator[Finding]:
     """A softmax along another axis than that in which each target is one class."""
-    told = [int(each) for each in run.meta.get("other_axis") or []]
+    told = [int(each) for each in run.meta["other_axis"]]
     if len(told) < 4:
         return
     along, classes, *shape = told
@@ -157,7 +157,7 @@ def other_axis(run: Run) -> Iterator[Finding]:
 
 def scrambled_inputs(run: Run) -> Iterator[Finding]:
     """The same before the model: inferred from the numbers, which leaves it a warning."""
-    shapes = run.meta.get("input_order") or []
+    shapes = run.meta["input_order"]
     if len(shapes) != 2:
         return
     before, after = map(shape_of, shapes)
@@ -184,8 +184,8 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
 
 def by_place(run: Run) -> Iterator[Finding]:
     """Where batches differ, so that places mean nothing: those of a graph's nodes do."""
-    share, sums = float(run.meta.get("by_place") or 0.0), signals.column(run, "input_sum")[1]
-    told = run.meta.get("along_batch") or run.meta.get("scrambled")
+    share, sums = float(run.meta["by_place"]), signals.column(run, "input_sum")[1]
+    told = run.meta["along_batch"] or run.meta["scrambled"]
     fixed = len(sums) < 2 or not np.ptp(sums) > 0
     if not share or told or fixed or unless_it_learns(run, "critical") == "info":  # then its places may mean something
         return
@@ -209,15 +209,13 @@ def by_place(run: Run) -> Iterator[Finding]:
 
 
 def along_batch(run: Run) -> Iterator[Finding]:
-    seen = [each for each in run.meta.get("along_batch") or [] if len(each) >= 3]
+    seen = [each for each in run.meta["along_batch"] or [] if len(each) >= 3]
     if not seen:
         yield from _across_texts(run)
         return
     names = tuple(dict.fromkeys(str(name) or "the model" for name, *_ in seen))
     _, steps, sequences, *proof = seen[0]
-    recurrent = any(
-        each["name"] in names and each["type"] in by_layer.RECURRENT for each in run.meta.get("modules") or []
-    )
+    recurrent = any(each["name"] in names and each["type"] in by_layer.RECURRENT for each in run.meta["modules"])
     yield found(
         "along-batch",
         run,
@@ -237,7 +235,7 @@ def along_batch(run: Run) -> Iterator[Finding]:
 
 
 def _across_texts(run: Run) -> Iterator[Finding]:
-    if not run.meta.get("across_texts"):
+    if not run.meta["across_texts"]:
         return
     yield found(
         "along-batch",

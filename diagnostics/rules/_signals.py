@@ -210,7 +210,7 @@ def whole_norms(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def loss_path(run: Run) -> str:
     """The functions between the model's output and the loss, "a -> b"; "" where none is known."""
-    return str(run.meta.get("loss_path") or "")
+    return str(run.meta["loss_path"])
 
 
 def loss_calls(run: Run) -> list[str]:

@@ -27,7 +27,7 @@ def slow_group(
     sure: float = 3.0,  # standard errors of the fall in the last half: a run at its floor needs nothing
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    rates = {at: float(group.get("lr") or 0) for at, group in enumerate(run.meta.get("hyperparameters") or [])}
+    rates = {at: float(group.get("lr") or 0) for at, group in enumerate(run.meta["hyperparameters"])}
     groups = {name: each.get("group") for name, each in by_layer.described(run).items()}
     if len(rates) < 2 or history.count < 20 or not history.end > left * history.start:
         return

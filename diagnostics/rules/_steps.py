@@ -51,7 +51,7 @@ def overshoots_inside(run: Run, first: int, last: int) -> np.ndarray:
 def _of_another_loss(run: Run) -> bool:
     """Whether SGD's own gradients are, as where a step is computed by hand and given as one: on the loss's own, what is
     left of a gradient after a step is 1 - 2 r along it, and not all of it."""
-    if run.meta.get("optimizer") != "SGD" or optimizer.momentum(run) > 0:
+    if run.meta["optimizer"] != "SGD" or optimizer.momentum(run) > 0:
         return False
     over, cosines = signals.column(run, "overshoot")[1], _cosines(run)
     if min(len(over), len(cosines)) < RECORDS or not _as_backward_left_them(run):

@@ -63,7 +63,7 @@ def _by_hand(run: Run, *, measured: int = 2) -> tuple[str, float]:
 
 
 def unsigned(run: Run) -> Iterator[Finding]:
-    name, share = run.meta.get("unsigned") or _by_hand(run)
+    name, share = run.meta["unsigned"] or _by_hand(run)
     if name not in _OF_ZERO or not share > 0:
         return
     yield found(

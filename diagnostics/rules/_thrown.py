@@ -32,7 +32,7 @@ def by_first_updates(
     within = max(first, 3 / (1 - mu)) if mu < 1 else np.inf
     steps, norms = signals.whole_norms(run)
     early = steps < history.steps[0] + within
-    if optimizer.adaptive(run) or run.meta.get("linear_model") or not early.any() or early.all():
+    if optimizer.adaptive(run) or run.meta["linear_model"] or not early.any() or early.all():
         return None
     began, grown, lasting = _sizes(run, history.steps[0] + within)
     steep, after = float(np.fmax.reduce(norms[early], initial=0.0)), signals.median(norms[~early][: int(within)])

@@ -37,7 +37,7 @@ def uphill(
     cosine = signals.median(cosines)
     if len(cosines) < measured or not (up.mean() >= nearly_all and cosine > along):
         return
-    is_error = signals.loss_calls(run)[-1] in ERRORS or run.meta.get("guessing")
+    is_error = signals.loss_calls(run)[-1] in ERRORS or run.meta["guessing"]
     told = found(
         "uphill",
         run,
@@ -62,7 +62,7 @@ def uphill(
 
 
 def _is_meant(run: Run) -> bool:
-    groups = run.meta.get("hyperparameters") or []
+    groups = run.meta["hyperparameters"]
     decays = any(isinstance(each, float | int) and each > 0 for group in groups for each in map(group.get, DECAYS))
     return decays or any(group.get("maximize") for group in groups)
 

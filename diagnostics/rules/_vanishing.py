@@ -139,7 +139,7 @@ def _underflow(run: Run, inside: np.ndarray) -> bool:
 def _weights(run: Run) -> list[str]:
     """Trainable weight matrices in the order of the model, less the embeddings, of which a batch moves a few rows
     only."""
-    layers = run.meta.get("layers") or []
+    layers = run.meta["layers"]
     chosen = [each for each in layers if len(each.get("shape", ())) >= 2 and not each.get("frozen")]
     return [each["name"] for each in chosen if not str(each.get("module", "")).startswith("Embedding")]
 

@@ -65,7 +65,7 @@ def check(
     gradient, small = found
     if _left_to_gain(gradient, top, condition, smallest) > max(little * abs(history.end), gone**2 * abs(history.start)):
         return
-    linear = bool(run.meta.get("linear_model"))
+    linear = bool(run.meta["linear_model"])
     known = (
         "The model is linear in its parameters: with a convex loss this minimum is the global one."
         if linear

@@ -250,7 +250,7 @@ def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
 
 def _dampened(run: Run) -> bool:
     """A momentum that takes nothing of a new gradient, in every group."""
-    groups = run.meta.get("hyperparameters") or [{}]
+    groups = run.meta["hyperparameters"] or [{}]
     return all(group.get("momentum") and group.get("dampening") == 1 for group in groups)
 
 

@@ -148,7 +148,7 @@ def _written_to(run: Run, *, most: float = 0.5) -> bool:
 def _trained_beside(run: Run) -> bool:
     """Whether another network is trained beside this one, or may be, through it, as a generator through its
     discriminator: then the loss itself changes, and rises as the other learns."""
-    return bool(run.meta.get("trained_beside")) or not signals.events(run, "gradients-cleared").empty
+    return bool(run.meta["trained_beside"]) or not signals.events(run, "gradients-cleared").empty
 
 
 def _flung(run: Run, *, huge: float = 1e19) -> bool:

@@ -87,7 +87,7 @@ def check(run: Run) -> Iterator[Finding]:
         evidence={"first step": float(step), "losses lost": float(lost), **_grown(history, cause, step), **long},
         remedies=(
             *([clip_at(long[_USUAL])] if long else []),
-            *_REMEDIES[cause](subject)[: 1 if cause is None and run.meta.get("closure") else None],
+            *_REMEDIES[cause](subject)[: 1 if cause is None and run.meta["closure"] else None],
         ),
         charts=(
             Chart("line", "scalars", ("loss",), "Loss", log=True),

@@ -167,9 +167,9 @@ def _unlearned(
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
     left = (falling.z > 3 and falling.relative > LITTLE) or history.end > signals.NOTHING * early
     spread = _stretched(run, history, late, raised) if held_up else None
-    if spread is not None and run.meta.get("linear_model") and not _falls_as_along(run, history, late, spread, falling):
+    if spread is not None and run.meta["linear_model"] and not _falls_as_along(run, history, late, spread, falling):
         return None
-    hopeless = not run.meta.get("linear_model") and history.end > (1 - gained) * signals.untrained(run)
+    hopeless = not run.meta["linear_model"] and history.end > (1 - gained) * signals.untrained(run)
     return spread if left or hopeless else None
 
 
@@ -206,7 +206,7 @@ def _stretched(
     spread = conditioning.spread(run)
     if spread is None or spread.cause == "correlated-inputs":
         return None
-    adaptive, hidden_units = optimizer.adaptive(run), not run.meta.get("linear_model")
+    adaptive, hidden_units = optimizer.adaptive(run), not run.meta["linear_model"]
     if spread.cause == "feature-scale":
         undone = adaptive or (hidden_units and spread.scale < apart) or weights_before_batch_norm(run) < 1
     else:
@@ -243,7 +243,7 @@ def _condition(run: Run, history: signals.Loss, late: pd.DataFrame) -> float:
     rounding: the condition number is then at least one over its precision.
     """
     values = signals.array(late, "condition")
-    if run.meta.get("linear_model"):
+    if run.meta["linear_model"]:
         values = np.minimum(values, 1 / np.finfo(np.float32).eps)
     values = values[np.isfinite(values) & (values > 0)]
     if not quadratic.exact(run):

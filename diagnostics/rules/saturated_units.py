@@ -138,7 +138,7 @@ def _hidden(run: Run, names: list[str]) -> list[int]:
     """Squashing activations with a weight matrix behind them, as seen in a forward or by the order of the modules; the
     loss's own and attention's are not hidden units."""
     functions = by_layer.activations(run)
-    order = [each["name"] for each in run.meta.get("modules") or []]
+    order = [each["name"] for each in run.meta["modules"]]
     weights = by_layer.with_matrix(run)
     last = max((order.index(name) for name in weights if name in order), default=-1)
     _, _, read_by_later = by_layer.matrix(run, "units", "hidden")
@@ -178,7 +178,7 @@ def _is_first(run: Run, layer: str) -> bool:
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
-    recurrent = {each["name"] for each in run.meta.get("modules") or [] if each["type"] == "RNN"}
+    recurrent = {each["name"] for each in run.meta["modules"] or [] if each["type"] == "RNN"}
     if (module := layer.split("#")[0].rpartition(".")[0]) in recurrent:
         return of_recurrent(run, cause, module or "model")
     xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"

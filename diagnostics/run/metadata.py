@@ -157,7 +157,7 @@ def checked(meta: dict[str, Any], name: str) -> dict[str, Any]:
     """Every key of the contract, with its type; a value of another type gives way to the default."""
     result = dict(meta)
     for key, default in _DEFAULTS.items():
-        if not _fits(meta.get(key), default):
+        if key not in meta or not _fits(meta[key], default):
             result[key] = type(default)(default) if isinstance(default, list | dict) else default
     result["name"] = result["name"] or readable(name)
     for when in ("created", "updated"):

@@ -70,10 +70,10 @@ def not_measured(view: View) -> None:
     if quick_alone(view.run.table("curvature", ["step", "eigenvalues"])):
         st.info(f"The Hessian's own curvature was not measured in this run: {QUICK_ALONE}")
         return
-    if view.run.meta.get("closure"):
+    if view.run.meta["closure"]:
         st.info(f"Curvature was not measured in this run: {given_in_vain(view)}")
         return
-    if view.run.meta.get("closure") is False:
+    if view.run.meta["closure"] is False:
         reason = "`monitor.step` was called without a closure"
     elif view.live:
         reason = "the first estimate has not been made yet"
@@ -87,7 +87,7 @@ def not_measured(view: View) -> None:
 
 def given_in_vain(view: View) -> str:
     """Why there is no curvature though the loss was given as a function."""
-    if view.run.meta.get("curvature_every") == 0:
+    if view.run.meta["curvature_every"] == 0:
         return "`curvature_every=0` switches it off."
     if view.live:
         return "the first estimate has not been made yet."
