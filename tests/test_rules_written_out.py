@@ -242,15 +242,18 @@ def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
 
 
 def test_an_offset_that_cancels_in_differences_of_answers_is_no_fault():
-    layers = {"step": np.repeat(STEPS[::20], 2), "layer": ["head.weight", "head.bias"] * 20, "weight_norm": 1.0}
-    told = [{"name": "head.weight", "shape": [1, 8], "parameters": 8}, {"name": "head.bias", "shape": [1]}]
+    layers = {"step": np.repeat(STEPS[::20], 2), "layer": ["head.weight", "offset"] * 20, "weight_norm": 1.0}
+    told = [
+        {"name": "head.weight", "shape": [1, 8], "parameters": 8},
+        {"name": "offset", "shape": [1], "parameters": 1},
+    ]
     scalars = {"step": STEPS, "loss": np.linspace(3.0, 1.5, 400), "lr": 0.1, "grad_norm": 1.0}
     run = run_of(
         {"layers": told, "gradient_ends": [ending.CANCELLED]},
         scalars=scalars,
         layers=layers | {"grad_norm": [1, 0] * 20},
     )
-    assert [(found.layers, found.severity) for found in zero_gradient.check(run)] == [(("head.bias",), "info")]
+    assert [(found.layers, found.severity) for found in zero_gradient.check(run)] == [(("offset",), "info")]
 
 
 def test_where_it_ends_is_asked_for_one_head_and_again_for_all(tmp_path):
