@@ -308,6 +308,23 @@ def test_dead_outputs_in_a_run_that_learns(path, severity):
 
 
 @pytest.mark.parametrize(
+    ("end", "told"),
+    [(0.5, True), (0.1, False)],  # two of ten classes with a probability of 1/10 at most cost 0.46
+)
+@pytest.mark.every_case
+def test_few_classes_whose_scores_are_dead(end, told):
+    steps = np.arange(1, 401, 10)
+    columns = {"step": steps, "layer": "relu", "activation": "relu", "units": 10, "hidden": 0.0, "input_mean": 0.1}
+    run = run_of(
+        {"loss_path": "relu -> cross_entropy"},
+        scalars={"step": STEPS, "loss": np.linspace(2.3, end, 400), "lr": 0.1},
+        units=columns | {"dead_fraction": 0.2, "zero_fraction": 0.5},
+    )
+    found = list(dead_units.check(run))
+    assert [(each.severity, "a probability of 1/10" in each.summary) for each in found] == [("warning", True)] * told
+
+
+@pytest.mark.parametrize(
     ("gone", "severity"),
     [(2, "warning"), (30, "info")],  # before anything could be learned; of the 40, long after nothing had been
 )

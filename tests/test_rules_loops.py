@@ -152,7 +152,10 @@ def test_a_parameter_that_nothing_depends_on_is_not_cut_off(tmp_path, used, expe
             return self.body(x) * (used(self.temperature) if used else 1)
 
     model = Tempered()
-    assert alarms(watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), cross_entropy)) == expected
+    diagnosis = watched(tmp_path, model, torch.optim.Adam(model.parameters(), lr=1e-2), cross_entropy)
+    assert alarms(diagnosis) == expected
+    told = [finding.layers for finding in diagnosis.findings if finding.cause == "unused"]
+    assert told == ([] if used else [("temperature",)])
     assert diagnostics.load(tmp_path).meta["unused"] == ([] if used else ["temperature"])
 
 

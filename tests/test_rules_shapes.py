@@ -65,11 +65,14 @@ def test_which_losses_compare_every_output_with_every_target():
 def test_which_losses_compare_one_answer_with_many_targets():
     out, y = nn.Linear(3, 2)(torch.randn(1, 3)), torch.randn(7, 2)
     given, own = nn.Parameter(torch.randn(1, 2)), torch.randn(1, 2, requires_grad=True)
+    rows, some = nn.Linear(3, 2)(torch.randn(7, 3)), nn.Linear(3, 2)(torch.randn(4, 3))
     wrong = [
         F.mse_loss(out, y), F.l1_loss(out, y), F.huber_loss(out, y), ((y - out) ** 2).sum() / 7,
         (out[:, 0] - y[:, 0]).abs().mean(), F.smooth_l1_loss(out[:, None], y[:, None]),
+        (torch.sum(rows * y.sign()) - y[:, 0]).square().mean(), F.smooth_l1_loss(rows.mean(), y[:, 0]),
     ]  # fmt: skip
     right = [
+        (rows.sum() - y.sum()).square(), (some.sum() - y[:, 0]).square().mean(), F.mse_loss(given.sum(), y[:, 0]),
         F.mse_loss(out, y[:1]), F.mse_loss(given, y), F.mse_loss(own, y), F.mse_loss(out, y[0]),
         torch.exp(-(out - y).square()).mean(), (out - nn.Linear(2, 2)(y)).square().mean(),
     ]  # fmt: skip

@@ -241,6 +241,17 @@ def test_a_head_whose_gradient_a_clamp_takes(ends, severity, tmp_path):
     assert found.summary.startswith(first or "1 of 3 trainable tensors")
 
 
+@pytest.mark.parametrize(("left", "cause"), [(0.0, "clipped-to-zero"), (1e-3, None)])
+@pytest.mark.every_case
+def test_clipping_that_leaves_nothing(left, cause):
+    layers = {"step": np.repeat(STEPS[::20], 2), "layer": ["0.weight", "1.weight"] * 20, "weight_norm": 1.0}
+    scalars = {"step": STEPS, "loss": 0.6, "lr": 0.1, "grad_norm": left, "grad_norm_unclipped": 0.8}
+    run = run_of(scalars=scalars, layers=layers | {"grad_norm": 0.0})
+    (found,) = zero_gradient.check(run)
+    assert (found.cause, found.severity) == (cause, "critical")
+    assert not cause or "its norm is 0.8 before, and 0 after" in found.summary
+
+
 def test_an_offset_that_cancels_in_differences_of_answers_is_no_fault():
     layers = {"step": np.repeat(STEPS[::20], 2), "layer": ["head.weight", "offset"] * 20, "weight_norm": 1.0}
     told = [

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.monitor import describe, forwards, functions
 
-FEW = 8  # parameters that are asked one by one whether anything depends on them
+FEW = 8  # parameters that are asked one by one whether anything depends on them; more are asked together
 CHANGED = 1e-3  # of the loss: more than rounding, where weights are moved by as much as they are large
 
 
@@ -45,9 +45,9 @@ def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mappi
 
 def _unused(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
     """What may be moved, and the loss is the same to the last bit."""
-    if len(parameters) > FEW:
-        return ()
     usual = _loss(model, closure)
+    if len(parameters) > FEW:
+        return parameters if _loss(model, closure, list(parameters.values())) == usual else ()
     return {name for name, each in parameters.items() if _loss(model, closure, [each]) == usual}
 
 

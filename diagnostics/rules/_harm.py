@@ -6,7 +6,7 @@ Source: lecture, "Learning Rate" ("α much too large: instability").
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._rolling import recent_median
+from diagnostics.rules._rolling import lowest_median, recent_median
 
 
 def harmed(history: signals.Loss, sigmas: float, lost: float, reached: float, running_away: bool, spike: int) -> bool:
@@ -51,7 +51,10 @@ def fell_to_the_end(history: signals.Loss, sigmas: float) -> bool:
     """A loss that was at its lowest when it became NaN or infinite was not growing: an operation failed."""
     bad = np.flatnonzero(~np.isfinite(history.values))
     before = history.values[: bad[0]] if len(bad) else history.values[:0]
-    return len(before) > 3 and float(np.median(before[-3:])) <= history.best + sigmas * signals.step_noise(before)
+    if len(before) <= 3:
+        return False
+    best = lowest_median(before, min(history.window, len(before)))
+    return float(np.median(before[-3:])) <= best + sigmas * signals.step_noise(before)
 
 
 def _ahead(recent: np.ndarray) -> float:

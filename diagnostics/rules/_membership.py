@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
@@ -52,6 +53,34 @@ def stale(run: Run) -> Iterator[Finding]:
         evidence={"events": float(len(told))},
         step=int(told["step"].iloc[0]),
         layers=tuple(sorted({str(each) for each in told["subject"] if each})),
+    )
+
+
+def unused(run: Run) -> Iterator[Finding]:
+    """Trainable tensors that nothing depends on: heads whose term is missing in the loss, or that wait for another."""
+    steps, layers, missing = cut_graph.without_gradient(run)
+    beside = {*run.meta["idle"], *run.meta["unused"]}
+    absent = (missing == 1).all(0) & cut_graph.still(run) if len(steps) else []
+    names = tuple(str(name) for name in layers[absent] if name in beside) if len(steps) else ()
+    if not names:
+        return
+    one = len(names) == 1
+    yield found(
+        "unused",
+        run,
+        (
+            f"The loss does not depend on {names_of(names)}: {'it stays' if one else 'they stay'} as at the "
+            f"start. If {'it is' if one else 'they are'} to be trained, a term is missing in the loss that backward() "
+            "is called on."
+        ),
+        (
+            "add what compares that output with its target to the loss, before backward()",
+            "what is not to be trained is better left out, or frozen: parameter.requires_grad_(False)",
+        ),
+        evidence={"tensors": float(len(names))},
+        step=int(steps[0]),
+        layers=names,
+        severity="info",
     )
 
 

@@ -5,8 +5,10 @@ Source: lecture, "Plateaux" ("hard threshold activations").
 
 from typing import NamedTuple
 
+import numpy as np
+
 from diagnostics.rules import _by_layer as by_layer
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import names_of, number
 from diagnostics.rules._zero_factors import AWAY_FROM_ZERO
 from diagnostics.run import Run
 
@@ -27,7 +29,28 @@ def reason(run: Run, layers: tuple[str, ...], thresholds: list[str]) -> Reason:
     """Of tensors `layers`; `thresholds`: hard ones that the model calls."""
     if thresholds:
         return _hard(thresholds)
-    return _softmax_of_one(run) or _cancelled(run, layers) or _zeros(run, layers) or _ending(run) or _unknown()
+    clipped = _clipped_away(run)
+    return (
+        clipped or _softmax_of_one(run) or _cancelled(run, layers) or _zeros(run, layers) or _ending(run) or _unknown()
+    )
+
+
+def _clipped_away(run: Run) -> Reason | None:
+    """Where the norm before clipping is known, and nothing is left of it after."""
+    table = run.table("scalars", ["grad_norm", "grad_norm_unclipped"]).dropna()
+    before, after = (table[name].to_numpy() for name in ("grad_norm_unclipped", "grad_norm"))
+    if not len(table) or after.any() or not (before > 0).all():
+        return None
+    return Reason(
+        "clipped-to-zero",
+        "",
+        (
+            "give the clipping a positive bound, as 1.0: clip_grad_norm_ and clip_grad_value_ with 0 leave 0",
+            "where 0 is meant as 'no clipping', leave the call out: if max_norm > 0: ...",
+        ),
+        r"g \leftarrow g \cdot \min(1,\, c / \|g\|) = 0 \quad\text{where } c = 0",
+        f"Clipping leaves nothing of the gradient: its norm is {number(float(np.median(before)))} before, and 0 after.",
+    )
 
 
 def _hard(functions: list[str]) -> Reason:

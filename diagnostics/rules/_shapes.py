@@ -54,11 +54,11 @@ def _pairs(count: int) -> Told:
 
 def _one_answer(count: int) -> Told:
     return (
-        f"The loss compares one answer with {count} targets: the output has a single row, as if all examples of a "
-        "batch were one, and is pulled to the middle of their targets.",
+        f"The loss compares one answer with {count} targets: the output has become a single row or number, as if all "
+        "examples of a batch were one, and is pulled to the middle of their targets.",
         (
-            "look where the examples become one: a mean, sum or max over the first dimension, or a pooling that is not "
-            "told which rows belong to which example, global_mean_pool(x, batch)",
+            "look where the examples become one: a mean, sum or max over the first dimension, or over all where dim=1 "
+            "was meant, or a pooling that is not told which rows belong to which example, global_mean_pool(x, batch)",
             "heed PyTorch's warning 'Using a target size that is different to the input size'",
         ),
         r"\frac{1}{N} \sum_i (y - t_i)^2 = (y - \bar t\,)^2 + \text{const}",

@@ -223,6 +223,25 @@ def events(run: Run, *kinds: str) -> pd.DataFrame:
     return table.loc[table["kind"].isin(kinds)]
 
 
+# Subjects of functions that were given something outside of where they, or their derivatives, are finite.
+DOMAIN = (
+    "op:log",
+    "op:div",
+    "op:true_divide",
+    "op:sqrt",
+    "op:rsqrt",
+    "op:pow",
+    "op:reciprocal",
+    "op:acos",
+    "op:asin",
+    "op:atanh",
+    "op:norm",
+    "op:ctc_loss",
+    "op:__",
+    "domain",
+)
+
+
 def nonfinite_events(run: Run) -> list[tuple[int, str, str]]:
     """(step, subject, message) of the first non-finite values that the monitor saw, oldest first."""
     table = events(run, "non-finite")

@@ -27,11 +27,12 @@ loss has come down by a third are `info`, unless the step that killed them sent 
 is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead units are
 less than a tenth of the network's, as in one block of many. So are the units of one layer that died one by one, or
 began so, while a quarter of it or more is at work: that much learns, and what nothing is learned by does not keep units
-alive. (Outputs that a cross-entropy takes for scores are told in any run.) Units that died when a quarter of the run
-had gone by, at half the rate or more, without anything learned are not why it learns nothing. Nor can a loss that
-becomes another one, as where a policy decides what is seen and values are their own targets, tell what its units are
-good for: there up to three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand
-looks dead in a window of 300; the window bounds its firing rate below one percent, no more.
+alive. (Outputs that a cross-entropy takes for scores are told in any run, and be it one, where the loss that is left is
+what such classes cost.) Units that died when a quarter of the run had gone by, at half the rate or more, without
+anything learned are not why it learns nothing. Nor can a loss that becomes another one, as where a policy decides what
+is seen and values are their own targets, tell what its units are good for: there up to three quarters of a layer are
+`info` too. A unit that answers to one rare input in a thousand looks dead in a window of 300; the window bounds its
+firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").
@@ -64,7 +65,10 @@ _SAID = {
     "uncentered-inputs": " The inputs lie to one side of zero: a unit fed by them is on for all or for none.",
 }
 
-_SCORES = " The cross-entropy is given them as scores: those classes have a score of 0 whatever the input."
+_SCORES = (
+    " The cross-entropy is given them as scores: those classes have a score of 0 whatever the input, which is a "
+    "probability of 1/{} at most."
+)
 
 
 def check(
@@ -85,8 +89,10 @@ def check(
         )
     now = np.array([dead[known[:, at], at][-1] if known[:, at].any() else 0.0 for at in range(len(names))])
     jumped = np.array([_jump(dead[known[:, at], at]) for at in range(len(names))])
+    lasting = (now > 0) & ~(dead[len(dead) // 2 :] == 0).any(0)
+    classes = [int(at) for at in np.flatnonzero(lasting) if _are_missed(run, names[at], float(now[at]))]
     bad = [at for at in range(len(names)) if now[at] >= most or (jumped[at] >= sudden and now[at] >= sudden)]
-    if not bad:
+    if not (bad := sorted({*bad, *classes})):
         return
     worst = max(bad, key=lambda at: now[at])
     history = signals.loss(run)
@@ -105,7 +111,7 @@ def check(
     gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
     late = cause != "uncentered-inputs" and nothing_until(run, gone_at)  # such inputs were there from the start
     blameless = trains or one_by_one or late or (left and is_moving(run))
-    scores = _is_output(run, names[worst]) and "relu -> cross_entropy" in signals.loss_path(run)
+    scores = _are_scores(run, names[worst])
     blameless &= not scores  # each is a class
     yield Finding(
         kind=KIND,
@@ -120,7 +126,7 @@ def check(
         )
         + (f" (also {names_of([names[at] for at in bad if at != worst])})." if len(bad) > 1 else ".")
         + _SAID.get(cause, "")
-        + (_SCORES if scores else "")
+        + (_SCORES.format(units) if scores else "")
         + (_raised(run, int(steps[first_at])) if cause == "large-step" else ""),
         evidence={
             "dead fraction": float(now[worst]),
@@ -202,6 +208,20 @@ def _gradient(run: Run, layer: str) -> str:
 def _is_output(run: Run, layer: str) -> bool:
     _, names, hidden = by_layer.matrix(run, "units", "hidden")
     return bool(hidden[-1, names.index(layer)] == 0)
+
+
+def _are_scores(run: Run, layer: str) -> bool:
+    return _is_output(run, layer) and "relu -> cross_entropy" in signals.loss_path(run)
+
+
+def _are_missed(run: Run, layer: str, dead: float, *, part: float = 0.5) -> bool:
+    """Whether a layer gives scores, some of them 0 for all inputs, and examples of those classes come: with C classes,
+    all of whose scores are 0 or more, each costs log C or more. `part` of that, were all classes as frequent, is left
+    of the loss; classes that no target is of cost nothing."""
+    if not _are_scores(run, layer):
+        return False
+    units = by_layer.activations(run)[layer][1]
+    return units > 1 and signals.loss(run).end >= part * dead * math.log(units)
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:

@@ -134,7 +134,8 @@ def check(
     beyond = _flung(run) or (np.isnan(limit.ratio) and (_never_trained(history) or words.trusts_its_steps(run)))
     if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not beyond:
         return
-    if limit.ratio - limit.noise <= 1 and (recovered or harm.fell_to_the_end(history, sigmas)):
+    within, at_lowest = limit.ratio - limit.noise <= 1, harm.fell_to_the_end(history, sigmas)
+    if (within and recovered) or (at_lowest and (within or _outside_a_domain(run))):
         return
     yield words.finding(run, history, grown, limit, int(above[-1]) if recovered else None)
 
@@ -159,6 +160,12 @@ def _flung(run: Run, *, huge: float = 1e19) -> bool:
         return False
     received = _RECEIVED.search(seen[0][2])
     return received is not None and max(abs(float(each)) for each in received.groups()) > huge
+
+
+def _outside_a_domain(run: Run) -> bool:
+    """Whether the first number that was not finite came from a function that is not, for what it was given."""
+    seen = signals.nonfinite_events(run)
+    return bool(seen) and seen[0][1].startswith(signals.DOMAIN)
 
 
 def _never_trained(history: signals.Loss, *, updates: int = 10, times: float = 1e3) -> bool:

@@ -45,22 +45,6 @@ RANK = 2
 
 _GROWN = "loss over that at the start"
 _USUAL = "usual gradient norm"
-_DOMAIN = (
-    "op:log",
-    "op:div",
-    "op:true_divide",
-    "op:sqrt",
-    "op:rsqrt",
-    "op:pow",
-    "op:reciprocal",
-    "op:acos",
-    "op:asin",
-    "op:atanh",
-    "op:norm",
-    "op:ctc_loss",
-    "op:__",
-    "domain",
-)
 
 
 def check(run: Run) -> Iterator[Finding]:
@@ -149,7 +133,7 @@ def _cause(run: Run, step: int, subject: str) -> str | None:
     for begins, cause in (("overflow", "overflow"), ("masked", "masked-row"), ("epsilon", "half-epsilon")):
         if subject.startswith(begins):
             return cause
-    if subject.startswith(_DOMAIN):
+    if subject.startswith(signals.DOMAIN):
         return "domain-error"
     return None
 

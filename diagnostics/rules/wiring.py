@@ -147,6 +147,8 @@ for.
 
 *Mask inverted*: attention over the padding alone is the same for every text.
 
+*Unused*: what the loss does not depend on has no derivative at all, and stays as it was initialized.
+
 *Dropout on output*: what dropout sets to 0 is an answer of 0, and what it lets through is $1/(1-p)$ times the answer.
 A squared error is then least at $1 - p$ of the target, and the share $p$ of its square is left of it.
 
@@ -222,8 +224,8 @@ RANK = 4
 
 _LOOKS = (
     never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
-    membership.unregistered, membership.left_out, membership.frozen_random, clipped_after_step, detached,
-    wrong_backward, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
+    membership.unregistered, membership.unused, membership.left_out, membership.frozen_random, clipped_after_step,
+    detached, wrong_backward, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms, log_scores,
     unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class,
     shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
@@ -252,7 +254,7 @@ _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, o
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause == "shared-norm":  # seen in evaluation alone
+    if finding.cause in {"shared-norm", "unused"}:  # seen in evaluation alone; not felt by the loss
         return False
     if other.kind == KIND:
         return (finding.cause, other.cause) in _ONE_LINE

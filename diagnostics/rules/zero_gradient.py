@@ -24,6 +24,9 @@ gradient of each term of a loss that is made of it, as of a differential equatio
 *Cancelled*: the ratio of a policy to itself is 1 whatever the weights are, and a difference of a network's answers to
 itself is 0. Gradients come from both, each the other's opposite.
 
+*Clipped to zero*: clipping scales a gradient that is longer than its bound to the bound, and every gradient is longer
+than 0.
+
 ## What to try
 Replace the threshold by a smooth unit (sigmoid, tanh) or a ReLU, or use a straight-through estimator; replace the
 0-1 loss by a surrogate that is smooth in the outputs, such as cross-entropy, and keep counting errors as a
