@@ -127,6 +127,8 @@ class Looking:
         found["softmax_astray"] = list(dict.fromkeys(name for one in observers for name in one.softmax_astray))
         cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
         found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
+        drawn = set[int]().union(*(observer.draws.lost for observer in observers))
+        found["drawn"] = [name for name, tensor in self._tensors().items() if id(tensor) in drawn]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         last = observers[-1].cuts.steps
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]

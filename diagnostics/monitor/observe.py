@@ -25,6 +25,7 @@ from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, comparison
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.derivatives import Derivatives
+from diagnostics.monitor.draws import Draws
 from diagnostics.monitor.dropped import Dropped
 from diagnostics.monitor.flattened import Flattened
 from diagnostics.monitor.flow import Graph
@@ -86,6 +87,7 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
+        self.draws = Draws()
         self.flattened, self.dropped, self.axes = Flattened(), Dropped(), Axes()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
@@ -174,7 +176,7 @@ class Observer(TorchFunctionMode):
             with attention.inside_multi_head(self._attention, self.ours):
                 out = self._run(func, args, kwargs)
             with self.ours:
-                self._follow_cuts(args, kwargs, out, set())
+                self._follow_cuts(func, args, kwargs, out, set())
         else:
             out = self._call(func, args, kwargs)
         if self._asking and func in functions.RECURRENT:
@@ -200,22 +202,21 @@ class Observer(TorchFunctionMode):
         out = self._run(func, args, kwargs)
         with self.ours:
             self._after(func, args, kwargs, given, out)
-            self._follow_cuts(args, kwargs, out, cut)
+            self._follow_cuts(func, args, kwargs, out, cut)
             if (found := comparison(func, args, kwargs, out)) is not None:
                 self.comparisons.append(found)
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
-                self.axes.follow(func, args, kwargs, out)
-                self.flattened.follow(func, args, kwargs, out)
-                self.dropped.follow(func, args, kwargs, out)
-                self.derivatives.follow(func, args, kwargs, out)
-                self.positions.follow(func, args, kwargs, out)
+                for each in (self.axes, self.flattened, self.dropped, self.derivatives, self.positions):
+                    each.follow(func, args, kwargs, out)
         return out
 
-    def _follow_cuts(self, args: tuple, kwargs: dict[str, Any], out: Any, cut: set[int]) -> None:
+    def _follow_cuts(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any, cut: set[int]) -> None:
         if self._asking:
-            tensors = list(functions.tensors((*args, *kwargs.values())))
-            self.cuts.follow(tensors, functions.tensors((out,)), cut, any(map(self.graph.knows, tensors)))
+            given, results = (list(functions.tensors(some)) for some in ((*args, *kwargs.values()), (out,)))
+            met = {id(each) for each in given if self.graph.knows(each)}
+            self.cuts.follow(given, results, cut, bool(met))
+            self.draws.follow(func, given, results, met)
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:
         """Of an activation: what it is, its input, and where that has its units."""

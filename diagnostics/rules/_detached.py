@@ -102,6 +102,32 @@ def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
     )
 
 
+def drawn(run: Run) -> Iterator[Finding]:
+    names = tuple(str(name) for name in run.meta["drawn"])
+    if not names:
+        return
+    yield found(
+        "drawn-without-gradient",
+        run,
+        (
+            f"What is drawn by chance depends on {names_of(names)}, and passes no gradient back: the layers behind the "
+            "draw cannot tell them what they need, and only the rest of the loss trains them."
+        ),
+        (
+            "draw as a function of them: z = mu + sigma * torch.randn_like(mu), or rsample() in place of sample()",
+            "of units that are 0 or 1: z = p + (torch.bernoulli(p) - p).detach()",
+        ),
+        evidence={"tensors": float(len(names))},
+        layers=names,
+        formula=(
+            r"z = \mu + \sigma\,\varepsilon,\; \varepsilon \sim \mathcal{N}(0, 1) \;\Rightarrow\; "
+            r"\frac{\partial z}{\partial \mu} = 1, \; \frac{\partial z}{\partial \sigma} = \varepsilon"
+        ),
+        severity=unless_it_learns(run, "critical", "warning"),
+        chart=_GRADIENTS,
+    )
+
+
 def state_cut(run: Run) -> Iterator[Finding]:
     told = run.meta["state_cut"]
     steps, names = (int(told[0]), tuple(str(name) for name in told[1])) if len(told) == 2 else (0, ())

@@ -154,6 +154,9 @@ A squared error is then least at $1 - p$ of the target, and the share $p$ of its
 
 *Dropout noise*: dropout adds to a number noise with $p / (1 - p)$ times its square for variance: nine times at 0.9.
 
+*Drawn without gradient*: a number that is drawn has no derivative by its mean or probability. Written as a function of
+them and of noise that nothing decides, it has (Kingma & Welling 2014).
+
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
@@ -200,7 +203,7 @@ from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
 from diagnostics.rules._collapsed import collapsed
-from diagnostics.rules._detached import detached, state_cut
+from diagnostics.rules._detached import detached, drawn, state_cut
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
@@ -225,7 +228,7 @@ RANK = 4
 _LOOKS = (
     never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.left_out, membership.frozen_random, clipped_after_step,
-    detached, wrong_backward, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
+    detached, wrong_backward, drawn, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms, log_scores,
     unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class,
     shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,

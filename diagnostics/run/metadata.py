@@ -48,6 +48,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "padding_alone": [],
     "unsigned": [],
     "cut_off": [],
+    "drawn": [],
     "cut_derivative": 0.0,
     "no_second_derivative": False,
     "state_cut": [0, []],

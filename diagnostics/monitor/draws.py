@@ -1,0 +1,69 @@
+"""Numbers drawn by chance from what weights decide, without a gradient for them, and given to further weights.
+
+The derivative of a draw by its mean or its probability is 0 in PyTorch, and `sample()` of a distribution makes no graph
+at all: what decides what is drawn cannot be told by what becomes of it. It can where the draw is written as a function
+of them (Kingma & Welling 2014), as `rsample()` does, where a gradient is passed straight through, or where the
+logarithm of its probability is weighed with what it led to (Williams 1992).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from diagnostics.monitor import losspath
+
+DRAWS = {torch.normal, torch.bernoulli, Tensor.bernoulli}
+_ENDS = {"normal", "bernoulli"}  # their nodes, at which every gradient ends
+_FAR = 200  # nodes walked from one tensor
+
+
+class Draws:
+    """`lost`: identities of parameters that decide what is drawn and are not told what becomes of it."""
+
+    def __init__(self) -> None:
+        self._lost, self._weighed = set[int](), set[int]()
+        self._behind = WeakTensorKeyDictionary()  # of what was drawn, and made of it: the parameters that decided
+
+    @property
+    def lost(self) -> set[int]:
+        return self._lost - self._weighed
+
+    def follow(self, func: Callable, given: Sequence[Tensor], results: Sequence[Tensor], parameters: set[int]) -> None:
+        """One call; `parameters`: those of the model among what it was given."""
+        if func in DRAWS:
+            behind = set[int]().union(*(_deciding(each) for each in given))
+        else:
+            drawn = [each for each in given if each in self._behind]
+            behind = set[int]().union(*(self._behind[each] for each in drawn))
+            if behind and parameters and torch.is_grad_enabled():
+                self._meet(behind, parameters.union(*map(_reached, given)))
+                return
+            if behind:
+                others = (_reached(each) for each in given if each not in self._behind)
+                self._weighed |= behind & set[int]().union(*others)
+        for result in results if behind else ():
+            self._behind[result] = behind
+
+    def _meet(self, behind: set[int], told: set[int]) -> None:
+        """The same weights once more are a chain of draws, as that of a Boltzmann machine."""
+        if not behind & told:
+            self._lost |= behind
+
+
+def _deciding(x: Tensor) -> set[int]:
+    """Also of a view that was made without a graph."""
+    return _reached(x) | (set() if x._base is None else _reached(x._base))
+
+
+def _reached(x: Tensor) -> set[int]:
+    """Parameters that a gradient comes to from here."""
+    start = losspath.history(x)
+    nodes = losspath.walk(None if _ends(start) else start, set(), _FAR, _ends)
+    return {id(node.variable) for node in nodes if hasattr(node, "variable")}
+
+
+def _ends(node: Any) -> bool:
+    return node is not None and losspath.function_of(node) in _ENDS
