@@ -57,11 +57,14 @@ def stale(run: Run) -> Iterator[Finding]:
 
 
 def unused(run: Run) -> Iterator[Finding]:
-    """Trainable tensors that nothing depends on: heads whose term is missing in the loss, or that wait for another."""
+    """Trainable tensors that take part and that nothing depends on, as heads whose term is missing in the loss. What
+    takes no part may be an expert that no input was sent to."""
     steps, layers, missing = cut_graph.without_gradient(run)
-    beside = {*run.meta["idle"], *run.meta["unused"]}
-    absent = (missing == 1).all(0) & cut_graph.still(run) if len(steps) else []
-    names = tuple(str(name) for name in layers[absent] if name in beside) if len(steps) else ()
+    if not len(steps):
+        return
+    absent = (missing == 1).all(0) & cut_graph.still(run)
+    seen = {*run.meta["unused"]} - {*run.meta["idle"]}
+    names = tuple(str(name) for name in layers[absent] if name in seen)
     if not names:
         return
     one = len(names) == 1
