@@ -6,7 +6,7 @@ import pytest
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
-from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, saddle_point, zero_gradient
+from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, saddle_point, wiring, zero_gradient
 from diagnostics.rules._noise_ball import too_far
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._ringing import momentum_ringing
@@ -677,3 +677,18 @@ def test_a_schedule_that_is_gone_early_needs_no_closure(explained, expected):
         assert expected is None
     assert [finding.cause for finding in found] == ["schedule"] * (expected is not None)
     assert not found or f"before {expected} was learned" in found[0].summary
+
+
+@pytest.mark.parametrize(("answered", "severity"), [(1.0, "warning"), (0.5, "info")])
+@pytest.mark.every_case
+def test_layers_whose_results_are_thrown_away(answered, severity):
+    """An alarm where what is left learns nothing from the inputs."""
+    steps, names = np.arange(1, 401, 10), ["block.weight", "head.weight"]
+    layers = {"step": np.repeat(steps, 2), "layer": names * 40, "grad_missing": [1.0, 0.0] * 40, "weight_norm": 1.0}
+    run = run_of(
+        {"unused": ["block.weight"], "layers": [{"name": name, "shape": [8, 8]} for name in names]},
+        scalars={"step": STEPS, "loss": answered + 1e-3 * np.sin(STEPS), "lr": 0.1, "constant_loss": 1.0},
+        layers=layers | {"grad_norm": [np.nan, 1.0] * 40},
+    )
+    (found,) = wiring.check(run)
+    assert (found.cause, found.layers, found.severity) == ("unused", ("block.weight",), severity)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.losspath import all_columns, all_pairs, one_answer, products
+from diagnostics.monitor.losspath import all_columns, all_pairs, one_answer, one_sum, products
 from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.places import scrambles
 from diagnostics.run import Run
@@ -69,15 +69,16 @@ def test_which_losses_compare_one_answer_with_many_targets():
     wrong = [
         F.mse_loss(out, y), F.l1_loss(out, y), F.huber_loss(out, y), ((y - out) ** 2).sum() / 7,
         (out[:, 0] - y[:, 0]).abs().mean(), F.smooth_l1_loss(out[:, None], y[:, None]),
-        (torch.sum(rows * y.sign()) - y[:, 0]).square().mean(), F.smooth_l1_loss(rows.mean(), y[:, 0]),
     ]  # fmt: skip
+    summed = [(torch.sum(rows * y.sign()) - y[:, 0]).square().mean(), F.smooth_l1_loss(rows.mean(), y[:, 0])]
     right = [
         (rows.sum() - y.sum()).square(), (some.sum() - y[:, 0]).square().mean(), F.mse_loss(given.sum(), y[:, 0]),
         F.mse_loss(out, y[:1]), F.mse_loss(given, y), F.mse_loss(own, y), F.mse_loss(out, y[0]),
         torch.exp(-(out - y).square()).mean(), (out - nn.Linear(2, 2)(y)).square().mean(),
     ]  # fmt: skip
     assert [one_answer(loss) for loss in wrong] == [7] * len(wrong)
-    assert [one_answer(loss) for loss in right] == [0] * len(right)
+    assert [one_answer(loss) for loss in right + summed] == [0] * (len(right) + len(summed))
+    assert [one_sum(loss) for loss in wrong + right + summed] == [0] * len(wrong + right) + [7] * len(summed)
 
 
 def test_which_losses_multiply_every_number_with_every_other():

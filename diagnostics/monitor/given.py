@@ -95,6 +95,7 @@ class Given:
                     "linear_layers": linear.linear_layers(tensor),
                     "all_pairs": losspath.all_pairs(tensor) or self._all_labels(tensor, closure),
                     "one_answer": losspath.one_answer(tensor),
+                    "one_sum": losspath.one_sum(tensor),
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
                 }

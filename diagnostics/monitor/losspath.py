@@ -92,14 +92,19 @@ def all_pairs(loss: Tensor) -> int:
 
 
 def one_answer(loss: Tensor) -> int:
-    """N, if one row that depends on weights, and is none of them, is compared with N fixed targets, or one number that
-    adds up N rows; or 0."""
+    """N, if one row that depends on weights, and is none of them, is compared with N fixed targets; or 0."""
+    for node, before, after in _repeated(loss):
+        if len(before) == len(after) > 0 and before[0] == 1 < after[0] and before[1:] == after[1:]:
+            return 0 if is_parameter(node) else after[0]
+    return 0
+
+
+def one_sum(loss: Tensor) -> int:
+    """N, if one number that adds up N rows is compared with N fixed targets; or 0."""
     for node, before, after in _repeated(loss):
         if not before and len(after) == 1 and function_of(node) in ("sum", "mean"):
             (summed,) = map(_output_shape, inputs_of(node))
             return after[0] if summed[:1] == after else 0
-        if len(before) == len(after) > 0 and before[0] == 1 < after[0] and before[1:] == after[1:]:
-            return 0 if is_parameter(node) else after[0]
     return 0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
@@ -67,23 +68,24 @@ def unused(run: Run) -> Iterator[Finding]:
     names = tuple(str(name) for name in layers[absent] if name in seen)
     if not names:
         return
-    one = len(names) == 1
+    known = explained_late(run)
+    it, stays = ("it", "stays") if len(names) == 1 else ("they", "stay")
     yield found(
         "unused",
         run,
         (
-            f"The loss does not depend on {names_of(names)}: {'it stays' if one else 'they stay'} as at the "
-            f"start. If {'it is' if one else 'they are'} to be trained, a term is missing in the loss that backward() "
-            "is called on."
+            f"The loss does not depend on {names_of(names)}: {it} {stays} as at the start. Either what {it} "
+            f"{'gives' if it == 'it' else 'give'} is thrown away on the way, or a term is missing in the loss that "
+            "backward() is called on."
         ),
         (
-            "add what compares that output with its target to the loss, before backward()",
+            "look at what the forward returns, and at what is added up before backward()",
             "what is not to be trained is better left out, or frozen: parameter.requires_grad_(False)",
         ),
         evidence={"tensors": float(len(names))},
         step=int(steps[0]),
         layers=names,
-        severity="info",
+        severity="warning" if known.share + 3 * known.error < LITTLE else "info",
     )
 
 

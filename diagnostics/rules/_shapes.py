@@ -12,29 +12,27 @@ from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number, shape_of
 from diagnostics.run import Run
 
+_HEED = "heed PyTorch's warning 'Using a target size that is different to the input size'"
 Told = tuple[str, tuple[str, ...], str, Severity]  # what is seen, remedies, formula
 
 
 def broadcast(run: Run) -> Iterator[Finding]:
     """The first of its kinds that the loss shows."""
-    kinds = {"all_columns": _columns, "all_pairs": _pairs, "one_answer": _one_answer, "all_products": _products}
+    kinds = {
+        "all_columns": _columns,
+        "all_pairs": _pairs,
+        "one_answer": _one_answer,
+        "one_sum": _one_sum,
+        "all_products": _products,
+    }
     for entry, told in kinds.items():
         count = int(run.meta.get(entry) or 0)
         if count >= 2:
             what, remedies, formula, severity = told(count)
             if told is _one_answer:  # of one group, as the nodes of a graph, all targets may be the same
                 severity = unless_it_learns(run, severity)
-            step, evidence = signals.first_step(run), {"outputs": float(count)}
-            yield found(
-                "shapes-broadcast",
-                run,
-                what,
-                remedies,
-                evidence=evidence,
-                step=step,
-                formula=formula,
-                severity=severity,
-            )
+            evidence = {"outputs": float(count)}
+            yield found("shapes-broadcast", run, what, remedies, evidence=evidence, formula=formula, severity=severity)
             return
 
 
@@ -44,7 +42,7 @@ def _pairs(count: int) -> Told:
         "and the other is not. Every output is pulled to the middle of the targets; nothing else is learned.",
         (
             "give both the same shape: criterion(model(x).squeeze(1), y), or y.unsqueeze(1)",
-            "heed PyTorch's warning 'Using a target size that is different to the input size'",
+            _HEED,
         ),
         r"\frac{1}{N^2} \sum_{i,j} \ell(y_i, t_j), \quad\text{of squares}\quad "
         r"\frac{1}{N} \sum_i (y_i - \bar t\,)^2 + \text{const}",
@@ -54,14 +52,24 @@ def _pairs(count: int) -> Told:
 
 def _one_answer(count: int) -> Told:
     return (
-        f"The loss compares one answer with {count} targets: the output has become a single row or number, as if all "
-        "examples of a batch were one, and is pulled to the middle of their targets.",
+        f"The loss compares one answer with {count} targets: the output has a single row, as if all examples of a "
+        "batch were one, and is pulled to the middle of their targets.",
         (
-            "look where the examples become one: a mean, sum or max over the first dimension, or over all where dim=1 "
-            "was meant, or a pooling that is not told which rows belong to which example, global_mean_pool(x, batch)",
-            "heed PyTorch's warning 'Using a target size that is different to the input size'",
+            "look where the examples become one: a mean, sum or max over the first dimension, or a pooling that is not "
+            "told which rows belong to which example, global_mean_pool(x, batch)",
+            _HEED,
         ),
         r"\frac{1}{N} \sum_i (y - t_i)^2 = (y - \bar t\,)^2 + \text{const}",
+        "critical",
+    )
+
+
+def _one_sum(count: int) -> Told:
+    return (
+        f"The loss compares one number with {count} targets: the answers to all {count} examples are added up before, "
+        "and their sum is pulled to the middle of the targets.",
+        ("add up along the dimension that is meant: (q * chosen).sum(dim=1), not .sum()", _HEED),
+        r"\frac{1}{N} \sum_i \Bigl(\sum_j y_j - t_i\Bigr)^2 = \Bigl(\sum_j y_j - \bar t\Bigr)^2 + \text{const}",
         "critical",
     )
 

@@ -189,7 +189,8 @@ noisy answers to each, look like a memory of one array. The gradient of one step
 fixed point: its other steps belong under `torch.no_grad()`. A reward whose negative is the loss, and that still grows
 at the end, is taken for a loss without a floor. All labels may be of one class on purpose, as where a head waits for
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
-between. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be meant.
+between. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn without a
+gradient. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be meant.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -257,8 +258,10 @@ _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, o
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause in {"shared-norm", "unused"}:  # seen in evaluation alone; not felt by the loss
+    if finding.cause == "shared-norm":  # seen in evaluation alone
         return False
+    if finding.cause == "unused":  # not felt by the loss, but where what is left learns nothing
+        return finding.alarm and other.cause == "nothing-learned"
     if other.kind == KIND:
         return (finding.cause, other.cause) in _ONE_LINE
     if finding.cause in _SHAPING:

@@ -32,6 +32,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "all_pairs": 0,
     "all_columns": 0,
     "one_answer": 0,
+    "one_sum": 0,
     "all_products": 0,
     "looks_ahead": 0.0,
     "across_texts": False,
