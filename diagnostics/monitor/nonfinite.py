@@ -72,7 +72,7 @@ class Trace(TorchFunctionMode):
             self.hidden = _all_masked(bad[0], functions.dimension(functions.KINDS["softmax"], args, kwargs, bad[0]))
         for result in functions.tensors((out,)):
             if result.is_floating_point() and name not in ("get", "set") and _bad(result):
-                origin = self._explain(name, result, inputs, bad, ranges)
+                origin = self._explain(name, result, bad, ranges)
                 if origin is not None:
                     self._origins[result] = origin
         return out
@@ -83,9 +83,7 @@ class Trace(TorchFunctionMode):
         if edge is not None and inputs and not smooth and bool((inputs[0].detach().abs() == edge).any()):
             self.steep = (name, edge)
 
-    def _explain(
-        self, name: str, out: Tensor, inputs: list[Tensor], bad: list[Tensor], ranges: tuple[float, float, bool]
-    ) -> Origin | None:
+    def _explain(self, name: str, out: Tensor, bad: list[Tensor], ranges: tuple[float, float, bool]) -> Origin | None:
         for tensor in bad:
             if id(tensor) in self._names:
                 parameter = self._names[id(tensor)]

@@ -71,8 +71,10 @@ class Schedule:
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
         self._refused_until = {"measured": 0, "curvature": 0}
-        self._agreed: tuple[int, bool] | None = None  # where several processes must do the same: next measured update
-        self.follows = True  # and whether batches follow an estimate, and whether the next one has an estimate
+        # Where several processes must do the same: the next measured update, whether it has an estimate, and whether
+        # batches follow the last one.
+        self._agreed: tuple[int, bool] | None = None
+        self.follows = True
 
     def plan(self, step: int, closure: bool) -> Plan:
         """The plan of update `step`; `closure`: whether curvature can be measured, as far as is known."""

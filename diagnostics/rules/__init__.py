@@ -71,14 +71,11 @@ def _one_alarm_a_fault(found: list[Finding], crashed: dict[str, str]) -> list[Fi
         absorbed = [other for other in others if _says(finding, "explains", crashed, other)]
         if absorbed:
             kept = [other for other in kept if other not in absorbed]
-            since = {each.kind: float(each.first_step) for each in sorted(absorbed, key=_latest_first)}
+            latest_first = sorted(absorbed, key=lambda each: -each.first_step)
+            since = {each.kind: float(each.first_step) for each in latest_first}
             evidence = dict(finding.evidence) | {f"explains {kind} since step": step for kind, step in since.items()}
             kept[kept.index(finding)] = replace(finding, evidence=evidence)
     return _without_what_gives_way(kept, crashed)
-
-
-def _latest_first(finding: Finding) -> int:
-    return -finding.first_step
 
 
 def _without_what_gives_way(found: list[Finding], crashed: dict[str, str]) -> list[Finding]:

@@ -73,26 +73,15 @@ def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
     return steps, names, np.where([name.startswith("loss.") for name in names], np.nan, dead)
 
 
-def has_dead_layer(run: Run, share: float) -> bool:
-    """Whether at least that share of some layer's units is dead at the last record."""
+def has_lost_layer(run: Run, share: float) -> bool:
+    """Whether at least that share of some layer's units is dead at the last record, or saturated in a hidden layer
+    (outputs may be sure of themselves): what lies before it gets next to no gradient."""
     if not activations(run):
         return False
     _, _, dead = dead_fractions(run)
-    return bool((dead[-1] >= share).any())
-
-
-def has_saturated_layer(run: Run, share: float) -> bool:
-    """The same of saturated units of hidden layers; outputs may be sure of themselves."""
-    if not activations(run):
-        return False
     _, _, saturated = matrix(run, "units", "saturated_fraction")
     _, _, hidden = matrix(run, "units", "hidden")
-    return bool(((saturated[-1] >= share) & (hidden[-1] == 1)).any())
-
-
-def has_lost_layer(run: Run, share: float) -> bool:
-    """Either: what lies before such a layer gets next to no gradient."""
-    return has_dead_layer(run, share) or has_saturated_layer(run, share)
+    return bool((dead[-1] >= share).any() or ((saturated[-1] >= share) & (hidden[-1] == 1)).any())
 
 
 def thrown_at_once(run: Run, *, far: float = 0.5) -> bool:

@@ -32,9 +32,7 @@ def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient that stay as they are, and whose layer's output was detached on its way
     into another layer."""
-    cut = set(run.meta["cut_off"]) - _not_trained(run)
-    absent = (missing == 1).all(0) & still(run)
-    return tuple(str(name) for name in names[absent] if str(name) in cut)
+    return told_by_closure(run, "cut_off", names, missing, updates=0)
 
 
 def told_by_closure(

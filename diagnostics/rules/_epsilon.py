@@ -18,7 +18,7 @@ def over_gradient(run: Run) -> float:
     groups = run.meta["hyperparameters"]
     sizes = [float(group["eps"]) for group in groups if isinstance(group.get("eps"), int | float)]
     norm = signals.median(signals.column(run, "grad_norm")[1])
-    trained = [each for each in run.meta["layers"] or [] if each.get("optimized") and not each.get("frozen")]
+    trained = [each for each in run.meta["layers"] if each.get("optimized") and not each.get("frozen")]
     count = sum(int(each.get("parameters") or 0) for each in trained)
     rescales = optimizer.adaptive(run) and run.meta["optimizer"] != "Adadelta"  # whose epsilon scales updates as well
     if not rescales or len(sizes) < max(1, len(groups)) or not norm > 0 or not count:

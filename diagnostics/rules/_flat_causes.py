@@ -30,19 +30,16 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
     named = [at for at, name in enumerate(names) if str(name) in outputs]
     if not named:
         return None
-    entropy = signals.median(entropies[(steps >= stretch.first_step) & (steps <= stretch.last_step), named[-1]])
+    entropy = signals.median(entropies[stretch.holds(steps), named[-1]])
     if not entropy <= certain:  # of the largest: the derivatives are as small a part of theirs
         return None
-    return Finding(
+    return stretch.finding(
         kind,
         "logistic-least-squares",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (),
         f"The softmax is sure of wrong answers: their entropy is {number(100 * entropy)} % of the largest, and a loss "
-        "of the probabilities multiplies every error by their derivative, which is nearly 0 there; it stood at "
-        f"{number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}.",
+        "of the probabilities multiplies every error by their derivative, which is nearly 0 there; it "
+        f"{stretch.stood}.",
         {"entropy over largest": entropy, "loss": stretch.level, "share of the run": stretch.share},
         (
             "use F.cross_entropy on the logits: its gradient is y - t, whatever the saturation",
@@ -66,7 +63,7 @@ def decayed(
     nothing of one layer that no norm makes up for, or of most."""
     decay = max((float(group.get("weight_decay") or 0) for group in run.meta["hyperparameters"]), default=0)
     steps, norms = signals.column(run, "weight_norm")
-    late = norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)]
+    late = norms[stretch.holds(steps)]
     if not decay > 0 or not len(late) or not norms[0] > 0:
         return None
     share, where = float(late[-1] / norms[0]), "the weights"
@@ -82,16 +79,12 @@ def decayed(
             gone, share, where = unseen, signals.median(np.array([*left_of.values()])), "half of all matrices"
         if not share <= gone:
             return None
-    return Finding(
+    return stretch.finding(
         kind,
         "weight-decay",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (),
         f"A weight decay of {number(decay)} has brought {where} to {number(100 * share)} % of their initial size: "
-        f"the layers pass on next to nothing, and the loss stood at {number(stretch.level)} from step "
-        f"{stretch.first_step} to {stretch.last_step}.",
+        f"the layers pass on next to nothing, and the loss {stretch.stood}.",
         {
             "weights over initial": share,
             "weight decay": decay,
@@ -154,16 +147,12 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
     length, _ = first_length(run)
     if not 0 < length <= least or normalizes(run) or not _has_biases(run):
         return None
-    return Finding(
+    return stretch.finding(
         kind,
         "input-scale",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (),
         f"The inputs are so small that the network answers to its biases alone: an input is {number(length)} long "
-        f"where a bias is fed a 1, and the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
-        f"{stretch.last_step}.",
+        f"where a bias is fed a 1, and the loss {stretch.stood}.",
         {"length of an input": length, "loss": stretch.level, "share of the run": stretch.share},
         (
             "standardize the inputs: x = (x - mean) / std",
@@ -188,15 +177,11 @@ def distant_targets(kind: str, run: Run, stretch: Flat, *, same: float = 0.5) ->
     if targets is None or not near_start or not signal.surely(run, stretch.first_step) > 0:
         return None
     (low, high), rate = targets, optimizer.highest_rate(run, stretch.last_step)
-    return Finding(
+    return stretch.finding(
         kind,
         "target-scale",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (),
-        f"{how_far(run, targets)}: the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
-        f"{stretch.last_step}.",
+        f"{how_far(run, targets)}: the loss {stretch.stood}.",
         {"smallest target": low, "target of largest size": max(low, high, key=abs), "loss": stretch.level},
         NEARER,
         LOSS_CHARTS,

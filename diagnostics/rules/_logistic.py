@@ -54,12 +54,9 @@ def least_squares(kind: str, run: Run, stretch: stretches.Flat, slope: float, fi
     derivative = _output_slope(run, stretch, first)
     if not derivative < slope:
         return None
-    return Finding(
+    return stretch.finding(
         kind,
         "logistic-least-squares",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (),
         f"The loss {'lay above 1/4' if first else f'stood at {number(stretch.level)}'} from step {stretch.first_step} "
         f"to {stretch.last_step}: the logistic outputs' derivative is {number(100 * derivative)} % of its maximum, "

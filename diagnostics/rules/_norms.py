@@ -36,7 +36,7 @@ def norms_of_few(run: Run) -> Iterator[Finding]:
 def _most_batch_norms(run: Run, entry: str) -> bool:
     """Whether those are half of all batch norms at least, not the one behind a pooling: the whole network then sees
     which of two examples is larger, and no more."""
-    norms = {str(each["name"]) for each in run.meta["modules"] or [] if str(each["type"]).startswith("BatchNorm")}
+    norms = {str(each["name"]) for each in run.meta["modules"] if str(each["type"]).startswith("BatchNorm")}
     return len(norms & set(map(str, run.meta.get(entry) or []))) > len(norms) / 2
 
 

@@ -30,8 +30,7 @@ def order_blind(
         stretch.first_step,
         stretch.ended,
         (),
-        f"{_SAME}. The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "
-        f"the same answer to every input would have {number(found.constant)}.",
+        f"{_SAME}. The loss {stretch.stood}; the same answer to every input would have {number(found.constant)}.",
         {"loss": found.loss, "loss of a constant answer": found.constant, "R squared": found.share},
         _POSITIONS,
         (Chart("line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input"),),

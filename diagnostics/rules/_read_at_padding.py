@@ -35,7 +35,7 @@ def read_at_padding(
 
 def _length_that_counts(run: Run, layer: str, stretch: stretches.Flat) -> float:
     steps, names, norms = by_layer.matrix(run, "layers", "grad_norm")
-    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
+    inside = stretch.holds(steps)
     if layer + _BIAS not in names or not inside.any():
         return np.nan
     weights, bias = (norms[inside, names.index(layer + end)] for end in (_INPUTS, _BIAS))
@@ -57,17 +57,13 @@ def _usual_length(run: Run, features: int) -> float:
 
 
 def _finding(kind: str, stretch: stretches.Flat, layer: str, length: float, usual: float) -> Finding:
-    return Finding(
+    return stretch.finding(
         kind,
         "read-at-padding",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (layer,),
         f"{layer} is given zeros at the steps that its answer depends on, as if it were read behind the padding: by "
         f"its gradients, the inputs that count are {number(length)} long, where an input is {number(usual)} long. What "
-        f"came before them has faded, and the loss stood at {number(stretch.level)} from step {stretch.first_step} to "
-        f"{stretch.last_step}.",
+        f"came before them has faded, and the loss {stretch.stood}.",
         {"length of the inputs that count": length, "length of an input": usual, "loss": stretch.level},
         (
             "read each sequence's own last step: out[torch.arange(len(out)), lengths - 1], or the h_n of a sequence "

@@ -217,7 +217,7 @@ def by_place(run: Run) -> Iterator[Finding]:
 
 
 def along_batch(run: Run) -> Iterator[Finding]:
-    seen = [each for each in run.meta["along_batch"] or [] if len(each) >= 3]
+    seen = [each for each in run.meta["along_batch"] if len(each) >= 3]
     if not seen:
         yield from _across_texts(run)
         return

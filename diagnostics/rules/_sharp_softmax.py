@@ -59,17 +59,13 @@ def hard_attention(
     if not hard:
         return None
     worst = hard[0]
-    return Finding(
+    return stretch.finding(
         kind,
         "hard-attention",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         (worst.name,),
         f"The {worst.name} picks one entry from the start and leaves nothing to the others: its entropy is "
         f"{number(100 * worst.typical)} % of the largest, its largest input {number(worst.score)}. What computes its "
-        f"scores gets next to no gradient, and the loss stood at {number(stretch.level)} from step "
-        f"{stretch.first_step} to {stretch.last_step}.",
+        f"scores gets next to no gradient, and the loss {stretch.stood}.",
         {"entropy over largest": worst.typical, "largest input": worst.score, "loss": stretch.level},
         _REMEDIES,
         (LOSS_CHARTS[0], worst.chart),

@@ -5,12 +5,14 @@ Nothing here decides whether that is a fault: a converged run is flat too.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._recurrence import AGAIN, in_turn, recurrence
+from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 
@@ -26,6 +28,19 @@ class Flat:
     escaped: bool
 
     @property
+    def middle(self) -> int:
+        return (self.first_step + self.last_step) // 2
+
+    @property
+    def stood(self) -> str:
+        """What the loss did."""
+        return f"stood at {number(self.level)} from step {self.first_step} to {self.last_step}"
+
+    def holds(self, steps: Any) -> Any:
+        """Which of these steps, an array or a column, are of it."""
+        return (steps >= self.first_step) & (steps <= self.last_step)
+
+    @property
     def ended(self) -> int | None:
         """Its last step, if the loss fell afterwards."""
         return self.last_step if self.escaped else None
@@ -34,6 +49,21 @@ class Flat:
     def severity(self) -> Literal["critical", "warning"]:
         """Of a fault that explains it."""
         return "warning" if self.escaped else "critical"
+
+    def finding(
+        self,
+        kind: str,
+        cause: str | None,
+        layers: tuple[str, ...],
+        summary: str,
+        evidence: dict[str, float],
+        remedies: tuple[str, ...],
+        charts: tuple[Chart, ...],
+        formula: str = "",
+    ) -> Finding:
+        """Of a fault that explains it."""
+        known = (self.severity, self.first_step, self.ended)
+        return Finding(kind, cause, *known, layers, summary, evidence, remedies, charts, formula)
 
 
 @lru_cache(maxsize=16)

@@ -79,7 +79,7 @@ def _chain(run: Run, stretch: stretches.Flat) -> Chain | None:
     _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
     _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     at = [columns.index(name) for name in names if name in columns]
-    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
+    inside = stretch.holds(steps)
     if not at or not inside.any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -96,7 +96,7 @@ def _unheard(kind: str, run: Run, stretch: stretches.Flat, vanished: float, froz
     steps, names, gradients = by_layer.matrix(run, "layers", "grad_norm")
     _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
     _, _, updates = by_layer.matrix(run, "layers", "update_norm")
-    inside = (steps >= stretch.first_step) & (steps <= stretch.last_step)
+    inside = stretch.holds(steps)
     matrices = [at for at, name in enumerate(names) if name in _weights(run)]
     biases = [at for at, name in enumerate(names) if name not in by_layer.matrices(run)]
     if not matrices or not biases or not inside.any():
@@ -112,8 +112,7 @@ def _unheard(kind: str, run: Run, stretch: stretches.Flat, vanished: float, froz
     heard = max(heard, UNDERFLOWN)
     summary = (
         f"What reaches the output has vanished on its way: no weights get more than {number(heard / bias)} of the "
-        f"gradient that a bias gets, all of them stay where they are, and the loss stood at {number(stretch.level)} "
-        f"from step {stretch.first_step} to {stretch.last_step}."
+        f"gradient that a bias gets, all of them stay where they are, and the loss {stretch.stood}."
     )
     formula = (
         r"\bar{\mathbf{W}} = \bar{\mathbf{z}}\,\mathbf{h}^\top, \quad \bar{\mathbf{b}} = \bar{\mathbf{z}}, \quad "
@@ -171,7 +170,7 @@ def _deviations(run: Run, stretch: stretches.Flat) -> tuple[list[str], np.ndarra
     """Hidden layers and the deviation of their units over the inputs at the start of the stretch; none if unknown."""
     steps, names, deviations = run.matrix("units", "std")
     _, _, hidden = run.matrix("units", "hidden")
-    inside = np.flatnonzero((steps >= stretch.first_step) & (steps <= stretch.last_step))
+    inside = np.flatnonzero(stretch.holds(steps))
     at = np.flatnonzero(hidden[inside[0]] == 1) if len(inside) else np.array([], dtype=int)
     found = deviations[inside[0], at] if len(at) else np.array([])
     known = len(found) > 0 and np.isfinite(found).all() and found[0] > 0
@@ -194,8 +193,7 @@ def _backward(
     first = chain.names[0]
     summary = (
         f"The gradient shrinks by a factor of {number(1 / passed)} a layer towards the input: {first} gets "
-        f"{number(ratio)} of what the last layer gets, and the loss stood at {number(stretch.level)} from step "
-        f"{stretch.first_step} to {stretch.last_step}."
+        f"{number(ratio)} of what the last layer gets, and the loss {stretch.stood}."
     )
     evidence = {"factor a layer": passed, "first over last": ratio}
     count = len(chain.names)
@@ -206,8 +204,7 @@ def _backward(
 def _shrunk(kind: str, stretch: stretches.Flat, chain: Chain, kept: float, last: str) -> Finding:
     summary = (
         f"The units' outputs shrink by a factor of {number(1 / kept)} a layer: what reaches {last} hardly depends on "
-        f"the inputs, the weights get next to no gradient, and the loss stood at {number(stretch.level)} from step "
-        f"{stretch.first_step} to {stretch.last_step}."
+        f"the inputs, the weights get next to no gradient, and the loss {stretch.stood}."
     )
     formula = (
         rf"\operatorname{{std}}(\mathbf{{h}}_\ell) \approx {tex(kept)} \operatorname{{std}}(\mathbf{{h}}_{{\ell-1}})"
@@ -224,12 +221,9 @@ def _finding(
     remedies: tuple[str, ...],
     formula: str,
 ) -> Finding:
-    return Finding(
+    return stretch.finding(
         kind,
         "vanishing-gradient",
-        stretch.severity,
-        stretch.first_step,
-        stretch.ended,
         tuple(chain.names[: max(1, len(chain.names) // 2)]),
         summary,
         evidence | {"loss": stretch.level, "layers": float(len(chain.names))},

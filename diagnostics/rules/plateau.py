@@ -216,10 +216,7 @@ def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding
         stretch.first_step,
         stretch.ended,
         (),
-        (
-            f"The loss stood at {number(stretch.level)} from step {stretch.first_step} to {stretch.last_step}; "
-            f"nothing this tool measures explains it.{floor}{of_linear_layers(run)}"
-        ),
+        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{of_linear_layers(run)}",
         {"loss": stretch.level, "share of the run": stretch.share},
         (
             *([BEND] if of_linear_layers(run) else []),

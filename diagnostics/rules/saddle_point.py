@@ -86,7 +86,7 @@ def _held(
         return None
     step, smallest, residual, largest, pace = found
     steps, norms = signals.whole_norms(run)
-    gradient = signals.median(norms[(steps >= stretch.first_step) & (steps <= stretch.last_step)])
+    gradient = signals.median(norms[stretch.holds(steps)])
     escape = float(1 / np.log1p(gain * abs(smallest)))
     waited = stretch.last_step - stretch.first_step + 1
     downhill = gradient**2 * gain * waited
@@ -174,7 +174,7 @@ def _downward(run: Run, stretch: stretches.Flat, *, estimates: int = 3) -> bool:
     if abs(along) > 2 * error:
         return bool(along < 0)
     table = signals.curvature(run)
-    paths = signals.array(table.loc[table["step"].between(stretch.first_step, stretch.last_step)], "condition")
+    paths = signals.array(table.loc[stretch.holds(table["step"])], "condition")
     last = paths[~np.isnan(paths)][-estimates:]
     return len(last) == estimates and bool(np.isinf(last).all())
 
@@ -189,7 +189,7 @@ def _leaving(
     One batch's smallest eigenvalue is biased down, the quotient of its vector on others up: the rate lies between.
     """
     steps, _, norms = run.matrix("layers", "weight_norm")
-    middle = (stretch.first_step + stretch.last_step) // 2
+    middle = stretch.middle
     inside = (steps >= middle) & (steps <= stretch.last_step)
     if inside.sum() < 2 * MEASURED or not norms.shape[1]:
         return 0.0
@@ -206,14 +206,14 @@ def _leaving(
 def _tried(run: Run, stretch: stretches.Flat, columns: list[str]) -> pd.DataFrame:
     """What independent batches say of the estimates within the stretch."""
     table = run.table("batches", ["origin", *columns]).dropna()
-    return table.loc[table["origin"].between(stretch.first_step, stretch.last_step)]
+    return table.loc[stretch.holds(table["origin"])]
 
 
 def _steady(run: Run, stretch: stretches.Flat, square: float) -> float:
     """The squared gradient without its noise in the later half of a stretch, where batches told them apart; else as it
     was measured."""
     tried = _tried(run, stretch, ["gradient_square"])
-    late = tried.loc[tried["origin"] >= (stretch.first_step + stretch.last_step) // 2]
+    late = tried.loc[tried["origin"] >= stretch.middle]
     return square if late.empty else max(float(late["gradient_square"].mean()), 0.0)
 
 
@@ -231,7 +231,7 @@ def _is_steep_and_still(run: Run, stretch: stretches.Flat, *, errors: float = 2.
 
 def _along(run: Run, stretch: stretches.Flat) -> tuple[float, float]:
     """Median overshoot of the updates in the stretch's later half, and its error: below 0 they curve downwards."""
-    middle = (stretch.first_step + stretch.last_step) // 2
+    middle = stretch.middle
     overshoots = steps_made.overshoots_inside(run, middle, stretch.last_step)
     return signals.median(overshoots), signals.median_error(overshoots)
 
@@ -253,7 +253,7 @@ def _negative(
     pace then tells the eigenvalue of them all.
     """
     table = signals.curvature(run)
-    table = table.loc[table["step"].between(stretch.first_step, stretch.last_step) & table["smallest"].notna()]
+    table = table.loc[stretch.holds(table["step"]) & table["smallest"].notna()]
     if table.empty:
         return None
     top, smallest = signals.tops(table), signals.array(table, "smallest")

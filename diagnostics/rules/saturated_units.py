@@ -178,7 +178,7 @@ def _is_first(run: Run, layer: str) -> bool:
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
-    recurrent = {each["name"] for each in run.meta["modules"] or [] if each["type"] == "RNN"}
+    recurrent = {each["name"] for each in run.meta["modules"] if each["type"] == "RNN"}
     if (module := layer.split("#")[0].rpartition(".")[0]) in recurrent:
         return of_recurrent(run, cause, module or "model")
     xavier = f"initialize the layer before {layer} with torch.nn.init.xavier_normal_"

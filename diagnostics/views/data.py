@@ -136,7 +136,6 @@ class Example:
     cure: str | None
     kind: str
     cause: str | None
-    shows: str
 
 
 @st.cache_data(ttl=60, max_entries=1, show_spinner=False)
@@ -148,11 +147,7 @@ def examples() -> list[Example]:
         cure = expected.get("cure")
         for alarm in expected["alarms"]:
             named = f"sample/{cure}" if cure else None
-            found.append(
-                Example(
-                    f"sample/{file.parent.name}", named, alarm["kind"], alarm.get("cause"), expected.get("shows", "")
-                )
-            )
+            found.append(Example(f"sample/{file.parent.name}", named, alarm["kind"], alarm.get("cause")))
     return found
 
 
