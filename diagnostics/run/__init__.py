@@ -1,6 +1,6 @@
 """The store: append to a run, load a run."""
 
-from diagnostics.run.buckets import BUCKETS, Buckets, bucketed, buckets
+from diagnostics.run.buckets import BUCKETS, bucketed
 from diagnostics.run.catalog import load, runs, stamp, unreachable
 from diagnostics.run.errors import RunError
 from diagnostics.run.layout import readable
@@ -14,13 +14,11 @@ from diagnostics.run.writer import RunWriter
 __all__ = [
     "BUCKETS",
     "NOTHING_TOLD",
-    "Buckets",
     "Run",
     "RunError",
     "RunWriter",
     "Stamp",
     "bucketed",
-    "buckets",
     "cached_summary",
     "is_alive",
     "is_number",

@@ -1,13 +1,12 @@
-"""Downsampling that hides nothing: every spike and every NaN of a long series stays in sight.
+"""Downsampling that hides nothing: every spike of a long series stays in sight.
 
 Sampling every n-th point loses one-step spikes. A bucket of consecutive steps keeps the smallest and the largest finite
-value, the last value as it was recorded, and how many were not finite.
+value, and the last value as it was recorded.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 BUCKETS = 2_000
 
@@ -21,7 +20,6 @@ class Buckets:
     min: np.ndarray  # (B,) or (B, L); NaN where no value of the bucket is finite
     max: np.ndarray
     last: np.ndarray
-    nonfinite: np.ndarray
 
 
 def bucketed(
@@ -43,15 +41,7 @@ def bucketed(
         _extreme(np.minimum, values, finite, starts, np.inf),
         _extreme(np.maximum, values, finite, starts, -np.inf),
         values[ends],
-        _reduce(np.add, ~finite, starts, np.int64) if len(starts) else np.zeros(values.shape, np.int64),
     )
-
-
-def buckets(
-    steps: np.ndarray, values: np.ndarray, lo: float | None = None, hi: float | None = None, count: int = BUCKETS
-) -> pd.DataFrame:
-    """`bucketed` for one series, as a frame with the columns step_first, step_last, min, max, last, nonfinite."""
-    return pd.DataFrame(vars(bucketed(steps, values, lo, hi, count)))
 
 
 def _starts(steps: np.ndarray, count: int) -> np.ndarray:
@@ -72,8 +62,8 @@ def _extreme(
     return np.where(np.isfinite(result), result, np.nan)
 
 
-def _reduce(ufunc: np.ufunc, values: np.ndarray, starts: np.ndarray, dtype: type | None = None) -> np.ndarray:
+def _reduce(ufunc: np.ufunc, values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """`ufunc.reduceat` over the steps; of series side by side that takes eight times as long as a call a bucket."""
     if values.ndim == 1:
-        return ufunc.reduceat(values, starts, dtype=dtype)
-    return np.stack([ufunc.reduce(part, axis=0, dtype=dtype) for part in np.split(values, starts[1:])])
+        return ufunc.reduceat(values, starts)
+    return np.stack([ufunc.reduce(part, axis=0) for part in np.split(values, starts[1:])])
