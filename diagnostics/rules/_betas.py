@@ -6,6 +6,7 @@ Source: Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond" (2018), w
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -47,7 +48,7 @@ def swapped_betas(
         ("the usual betas are (0.9, 0.999), in this order: keep beta1 below the root of beta2",),
         (
             Chart("line", "scalars", ("update_norm",), "Norm of the update", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
         r"\frac{m_{t+k}}{\sqrt{v_{t+k}}} = \left(\frac{\beta_1}{\sqrt{\beta_2}}\right)^k \frac{m_t}{\sqrt{v_t}}"
         r" \quad\text{once gradients are } 0",

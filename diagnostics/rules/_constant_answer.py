@@ -4,6 +4,7 @@ import numpy as np
 
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
@@ -203,7 +204,7 @@ def began_sure_and_wrong(kind: str, run: Run) -> Finding | None:
         f"network begins sure, and wrong. Its first {counted(count, 'update')} went into taking that back.",
         {"loss at start": history.start, "loss of guessing": guessing, "share of the run": count / history.count},
         (*_START_SMALL, "where weights were loaded: are the classes still the same, and in the same order?"),
-        (Chart("line", "scalars", ("loss",), "Loss", log=True),),
+        (LOG_LOSS,),
         rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \log C = {tex(guessing)}",
     )
 

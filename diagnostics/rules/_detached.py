@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENTS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
@@ -17,7 +18,6 @@ _REATTACH = (
     "remove .detach(), .data, .item(), .numpy(), torch.tensor([...]) of losses, torch.no_grad() or a comparison "
     "between these layers and the loss",
 )
-_GRADIENTS = Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True)
 
 
 def detached(run: Run) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def detached(run: Run) -> Iterator[Finding]:
         step=int(steps[0]),
         layers=names,
         severity=unless_it_learns(run, "critical", "warning" if seen else "critical"),
-        chart=_GRADIENTS,
+        chart=GRADIENTS,
     )
 
 
@@ -78,7 +78,7 @@ def _by_value(run: Run, step: int, names: tuple[str, ...]) -> Finding:
         step=step,
         layers=names,
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=_GRADIENTS,
+        chart=GRADIENTS,
     )
 
 
@@ -98,7 +98,7 @@ def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
         step=step,
         layers=names,
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=_GRADIENTS,
+        chart=GRADIENTS,
     )
 
 
@@ -124,7 +124,7 @@ def drawn(run: Run) -> Iterator[Finding]:
             r"\frac{\partial z}{\partial \mu} = 1, \; \frac{\partial z}{\partial \sigma} = \varepsilon"
         ),
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=_GRADIENTS,
+        chart=GRADIENTS,
     )
 
 

@@ -10,9 +10,9 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS, LOSS_AND_GRADIENT
 from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._given import LOSS_CHARTS
 from diagnostics.rules._raw_inputs import first_length, normalizes
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
@@ -45,7 +45,7 @@ def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.
             "use F.cross_entropy on the logits: its gradient is y - t, whatever the saturation",
             "start with small logits: the default initialization of the last layer, its bias at 0",
         ),
-        LOSS_CHARTS,
+        LOSS_AND_GRADIENT,
         r"\frac{\partial y_c}{\partial z_c} = y_c\,(1 - y_c) \to 0 \text{ where } y_c \to 0 \text{ or } 1",
     )
 
@@ -97,7 +97,7 @@ def decayed(
             f"lower weight_decay from {number(decay)} to {number(min(decay / 100, 0.01))}",
             "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
         ),
-        (LOSS_CHARTS[0], chart),
+        (LOSS, chart),
         rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
     )
 
@@ -158,7 +158,7 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
             "standardize the inputs: x = (x - mean) / std",
             "look for a scaling that is applied twice, as a division by 255 in the data set and in the loop",
         ),
-        LOSS_CHARTS,
+        LOSS_AND_GRADIENT,
         rf"\bar w_{{ij}} = \bar z_i\,x_j, \quad \bar b_i = \bar z_i, \quad \|\mathbf{{x}}\| \approx {tex(length)}",
     )
 
@@ -184,6 +184,6 @@ def distant_targets(kind: str, run: Run, stretch: Flat, *, same: float = 0.5) ->
         f"{how_far(run, targets)}: the loss {stretch.stood}.",
         {"smallest target": low, "target of largest size": max(low, high, key=abs), "loss": stretch.level},
         NEARER,
-        LOSS_CHARTS,
+        LOSS_AND_GRADIENT,
         rf"|\Delta w| \approx \alpha = {tex(rate)} \text{{ an update, whatever }} y - t",
     )

@@ -8,6 +8,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _raw_inputs as raw_inputs
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -47,7 +48,7 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
         {"saturated fraction": 1.0, "mean derivative over maximum": slope, "deviation of the gates": deviation},
         remedies(run, cause, layer),
         (
-            Chart("line", "scalars", ("loss",), "Loss"),
+            LOSS,
             Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(name,), log=True),
         ),
         (

@@ -4,12 +4,11 @@ sight."""
 from collections.abc import Iterator
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import GRADIENT_NORM
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of, number, tex
 from diagnostics.run import Run
-
-_GRADIENTS = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
 
 
 def made_in_forward(run: Run) -> Iterator[Finding]:
@@ -27,7 +26,7 @@ def made_in_forward(run: Run) -> Iterator[Finding]:
         ("make the layer once, in __init__, as an attribute of the module: self.out = nn.Linear(...)",),
         evidence={"modules": float(len(owners))},
         severity=unless_it_learns(run, "critical"),
-        chart=_GRADIENTS,
+        chart=GRADIENT_NORM,
     )
 
 
@@ -51,7 +50,7 @@ def looks_ahead(run: Run) -> Iterator[Finding]:
         ),
         evidence={"derivative by the next token over the one before": share},
         formula=r"\frac{\partial a_t}{\partial x_{t+1}} \ne 0 \quad\text{where } x_{t+1} \text{ is the target of } a_t",
-        chart=_GRADIENTS,
+        chart=GRADIENT_NORM,
     )
 
 
@@ -91,7 +90,7 @@ def padding_alone(run: Run) -> Iterator[Finding]:
         ),
         evidence={"kinds of tokens left out": float(told[1])},
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=_GRADIENTS,
+        chart=GRADIENT_NORM,
     )
 
 
@@ -163,7 +162,7 @@ def derivative_without_graph(run: Run) -> Iterator[Finding]:
         ("torch.autograd.grad(..., create_graph=True), in every derivative that the loss is made of",),
         evidence={"share of the loss": share},
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=_GRADIENTS,
+        chart=GRADIENT_NORM,
     )
 
 
@@ -186,5 +185,5 @@ def left_in_evaluation(run: Run) -> Iterator[Finding]:
         step=int(told["step"]),
         layers=layers,
         severity=unless_it_learns(run, "critical"),
-        chart=_GRADIENTS,
+        chart=GRADIENT_NORM,
     )

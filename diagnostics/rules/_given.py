@@ -11,14 +11,9 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._explained import explained_late
 from diagnostics.rules._far_targets import COMPARISONS
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
-
-LOSS_CHARTS = (
-    Chart("line", "scalars", ("loss",), "Loss"),
-    Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-)
 
 _TWICE = {  # what squashes, the loss that squashes again, and the least that is left of it
     ("softmax", "cross_entropy"): (
@@ -64,7 +59,7 @@ def warned(
     remedies: tuple[str, ...],
     formula: str,
 ) -> Finding:
-    return Finding(kind, cause, "warning", first_step, None, (), summary, evidence, remedies, LOSS_CHARTS, formula)
+    return Finding(kind, cause, "warning", first_step, None, (), summary, evidence, remedies, formula)
 
 
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:

@@ -13,7 +13,8 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENT_NORM, LOG_LOSS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._words import names_of, number, tex
 from diagnostics.run import Run
 
@@ -75,8 +76,8 @@ def in_vain(
             *([] if optimizer.adaptive(run) else ["or clip the gradient's norm: torch.nn.utils.clip_grad_norm_"]),
         ),
         (
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            GRADIENT_NORM,
+            LOG_LOSS,
         ),
         rf"|g^\top \Delta\theta| = {tex(promised)} \gg \mathcal{{L}} = {tex(history.start)}",
     )

@@ -9,6 +9,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._constant_answer import too_large_at_first
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
@@ -18,7 +19,7 @@ from diagnostics.run import Run
 KIND = "lr-unstable"
 
 CHARTS = (
-    Chart("line", "scalars", ("loss",), "Loss", log=True),
+    LOG_LOSS,
     Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True),
 )
 

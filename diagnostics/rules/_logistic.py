@@ -9,8 +9,9 @@ import pandas as pd
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._given import BOUNDED, LOSS_CHARTS, goes_into
+from diagnostics.rules._given import BOUNDED, goes_into
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -66,7 +67,7 @@ def least_squares(kind: str, run: Run, stretch: stretches.Flat, slope: float, fi
             "use F.binary_cross_entropy_with_logits on the logits: its gradient is y - t, whatever the saturation",
             "start the output's bias at 0, so that no output begins saturated",
         ),
-        LOSS_CHARTS,
+        LOSS_AND_GRADIENT,
         (
             rf"\frac{{\partial\mathcal{{L}}}}{{\partial z}} = (y - t)\,y\,(1 - y), \quad \overline{{y(1-y)}} "
             rf"\approx {tex(derivative / 4)}"

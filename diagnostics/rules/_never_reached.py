@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _optimizer as optimizer
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -64,6 +65,6 @@ def _finding(kind: str, schedule: str, rate: float, steps: np.ndarray, rates: np
         ("call scheduler.step() after every optimizer.step()", _LENGTHS[schedule]),
         (
             Chart("line", "scalars", ("lr",), "Learning rate", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
     )

@@ -5,7 +5,8 @@ Source: Raissi, Perdikaris & Karniadakis 2019, whose networks are smooth for thi
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENT_NORM, LOSS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import unless_it_learns
 from diagnostics.run import Run
 
@@ -43,8 +44,8 @@ def no_second_derivative(kind: str, run: Run) -> Finding | None:
             "take nn.Tanh, nn.SiLU, nn.Softplus or torch.sin for the hidden units: they have second derivatives",
         ),
         charts=(
-            Chart("line", "scalars", ("loss",), "Loss"),
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            LOSS,
+            GRADIENT_NORM,
         ),
         formula=r"\phi(z) = \max(0, z): \quad \phi''(z) = 0 \text{ for all } z \neq 0",
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import GRADIENT_NORM, LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -65,9 +66,9 @@ def one_gradient(
             f"or clip what is longer than usual: torch.nn.utils.clip_grad_norm_(model.parameters(), {2 * usual:.3g})",
         ),
         (
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            GRADIENT_NORM,
             Chart("line", "scalars", ("update_norm",), "Length of an update", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
         r"v_k = \beta_2 v_{k-1} + (1 - \beta_2)\, g_k^2, \qquad \Delta\theta = -\alpha\, m_k / \sqrt{v_k}",
     )

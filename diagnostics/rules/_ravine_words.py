@@ -9,6 +9,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._mean_mode import MeanMode
 from diagnostics.rules._weight_scales import ADAM
@@ -149,7 +150,7 @@ def _remedies(run: Run, cause: str, condition: float) -> tuple[str, ...]:
 def _charts(cause: str) -> tuple[Chart, ...]:
     charts = (
         Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues", log=True),
-        Chart("line", "scalars", ("loss",), "Loss", log=True),
+        LOG_LOSS,
     )
     if cause in {"feature-scale", "uncentered-inputs", "correlated-inputs"}:
         return (Chart("inputs", "inputs", ("mean", "std"), "Mean and deviation of each input feature"), *charts)

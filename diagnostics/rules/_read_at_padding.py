@@ -8,6 +8,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _raw_inputs as raw_inputs
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._charts import LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -74,7 +75,7 @@ def _finding(kind: str, stretch: stretches.Flat, layer: str, length: float, usua
             Chart(
                 "line", "layers", ("grad_norm",), "Gradient norm a tensor", (layer + _INPUTS, layer + _BIAS), log=True
             ),
-            Chart("line", "scalars", ("loss",), "Loss"),
+            LOSS,
         ),
         r"\|\nabla_W\| / \|\nabla_b\| = \|\sum_t \bar{z}_t x_t^\top\| / \|\sum_t \bar{z}_t\| \approx \|x\|",
     )

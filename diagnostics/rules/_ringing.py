@@ -10,6 +10,7 @@ import numpy as np
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -66,7 +67,7 @@ def momentum_ringing(kind: str, run: Run, history: signals.Loss, memory: float, 
             "or raise the momentum from 0.5 as training goes on",
         ),
         charts=(
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
             Chart("line", "scalars", ("weight_norm",), "Norm of the weights"),
         ),
         formula=(

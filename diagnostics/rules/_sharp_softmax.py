@@ -6,8 +6,8 @@ Source: lecture, "Plateaux"; Vaswani et al. 2017, section 3.2.1, on the scores' 
 from typing import NamedTuple
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._given import LOSS_CHARTS
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -68,7 +68,7 @@ def hard_attention(
         f"scores gets next to no gradient, and the loss {stretch.stood}.",
         {"entropy over largest": worst.typical, "largest input": worst.score, "loss": stretch.level},
         _REMEDIES,
-        (LOSS_CHARTS[0], worst.chart),
+        (LOSS, worst.chart),
         _FORMULA,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._unmoved import moves
 from diagnostics.rules._words import names_of, number
@@ -71,7 +72,7 @@ def slow_group(
         ),
         charts=(
             Chart("line", "layers", ("update_norm",), "Length of the update of each tensor", log=True),
-            Chart("line", "scalars", ("loss",), "Loss"),
+            LOSS,
         ),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS
 from diagnostics.rules._far_targets import NEARER, how_far
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
@@ -81,7 +82,7 @@ def finding(
         ),
         charts=(
             *([_STABILITY] if np.isfinite(ratio) else []),
-            Chart("line", "scalars", ("loss",), "Loss"),
+            LOSS,
             Chart("line", "scalars", ("lr",), "Learning rate", log=True),
         ),
         formula=limits.stability_formula(run, ratio - signals.noise_term(run), rate)

@@ -10,6 +10,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import GRADIENT_NORM, LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._words import number, tex
@@ -68,8 +69,8 @@ def by_first_updates(
         ),
         (
             Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True),
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            GRADIENT_NORM,
+            LOG_LOSS,
         ),
         rf"\|\mathbf{{w}}\|: {tex(began)} \to {tex(grown)}",
     )

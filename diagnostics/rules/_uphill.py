@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._far_targets import COMPARISONS
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -58,7 +59,7 @@ def uphill(
         ),
         severity="critical" if lost or (is_error and history.end > much * history.start > 0) else "info",
     )
-    yield replace(told, charts=(Chart("line", "scalars", ("loss",), "Loss", log=True), *told.charts[1:]))
+    yield replace(told, charts=(LOG_LOSS, *told.charts[1:]))
 
 
 def _is_meant(run: Run) -> bool:

@@ -10,7 +10,8 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENTS, LOSS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -229,8 +230,8 @@ def _finding(
         evidence | {"loss": stretch.level, "layers": float(len(chain.names))},
         remedies,
         (
-            Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
-            Chart("line", "scalars", ("loss",), "Loss"),
+            GRADIENTS,
+            LOSS,
         ),
         formula,
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -77,7 +78,7 @@ def finding(kind: str, run: Run, history: signals.Loss, late: pd.DataFrame, offe
         ),
         charts=(
             Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
         formula=r"w = c\,v \;\Rightarrow\; \frac{\partial\mathcal{J}}{\partial v} = c\,\frac{\partial\mathcal{J}}"
         r"{\partial w},\quad \lambda_v = c^2 \lambda_w; \qquad "

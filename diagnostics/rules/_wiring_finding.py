@@ -1,6 +1,7 @@
 """What all findings of a loop that does something else have in common: they last, and most are critical."""
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS
 from diagnostics.rules._finding import Chart, Finding, Severity
 from diagnostics.run import Run
 
@@ -20,7 +21,7 @@ def found(
 ) -> Finding:
     """`step`: the run's first, if nothing is said. `chart`: beside the loss, in place of the gradients."""
     gradients = Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True)
-    charts = (Chart("line", "scalars", ("loss",), "Loss"), chart or gradients)
+    charts = (LOSS, chart or gradients)
     since = signals.first_step(run) if step is None else step
     return Finding("wiring", cause, severity, since, None, layers, summary, evidence or {}, remedies, charts, formula)
 

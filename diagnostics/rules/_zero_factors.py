@@ -10,7 +10,8 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENTS, LOSS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
 
@@ -56,8 +57,8 @@ def stuck_at_zero(kind: str, run: Run, *, learned: float = 0.7) -> Iterator[Find
         evidence={"tensors": float(len(names)), "records": float(len(steps))},
         remedies=(*AWAY_FROM_ZERO, "or leave out the line that sets them to zero"),
         charts=(
-            Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
-            Chart("line", "scalars", ("loss",), "Loss"),
+            GRADIENTS,
+            LOSS,
         ),
         formula=r"\hat{y} = \mathbf{u}^\top\mathbf{v} \;\Rightarrow\; \frac{\partial\hat{y}}{\partial\mathbf{u}} = "
         r"\mathbf{v} = 0, \; \frac{\partial\hat{y}}{\partial\mathbf{v}} = \mathbf{u} = 0",

@@ -39,6 +39,7 @@ import pandas as pd
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._betas import swapped_betas
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import by_noise_alone, refuted
 from diagnostics.rules._instability_words import clip_at, trusts_its_steps
@@ -109,7 +110,7 @@ def check(
         ),
         charts=(
             Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm", log=True),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
     )
 

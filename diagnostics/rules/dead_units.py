@@ -46,6 +46,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._constant_answer import BY_INPUTS, drowned
 from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
 from diagnostics.rules._explained import nothing_until
@@ -138,7 +139,7 @@ def check(
         remedies=_remedies(run, cause, names[worst], int(steps[first_at])),
         charts=(
             Chart("line", "units", ("dead_fraction",), "Share of dead units", layers=layers),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
         formula=(
             rf"z_i < 0 \text{{ on all data}} \Rightarrow \phi'(z_i) = 0 \Rightarrow \bar{{w}}_{{ij}} = "

@@ -36,6 +36,7 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -109,7 +110,7 @@ def check(
         remedies=(remedy,),
         charts=(
             Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
         formula=r"\lambda_{\max} \to \frac{2}{\alpha} \;\Leftrightarrow\; s \to 1",
     )

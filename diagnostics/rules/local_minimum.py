@@ -30,6 +30,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import GRADIENT_NORM
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._weight_scales import stands_still
 from diagnostics.rules._words import number, tex
@@ -94,7 +95,7 @@ def check(
             "else train again from another seed, or with a larger model, and compare",
         ),
         charts=(
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            GRADIENT_NORM,
             Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues"),
         ),
         formula=(

@@ -55,6 +55,7 @@ from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._ringing import momentum_ringing
 from diagnostics.rules._words import number
@@ -242,7 +243,7 @@ def _finding(
         ),
         charts=(
             Chart("line", "scalars", ("top_projection",), "Weights along the top eigenvector"),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
             Chart("stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits"),
         ),
         formula=limits.stability_formula(run, ratio, rate),

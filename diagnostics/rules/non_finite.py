@@ -35,7 +35,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENT_NORM, LOG_LOSS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._instability_words import clip_at
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -74,8 +75,8 @@ def check(run: Run) -> Iterator[Finding]:
             *_REMEDIES[cause](subject)[: 1 if cause is None and run.meta["closure"] else None],
         ),
         charts=(
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            LOG_LOSS,
+            GRADIENT_NORM,
         ),
     )
 

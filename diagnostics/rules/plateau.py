@@ -106,6 +106,7 @@ from collections.abc import Iterator
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._constant_answer import (
     BEND,
     BY_INPUTS,
@@ -120,7 +121,7 @@ from diagnostics.rules._constant_answer import (
 from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
-from diagnostics.rules._given import LOSS_CHARTS, misused, near_its_bound
+from diagnostics.rules._given import misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import blind_so_far, order_blind
 from diagnostics.rules._read_at_padding import read_at_padding
@@ -223,7 +224,7 @@ def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding
             "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
             "floor",
         ),
-        LOSS_CHARTS,
+        LOSS_AND_GRADIENT,
     )
 
 

@@ -44,6 +44,7 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._charts import GRADIENT_NORM, LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -141,8 +142,8 @@ def _held(
         remedies=remedies[::-1] if small else remedies,
         charts=(
             Chart("spectrum", "curvature", ("eigenvalues", "smallest"), "Largest and smallest eigenvalues"),
-            Chart("line", "scalars", ("loss",), "Loss"),
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
+            LOSS,
+            GRADIENT_NORM,
         ),
         formula=(
             rf"\nabla\mathcal{{J}} \approx 0 \;(\|\nabla\mathcal{{J}}\| = {tex(gradient)}), \quad "

@@ -38,6 +38,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._far_targets import scale_targets
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._flat_gates import flat_gates
@@ -125,7 +126,7 @@ def check(
             Chart("line", "units", ("saturated_fraction",), "Share of saturated units", layers=layers)
             if now[worst] >= most
             else Chart("line", "units", ("derivative",), "Mean derivative over its maximum", layers=layers),
-            Chart("line", "scalars", ("loss",), "Loss", log=True),
+            LOG_LOSS,
         ),
         formula=(
             rf"\bar{{z}}_i = \bar{{h}}_i\,\phi'(z_i), \quad \overline{{\phi'(z)}} \approx "

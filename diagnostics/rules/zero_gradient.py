@@ -51,7 +51,8 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _no_gradient as no_gradient
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import GRADIENT_NORM, GRADIENTS, LOSS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._no_second_derivative import SMOOTH, is_piecewise_linear, no_second_derivative
 from diagnostics.rules._words import names_of, number
 from diagnostics.rules._zero_factors import zero_factors
@@ -127,7 +128,7 @@ def check(
             "records": float(len(steps)),
         },
         remedies=reason.remedies,
-        charts=(Chart("heatmap", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),),
+        charts=(GRADIENTS,),
         formula=reason.formula,
     )
 
@@ -194,8 +195,8 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
             "compare the targets with what the output can be: probabilities lie between 0 and 1",
         ),
         charts=(
-            Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True),
-            Chart("line", "scalars", ("loss",), "Loss"),
+            GRADIENT_NORM,
+            LOSS,
         ),
     )
 
@@ -242,7 +243,7 @@ def _zero_one(run: Run, step: int) -> Finding:
             "train on a smooth surrogate: F.cross_entropy(logits, y), and log the error rate with monitor.log",
             "check that the loss is computed from logits, not from argmax, round or a comparison",
         ),
-        charts=(Chart("line", "scalars", ("loss",), "Loss"),),
+        charts=(LOSS,),
         formula=r"\frac{\partial \mathcal{L}_{0-1}}{\partial z} = 0 \text{ wherever it is defined}",
     )
 
