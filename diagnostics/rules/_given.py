@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._explained import explained_late
 from diagnostics.rules._far_targets import COMPARISONS
 from diagnostics.rules._finding import Finding
@@ -59,7 +60,9 @@ def warned(
     remedies: tuple[str, ...],
     formula: str,
 ) -> Finding:
-    return Finding(kind, cause, "warning", first_step, None, (), summary, evidence, remedies, formula)
+    return Finding(
+        kind, cause, "warning", first_step, None, (), summary, evidence, remedies, LOSS_AND_GRADIENT, formula
+    )
 
 
 def squashed_twice(kind: str, run: Run, history: signals.Loss) -> Finding | None:
