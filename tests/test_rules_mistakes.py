@@ -143,6 +143,17 @@ def _pruned(model):
     return each
 
 
+def _bounded(model):
+    """As a Wasserstein critic's, of a classifier: next to nothing passes."""
+
+    @torch.no_grad()
+    def each(update):
+        for p in model.parameters():
+            p.clamp_(-0.01, 0.01)
+
+    return each
+
+
 @pytest.mark.parametrize(("rate", "undone"), [(5e-4, 0.5), (2e-3, 0.95)])
 def test_a_critic_whose_weights_are_bounded(rate, undone, tmp_path):
     """The first Wasserstein GANs: a bound takes back most or all of an update, and the loss, a difference, rises
@@ -181,6 +192,7 @@ def test_a_critic_whose_weights_are_bounded(rate, undone, tmp_path):
     [
         (_average_written_back, [("wiring", "weights-put-back")]),
         (_restored, [("wiring", "weights-put-back")]),
+        (_bounded, [("wiring", "weights-put-back")]),
         (_average_beside, []),
         (_pruned, []),  # takes back most of an update, and learns all the same
     ],

@@ -57,7 +57,7 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
     its loss, a difference, cannot tell. What is taken back every so many updates may be meant, as for the next fold,
     task or trial, unless nothing is learned in between."""
     history = signals.loss(run)
-    at_looks, at_each = _at_looks(run, all_of_it), _at_intervals(run, all_of_it)
+    at_looks, at_each = _at_looks(run, all_of_it) or _in_part(run), _at_intervals(run, all_of_it)
     seen = at_each or at_looks
     if seen is None or not (history.values > 0).all():
         return
@@ -65,18 +65,18 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
     if not still and not (at_each and _begins_anew(history, seen.steps, nothing)):
         return
     consequence = (
-        "they stay where they are"
-        if still
-        else "what is learned in between is lost, unless it is kept elsewhere, or this is meant, as for the next fold, "
-        "task or trial"
+        "what is learned in between is lost, unless it is kept elsewhere, or this is meant, as for the next fold, task "
+        "or trial"
     )
+    if still:
+        consequence = "they stay where they are" if seen.share >= all_of_it else "they cannot go where the loss falls"
     yield found(
         "weights-put-back",
         run,
         f"{seen.back}. Something besides the optimizer writes to them, and {consequence}.",
         (
-            "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, clamp_, an "
-            "initialization that is called again",
+            "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, an "
+            "initialization that is called again, a clamp_ that belongs to a Wasserstein critic",
             "copy from the weights into an average, not back",
         ),
         evidence={"share taken back": seen.share, seen.looks: float(len(seen.steps))},
@@ -121,6 +121,17 @@ def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
     else:
         return None
     return _Seen(back, int(steps[0]), max(share, float(shares.mean())), steps, "measured pairs")
+
+
+def _in_part(run: Run, *, part: float = 0.25, least: float = 0.1) -> _Seen | None:
+    """A good part of each update, as by a bound that most of the weights have come to. A discriminator's loss may stay
+    where it is beside a generator that learns."""
+    steps, shares = signals.column(run, "undone")
+    share = signals.median(shares)
+    if len(shares) < ENOUGH or not share >= part or not shares.min() >= least or run.meta["trained_beside"]:
+        return None
+    back = f"Between two updates {number(100 * share)} % of an update is taken back, as by a bound on the weights"
+    return _Seen(back, int(steps[0]), share, steps, "measured pairs")
 
 
 def _begins_anew(history: signals.Loss, steps: np.ndarray, nothing: float) -> bool:

@@ -264,6 +264,8 @@ def explains(finding: Finding, other: Finding) -> bool:
         return finding.alarm and other.cause == "nothing-learned"
     if other.kind == KIND:
         return (finding.cause, other.cause) in _ONE_LINE
+    if finding.cause == "weights-put-back" and other.kind == "symmetry":  # as where a bound makes weights alike
+        return other.first_step > finding.first_step
     if finding.cause in _SHAPING:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     if finding.cause == "clipped-after-step" and other.cause == "large-step":  # which clipping in time prevents
