@@ -692,3 +692,17 @@ def test_layers_whose_results_are_thrown_away(answered, severity):
     )
     (found,) = wiring.check(run)
     assert (found.cause, found.layers, found.severity) == ("unused", ("block.weight",), severity)
+
+
+@pytest.mark.parametrize(
+    ("crowded", "end", "told"),
+    [([14, 14, 0.005], 0.98, True), ([14, 3, 0.005], 0.98, False), ([14, 14, 0.005], 0.4, False), ([], 0.98, False)],
+)
+@pytest.mark.every_case
+def test_inputs_most_of_which_can_hardly_be_told_apart(crowded, end, told):
+    loss = end + 0.005 * np.random.default_rng(0).standard_normal(400)
+    layers = {"step": STEPS[::10], "layer": "0.weight", "weight_norm": 1.0, "grad_norm": 1.0}
+    scalars = {"step": STEPS, "loss": loss, "lr": 0.1, "constant_loss": 1.0}
+    run = run_of({"crowded": crowded}, scalars=scalars, layers=layers)
+    found = [each for each in plateau.check(run) if each.cause == "crowded-inputs"]
+    assert [each.severity for each in found] == ["critical"] * told

@@ -46,6 +46,21 @@ def found(path, data, optimizer, lr, raw, epochs=15):
     return diagnostics.diagnose(diagnostics.load(path))
 
 
+def stations(n=1200, missing=-9999.0):
+    draw = np.random.default_rng(0)
+    readings = draw.normal(15, 6, (n, 6))
+    answer = np.sin(readings[:, 0] / 4) + 0.1 * (readings[:, 1] - 15)
+    readings[draw.random(readings.shape) < 0.06] = missing
+    return readings, ((answer - answer.mean()) / answer.std())[:, None].astype(np.float32)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("missing", [-9999.0, pytest.param(15.0, marks=pytest.mark.by_hand)])
+def test_codes_for_what_is_missing_that_are_standardized(missing, tmp_path):
+    diagnosis = found(tmp_path / "run", lambda: stations(missing=missing), torch.optim.Adam, 1e-3, raw=False)
+    assert alarms(diagnosis) == ([("plateau", "crowded-inputs")] if missing < 0 else [])
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("raw", [True, pytest.param(False, marks=pytest.mark.by_hand)])
 def test_answers_that_adam_never_brings_back_to_the_size_of_the_targets(raw, tmp_path):

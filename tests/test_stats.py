@@ -176,3 +176,15 @@ def test_probabilities_are_told_from_logits(dtype: torch.dtype) -> None:
     spoiled = logits.softmax(1)
     spoiled[3, 1] = math.nan
     assert not stats.is_distribution(spoiled, 1)
+
+
+def test_quartiles_are_numpys_in_deviations() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((500, 3)).astype(np.float32)
+    rows[generator.random(500) < 0.05, 1] = -9999.0
+    rows[:, 2] = rows[:, 2] > 1.0  # three quarters are one number
+    low, high = np.quantile(rows, [0.25, 0.75], axis=0)
+    found = stats.middle_halves(torch.tensor(rows))
+    np.testing.assert_allclose(found, (high - low) / rows.std(0), rtol=1e-4)
+    assert found[1] < 1e-3 and found[2] == 0
+    assert stats.middle_halves(torch.ones(8, 1)).isnan().all()

@@ -9,6 +9,10 @@ from diagnostics import stats
 
 MOST = 1024  # features recorded one by one; wider inputs by channel
 CROSSED = 256  # features whose correlation matrix is kept
+ENOUGH = 1024  # rows that tell where quartiles lie
+# In standard deviations, of the quartiles: normal numbers have 1.35. A fiftieth is hard for a network to see, since
+# weights answer to the square of a difference.
+CROWDED = 0.02
 GROWTH = 1.2  # its condition number is computed anew when this much more has been seen
 
 
@@ -39,6 +43,14 @@ class Inputs:
             "nonfinite": stats.nonfinite_share(features),
         }
         return [str(i) for i in range(width)], columns
+
+    def crowded(self, x: Tensor) -> list[float]:
+        """Of the features whose quartiles are two numbers: how many, how many of them are crowded, and how far apart
+        the quartiles of these lie, in standard deviations."""
+        halves = stats.middle_halves(_features(x)[:ENOUGH]) if x.is_floating_point() else x.new_zeros(0)
+        vary = halves[halves > 0]
+        crowded = vary[vary < CROWDED]
+        return [len(vary), len(crowded), float(crowded.median())] if len(crowded) else []
 
     def _conditions(self, width: int) -> Tensor:
         assert self._moments is not None

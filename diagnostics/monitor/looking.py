@@ -84,6 +84,7 @@ class Looking:
         if observers and self._entrance.asking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
             self._guard.run("the inputs' order", self._look_at_order, observers[0].graph.first_input)
+            self._guard.run("crowded inputs", self._look_at_crowds, observers[0].graph.first_input)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
@@ -145,6 +146,10 @@ class Looking:
         if x is not None and not x.is_nested:
             shape = order.meant(x)
             self._note(input_order=[] if shape is None else [shape, tuple(x.shape)])
+
+    def _look_at_crowds(self, x: Tensor | None) -> None:
+        if x is not None and not x.is_nested and x.numel():
+            self._note(crowded=self._inputs.crowded(x))
 
     def _look_at_mode(self, step: int) -> None:
         """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""

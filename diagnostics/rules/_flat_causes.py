@@ -11,6 +11,7 @@ from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOSS, LOSS_AND_GRADIENT
+from diagnostics.rules._explained import Explained
 from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import first_length, normalizes
@@ -160,6 +161,33 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
         ),
         LOSS_AND_GRADIENT,
         rf"\bar w_{{ij}} = \bar z_i\,x_j, \quad \bar b_i = \bar z_i, \quad \|\mathbf{{x}}\| \approx {tex(length)}",
+    )
+
+
+def crowded_inputs(
+    kind: str, run: Run, stretch: Flat, found: Explained, *, most: float = 0.5, features: float = 0.5
+) -> Finding | None:
+    """Inputs most of whose features have half of their values in a fiftieth of their deviation, which a few values far
+    away make up; where less than half is surely learned."""
+    told = run.meta["crowded"]
+    if len(told) != 3 or told[1] < features * told[0] or not found.share + 3 * found.error < most:
+        return None
+    vary, crowded, width = int(told[0]), int(told[1]), float(told[2])
+    return stretch.finding(
+        kind,
+        "crowded-inputs",
+        (),
+        f"The middle half of the values of {crowded} of {vary} input features lies within {number(100 * width)} % of "
+        "the feature's standard deviation: a few values far away make up the scale, and the rest can hardly be told "
+        f"apart. The loss {stretch.stood}.",
+        {"quartiles apart, in deviations": width, "crowded features": float(crowded), "loss": stretch.level},
+        (
+            "turn codes for what is missing, as -9999, into NaN before mean and deviation are taken, and fill the gaps "
+            "afterwards: x = torch.nan_to_num((x - mean) / std)",
+            "where the tail is real, take logarithms, or ranks, before standardizing",
+        ),
+        LOSS_AND_GRADIENT,
+        rf"(q_{{3/4}} - q_{{1/4}}) / \sigma = {tex(width)}, \quad \text{{of normal numbers }} 1.35",
     )
 
 

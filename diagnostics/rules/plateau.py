@@ -53,6 +53,9 @@ of a weight moves what its unit is given by the rate times $x_j$: the first answ
 nearer. And from $\bar w_{ij} = \bar z_i x_j$ and $\bar b_i = \bar z_i$: where $\|x\| \ll 1$ a step along the gradient
 changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, which is the same for every input.
 
+*Crowded inputs*: a code for what is missing, as -9999, makes up the mean and the deviation of a column that is
+standardized with it. The other values then differ by thousandths, and weights answer to the square of that.
+
 *Weight decay*: it multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
 builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
 
@@ -120,7 +123,7 @@ from diagnostics.rules._constant_answer import (
 )
 from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._flat_causes import decayed, distant_targets, saturated_softmax, tiny_inputs
+from diagnostics.rules._flat_causes import crowded_inputs, decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import blind_so_far, order_blind
@@ -191,6 +194,7 @@ def _of_a_level(
         or read_at_padding(KIND, run, stretch)
         or vanishing(KIND, run, stretch, heard)
         or order_blind(KIND, run, stretch)
+        or crowded_inputs(KIND, run, stretch, found)
         or nothing
         or _unexplained(run, stretch, found)
     )

@@ -48,6 +48,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "unlogged": False,
     "padding_alone": [],
     "unsigned": [],
+    "crowded": [],
     "cut_off": [],
     "drawn": [],
     "cut_derivative": 0.0,

@@ -76,5 +76,13 @@ def correlation(m: Moments) -> Float[Tensor, "features features"]:
     return torch.where(both, scaled, torch.eye(len(spread), dtype=scaled.dtype, device=scaled.device))
 
 
+def middle_halves(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " features"]:
+    """How far apart the quartiles of each feature lie, in its standard deviations: 1.35 for normal numbers, 0 where
+    half of the numbers are one and the same, NaN of a constant or what holds a NaN."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    low, high = torch.quantile(rows, rows.new_tensor([0.25, 0.75]), dim=0)
+    return (high - low) / rows.std(0, correction=0)
+
+
 def nonfinite_share(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " features"]:
     return (~torch.isfinite(rows)).float().mean(0)
