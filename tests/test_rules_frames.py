@@ -706,3 +706,35 @@ def test_inputs_most_of_which_can_hardly_be_told_apart(crowded, end, told):
     run = run_of({"crowded": crowded}, scalars=scalars, layers=layers)
     found = [each for each in plateau.check(run) if each.cause == "crowded-inputs"]
     assert [each.severity for each in found] == ["critical"] * told
+
+
+@pytest.mark.parametrize(("path", "kinds"), [("log_softmax -> mul -> mean", []), ("mul -> mean", ["lr-unstable"])])
+@pytest.mark.every_case
+def test_a_policy_that_becomes_sure(path, kinds):
+    """Its loss, advantages times logarithms of probabilities, comes up to 0."""
+    loss = -0.4 * np.exp(-STEPS / 50) - 0.05
+    run = run_of(
+        {"loss_path": path, "optimizer": "Adam"},
+        scalars={"step": STEPS, "loss": loss, "lr": 1e-3, "grad_norm": np.exp(-STEPS / 100)},
+        curvature={"step": [2], "stability": [19.0], "preconditioned": [1.0], "limit": [1 / 19]},
+    )
+    assert [each.kind for each in lr_unstable.check(run)] == kinds
+
+
+@pytest.mark.parametrize(("another", "kinds"), [(True, []), (False, ["cliff"])])
+@pytest.mark.every_case
+def test_a_gradient_that_jumps_where_another_task_begins(another, kinds):
+    steps = np.arange(1, 401, 20)
+    noise = 0.1 * np.random.default_rng(0).standard_normal((len(steps), 3))
+    sizes = 1.0 + noise + 2.0 * another * (steps[:, None] >= 200) * np.array([1.0, -0.5, 0.5])
+    inputs = {
+        "step": np.repeat(steps, 3),
+        "feature": ["0", "1", "2"] * len(steps),
+        "batch_rms": sizes.ravel(),
+        "mean": 0.0,
+        "std": 1.0,
+    }
+    after = STEPS >= 200
+    columns = {"step": STEPS, "loss": 0.02 + 2.0 * after, "lr": 1e-3, "grad_norm": 0.1 + 20.0 * after}
+    run = run_of(scalars=columns | {"update_norm": 0.5}, inputs=inputs, curvature={"step": [100], "stability": [0.1]})
+    assert [each.kind for each in cliff.check(run)] == kinds

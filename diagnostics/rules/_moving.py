@@ -15,8 +15,18 @@ from diagnostics.run import Run
 def is_moving(run: Run) -> bool:
     """Only where no target is known, which would give the loss a measure of its own, and never of raw inputs, which do
     harm by themselves."""
+    if is_of_a_policy(run):
+        return True
     unknown = not len(signals.column(run, "constant_loss")[1])
     return unknown and not raw(run) and (_inputs_move(run) or _rises_downhill(run))
+
+
+def is_of_a_policy(run: Run) -> bool:
+    """Whether the loss weighs logarithms of probabilities by what has both signs, as advantages (Williams 1992): else,
+    no logarithm of a probability being above 0, it would have one sign. It comes to 0 as the policy becomes sure."""
+    calls = signals.loss_calls(run)
+    after = calls[calls.index("log_softmax") :] if "log_softmax" in calls else []
+    return "mul" in after and "logsumexp" not in after and bool(np.nanmin(signals.loss(run).values, initial=0.0) < 0)
 
 
 def _inputs_move(run: Run, *, measured: int = 9, times: float = 2.0, features: float = 0.1) -> bool:

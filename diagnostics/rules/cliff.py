@@ -70,7 +70,12 @@ def check(
     if len(steps) < before + 1:
         raise signals.Missing(f"scalars.grad_norm: {len(steps)} recorded, {before + 1} needed")
     found = _jumps(norms, jump, above, before)
-    changed = [at for at in found if any(_another_loss(run, int(steps[n]), float(norms[n])) for n in (at - 1, at))]
+    changed = [
+        at
+        for at in found
+        if _other_data(run, int(steps[at]))
+        or any(_another_loss(run, int(steps[n]), float(norms[n])) for n in (at - 1, at))
+    ]
     found = [
         at
         for at in found
@@ -163,6 +168,15 @@ def _rate_jumped(run: Run, step: int, *, times: float = 2.0) -> bool:
     steps, rates = optimizer.learning_rates(run)
     before, near = rates[steps < step - 5], rates[(steps >= step - 5) & (steps <= step)]
     return bool(len(before) and len(near)) and near.max() > times * float(np.median(before[-20:]))
+
+
+def _other_data(run: Run, step: int, *, least: int = 5, times: float = 3.0) -> bool:
+    """Whether the inputs since are not those from before: the sizes of their features moved by far more than from one
+    batch to the next, as where another task begins."""
+    steps, _, sizes = run.matrix("inputs", "batch_rms")
+    moved = np.linalg.norm(np.diff(sizes, axis=0), axis=1)
+    at = int(np.searchsorted(steps, step)) - 1  # the last record before
+    return least <= len(moved) > at >= 0 and bool(moved[at] > times * np.median(moved))
 
 
 def _another_loss(run: Run, step: int, norm: float, *, times: float = 10.0) -> bool:

@@ -87,6 +87,7 @@ from diagnostics.rules._growth import (
     undone,
 )
 from diagnostics.rules._in_vain import in_vain
+from diagnostics.rules._moving import is_of_a_policy
 from diagnostics.run import Run
 
 KIND = words.KIND
@@ -123,7 +124,9 @@ def check(
         found = [far_off] if far_off else [*_sustained(run, history, sustained, reached)]
         yield from found or [*_by_batches(run, history, reached)] or in_vain(KIND, run, history)
         return
-    if abs(history.end) <= ruined * abs(history.start) and (_written_to(run) or _trained_beside(run)):
+    if abs(history.end) <= ruined * abs(history.start) and (
+        _written_to(run) or _trained_beside(run) or is_of_a_policy(run)
+    ):
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)
