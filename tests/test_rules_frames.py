@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import diagnostics
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import cliff, dead_units, lr_too_small, lr_unstable, plateau, saddle_point, wiring, zero_gradient
@@ -738,3 +739,22 @@ def test_a_gradient_that_jumps_where_another_task_begins(another, kinds):
     columns = {"step": STEPS, "loss": 0.02 + 2.0 * after, "lr": 1e-3, "grad_norm": 0.1 + 20.0 * after}
     run = run_of(scalars=columns | {"update_norm": 0.5}, inputs=inputs, curvature={"step": [100], "stability": [0.1]})
     assert [each.kind for each in cliff.check(run)] == kinds
+
+
+@pytest.mark.parametrize(
+    ("function", "remedy", "logits"),
+    [("std", "leave out batches of one row", False), ("pow", "keep the argument of pow", False), ("log", "keep", True)],
+)
+@pytest.mark.every_case
+def test_what_is_outside_a_domain_though_the_loss_was_at_its_lowest(function, remedy, logits):
+    """No rate too large, though one was measured past the limit at first."""
+    loss = np.where(STEPS < 101, 2.0 * np.exp(-STEPS / 50), np.nan)
+    events = {"step": [101], "kind": "non-finite", "subject": f"op:{function}", "message": "at update 101: it was not"}
+    run = run_of(
+        scalars={"step": STEPS, "loss": loss, "lr": 1e-3, "grad_norm": np.where(STEPS < 101, 1.0, np.nan)},
+        curvature={"step": [99], "stability": [2.0], "preconditioned": [2.0], "limit": [1.0]},
+        events=events,
+    )
+    (alarm,) = diagnostics.diagnose(run).alarms
+    assert (alarm.kind, alarm.cause) == ("non-finite", "domain-error") and alarm.remedies[0].startswith(remedy)
+    assert any("logits" in each for each in alarm.remedies) == logits

@@ -236,6 +236,8 @@ DOMAIN = (
     "op:asin",
     "op:atanh",
     "op:norm",
+    "op:std",
+    "op:var",
     "op:ctc_loss",
     "op:__",
     "domain",

@@ -154,10 +154,19 @@ def _domain(subject: str) -> tuple[str, ...]:
             "and one between each two that are equal",
             "or leave such examples out; zero_infinity=True does, and hides how many there are",
         )
+    if function in ("std", "var"):
+        return (
+            "leave out batches of one row, whose deviation is 0/0: drop_last=True in the DataLoader",
+            "or divide by torch.sqrt(x.var(0, correction=0) + 1e-5), which has a slope where rows are alike, too",
+        )
     inside = "x.clamp(-1 + 1e-6, 1 - 1e-6)" if function in ("acos", "asin", "atanh", "erfinv") else "x.clamp_min(1e-8)"
     return (
         f"keep the argument of {function} inside its domain, for instance {inside}",
-        "compute the loss from logits: F.cross_entropy, F.binary_cross_entropy_with_logits",
+        *(
+            ["compute the loss from logits: F.cross_entropy, F.binary_cross_entropy_with_logits"]
+            if function.strip("_") in ("log", "div", "true_divide", "truediv", "reciprocal")
+            else []
+        ),
         "find the line with torch.autograd.set_detect_anomaly(True)",
     )
 

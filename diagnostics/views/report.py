@@ -97,12 +97,15 @@ def card(run: Run, finding: Finding) -> str:
     formula = convert(finding.formula, display="block") if finding.formula else ""
     tries = "".join(f"<li>{code(remedy)}</li>" for remedy in finding.remedies)
     said = finding.summary
+    seen = (
+        f"<p><b>Seen.</b> {code(said)}</p>" if card_title(finding) != said.rstrip(".") else ""
+    )  # else the heading does
     pictures = "".join(svg(charts.draw(run, chart, finding), f"{chart.title}. {said}") for chart in finding.charts)
     numbers = "".join(f"<tr><td>{escape(k)}<td>{number(v, 4)}</tr>" for k, v in finding.evidence.items())
     rest = "".join(f"<h3>{escape(heading)}</h3>{markdown(text)}" for heading, text in texts.items())
     return f"""<article><h2><span style="color:{sign.colour}">{sign.glyph}</span> {code(card_title(finding))}</h2>
 <p>{"".join(f"<span class=tag>{escape(tag)}</span>" for tag in tags)}</p>
-<div class=columns><div><p><b>Seen.</b> {code(finding.summary)}</p>
+<div class=columns><div>{seen}
 <p><b>Why it happens.</b></p>{markdown(reason(texts.get("Why it happens", ""), finding.cause))}{formula}
 <p><b>What to try</b></p><ol>{tries}</ol></div><div>{pictures}</div></div>
 <details><summary>All numbers and the full explanation</summary><table>{numbers}</table>{rest}</details></article>"""
