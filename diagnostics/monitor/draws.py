@@ -41,9 +41,9 @@ class Draws:
             if behind and parameters and torch.is_grad_enabled():
                 self._meet(behind, parameters.union(*map(_reached, given)))
                 return
-            if behind:
-                others = (_reached(each) for each in given if each not in self._behind)
-                self._weighed |= behind & set[int]().union(*others)
+            others = (_reached(each) for each in given if behind and each not in self._behind)
+            if not behind.isdisjoint(set[int]().union(*others)):
+                self._weighed |= behind
         for result in results if behind else ():
             self._behind[result] = behind
 

@@ -47,7 +47,9 @@ class Inputs:
     def crowded(self, x: Tensor) -> list[float]:
         """Of the features whose quartiles are two numbers: how many, how many of them are crowded, and how far apart
         the quartiles of these lie, in standard deviations."""
-        halves = stats.middle_halves(_features(x)[:ENOUGH]) if x.is_floating_point() else x.new_zeros(0)
+        if not x.is_floating_point():
+            return []
+        halves = stats.middle_halves(_features(x)[:ENOUGH])
         vary = halves[halves > 0]
         crowded = vary[vary < CROWDED]
         return [len(vary), len(crowded), float(crowded.median())] if len(crowded) else []

@@ -130,6 +130,9 @@ def _in_part(run: Run, *, part: float = 0.25, least: float = 0.1) -> _Seen | Non
     share = signals.median(shares)
     if len(shares) < ENOUGH or not share >= part or not shares.min() >= least or run.meta["trained_beside"]:
         return None
+    known = explained_late(run)
+    if known.share - 3 * known.error > LITTLE:  # something is learned for sure, of a task that is noisy
+        return None
     back = f"Between two updates {number(100 * share)} % of an update is taken back, as by a bound on the weights"
     return _Seen(back, int(steps[0]), share, steps, "measured pairs")
 
