@@ -110,8 +110,8 @@ def drawn(run: Run) -> Iterator[Finding]:
         "drawn-without-gradient",
         run,
         (
-            f"What is drawn by chance depends on {names_of(names)}, and passes no gradient back: the layers behind the "
-            "draw cannot tell them what they need, and only the rest of the loss trains them."
+            f"No gradient passes through what is drawn by chance: {names_of(names)} decide what is drawn, are not told "
+            "what the layers behind it need, and only the rest of the loss trains them."
         ),
         (
             "draw as a function of them: z = mu + sigma * torch.randn_like(mu), or rsample() in place of sample()",

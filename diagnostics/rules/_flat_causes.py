@@ -177,9 +177,9 @@ def crowded_inputs(
         kind,
         "crowded-inputs",
         (),
-        f"The middle half of the values of {crowded} of {vary} input features lies within {number(100 * width)} % of "
-        "the feature's standard deviation: a few values far away make up the scale, and the rest can hardly be told "
-        f"apart. The loss {stretch.stood}.",
+        f"Most values of {crowded} of {vary} input features can hardly be told apart: their middle half lies within "
+        f"{number(100 * width)} % of the feature's standard deviation, which a few values far away make up. The loss "
+        f"{stretch.stood}.",
         {"quartiles apart, in deviations": width, "crowded features": float(crowded), "loss": stretch.level},
         (
             "turn codes for what is missing, as -9999, into NaN before mean and deviation are taken, and fill the gaps "
