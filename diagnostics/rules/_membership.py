@@ -7,6 +7,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import GRADIENTS
 from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
@@ -86,6 +87,7 @@ def unused(run: Run) -> Iterator[Finding]:
         step=int(steps[0]),
         layers=names,
         severity="warning" if known.share + 3 * known.error < LITTLE else "info",
+        chart=GRADIENTS,
     )
 
 
