@@ -133,7 +133,7 @@ def _in_part(run: Run, *, part: float = 0.25, least: float = 0.1) -> _Seen | Non
     known = explained_late(run)
     if known.share - 3 * known.error > LITTLE:  # something is learned for sure, of a task that is noisy
         return None
-    back = f"Between two updates {number(100 * share)} % of an update is taken back, as by a bound on the weights"
+    back = f"The weights seem to meet a bound: between two updates {number(100 * share)} % of an update is taken back"
     return _Seen(back, int(steps[0]), share, steps, "measured pairs")
 
 

@@ -44,8 +44,8 @@ between two of them is gone, and the update follows the last batch alone.
 *Unregistered*: `model.parameters()` finds parameters and modules that are attributes, not those in a plain list or
 dict, nor what `.to()` made of a parameter; these stay as they were initialized.
 
-*Weights put back*: what is written to the weights between two updates, such as an average or a checkpoint, takes the
-place of what the update did.
+*Weights put back*: what is written to the weights between two updates, such as an average, a checkpoint or a bound,
+takes the place of what the update did.
 
 *Clipped after step*: an update is made from the gradients as they are when the optimizer reads them, and the next
 backward pass begins with new ones.
@@ -72,7 +72,7 @@ optimizer's step, as of its momentum, which is ten gradients long, and each upda
 smallest where every output is the mean of the targets. So it is with `q[:, a]`, which takes the columns that all rows
 ask for from each row; `q.gather(1, a[:, None])` takes one from each. A column of log-probabilities times a row of
 advantages has the product of the two means for its own. And one answer, as of a graph network that was not told which
-nodes are whose, is repeated for all targets.
+nodes are whose, or a sum over all examples, is repeated for all targets.
 
 *Scrambled view*: `view` and `reshape` deal out the numbers in the order in which they lie in memory, whatever the
 sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of
