@@ -86,6 +86,32 @@ def test_a_chain_of_draws_by_the_same_weights_is_meant():
     assert not observer.draws.lost
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.every_case
+def test_a_target_that_is_drawn_beside_a_gradient_is_meant(frozen):
+    """Soft actor-critic: what is drawn makes the target, and the policy is told by `rsample()`."""
+    policy, critic, target = nn.Linear(6, 4), nn.Linear(4, 1), nn.Linear(4, 1).requires_grad_(not frozen)
+    model = nn.ModuleList([policy, critic, target])
+    with Observer(model, asking=True) as observer:
+        x = torch.randn(8, 6)
+        aim = target(Normal(policy(x), 1.0).sample()).detach()
+        (critic(torch.randn(8, 4)) - aim).square().mean() - critic(Normal(policy(x), 1.0).rsample()).mean()
+    assert not observer.draws.lost
+
+
+def test_two_that_draw_for_each_other_are_meant():
+    """Wake and sleep: each is trained on what the other draws (Hinton et al. 1995)."""
+    recognition, generator = nn.Linear(6, 4), nn.Linear(4, 6)
+    model = nn.ModuleList([recognition, generator])
+
+    with Observer(model, asking=True) as observer:
+        x = torch.bernoulli(torch.rand(8, 6))
+        wake = F.binary_cross_entropy_with_logits(generator(torch.bernoulli(recognition(x).sigmoid())), x)
+        dream = torch.bernoulli(generator(hidden := torch.bernoulli(torch.rand(8, 4))).sigmoid())
+        wake + F.binary_cross_entropy_with_logits(recognition(dream), hidden)
+    assert not observer.draws.lost
+
+
 @pytest.mark.parametrize("lost", [True, False])
 @pytest.mark.every_case
 def test_an_encoder_that_only_the_prior_trains_is_told(lost, tmp_path):

@@ -709,15 +709,22 @@ def test_inputs_most_of_which_can_hardly_be_told_apart(crowded, end, told):
     assert [each.severity for each in found] == ["critical"] * told
 
 
-@pytest.mark.parametrize(("path", "kinds"), [("log_softmax -> mul -> mean", []), ("mul -> mean", ["lr-unstable"])])
+@pytest.mark.parametrize(
+    ("path", "start", "kinds"),
+    [
+        ("log_softmax -> mul -> mean", -0.4, []),
+        ("mul -> mean", -0.4, ["lr-unstable"]),
+        ("log_softmax -> mul -> mean", 0.4, ["lr-unstable"]),  # an error, less a bonus for entropy
+    ],
+)
 @pytest.mark.every_case
-def test_a_policy_that_becomes_sure(path, kinds):
+def test_a_policy_that_becomes_sure(path, start, kinds):
     """Its loss, advantages times logarithms of probabilities, comes up to 0."""
-    loss = -0.4 * np.exp(-STEPS / 50) - 0.05
+    loss = -0.4 * np.exp(-STEPS / 50) - 0.05 if start < 0 else np.where(STEPS < 100, 0.4 - STEPS / 200, STEPS / 100)
     run = run_of(
         {"loss_path": path, "optimizer": "Adam"},
         scalars={"step": STEPS, "loss": loss, "lr": 1e-3, "grad_norm": np.exp(-STEPS / 100)},
-        curvature={"step": [2], "stability": [19.0], "preconditioned": [1.0], "limit": [1 / 19]},
+        curvature={"step": [2 if start < 0 else 99], "stability": [19.0], "preconditioned": [1.0], "limit": [1 / 19]},
     )
     assert [each.kind for each in lr_unstable.check(run)] == kinds
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
+from diagnostics.monitor.inputs import Inputs
 from tests.test_rules_mistakes import ANY, alarms
 
 
@@ -44,6 +45,18 @@ def found(path, data, optimizer, lr, raw, epochs=15):
                 optimizer.step()
                 monitor.step(loss, closure=lambda chosen=chosen: error(model(x[chosen]), y[chosen]))
     return diagnostics.diagnose(diagnostics.load(path))
+
+
+@pytest.mark.parametrize(("far", "crowded"), [([-9999.0], 3), ([900.0, 1100.0, 3000.0], 0), ([], 0)])
+@pytest.mark.every_case
+def test_only_a_code_crowds_the_others(far, crowded):
+    """What is rare, large and of many sizes is what a sparse feature has to say."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=generator)
+    for at, value in enumerate(far * 8):
+        x[at, :] = value
+    told = Inputs().crowded(x)
+    assert told[:2] == ([3, crowded] if crowded else []) and Inputs().crowded(x.to(torch.complex64)) == []
 
 
 def stations(n=1200, missing=-9999.0):

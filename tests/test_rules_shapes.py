@@ -70,9 +70,10 @@ def test_which_losses_compare_one_answer_with_many_targets():
         F.mse_loss(out, y), F.l1_loss(out, y), F.huber_loss(out, y), ((y - out) ** 2).sum() / 7,
         (out[:, 0] - y[:, 0]).abs().mean(), F.smooth_l1_loss(out[:, None], y[:, None]),
     ]  # fmt: skip
-    summed = [(torch.sum(rows * y.sign()) - y[:, 0]).square().mean(), F.smooth_l1_loss(rows.mean(), y[:, 0])]
+    summed = [(torch.sum(rows * y.sign()) - y[:, 0]).square().mean(), F.smooth_l1_loss(rows.sum(), y[:, 0])]
     right = [
         (rows.sum() - y.sum()).square(), (some.sum() - y[:, 0]).square().mean(), F.mse_loss(given.sum(), y[:, 0]),
+        F.mse_loss(rows.mean(), y[:, 0]),
         F.mse_loss(out, y[:1]), F.mse_loss(given, y), F.mse_loss(own, y), F.mse_loss(out, y[0]),
         torch.exp(-(out - y).square()).mean(), (out - nn.Linear(2, 2)(y)).square().mean(),
     ]  # fmt: skip

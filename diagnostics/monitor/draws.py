@@ -24,33 +24,37 @@ class Draws:
     """`lost`: identities of parameters that decide what is drawn and are not told what becomes of it."""
 
     def __init__(self) -> None:
-        self._lost, self._weighed = set[int](), set[int]()
+        self._lost, self._told, self._met = set[int](), set[int](), set[int]()
         self._behind = WeakTensorKeyDictionary()  # of what was drawn, and made of it: the parameters that decided
 
     @property
     def lost(self) -> set[int]:
-        return self._lost - self._weighed
+        """None where those that are given the draws decide draws themselves, as in a wake-sleep pair."""
+        return set[int]() if self._met <= self._lost else self._lost - self._told
 
     def follow(self, func: Callable, given: Sequence[Tensor], results: Sequence[Tensor], parameters: set[int]) -> None:
-        """One call; `parameters`: those of the model among what it was given."""
+        """One call; `parameters`: those of the model among what it was given that are trained."""
         if func in DRAWS:
             behind = set[int]().union(*(_deciding(each) for each in given))
         else:
             drawn = [each for each in given if each in self._behind]
             behind = set[int]().union(*(self._behind[each] for each in drawn))
             if behind and parameters and torch.is_grad_enabled():
-                self._meet(behind, parameters.union(*map(_reached, given)))
+                self._meet(behind, parameters, parameters.union(*map(_reached, given)))
                 return
+            if parameters and self._lost and torch.is_grad_enabled():  # told in another way, as by rsample()
+                self._told.update(*map(_reached, given))
             others = (_reached(each) for each in given if behind and each not in self._behind)
-            if not behind.isdisjoint(set[int]().union(*others)):
-                self._weighed |= behind
+            if not behind.isdisjoint(set[int]().union(*others)):  # its probability is weighed
+                self._told |= behind
         for result in results if behind else ():
             self._behind[result] = behind
 
-    def _meet(self, behind: set[int], told: set[int]) -> None:
+    def _meet(self, behind: set[int], parameters: set[int], told: set[int]) -> None:
         """The same weights once more are a chain of draws, as that of a Boltzmann machine."""
         if not behind & told:
             self._lost |= behind
+            self._met |= parameters
 
 
 def _deciding(x: Tensor) -> set[int]:

@@ -45,14 +45,16 @@ class Inputs:
         return [str(i) for i in range(width)], columns
 
     def crowded(self, x: Tensor) -> list[float]:
-        """Of the features whose quartiles are two numbers: how many, how many of them are crowded, and how far apart
-        the quartiles of these lie, in standard deviations."""
+        """Of the features whose quartiles are two numbers: how many, how many of them are crowded by one number far
+        away that comes again, as a code does, and how far apart the quartiles of these lie, in standard deviations."""
         if not x.is_floating_point():
             return []
-        halves = stats.middle_halves(_features(x)[:ENOUGH])
-        vary = halves[halves > 0]
-        crowded = vary[vary < CROWDED]
-        return [len(vary), len(crowded), float(crowded.median())] if len(crowded) else []
+        rows = _features(x)[:ENOUGH]
+        halves = stats.middle_halves(rows)
+        crowded = [
+            at for at in torch.nonzero((halves > 0) & (halves < CROWDED)).flatten().tolist() if _coded(rows[:, at])
+        ]
+        return [int((halves > 0).sum()), len(crowded), float(halves[crowded].median())] if crowded else []
 
     def _conditions(self, width: int) -> Tensor:
         assert self._moments is not None
@@ -66,6 +68,12 @@ class Inputs:
             self._condition, self._computed_at = (eigenvalues[-1] / smallest).reshape(1), self._rows
         assert self._condition is not None
         return self._condition
+
+
+def _coded(column: Tensor) -> bool:
+    """Whether all that lies a deviation or more from the median is one number, twice at least."""
+    far = column[(column - column.median()).abs() > column.std()]
+    return len(far) > 1 and len(far.unique()) == 1
 
 
 def _features(x: Tensor) -> Tensor:

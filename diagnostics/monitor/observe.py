@@ -214,9 +214,9 @@ class Observer(TorchFunctionMode):
     def _follow_cuts(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any, cut: set[int]) -> None:
         if self._asking:
             given, results = (list(functions.tensors(some)) for some in ((*args, *kwargs.values()), (out,)))
-            met = {id(each) for each in given if self.graph.knows(each)}
+            met = [each for each in given if self.graph.knows(each)]
             self.cuts.follow(given, results, cut, bool(met))
-            self.draws.follow(func, given, results, met)
+            self.draws.follow(func, given, results, {id(each) for each in met if each.requires_grad})
 
     def _before(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[stats.Kind, Tensor, bool] | None:
         """Of an activation: what it is, its input, and where that has its units."""

@@ -123,7 +123,7 @@ def drawn(run: Run) -> Iterator[Finding]:
             r"z = \mu + \sigma\,\varepsilon,\; \varepsilon \sim \mathcal{N}(0, 1) \;\Rightarrow\; "
             r"\frac{\partial z}{\partial \mu} = 1, \; \frac{\partial z}{\partial \sigma} = \varepsilon"
         ),
-        severity=unless_it_learns(run, "critical", "warning"),
+        severity=unless_it_learns(run, "critical"),
         chart=GRADIENTS,
     )
 

@@ -167,8 +167,8 @@ def tiny_inputs(kind: str, run: Run, stretch: Flat, *, least: float = 0.05) -> F
 def crowded_inputs(
     kind: str, run: Run, stretch: Flat, found: Explained, *, most: float = 0.5, features: float = 0.5
 ) -> Finding | None:
-    """Inputs most of whose features have half of their values in a fiftieth of their deviation, which a few values far
-    away make up; where less than half is surely learned."""
+    """Inputs most of whose features have half of their values in a fiftieth of their deviation, which one value far
+    away makes up; where less than half is surely learned."""
     told = run.meta["crowded"]
     if len(told) != 3 or told[1] < features * told[0] or not found.share + 3 * found.error < most:
         return None
@@ -178,13 +178,13 @@ def crowded_inputs(
         "crowded-inputs",
         (),
         f"Most values of {crowded} of {vary} input features can hardly be told apart: their middle half lies within "
-        f"{number(100 * width)} % of the feature's standard deviation, which a few values far away make up. The loss "
+        f"{number(100 * width)} % of the feature's standard deviation, which one value far away makes up. The loss "
         f"{stretch.stood}.",
         {"quartiles apart, in deviations": width, "crowded features": float(crowded), "loss": stretch.level},
         (
             "turn codes for what is missing, as -9999, into NaN before mean and deviation are taken, and fill the gaps "
             "afterwards: x = torch.nan_to_num((x - mean) / std)",
-            "where the tail is real, take logarithms, or ranks, before standardizing",
+            "where it is no code, give it a column of its own that says where it is",
         ),
         LOSS_AND_GRADIENT,
         rf"(q_{{3/4}} - q_{{1/4}}) / \sigma = {tex(width)}, \quad \text{{of normal numbers }} 1.35",

@@ -86,7 +86,7 @@ def unused(run: Run) -> Iterator[Finding]:
         evidence={"tensors": float(len(names))},
         step=int(steps[0]),
         layers=names,
-        severity="warning" if known.share + 3 * known.error < LITTLE else "info",
+        severity="warning" if known.share + 3 * known.error < LITTLE / 2 else "info",
         chart=GRADIENTS,
     )
 

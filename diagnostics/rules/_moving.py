@@ -22,11 +22,12 @@ def is_moving(run: Run) -> bool:
 
 
 def is_of_a_policy(run: Run) -> bool:
-    """Whether the loss weighs logarithms of probabilities by what has both signs, as advantages (Williams 1992): else,
-    no logarithm of a probability being above 0, it would have one sign. It comes to 0 as the policy becomes sure."""
-    calls = signals.loss_calls(run)
+    """Whether the loss weighs logarithms of probabilities by what has both signs, as advantages (Williams 1992): an
+    error made of them is above 0 at the start. It comes up to 0 as the policy becomes sure, and never towers."""
+    calls, history = signals.loss_calls(run), signals.loss(run)
     after = calls[calls.index("log_softmax") :] if "log_softmax" in calls else []
-    return "mul" in after and "logsumexp" not in after and bool(np.nanmin(signals.loss(run).values, initial=0.0) < 0)
+    below = history.count > 0 and bool(np.median(history.values[: history.window]) < 0)
+    return "mul" in after and "logsumexp" not in after and below and bool(history.values.max() <= abs(history.start))
 
 
 def _inputs_move(run: Run, *, measured: int = 9, times: float = 2.0, features: float = 0.1) -> bool:

@@ -131,7 +131,7 @@ def _in_part(run: Run, *, part: float = 0.25, least: float = 0.1) -> _Seen | Non
     if len(shares) < ENOUGH or not share >= part or not shares.min() >= least or run.meta["trained_beside"]:
         return None
     known = explained_late(run)
-    if known.share - 3 * known.error > LITTLE:  # something is learned for sure, of a task that is noisy
+    if known.share - 2 * known.error > 0:  # something is learned for sure, of a task that may be noisy
         return None
     back = f"The weights seem to meet a bound: between two updates {number(100 * share)} % of an update is taken back"
     return _Seen(back, int(steps[0]), share, steps, "measured pairs")
