@@ -99,6 +99,17 @@ def test_a_target_that_is_drawn_beside_a_gradient_is_meant(frozen):
     assert not observer.draws.lost
 
 
+def test_what_is_drawn_for_a_target_or_a_picture_alone_is_no_part_of_the_loss():
+    model = Drawing(LOST["sample"])
+    with Observer(model, asking=True) as observer:
+        x = torch.randn(8, 6)
+        aim = model(x).detach()
+        loss = (model.decoder(torch.randn(8, 4)) - aim).square().mean()
+    assert observer.draws.lost
+    observer.draws.ended(loss)
+    assert not observer.draws.lost
+
+
 def test_two_that_draw_for_each_other_are_meant():
     """Wake and sleep: each is trained on what the other draws (Hinton et al. 1995)."""
     recognition, generator = nn.Linear(6, 4), nn.Linear(4, 6)

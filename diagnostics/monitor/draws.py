@@ -7,7 +7,7 @@ logarithm of its probability is weighed with what it led to (Williams 1992).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,29 +20,40 @@ _ENDS = {"normal", "bernoulli"}  # their nodes, at which every gradient ends
 _FAR = 200  # nodes walked from one tensor
 
 
+class Meeting(NamedTuple):
+    """What was drawn is given to further parameters, in the call that this node is of."""
+
+    node: Any
+    behind: set[int]  # the parameters that decided what is drawn
+    parameters: set[int]
+
+
 class Draws:
     """`lost`: identities of parameters that decide what is drawn and are not told what becomes of it."""
 
     def __init__(self) -> None:
-        self._lost, self._told, self._met = set[int](), set[int](), set[int]()
+        self._meetings: list[Meeting] = []
+        self._told = set[int]()
         self._behind = WeakTensorKeyDictionary()  # of what was drawn, and made of it: the parameters that decided
 
     @property
     def lost(self) -> set[int]:
         """None where those that are given the draws decide draws themselves, as in a wake-sleep pair."""
-        return set[int]() if self._met <= self._lost else self._lost - self._told
+        lost = set[int]().union(*(each.behind for each in self._meetings))
+        met = set[int]().union(*(each.parameters for each in self._meetings))
+        return set[int]() if met <= lost else lost - self._told
 
     def follow(self, func: Callable, given: Sequence[Tensor], results: Sequence[Tensor], parameters: set[int]) -> None:
         """One call; `parameters`: those of the model among what it was given that are trained."""
         if func in DRAWS:
             behind = set[int]().union(*(_deciding(each) for each in given))
         else:
-            drawn = [each for each in given if each in self._behind]
-            behind = set[int]().union(*(self._behind[each] for each in drawn))
+            behind = set[int]().union(*(self._behind[each] for each in given if each in self._behind))
             if behind and parameters and torch.is_grad_enabled():
-                self._meet(behind, parameters, parameters.union(*map(_reached, given)))
+                if behind.isdisjoint(parameters.union(*map(_reached, given))):  # else a chain, as a Boltzmann machine's
+                    self._meetings += [Meeting(losspath.history(each), behind, parameters) for each in results]
                 return
-            if parameters and self._lost and torch.is_grad_enabled():  # told in another way, as by rsample()
+            if parameters and self._meetings and torch.is_grad_enabled():  # told in another way, as by rsample()
                 self._told.update(*map(_reached, given))
             others = (_reached(each) for each in given if behind and each not in self._behind)
             if not behind.isdisjoint(set[int]().union(*others)):  # its probability is weighed
@@ -50,11 +61,13 @@ class Draws:
         for result in results if behind else ():
             self._behind[result] = behind
 
-    def _meet(self, behind: set[int], parameters: set[int], told: set[int]) -> None:
-        """The same weights once more are a chain of draws, as that of a Boltzmann machine."""
-        if not behind & told:
-            self._lost |= behind
-            self._met |= parameters
+    def ended(self, loss: Any) -> None:
+        """What comes of a draw may be a target or a picture, and no part of the loss."""
+        seen = set[Any]()
+        for _ in losspath.walk(losspath.history(loss), seen, losspath.FAR):
+            pass
+        if 0 < len(seen) < losspath.FAR:
+            self._meetings = [each for each in self._meetings if each.node in seen]
 
 
 def _deciding(x: Tensor) -> set[int]:

@@ -202,6 +202,8 @@ def observe(
         if len(observer.ends) < 2:  # a model that goes on from its own answers is given them as constants on purpose
             with observer.ours:
                 observer.cuts.ended(loss)
+        with observer.ours:
+            observer.draws.ended(loss)
         observer.loss = _number(loss)
         drew = not before.same(random_state(model))
         drew_own = own != generators.states(held)
