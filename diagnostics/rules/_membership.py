@@ -70,14 +70,13 @@ def unused(run: Run) -> Iterator[Finding]:
     if not names:
         return
     known = explained_late(run)
-    it, stays = ("it", "stays") if len(names) == 1 else ("they", "stay")
+    it, stays, gives = ("it", "stays", "gives") if len(names) == 1 else ("they", "stay", "give")
     yield found(
         "unused",
         run,
         (
             f"The loss does not depend on {names_of(names)}: {it} {stays} as at the start. Either what {it} "
-            f"{'gives' if it == 'it' else 'give'} is thrown away on the way, or a term is missing in the loss that "
-            "backward() is called on."
+            f"{gives} is thrown away on the way, or a term is missing in the loss that backward() is called on."
         ),
         (
             "look at what the forward returns, and at what is added up before backward()",

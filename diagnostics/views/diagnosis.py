@@ -10,7 +10,7 @@ from diagnostics.rules import Diagnosis, Finding, explain, title
 from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import card_title, first_clause, md, names, number, plural, prose, reason
+from diagnostics.views.text import card_title, first_clause, md, names, number, plural, prose, reason, title_says_all
 
 
 def page() -> None:
@@ -75,7 +75,7 @@ def labels(finding: Finding) -> None:
 
 
 def seen(finding: Finding) -> None:
-    if card_title(finding) != finding.summary.rstrip("."):  # the heading says all of it
+    if not title_says_all(finding):
         st.markdown(f"**Seen.** {prose(finding.summary)}")
     if finding.formula:
         st.latex(finding.formula)

@@ -21,7 +21,7 @@ from diagnostics.charts.theme import CLEAN, SIGNS
 from diagnostics.rules import Chart, Diagnosis, Finding, diagnose, explain, title
 from diagnostics.run import Run
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import STATES, card_title, first_clause, number, reason, settings
+from diagnostics.views.text import STATES, card_title, first_clause, number, reason, settings, title_says_all
 
 OVERVIEW = (*CURVES, Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True))
 WIDTH = 620
@@ -97,9 +97,7 @@ def card(run: Run, finding: Finding) -> str:
     formula = convert(finding.formula, display="block") if finding.formula else ""
     tries = "".join(f"<li>{code(remedy)}</li>" for remedy in finding.remedies)
     said = finding.summary
-    seen = (
-        f"<p><b>Seen.</b> {code(said)}</p>" if card_title(finding) != said.rstrip(".") else ""
-    )  # else the heading does
+    seen = "" if title_says_all(finding) else f"<p><b>Seen.</b> {code(said)}</p>"
     pictures = "".join(svg(charts.draw(run, chart, finding), f"{chart.title}. {said}") for chart in finding.charts)
     numbers = "".join(f"<tr><td>{escape(k)}<td>{number(v, 4)}</tr>" for k, v in finding.evidence.items())
     rest = "".join(f"<h3>{escape(heading)}</h3>{markdown(text)}" for heading, text in texts.items())

@@ -83,6 +83,11 @@ def card_title(finding: Finding) -> str:
     return title(finding.kind) if finding.alarm else first_clause(finding.summary)
 
 
+def title_says_all(finding: Finding) -> bool:
+    """Whether nothing is left to say below that heading."""
+    return card_title(finding) == finding.summary.rstrip(".")
+
+
 def tex(value: float) -> str:
     """A number inside LaTeX: 8.6e-05 as a power of ten."""
     mantissa, _, exponent = number(value).partition("e")
