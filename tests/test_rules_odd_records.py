@@ -207,7 +207,7 @@ def test_no_remedy_for_a_ravine_that_is_in_use_already(optimizer, momentum, firs
 
 def test_a_schedule_that_ended_at_zero_is_the_schedules_doing():
     run = run_of(scalars=scalars(loss=1.0, lr=np.where(STEPS < 100, 0.1, 0.0)))
-    found = finding(run, signals.loss(run), np.nan, np.nan, 100, "schedule", ".", LATER)
+    found = finding(run, ".", first=100, cause="schedule", remedy=LATER)
     assert found.remedies[0].startswith("lower the rate later") and "0.1" in found.remedies[0]
 
 

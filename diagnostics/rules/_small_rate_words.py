@@ -34,15 +34,17 @@ SHORTER = "shorten the warm-up: the rate was still rising when the run ended, at
 
 def finding(
     run: Run,
-    history: signals.Loss,
-    ratio: float,
-    overshoot: float,
-    first: int,
-    cause: str,
     words: str,
-    remedy: str,
+    *,
+    first: int | None = None,
+    ratio: float = np.nan,
+    overshoot: float = np.nan,
+    cause: str = "learning-rate",
+    remedy: str = "",
 ) -> Finding:
-    """`remedy`: of a schedule, with a place for its highest rate; without one the rate itself is to be raised."""
+    """`words` end its sentence; since the update `first`, by default all along; `remedy`: of a schedule, with a place
+    for its highest rate, without one the rate itself is to be raised."""
+    history = signals.loss(run)
     highest = optimizer.highest_rate(run, history.last_step)
     rate = highest if cause == "learning-rate" else optimizer.last_rate(run)
     factor = min(10.0, 0.5 / ratio) if ratio > 0 else 10.0
@@ -54,7 +56,7 @@ def finding(
         kind=KIND,
         cause=cause,
         severity="warning",
-        first_step=first,
+        first_step=history.first_step if first is None else first,
         last_step=None,
         layers=(),
         summary=(

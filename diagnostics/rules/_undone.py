@@ -69,7 +69,7 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
         "or trial"
     )
     if still:
-        consequence = "they stay where they are" if seen.share >= all_of_it else "they cannot go where the loss falls"
+        consequence = "they go no further" if seen.share >= all_of_it else "they cannot go where the loss falls"
     yield found(
         "weights-put-back",
         run,

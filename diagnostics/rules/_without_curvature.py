@@ -17,6 +17,8 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 TRIED = 500  # updates: a shorter run may have been only tried
+FROZEN = 0.2  # of a layer's size, had all updates gone one way: no more than it began with was tried
+NEXT_TO_NOTHING = 1e-2  # of a gradient: clipping to its usual size leaves a tenth of the longest
 
 
 def without_curvature(
@@ -25,28 +27,22 @@ def without_curvature(
     left: float,
     *,
     unmoved: float = 0.01,  # of a layer's size, by a thousand updates and by all: answers change by as little
-    frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
     half: float = 0.5,  # of the starting loss
-    next_to_nothing: float = 1e-2,  # of a gradient: clipping to its usual size leaves a tenth of the longest
 ) -> Finding | None:
     """`left`: what clipping leaves of a typical gradient."""
     moved = moved_at_most(run)
     words = f", in which no layer's weights moved by more than {number(100 * moved)} % of their size."
     if moved <= unmoved and _ended_in_warm_up(run, history):
-        return _found(run, history, words, "schedule", sentences.SHORTER)
-    cut = left < next_to_nothing and moved <= frozen
+        return sentences.finding(run, words, cause="schedule", remedy=sentences.SHORTER)
+    cut = left < NEXT_TO_NOTHING and moved <= FROZEN
     stuck = cut or moved_at_most(run, updates_at_least=1000) <= unmoved
     if (stuck and has_way_down(run, history, signals.NOTHING)) or (cut and _falls_as_said(run, history, half)):
-        found = _found(run, history, words)
+        found = sentences.finding(run, words)
         return sentences.by_clipping(found, left) if cut else found
     if _straight_on(run, history):
         words = ", as steadily at the end as at the start: the gradient has neither turned nor become shorter."
-        return _found(run, history, words)
+        return sentences.finding(run, words)
     return None
-
-
-def _found(run: Run, history: signals.Loss, words: str, cause: str = "learning-rate", remedy: str = "") -> Finding:
-    return sentences.finding(run, history, np.nan, np.nan, history.first_step, cause, words, remedy)
 
 
 def has_way_down(run: Run, history: signals.Loss, left: float) -> bool:

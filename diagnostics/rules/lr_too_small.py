@@ -55,7 +55,7 @@ momentum only.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,11 +77,12 @@ from diagnostics.rules._never_reached import never_reached
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import moved_at_most
-from diagnostics.rules._without_curvature import TRIED, has_way_down, without_curvature
+from diagnostics.rules._without_curvature import FROZEN, NEXT_TO_NOTHING, TRIED, has_way_down, without_curvature
 from diagnostics.run import Run
 
 KIND = sentences.KIND
 RANK = 13
+FEW = 20  # updates: of fewer nothing is said
 
 
 def check(
@@ -98,145 +99,175 @@ def check(
     decayed: float = 0.1,  # of the highest rate
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
-    frozen: float = 0.2,  # of a layer's size, had all updates gone one way: no more than it began with was tried
-    next_to_nothing: float = 1e-2,  # of a gradient: clipping to its usual size leaves a tenth of the longest
 ) -> Iterator[Finding]:
     history = signals.loss(run)
-    start, half, end = history.first_step, history.middle_step, history.last_step
-    if history.count >= 20 and run.table("curvature", ["step"]).empty:
-        found = without_curvature(run, history, 1.0 if optimizer.adaptive(run) else _left_by_clipping(run, half))
-        if found is not None:
-            yield found
-            return
-    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run)]
-    if told:
-        yield from told
-        return
-    rate_steps, rates = optimizer.learning_rates(run)
+    rates = optimizer.learning_rates(run)[1]
     lowered = bool(len(rates)) and rates[-1] < decayed * rates.max()
-    gone = gone_early(run, has_way_down(run, history, 1 - learned)) if lowered else None
-    if gone is not None and history.count >= 20:
-        much = "anything" if explained_late(run).is_nothing(LITTLE) else "much"
-        words = f": the rate was lowered to next to nothing by step {gone}, before {much} was learned."
-        found = sentences.finding(run, history, np.nan, np.nan, gone, "schedule", words, sentences.LATER)
-        yield sentences.by_counting_updates(found)
-        return
-    spent = spent_early(run, history) if lowered and history.count >= 20 else None
-    if spent and run.table("curvature", ["step"]).empty and gradient_left(run, history, spent):
-        words = sentences.GRADIENT_LEFT.format(spent)
-        yield sentences.finding(run, history, np.nan, np.nan, spent, "schedule", words, sentences.LATER)
+    known = _without_limits(run, history, lowered, learned)
+    if known:
+        yield from known
         return
     signals.curvature(run)
-    if history.count < 20:
+    if history.count < FEW:
         return
     if _dampened(run):
-        found = sentences.finding(run, history, 0.0, np.nan, start, "learning-rate", ".", "")
-        yield sentences.by_dampening(found)
+        yield sentences.by_dampening(sentences.finding(run, ".", ratio=0.0))
         return
-    first = spent or (decay_step(rate_steps, rates, decayed) if lowered else start)
-    by_schedule = lowered and (spent is not None or cut_short(run, history, first))
-    if by_schedule:
-        ratio, overshoots = _lowered(run, half), steps_made.overshoots_inside(run, half, end)
-    else:
-        ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
-    outweighed = epsilon.over_gradient(run)
-    # Clipping shortens no step that is rescaled to the gradient's own size.
-    left = 1.0 if optimizer.adaptive(run) and outweighed < epsilon.OUTWEIGHS else _left_by_clipping(run, half)
-    ratio *= left
-    share = signal.share(run, first if by_schedule else half)
+    pace = _pace(run, history, lowered, warm=warm, decayed=decayed)
+    share = signal.share(run, pace.first if pace.scheduled else history.middle_step)
     explained = explained_late(run)
-    nothing, hardly = explained.is_nothing(LITTLE), explained.share < LITTLE and moved_at_most(run) <= frozen
-    stayed = nothing and hardly
-    if hardly and ratio < inside and left < next_to_nothing:
-        words = ", with next to nothing learned."
-        yield sentences.by_clipping(
-            sentences.finding(run, history, ratio, np.nan, start, "learning-rate", words, ""), left
-        )
+    nothing, hardly = explained.is_nothing(LITTLE), explained.share < LITTLE and moved_at_most(run) <= FROZEN
+    if hardly and pace.ratio < inside and pace.left < NEXT_TO_NOTHING:
+        found = sentences.finding(run, ", with next to nothing learned.", ratio=pace.ratio)
+        yield sentences.by_clipping(found, pace.left)
         return
-    if not share > 0 or (nothing and not stayed and not signal.surely_at_least(run, half) > 0):
-        # Nothing that is not noise would be followed by longer steps, unless what shortens them is no rate.
-        found = sentences.finding(run, history, ratio, np.nan, start, "learning-rate", ", with nothing learned.", "")
-        if nothing and ratio < inside and outweighed >= epsilon.OUTWEIGHS:
-            yield sentences.by_epsilon(found, outweighed)
-        elif nothing and ratio < inside and left < 1 and stayed:
-            yield sentences.by_clipping(found, left)
+    noise_alone = nothing and not hardly and not signal.surely_at_least(run, history.middle_step) > 0
+    if not share > 0 or noise_alone:  # nothing would be followed by longer steps, unless what shortens them is no rate
+        if nothing and pace.ratio < inside:
+            yield from _shortened(sentences.finding(run, ", with nothing learned.", ratio=pace.ratio), pace, hardly)
         return
-    if run.meta["status"] == "finished" and reaching.straight(run, half) and _learned_little(run, history):
+    if run.meta["status"] == "finished" and reaching.straight(run, history.middle_step) and _learned_little(run):
         inside = straight_inside
     stable = inside if signals.noise_term(run) > 0 else inside * share  # the noise term is what batches take off it
-    overshoot = signals.median(overshoots)  # too short a step to tell its overshoot from rounding is NaN
-    if ratio >= stable or overshoot - 2 * signals.median_error(overshoots) >= slack * share:
+    if pace.ratio >= stable or pace.overshoot - 2 * signals.median_error(pace.overshoots) >= slack * share:
         return
     warming = bool(len(rates)) and rates[-1] > 1.05 * np.median(rates)
     if warming and run.meta["status"] != "finished":
         return
-    if by_schedule:
-        words = sentences.GRADIENT_LEFT.format(first)
-        yield sentences.finding(run, history, ratio, overshoot, first, "schedule", words, sentences.LATER)
+    if pace.scheduled:
+        yield _lowered_early(run, pace.first, pace.ratio, pace.overshoot)
         return
-    reach = reaching.reach(run, history, half)
-    standing = _stands(run, history, half, reach, ratio, overshoot, still=still, learned=learned, slack=slack)
+    reach = reaching.reach(run, history, history.middle_step)
+    standing = _stands(run, history, reach, pace, still=still, learned=learned, slack=slack)
     gone = history.start - history.end >= delivered * reach
-    slow = gone and not overshoot >= slack * share and crawls(run, history, promised, learned, worth, reached)
+    slow = gone and not pace.overshoot >= slack * share and crawls(run, history, promised, learned, worth, reached)
     belated = worse_for_long(KIND, run)  # steps this short are what it took so long for, wherever it began
-    if belated and reaching.at_rest(run, history, half):
+    if belated and reaching.at_rest(run, history, history.middle_step):
         belated = None  # it has come to where these steps lead, and that is no better
-    if standing or slow or belated:
-        words = ", and no more was possible at these step lengths." if standing else " and still falls steadily."
-        if belated and not standing:
-            words = f", and until step {belated.last_step or end} it was above that of the same answer to every input."
-        cause, remedy = ("schedule", sentences.SHORTER) if warming else ("learning-rate", "")
-        # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
-        # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
-        most_gone = history.end <= (1 - learned) * history.start
-        settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run), 1)) < history.count
-        settled = settled and not (10 * ratio < stable and 10 * overshoot < slack * share)
-        found = sentences.finding(run, history, ratio, overshoot, start, cause, words, remedy)
-        if outweighed >= epsilon.OUTWEIGHS and cause == "learning-rate":
-            found = sentences.by_epsilon(found, outweighed)
-        elif left < 1:
-            found = sentences.by_clipping(found, left)
-        elif cause == "learning-rate" and (targets := far_targets(run)):
-            found = sentences.by_targets(run, found, targets)
-        yield found if standing or belated or not settled else replace(found, severity="info")
+    if not (standing or slow or belated):
+        return
+    words = " and still falls steadily."
+    if standing:
+        words = ", and no more was possible at these step lengths."
+    elif belated:
+        until = belated.last_step or history.last_step
+        words = f", and until step {until} it was above that of the same answer to every input."
+    found = _of_the_rate(run, words, pace, warming)
+    # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
+    # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
+    most_gone = history.end <= (1 - learned) * history.start
+    settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run), 1)) < history.count
+    settled = settled and not (10 * pace.ratio < stable and 10 * pace.overshoot < slack * share)
+    yield found if standing or belated or not settled else replace(found, severity="info")
+
+
+def _without_limits(run: Run, history: signals.Loss, lowered: bool, learned: float) -> list[Finding]:
+    """What shows without a limit of stability."""
+    long = history.count >= FEW
+    unmeasured = long and run.table("curvature", ["step"]).empty
+    if unmeasured:
+        left = 1.0 if optimizer.adaptive(run) else _left_by_clipping(run, history.middle_step)
+        found = without_curvature(run, history, left)
+        if found is not None:
+            return [found]
+    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run)]
+    if told or not long or not lowered:
+        return told
+    gone = gone_early(run, has_way_down(run, history, 1 - learned))
+    if gone is not None:
+        much = "anything" if explained_late(run).is_nothing(LITTLE) else "much"
+        words = f": the rate was lowered to next to nothing by step {gone}, before {much} was learned."
+        found = sentences.finding(run, words, first=gone, cause="schedule", remedy=sentences.LATER)
+        return [sentences.by_counting_updates(found)]
+    spent = spent_early(run, history)
+    return [_lowered_early(run, spent)] if spent and unmeasured and gradient_left(run, history, spent) else []
+
+
+def _lowered_early(run: Run, first: int, ratio: float = np.nan, overshoot: float = np.nan) -> Finding:
+    words = sentences.GRADIENT_LEFT.format(first)
+    return sentences.finding(
+        run, words, first=first, ratio=ratio, overshoot=overshoot, cause="schedule", remedy=sentences.LATER
+    )
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """The steps that are judged, against their limits."""
+
+    first: int  # the update since which they are
+    scheduled: bool  # a schedule lowered the rate too early, and they are those since
+    ratio: float  # the largest stability ratio, with noise, of what clipping leaves
+    overshoots: np.ndarray
+    left: float  # by clipping, of a typical gradient
+    outweighed: float  # epsilon over a typical gradient's entries
+
+    @property
+    def overshoot(self) -> float:
+        """NaN of steps too short to tell it from rounding."""
+        return signals.median(self.overshoots)
+
+
+def _pace(run: Run, history: signals.Loss, lowered: bool, *, warm: int, decayed: float) -> _Pace:
+    half = history.middle_step
+    spent = spent_early(run, history) if lowered else None
+    first = spent or (decay_step(*optimizer.learning_rates(run), decayed) if lowered else history.first_step)
+    scheduled = lowered and (spent is not None or cut_short(run, history, first))
+    if scheduled:
+        ratio, overshoots = _lowered(run, half), steps_made.overshoots_inside(run, half, history.last_step)
+    else:
+        ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
+    outweighed = epsilon.over_gradient(run)
+    # Clipping shortens no step that is rescaled to the gradient's own size.
+    rescaled = optimizer.adaptive(run) and outweighed < epsilon.OUTWEIGHS
+    left = 1.0 if rescaled else _left_by_clipping(run, half)
+    return _Pace(first, scheduled, ratio * left, overshoots, left, outweighed)
+
+
+def _shortened(found: Finding, pace: _Pace, clipped: bool) -> Iterator[Finding]:
+    """By what is not the rate."""
+    if pace.outweighed >= epsilon.OUTWEIGHS:
+        yield sentences.by_epsilon(found, pace.outweighed)
+    elif pace.left < 1 and clipped:
+        yield sentences.by_clipping(found, pace.left)
+
+
+def _of_the_rate(run: Run, words: str, pace: _Pace, warming: bool) -> Finding:
+    cause, remedy = ("schedule", sentences.SHORTER) if warming else ("learning-rate", "")
+    found = sentences.finding(run, words, ratio=pace.ratio, overshoot=pace.overshoot, cause=cause, remedy=remedy)
+    if warming:
+        return sentences.by_clipping(found, pace.left) if pace.left < 1 else found
+    targets = far_targets(run)
+    shortened = next(_shortened(found, pace, True), None)
+    return shortened or (sentences.by_targets(run, found, targets) if targets else found)
 
 
 def _stands(
-    run: Run,
-    history: signals.Loss,
-    half: int,
-    reach: float,
-    ratio: float,
-    overshoot: float,
-    *,
-    still: float,
-    learned: float,
-    slack: float,
+    run: Run, history: signals.Loss, reach: float, pace: _Pace, *, still: float, learned: float, slack: float
 ) -> bool:
     """All updates could not have moved the loss, or never got near the minimum along them, or did not shrink even the
     steepest direction tenfold, and at half the limit could have."""
-    surely = signal.surely(run, half)
-    if np.isnan(ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
+    half, surely = history.middle_step, signal.surely(run, history.middle_step)
+    if np.isnan(pace.ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
         tiny = reach < slack * history.end and history.end > signals.NOTHING * history.start
         return tiny and reaching.downhill(run, history, half, surely) >= still * history.end
     downhill = reaching.downhill(run, history, half, surely)
     if np.isnan(downhill) and reaching.straight(run, half):
-        downhill = 0.5 * reach / ratio  # no curvature of the loss itself is known: by the optimizer's limit
-    if _learned_little(run, history) and downhill >= still * history.end:
+        downhill = 0.5 * reach / pace.ratio  # no curvature of the loss itself is known: by the optimizer's limit
+    if _learned_little(run) and downhill >= still * history.end:
         return True
     if reaching.at_rest(run, history, half):
         return False
-    begun = abs(2 * overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest) along it
+    begun = abs(2 * pace.overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest)
     begun = (
         (begun or (history.count >= TRIED and reaching.shrunk(run) < np.log(10)))
         and surely > 0
         and history.end > (1 - learned) * history.start
     )
-    return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * ratio
+    return (reach < still * abs(history.start) or begun) and 0.5 * reach >= still * abs(history.end) * pace.ratio
 
 
-def _learned_little(run: Run, history: signals.Loss) -> bool:
-    return explained_late(run).share < LITTLE and history.end > 0
+def _learned_little(run: Run) -> bool:
+    return explained_late(run).share < LITTLE and signals.loss(run).end > 0
 
 
 def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
