@@ -33,6 +33,9 @@ class Task(nn.Module):
     def before(self, x: Tensor) -> None:
         """Another network's update, earlier in the step."""
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=0.3, momentum=0.9)
+
 
 def small(inside: nn.Module | None = None) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), inside or nn.Tanh(), nn.Linear(6, 3))
@@ -174,6 +177,60 @@ class Buffers(nn.Module):
         return scores
 
 
+class Private(Task):
+    """Hooks keep the gradient of each example at the parameters, and an optimizer around the optimizer clips them, as
+    in Opacus."""
+
+    def __init__(self) -> None:
+        super().__init__(small())
+        for layer in self.model:
+            if isinstance(layer, nn.Linear):
+                vars(layer)["inputs"] = []
+                layer.register_forward_hook(self._enter)
+                layer.register_full_backward_pre_hook(self._leave)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return _Clipping(super().optimizer())
+
+    @staticmethod
+    def _enter(layer: nn.Module, args: Any, output: Tensor) -> None:
+        if torch.is_grad_enabled():
+            layer.inputs.append(args[0].detach())
+            layer.weight.open = getattr(layer.weight, "open", 0) + 1
+
+    @staticmethod
+    def _leave(layer: nn.Module, given: Any) -> None:
+        weight = layer.weight
+        each = torch.einsum("ni,nj->nij", given[0], layer.inputs.pop())
+        weight.so_far = each + getattr(weight, "so_far", 0)
+        weight.open -= 1
+        if weight.open == 0:  # a forward that was not gone back through would hold them open
+            weight.examples = weight.so_far
+            del weight.so_far
+
+
+class _Clipping(torch.optim.Optimizer):
+    """Never initialized as an optimizer: it has no hooks."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self.inner.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.inner.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter in self.inner.param_groups[0]["params"]:
+            if parameter.dim() == 2:
+                norms = parameter.examples.flatten(1).norm(dim=1)[:, None, None]
+                parameter.grad = (parameter.examples / (norms / 0.01).clamp_min(1)).sum(0)
+                del parameter.examples
+        self.inner.step()
+
+
 def longer(module: nn.Module, scores: Tensor) -> None:
     module.kept.data = torch.cat([module.kept, scores[0]])
 
@@ -207,6 +264,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "torch.Generator": lambda: Noise(torch.Generator().manual_seed(5), lambda g: float(torch.randn(1, generator=g))),
     "numpy.random.Generator": lambda: Noise(np.random.default_rng(5), lambda g: float(g.normal())),
     "random.Random": lambda: Noise(random.Random(5), lambda g: g.random()),
+    "gradients of each example": Private,
     "a counter": lambda: Task(Counting()),
     "an expanded buffer": lambda: Task(Buffers(lambda: torch.ones(1, 3).expand(4, 3), lambda module, scores: None)),
     "a buffer that grows": lambda: Task(Buffers(lambda: torch.zeros(1), longer)),
@@ -219,7 +277,7 @@ TASKS: dict[str, Callable[[], Task]] = {
 def train(make: Callable[[], Task], path: Path | None) -> dict[str, Any]:
     torch.manual_seed(0)
     task = make()
-    optimizer = torch.optim.SGD(task.model.parameters(), lr=0.3, momentum=0.9)
+    optimizer = task.optimizer()
     options: dict[str, Any] = {"every": 2, "curvature_every": 3, "budget": 1e9}
     monitor = path and diagnostics.watch(task.model, optimizer, path, **options)
     for x, y in zip(X, Y.view(STEPS, 16), strict=True):
@@ -237,6 +295,7 @@ def train(make: Callable[[], Task], path: Path | None) -> dict[str, Any]:
     return {**task.state_dict(), **gradients, "random": torch.get_rng_state(), "calls": torch.tensor([*own.values()])}
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # of a first layer, always
 @pytest.mark.parametrize("task", TASKS)
 def test_training_is_that_of_an_unwatched_twin(task: str, tmp_path: Path) -> None:
     alone, watched = train(TASKS[task], None), train(TASKS[task], tmp_path / "run")

@@ -2,7 +2,7 @@
 differentiated twice.
 
 Restored: random state (torch on every device in use, NumPy, Python, generators that the closure or a module holds);
-buffers, parameters and plain attributes of every module that runs; hooks on parameters. Never touched: `.grad`,
+buffers, parameters and plain attributes of every module that runs; hooks on backward passes. Never touched: `.grad`,
 `requires_grad`, the training mode (batch norm in evaluation mode has another Hessian than the one trained on). Not
 seen: counters and tensors of the closure that belong to no module, and what lies outside of the process.
 """
@@ -45,7 +45,7 @@ def undisturbed(
     with ExitStack() as stack:
         stack.enter_context(_random_state(parameters))
         stack.enter_context(put_back(modules, stack.enter_context(generators_of(closure))))
-        stack.enter_context(_no_parameter_hooks(parameters))
+        stack.enter_context(_no_backward_hooks(modules, parameters))
         stack.enter_context(_unwrapped(modules))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(module, nn.RNNBase) for module in modules):
@@ -78,9 +78,11 @@ def _random_state(parameters: list) -> Iterator[None]:
 
 
 @contextmanager
-def _no_parameter_hooks(parameters: list) -> Iterator[None]:
-    """Hooks registered on parameters would see each of our backwards; their (shared) tables are emptied meanwhile."""
+def _no_backward_hooks(modules: list, parameters: list) -> Iterator[None]:
+    """Hooks on parameters and modules would see each of our backwards, and keep what they see (as Opacus keeps the
+    gradient of each example); their (shared) tables are emptied meanwhile."""
     tables = [hooks for p in parameters for hooks in (p._backward_hooks, p._post_accumulate_grad_hooks) if hooks]
+    tables += [hooks for m in modules for hooks in (m._backward_hooks, m._backward_pre_hooks) if hooks]
     saved = [dict(hooks) for hooks in tables]
     for hooks in tables:
         hooks.clear()

@@ -1,4 +1,5 @@
-"""What a forward may write to, put back bitwise: buffers, parameters and plain attributes of every module that runs.
+"""What a forward may write to, put back bitwise: buffers, parameters with what hangs on them, and plain attributes of
+every module that runs.
 
 Nobody is asked which modules these are. The watched model is saved as a whole; any other (a discriminator, a criterion
 with buffers, a momentum encoder) when it is first entered, with everything below it, so that what its forward hands to
@@ -58,6 +59,7 @@ class _Entered:
         self._contents = Contents()
         self._loans: dict[int, tuple[Tensor, Tensor]] = {}
         self._parameters: list[_Parameter] = []
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of parameters, such as their examples'
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if id(module) in self._modules or threading.get_ident() != self._thread:
@@ -94,6 +96,9 @@ class _Entered:
             self._new.append((module, module.training))
         for name, parameter in module._parameters.items():
             if parameter is not None and _in_place(parameter):
+                if attributes := vars(parameter):
+                    self._contents.keep(attributes)
+                    self._attributes.append((attributes, dict(attributes)))
                 copied = written is None or name in written or vars(module).get("max_norm") is not None
                 self._parameters.append(_Parameter(module, name, parameter, copied))
 
@@ -119,6 +124,7 @@ class _Entered:
         tasks += [partial(_overwrite, buffer, value) for buffer, value in self._loans.values()]
         tasks.append(self._contents.restore)
         tasks += [partial(_restore_attributes, vars(module), before) for module, before in self._modules.values()]
+        tasks += [partial(_restore_all, now, before) for now, before in self._attributes]
         failures = []
         with torch.no_grad():
             for task in tasks:
@@ -235,6 +241,11 @@ def _restore_attributes(now: dict[str, Any], before: dict[str, Any]) -> None:
     for name, value in before.items():
         if isinstance(value, _PLAIN) and now.get(name) is not value:
             now[name] = value
+
+
+def _restore_all(now: dict[str, Any], before: dict[str, Any]) -> None:
+    now.clear()
+    now.update(before)
 
 
 def _lends() -> bool:

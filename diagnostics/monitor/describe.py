@@ -24,8 +24,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The optimizer inside a wrapper that is itself an `Optimizer` (Accelerate, Lightning): its hooks are called."""
+    """The optimizer inside a wrapper that is itself an `Optimizer` (Accelerate, Lightning): its hooks are called; and
+    inside one that was never initialized as such (Opacus), and has no hooks."""
     inner = getattr(optimizer, "optimizer", None)
+    if isinstance(optimizer, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        inner = next((each for each in vars(optimizer).values() if isinstance(each, Optimizer)), inner)
     return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
 
 

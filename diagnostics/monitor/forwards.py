@@ -246,8 +246,8 @@ def _without_gradients(model: nn.Module, forward: Callable[[], Any], closure: Ca
         try:
             with torch.no_grad():
                 return forward()
-        except RuntimeError as error:
-            if "grad" not in str(error):
+        except Exception as error:  # a library (Pyro) may say in its own words that it wants a graph
+            if isinstance(error, RuntimeError) and "grad" not in str(error):
                 raise
     return _with_gradients(model, forward, closure)
 
