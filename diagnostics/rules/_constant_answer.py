@@ -16,6 +16,7 @@ from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
 FAR = 3.0  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
+NEAR = 1.5  # times the loss of even chances: logits of a random network's size add a part of it
 _MOVED = "way of the weights over their size, at most"
 NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
 BY_INPUTS = frozenset({INPUT_SCALE, "uncentered-inputs"})  # causes of dead units
@@ -48,6 +49,10 @@ BEND = "put a non-linearity between the layers, such as nn.ReLU()"
 _START_LARGER = (
     "start with larger weights: all began so small that next to nothing of the inputs reaches the output; PyTorch's "
     "own initialization, or nn.init.xavier_uniform_, keeps their size from layer to layer"
+)
+_START_AT_SHARES = (
+    "start the last layer's bias where the classes are as frequent as they are: log(p / (1 - p)) for a positive share "
+    "p, log p for each of several classes; or look at more examples of the rare ones",
 )
 _START_SMALL = (
     "begin with small answers: small weights in the last layer or tied embedding, by nn.init.normal_(w, "
@@ -154,6 +159,7 @@ def worse_for_long(
     if not run.meta["guessing"] and signals.column(run, "constant_loss")[0][-1] < last / 2:
         return None  # the loss has become another one
     by_inputs = _thrown_by_inputs(run, history.start, FAR * constant)
+    even = history.start <= NEAR * _of_even_chances(run)  # of classes that are not as frequent as each other
     targets = far_targets(run)
     if by_inputs or (targets and history.start > max(each**2 for each in targets)):
         targets = None  # the answers are far from 0, not the targets
@@ -162,7 +168,7 @@ def worse_for_long(
     return Finding(
         kind,
         INPUT_SCALE if by_inputs else "target-scale" if targets else START_FAR_OFF,
-        "warning",
+        "info" if even else "warning",
         history.first_step,
         last if count < history.count else None,
         (),
@@ -180,6 +186,8 @@ def worse_for_long(
         if by_inputs
         else NEARER
         if targets
+        else _START_AT_SHARES
+        if even
         else _START_SMALL,
         (_LOSS,),
         rf"\mathcal{{L}}_1 = {tex(history.start)} \gg \mathcal{{L}}_\text{{constant}} = {tex(constant)}",
@@ -219,6 +227,12 @@ def too_large_at_first(run: Run, *, times: float = 10.0) -> tuple[str, ...]:
         f"would have {number(constant)}. Weights of size 1 / sqrt(inputs), inputs of size 1, means in place of sums, "
         "or a norm between the layers",
     )
+
+
+def _of_even_chances(run: Run) -> float:
+    """The loss where all classes are taken to be as frequent, as they are before anything is learned; 0 if unknown."""
+    binary = any(call.startswith("binary_cross_entropy") for call in signals.loss_calls(run))
+    return float(run.meta["guessing"] or (np.log(2) if binary else 0))
 
 
 def _of_a_constant(run: Run, *, measured: int = 2) -> float:
