@@ -18,7 +18,8 @@ from diagnostics.run import Run
 FAR = 3.0  # times the loss of a constant answer, at the start; log C is not as far from C classes' entropy
 NEAR = 1.5  # times the loss of even chances: logits of a random network's size add a part of it
 _MOVED = "way of the weights over their size, at most"
-NOTHING_LEARNED, START_FAR_OFF, INPUT_SCALE = "nothing-learned", "start-far-off", "input-scale"
+NOTHING_LEARNED, START_FAR_OFF, RARE_CLASSES = "nothing-learned", "start-far-off", "rare-classes"
+INPUT_SCALE = "input-scale"
 BY_INPUTS = frozenset({INPUT_SCALE, "uncentered-inputs"})  # causes of dead units
 _LOSS = Chart(
     "line", "scalars", ("loss", "constant_loss"), "Loss, and that of the same answer to every input", log=True
@@ -167,7 +168,7 @@ def worse_for_long(
     until = f"Until step {last} of {history.last_step}" if count < history.count else last_one
     return Finding(
         kind,
-        INPUT_SCALE if by_inputs else "target-scale" if targets else START_FAR_OFF,
+        INPUT_SCALE if by_inputs else "target-scale" if targets else RARE_CLASSES if even else START_FAR_OFF,
         "info" if even else "warning",
         history.first_step,
         last if count < history.count else None,

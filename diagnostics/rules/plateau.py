@@ -77,6 +77,9 @@ tokens in any order. What depends on which one came first cannot be told, unless
 *Start far off*: large weights in the last layers give answers far larger than any target, or a softmax that is sure of
 a class at random and pays the whole distance of the logits for it. Until the weights have shrunk, nothing else counts.
 
+*Rare classes*: a network begins with even chances. Where a class is rare, the answer that fits its share alone is far
+from even, and the first updates go into a bias of the last layer.
+
 ## What to try
 Cross-entropy on logits instead of least squares on probabilities; remove the softmax before `cross_entropy`;
 standardized inputs and targets; ReLU or tanh with normalization or residual connections instead of stacked logistic
