@@ -307,6 +307,65 @@ def test_labels_that_are_shifted_twice(tmp_path):
         assert not told(closure_of(model, turning, 1 - turning))
 
 
+class Decoding(nn.Module):
+    """A decoder beside an encoder; `starts`: it puts a token before its own and drops the last."""
+
+    def __init__(self, starts):
+        super().__init__()
+        self.starts, self.tokens = starts, nn.Embedding(KINDS + 1, WIDTH)
+        self.encode, self.decode = nn.GRU(WIDTH, WIDTH, batch_first=True), nn.GRU(WIDTH, WIDTH, batch_first=True)
+        self.out = nn.Linear(WIDTH, KINDS)
+
+    def forward(self, x, y):
+        if self.starts:
+            y = torch.cat([torch.full_like(y[:, :1], KINDS), y[:, :-1]], 1)
+        return self.out(self.decode(self.tokens(y), self.encode(self.tokens(x))[1])[0])
+
+
+def test_targets_that_are_not_shifted():
+    torch.manual_seed(0)
+    x, y = text(length=LENGTH), text(length=LENGTH).flip(0)
+
+    def told(model, closure):
+        return lookahead.told(model, closure).get("unshifted", False)
+
+    for causal, time_first in ((True, False), (False, False), (True, True), (False, True)):
+        model = Attending(causal, time_first)
+        tokens = x.t() if time_first else x
+        assert told(model, lambda model=model, tokens=tokens: loss_of(model(tokens), tokens)) == causal
+        assert not told(model, lambda model=model, tokens=tokens: loss_of(model(tokens)[:-1], tokens[1:]))
+    causal = Attending(True)
+    assert not told(causal, lambda: loss_of(causal(x[:, :-1]), x[:, 1:]))
+    hidden = torch.where(torch.rand(x.shape) < 0.3, 0, x)  # is to be filled in
+    assert not told(causal, lambda: loss_of(causal(hidden), x))
+    for starts in (True, False):
+        model = Decoding(starts)
+        assert told(model, lambda model=model: loss_of(model(x, y), y)) == (not starts)
+        assert not told(model, lambda model=model: loss_of(model(x, y), x))
+        # rebuilt from a code, as in an autoencoder
+        assert told(model, lambda model=model: loss_of(model(x, x), x)) == (not starts)
+    by_itself = Convolving(True, width=1)  # with a batch norm
+    assert not told(by_itself, lambda: loss_of(by_itself(x), x))
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_what_is_said_of_targets_that_are_not_shifted(shifted, tmp_path):
+    torch.manual_seed(0)
+    model = Reading(True)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=0) as monitor:
+        for _ in range(60):
+            data = (torch.randint(KINDS, (ROWS, 1)) + torch.arange(LENGTH + 1)) % KINDS
+            x, labels = data[:, :-1], data[:, 1:] if shifted else data[:, :-1]
+            optimizer.zero_grad()
+            loss = loss_of(model(x), labels)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, labels=labels: loss_of(model(x), labels))
+    found = [each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms]
+    assert found == ([] if shifted else ["unshifted"])
+
+
 @pytest.mark.parametrize("twice", [True, False])
 def test_what_is_said_of_labels_that_are_shifted_twice(twice, tmp_path):
     torch.manual_seed(0)

@@ -137,6 +137,23 @@ def test_products_of_pairs_that_are_meant(loss_of, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [True, False])
+def test_ratios_in_a_row_and_advantages_in_a_column(wrong, tmp_path):
+    """Of which the smaller is taken, clipped or not, in proximal policy optimization."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 8))
+
+    def policy(model, x, _):
+        chosen = torch.arange(len(x)) % 8
+        picked = F.log_softmax(model(x), 1).gather(1, chosen[:, None])[:, 0]
+        advantage = (x.argmax(1) == chosen).float()[:, None] - 1 / 8
+        ratio = (picked - picked.detach()).exp() if wrong else (picked - picked.detach()).exp()[:, None]
+        return -torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean() - 0.01 * picked.exp().mean()
+
+    found = diagnosed(tmp_path / "run", model, torch.optim.Adam(model.parameters(), lr=1e-3), policy)
+    assert (("wiring", "shapes-broadcast") in alarms(found)) == wrong
+
+
+@pytest.mark.parametrize("wrong", [True, False])
 def test_log_probabilities_in_a_column_and_advantages_in_a_row(wrong, tmp_path):
     """A policy that is rewarded for naming the largest of its inputs."""
     torch.manual_seed(2)

@@ -139,3 +139,34 @@ def test_attention_along_the_axis_of_the_one_that_asks(dim, tmp_path):
     ]
     assert [each.alarm for each in found] == [True] * (dim == 1)
     assert all("though the last one does" in each.summary for each in found)
+
+
+@pytest.mark.parametrize(
+    ("normalized", "told"),
+    [
+        (lambda scores: scores, True),
+        (lambda scores: scores.log_softmax(0), True),  # what no dim means for three dimensions
+        (lambda scores: scores.softmax(-1), True),
+        (lambda scores: scores.log_softmax(-1), False),
+        (lambda scores: (scores.softmax(-1) + 1e-7).log(), False),
+    ],
+)
+def test_scores_that_ctc_takes_for_log_probabilities(normalized, told, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(6, 5)
+    x, texts = torch.randn(12, 16, 6), torch.randint(1, 5, (16, 3))
+    lengths, of_texts = torch.full((16,), 12), torch.full((16,), 3)
+
+    def loss():
+        return F.ctc_loss(normalized(model(x)), texts, lengths, of_texts)
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with diagnostics.watch(model, optimizer, tmp_path, curvature_every=0) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            optimizer.step()
+            monitor.step(value, loss)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+    assert [each.cause for each in found] == (["log-scores"] if told else [])

@@ -3,7 +3,8 @@ of other texts there, in place of those before it in its own.
 
 Two facts about one call of the closure. Its targets are tokens that it was given, one place on; and the answer at one
 place changes with the token after it, which is its target. Of a causal model that derivative is exactly 0. That by the
-tokens before it is 0 where the model runs along the batch.
+tokens before it is 0 where the model runs along the batch. A causal model whose targets are its tokens at the same
+places has them before its eyes too; what rebuilds a text from a code reads all of it.
 """
 
 import math
@@ -27,7 +28,8 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     """As entries of the run. "looks_ahead": how much the answer at one place depends on the token that it is to
     predict, over how much on the one before it; 0 where the targets are no such tokens, or are not seen.
     "across_texts": whether it depends on other texts, and not on what came before in its own. "shifted_twice": whether
-    the targets, one fewer than the tokens, are these two places on."""
+    the targets, one fewer than the tokens, are these two places on. "unshifted": whether they are the tokens at their
+    own places, and the model is causal."""
     if not any(isinstance(module, nn.Embedding) for module in model.modules()):
         return {}
     with torch.enable_grad(), _Calls() as calls:
@@ -37,7 +39,13 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     share = min((each.ahead() for each in seen if each is not None), default=0.0)
     across = bool(seen) and not calls.coupled and all(each is not None and each.is_across() for each in seen)
     twice = len(calls.scored) == 1 and _is_shifted_twice(calls.texts, calls.scored[0])
-    return {"looks_ahead": share if share >= AHEAD else 0.0, "across_texts": across, "shifted_twice": twice}
+    same = [_influence(text, scored) for text in calls.texts for scored in calls.scored if text.is_itself(scored)]
+    return {
+        "looks_ahead": share if share >= AHEAD else 0.0,
+        "across_texts": across,
+        "shifted_twice": twice,
+        "unshifted": not calls.coupled and any(each is not None and each.is_causal() for each in same),
+    }
 
 
 def _is_shifted_twice(texts: list["_Text"], scored: "_Scored") -> bool:
@@ -81,6 +89,15 @@ class _Text(NamedTuple):
         told = counted & (following != self.tokens[:, places - 1 : -1])
         return not ring and bool(((known == following) | ~counted).all()) and int(told.sum()) >= LEAST
 
+    def is_itself(self, scored: _Scored) -> bool:
+        """Whether the targets are these tokens, each at its own place. Tokens that are masked in the text are not."""
+        rows, _ = self.tokens.shape
+        if len(scored.targets) != self.tokens.numel():
+            return False
+        _, targets = scored.by_row(rows, self.time_first)
+        counted = targets != scored.ignored
+        return bool(((targets == self.tokens) | ~counted).all()) and int(counted.sum()) >= LEAST
+
 
 class _Calls(TorchFunctionMode):
     """Tokens that are embedded, and scores that are compared with one class each."""
@@ -122,6 +139,12 @@ class _Influence(NamedTuple):
         if not 0 < float(after[row]) < math.inf or float(elsewhere) > COUPLED * float(after[row]):
             return 0.0
         return min(float(after[row] / before[row]), MOST) if float(before[row]) > 0 else MOST
+
+    def is_causal(self) -> bool:
+        """Made of the token at its own place and of those before it, and of no other."""
+        own, others = self.norms[self.row], torch.cat([self.norms[: self.row], self.norms[self.row + 1 :]])
+        later, place = own[self.place + 1 :], self.place
+        return bool((own[:place] > 0).any() & (own[place] > 0) & (later == 0).all() & (others == 0).all())
 
     def is_across(self) -> bool:
         own, others = self.norms[self.row], torch.cat([self.norms[: self.row], self.norms[self.row + 1 :]])

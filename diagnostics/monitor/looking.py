@@ -111,6 +111,7 @@ class Looking:
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
         found["across_batch"] = any(observer.losses.sideways.told for observer in observers)
         found["mean_count"] = max((float(each) for one in observers for each in one.losses.counts), default=None)
+        found["ctc_total"] = max((float(each) for one in observers for each in one.losses.ctc_totals), default=0.0)
         found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)

@@ -24,6 +24,7 @@ class Losses:
         # Whether each call that expects logits was given a distribution instead, and each that expects its logarithm.
         self.probabilities: list[Tensor] = []
         self.unlogged: list[Tensor] = []
+        self.ctc_totals: list[Tensor] = []  # size of the log sum exp over the classes, of what CTC takes for logarithms
         self.counts: list[Tensor] = []  # mean target of each call whose input is the logarithm of a rate
         self.targets: list[Tensor] = []  # smallest and largest of each call that compares outputs with targets
         # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
@@ -44,6 +45,8 @@ class Losses:
             seen = x.detach()[:SEEN_ROWS]
             along = {min(1, x.dim() - 1), x.dim() - 1}
             self.unlogged.append(torch.stack([stats.is_distribution(seen, dim) for dim in along]).any())
+        elif func is F.ctc_loss and _has_numbers(x := functions.argument(args, kwargs, 0, "log_probs")):
+            self.ctc_totals.append(x.detach().flatten(0, -2)[:SEEN_ROWS].float().logsumexp(-1).abs().median())
         elif func in functions.COUNTS and functions.argument(args, kwargs, 2, "log_input", True):
             target = functions.argument(args, kwargs, 1, "target")
             if isinstance(target, Tensor) and target.numel():

@@ -142,9 +142,7 @@ def products(loss: Tensor) -> Iterator[tuple[Any, int]]:
     that is N constants in a row it is the product of two means: each advantage, say, weighs all others'
     log-probabilities."""
     for node in _averaged(loss.grad_fn):
-        while node is not None and function_of(node) == "neg":
-            (node,) = inputs_of(node)
-        if node is None or function_of(node) != "mul" or len(inputs_of(node)) != 1:
+        if function_of(node) != "mul" or len(inputs_of(node)) != 1:
             continue
         after, (before,) = _output_shape(node), map(_output_shape, inputs_of(node))
         count = max(after, default=0)
@@ -163,17 +161,20 @@ def makes_pairs(loss: Tensor) -> bool:
 
 
 def _averaged(node: Any) -> Iterator[Any]:
-    """What the means and sums are taken of that are added up to the loss."""
-    waiting = [node]
+    """What the means and sums are taken of that are added up to the loss; of the smaller or larger of two, as of a
+    ratio clipped or not, both."""
+    waiting = [(node, False)]
     for _ in range(LONGEST):
         if not waiting:
             return
-        node = waiting.pop()
+        node, inside = waiting.pop()
         name, below = ("", []) if node is None else (function_of(node), inputs_of(node))
-        if name in ("mean", "sum"):
-            yield from below
-        elif name in ("add", "sub", "mul", "div", "neg"):
-            waiting += below
+        if name in ("neg", "minimum", "maximum") if inside else name in ("add", "sub", "mul", "div", "neg"):
+            waiting += [(each, inside) for each in below]
+        elif not inside and name in ("mean", "sum"):
+            waiting += [(each, True) for each in below]
+        elif inside and node is not None:
+            yield node
 
 
 def _output_shape(node: Any) -> tuple[int, ...]:

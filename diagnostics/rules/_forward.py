@@ -73,6 +73,27 @@ def shifted_twice(run: Run) -> Iterator[Finding]:
     )
 
 
+def unshifted(run: Run) -> Iterator[Finding]:
+    """However low the loss, as of what looks ahead."""
+    if not run.meta["unshifted"]:
+        return
+    yield found(
+        "unshifted",
+        run,
+        (
+            "The targets are the tokens that the model is given, each at its own place, and the answer there depends "
+            "on that token and on those before it: copying it is all there is to learn, and the next token, which is "
+            "what the model is asked for later, is never learned."
+        ),
+        (
+            "shift by one: inputs tokens[:, :-1], targets tokens[:, 1:]",
+            "give a decoder the targets one place later, behind a start token: torch.cat((start, y[:, :-1]), dim=1)",
+        ),
+        formula=r"\text{target of } a_t\!: \; x_t \quad\text{instead of}\quad x_{t+1}",
+        chart=GRADIENT_NORM,
+    )
+
+
 def padding_alone(run: Run) -> Iterator[Finding]:
     told = run.meta["padding_alone"]
     if len(told) != 2:

@@ -15,24 +15,20 @@ from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import number, shape_of
 from diagnostics.run import Run
 
+OFF = 0.1  # of log 1: what rounding or an epsilon makes of a softmax is far less
 # Of one softmax; log_softmax and nll_loss are written as cross_entropy.
 _OF_CLASSES = re.compile(
     r"^((softmax -> )?cross_entropy|softmax -> ((log -> )?nll_loss|binary_cross_entropy|mse_loss))$"
 )
 
 
-def log_scores(
-    run: Run,
-    *,
-    off: float = 0.1,  # of log 1: what rounding or an epsilon makes of a softmax is far less
-    measured: int = 3,
-) -> Iterator[Finding]:
+def log_scores(run: Run, *, measured: int = 3) -> Iterator[Finding]:
     along = _softmax_along_batch(run)
     if along is not None:
         yield found("log-scores", run, along.seen, along.remedies, formula=along.formula, severity="warning")
         return
     steps, totals = signals.column(run, "log_total")
-    if len(totals) < measured or not float(np.median(totals)) > off:
+    if len(totals) < measured or not float(np.median(totals)) > OFF:
         return
     history, total = signals.loss(run), float(np.median(totals))
     normalized = "cross_entropy" in signals.loss_path(run)  # log_softmax and nll_loss, in this order
@@ -48,6 +44,29 @@ def log_scores(
         formula=said.formula,
         severity="critical" if sure else unless_it_learns(run, "warning"),
         chart=Chart("line", "scalars", ("log_total",), "Logarithm of the sum of what should be probabilities"),
+    )
+
+
+def ctc_scores(run: Run) -> Iterator[Finding]:
+    """Whatever is learned: sums over all ways to write a text mean nothing if these are no chances."""
+    total = float(run.meta["ctc_total"])
+    if not total > OFF:
+        return
+    yield found(
+        "log-scores",
+        run,
+        (
+            "F.ctc_loss takes what it is given for log-probabilities, but their exponentials do not add up to 1 over "
+            f"the classes: the logarithm of the sum is typically {number(total)} in size. Raising the scores of the "
+            f"target's classes lowers the loss, whatever the others have. It ended at {number(signals.loss(run).end)}."
+        ),
+        (
+            "F.ctc_loss(F.log_softmax(scores, dim=-1), ...): of scores (time, batch, classes) the classes come last",
+            "log_softmax without dim takes the first dimension of three, which is time",
+        ),
+        evidence={"logarithm of the sum": total},
+        formula=r"\sum_c p_{tc} = 1 \quad\text{at each time } t, p_{tc} = e^{z_{tc}} / {\textstyle\sum_k} e^{z_{tk}}",
+        severity="warning",
     )
 
 

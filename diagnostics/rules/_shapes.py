@@ -88,7 +88,8 @@ def _columns(count: int) -> Told:
 def _products(count: int) -> Told:
     return (
         f"A term of the loss multiplies a column of {count} numbers with a row of {count}. Its mean over all pairs "
-        "is the product of the two means: which number belongs to which example does not count.",
+        "is, but for what is clipped, the product of the two means: which number belongs to which example does not "
+        "count.",
         (
             "give both the same shape: log_probability.squeeze(1) * advantage",
             "print the shapes of both before they are multiplied",

@@ -145,6 +145,9 @@ target, copying it is all there is to learn, and at generation it is not there y
 *Shifted twice*: labels that are one place on, shifted again, are two places on, and the token between is never asked
 for.
 
+*Unshifted*: where an answer's target is the token at its own place, which a causal model may read, there is nothing to
+predict.
+
 *Mask inverted*: attention over the padding alone is the same for every text.
 
 *Unused*: what the loss does not depend on has no derivative at all, and stays as it was initialized.
@@ -208,7 +211,7 @@ from diagnostics.rules._detached import detached, drawn, state_cut
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
-from diagnostics.rules._log_scores import log_scores, unlogged
+from diagnostics.rules._log_scores import ctc_scores, log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import across_batch, norms_of_few, shared_norms
@@ -231,9 +234,9 @@ _LOOKS = (
     membership.unregistered, membership.unused, membership.left_out, membership.frozen_random, clipped_after_step,
     detached, wrong_backward, drawn, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms, log_scores,
-    unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class,
-    shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
-    forward.shifted_twice, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
+    ctc_scores, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example,
+    one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
+    forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
     forward.derivative_without_graph, lost_to_rounding, collapsed,
 )  # fmt: skip
 
