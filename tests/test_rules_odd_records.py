@@ -62,6 +62,14 @@ def test_a_gradient_that_could_not_be_measured_is_no_nan():
     assert signals.first_nonfinite(run_of(scalars=table)) == 200
 
 
+def test_a_jump_of_the_gradient_where_no_loss_is_a_number():
+    table = scalars(loss=np.nan, grad_norm=np.where(STEPS == 300, 1e6, 1.0))
+    told = {"step": [1], "kind": "non-finite", "message": "", "subject": "loss"}
+    found = diagnostics.diagnose(run_of(scalars=table, events=told))
+    assert [each.kind for each in found.alarms] == ["non-finite"]
+    assert not found.crashed
+
+
 def test_what_a_rule_says_of_others_needs_no_evidence_that_they_lack():
     """Betas the wrong way round beside a layer of one unit: each kind of finding has evidence of its own."""
     at = [100, 200, 300, 400]

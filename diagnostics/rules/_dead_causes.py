@@ -26,10 +26,19 @@ def cause_of(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, s
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
     # A quarter off from the start is those directions; steps then turn more of them off, or on.
     if came and not _stood(run, step) and not (uncentered and began >= 0.25):
-        return "input-scale" if raw(run) and not normalizes(run) else "large-step"
+        return "input-scale" if raw(run) and not _normalized_before(run, layer) else "large-step"
     if _pushed_by_bias(run, layer):
         return "bias"
     return "uncentered-inputs" if uncentered else "initialization"
+
+
+def _normalized_before(run: Run, activation: str) -> bool:
+    """Whether a layer that scales what it is given lies before; anywhere, of a function that has no place."""
+    types, base = {each["name"]: each["type"] for each in run.meta["modules"]}, activation.split("#")[0]
+    if base not in types:
+        return normalizes(run)
+    before = list(types)[: list(types).index(base)]
+    return any("Norm" in types[name] for name in before)
 
 
 def _on_for_all_or_none(run: Run, *, share: float = 0.25, between: float = 0.1) -> bool:

@@ -199,8 +199,11 @@ def _lasting_harm(run: Run, step: int) -> bool:
     before, after = history.values[history.steps < step], history.after(step)
     if len(before) < 5 or len(after) < 2:
         return False
-    reached = np.lib.stride_tricks.sliding_window_view(before, 5)
-    usual = float(np.nanmin(np.median(reached, axis=1)))
+    reached = np.median(np.lib.stride_tricks.sliding_window_view(before, 5), axis=1)
+    known = reached[np.isfinite(reached)]
+    if not len(known):
+        return False
+    usual = float(known.min())
     tail = after[-max(2, len(after) // 4) :]
     return signals.level(tail) > usual + 5 * signals.step_noise(before) + 0.1 * abs(usual)
 
