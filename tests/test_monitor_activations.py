@@ -86,6 +86,27 @@ def test_functions(spelling: str, closure: bool, tmp_path: Path) -> None:
         assert row["saturated_fraction"] == pytest.approx(3 / 8)
 
 
+class Boxes(nn.Module):
+    """What lies outside of a picture is cut off, and one box inside of another: no function of a unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Linear(5, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        corners = self.out(self.a(x).clamp(min=0))
+        inside = corners.detach().clamp(min=0, max=1)
+        overlap = (inside[:, None, 2:] - inside[None, :, :2]).clamp(min=0).prod(-1)
+        return corners * overlap.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("closure", [True, False], ids=["closure", "training forward"])
+def test_clamps_of_what_has_no_gradient_are_no_units(closure: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    table = watch(Boxes(), torch.randn(400, 5), tmp_path, steps=3, closure=closure).table("units")
+    assert list(table["layer"]) == ["clamp"] * 3 and list(table["units"]) == [8] * 3
+
+
 def test_windows_need_three_hundred_inputs(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
     run = watch(model, torch.randn(100, 5), tmp_path, steps=4)

@@ -293,6 +293,8 @@ def test_labels_that_are_shifted_twice(tmp_path):
             return shifted_twice(model, closure)
 
         assert told(lambda model=model: loss_of(model(x)[:, :-1], y[:, 1:]))
+        assert told(closure_of(model, x, F.pad(y[:, 1:], (0, 1), value=-100)))  # as the labels of a library are
+        assert not told(closure_of(model, x, F.pad(x[:, 1:], (0, 1), value=-100)))
         assert not told(closure_of(model, x, further))  # as of two codebooks whose tokens take turns
         assert not told(lambda model=model: loss_of(model(x)[:, :-1], x[:, 1:]))
         assert not told(closure_of(model, x, y))

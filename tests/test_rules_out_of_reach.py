@@ -1,11 +1,15 @@
 """Outputs that cannot come to their targets by their sum or by their logarithm; and rates that never come."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
+from diagnostics.rules import Finding, lr_too_small, saddle_point
+from diagnostics.rules._never_reached import LEADS_TO
 
 pytestmark = pytest.mark.exhaustive  # a minute or two; `make test` has targets out of reach elsewhere
 
@@ -110,6 +114,14 @@ def test_a_one_cycle_schedule_that_is_stepped_once_an_epoch(tmp_path, stepped, l
 
     found = alarms(model, tmp_path, curve, F.mse_loss, 400, optimizer, follow)
     assert found == ([("lr-too-small", "schedule")] if told else [])
+
+
+def test_a_rate_that_was_never_to_be_so_small_is_why_a_run_waits_at_a_saddle_point():
+    rate = Finding("lr-too-small", "schedule", "warning", 1, None, (), "", {LEADS_TO: 0.1}, ())
+    waits = Finding("saddle-point", None, "warning", 1, 112, (), "", {}, ())
+    assert lr_too_small.explains(rate, waits) and not saddle_point.explains(waits, rate)
+    chosen = replace(rate, evidence={})
+    assert saddle_point.explains(waits, chosen) and not lr_too_small.explains(chosen, waits)
 
 
 @pytest.mark.parametrize(

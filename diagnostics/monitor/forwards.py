@@ -89,6 +89,7 @@ class Entrance:
         self.answers = Answers(scale, charge)
         self.observing = False
         self.asking = True  # until a forward told what losses are given
+        self.bounds = dict[str, list[bool]]()  # as an `Observer` learns them
 
     def arm(self, observing: bool) -> None:
         self.disarm()
@@ -117,7 +118,7 @@ class Entrance:
             self.random_state, self.training = random_state(module), module.training
             self._learning(losspath.parameters(args))
             if self.observing:
-                observer = Observer(module, self.asking, inside=True)
+                observer = Observer(module, self.asking, inside=True, bounds=self.bounds)
                 observer.__enter__()
                 self._open, self._thread, self._depth = observer, threading.get_ident(), 1
 
@@ -185,13 +186,14 @@ def observe(
     states: RandomState | None,
     asking: bool = False,
     graph: bool = False,
+    bounds: dict[str, list[bool]] | None = None,
 ) -> tuple[Observer, Any, bool, bool]:
     """One extra forward, observed; with its `graph` it is seen where that is cut. Returns the observer, the loss, and
     whether random numbers were drawn: from the global generators, and from some of its own, whose state at the
     training forward nobody knows."""
 
     def observed() -> tuple[Observer, Any, bool, bool]:
-        observer = Observer(model, asking)
+        observer = Observer(model, asking, bounds=bounds)
         held = generators.held(closure, model)
         own = generators.states(held)
         if states is not None:

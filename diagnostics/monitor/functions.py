@@ -54,6 +54,7 @@ _KIND_OF |= {f: KINDS["sigmoid"] for f in (torch.special.expit,)}
 _KIND_OF |= {f: KINDS["softmax"] for f in (torch.special.softmax,)}
 _CLAMP = _functions("clamp", "clip", "hardtanh")
 _CLAMP_MIN = _functions("clamp_min")
+CLAMPS = (_CLAMP | _CLAMP_MIN) - _functions("hardtanh")
 _THRESHOLD = _functions("threshold")
 _LEAKY = _functions("leaky_relu")
 

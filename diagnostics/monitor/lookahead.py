@@ -53,7 +53,7 @@ def _is_shifted_twice(texts: list["_Text"], scored: "_Scored") -> bool:
     one fewer of these; and where another text has the next one for its target, that is what is learned."""
     if any(text.is_of(scored) for text in texts):
         return False
-    return any(text.is_of(scored, 2) and len(scored.targets) < text.tokens.numel() for text in texts)
+    return any(text.is_of(scored, 2) and text.has_one_more_than(scored) for text in texts)
 
 
 class _Scored(NamedTuple):
@@ -88,6 +88,12 @@ class _Text(NamedTuple):
         counted = known != scored.ignored
         told = counted & (following != self.tokens[:, places - 1 : -1])
         return not ring and bool(((known == following) | ~counted).all()) and int(told.sum()) >= LEAST
+
+    def has_one_more_than(self, scored: _Scored) -> bool:
+        """Whether its last token has no target, or one that is ignored where the one before has one."""
+        _, targets = scored.by_row(len(self.tokens), self.time_first)
+        last_two = targets[:, -2:] == scored.ignored
+        return targets.numel() < self.tokens.numel() or bool(last_two[:, 1].all() and not last_two[:, 0].any())
 
     def is_itself(self, scored: _Scored) -> bool:
         """Whether the targets are these tokens, each at its own place. Tokens that are masked in the text are not."""

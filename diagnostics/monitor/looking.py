@@ -24,12 +24,12 @@ from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs
-from diagnostics.monitor.observe import Call, Observer
+from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
 from diagnostics.monitor.together import Together
-from diagnostics.monitor.units import Units
+from diagnostics.monitor.units import Call, Units
 
 Closure = Callable[[], Any]
 TRIES = 3  # updates after which weights that began as zeros have let a gradient through
@@ -233,7 +233,7 @@ class Looking:
         states, parameters = self._entrance.random_state, list(self._tensors().values())
         asking = self._entrance.asking
         observer, after, drew, drew_own = forwards.observe(
-            closure, self._model, states, asking, asking and self._alone(parameters)
+            closure, self._model, states, asking, asking and self._alone(parameters), self._entrance.bounds
         )
         # the same dropout masks are drawn again only from the same state, and eagerly as before
         replayed = not drew or (states is not None and not compiled)

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -38,23 +38,7 @@ from diagnostics.monitor.partners import Partners
 from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.probe import active
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
-
-
-@dataclass(frozen=True)
-class Call:
-    """One activation call: its name in the run, the function, and what it did to its units."""
-
-    name: str
-    kind: stats.Kind
-    counts: stats.UnitCounts
-    hidden: bool = False
-
-    @property
-    def activation(self) -> str:
-        return self.kind.name
-
-
-GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate may be shut and be right
+from diagnostics.monitor.units import GATE, Call
 
 
 class Observer(TorchFunctionMode):
@@ -63,11 +47,15 @@ class Observer(TorchFunctionMode):
     The forward goes on whatever raises in what we do beside it; that is kept in `failures`, and nothing more is seen.
     """
 
-    def __init__(self, model: nn.Module, asking: bool = False, inside: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, asking: bool = False, inside: bool = False, bounds: dict[str, list[bool]] | None = None
+    ) -> None:
         """`asking`: also what the losses are given, which one forward tells for a whole run. `inside`: opened in the
-        model's own call, where its hooks are being gone through: none is added or removed."""
+        model's own call, where its hooks are being gone through: none is added or removed. `bounds`: of each name's
+        clamps in turn, whether what it is given has no gradient, as corners of boxes; known where there is a graph."""
         super().__init__()
         self._asking, self._root = asking, model if inside else None
+        self._bounds, self._clamps = {} if bounds is None else bounds, Counter[str]()
         self.failures: list[Exception] = []
         self.ours = Kept(self.failures)
         self.graph = Graph({id(parameter) for parameter in model.parameters()})
@@ -227,10 +215,22 @@ class Observer(TorchFunctionMode):
         if kind is None:
             return None
         x = args[0] if args else kwargs["input"]
-        if not x.numel() or x.is_complex():  # nothing to count, or no region that is flat
+        if not x.numel() or x.is_complex() or self._is_bound(func, x):  # nothing to count, or no region that is flat
             return None
         channels_first = self.graph.flow(x).channels_first
         return kind, x.detach().clone() if functions.in_place(func, args, kwargs) else x, channels_first
+
+    def _is_bound(self, func: Callable, x: Tensor) -> bool:
+        """Whether a clamp is no activation: nothing that is learned goes into it."""
+        if func not in functions.CLAMPS:
+            return False
+        name = self._name(functions.spelled(func))
+        known, place = self._bounds.setdefault(name, []), self._clamps[name]
+        self._clamps[name] += 1
+        if not torch.is_grad_enabled():
+            return known[place] if place < len(known) else bool(known) and all(known)
+        known[place : place + 1] = [not x.requires_grad]
+        return known[place]
 
     def _after(self, func: Callable, args: tuple, kwargs: dict[str, Any], given: tuple | None, out: Any) -> None:
         if given is not None:

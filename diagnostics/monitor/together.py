@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from diagnostics.monitor.distributed import is_sharded
-from diagnostics.monitor.observe import Call
+from diagnostics.monitor.units import Call
 
 _numbers = itertools.count()  # the n-th watch of every process is one monitor
 

@@ -13,11 +13,27 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.monitor.observe import Call
 
 WINDOW = 300  # inputs a unit
 
 COLUMNS = ("mean", "std", "zero_fraction", "derivative", "input_mean", "input_std", "entropy")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One activation call: its name in the run, the function, and what it did to its units."""
+
+    name: str
+    kind: stats.Kind
+    counts: stats.UnitCounts
+    hidden: bool = False
+
+    @property
+    def activation(self) -> str:
+        return self.kind.name
+
+
+GATE = replace(stats.KINDS["sigmoid"], name="gate", saturates=False)  # a gate may be shut and be right
 
 
 @dataclass(frozen=True)

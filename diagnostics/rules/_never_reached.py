@@ -15,6 +15,7 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
+LEADS_TO = "rate it leads to"
 _LENGTHS = {
     "one-cycle schedule": "or give it its length in epochs: OneCycleLR(optimizer, max_lr, total_steps=epochs)",
     "warm-up": "or give it its length in epochs",
@@ -61,7 +62,7 @@ def _finding(kind: str, schedule: str, rate: float, steps: np.ndarray, rates: np
             f"was {number(rates.max())}, and each lasted {number(lasted)} updates, as if the scheduler were stepped "
             "once an epoch."
         ),
-        {"rate it leads to": rate, "highest rate": float(rates.max()), "updates a rate lasted": lasted},
+        {LEADS_TO: rate, "highest rate": float(rates.max()), "updates a rate lasted": lasted},
         ("call scheduler.step() after every optimizer.step()", _LENGTHS[schedule]),
         (
             Chart("line", "scalars", ("lr",), "Learning rate", log=True),

@@ -55,7 +55,7 @@ momentum only.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -66,15 +66,15 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
-from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._constant_answer import worse_for_long
 from diagnostics.rules._crawling import crawls
-from diagnostics.rules._cut_short import cut_short, decay_step, gone_early, gradient_left, spent_early
+from diagnostics.rules._cut_short import gone_early, gradient_left, spent_early
 from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._far_targets import far_targets
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._never_reached import never_reached
+from diagnostics.rules._never_reached import LEADS_TO, never_reached
 from diagnostics.rules._one_gradient import one_gradient
+from diagnostics.rules._pace import Pace, left_by_clipping, pace_of
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import moved_at_most
 from diagnostics.rules._without_curvature import FROZEN, NEXT_TO_NOTHING, TRIED, has_way_down, without_curvature
@@ -94,7 +94,6 @@ def check(
     promised: float = 0.3,  # of the loss: what a tenfold rate would still take off it
     learned: float = 0.5,  # of the starting loss gone: half way
     worth: float = 0.05,  # of the starting loss, to be had by a tenfold rate
-    warm: int = 10,  # updates in which bias-corrected averages of the gradient say little (Adam)
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
@@ -113,7 +112,7 @@ def check(
     if _dampened(run):
         yield sentences.by_dampening(sentences.finding(run, ".", ratio=0.0))
         return
-    pace = _pace(run, history, lowered, warm=warm, decayed=decayed)
+    pace = pace_of(run, history, lowered, decayed)
     share = signal.share(run, pace.first if pace.scheduled else history.middle_step)
     explained = explained_late(run)
     nothing, hardly = explained.is_nothing(LITTLE), explained.share < LITTLE and moved_at_most(run) <= FROZEN
@@ -166,7 +165,7 @@ def _without_limits(run: Run, history: signals.Loss, lowered: bool, learned: flo
     long = history.count >= FEW
     unmeasured = long and run.table("curvature", ["step"]).empty
     if unmeasured:
-        left = 1.0 if optimizer.adaptive(run) else _left_by_clipping(run, history.middle_step)
+        left = 1.0 if optimizer.adaptive(run) else left_by_clipping(run, history.middle_step)
         found = without_curvature(run, history, left)
         if found is not None:
             return [found]
@@ -190,40 +189,7 @@ def _lowered_early(run: Run, first: int, ratio: float = np.nan, overshoot: float
     )
 
 
-@dataclass(frozen=True)
-class _Pace:
-    """The steps that are judged, against their limits."""
-
-    first: int  # the update since which they are
-    scheduled: bool  # a schedule lowered the rate too early, and they are those since
-    ratio: float  # the largest stability ratio, with noise, of what clipping leaves
-    overshoots: np.ndarray
-    left: float  # by clipping, of a typical gradient
-    outweighed: float  # epsilon over a typical gradient's entries
-
-    @property
-    def overshoot(self) -> float:
-        """NaN of steps too short to tell it from rounding."""
-        return signals.median(self.overshoots)
-
-
-def _pace(run: Run, history: signals.Loss, lowered: bool, *, warm: int, decayed: float) -> _Pace:
-    half = history.middle_step
-    spent = spent_early(run, history) if lowered else None
-    first = spent or (decay_step(*optimizer.learning_rates(run), decayed) if lowered else history.first_step)
-    scheduled = lowered and (spent is not None or cut_short(run, history, first))
-    if scheduled:
-        ratio, overshoots = _lowered(run, half), steps_made.overshoots_inside(run, half, history.last_step)
-    else:
-        ratio, overshoots = _throughout(run, warm), _overshoots(run, half, lowered)
-    outweighed = epsilon.over_gradient(run)
-    # Clipping shortens no step that is rescaled to the gradient's own size.
-    rescaled = optimizer.adaptive(run) and outweighed < epsilon.OUTWEIGHS
-    left = 1.0 if rescaled else _left_by_clipping(run, half)
-    return _Pace(first, scheduled, ratio * left, overshoots, left, outweighed)
-
-
-def _shortened(found: Finding, pace: _Pace, clipped: bool) -> Iterator[Finding]:
+def _shortened(found: Finding, pace: Pace, clipped: bool) -> Iterator[Finding]:
     """By what is not the rate."""
     if pace.outweighed >= epsilon.OUTWEIGHS:
         yield sentences.by_epsilon(found, pace.outweighed)
@@ -231,7 +197,7 @@ def _shortened(found: Finding, pace: _Pace, clipped: bool) -> Iterator[Finding]:
         yield sentences.by_clipping(found, pace.left)
 
 
-def _of_the_rate(run: Run, words: str, pace: _Pace, warming: bool) -> Finding:
+def _of_the_rate(run: Run, words: str, pace: Pace, warming: bool) -> Finding:
     cause, remedy = ("schedule", sentences.SHORTER) if warming else ("learning-rate", "")
     found = sentences.finding(run, words, ratio=pace.ratio, overshoot=pace.overshoot, cause=cause, remedy=remedy)
     if warming:
@@ -242,7 +208,7 @@ def _of_the_rate(run: Run, words: str, pace: _Pace, warming: bool) -> Finding:
 
 
 def _stands(
-    run: Run, history: signals.Loss, reach: float, pace: _Pace, *, still: float, learned: float, slack: float
+    run: Run, history: signals.Loss, reach: float, pace: Pace, *, still: float, learned: float, slack: float
 ) -> bool:
     """All updates could not have moved the loss, or never got near the minimum along them, or did not shrink even the
     steepest direction tenfold, and at half the limit could have."""
@@ -270,57 +236,13 @@ def _learned_little(run: Run) -> bool:
     return explained_late(run).share < LITTLE and signals.loss(run).end > 0
 
 
-def _left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:
-    """What clipping leaves of a typical gradient, and so of the rate, where that is far less than clipping is for:
-    it is meant for spikes. 1 otherwise."""
-    table = run.table("scalars", ["step", "grad_norm", "grad_norm_unclipped"]).dropna()
-    late = table.loc[(table["step"] >= since) & (table["grad_norm_unclipped"] > 0)]
-    left = steps_made.loss_scale(run) * signals.median((late["grad_norm"] / late["grad_norm_unclipped"]).to_numpy())
-    return left if left < spikes else 1.0
-
-
 def _dampened(run: Run) -> bool:
     """A momentum that takes nothing of a new gradient, in every group."""
     groups = run.meta["hyperparameters"] or [{}]
     return all(group.get("momentum") and group.get("dampening") == 1 for group in groups)
 
 
-def _throughout(run: Run, warm: int) -> float:
-    """The largest stability ratio, with noise, which follows the rate between estimates: thirty times it must have
-    been stable throughout. NaN for an optimizer without one."""
-    if np.isnan(signals.array(signals.curvature(run), "stability")).all():
-        return np.nan
-    steps, ratios = steps_made.stability(run)
-    counted = steps >= warm if steps[-1] >= warm else steps > 0
-    followed = limits.held(*optimizer.learning_rates(run), steps[counted], ratios[counted])
-    return float(np.nanmax([*ratios[counted], *followed])) + signals.noise_term(run)
-
-
-def _lowered(run: Run, since: int) -> float:
-    """The same of a rate that was lowered, which the ratio follows between estimates."""
-    steps, rates = optimizer.learning_rates(run)
-    noise = run.table("batches", ["step", "noise_term"]).dropna()
-    total = limits.held(steps, rates, *steps_made.stability(run))
-    if len(noise):
-        total = total + np.nan_to_num(
-            limits.held(steps, rates, noise["step"].to_numpy(), noise["noise_term"].to_numpy())
-        )
-    return float(np.nanmax(total[steps >= since]))
-
-
-def _overshoots(run: Run, since: int, lowered: bool, *, high: float = 0.5, least: int = 3) -> np.ndarray:
-    """Those of the later half, and at least so many of the last ones; or of the updates at no less than half the
-    highest rate where it was lowered. NaN where every step was too short to tell it from rounding."""
-    table = run.table("scalars", ["step", "lr", "update_norm"])
-    all_steps, rates = table["step"].to_numpy(), signals.array(table, "lr")
-    measured, tall = np.isfinite(signals.array(table, "update_norm")), rates >= high * np.nanmax(rates)
-    last = all_steps[measured & tall][-least:]
-    chosen = tall if lowered else all_steps >= min([since, *last])
-    if measured[chosen].sum() < least:
-        raise signals.Missing(f"scalars.overshoot: fewer than {least} measured updates at the rate to be judged")
-    steps, over = steps_made.overshoots(run)
-    return over[np.isin(steps, all_steps[chosen])]
-
-
 def explains(finding: Finding, other: Finding) -> bool:
+    if other.kind == "saddle-point":  # steps grow from next to nothing there, and these were never to be so short
+        return LEADS_TO in finding.evidence
     return other.kind in {"local-minimum", "plateau"} and not other.alarm

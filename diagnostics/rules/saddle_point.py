@@ -46,6 +46,7 @@ from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._charts import GRADIENT_NORM, LOSS
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._never_reached import LEADS_TO
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -290,5 +291,7 @@ def _gain(run: Run) -> float:
 
 
 def explains(finding: Finding, other: Finding) -> bool:
+    if LEADS_TO in other.evidence:
+        return False
     flat = {"lr-too-small", "local-minimum", "ravine"}
     return other.kind in flat or (other.kind == "plateau" and other.cause is None)
