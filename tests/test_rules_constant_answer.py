@@ -512,6 +512,16 @@ def test_a_rate_far_below_the_limit_is_raised_first_where_nothing_was_learned(ra
     assert finding.remedies[0].startswith("raise the learning rate: 0.1 is 1.5 %") == told
 
 
+@pytest.mark.parametrize("size", [1.0, 255.0])
+def test_a_plateau_that_nothing_explains_asks_for_standardized_inputs_where_they_are_raw(size, tmp_path):
+    record(tmp_path, [1.0] * 400, constant=np.nan)
+    tables = {name: diagnostics.load(tmp_path).table(name) for name in ("scalars", "layers")}
+    tables["inputs"] = pd.DataFrame({"step": [1] * 3, "feature": range(3), "mean": size, "std": size})
+    (finding,) = plateau.check(Run.from_frames(diagnostics.load(tmp_path).meta, tables))
+    assert (finding.severity, finding.cause) == ("info", None)
+    assert finding.remedies[0].startswith("standardize the inputs") == (size > 1)
+
+
 def found(run):
     return [(f.severity, f.kind) for f in diagnostics.diagnose(run).findings if f.kind == "plateau"]
 

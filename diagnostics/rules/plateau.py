@@ -130,6 +130,7 @@ from diagnostics.rules._flat_causes import crowded_inputs, decayed, distant_targ
 from diagnostics.rules._given import misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import blind_so_far, order_blind
+from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
@@ -228,6 +229,7 @@ def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding
         {"loss": stretch.level, "share of the run": stretch.share},
         (
             *([BEND] if of_linear_layers(run) else []),
+            *([standardize(run)] if raw(run) else []),
             "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
             "floor",
         ),
