@@ -589,6 +589,11 @@ def test_a_loss_weight_that_the_optimizer_learns_too(copied: bool, tmp_path: Pat
     assert [finding.cause for finding in found] == (["stale-parameters"] if copied else [])
 
 
+class Bare(torch.optim.Optimizer):
+    def __init__(self) -> None:
+        pass
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     model = small()
     with pytest.raises(TypeError, match=r"torch.nn.Module"):
@@ -596,6 +601,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="Optimizer"):
         diagnostics.watch(model, object(), tmp_path / "run")  # type: ignore
     averaged = SimpleNamespace(inner=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match=r"Bare was never initialized as an optimizer"):
+        diagnostics.watch(model, Bare(), tmp_path / "run")
     with pytest.raises(TypeError, match=r"not SimpleNamespace; pass the one that it holds, \.inner"):
         diagnostics.watch(model, averaged, tmp_path / "run")  # type: ignore
     (tmp_path / "file").write_text("")

@@ -46,6 +46,11 @@ def watch(
         held = [name for name, each in getattr(optimizer, "__dict__", {}).items() if isinstance(each, Optimizer)]
         hint = f"; pass the one that it holds, .{held[0]}" if held else ""
         raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}{hint}")
+    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        raise TypeError(
+            f"watch: {type(optimizer).__name__} was never initialized as an optimizer, and has no hooks; call "
+            "super().__init__(params, defaults) in its __init__"
+        )
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ValueError(f"watch: {lazy[0]} has no shape yet; run the model once on a batch, then watch it")
