@@ -81,9 +81,9 @@ def unshifted(run: Run) -> Iterator[Finding]:
         "unshifted",
         run,
         (
-            "The targets are the tokens that the model is given, each at its own place, and the answer there depends "
-            "on that token and on those before it: copying it is all there is to learn, and the next token, which is "
-            "what the model is asked for later, is never learned."
+            "The model is given its own targets: each is the token at the same place, and the answer there depends on "
+            "it and on those before. Copying it is all there is to learn; the next token, which is what the model is "
+            "asked for later, is never learned."
         ),
         (
             "shift by one: inputs tokens[:, :-1], targets tokens[:, 1:]",

@@ -56,8 +56,8 @@ def ctc_scores(run: Run) -> Iterator[Finding]:
         "log-scores",
         run,
         (
-            "F.ctc_loss takes what it is given for log-probabilities, but their exponentials do not add up to 1 over "
-            f"the classes: the logarithm of the sum is typically {number(total)} in size. Raising the scores of the "
+            "F.ctc_loss is given scores that are no log-probabilities: their exponentials do not add up to 1 over the "
+            f"classes (the logarithm of the sum is typically {number(total)} in size). Raising the scores of the "
             f"target's classes lowers the loss, whatever the others have. It ended at {number(signals.loss(run).end)}."
         ),
         (
@@ -65,7 +65,7 @@ def ctc_scores(run: Run) -> Iterator[Finding]:
             "log_softmax without dim takes the first dimension of three, which is time",
         ),
         evidence={"logarithm of the sum": total},
-        formula=r"\sum_c p_{tc} = 1 \quad\text{at each time } t, p_{tc} = e^{z_{tc}} / {\textstyle\sum_k} e^{z_{tk}}",
+        formula=r"\sum_c p_{tc} = 1 \quad\text{at each time, } p_{tc} = e^{z_{tc}} / {\textstyle\sum_k} e^{z_{tk}}",
         severity="warning",
     )
 

@@ -107,7 +107,7 @@ and in evaluation gives all of them the mean of these.
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
 other scores do; without it all scores grow for ever, and along another dimension, as the batch, it compares the wrong
 ones. `kl_div` takes its first argument for log-probabilities: of probabilities $-t_i p_i$ is least where the largest
-entry of the target has all.
+entry of the target has all. `ctc_loss` adds up, over all ways to write a text, what such entries make of each.
 
 *Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
 changes its sign, and the surer the output, the lower the loss, without end. The losses of pairs and `soft_margin_loss`
