@@ -512,6 +512,13 @@ def test_a_rate_far_below_the_limit_is_raised_first_where_nothing_was_learned(ra
     assert finding.remedies[0].startswith("raise the learning rate: 0.1 is 1.5 %") == told
 
 
+@pytest.mark.parametrize(("level", "told"), [(0.0, []), (0.5, [("info", "plateau")])])
+def test_a_loss_that_keeps_changing_its_sign_is_no_plateau(level, told, tmp_path):
+    """As that of a policy whose advantages are centered; a value's is of one sign."""
+    levels = [level + 0.1 * np.sin(1e3 * step) for step in range(400)]
+    assert found(record(tmp_path / "run", levels, constant=np.nan, noise=0.0)) == told
+
+
 @pytest.mark.parametrize("size", [1.0, 255.0])
 def test_a_plateau_that_nothing_explains_asks_for_standardized_inputs_where_they_are_raw(size, tmp_path):
     record(tmp_path, [1.0] * 400, constant=np.nan)

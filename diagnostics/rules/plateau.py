@@ -109,6 +109,8 @@ design.
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
@@ -189,7 +191,7 @@ def _of_a_level(
         return
     found = explained(run, stretch.first_step, stretch.last_step)
     heard = found.share - 3 * found.error > HEARD
-    yield (
+    why = (
         logistic.least_squares(KIND, run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
         or hard_attention(KIND, run, stretch)
@@ -200,8 +202,15 @@ def _of_a_level(
         or order_blind(KIND, run, stretch)
         or crowded_inputs(KIND, run, stretch, found)
         or nothing
-        or _unexplained(run, stretch, found)
     )
+    if why is not None or not _of_both_signs(history.values[stretch.holds(history.steps)]):
+        yield why or _unexplained(run, stretch, found)
+
+
+def _of_both_signs(losses: np.ndarray, *, often: float = 0.1) -> bool:
+    """No error that was to come down, but as advantages weighed by what is 1 on average, whose sum tells nothing."""
+    below = float((losses < 0).mean())
+    return often <= below <= 1 - often
 
 
 def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
