@@ -603,7 +603,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     averaged = SimpleNamespace(inner=torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(TypeError, match=r"Bare was never initialized as an optimizer"):
         diagnostics.watch(model, Bare(), tmp_path / "run")
-    with pytest.raises(TypeError, match=r"not SimpleNamespace; pass the one that it holds, \.inner"):
+    with pytest.raises(TypeError, match=r"not types.SimpleNamespace; pass the one that it holds, \.inner"):
         diagnostics.watch(model, averaged, tmp_path / "run")  # type: ignore
     (tmp_path / "file").write_text("")
     with pytest.raises(diagnostics.RunError, match="file"):

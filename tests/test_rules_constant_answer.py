@@ -519,6 +519,22 @@ def test_a_loss_that_keeps_changing_its_sign_is_no_plateau(level, told, tmp_path
     assert found(record(tmp_path / "run", levels, constant=np.nan, noise=0.0)) == told
 
 
+@pytest.mark.parametrize(
+    ("loss", "step", "expected"),
+    [
+        (math.log(2), 0.1, [("info", "constant-value")]),  # two scores that are one
+        (math.log(2), 1e-7, [("info", None)]),  # weights that do not move
+        (0.0, 0.1, [("info", None)]),  # as of advantages, whatever the policy
+    ],
+)
+def test_a_loss_that_is_the_same_whatever_the_weights_are(loss, step, expected, tmp_path):
+    record(tmp_path, [loss] * 400, constant=np.nan, noise=0.0)
+    tables = {name: diagnostics.load(tmp_path).table(name) for name in ("scalars", "layers")}
+    tables["scalars"] = tables["scalars"].assign(update_norm=step)
+    run = Run.from_frames(diagnostics.load(tmp_path).meta, tables)
+    assert [(each.severity, each.cause) for each in plateau.check(run)] == expected
+
+
 @pytest.mark.parametrize("size", [1.0, 255.0])
 def test_a_plateau_that_nothing_explains_asks_for_standardized_inputs_where_they_are_raw(size, tmp_path):
     record(tmp_path, [1.0] * 400, constant=np.nan)

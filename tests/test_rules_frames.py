@@ -343,6 +343,20 @@ def test_units_that_die_where_nothing_was_learned(gone, severity):
     assert found.severity == severity
 
 
+@pytest.mark.parametrize(("later", "told"), [(0.1, False), (1.0, True)])
+def test_units_that_are_given_nothing_at_first_are_not_dead(later, told):
+    """A state that begins at 0, as that of a fixed point; its units live in the second call, or in none."""
+    steps = np.arange(1, 401, 10)
+    columns = {"activation": "relu", "units": 24, "hidden": 1.0}
+    calls = [
+        {"layer": "f.relu#0", "dead_fraction": 1.0, "zero_fraction": 1.0, "input_mean": 0.0, "input_std": 0.0},
+        {"layer": "f.relu#1", "dead_fraction": later, "zero_fraction": later, "input_mean": -0.1, "input_std": 1.0},
+    ]
+    units = pd.concat([pd.DataFrame({"step": steps} | columns | call) for call in calls]).sort_values("step")
+    run = run_of(scalars={"step": STEPS, "loss": 1.4, "lr": 0.1}, units=units)
+    assert [each.kind for each in dead_units.check(run)] == ["dead-units"] * told
+
+
 @pytest.mark.parametrize(
     ("rise", "expected"),
     [(10, "warning"), (400, "info")],  # in one interval; over all of the run, as where a target that moves lifts a loss

@@ -45,7 +45,8 @@ def watch(
     if not isinstance(optimizer, Optimizer):
         held = [name for name, each in getattr(optimizer, "__dict__", {}).items() if isinstance(each, Optimizer)]
         hint = f"; pass the one that it holds, .{held[0]}" if held else ""
-        raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}{hint}")
+        kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {kind}{hint}")
     if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         raise TypeError(
             f"watch: {type(optimizer).__name__} was never initialized as an optimizer, and has no hooks; call "

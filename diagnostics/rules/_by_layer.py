@@ -63,14 +63,26 @@ def activations(run: Run) -> dict[str, tuple[str, int]]:
 
 
 def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Steps (T,), activation calls and dead fractions (T, L), NaN for the loss's own, such as a hinge. Where too few
-    inputs were seen to tell a dead unit from a sparse one, a layer without a single active entry is dead all the
-    same."""
+    """Steps (T,), activation calls and dead fractions (T, L), NaN for the loss's own, such as a hinge, and for a call
+    of several that is given nothing, as where a state begins at 0. Where too few inputs were seen to tell a dead unit
+    from a sparse one, a layer without a single active entry is dead all the same."""
     steps, names, dead = matrix(run, "units", "dead_fraction")
     rectifies = [activations(run).get(name, ("",))[0] in RECTIFIERS for name in names]
     _, _, zeros = matrix(run, "units", "zero_fraction")
     dead = np.where(np.isnan(dead) & (zeros == 1) & rectifies, 1.0, dead)
-    return steps, names, np.where([name.startswith("loss.") for name in names], np.nan, dead)
+    ignored = np.array([name.startswith("loss.") for name in names]) | _given_nothing(run, names, dead)
+    return steps, names, np.where(ignored, np.nan, dead)
+
+
+def _given_nothing(run: Run, names: list[str], dead: np.ndarray) -> np.ndarray:
+    """(T, L) whether the input of a call is 0 throughout, while the same function, where it is called again, has units
+    that live."""
+    nothing = np.ones(dead.shape, dtype=bool)
+    for column in ("input_mean", "input_std"):
+        nothing &= matrix(run, "units", column)[2] == 0
+    bases = np.array([name.split("#")[0] for name in names])
+    lives = np.array([(dead[:, bases == base] < 1).any() for base in bases])
+    return nothing & lives
 
 
 def has_lost_layer(run: Run, share: float) -> bool:

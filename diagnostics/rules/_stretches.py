@@ -5,12 +5,12 @@ Nothing here decides whether that is a fault: a converged run is flat too.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Chart, Finding, Severity
 from diagnostics.rules._recurrence import AGAIN, in_turn, recurrence
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -46,7 +46,7 @@ class Flat:
         return self.last_step if self.escaped else None
 
     @property
-    def severity(self) -> Literal["critical", "warning"]:
+    def severity(self) -> Severity:
         """Of a fault that explains it."""
         return "warning" if self.escaped else "critical"
 
@@ -60,9 +60,10 @@ class Flat:
         remedies: tuple[str, ...],
         charts: tuple[Chart, ...],
         formula: str = "",
+        severity: Severity | None = None,
     ) -> Finding:
-        """Of a fault that explains it."""
-        known = (self.severity, self.first_step, self.ended)
+        """Of a fault that explains it; or of another severity."""
+        known = (severity or self.severity, self.first_step, self.ended)
         return Finding(kind, cause, *known, layers, summary, evidence, remedies, charts, formula)
 
 

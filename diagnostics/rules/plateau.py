@@ -77,6 +77,9 @@ tokens in any order. What depends on which one came first cannot be told, unless
 *Start far off*: large weights in the last layers give answers far larger than any target, or a softmax that is sure of
 a class at random and pays the whole distance of the logits for it. Until the weights have shrunk, nothing else counts.
 
+*Constant value*: $\mathcal J(\theta,\theta')$ with $\theta'=\theta$ at every update, as $\log 2$ of two scores that are
+one, may have a gradient by its first argument, and is the same everywhere.
+
 *Rare classes*: a network begins with even chances. Where a class is rare, the answer that fits its share alone is far
 from even, and the first updates go into a bias of the last layer.
 
@@ -126,6 +129,7 @@ from diagnostics.rules._constant_answer import (
     of_linear_layers,
     worse_for_long,
 )
+from diagnostics.rules._constant_value import constant_value
 from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import crowded_inputs, decayed, distant_targets, saturated_softmax, tiny_inputs
@@ -202,6 +206,7 @@ def _of_a_level(
         or order_blind(KIND, run, stretch)
         or crowded_inputs(KIND, run, stretch, found)
         or nothing
+        or constant_value(KIND, run, stretch)
     )
     if why is not None or not _of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or _unexplained(run, stretch, found)
