@@ -10,7 +10,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOG_LOSS
-from diagnostics.rules._constant_answer import too_large_at_first
+from diagnostics.rules._far_off import too_large_at_first
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
 from diagnostics.rules._words import counted, number, tex

@@ -47,9 +47,9 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOG_LOSS
-from diagnostics.rules._constant_answer import BY_INPUTS, drowned
 from diagnostics.rules._dead_causes import NEARLY_ALL, cause_of
 from diagnostics.rules._explained import nothing_until
+from diagnostics.rules._far_off import BY_INPUTS, drowned
 from diagnostics.rules._far_targets import scale_targets
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._moving import is_moving

@@ -66,10 +66,10 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
-from diagnostics.rules._constant_answer import worse_for_long
 from diagnostics.rules._crawling import crawls
 from diagnostics.rules._cut_short import gone_early, gradient_left, spent_early
 from diagnostics.rules._explained import LITTLE, explained_late
+from diagnostics.rules._far_off import worse_for_long
 from diagnostics.rules._far_targets import far_targets
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._never_reached import LEADS_TO, never_reached
@@ -122,8 +122,9 @@ def check(
         return
     noise_alone = nothing and not hardly and not signal.surely_at_least(run, history.middle_step) > 0
     if not share > 0 or noise_alone:  # nothing would be followed by longer steps, unless what shortens them is no rate
-        if nothing and pace.ratio < inside:
-            yield from _shortened(sentences.finding(run, ", with nothing learned.", ratio=pace.ratio), pace, hardly)
+        found = sentences.finding(run, ", with nothing learned.", ratio=pace.ratio)
+        if nothing and pace.ratio < inside and (shortened := _shortened(found, pace, hardly)) is not None:
+            yield shortened
         return
     if run.meta["status"] == "finished" and reaching.straight(run, history.middle_step) and _learned_little(run):
         inside = straight_inside
@@ -189,12 +190,11 @@ def _lowered_early(run: Run, first: int, ratio: float = np.nan, overshoot: float
     )
 
 
-def _shortened(found: Finding, pace: Pace, clipped: bool) -> Iterator[Finding]:
+def _shortened(found: Finding, pace: Pace, clipped: bool) -> Finding | None:
     """By what is not the rate."""
     if pace.outweighed >= epsilon.OUTWEIGHS:
-        yield sentences.by_epsilon(found, pace.outweighed)
-    elif pace.left < 1 and clipped:
-        yield sentences.by_clipping(found, pace.left)
+        return sentences.by_epsilon(found, pace.outweighed)
+    return sentences.by_clipping(found, pace.left) if pace.left < 1 and clipped else None
 
 
 def _of_the_rate(run: Run, words: str, pace: Pace, warming: bool) -> Finding:
@@ -203,8 +203,7 @@ def _of_the_rate(run: Run, words: str, pace: Pace, warming: bool) -> Finding:
     if warming:
         return sentences.by_clipping(found, pace.left) if pace.left < 1 else found
     targets = far_targets(run)
-    shortened = next(_shortened(found, pace, True), None)
-    return shortened or (sentences.by_targets(run, found, targets) if targets else found)
+    return _shortened(found, pace, True) or (sentences.by_targets(run, found, targets) if targets else found)
 
 
 def _stands(

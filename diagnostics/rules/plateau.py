@@ -118,19 +118,17 @@ from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._charts import LOSS_AND_GRADIENT
-from diagnostics.rules._constant_answer import (
-    BEND,
+from diagnostics.rules._constant_answer import BEND, learned_nothing, of_linear_layers
+from diagnostics.rules._constant_value import constant_value
+from diagnostics.rules._explained import Explained, explained
+from diagnostics.rules._far_off import (
     BY_INPUTS,
     INPUT_SCALE,
     began_sure_and_wrong,
     drowned,
-    learned_nothing,
     never_came_back,
-    of_linear_layers,
     worse_for_long,
 )
-from diagnostics.rules._constant_value import constant_value
-from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import crowded_inputs, decayed, distant_targets, saturated_softmax, tiny_inputs
 from diagnostics.rules._given import misused, near_its_bound
