@@ -357,6 +357,17 @@ def test_units_that_are_given_nothing_at_first_are_not_dead(later, told):
     assert [each.kind for each in dead_units.check(run)] == ["dead-units"] * told
 
 
+def test_a_layer_that_is_given_nothing_after_it_lived_is_dead():
+    """It has no other call that would show that its units live."""
+    steps = np.arange(1, 401, 10)
+    gone = (steps > 20).astype(float)
+    columns = {"step": steps, "layer": "1", "activation": "relu", "units": 24, "hidden": 1.0}
+    units = columns | {"dead_fraction": gone, "zero_fraction": gone, "input_mean": 0.0, "input_std": 1 - gone}
+    layers = {"step": steps, "layer": "0.weight", "weight_norm": 1.0, "update_norm": 0.1, "grad_norm": 1.0}
+    run = run_of(scalars={"step": STEPS, "loss": 1.4, "lr": 0.1}, units=units, layers=layers)
+    assert [each.first_step for each in dead_units.check(run)] == [21]
+
+
 @pytest.mark.parametrize(
     ("rise", "expected"),
     [(10, "warning"), (400, "info")],  # in one interval; over all of the run, as where a target that moves lifts a loss

@@ -27,9 +27,14 @@ def unwrapped(optimizer: Any) -> Any:
     """The optimizer inside a wrapper that is itself an `Optimizer` (Accelerate, Lightning): its hooks are called; and
     inside one that was never initialized as such (Opacus), and has no hooks."""
     inner = getattr(optimizer, "optimizer", None)
-    if isinstance(optimizer, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+    if isinstance(optimizer, Optimizer) and not has_hooks(optimizer):
         inner = next((each for each in vars(optimizer).values() if isinstance(each, Optimizer)), inner)
     return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
+
+
+def has_hooks(optimizer: Optimizer) -> bool:
+    """Not one whose class never called `Optimizer.__init__`."""
+    return hasattr(optimizer, "_optimizer_step_pre_hooks")
 
 
 def is_compiled(model: nn.Module) -> bool:

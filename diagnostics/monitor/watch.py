@@ -47,7 +47,7 @@ def watch(
         hint = f"; pass the one that it holds, .{held[0]}" if held else ""
         kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}".removeprefix("builtins.")
         raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {kind}{hint}")
-    if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+    if not describe.has_hooks(optimizer):
         raise TypeError(
             f"watch: {type(optimizer).__name__} was never initialized as an optimizer, and has no hooks; call "
             "super().__init__(params, defaults) in its __init__"

@@ -75,14 +75,15 @@ def dead_fractions(run: Run) -> tuple[np.ndarray, list[str], np.ndarray]:
 
 
 def _given_nothing(run: Run, names: list[str], dead: np.ndarray) -> np.ndarray:
-    """(T, L) whether the input of a call is 0 throughout, while the same function, where it is called again, has units
-    that live."""
+    """(T, L) whether the input of a call is 0 throughout, while another call of the same function has units that
+    live."""
     nothing = np.ones(dead.shape, dtype=bool)
     for column in ("input_mean", "input_std"):
         nothing &= matrix(run, "units", column)[2] == 0
-    bases = np.array([name.split("#")[0] for name in names])
-    lives = np.array([(dead[:, bases == base] < 1).any() for base in bases])
-    return nothing & lives
+    bases, calls = np.array([name.split("#")[0] for name in names]), np.arange(len(names))
+    for at in np.flatnonzero(nothing.any(0)):
+        nothing[:, at] &= (dead[:, (bases == bases[at]) & (calls != at)] < 1).any()
+    return nothing
 
 
 def has_lost_layer(run: Run, share: float) -> bool:

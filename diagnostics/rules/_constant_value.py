@@ -28,7 +28,7 @@ def constant_value(kind: str, run: Run, stretch: Flat, *, due: float = 0.01) -> 
         kind,
         "constant-value",
         (),
-        f"The loss was {number(most)} at every update, to the last digit, though the weights moved along a gradient "
+        f"The loss was {number(most)} at every update, but for rounding, though the weights moved along a gradient "
         "that is not 0: its value does not depend on them. So it is where a model is compared with itself, as with a "
         "reference that is the same object or takes over its weights, and where a loss is divided by its own value.",
         {"loss": most, "updates": float(history.count)},
