@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pytest workers share two cores
@@ -35,10 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
         if not item.get_closest_marker("every_case") and not item.get_closest_marker("by_hand"):
             only_ci = item.get_closest_marker("exhaustive") is not None
             cases.setdefault((item.path, getattr(item, "originalname", item.name), only_ci), []).append(item)
-    for turn, ((path, _, only_ci), several) in enumerate(cases.items()):
+    for (path, name, only_ci), several in cases.items():
         dear = path.name.startswith(DEAR)
         for at, item in enumerate(several):
-            if dear and (at + turn) % len(several) % TENTH:
+            if dear and (at + zlib.crc32(name.encode())) % len(several) % TENTH:
                 item.add_marker(pytest.mark.by_hand)
             elif not dear and not only_ci and at % 4:
                 very_many = len(several) > VERY_MANY

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.monitor import describe, forwards, functions
 
-FEW = 8  # parameters that are asked one by one whether anything depends on them; more are asked together
+FEW = 8  # modules, or parameters, that are asked one by one whether anything depends on them; more are asked together
 CHANGED = 1e-3  # of the loss: more than rounding, where weights are moved by as much as they are large
 
 
@@ -28,26 +28,32 @@ def names(model: nn.Module, closure: Callable[[], Any]) -> dict[str, list[str]]:
     rest = {name: each for name, each in without.items() if name not in given}
     found: dict[str, Collection[str]] = {"withheld": given}
     if rest and not (describe.is_compiled(model) or describe.compiled_frames()):  # which would be compiled anew
-        found |= {"by_value": _depended_on(model, closure, rest), "unused": _unused(model, closure, rest)}
+        by_value = _depended_on(model, closure, rest)
+        found |= {"by_value": by_value, "unused": _unused(model, closure, rest) - by_value}
     return {entry: [describe.plain_name(name) for name in without if name in some] for entry, some in found.items()}
 
 
-def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
-    """What is used without a graph, as a teacher or a backbone, is to stay as it is."""
+def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> set[str]:
+    """What is used without a graph, as a teacher or a backbone, is to stay as it is. Those of one module are moved
+    together: a bias alone may leave what is rounded as it is."""
     with forwards.ours(model, closure), torch.enable_grad(), _Uses() as uses:
         closure()
-    used = {name: each for name, each in parameters.items() if id(each) in uses.seen}
-    if not used:
-        return ()
-    usual, moved = _loss(model, closure), _loss(model, closure, list(used.values()))
-    return used if math.isfinite(moved) and abs(moved - usual) > CHANGED * abs(usual) else ()
+    modules = dict[str, list[str]]()
+    for name, each in parameters.items():
+        if id(each) in uses.seen:
+            modules.setdefault(name.rpartition(".")[0], []).append(name)
+    groups = list(modules.values()) if len(modules) <= FEW else [sum(modules.values(), [])]
+    usual = _loss(model, closure)
+    moved = [_loss(model, closure, [parameters[name] for name in names]) for names in groups]
+    felt = [math.isfinite(loss) and abs(loss - usual) > CHANGED * abs(usual) for loss in moved]
+    return {name for names, is_felt in zip(groups, felt, strict=True) if is_felt for name in names}
 
 
-def _unused(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> Collection[str]:
+def _unused(model: nn.Module, closure: Callable[[], Any], parameters: Mapping[str, Tensor]) -> set[str]:
     """What may be moved, and the loss is the same to the last bit."""
     usual = _loss(model, closure)
     if len(parameters) > FEW:
-        return parameters if _loss(model, closure, list(parameters.values())) == usual else ()
+        return set(parameters) if _loss(model, closure, list(parameters.values())) == usual else set()
     return {name for name, each in parameters.items() if _loss(model, closure, [each]) == usual}
 
 
