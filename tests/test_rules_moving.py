@@ -165,6 +165,24 @@ def test_a_loss_that_stands_at_the_limit_is_not_called_normal(falls, overshoot, 
     assert all((each.severity, "nothing" in each.remedies[0]) == ("info", falls) for each in found)
 
 
+@pytest.mark.parametrize(
+    ("first", "rest", "said"),
+    [
+        (200.0, np.linspace(-15.0, -1.5, 399), []),  # a density's: there is no 0 to be ten times as far from
+        (200.0, np.geomspace(1e-3, 0.5, 399), [" again: ", "is nothing"]),
+        (-1.0, np.linspace(-0.9, -0.95, 399), []),
+        (-1.0, np.linspace(-2.0, -3.0, 399), ["normal"]),
+    ],
+)
+@pytest.mark.every_case
+def test_a_loss_below_zero_at_the_limit(first, rest, said):
+    loss = np.array([first, *rest])
+    curvature = {"step": [50, 100, 150, 200], "stability": [0.95, 1.0, 0.97, 1.02], "eigenvalues": [[1.0]] * 4}
+    scalars = {"step": STEPS, "loss": loss, "lr": 0.1, "overshoot": every_tenth(0.2)}
+    found = list(edge_of_stability.check(run_of(scalars=scalars, curvature=curvature)))
+    assert len(found) == bool(said) and all(words in each.summary for each in found for words in said)
+
+
 NOISE = np.random.default_rng(1).normal(0, 0.1, 400)
 
 

@@ -13,6 +13,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import cliff, diagnose, local_minimum, plateau, saddle_point, wiring
 from diagnostics.rules._explained import explained
 from diagnostics.rules._ravine_words import _remedies
+from diagnostics.rules._raw_inputs import raw
 from diagnostics.rules._small_rate_words import LATER, finding
 from diagnostics.run import Run
 
@@ -60,6 +61,12 @@ def test_a_gradient_that_could_not_be_measured_is_no_nan():
     table = scalars(loss=np.exp(-AGE / 50) + 0.01, grad_norm=np.where(STEPS == 200, np.nan, 1.0))
     assert signals.first_nonfinite(run_of(scalars=table, events=failed)) is None
     assert signals.first_nonfinite(run_of(scalars=table)) == 200
+
+
+@pytest.mark.parametrize(("mean", "expected"), [([np.nan, np.nan], False), ([np.nan, 9.0], True), ([], False)])
+def test_inputs_that_are_known_in_part(mean, expected):
+    table = {"step": 1, "feature": [str(i) for i in range(len(mean))], "mean": mean, "std": 0.0}
+    assert raw(run_of(inputs=table)) is expected
 
 
 def test_a_jump_of_the_gradient_where_no_loss_is_a_number():

@@ -15,10 +15,9 @@ def raw(run: Run, *, size: float = 5.0) -> bool:
     """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at
     Xavier's scale)."""
     table = run.table("inputs", ["mean", "std"])
-    if table.empty:
-        return False
     square = table["mean"].to_numpy(dtype=float) ** 2 + table["std"].to_numpy(dtype=float) ** 2
-    return bool(np.sqrt(np.nanmean(square)) > size)
+    square = square[~np.isnan(square)]
+    return bool(len(square) and np.sqrt(square.mean()) > size)
 
 
 def first_length(run: Run) -> tuple[float, int]:

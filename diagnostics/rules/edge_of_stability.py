@@ -71,14 +71,14 @@ def check(
     if len(later) < estimates or later.mean() < mostly or not later[-estimates:].any():
         return
     ratio, step = number(float(np.median(ratios[first:]))), int(steps[first])
-    if rescales and risen * history.best < history.end < nothing * history.start:
+    if rescales and 0 <= risen * history.best < history.end < nothing * history.start:
         words = (
             f"The loss came down from {number(history.start)} to {number(history.best)} and is at "
             f"{number(history.end)} again: the gradients had become so small that the steps, divided by their size, "
             f"grew to the stability limit (s = {ratio} since step {step}). Beside where it began that is nothing."
         )
         remedy = "to keep the lowest loss, let the rate fall to 0 towards the end, or stop there; or use amsgrad=True"
-    elif quadratic.exact(run) or not history.end < fallen * history.start:
+    elif quadratic.exact(run) or not history.end < history.start - (1 - fallen) * abs(history.start):
         return
     elif signals.trend(history.after(step)).z > 3:
         words = (
