@@ -100,3 +100,50 @@ def test_a_gradient_too_large_to_square_is_no_fault_of_its_own(raw, tmp_path):
     """The first step sent the loss to 1e30 and killed the units; it came back, by the last bias alone."""
     diagnosis = found(tmp_path / "run", houses, torch.optim.SGD, 0.02, raw)
     assert alarms(diagnosis) == ([("dead-units", "input-scale")] if raw else [])
+
+
+class Beside(nn.Module):
+    """A time goes through sines into the first layer, columns of a table into another."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.time, self.table, self.act, self.out = nn.Linear(8, 32), nn.Linear(4, 32), act, nn.Linear(32, 1)
+
+    def forward(self, t, x):
+        waves = torch.stack([(t * each).sin() for each in range(1, 9)], 1)
+        return self.out(self.act(self.time(waves)) + self.act(self.table(x)))[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("act", "raw", "told"),
+    [
+        (nn.ReLU(), True, [("plateau", "input-scale")]),
+        (nn.Tanh(), True, [("saturated-units", "input-scale")]),
+        (nn.ReLU(), False, []),
+        (nn.Tanh(), False, []),
+    ],
+)
+@pytest.mark.every_case
+def test_raw_columns_of_another_layer_than_the_first(act, raw, told, tmp_path):
+    torch.manual_seed(0)
+    model = Beside(act)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3 if raw else 1e-2)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=1000) as monitor:
+        for _ in range(150):
+            t, x = torch.rand(64), torch.randn(64, 4)
+            y = x[:, :2].mean(1) + t
+            x = 100 + 30 * x if raw else x
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(t, x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda t=t, x=x, y=y: F.mse_loss(model(t, x), y))
+    run = diagnostics.load(tmp_path)
+    ((layer, length, features, total, mean, deviation),) = run.meta["inputs_beside"]
+    sizes = (100.0, 30.0) if raw else (0.0, 1.0)
+    assert (layer, features) == ("table.weight", 4)
+    assert np.allclose([length / 2, total / 4], np.hypot(*sizes), rtol=0.1)
+    assert np.allclose([mean, deviation], sizes, atol=0.4 * sizes[1])
+    diagnosis = diagnostics.diagnose(run)
+    assert alarms(diagnosis) == told
+    assert all("standardize what table is given" in each.remedies[0] for each in diagnosis.alarms)

@@ -21,15 +21,21 @@ from diagnostics.monitor.layer import NOTHING, PARAMETER, Flow, Layer, in_step, 
 
 
 class Graph:
-    """The layers met so far. `hidden`: activations that a later layer reads; `gates`: those that multiply something."""
+    """The layers met so far. `hidden`: activations that a later layer reads; `gates`: those that multiply something;
+    `beside`: what other layers than the first read that no gradient goes to, by the identity of their weight."""
 
     def __init__(self, parameters: set[int]) -> None:
         self.layers: list[Layer] = []
         self.hidden: set[int] = set()
         self.gates: set[int] = set()
-        self.first_input: Tensor | None = None
+        self._first: Tensor | None = None
+        self.beside: dict[int, Tensor] = {}
         self._parameters = parameters
         self._flows = WeakTensorKeyDictionary()
+
+    @property
+    def first_input(self) -> Tensor | None:
+        return None if self._first is None else self._first.detach()
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether it is one of the model's parameters."""
@@ -99,8 +105,12 @@ class Graph:
         raw = [
             t for t, f in zip(tensors, flows, strict=True) if not f.parameter and t.is_floating_point() and t.dim() > 1
         ]
-        if self.first_input is None and not self.layers:
-            self.first_input = raw[0].detach() if raw else torch.empty(0)
+        if self._first is None and not self.layers:
+            self._first = raw[0] if raw else torch.empty(0)
+        reader = next(id(t) for t, f in zip(tensors, flows, strict=True) if f.parameter)
+        for each in raw if torch.is_grad_enabled() else ():
+            if each is not self._first and not each.requires_grad:
+                self.beside.setdefault(reader, each)
 
     def _layer(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Flow:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs

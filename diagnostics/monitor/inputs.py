@@ -70,6 +70,16 @@ class Inputs:
         return self._condition
 
 
+def beside(x: Tensor) -> list[float]:
+    """Of one batch: root mean square length, number of features, the sum of their sizes, their largest mean and
+    deviation."""
+    found = stats.moments(_features(x), crossed=False)
+    deviations = stats.deviations(found)
+    sizes = torch.hypot(found.mean, deviations)
+    numbers = torch.stack([sizes.norm(), sizes.sum(), found.mean.abs().max(), deviations.max()]).tolist()
+    return [numbers[0], len(sizes), *numbers[1:]]
+
+
 def _coded(column: Tensor) -> bool:
     """Whether all that lies a deviation or more from the median is one number, twice at least."""
     far = column[(column - column.median()).abs() > column.std()]

@@ -23,7 +23,7 @@ from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
-from diagnostics.monitor.inputs import Inputs
+from diagnostics.monitor.inputs import Inputs, beside
 from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.sending import Record
@@ -133,6 +133,11 @@ class Looking:
         found["drawn"] = [name for name, tensor in self._tensors().items() if id(tensor) in drawn]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         last = observers[-1].cuts.steps
+        found["inputs_beside"] = [
+            [name, *beside(each)]
+            for name, tensor in self._tensors().items()
+            if (each := observers[-1].graph.beside.get(id(tensor))) is not None and not each.is_nested and each.numel()
+        ]
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
         self._strangers = [each for one in observers for each in strangers.made(one.strangers, one.modules)]

@@ -7,7 +7,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._far_targets import NEARER, far_targets, how_far
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._raw_inputs import first_length, normalizes, raw, standardize, summed_size
+from diagnostics.rules._raw_inputs import given, normalizes, raw, standardize
 from diagnostics.rules._rolling import recent_median
 from diagnostics.rules._unmoved import moved_at_most
 from diagnostics.rules._words import counted, number, tex
@@ -59,7 +59,7 @@ def worse_for_long(
     cause, words, remedies = START_FAR_OFF, "", _START_SMALL
     if by_inputs:
         cause, words = INPUT_SCALE, _of_raw_inputs(run)
-        remedies = (standardize(run), "or put a norm before the first layer: nn.BatchNorm1d")
+        remedies = (standardize(run), f"or put a norm before {given(run).layer or 'the first layer'}: nn.BatchNorm1d")
     elif targets:
         cause, words, remedies = "target-scale", f" {how_far(run, targets)}.", NEARER
     elif even:
@@ -170,20 +170,20 @@ def _thrown_by_inputs(run: Run, start: float, allowed: float) -> bool:
     squared error with their square."""
     if not raw(run) or normalizes(run):
         return False
-    length, features = first_length(run)
-    return start <= allowed * length**2 / features
+    return start <= allowed * given(run).size ** 2
 
 
 def _of_raw_inputs(run: Run) -> str:
-    length, features = first_length(run)
+    found = given(run)
+    layer = found.layer or "the first layer"
     said = (
-        f" The inputs are not standardized: one is {number(length)} long, where initializations are made for "
-        f"{number(features**0.5)}"
+        f" The inputs{f' of {layer}' if found.layer else ''} are not standardized: one is {number(found.length)} long, "
+        f"where initializations are made for {number(found.features**0.5)}"
     )
     if not optimizer.adaptive(run):
         return f"{said}."
     rate = optimizer.highest_rate(run, signals.loss(run).last_step)
     return (
         f"{said}, and an update of {run.meta['optimizer']}, which moves each weight by about the rate "
-        f"{number(rate)}, moves what a unit of the first layer is given by up to {number(rate * summed_size(run))}."
+        f"{number(rate)}, moves what a unit of {layer} is given by up to {number(rate * found.total)}."
     )

@@ -3,6 +3,9 @@
 Source: lecture, "Ill-conditioned curvature" (normalization).
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
@@ -11,13 +14,42 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a layer is given from outside: the root mean square length of one input, as a vector, its features, the sum
+    of their sizes, and the largest of their means and deviations."""
+
+    layer: str  # "" of the first one
+    length: float
+    features: int
+    total: float
+    mean: float
+    deviation: float
+
+    @property
+    def size(self) -> float:
+        """Of one feature: 1 where standardized."""
+        return self.length / max(self.features, 1) ** 0.5
+
+
+def given(run: Run) -> Given:
+    """Of all that layers are given from outside the largest; of length 0 where none was observed."""
+    return max(_given(run), key=lambda each: each.size, default=Given("", 0.0, 0, 0.0, 0.0, 0.0))
+
+
 def raw(run: Run, *, size: float = 5.0) -> bool:
     """Inputs whose root mean square is far from the 1 that initializations assume (5: z leaves [-3, 3] at
     Xavier's scale)."""
-    table = run.table("inputs", ["mean", "std"])
-    square = table["mean"].to_numpy(dtype=float) ** 2 + table["std"].to_numpy(dtype=float) ** 2
-    square = square[~np.isnan(square)]
-    return bool(len(square) and np.sqrt(square.mean()) > size)
+    return given(run).size > size
+
+
+def standardize(run: Run) -> str:
+    found = given(run)
+    what = f"what {found.layer} is given" if found.layer else "the inputs"
+    return (
+        f"standardize {what}: x = (x - mean) / std (means up to {number(found.mean)}, deviations up to "
+        f"{number(found.deviation)})"
+    )
 
 
 def first_length(run: Run) -> tuple[float, int]:
@@ -26,9 +58,16 @@ def first_length(run: Run) -> tuple[float, int]:
     return float(np.linalg.norm(sizes)), len(sizes)
 
 
-def summed_size(run: Run) -> float:
-    """Of the features of the first inputs: what a sum of them is at most, with weights of size 1."""
-    return float(_first_sizes(run).sum())
+def _given(run: Run) -> Iterator[Given]:
+    table = run.table("inputs", ["feature", "mean", "std"])
+    means, deviations = np.abs(signals.array(table, "mean")), signals.array(table, "std")
+    known = ~np.isnan(means + deviations)
+    if known.any():
+        sizes, features = np.hypot(means[known], deviations[known]), len(set(table["feature"]))
+        length, total = float((np.square(sizes).mean() * features) ** 0.5), float(sizes.mean() * features)
+        yield Given("", length, features, total, float(means[known].max()), float(deviations[known].max()))
+    for weight, *found in run.meta["inputs_beside"]:
+        yield Given(weight.rpartition(".")[0] or weight, *found)
 
 
 def _first_sizes(run: Run) -> np.ndarray:
@@ -53,12 +92,3 @@ def weights_before_batch_norm(run: Run) -> float:
             return count
         count += module["name"] in matrices
     return np.inf
-
-
-def standardize(run: Run) -> str:
-    table = run.table("inputs", ["mean", "std"])
-    return (
-        "standardize the inputs: x = (x - mean) / std (means up to "
-        f"{number(np.abs(signals.array(table, 'mean')).max())}, deviations up to "
-        f"{number(signals.array(table, 'std').max())})"
-    )

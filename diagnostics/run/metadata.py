@@ -66,6 +66,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "dropout": 0.0,
     "frozen_random": [],
     "input_order": [],
+    "inputs_beside": [],
     "along_batch": [],
     "softmax_of_one": [],
     "softmax_astray": [],
