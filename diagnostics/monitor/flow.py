@@ -18,24 +18,19 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics.monitor import functions, places
 from diagnostics.monitor.layer import NOTHING, PARAMETER, Flow, Layer, in_step, width
+from diagnostics.monitor.outside import Outside
 
 
 class Graph:
-    """The layers met so far. `hidden`: activations that a later layer reads; `gates`: those that multiply something;
-    `beside`: what other layers than the first read that no gradient goes to, by the identity of their weight."""
+    """The layers met so far. `hidden`: activations that a later layer reads; `gates`: those that multiply something."""
 
     def __init__(self, parameters: set[int]) -> None:
         self.layers: list[Layer] = []
         self.hidden: set[int] = set()
         self.gates: set[int] = set()
-        self._first: Tensor | None = None
-        self.beside: dict[int, Tensor] = {}
+        self.outside = Outside()
         self._parameters = parameters
         self._flows = WeakTensorKeyDictionary()
-
-    @property
-    def first_input(self) -> Tensor | None:
-        return None if self._first is None else self._first.detach()
 
     def knows(self, tensor: Tensor) -> bool:
         """Whether it is one of the model's parameters."""
@@ -52,6 +47,7 @@ class Graph:
         if not results:
             return
         tensors = list(functions.tensors((*args, *kwargs.values())))
+        self.outside.follow(function, tensors, results[0])
         flows = [self.flow(tensor) for tensor in tensors]
         found = self._moved(function, args, kwargs, tensors, flows, results)
         if found is None and function in functions.RECURRENT:
@@ -105,12 +101,8 @@ class Graph:
         raw = [
             t for t, f in zip(tensors, flows, strict=True) if not f.parameter and t.is_floating_point() and t.dim() > 1
         ]
-        if self._first is None and not self.layers:
-            self._first = raw[0] if raw else torch.empty(0)
-        reader = next(id(t) for t, f in zip(tensors, flows, strict=True) if f.parameter)
-        for each in raw if torch.is_grad_enabled() else ():
-            if each is not self._first and not each.requires_grad:
-                self.beside.setdefault(reader, each)
+        weight = next(t for t, f in zip(tensors, flows, strict=True) if f.parameter)
+        self.outside.read(weight, raw, is_first=not self.layers)
 
     def _layer(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Flow:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs

@@ -1,11 +1,13 @@
 """Means, deviations and correlations of the features the first layer reads."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics import stats
+from diagnostics.monitor.outside import Outside
 
 MOST = 1024  # features recorded one by one; wider inputs by channel
 CROSSED = 256  # features whose correlation matrix is kept
@@ -70,14 +72,17 @@ class Inputs:
         return self._condition
 
 
-def beside(x: Tensor) -> list[float]:
-    """Of one batch: root mean square length, number of features, the sum of their sizes, their largest mean and
-    deviation."""
-    found = stats.moments(_features(x), crossed=False)
-    deviations = stats.deviations(found)
-    sizes = torch.hypot(found.mean, deviations)
-    numbers = torch.stack([sizes.norm(), sizes.sum(), found.mean.abs().max(), deviations.max()]).tolist()
-    return [numbers[0], len(sizes), *numbers[1:]]
+def beside(outside: Outside, parameters: Mapping[str, Tensor]) -> Iterator[list]:
+    """Of one batch, of what other layers than the first are given: name of the weight, root mean square length, number
+    of features, the sum of their sizes, their largest mean and deviation."""
+    for name, weight in parameters.items():
+        for x in outside.beside.get(id(weight), ()):
+            if x.is_floating_point() and not x.is_nested and x.numel():
+                found = stats.moments(_features(x), crossed=False)
+                deviations = stats.deviations(found)
+                sizes = torch.hypot(found.mean, deviations)
+                numbers = torch.stack([sizes.norm(), sizes.sum(), found.mean.abs().max(), deviations.max()]).tolist()
+                yield [name, numbers[0], len(sizes), *numbers[1:]]
 
 
 def _coded(column: Tensor) -> bool:

@@ -83,8 +83,8 @@ class Looking:
         self._guard.run("units", self._look_at_units, record, calls)
         if observers and self._entrance.asking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
-            self._guard.run("the inputs' order", self._look_at_order, observers[0].graph.first_input)
-            self._guard.run("crowded inputs", self._look_at_crowds, observers[0].graph.first_input)
+            self._guard.run("the inputs' order", self._look_at_order, observers[0].graph.outside.first)
+            self._guard.run("crowded inputs", self._look_at_crowds, observers[0].graph.outside.first)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
@@ -133,11 +133,7 @@ class Looking:
         found["drawn"] = [name for name, tensor in self._tensors().items() if id(tensor) in drawn]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         last = observers[-1].cuts.steps
-        found["inputs_beside"] = [
-            [name, *beside(each)]
-            for name, tensor in self._tensors().items()
-            if (each := observers[-1].graph.beside.get(id(tensor))) is not None and not each.is_nested and each.numel()
-        ]
+        found["inputs_beside"] = list(beside(observers[-1].graph.outside, self._tensors()))
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
         self._strangers = [each for one in observers for each in strangers.made(one.strangers, one.modules)]
@@ -185,7 +181,7 @@ class Looking:
         for observer in observers:
             self._compared.meet(observer.comparisons)
             if answers.fruitless:
-                inputs = observer.graph.first_input
+                inputs = observer.graph.outside.first
                 found = self._compared.columns(observer.comparisons, inputs, observer.loss) | found
             observer.comparisons = []
         record.update.values.update(found)
@@ -195,7 +191,7 @@ class Looking:
         answers, states = self._entrance.answers, self._entrance.random_state
         known = answers.of_whole_loss or self._compared.of_whole_loss
         if (answers.fruitless or answers.settled) and not known and observers and self._averaged.due():
-            inputs, part_known = observers[-1].graph.first_input, not answers.fruitless
+            inputs, part_known = observers[-1].graph.outside.first, not answers.fruitless
             record.update.values.update(self._averaged.columns(self._model, closure, states, inputs, part_known))
 
     def _look_at_dropout(self, record: Record, closure: Closure) -> None:
@@ -274,7 +270,7 @@ class Looking:
         return self._together.size == 1 and not wrapped and not any(map(is_dtensor, parameters))
 
     def _look_at_input(self, record: Record, observer: Observer) -> None:
-        x = observer.graph.first_input
+        x = observer.graph.outside.first
         if x is not None and not x.is_nested and x.numel():
             record.add("inputs", *self._inputs.rows(x))
 
