@@ -21,7 +21,7 @@ import diagnostics
 from diagnostics import curvature, monitor, run, stats
 from diagnostics.monitor import places
 
-# What catches errors, and so cannot be where one is injected, and what only calls that.
+# What catches errors, and so cannot be where one is injected, what only calls that, and a method of every named tuple.
 CATCHES = {
     "Guarded.__init__", "Hooked.__init__", "Charge.__init__",
     "Guard.off", "Guard.__call__", "Guarded.__enter__", "Guarded.__exit__", "Hooked.__enter__", "Hooked.__exit__",
@@ -31,6 +31,7 @@ CATCHES = {
     "Entrance.left", "Observer.__torch_function__", "Observer._call", "Observer._run", "Observer._enter_module",
     "Observer._leave_module", "inside_multi_head", "Sentinel._begins", "Sentinel._accumulated", "Sentinel._end",
     "Updates._before", "Updates._after", "RunWriter._turn", "RunWriter._work", "_Pass.__call__",
+    "Hook.__call__", "ModuleCall._replace",
 }  # fmt: skip
 
 

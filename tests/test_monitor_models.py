@@ -131,3 +131,50 @@ def test_an_averaged_copy_is_not_the_watched_model(tmp_path: Path) -> None:
             average.module(torch.randint(0, 9, (7,)))
     units = diagnostics.load(tmp_path / "run").table("units")
     assert units.groupby("step").size().eq(1).all() and len(units) == 4
+
+
+class Entries(nn.Module):
+    """Weights in a container that compares itself entry by entry and takes no `remove_duplicate`, as torchrl's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8))
+
+    def __eq__(self, other: object) -> Any:
+        return torch.ones(2) == 1  # whose truth is an error
+
+    __hash__ = nn.Module.__hash__
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither true nor false")
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True) -> Any:
+        yield from super().named_parameters(prefix, recurse)
+
+
+class Lent(Entries):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Entries(), Entries()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.weight) @ self.first.weight.t() + x @ self.second.weight.mean(1)[:, None]
+
+
+def test_a_container_of_weights_with_ways_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Lent()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, curvature_every=2, budget=1e9) as monitor:
+        for _ in range(6):
+            x = torch.randn(16, 4)
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x: model(x).square().mean())
+    run = diagnostics.load(tmp_path)
+    events = run.table("events")
+    assert [each["name"] for each in run.meta["layers"]] == ["weight", "first.weight", "second.weight"]
+    assert not events["kind"].isin(["measurement-failed", "measurement-off"]).any(), list(events["message"])
+    assert len(run.table("curvature")) and len(run.table("units"))

@@ -132,12 +132,10 @@ def test_a_linear_model_of_features_that_were_divided_but_not_centred(centred, t
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    ("times", "expected"), [pytest.param(1.7, [], marks=pytest.mark.by_hand), (1.0, [("ravine", "uncentered-inputs")])]
-)
-def test_a_mean_that_was_learned_at_once_where_there_is_little_else(times, expected, tmp_path):
+@pytest.mark.parametrize("times", [pytest.param(1.7, marks=pytest.mark.by_hand), 1.0])
+def test_a_mean_that_was_learned_at_once_where_there_is_little_else(times, tmp_path):
     """32 noisy readings of one curve, from which the next eight are to follow: they do, but for the noise. A constant
-    would do better by a quarter, 7000 times less steeply; of an error times 1.7 it is not known."""
+    would do better by a quarter, 7000 times less steeply; of an error times 1.7 the mean of the answers tells."""
     torch.manual_seed(0)
     model = nn.Linear(32, 8)
     noisy = torch.linspace(-10, 10, 40) ** 3 + 5 * torch.randn(256, 40)
@@ -151,7 +149,8 @@ def test_a_mean_that_was_learned_at_once_where_there_is_little_else(times, expec
             loss.backward()
             optimizer.step()
             monitor.step(loss.detach(), lambda chosen=chosen: times * F.mse_loss(model(x[chosen]), y[chosen]))
-    assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path / "run"))) == expected
+    (told,) = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert (told.kind, told.cause) == ("ravine", "uncentered-inputs")
 
 
 class Recurrent(nn.Module):

@@ -8,12 +8,11 @@ functions is saved too. In-place changes of tensors that are no module's buffer 
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import partial
 from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import UninitializedBuffer
 from torch.nn.utils import stateless
+from torch.utils.weak import WeakIdKeyDictionary
 
 from diagnostics.curvature.containers import Contents
 from diagnostics.curvature.generators import Generators
@@ -29,7 +29,8 @@ from diagnostics.curvature.generators import Generators
 # Which parameters of a module its forwards wrote to, in training and in evaluation mode. A copy of all of them would
 # double a model for every evaluation; so there is one for the first evaluation, where a write shows whatever made it
 # (`weight.data.clamp_` counts no version up), and from then on for those alone that were written to.
-_WRITTEN: dict[bool, WeakKeyDictionary[nn.Module, set[str]]] = {True: WeakKeyDictionary(), False: WeakKeyDictionary()}
+# By identity: a module may compare itself entry by entry, as one that holds a dictionary of tensors does.
+_WRITTEN: dict[bool, MutableMapping[nn.Module, set[str]]] = {True: WeakIdKeyDictionary(), False: WeakIdKeyDictionary()}
 _PLAIN = (int, float, bool, str, type(None), tuple, Tensor)
 
 

@@ -1,8 +1,10 @@
 """What a run says about its model and optimizer: the entries of `run.json` that are known before training."""
 
+import inspect
 import math
 import platform
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -93,7 +95,7 @@ def held_in_evaluation(model: nn.Module, untouched: bool) -> list[str]:
 
 def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     aliases: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in _with_aliases(model):
         aliases.setdefault(id(parameter), []).append(plain_name(name))
     groups = {id(parameter): at for at, group in enumerate(optimizer.param_groups) for parameter in group["params"]}
     modules = {plain_name(name): type(module).__name__ for name, module in model.named_modules()}
@@ -110,6 +112,14 @@ def layers(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
         }
         for name, parameter in named_tensors(model, optimizer).items()
     ]
+
+
+def _with_aliases(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A tied parameter under each of its names, but of a module that overrides `named_parameters` as it was before
+    torch 2.0."""
+    if "remove_duplicate" in inspect.signature(model.named_parameters).parameters:
+        return model.named_parameters(remove_duplicate=False)
+    return model.named_parameters()
 
 
 def modules(model: nn.Module) -> list[dict[str, str]]:
