@@ -147,3 +147,52 @@ def test_raw_columns_of_another_layer_than_the_first(act, raw, told, tmp_path):
     diagnosis = diagnostics.diagnose(run)
     assert alarms(diagnosis) == told
     assert all("standardize what table is given" in each.remedies[0] for each in diagnosis.alarms)
+
+
+class Joined(nn.Module):
+    """Columns are put beside the features of a picture."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.picture = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(34, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, outputs))
+
+    def forward(self, image, columns):
+        return self.head(torch.cat([self.picture(image), columns], 1))
+
+
+@pytest.mark.parametrize(
+    ("raw", "classes", "told"),
+    [
+        (True, False, ("dead-units", "uncentered-inputs")),
+        (True, True, ("plateau", "input-scale")),
+        (False, False, None),
+        (False, True, None),
+    ],
+)
+@pytest.mark.every_case
+def test_a_raw_column_beside_the_features_of_a_picture(raw, classes, told, tmp_path):
+    torch.manual_seed(0)
+    image, area = torch.randn(1200, 16), torch.empty(1200).log_normal_(11.5, 0.8)
+    age, size = torch.randn(1200), (area.log() - 11.5) / 0.8
+    score = image[:, :4].sum(1) + age - size
+    columns = torch.stack([area if raw else size, age], 1)
+    y = (score > 0).long() if classes else score / score.std()
+    model = Joined(2 if classes else 1)
+
+    def loss_of(at):
+        answer = model(image[at], columns[at])
+        return F.cross_entropy(answer, y[at]) if classes else F.mse_loss(answer[:, 0], y[at])
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=1000) as monitor:
+        for _ in range(12):
+            for at in torch.randperm(1200).split(40):
+                optimizer.zero_grad()
+                loss = loss_of(at)
+                loss.backward()
+                optimizer.step()
+                monitor.step(loss, closure=lambda at=at: loss_of(at))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+    assert [(each.kind, each.cause) for each in found[:1]] == ([told] if told else [])
+    assert all("standardize what head.0 is given" in each.remedies[0] for each in found[:1])

@@ -7,7 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _conditioning as conditioning
-from diagnostics.rules._raw_inputs import normalizes, raw, weights_before_batch_norm
+from diagnostics.rules._raw_inputs import follows, given, normalizes, raw, weights_before_batch_norm
 from diagnostics.rules._unmoved import moves
 from diagnostics.run import Run
 
@@ -19,9 +19,11 @@ def cause_of(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, s
     known = dead[~np.isnan(dead)]
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
-    spread = conditioning.spread(run)
+    spread, (first, *_) = conditioning.spread(run), by_layer.activations(run)
     # Of random directions half start off, not nearly all.
-    uncentered = spread is not None and (spread.away >= conditioning.AWAY or _on_for_all_or_none(run))
+    uncentered = spread is not None and (spread.away >= conditioning.AWAY or _on_for_all_or_none(run, first))
+    behind = [each for each in names if follows(run, each)] if given(run).layer and raw(run) else []
+    uncentered |= any(_on_for_all_or_none(run, each) for each in behind)
     uncentered &= began < NEARLY_ALL and weights_before_batch_norm(run) >= 2
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)
     # A quarter off from the start is those directions; steps then turn more of them off, or on.
@@ -41,13 +43,12 @@ def _normalized_before(run: Run, activation: str) -> bool:
     return any("Norm" in types[name] for name in before)
 
 
-def _on_for_all_or_none(run: Run, *, share: float = 0.25, between: float = 0.1) -> bool:
-    """Whether the units of the first layer are, from the start: a good `share` of each, and few zeros of any others.
-    Weights of no preferred sign do so where the inputs lie to one side, whatever their size."""
-    first, *_ = by_layer.activations(run)
+def _on_for_all_or_none(run: Run, layer: str, *, share: float = 0.25, between: float = 0.1) -> bool:
+    """Whether the units of a layer that is given inputs are, from the start: a good `share` of each, and few zeros of
+    any others. Weights of no preferred sign do so where the inputs lie to one side, whatever their size."""
     _, names, dead = by_layer.dead_fractions(run)
     _, _, zeros = by_layer.matrix(run, "units", "zero_fraction")
-    at = names.index(first)
+    at = names.index(layer)
     known = np.flatnonzero(~np.isnan(dead[:, at]))
     if not len(known):
         return False

@@ -43,6 +43,17 @@ def raw(run: Run, *, size: float = 5.0) -> bool:
     return given(run).size > size
 
 
+def follows(run: Run, activation: str) -> bool:
+    """Whether an activation stands behind the layer that is given these; the first one, where that is not known."""
+    names = [name for name in by_layer.activations(run) if not name.startswith("loss.")]
+    order = [each["name"] for each in run.meta["modules"]]
+    base, layer = activation.split("#")[0], given(run).layer
+    if layer not in order or base not in order:
+        return not names or names[0] == activation
+    matrices = by_layer.with_matrix(run)
+    return [name for name in order[: order.index(base)] if name in matrices][-1:] == [layer]
+
+
 def standardize(run: Run) -> str:
     found = given(run)
     what = f"what {found.layer} is given" if found.layer else "the inputs"
