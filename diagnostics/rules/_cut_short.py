@@ -26,7 +26,7 @@ def cut_short(run: Run, history: signals.Loss, first: int, *, early: float = 0.5
     if not len(before) or len(before) > early * history.count or not len(was) or not len(norms):
         return False
     alive = len(before) >= 6 and bool(np.median(norms) > 0.2 * np.median(was[-history.window :]))
-    return (alive and _fell(before, history.after(first))) or gradient_left(run, history, first)
+    return (alive and _fell(run, history, first)) or gradient_left(run, history, first)
 
 
 def spent_early(
@@ -42,7 +42,7 @@ def spent_early(
     before = history.values[history.steps < first]
     shorter = rates[steps >= first].sum() <= rest * rates[steps < first].sum()
     few = not least <= len(before) <= early * history.count
-    return None if few or not shorter or not _fell(before, history.after(first)) else first
+    return None if few or not shorter or not _fell(run, history, first) else first
 
 
 def gone_early(
@@ -54,12 +54,13 @@ def gone_early(
     little: float = 0.05,
     at_once: float = 0.05,  # of the run: what it then waits is twenty times what it was given
     half: float = 0.5,
+    nothing: float = 1e-6,  # of the highest rate: most weights of single precision stay as they are to the last bit
 ) -> int | None:
     """Update from which the rate is next to nothing of its highest, in the first quarter and before much was learned
     from the inputs, `little` of the loss of a constant answer at most: three quarters of the run wait for nothing. As
-    much is learned where a schedule meant for epochs counts updates; and up to `half` where that is `at_once` and cuts
-    the fall of the loss short. Where the loss of a constant answer is not known, `downhill` is to say that most of the
-    start's is left, and all of its gradient."""
+    much is learned where a schedule meant for epochs counts updates; and up to `half` where that cuts the fall of the
+    loss short, and comes `at_once` or goes on to `nothing` for `half` of the run. Where the loss of a constant answer
+    is not known, `downhill` is to say that most of the start's is left, and all of its gradient."""
     steps, rates = optimizer.learning_rates(run)
     if not len(rates):
         return None
@@ -71,14 +72,18 @@ def gone_early(
     learned = found.share + 3 * found.error
     if np.isnan(learned):
         return gone if downhill else None
-    waits = before <= at_once * len(steps) and cut_short(run, history, gone)
+    stands = (steps < decay_step(steps, rates, nothing)).sum() <= half * len(steps)
+    waits = (before <= at_once * len(steps) or stands) and cut_short(run, history, gone)
     return gone if learned < (half if waits else little) else None
 
 
-def _fell(before: np.ndarray, after: np.ndarray, *, few: int = 24) -> bool:
+def _fell(run: Run, history: signals.Loss, first: int, *, few: int = 24) -> bool:
     """Significantly when the rate was lowered, and hardly since. Of few updates the noise hides a trend, but not that
-    their later half lies above all that came after."""
-    half = before[len(before) // 2 :]
+    their later half lies above all that came after: by their rates, since a rate that sinks slows the fall itself."""
+    before, after = history.values[history.steps < first], history.after(first)
+    steps, rates = optimizer.learning_rates(run)
+    made = np.cumsum(rates[np.searchsorted(steps, history.steps[history.steps < first])])
+    half = before[made >= made[-1] / 2]
     falling = signals.trend(half if len(before) >= 12 else before)
     slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
     above = 12 <= len(before) < few and half.mean() - after.mean() > 3 * after.std() / len(half) ** 0.5
