@@ -520,7 +520,8 @@ def test_layers_that_are_linear_together():
     no, dropped = nn.Identity(), nn.Dropout(0.5)
     assert linear_layers(stacked(no, no, no)) == 3
     assert linear_layers(stacked(dropped, nn.BatchNorm1d(6), nn.Sigmoid())) == 3  # the last one is the loss's
-    assert linear_layers(stacked(no, nn.ReLU(), no)) == 0
+    assert linear_layers(stacked(no, nn.ReLU(), no)) == linear_layers(stacked(no, nn.LeakyReLU(), no)) == 0
+    assert linear_layers(stacked(nn.LeakyReLU(True), nn.LeakyReLU(1.0, inplace=True), no)) == 3
     assert linear_layers((layers[0](x) * layers[1](x)).sum() + layers[2](layers[0](x) * layers[1](x)).sum()) == 0
     assert linear_layers(layers[1](layers[0](table(at))).sum()) == 0
     assert linear_layers(layers[0](x).sum()) == 0
@@ -677,3 +678,23 @@ def test_when_lost_updates_matter(lost_late, decays, end, cosine, expected, tmp_
     writer.close("finished")
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).findings
     assert [finding.severity for finding in found if finding.cause == "lost-to-rounding"] == expected
+
+
+@pytest.mark.parametrize(("slope", "told"), [(True, True), (1.0, True), (0.01, False)])
+@pytest.mark.every_case
+def test_a_leaky_relu_that_changes_nothing(slope, told, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(2, 32), nn.LeakyReLU(slope), nn.Linear(32, 32), nn.LeakyReLU(slope), nn.Linear(32, 1)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+        for _ in range(300):
+            x = torch.randn(64, 2)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), x.prod(1, keepdim=True).sign())
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    found = [(each.cause, each.layers) for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms]
+    assert found == ([("identity-activation", ("1", "3"))] if told else [])

@@ -232,3 +232,25 @@ def test_a_time_that_a_batch_has_in_common(tmp_path, width):
         return torch.rand(1, width).repeat(16, 1), x, x[:, :1]
 
     assert causes(Timed(), tmp_path, timed, updates=20, lost=F.mse_loss) == []
+
+
+@pytest.mark.parametrize(
+    ("momentum", "batch", "told"), [(0.99, 6, True), (0.99, 512, False), (0.1, 6, False), (None, 6, False)]
+)
+@pytest.mark.every_case
+def test_a_batch_norm_that_remembers_the_last_batch_alone(momentum, batch, told, tmp_path):
+    """Of many numbers the last batch's mean is good enough."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16, momentum=momentum), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+        for _ in range(60):
+            x = torch.randn(batch, 4)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), x.prod(1, keepdim=True))
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms if each.kind == "wiring"]
+    assert [(each.cause, each.layers) for each in found] == ([("short-memory", ("1",))] if told else [])
+    assert all(each.evidence["error of the mean"] == pytest.approx((0.99 / 1.01 / 6) ** 0.5) for each in found)

@@ -341,6 +341,13 @@ def padded(x):
     return read
 
 
+def by_channel(x):
+    """Each half of the features by a deviation of its own."""
+    x[:, :32].sub_(0.5).div_(0.3)
+    x[:, 32:].sub_(0.4).div_(0.2)
+    return x
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("rescale", "expected"),
@@ -349,6 +356,7 @@ def padded(x):
         pytest.param(lambda x: x.sub_(0.5).div_(0.3), [("wiring", "inputs-change")], marks=pytest.mark.exhaustive),
         (lambda x: x.sub_(2).div_(2), [("wiring", "inputs-change")]),  # to the constant that this leaves alone
         (padded, [("wiring", "inputs-change")]),
+        (by_channel, [("wiring", "inputs-change")]),
         (lambda x: x / 16, []),
     ],
 )

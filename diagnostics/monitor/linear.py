@@ -50,8 +50,11 @@ def _is_layer(node: Any) -> bool:
 
 
 def _is_linear(node: Any) -> bool:
-    """A table of embeddings is any function of its tokens; a product of two that depend on the inputs is none."""
+    """A table of embeddings is any function of its tokens; a product of two that depend on the inputs is none. With a
+    slope of 1 on both sides a leaky ReLU changes nothing: `nn.LeakyReLU(True)` was to work in place."""
     name = losspath.function_of(node)
+    if name == "leakyrelu":
+        return node._saved_negative_slope == 1
     factors = [each for each in losspath.inputs_of(node) if not losspath.is_parameter(each)]
     if name in losspath.LAYERS:
         return name != "embedding" and len(factors) < 2

@@ -132,6 +132,7 @@ class Looking:
         drawn = set[int]().union(*(observer.draws.lost for observer in observers))
         found["drawn"] = [name for name, tensor in self._tensors().items() if id(tensor) in drawn]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
+        found["short_memory"] = [list(each) for each in observers[-1].shared_norms.short_memory(observers[-1].modules)]
         last = observers[-1].cuts.steps
         found["inputs_beside"] = list(beside(observers[-1].graph.outside, self._tensors()))
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]

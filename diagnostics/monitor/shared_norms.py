@@ -1,15 +1,16 @@
 """Batch norms that several places of a model share: in evaluation all get the statistics that these have together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diagnostics.monitor import functions
 
 FEWEST = 16  # numbers a channel: of fewer, means differ by half a deviation by chance
+SHORT = 0.5  # weight of the newest batch in the running statistics, from which on all others together have no more
 
 
 class ModuleCall(NamedTuple):
@@ -31,15 +32,21 @@ class _Use:
 
 
 class SharedNorms:
-    """Of one forward, by the running mean that each norm has."""
+    """Of one forward, by the running mean that each norm has. `counts`: numbers a channel that each was given."""
 
     def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
         self._seen: dict[int, tuple[str, list[_Use]]] = {}
 
     @torch.no_grad()
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], callers: list[ModuleCall]) -> None:
         """After a call. `callers`: the modules at work, the innermost last: the norm, or who calls its function."""
-        if func not in functions.BATCH_NORM or (functions.normalized(func, args, kwargs) or 0) < FEWEST:
+        if func not in functions.BATCH_NORM:
+            return
+        count = functions.normalized(func, args, kwargs) or 0
+        if count and callers and callers[-1].batch_norm:
+            self.counts[callers[-1].name] = count
+        if count < FEWEST:
             return
         x, running = args[0].detach().float(), functions.argument(args, kwargs, 1, "running_mean")
         outer = callers[:-1] if callers and callers[-1].batch_norm else callers
@@ -49,6 +56,13 @@ class SharedNorms:
         variance, mean = torch.var_mean(x, dims, correction=0)
         uses = self._seen.setdefault(id(running), (callers[-1].name, []))[1]
         uses.append(_Use(outer[-1], mean, variance.sqrt()))
+
+    def short_memory(self, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, float, int]]:
+        """Name, momentum and numbers a channel of norms that keep next to nothing of earlier batches."""
+        for name, count in self.counts.items():
+            momentum = getattr(modules.get(name), "momentum", None)  # without one all batches count alike
+            if isinstance(momentum, float | int) and momentum >= SHORT:
+                yield name, float(momentum), count
 
     def found(self) -> list[tuple[str, int, float]]:
         """Name, number of uses, and how far the distribution of one of them lies from what they have together: in

@@ -82,6 +82,7 @@ def _moves(run: Run, features: np.ndarray, *, by: float = 0.5) -> bool:
 def _change(
     sizes: np.ndarray,
     together: float = 1.5,  # features' factors, of their median: data that are others change by feature
+    vast: float = 100.0,  # a factor that no change of data makes: channels that are divided by their own deviations
 ) -> _Change | None:
     early, late = np.median(sizes[:3], axis=0), np.median(sizes[-len(sizes) // 4 :], axis=0)
     tiny = 1e-6 * max(early.max(), late.max())  # below, a feature that hardly varies
@@ -92,6 +93,7 @@ def _change(
     factors = late / early
     factor = float(np.median(factors))
     alike = (factors <= together * factor) & (factors >= factor / together) | (np.minimum(early, late) <= tiny)
+    alike |= (factors >= vast) if factor > 1 else (factors <= 1 / vast)
     first, last = (float(np.sqrt(np.mean(each[alike] ** 2))) if alike.any() else np.nan for each in (early, late))
     of = seen.copy()
     of[seen] = alike

@@ -57,6 +57,39 @@ def across_batch(run: Run) -> Iterator[Finding]:
     )
 
 
+def short_memory(run: Run, *, off: float = 0.1) -> Iterator[Finding]:
+    """`off`: of a deviation, the error of a running mean that is made of so few numbers."""
+    told = [(name, momentum, count, _error(momentum, count)) for name, momentum, count in run.meta["short_memory"]]
+    bad = [each for each in told if each[3] > off]
+    if not bad:
+        return
+    _, momentum, count, error = max(bad, key=lambda each: each[3])
+    names = tuple(str(each[0]) for each in bad)
+    yield found(
+        "short-memory",
+        run,
+        (
+            f"The running statistics of {names_of(names)} are made of little more than the last batch: with momentum "
+            f"{number(momentum)} each update replaces {number(100 * momentum)} % of them. Of {count} numbers a channel "
+            f"their mean is off by {number(error)} deviations, and in evaluation mode so is what follows."
+        ),
+        (
+            "momentum=0.1 or less, nn.BatchNorm1d(features, momentum=0.1): in PyTorch it is the weight of the new "
+            "batch, in Keras and TensorFlow that of what is kept",
+        ),
+        evidence={"momentum": momentum, "numbers a channel": float(count), "error of the mean": error},
+        layers=names,
+        formula=r"\hat\mu \leftarrow (1 - m)\,\hat\mu + m\,\mu_{\text{batch}}, \quad \operatorname{var}(\hat\mu) = "
+        r"\frac{m}{2 - m}\,\frac{\sigma^2}{n}",
+        severity="warning",
+    )
+
+
+def _error(momentum: float, count: int) -> float:
+    """Standard error of an exponential average of means of `count` numbers each, in deviations."""
+    return (min(momentum, 1.0) / (2 - min(momentum, 1.0)) / count) ** 0.5
+
+
 def shared_norms(run: Run, *, apart: float = 0.5) -> Iterator[Finding]:
     """`apart`: deviations; half of one is far more than batches differ by, and puts a third of the numbers that a
     rectifier should let through on its other side."""

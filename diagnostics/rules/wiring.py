@@ -104,6 +104,11 @@ short where the batch is large, and so are all scores.
 *Shared norm*: a batch norm keeps one running mean and deviation. Used at several places it trains with each one's own,
 and in evaluation gives all of them the mean of these.
 
+*Short memory*: $\hat\mu \leftarrow (1-m)\hat\mu + m\mu$, with the batch's $\mu$. In evaluation a batch norm works
+with $\hat\mu$, and with a large $m$ that is one batch's, whose noise every answer has.
+
+*Identity activation*: layers that are linear, with nothing else between them, are one linear layer.
+
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
 other scores do; without it all scores grow for ever, and along another dimension, as the batch, it compares the wrong
 ones. `kl_div` takes its first argument for log-probabilities: of probabilities $-t_i p_i$ is least where the largest
@@ -209,12 +214,13 @@ from diagnostics.rules._accumulation import accumulating, accumulation_cut_short
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import detached, drawn, state_cut
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._identity_activation import identity_activation
 from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import ctc_scores, log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._no_floor import no_floor
-from diagnostics.rules._norms import across_batch, norms_of_few, shared_norms
+from diagnostics.rules._norms import across_batch, norms_of_few, shared_norms, short_memory
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
@@ -233,11 +239,12 @@ _LOOKS = (
     never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.left_out, membership.frozen_random, clipped_after_step,
     detached, wrong_backward, drawn, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
-    shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms, log_scores,
-    ctc_scores, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example,
-    one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
-    forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
-    forward.derivative_without_graph, lost_to_rounding, collapsed,
+    shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms,
+    short_memory, log_scores, ctc_scores, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change,
+    noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
+    forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
+    forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
+    identity_activation,
 )  # fmt: skip
 
 
@@ -261,7 +268,7 @@ _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, o
 
 def explains(finding: Finding, other: Finding) -> bool:
     """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause == "shared-norm":  # seen in evaluation alone
+    if finding.cause in ("shared-norm", "short-memory"):  # seen in evaluation alone
         return False
     if finding.cause == "unused":  # not felt by the loss, but where what is left learns nothing
         return finding.alarm and other.cause == "nothing-learned"

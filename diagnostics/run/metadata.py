@@ -73,6 +73,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "gradient_ends": [],
     "norms_of_one": [],
     "norms_of_two": [],
+    "short_memory": [],
     "made_in_forward": [],
     "evaluation": {},
     "trained_beside": False,
