@@ -99,6 +99,19 @@ class Follows(Backbone):
         return super().forward(x) + 0 * self.target(x).sum()
 
 
+class Filtered(Backbone):
+    """Behind filters that are fixed on purpose, which no initialization would draw."""
+
+    def __init__(self):
+        super().__init__(True)
+        self.filters = nn.Linear(12, 200, bias=False).requires_grad_(False)
+        waves = torch.linspace(0.1, 3, 200)[:, None] * torch.arange(12)
+        self.filters.weight.data, self.mix = waves.cos(), nn.Linear(200, 12)
+
+    def forward(self, x):
+        return super().forward(self.mix(self.filters(x)))
+
+
 @pytest.mark.parametrize(
     ("make", "frozen"),
     [
@@ -106,8 +119,9 @@ class Follows(Backbone):
         (lambda: Backbone(True, pretrained=100), []),
         (lambda: Backbone(False), []),
         (Follows, []),
+        (Filtered, ["base.0.weight", "base.2.weight"]),
     ],
-    ids=["at random", "pretrained", "trained", "moving average"],
+    ids=["at random", "pretrained", "trained", "moving average", "fixed filters"],
 )
 @pytest.mark.every_case
 def test_a_backbone_whose_weights_were_not_loaded(make, frozen, tmp_path):

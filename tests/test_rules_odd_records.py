@@ -63,6 +63,15 @@ def test_a_gradient_that_could_not_be_measured_is_no_nan():
     assert signals.first_nonfinite(run_of(scalars=table)) == 200
 
 
+@pytest.mark.parametrize(("moved", "told"), [(96.9, "lr-unstable"), (0.5, "non-finite")])
+def test_a_first_update_after_which_nothing_is_a_number(moved, told):
+    rest = np.where(STEPS > 1, np.nan, 1.0)
+    table = scalars(loss=38.7 * rest, grad_norm=9687 * rest, update_norm=moved * rest, weight_norm=96.6 * rest)
+    event = {"step": [2], "kind": "non-finite", "message": "at update 2: rnn returned NaN", "subject": "op:rnn"}
+    (found,) = diagnose(run_of(scalars=table, events=event)).alarms
+    assert found.kind == told and ("moved the weights by 96.9" in found.summary) == (moved > 1)
+
+
 @pytest.mark.parametrize(("mean", "expected"), [([np.nan, np.nan], False), ([np.nan, 9.0], True), ([], False)])
 def test_inputs_that_are_known_in_part(mean, expected):
     table = {"step": 1, "feature": [str(i) for i in range(len(mean))], "mean": mean, "std": 0.0}

@@ -18,7 +18,7 @@ FEWEST, FEWEST_NORMAL = 200, 4000  # numbers that tell a uniform draw by its edg
 MOST = 1 << 16
 ERRORS = 4.0  # standard ones
 SHOWN = 256  # numbers by which a change is noticed
-NEARLY_ALL = 0.9  # of the frozen weights
+MOSTLY = 0.5  # of the frozen weights: beside a bank of filters that is fixed on purpose
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
@@ -30,7 +30,7 @@ class Frozen:
         held = {name: weight for name, weight in _frozen(model) if name.rpartition(".")[0] in used}
         drawn = {name: weight for name, weight in held.items() if is_drawn(weight)}
         some, all_of_them = (sum(weight.numel() for weight in each.values()) for each in (drawn, held))
-        told = drawn if some >= NEARLY_ALL * all_of_them else {}
+        told = drawn if some >= MOSTLY * all_of_them else {}
         self._kept = {name: (weight, _some(weight).clone()) for name, weight in told.items()}
 
     @property

@@ -13,6 +13,7 @@ from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._far_off import too_large_at_first
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._growth import Growth, Limit, reversal, undone
+from diagnostics.rules._thrown import at_once_and_for_good
 from diagnostics.rules._words import counted, number, tex
 from diagnostics.run import Run
 
@@ -105,6 +106,12 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
     if trusts_its_steps(run) and tall.max() > history.start:
         worst, step = number(float(tall.max())), history.steps[np.argmax(tall)]
         return f"A step of LBFGS, which no line search bounds, took the loss to {worst} at step {step}"
+    if at_once_and_for_good(run, history):
+        first = run.table("scalars", ["update_norm", "weight_norm"]).dropna().iloc[0]
+        return (
+            f"At a learning rate of {rate} an update moved the weights by {number(first['update_norm'])}, where all of "
+            f"them together are {number(first['weight_norm'])} long"
+        )
     if not limit.ratio > 1:
         lasted = counted(grown.steps, "update")
         return f"The loss grew over {lasted} at a learning rate of {rate} since step {limit.since}"

@@ -76,6 +76,12 @@ def by_first_updates(
     )
 
 
+def at_once_and_for_good(run: Run, history: signals.Loss, *, updates: int = 3) -> bool:
+    """Whether nothing was a number any more after the first updates, which moved the weights by half of their size."""
+    known = np.isfinite(history.values)
+    return 0 < known.sum() <= updates and not known[known.sum() :].any() and by_layer.thrown_at_once(run)
+
+
 def _sizes(run: Run, until: float, *, least: float = 0.05) -> tuple[float, float, float]:
     """Norm of all weight matrices before the first update, at the last record before a step, and the smaller of that
     and the last one of all. NaN where nothing is known of the start: it was far below what the first update made of it.

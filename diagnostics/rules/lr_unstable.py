@@ -134,7 +134,11 @@ def check(
     lost_units = by_layer.has_lost_layer(run, killed)
     told = lost_units or not history.end > ruined * abs(history.start)
     one_step = _one_step(run, grown, gradual)
-    beyond = _flung(run) or (np.isnan(limit.ratio) and (_never_trained(history) or words.trusts_its_steps(run)))
+    beyond = (
+        _flung(run)
+        or thrown.at_once_and_for_good(run, history)
+        or (np.isnan(limit.ratio) and (_never_trained(history) or words.trusts_its_steps(run)))
+    )
     if told if one_step else _no_instability(run, limit.ratio, grown, gradual) and not beyond:
         return
     within, at_lowest = limit.ratio - limit.noise <= 1, harm.fell_to_the_end(history, sigmas)

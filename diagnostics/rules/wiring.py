@@ -280,5 +280,7 @@ def explains(finding: Finding, other: Finding) -> bool:
         return other.kind not in {"symmetry", "non-finite"} or other.cause is None
     if finding.cause == "clipped-after-step" and other.cause == "large-step":  # which clipping in time prevents
         return True
+    if finding.cause == "dropout-noise" and other.kind == "lr-oscillation":  # what is drawn holds the loss up as well
+        return True
     flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
     return other.kind in flat and other.cause not in {"zero-one-loss", "hard-threshold"}
