@@ -1,5 +1,7 @@
 """Answers that depend on an example's place in its batch, and models of all kinds in which they do not."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,8 @@ from torch import nn
 import diagnostics
 from diagnostics.monitor import forwards
 from diagnostics.monitor.exchanged import told
+from diagnostics.rules._shapes import by_place as by_place_rule
+from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 ROWS, LENGTH, KINDS = 24, 10, 12
@@ -165,3 +169,14 @@ def test_a_run_tells_it_of_examples_and_not_of_nodes(case, tmp_path):
     assert (run.meta["by_place"] > 0) == (case != "along time")
     told = [each for each in diagnosis.alarms if each.cause == "by-place"]
     assert len(told) == (case == "along the batch")
+
+
+@pytest.mark.parametrize("blind", [True, False])
+@pytest.mark.every_case
+def test_places_in_the_batch_of_a_run_that_learns(blind):
+    """They may mean something there; but where those of the tokens do not, they were told along the wrong dimension."""
+    steps = np.arange(1, 401)
+    table = {"step": steps, "loss": np.linspace(2.6, 1.4, 400), "lr": 0.1, "input_sum": 2900.0 + steps % 7}
+    meta = {"name": "test", "status": "finished", "by_place": 1.2, "order_blind": blind}
+    told = list(by_place_rule(Run.from_frames(meta, {"scalars": pd.DataFrame(table)})))
+    assert [(each.cause, each.severity) for each in told] == [("by-place", "warning")] * blind

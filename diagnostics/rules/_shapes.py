@@ -191,20 +191,25 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
     )
 
 
+_NOT_ON_ORDER = "; when the tokens of each do, they stay the same"
+
+
 def by_place(run: Run) -> Iterator[Finding]:
     """Where batches differ, so that places mean nothing: those of a graph's nodes do."""
     share, sums = float(run.meta["by_place"]), signals.column(run, "input_sum")[1]
     told = run.meta["along_batch"] or run.meta["scrambled"]
     fixed = len(sums) < 2 or not np.ptp(sums) > 0
-    if not share or told or fixed or unless_it_learns(run, "critical") == "info":  # then its places may mean something
+    astray = bool(run.meta["order_blind"])  # positions are told, but not those of the tokens
+    severity = unless_it_learns(run, "critical", "warning" if astray else "info")
+    if not share or told or fixed or severity == "info":  # then its places may mean something
         return
     yield found(
         "by-place",
         run,
         (
             "The answer to an example depends on its place in the batch: when the examples change places, the answers "
-            f"change by {number(share)} of what they differ by among each other. Somewhere the first dimension, the "
-            "examples, is taken for another one."
+            f"change by {number(share)} of what they differ by among each other{_NOT_ON_ORDER if astray else ''}. "
+            "Somewhere the first dimension, the examples, is taken for another one."
         ),
         (
             "look for what runs along the wrong dimension: an encoding of positions, pe[:x.size(0)] where it should be "
@@ -213,6 +218,7 @@ def by_place(run: Run) -> Iterator[Finding]:
             "mode, module by module",
         ),
         evidence={"change over spread": share},
+        severity=severity,
         formula=r"f(x_{\pi(1)}, \dots, x_{\pi(n)})_i \ne f(x_1, \dots, x_n)_{\pi(i)}",
     )
 
