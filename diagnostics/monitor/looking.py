@@ -25,6 +25,7 @@ from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs, beside
 from diagnostics.monitor.observe import Observer
+from diagnostics.monitor.outside import Outside
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
@@ -85,6 +86,7 @@ class Looking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
             self._guard.run("the inputs' order", self._look_at_order, observers[0].graph.outside.first)
             self._guard.run("crowded inputs", self._look_at_crowds, observers[0].graph.outside.first)
+            self._guard.run("inputs of later layers", self._look_beside, observers[-1].graph.outside)
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
@@ -134,7 +136,6 @@ class Looking:
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         found["short_memory"] = [list(each) for each in observers[-1].shared_norms.short_memory(observers[-1].modules)]
         last = observers[-1].cuts.steps
-        found["inputs_beside"] = list(beside(observers[-1].graph.outside, self._tensors()))
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
         self._strangers = [each for one in observers for each in strangers.made(one.strangers, one.modules)]
@@ -153,6 +154,9 @@ class Looking:
     def _look_at_crowds(self, x: Tensor | None) -> None:
         if x is not None and not x.is_nested and x.numel():
             self._note(crowded=self._inputs.crowded(x))
+
+    def _look_beside(self, outside: Outside) -> None:
+        self._note(inputs_beside=list(beside(outside, self._tensors())))
 
     def _look_at_mode(self, step: int) -> None:
         """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""

@@ -1,4 +1,6 @@
-"""Batch norms that several places of a model share: in evaluation all get the statistics that these have together."""
+"""Batch norms that several places of a model share: in evaluation all get the statistics that these have together.
+And those whose running statistics are the last batch's.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

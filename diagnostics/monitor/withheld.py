@@ -42,6 +42,8 @@ def _depended_on(model: nn.Module, closure: Callable[[], Any], parameters: Mappi
     for name, each in parameters.items():
         if id(each) in uses.seen:
             modules.setdefault(name.rpartition(".")[0], []).append(name)
+    if not modules:
+        return set()
     groups = list(modules.values()) if len(modules) <= FEW else [[name for each in modules.values() for name in each]]
     usual = _loss(model, closure)
     moved = [_loss(model, closure, [parameters[name] for name in names]) for names in groups]
