@@ -124,6 +124,7 @@ def test_units_that_die_under_a_moving_loss(moves, fraction, severity):
         (300, 0.2, "critical"),
     ],
 )
+@pytest.mark.every_case
 def test_units_that_die_when_most_is_learned_and_nothing_is_lost(fallen, end, severity):
     loss = np.interp(STEPS, [1, fallen, 400], [1.0, 0.2, end]) + 0.001 * np.sin(1e3 * STEPS)
     scalars = {"step": STEPS, "loss": loss, "lr": 0.1}

@@ -235,13 +235,25 @@ def test_a_time_that_a_batch_has_in_common(tmp_path, width):
 
 
 @pytest.mark.parametrize(
-    ("momentum", "batch", "told"), [(0.99, 6, True), (0.99, 512, False), (0.1, 6, False), (None, 6, False)]
+    ("momentum", "batch", "tracked", "told"),
+    [
+        (0.99, 6, True, True),
+        (0.99, 6, False, False),
+        (0.99, 512, True, False),
+        (0.1, 6, True, False),
+        (None, 6, True, False),
+    ],
 )
 @pytest.mark.every_case
-def test_a_batch_norm_that_remembers_the_last_batch_alone(momentum, batch, told, tmp_path):
-    """Of many numbers the last batch's mean is good enough."""
+def test_a_batch_norm_that_remembers_the_last_batch_alone(momentum, batch, tracked, told, tmp_path):
+    """Of many numbers the last batch's mean is good enough; and without running statistics none is remembered."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16, momentum=momentum), nn.ReLU(), nn.Linear(16, 1))
+    model = nn.Sequential(
+        nn.Linear(4, 16),
+        nn.BatchNorm1d(16, momentum=momentum, track_running_stats=tracked),
+        nn.ReLU(),
+        nn.Linear(16, 1),
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with diagnostics.watch(model, optimizer, tmp_path) as monitor:
         for _ in range(60):

@@ -62,8 +62,13 @@ class SharedNorms:
     def short_memory(self, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, float, int]]:
         """Name, momentum and numbers a channel of norms that keep next to nothing of earlier batches."""
         for name, count in self.counts.items():
-            momentum = getattr(modules.get(name), "momentum", None)  # without one all batches count alike
-            if isinstance(momentum, float | int) and momentum >= SHORT:
+            norm = modules.get(name)
+            momentum = getattr(norm, "momentum", None)  # without one all batches count alike
+            if (
+                isinstance(momentum, float | int)
+                and momentum >= SHORT
+                and getattr(norm, "running_mean", None) is not None
+            ):
                 yield name, float(momentum), count
 
     def found(self) -> list[tuple[str, int, float]]:

@@ -19,7 +19,7 @@ def cause_of(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, s
     known = dead[~np.isnan(dead)]
     _, names, zeros = by_layer.matrix(run, "units", "zero_fraction")
     began = float(np.fmin(known[0], zeros[0, names.index(layer)]))  # no more can be dead than outputs are zero
-    spread, (first, *_) = conditioning.spread(run), by_layer.activations(run)
+    spread, first = conditioning.spread(run), next(iter(by_layer.activations(run)), layer)
     # Of random directions half start off, not nearly all.
     uncentered = spread is not None and (spread.away >= conditioning.AWAY or _on_for_all_or_none(run, first))
     behind = [each for each in names if follows(run, each)] if given(run).layer and raw(run) else []

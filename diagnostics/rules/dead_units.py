@@ -157,8 +157,8 @@ def _had_learned(run: Run, step: int, *, left: float = 0.3) -> bool:
     window = history.window
     if len(before) < window or len(after) < window:
         return False
-    reached = signals.level(before[-window:])
-    return reached <= left * signals.untrained(run) and signals.level(after) <= reached
+    reached, begun = signals.level(before[-window:]), signals.untrained(run)
+    return begun - reached >= (1 - left) * abs(begun) and signals.level(after) <= reached
 
 
 def _by_chance(units: int, dead: int) -> float:
@@ -213,6 +213,17 @@ def _raised(run: Run, step: int, *, times: float = 10.0) -> str:
     return f" The schedule had raised the rate from {number(rates[0])} to {number(highest)}{last}."
 
 
+def _less_dropout(run: Run, *, much: float = 0.8) -> tuple[str, ...]:
+    """What is kept is divided by 1 - p, and so is its gradient."""
+    p = float(run.meta["dropout"])
+    if not much <= p < 1:
+        return ()
+    return (
+        f"drop less: dropout of {number(p)} makes what it keeps {number(1 / (1 - p))} times as large, and its gradient; "
+        f"p is the share that is set to 0, not the share that is kept",
+    )
+
+
 def _gradient(run: Run, layer: str) -> str:
     function, _ = by_layer.activations(run)[layer]
     return "gradient exactly 0" if function in by_layer.RECTIFIERS else "less than 1 % of the gradient passed on"
@@ -253,6 +264,7 @@ def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
     if cause == "large-step":
         return (
             *scale_targets(run),
+            *_less_dropout(run),
             f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm it up",
             "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
             f"re-initialize the dead units of {layer}; they will not come back",
