@@ -219,8 +219,8 @@ def _less_dropout(run: Run, *, much: float = 0.8) -> tuple[str, ...]:
     if not much <= p < 1:
         return ()
     return (
-        f"drop less: dropout of {number(p)} makes what it keeps {number(1 / (1 - p))} times as large, and its gradient; "
-        f"p is the share that is set to 0, not the share that is kept",
+        f"drop less: dropout of {number(p)} makes what it keeps, and its gradient, {number(1 / (1 - p))} times as large; "
+        "p is the share that is set to 0, not the share that is kept",
     )
 
 
