@@ -218,9 +218,10 @@ def _less_dropout(run: Run, *, much: float = 0.8) -> tuple[str, ...]:
     p = float(run.meta["dropout"])
     if not much <= p < 1:
         return ()
+    times = number(1 / (1 - p))
     return (
-        f"drop less: dropout of {number(p)} makes what it keeps, and its gradient, {number(1 / (1 - p))} times as large; "
-        "p is the share that is set to 0, not the share that is kept",
+        f"drop less: dropout of {number(p)} makes what it keeps, and its gradient, {times} times as large; p is the "
+        "share that is set to 0, not the share that is kept",
     )
 
 
