@@ -116,22 +116,6 @@ def test_units_that_die_under_a_moving_loss(moves, fraction, severity):
     assert found.severity == severity
 
 
-@pytest.mark.parametrize(
-    ("fallen", "end", "severity"),
-    [
-        (60, 0.2, "info"),  # most of the loss was gone before
-        (60, 0.28, "critical"),  # and some of it came back
-        (300, 0.2, "critical"),
-    ],
-)
-@pytest.mark.every_case
-def test_units_that_die_when_most_is_learned_and_nothing_is_lost(fallen, end, severity):
-    loss = np.interp(STEPS, [1, fallen, 400], [1.0, 0.2, end]) + 0.001 * np.sin(1e3 * STEPS)
-    scalars = {"step": STEPS, "loss": loss, "lr": 0.1}
-    (found,) = dead_units.check(run_of(scalars=scalars, units=dying(0.95, 150), layers=LAYERS))
-    assert found.severity == severity
-
-
 @pytest.mark.parametrize(("moves", "severity"), [(True, "info"), (False, "critical")])
 def test_units_that_saturate_under_a_moving_loss(moves, severity):
     """The units of a critic, which has returns to tell that grow as the policy gets better."""

@@ -98,11 +98,7 @@ class Graph:
     def _read(self, data: list[Flow], tensors: list[Tensor], flows: list[Flow]) -> None:
         for flow in data:
             self.hidden |= flow.carries
-        raw = [
-            t for t, f in zip(tensors, flows, strict=True) if not f.parameter and t.is_floating_point() and t.dim() > 1
-        ]
-        weight = next(t for t, f in zip(tensors, flows, strict=True) if f.parameter)
-        self.outside.read(weight, raw, is_first=not self.layers)
+        self.outside.read(tensors, [flow.parameter for flow in flows], is_first=not self.layers)
 
     def _layer(self, function: Callable, args: tuple, kwargs: dict[str, Any], out: Tensor) -> Flow:
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs

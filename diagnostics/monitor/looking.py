@@ -25,7 +25,6 @@ from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs, beside
 from diagnostics.monitor.observe import Observer
-from diagnostics.monitor.outside import Outside
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
@@ -86,7 +85,7 @@ class Looking:
             self._guard.run("what is told once", self._look_once, observers, compiled)
             self._guard.run("the inputs' order", self._look_at_order, observers[0].graph.outside.first)
             self._guard.run("crowded inputs", self._look_at_crowds, observers[0].graph.outside.first)
-            self._guard.run("inputs of later layers", self._look_beside, observers[-1].graph.outside)
+            self._guard.run("inputs of later layers", self._look_beside, observers[-1])
         for observer in observers[-1:]:  # of several micro-batches the last one stands for all
             self._guard.run("symmetry", self._look_at_weights, record, observer)
             self._guard.run("inputs", self._look_at_input, record, observer)
@@ -155,8 +154,8 @@ class Looking:
         if x is not None and not x.is_nested and x.numel():
             self._note(crowded=self._inputs.crowded(x))
 
-    def _look_beside(self, outside: Outside) -> None:
-        self._note(inputs_beside=list(beside(outside, self._tensors())))
+    def _look_beside(self, observer: Observer) -> None:
+        self._note(inputs_beside=list(beside(observer.graph.outside, self._tensors())))
 
     def _look_at_mode(self, step: int) -> None:
         """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""

@@ -27,7 +27,11 @@ class Outside:
         if function in _JOINING and out.requires_grad:
             self._parts[out] = [part for each in tensors for part in self._parts_of(each)]
 
-    def read(self, weight: Tensor, given: Sequence[Tensor], is_first: bool) -> None:
+    def read(self, tensors: Sequence[Tensor], parameters: Sequence[bool], is_first: bool) -> None:
+        """What a layer is called with, and which of it are parameters."""
+        weight = next(each for each, is_one in zip(tensors, parameters, strict=True) if is_one)
+        others = [each for each, is_one in zip(tensors, parameters, strict=True) if not is_one]
+        given = [each for each in others if each.is_floating_point() and each.dim() > 1]
         if self._first is None and is_first:
             self._first = given[0] if given else torch.empty(0)
         if not torch.is_grad_enabled():

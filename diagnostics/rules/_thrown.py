@@ -77,9 +77,11 @@ def by_first_updates(
 
 
 def at_once_and_for_good(run: Run, history: signals.Loss, *, updates: int = 3) -> bool:
-    """Whether nothing was a number any more after the first updates, which moved the weights by half of their size."""
+    """Whether nothing was a number any more after the first updates, which moved the weights by half of their size, as
+    far as their gradient took them."""
     known = np.isfinite(history.values)
-    return 0 < known.sum() <= updates and not known[known.sum() :].any() and by_layer.thrown_at_once(run)
+    ended = 0 < known.sum() <= updates and not known[known.sum() :].any()
+    return ended and by_layer.thrown_at_once(run) and not optimizer.adaptive(run)
 
 
 def _sizes(run: Run, until: float, *, least: float = 0.05) -> tuple[float, float, float]:

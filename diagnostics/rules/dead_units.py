@@ -105,11 +105,11 @@ def check(
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
     few &= _of_all(run, names, now, worst) >= part
-    gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
-    trains = signals.has_learned(run, learned) and not killed and (not few or _had_learned(run, gone_at))
+    trains = signals.has_learned(run, learned) and not few and not killed
     left = now[worst] < nearly_all  # enough to learn by
     one_by_one = len(bad) == 1 and left and jumped[worst] < most and not killed
     one_by_one &= cause in {"large-step", "initialization", "bias"}  # not by what slows down the others as well
+    gone_at = int(steps[_first(dead[:, worst], min(nearly_all, now[worst]))])  # by what is left one learns
     late = cause != "uncentered-inputs" and nothing_until(run, gone_at)  # such inputs were there from the start
     blameless = trains or one_by_one or late or (left and is_moving(run))
     scores = _are_scores(run, names[worst])
@@ -147,18 +147,6 @@ def check(
             r"of the units}"
         ),
     )
-
-
-def _had_learned(run: Run, step: int, *, left: float = 0.3) -> bool:
-    """Whether most was learned before, and nothing of it was lost: as what tells two kinds of data apart dies where
-    they are made alike."""
-    history = signals.loss(run)
-    before, after = history.values[history.steps < step], history.after(step)
-    window = history.window
-    if len(before) < window or len(after) < window:
-        return False
-    reached, begun = signals.level(before[-window:]), signals.untrained(run)
-    return begun - reached >= (1 - left) * abs(begun) and signals.level(after) <= reached
 
 
 def _by_chance(units: int, dead: int) -> float:
