@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import counted
 from diagnostics.run import Run
 
 
@@ -21,7 +21,7 @@ def identity_activation(run: Run) -> Iterator[Finding]:
         "identity-activation",
         run,
         (
-            f"{names_of(leaky)} let everything through as it is: a leaky ReLU whose slope is 1 on both sides is none. "
+            f"{counted(len(leaky), 'leaky ReLU')} with a slope of 1 on both sides: everything comes through as it is. "
             f"No other non-linearity lies between the {layers} layers, which are together one linear one."
         ),
         (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of, number
+from diagnostics.rules._words import counted, names_of, number
 from diagnostics.run import Run
 
 
@@ -69,9 +69,10 @@ def short_memory(run: Run, *, off: float = 0.1) -> Iterator[Finding]:
         "short-memory",
         run,
         (
-            f"The running statistics of {names_of(names)} are made of little more than the last batch: with momentum "
-            f"{number(momentum)} each update replaces {number(100 * momentum)} % of them. Of {count} numbers a channel "
-            f"their mean is off by {number(error)} deviations, and in evaluation mode so is what follows."
+            f"The running statistics of {counted(len(names), 'batch norm')} tell of little more than the last batch: "
+            f"with momentum {number(momentum)} each update replaces {number(100 * momentum)} % of them. Of {count} "
+            f"numbers a channel their mean is off by {number(error)} deviations, and in evaluation mode so is what "
+            "follows."
         ),
         (
             "momentum=0.1 or less, nn.BatchNorm1d(features, momentum=0.1): in PyTorch it is the weight of the new "
