@@ -24,11 +24,11 @@ from diagnostics.monitor.outside import Outside
 class Graph:
     """The layers met so far. `hidden`: activations that a later layer reads; `gates`: those that multiply something."""
 
-    def __init__(self, parameters: set[int]) -> None:
+    def __init__(self, parameters: set[int], asking: bool) -> None:
         self.layers: list[Layer] = []
         self.hidden: set[int] = set()
         self.gates: set[int] = set()
-        self.outside = Outside()
+        self.outside = Outside(asking)
         self._parameters = parameters
         self._flows = WeakTensorKeyDictionary()
 

@@ -58,7 +58,7 @@ class Observer(TorchFunctionMode):
         self._bounds, self._clamps = {} if bounds is None else bounds, Counter[str]()
         self.failures: list[Exception] = []
         self.ours = Kept(self.failures)
-        self.graph = Graph({id(parameter) for parameter in model.parameters()})
+        self.graph = Graph({id(parameter) for parameter in model.parameters()}, asking)
         self.modules = dict(describe.unwrap(model).named_modules())
         self.autocast = False
         self.seconds = 0.0

@@ -10,9 +10,10 @@ _JOINING = {torch.cat, torch.concat, torch.concatenate, torch.hstack}
 
 
 class Outside:
-    """`beside`: what other layers than the first read, by the identity of their weight."""
+    """`beside`: what other layers than the first read, by the identity of their weight, where that is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, asking: bool) -> None:
+        self._asking = asking
         self.beside: dict[int, list[Tensor]] = {}
         self._first: Tensor | None = None
         self._parts = WeakTensorKeyDictionary()
@@ -24,7 +25,7 @@ class Outside:
 
     def follow(self, function: Callable, tensors: Sequence[Tensor], out: Tensor) -> None:
         """Columns beside features: what is put together, some of it learned, is looked at in parts."""
-        if function in _JOINING and out.requires_grad:
+        if self._asking and function in _JOINING and out.requires_grad:
             self._parts[out] = [part for each in tensors for part in self._parts_of(each)]
 
     def read(self, tensors: Sequence[Tensor], parameters: Sequence[bool], is_first: bool) -> None:
@@ -34,7 +35,7 @@ class Outside:
         given = [each for each in others if each.is_floating_point() and each.dim() > 1]
         if self._first is None and is_first:
             self._first = given[0] if given else torch.empty(0)
-        if not torch.is_grad_enabled():
+        if not (self._asking and torch.is_grad_enabled()):
             return
         parts = [part for each in given for part in self._parts_of(each)]
         if outside := [each for each in parts if not each.requires_grad and each is not self._first]:

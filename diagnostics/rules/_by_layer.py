@@ -97,11 +97,17 @@ def has_lost_layer(run: Run, share: float) -> bool:
     return bool((dead[-1] >= share).any() or ((saturated[-1] >= share) & (hidden[-1] == 1)).any())
 
 
+def first_update(run: Run) -> tuple[float, float]:
+    """Its length, and that of all weights after it; NaN where none was measured."""
+    measured = run.table("scalars", ["update_norm", "weight_norm"]).dropna().to_numpy(dtype=float)
+    return (float(measured[0, 0]), float(measured[0, 1])) if len(measured) else (np.nan, np.nan)
+
+
 def thrown_at_once(run: Run, *, far: float = 0.5) -> bool:
     """Whether the first update moved the weights by a good part of their size: what the first record shows of the units
     is then its work, not the initialization's."""
-    table = run.table("scalars", ["update_norm", "weight_norm"]).dropna().head(1)
-    return bool((table["update_norm"] >= far * table["weight_norm"]).any())
+    moved, length = first_update(run)
+    return moved >= far * length
 
 
 def counts_errors(run: Run) -> bool:

@@ -22,7 +22,8 @@ def cause_of(run: Run, layer: str, step: int, dead: np.ndarray, jumped: float, s
     spread, first = conditioning.spread(run), next(iter(by_layer.activations(run)), layer)
     # Of random directions half start off, not nearly all.
     uncentered = spread is not None and (spread.away >= conditioning.AWAY or _on_for_all_or_none(run, first))
-    behind = [each for each in names if follows(run, each)] if given(run).layer and raw(run) else []
+    reads = given(run).layer if raw(run) else ""
+    behind = [each for each in names if follows(run, reads, each)] if reads else []
     uncentered |= any(_on_for_all_or_none(run, each) for each in behind)
     uncentered &= began < NEARLY_ALL and weights_before_batch_norm(run) >= 2
     came = by_layer.thrown_at_once(run) or began < known[-1] - sudden or (jumped >= sudden and began < 0.5)

@@ -5,6 +5,7 @@ Source: lecture, "Learning Rate".
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
@@ -107,10 +108,10 @@ def _seen(run: Run, grown: Growth, limit: Limit) -> str:
         worst, step = number(float(tall.max())), history.steps[np.argmax(tall)]
         return f"A step of LBFGS, which no line search bounds, took the loss to {worst} at step {step}"
     if at_once_and_for_good(run, history):
-        first = run.table("scalars", ["update_norm", "weight_norm"]).dropna().iloc[0]
+        moved, length = map(number, by_layer.first_update(run))
         return (
-            f"At a learning rate of {rate} an update moved the weights by {number(first['update_norm'])}, where all of "
-            f"them together are {number(first['weight_norm'])} long"
+            f"At a learning rate of {rate} an update moved the weights by {moved}, where all of them together are "
+            f"{length} long"
         )
     if not limit.ratio > 1:
         lasted = counted(grown.steps, "update")

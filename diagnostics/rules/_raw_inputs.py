@@ -43,11 +43,10 @@ def raw(run: Run, *, size: float = 5.0) -> bool:
     return given(run).size > size
 
 
-def follows(run: Run, activation: str) -> bool:
-    """Whether an activation stands behind the layer that is given these; the first one, where that is not known."""
+def follows(run: Run, layer: str, activation: str) -> bool:
+    """Whether an activation stands behind a layer that is given inputs; the first one, where that is not known."""
     names = [name for name in by_layer.activations(run) if not name.startswith("loss.")]
-    order = [each["name"] for each in run.meta["modules"]]
-    base, layer = activation.split("#")[0], given(run).layer
+    order, base = [each["name"] for each in run.meta["modules"]], activation.split("#")[0]
     if layer not in order or base not in order:
         return not names or names[0] == activation
     matrices = by_layer.with_matrix(run)
@@ -65,27 +64,21 @@ def standardize(run: Run) -> str:
 
 def first_length(run: Run) -> tuple[float, int]:
     """Root mean square length of the first inputs, as vectors, and their number of features."""
-    sizes = _first_sizes(run)
+    table = run.table("inputs", ["step", "mean", "std"])
+    first = table.loc[table["step"] == table["step"].min()]
+    sizes = np.hypot(signals.array(first, "mean"), signals.array(first, "std"))
     return float(np.linalg.norm(sizes)), len(sizes)
 
 
 def _given(run: Run) -> Iterator[Given]:
-    table = run.table("inputs", ["feature", "mean", "std"])
-    means, deviations = np.abs(signals.array(table, "mean")), signals.array(table, "std")
-    known = ~np.isnan(means + deviations)
+    (_, names, means), (_, _, deviations) = (run.matrix("inputs", column) for column in ("mean", "std"))
+    means, known = np.abs(means), ~np.isnan(means + deviations)
     if known.any():
-        sizes, features = np.hypot(means[known], deviations[known]), len(set(table["feature"]))
+        sizes, features = np.hypot(means[known], deviations[known]), len(names)
         length, total = float((np.square(sizes).mean() * features) ** 0.5), float(sizes.mean() * features)
         yield Given("", length, features, total, float(means[known].max()), float(deviations[known].max()))
     for weight, *found in run.meta["inputs_beside"]:
         yield Given(weight.rpartition(".")[0] or weight, *found)
-
-
-def _first_sizes(run: Run) -> np.ndarray:
-    """Root mean square of each feature."""
-    table = run.table("inputs", ["step", "mean", "std"])
-    first = table.loc[table["step"] == table["step"].min()]
-    return np.hypot(signals.array(first, "mean"), signals.array(first, "std"))
 
 
 def normalizes(run: Run) -> bool:

@@ -44,7 +44,7 @@ from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._flat_gates import flat_gates
 from diagnostics.rules._flat_gates import remedies as of_recurrent
 from diagnostics.rules._moving import is_moving
-from diagnostics.rules._raw_inputs import follows, raw, standardize
+from diagnostics.rules._raw_inputs import follows, given, raw, standardize
 from diagnostics.rules._sharp_softmax import sharp_from_start
 from diagnostics.rules._words import counted, names_of, number, tex
 from diagnostics.run import Run
@@ -170,7 +170,7 @@ def _cause(run: Run, layer: str, slopes: np.ndarray, began: float) -> str:
     known = slopes[~np.isnan(slopes)]
     if (len(known) and known[0] > began) or by_layer.thrown_at_once(run):
         return "large-step"
-    return "input-scale" if raw(run) and follows(run, layer) else "initialization"
+    return "input-scale" if raw(run) and follows(run, given(run).layer, layer) else "initialization"
 
 
 def _remedies(run: Run, cause: str, layer: str, step: int) -> tuple[str, ...]:
