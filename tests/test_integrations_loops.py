@@ -188,7 +188,7 @@ def watched(path: Path, target: Any) -> Any:
     torch.manual_seed(0)
     model = nn.Linear(6, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with diagnostics.watch(model, optimizer, path, forward_to=target) as monitor:
+    with diagnostics.watch(model, optimizer, path, forward_to=target, budget=1e9) as monitor:
         for step, (x, y) in enumerate(loader()):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)
