@@ -127,3 +127,36 @@ def test_several_monitors_that_find_it_in_the_same_step(tmp_path: Path) -> None:
         monitor.close()
     assert [beside(run) for run in runs] == [True] * 3
     assert not _global_optimizer_post_hooks
+
+
+class Both(nn.Module):
+    """Maker and critic in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maker, self.critic = network(3, 2), network(2, 1)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.critic(self.maker(noise))
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["another optimizer has the critic", "none has"])
+def test_both_networks_in_one_module(owned: bool, tmp_path: Path) -> None:
+    """Of a Wasserstein critic the last bias gets a gradient of exactly 0: it is trained, and never changes. Passes that
+    are made for the critic are no accumulation of the maker's."""
+    torch.manual_seed(0)
+    both = Both()
+    ours, theirs = SGD(both.maker.parameters(), 0.05), SGD(both.critic.parameters() if owned else [Tensor([0])], 0.05)
+    with diagnostics.watch(both, ours, tmp_path, every=1, budget=ANY) as monitor:
+        for _ in range(9):
+            for _ in range(9):
+                both.zero_grad()
+                (both(torch.randn(16, 3)).mean() - both.critic(torch.randn(16, 2) + 1).mean()).backward()
+                theirs.step()
+            noise = torch.randn(16, 3)
+            update(ours, monitor, lambda noise=noise: -both(noise).mean(), closure=True)
+    run = diagnostics.load(tmp_path)
+    assert run.meta["optimized_elsewhere"] == [f"critic.{name}" for name, _ in both.critic.named_parameters()] * owned
+    found = {each.cause for each in diagnostics.diagnose(run).alarms if each.kind == "wiring"}
+    assert found == (set() if owned else {"not-in-optimizer", "accumulation-cut-short"})
+    assert not _global_optimizer_post_hooks

@@ -1,4 +1,5 @@
-"""Whether another network is trained beside the watched one: its updates change the watched one's loss as well."""
+"""Whether another network is trained beside the watched one: its updates change the watched one's loss as well; and
+which of the watched one's own parameters another optimizer has."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ class Beside:
         """`tensors()`: the model's and its optimizer's; `note`: what is found is written with the run."""
         self._optimizer, self._tensors, self._guarded, self._note = optimizer, tensors, guarded, note
         self._met = dict[int, weakref.ref]()
+        self._outside = dict[int, str]()  # the model's own that its optimizer does not have
+        self._elsewhere = list[str]()
         self._looks = 0
         self._hook: Any = None
 
@@ -34,23 +37,30 @@ class Beside:
         self._looks += 1
         if self._looks > LOOKS:
             return
-        known = {id(tensor) for tensor in self._tensors().values()}
+        known = {id(tensor): name for name, tensor in self._tensors().items()}
         strangers = (each for each in tensors if isinstance(each, nn.Parameter) and id(each) not in known)
         self._met |= {id(each): weakref.ref(each) for each in strangers}
-        if self._met and self._hook is None:
+        if self._looks == 1:
+            inside = set(map(id, _parameters(self._optimizer)))
+            self._outside = {key: name for key, name in known.items() if key not in inside}
+        if (self._met or self._outside) and self._hook is None:
             self._hook = register_optimizer_step_post_hook(self._stepped)
 
     def close(self) -> None:
-        self._met = {}
+        self._met, self._outside = {}, {}
         if self._hook is not None:
             self._hook.remove()
 
     @_disable_dynamo
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._met or optimizer is self._optimizer:  # where a network is frozen, each step comes here
+        if not (self._met or self._outside) or optimizer is self._optimizer:  # of a frozen network each step comes here
             return
         with self._guarded("networks beside"):
-            if any(map(self._is_met, _parameters(optimizer))):
+            theirs = _parameters(optimizer)
+            if found := [self._outside.pop(id(each)) for each in theirs if id(each) in self._outside]:
+                self._elsewhere += found
+                self._note(optimized_elsewhere=self._elsewhere)
+            if self._met and any(map(self._is_met, theirs)):
                 self._met, self._looks = {}, LOOKS  # the hook stays: PyTorch is going through all of them
                 self._note(trained_beside=True)
 

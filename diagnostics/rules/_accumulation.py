@@ -56,7 +56,8 @@ def accumulating(
 def accumulation_cut_short(run: Run) -> Iterator[Finding]:
     told = run.meta["accumulated"]
     summed = told.get("summed", True)
-    if not told.get("alone") or (not summed and run.meta["trained_beside"]):  # whose passes go through the model
+    of_others = run.meta["trained_beside"] or run.meta["optimized_elsewhere"]  # whose passes go through the model
+    if not told.get("alone") or (not summed and of_others):
         return
     passes = int(told["passes"])
     yield found(

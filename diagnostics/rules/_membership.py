@@ -91,9 +91,10 @@ def unused(run: Run) -> Iterator[Finding]:
 
 
 def left_out(run: Run) -> Iterator[Finding]:
-    """Trainable tensors outside the optimizer whose values stay as they are although they receive gradients."""
+    """Trainable tensors outside of all optimizers whose values stay as they are although they receive gradients."""
     layers = by_layer.described(run)
     outside = [name for name, each in layers.items() if each.get("optimized") is False and not each.get("frozen")]
+    outside = [name for name in outside if name not in run.meta["optimized_elsewhere"]]
     if not outside or len(outside) == len(layers):
         return
     steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")

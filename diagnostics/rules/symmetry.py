@@ -36,7 +36,8 @@ Zero-initialized output layers, residual scales and low-rank adapters are fine a
 unit differs. A pair among many that agrees to a part in a thousand, not in ten thousand, is left out: the two separate,
 slowly. Channels of queries and keys are not compared, nor values whose way to the output projection is not made of
 views (copied key-value heads, batch and heads merged into one dimension), nor recurrent cells called by hand or whose
-two directions are read together. Less than a hundredth of the units is information: pruning leaves some at 0.
+two directions are read together. Less than a hundredth of the units is information: pruning leaves some at 0. So is
+less than half of units that began apart: weights that are clamped end at their bounds.
 
 ## In the lecture
 *Saddle points* ("don't initialize all your weights to zero!") and *Local Minima* (permutation symmetries).
@@ -90,9 +91,8 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
         return
     by_cause: dict[str, list[int]] = {}
     for at in stuck:
-        by_cause.setdefault(_cause(run, names[at], distinct[spans[at][0], at] > groups[spans[at][0], at]), []).append(
-            at
-        )
+        several = bool(distinct[spans[at][0], at] > groups[spans[at][0], at])
+        by_cause.setdefault(_cause(run, names[at], several), []).append(at)
     # one fault, one alarm: the cause that holds the most units speaks for all
     alike = units - distinct
     cause = max(by_cause, key=lambda each: sum(alike[spans[at][0], at] for at in by_cause[each]))
@@ -105,7 +105,7 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     yield Finding(
         kind=KIND,
         cause=cause,
-        severity=_severity(kept, count, least, ended),
+        severity=_severity(kept, count, least, ended, begin > 0 and distinct[0, worst] == count),
         first_step=first,
         last_step=last if ended else None,
         layers=layers,
@@ -128,11 +128,11 @@ def _units(run: Run, records: int, lasting: float, nearly: float, few: float) ->
     )
 
 
-def _severity(kept: int, count: int, least: int, ended: bool, *, narrower: float = 0.99) -> Severity:
-    """`narrower`: of the units; a layer of one in a hundred less does as well, and pruning leaves some at 0."""
+def _severity(kept: int, count: int, least: int, ended: bool, apart: bool, *, narrower: float = 0.99) -> Severity:
+    """`narrower`: of the units. Those that began `apart` no gradient makes alike; bounds may, and leave most apart."""
     if kept <= max(least, count // 4) and not ended:
         return "critical"
-    return "warning" if kept < narrower * count else "info"
+    return "warning" if kept < (0.5 if apart else narrower) * count else "info"
 
 
 def _only(run: Run, layer: str, kept: int, count: int) -> str:

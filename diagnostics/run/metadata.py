@@ -77,6 +77,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "made_in_forward": [],
     "evaluation": {},
     "trained_beside": False,
+    "optimized_elsewhere": [],
     "withheld": [],
     "wrong_backward": [],
     "by_value": [],
