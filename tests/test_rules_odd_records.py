@@ -266,15 +266,27 @@ def test_how_small_the_gradient_of_a_minimum_is(batches, words):
     assert words in found.summary
 
 
-@pytest.mark.parametrize(("distinct", "severity"), [(298, "info"), (280, "warning"), (294, "warning"), (2, "critical")])
-def test_how_many_units_alike_are_a_fault(distinct, severity):
-    """Of 300: two that pruning left with nothing are no fault of the training."""
+@pytest.mark.parametrize(
+    ("began", "distinct", "severity"),
+    [
+        (298, 298, "info"),
+        (280, 280, "warning"),
+        (294, 294, "warning"),
+        (2, 2, "critical"),
+        (300, 280, "info"),
+        (300, 140, "warning"),
+        (300, 2, "critical"),
+    ],
+)
+def test_how_many_units_alike_are_a_fault(began, distinct, severity):
+    """Of 300: two that pruning left with nothing are no fault of the training, nor are some that bounds made alike."""
     at = [100, 200, 300, 400]
+    counts = np.array([began, distinct, distinct, distinct])
     run = run_of(
         scalars=scalars(loss=np.exp(-AGE / 50)),
         layers={"step": at, "layer": "0.weight", "grad_norm": 1.0, "weight_norm": 1.0, "update_norm": 1e-3},
-        symmetry={"step": at, "layer": "0.weight", "units": 300, "distinct_units": distinct, "groups": 1}
-        | {"alike_units": 300 - distinct},
+        symmetry={"step": at, "layer": "0.weight", "units": 300, "distinct_units": counts, "groups": 1}
+        | {"alike_units": 300 - counts},
     )
     assert [each.severity for each in diagnose(run).findings if each.kind == "symmetry"] == [severity]
 
