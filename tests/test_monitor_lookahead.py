@@ -282,7 +282,8 @@ def shifted_twice(model, closure):
 
 
 def test_labels_that_are_shifted_twice(tmp_path):
-    """The data set gives the tokens one place on, and the loss leaves out the first of these once more."""
+    """The data set gives the tokens one place on, and the loss leaves out the first of these once more. Where it leaves
+    out the first answer too, as one whose context is too short, each answer is that of the next token."""
     torch.manual_seed(0)
     data = text(length=LENGTH + 2)
     x, y, further = data[:, :-2], data[:, 1:-1], data[:, 2:]
@@ -292,8 +293,9 @@ def test_labels_that_are_shifted_twice(tmp_path):
         def told(closure, model=model):
             return shifted_twice(model, closure)
 
-        assert told(lambda model=model: loss_of(model(x)[:, :-1], y[:, 1:]))
-        assert told(closure_of(model, x, F.pad(y[:, 1:], (0, 1), value=-100)))  # as the labels of a library are
+        assert told(lambda model=model: loss_of(model(x)[:, :-1], y[:, 1:])) == causal  # the other knows all tokens
+        assert told(closure_of(model, x, F.pad(y[:, 1:], (0, 1), value=-100))) == causal  # as a library's labels are
+        assert not told(lambda model=model: loss_of(model(x)[:, 1:], y[:, 1:]))
         assert not told(closure_of(model, x, F.pad(x[:, 1:], (0, 1), value=-100)))
         assert not told(closure_of(model, x, further))  # as of two codebooks whose tokens take turns
         assert not told(lambda model=model: loss_of(model(x)[:, :-1], x[:, 1:]))

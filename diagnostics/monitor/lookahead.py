@@ -50,10 +50,14 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
 
 def _is_shifted_twice(texts: list["_Text"], scored: "_Scored") -> bool:
     """Labels of as many places as the text has, and shifted once more. Nobody who means the token after the next has
-    one fewer of these; and where another text has the next one for its target, that is what is learned."""
+    one fewer of these; and where another text has the next one for its target, that is what is learned. An answer that
+    knows the token between is of its place, and the first answer was left out; of a net that reads both ways each is.
+    """
     if any(text.is_of(scored) for text in texts):
         return False
-    return any(text.is_of(scored, 2) and text.has_one_more_than(scored) for text in texts)
+    twice = [text for text in texts if text.is_of(scored, 2) and text.has_one_more_than(scored)]
+    seen = [_influence(text, scored) for text in twice]
+    return any(each is not None and not each.knows_the_next() for each in seen)
 
 
 class _Scored(NamedTuple):
@@ -145,6 +149,9 @@ class _Influence(NamedTuple):
         if not 0 < float(after[row]) < math.inf or float(elsewhere) > COUPLED * float(after[row]):
             return 0.0
         return min(float(after[row] / before[row]), MOST) if float(before[row]) > 0 else MOST
+
+    def knows_the_next(self) -> bool:
+        return bool(self.norms[self.row, self.place + 1] > 0)
 
     def is_causal(self) -> bool:
         """Made of the token at its own place and of those before it, and of no other."""
