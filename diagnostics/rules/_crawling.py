@@ -7,7 +7,6 @@ import numpy as np
 
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._small_rate_words import progress
 from diagnostics.run import Run
 
 
@@ -19,8 +18,6 @@ def crawls(run: Run, history: signals.Loss, promised: float, learned: float, wor
     fall from the third to the last quarter, 5/8 to 7/8 of the run, is carried on to that as a power of time; the one
     within the last quarter, 13/16 to 15/16, must not tell of a floor instead.
     """
-    if not progress(run) < 1:
-        return False
     late, last = (signals.trend(history.values[-(history.count // part) :]) for part in (2, 4))
     floor = last.relative + 2 * last.error / max(abs(history.end), np.finfo(float).tiny)
     longer = min(_tenfold(late.relative, 7 / 5), _tenfold(floor, 15 / 13))

@@ -19,6 +19,8 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
+_COUPLED = {"SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad"}  # of torch.optim: the decay is added to the gradient
+
 
 def saturated_softmax(kind: str, run: Run, stretch: Flat, *, certain: float = 0.01) -> Finding | None:
     """A loss of the probabilities themselves, as a squared error or the chance of a mistake, where they are sure: its
@@ -76,16 +78,68 @@ def decayed(
             return None
         name = min(left_of, key=left_of.__getitem__)
         share, where = left_of[name], f"the weights of {name.removesuffix('.weight')}"
+        middle = signals.median(np.array([*left_of.values()]))
         if normalizes(run):
-            gone, share, where = unseen, signals.median(np.array([*left_of.values()])), "half of all matrices"
+            gone, share, where = unseen, middle, "half of all matrices"
         if not share <= gone:
-            return None
+            return _balanced(kind, run, stretch, decay, middle)
+    return _by_decay(
+        kind,
+        run,
+        stretch,
+        decay,
+        share,
+        f"A weight decay of {number(decay)} has brought {where} to {number(100 * share)} % of their initial size: "
+        f"the layers pass on next to nothing, and the loss {stretch.stood}.",
+        chart,
+    )
+
+
+def _balanced(
+    kind: str,
+    run: Run,
+    stretch: Flat,
+    decay: float,
+    left: float,
+    *,
+    half: float = 0.5,
+    common: float = 0.1,  # of the squared gradient is the same in all batches: the loss has a way down
+) -> Finding | None:
+    """A decay that is added to the gradient and holds the loss up: half of the matrices have lost `half` of their size,
+    the loss does not come down though its gradient surely points somewhere, and the decay is at least `half` as long as
+    that part of it: where they rest it is as long. Where next to nothing is to be learned there is no such part."""
+    if run.meta["optimizer"] not in _COUPLED or _is_decoupled(run) or stretch.escaped or not left <= half:
+        return None
+    steps, names, sizes = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, gradients = by_layer.matrix(run, "layers", "grad_norm")
+    at = [index for index, name in enumerate(names) if name in by_layer.matrices(run)]
+    inside, agreed = stretch.holds(steps), signal.surely_at_least(run, stretch.first_step)
+    if not inside.any() or not agreed >= common:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):  # of what gets no gradient
+        ratios = decay * sizes[inside][:, at] / gradients[inside][:, at]
+    length = signals.median(np.median(ratios, axis=0))
+    if not length >= half * agreed**0.5:
+        return None
+    return _by_decay(
+        kind,
+        run,
+        stretch,
+        decay,
+        left,
+        f"The gradient still points downhill, but the weight decay of {number(decay)}, which is added to it, is "
+        f"{number(100 * length)} % as long in the middle one of the weight matrices and holds it: the weights are down "
+        f"to {number(100 * left)} % of their initial size, and the loss {stretch.stood}.",
+        Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True),
+    )
+
+
+def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, summary: str, chart: Chart) -> Finding:
     return stretch.finding(
         kind,
         "weight-decay",
         (),
-        f"A weight decay of {number(decay)} has brought {where} to {number(100 * share)} % of their initial size: "
-        f"the layers pass on next to nothing, and the loss {stretch.stood}.",
+        summary,
         {
             "weights over initial": share,
             "weight decay": decay,
@@ -105,13 +159,17 @@ def decayed(
 
 def _decoupled(run: Run) -> tuple[str, ...]:
     """Where the decay goes through the averages of the gradient and is divided by its size, which leaves the rate."""
-    name, groups = str(run.meta["optimizer"]), run.meta["hyperparameters"]
-    if name not in ("Adam", "NAdam", "RAdam") or any(group.get("decoupled_weight_decay") for group in groups):
+    name = str(run.meta["optimizer"])
+    if name not in ("Adam", "NAdam", "RAdam") or _is_decoupled(run):
         return ()
     return (
         f"use torch.optim.AdamW: {name} adds the decay to the gradient and divides both by their size, so that weights "
         "whose decay is larger than their gradient shrink by the whole rate",
     )
+
+
+def _is_decoupled(run: Run) -> bool:
+    return any(group.get("decoupled_weight_decay") for group in run.meta["hyperparameters"])
 
 
 def _without_the_rate(run: Run, decay: float, *, near: float = 0.1) -> tuple[str, ...]:

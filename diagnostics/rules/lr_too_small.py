@@ -140,7 +140,7 @@ def check(
     reach = reaching.reach(run, history, history.middle_step)
     standing = _stands(run, history, reach, pace, still=still, learned=learned, slack=slack)
     gone = history.start - history.end >= delivered * reach
-    slow = gone and not pace.overshoot >= slack * share and crawls(run, history, promised, learned, worth, reached)
+    slow = gone and _short(run, pace, slack * share) and crawls(run, history, promised, learned, worth, reached)
     belated = worse_for_long(KIND, run)  # steps this short are what it took so long for, wherever it began
     if belated and reaching.at_rest(run, history, history.middle_step):
         belated = None  # it has come to where these steps lead, and that is no better
@@ -156,7 +156,7 @@ def check(
     # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
     # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
     most_gone = history.end <= (1 - learned) * history.start
-    settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run), 1)) < history.count
+    settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run) * pace.left, 1)) < history.count
     settled = settled and not (10 * pace.ratio < stable and 10 * pace.overshoot < slack * share)
     yield found if standing or belated or not settled else replace(found, severity="info")
 
@@ -206,6 +206,14 @@ def _of_the_rate(run: Run, words: str, pace: Pace, warming: bool) -> Finding:
     return _shortened(found, pace, True) or (sentences.by_targets(run, found, targets) if targets else found)
 
 
+def _short(run: Run, pace: Pace, slack: float) -> bool:
+    """Steps that do not jump to the minimum along the steepest direction, nor go far along themselves. Where no limit
+    is known for the optimizer the latter must be sure."""
+    if np.isnan(pace.ratio):
+        return pace.overshoot + 2 * signals.median_error(pace.overshoots) < slack
+    return sentences.progress(run) * pace.left < 1 and not pace.overshoot >= slack
+
+
 def _stands(
     run: Run, history: signals.Loss, reach: float, pace: Pace, *, still: float, learned: float, slack: float
 ) -> bool:
@@ -224,7 +232,7 @@ def _stands(
         return False
     begun = abs(2 * pace.overshoot) * history.count < 1  # each update goes 2 r of the way to the minimum (or crest)
     begun = (
-        (begun or (history.count >= TRIED and reaching.shrunk(run) < np.log(10)))
+        (begun or (history.count >= TRIED and reaching.shrunk(run) * pace.left < np.log(10)))
         and surely > 0
         and history.end > (1 - learned) * history.start
     )
