@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import diagnostics
 from diagnostics.monitor import ending
@@ -154,6 +154,38 @@ def test_a_softmax_along_another_axis_than_the_classes(axis, targets, told, loss
     with Observer(nn.Linear(1, 1), asking=True) as observer:
         loss(torch.randn_like(targets).softmax(axis), targets)
     assert observer.axes.told == told
+
+
+class Attention(nn.Module):
+    """Of one head, written out, over places of a text or over parts of a picture."""
+
+    def __init__(self, axis: int, causal: bool) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.head = nn.Embedding(7, 8), nn.Linear(8, 24), nn.Linear(8, 7)
+        self.axis, self.causal = axis, causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.embed(x)).chunk(3, -1)
+        scores = q @ k.transpose(-2, -1)
+        if self.causal:
+            scores = scores.masked_fill(torch.ones_like(scores).tril() == 0, float("-inf"))
+        return self.head(F.dropout(scores.softmax(self.axis), 0.0) @ v)
+
+
+@pytest.mark.parametrize(
+    ("axis", "causal", "told"),
+    [(-1, True, []), (-2, True, [4, 6, 6]), (1, True, [4, 6, 6]), (-2, False, []), (-1, False, [])],
+)
+def test_attention_whose_softmax_is_taken_along_the_queries(axis, causal, told, tmp_path):
+    """Without a mask it may be meant: slots share out the places among themselves."""
+    torch.manual_seed(0)
+    model, text = Attention(axis, causal), torch.randint(7, (4, 7))
+    watch(tmp_path, model, lambda: F.cross_entropy(model(text[:, :-1]).flatten(0, 1), text[:, 1:].flatten()))
+    run = diagnostics.load(tmp_path)
+    assert run.meta["over_queries"] == told
+    found = [each for each in diagnostics.diagnose(run).findings if each.cause == "softmax-axis"]
+    assert [each.severity for each in found] == ["critical"] * bool(told)
+    assert not told or "of shape (4, 6, 6), add up to 1 along axis 1, but values are summed along axis 2" in str(found)
 
 
 @pytest.mark.parametrize("axis", [1, 3])

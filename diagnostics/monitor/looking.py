@@ -122,16 +122,16 @@ class Looking:
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
         found["other_axis"] = next((each for one in observers if (each := one.axes.told)), [])
+        found["over_queries"] = next((each for one in observers if (each := one.axes.over_queries)), [])
         found["dropped_output"] = next((each for one in observers if (each := one.dropped.told)), [])
         for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
             found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
         found["dropout"] = self._dropout = max(one.dropped.most for one in observers)
         found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))
         found["softmax_astray"] = list(dict.fromkeys(name for one in observers for name in one.softmax_astray))
-        cut_off = set[int]().union(*(observer.cuts.lost for observer in observers))
-        found["cut_off"] = [name for name, tensor in self._tensors().items() if id(tensor) in cut_off]
-        drawn = set[int]().union(*(observer.draws.lost for observer in observers))
-        found["drawn"] = [name for name, tensor in self._tensors().items() if id(tensor) in drawn]
+        for entry, each in (("cut_off", "cuts"), ("drawn", "draws")):
+            lost = set[int]().union(*(getattr(observer, each).lost for observer in observers))
+            found[entry] = [name for name, tensor in self._tensors().items() if id(tensor) in lost]
         found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
         found["short_memory"] = [list(each) for each in observers[-1].shared_norms.short_memory(observers[-1].modules)]
         last = observers[-1].cuts.steps

@@ -144,26 +144,6 @@ def crossed(run: Run) -> Iterator[Finding]:
     )
 
 
-def other_axis(run: Run) -> Iterator[Finding]:
-    """A softmax along another axis than that in which each target is one class."""
-    told = [int(each) for each in run.meta["other_axis"]]
-    if len(told) < 4:
-        return
-    along, classes, *shape = told
-    yield found(
-        "softmax-axis",
-        run,
-        (
-            f"The softmax of the loss is taken along another axis than the classes: of outputs of shape "
-            f"{shape_of(shape)} along axis {along}, where the targets that they are compared with are one class of "
-            f"{shape[classes]} along axis {classes}. The probabilities of the classes do not add up to 1."
-        ),
-        (f"take the softmax along the classes: dim={classes}",),
-        formula=r"p_c = \frac{e^{z_c}}{\sum_k e^{z_k}} \quad\text{over classes } k",
-        severity=unless_it_learns(run, "critical", "warning"),
-    )
-
-
 def scrambled_inputs(run: Run) -> Iterator[Finding]:
     """The same before the model: inferred from the numbers, which leaves it a warning."""
     shapes = run.meta["input_order"]

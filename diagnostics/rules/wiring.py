@@ -81,7 +81,8 @@ viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed
 $(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples.
 
 *Softmax axis*: a softmax makes numbers compete that lie along its axis. Along the width of an image the pixels of a row
-share out each class among themselves, where the classes should share out each pixel.
+share out each class among themselves, where the classes should share out each pixel. Along the queries of attention
+each place shares itself out among those that may look at it, and how much of it one gets depends on what comes after.
 
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
@@ -225,6 +226,7 @@ from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._shared_head import shared_head
+from diagnostics.rules._softmax_axis import other_axis, over_queries
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, unstored
 from diagnostics.rules._uphill import uphill
@@ -238,10 +240,10 @@ RANK = 4
 _LOOKS = (
     never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.left_out, membership.frozen_random, clipped_after_step,
-    detached, wrong_backward, drawn, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, shapes.other_axis,
-    shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, shared_norms,
-    short_memory, log_scores, ctc_scores, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change,
-    noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
+    detached, wrong_backward, drawn, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis,
+    over_queries, shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch,
+    shared_norms, short_memory, log_scores, ctc_scores, unlogged, targets_outside, unsigned, no_floor, in_order,
+    inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
     forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
     forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
     identity_activation,

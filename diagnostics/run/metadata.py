@@ -62,6 +62,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "scrambled": [],
     "crossed": [],
     "other_axis": [],
+    "over_queries": [],
     "dropped_output": [],
     "dropout": 0.0,
     "frozen_random": [],
