@@ -9,7 +9,7 @@ from diagnostics.rules import _cut_graph as cut_graph
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import GRADIENTS
 from diagnostics.rules._explained import LITTLE, explained_late
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._finding import Chart, Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import names_of
 from diagnostics.run import Run
@@ -69,7 +69,6 @@ def unused(run: Run) -> Iterator[Finding]:
     names = tuple(str(name) for name in layers[absent] if name in seen)
     if not names:
         return
-    known = explained_late(run)
     it, stays, gives = ("it", "stays", "gives") if len(names) == 1 else ("they", "stay", "give")
     yield found(
         "unused",
@@ -85,9 +84,44 @@ def unused(run: Run) -> Iterator[Finding]:
         evidence={"tensors": float(len(names))},
         step=int(steps[0]),
         layers=names,
-        severity="warning" if known.share + 3 * known.error < LITTLE / 2 else "info",
+        severity=_of_what_is_unused(run),
         chart=GRADIENTS,
     )
+
+
+def unused_outputs(run: Run, *, measured: int = 5) -> Iterator[Finding]:
+    """Outputs of the last layer that the loss never takes, as those of a head whose term is missing in it. A unit that
+    is dead has no gradient either."""
+    steps, names, silent = by_layer.matrix(run, "layers", "silent_fraction")
+    last = next((name for name in reversed(names) if name in by_layer.matrices(run)), "")
+    if len(steps) < measured or not by_layer.type_of(run, last).startswith(("Linear", "Conv1d", "Conv2d", "Conv3d")):
+        return
+    shares, (_, _, dead) = silent[:, names.index(last)], by_layer.dead_fractions(run)
+    _, _, hidden = by_layer.matrix(run, "units", "hidden")
+    if not 0 < shares[0] < 1 or not (shares == shares[0]).all() or (dead[:, ~(hidden == 1).any(0)] > 0).any():
+        return
+    outputs = int(by_layer.described(run)[last]["shape"][0])
+    count = round(float(shares[0]) * outputs)
+    yield found(
+        "unused",
+        run,
+        (
+            f"The loss does not depend on {count} of the {outputs} outputs of {last.removesuffix('.weight')}: their "
+            f"weights got a gradient of exactly 0 in all {len(steps)} measured updates, and stay as they were. A term "
+            "may be missing in the loss that backward() is called on."
+        ),
+        ("look at what is added up before backward(): is all that the model returns compared with targets?",),
+        evidence={"outputs": float(count)},
+        step=int(steps[0]),
+        layers=(last,),
+        severity=_of_what_is_unused(run),
+        chart=GRADIENTS,
+    )
+
+
+def _of_what_is_unused(run: Run) -> Severity:
+    known = explained_late(run)
+    return "warning" if known.share + 3 * known.error < LITTLE / 2 else "info"
 
 
 def left_out(run: Run) -> Iterator[Finding]:

@@ -239,14 +239,14 @@ RANK = 4
 
 _LOOKS = (
     never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
-    membership.unregistered, membership.unused, membership.left_out, membership.frozen_random, clipped_after_step,
-    detached, wrong_backward, drawn, state_cut, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis,
-    over_queries, shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch,
-    shared_norms, short_memory, log_scores, ctc_scores, unlogged, targets_outside, unsigned, no_floor, in_order,
-    inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
-    forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
-    forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
-    identity_activation,
+    membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
+    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, shapes.broadcast,
+    shapes.scrambled, shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch,
+    shapes.by_place, norms_of_few, across_batch, shared_norms, short_memory, log_scores, ctc_scores, unlogged,
+    targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class, shared_head,
+    zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice,
+    forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
+    forward.derivative_without_graph, lost_to_rounding, collapsed, identity_activation,
 )  # fmt: skip
 
 
