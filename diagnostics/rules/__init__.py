@@ -20,7 +20,7 @@ from diagnostics.run import Run
 
 __all__ = ["Chart", "Diagnosis", "Finding", "Missing", "catalogue", "diagnose", "explain", "title"]
 
-VERSION = 42  # of the rules together; stored in summary.json, so that an old summary is known to be old
+VERSION = 43  # of the rules together; stored in summary.json, so that an old summary is known to be old
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
 
 

@@ -4,6 +4,8 @@ inputs next to nothing, targets out of sight.
 Source: lecture, "Plateaux".
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
@@ -64,7 +66,7 @@ def decayed(
 ) -> Finding | None:
     """Weights far smaller than initialization made them, to keep the size of signals: a fifth of all, or next to
     nothing of one layer that no norm makes up for, or of most."""
-    decay = max((float(group.get("weight_decay") or 0) for group in run.meta["hyperparameters"]), default=0)
+    decay = _largest_decay(run)
     steps, norms = signals.column(run, "weight_norm")
     late = norms[stretch.holds(steps)]
     if not decay > 0 or not len(late) or not norms[0] > 0:
@@ -78,11 +80,10 @@ def decayed(
             return None
         name = min(left_of, key=left_of.__getitem__)
         share, where = left_of[name], f"the weights of {name.removesuffix('.weight')}"
-        middle = signals.median(np.array([*left_of.values()]))
         if normalizes(run):
-            gone, share, where = unseen, middle, "half of all matrices"
+            gone, share, where = unseen, signals.median(np.array([*left_of.values()])), "half of all matrices"
         if not share <= gone:
-            return _balanced(kind, run, stretch, decay, middle)
+            return None
     return _by_decay(
         kind,
         run,
@@ -95,20 +96,22 @@ def decayed(
     )
 
 
-def _balanced(
+def held_by_decay(
     kind: str,
     run: Run,
     stretch: Flat,
-    decay: float,
-    left: float,
+    heard: bool,
     *,
     half: float = 0.5,
     common: float = 0.1,  # of the squared gradient is the same in all batches: the loss has a way down
 ) -> Finding | None:
     """A decay that is added to the gradient and holds the loss up: half of the matrices have lost `half` of their size,
     the loss does not come down though its gradient surely points somewhere, and the decay is at least `half` as long as
-    that part of it: where they rest it is as long. Where next to nothing is to be learned there is no such part."""
-    if run.meta["optimizer"] not in _COUPLED or _is_decoupled(run) or stretch.escaped or not left <= half:
+    that part of it: where they rest it is as long. Where next to nothing is to be learned there is no such part. Where
+    inputs are `heard`, so much of it may be meant."""
+    decay, left_of = _largest_decay(run), _left_of_matrices(run, stretch.last_step)
+    left = signals.median(np.array([*left_of.values()]))
+    if run.meta["optimizer"] not in _COUPLED or _is_decoupled(run) or stretch.escaped or not decay or not left <= half:
         return None
     steps, names, sizes = by_layer.matrix(run, "layers", "weight_norm")
     _, _, gradients = by_layer.matrix(run, "layers", "grad_norm")
@@ -121,7 +124,7 @@ def _balanced(
     length = signals.median(np.median(ratios, axis=0))
     if not length >= half * agreed**0.5:
         return None
-    return _by_decay(
+    found = _by_decay(
         kind,
         run,
         stretch,
@@ -132,6 +135,11 @@ def _balanced(
         f"to {number(100 * left)} % of their initial size, and the loss {stretch.stood}.",
         Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True),
     )
+    return replace(found, severity="info") if heard else found
+
+
+def _largest_decay(run: Run) -> float:
+    return max((float(group.get("weight_decay") or 0) for group in run.meta["hyperparameters"]), default=0.0)
 
 
 def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, summary: str, chart: Chart) -> Finding:

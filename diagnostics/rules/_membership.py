@@ -96,8 +96,8 @@ def unused_outputs(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     last = next((name for name in reversed(names) if name in by_layer.matrices(run)), "")
     if len(steps) < measured or not by_layer.type_of(run, last).startswith(("Linear", "Conv1d", "Conv2d", "Conv3d")):
         return
-    shares, (_, _, dead) = silent[:, names.index(last)], by_layer.dead_fractions(run)
-    _, _, hidden = by_layer.matrix(run, "units", "hidden")
+    shares = silent[:, names.index(last)]
+    (_, _, dead), (_, _, hidden) = (run.matrix("units", column) for column in ("dead_fraction", "hidden"))
     if not 0 < shares[0] < 1 or not (shares == shares[0]).all() or (dead[:, ~(hidden == 1).any(0)] > 0).any():
         return
     outputs = int(by_layer.described(run)[last]["shape"][0])

@@ -17,7 +17,7 @@ loss stands that is less than a tenth below that of the same answer to every inp
 minimum (a squared error, or a cross-entropy on data that nothing separates) that has settled while a fifth of it is
 motion around the minimum, which holds up $\tfrac\alpha4 E|g|^2$. For momentum: a memory of $2/(1-\mu)$ updates that is
 not small against the run, with a loss that swings (against its level, or against all that it covers later) or has not
-settled.
+settled. And a rate that was lowered and came back in one update, after which the loss stays above what it had been at.
 
 ## Why it happens
 For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: the coordinate changes sign every
@@ -57,6 +57,7 @@ from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._raised_again import raised_again
 from diagnostics.rules._ringing import momentum_ringing
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -97,6 +98,10 @@ def check(
     ringing = momentum_ringing(KIND, run, history, memory, swing)
     if ringing is not None:
         yield ringing
+        return
+    returned = raised_again(KIND, run, history)
+    if returned is not None:
+        yield returned
         return
     estimates, ratios = steps_made.stability(run)
     bounces = _bounces(run, history)

@@ -57,7 +57,8 @@ changes $z_i$ by $1 + \|x\|^2$ parts of which all but $\|x\|^2$ are the bias's, 
 standardized with it. The other values then differ by thousandths, and weights answer to the square of that.
 
 *Weight decay*: it multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
-builds them up they end near 0, and layers of such weights pass on neither signal nor gradient.
+builds them up they end near 0, and layers of such weights pass on neither signal nor gradient. Added to the gradient,
+it holds them where $\nabla\mathcal J = -\lambda\mathbf w$: the loss has a slope there, and cannot follow it.
 
 *Target scale*: an optimizer that divides gradients by their own size moves a weight by about $\alpha$ an update,
 however large the error: answers that must come from 0 to 100,000 have a long way to go.
@@ -130,7 +131,14 @@ from diagnostics.rules._far_off import (
     worse_for_long,
 )
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._flat_causes import crowded_inputs, decayed, distant_targets, saturated_softmax, tiny_inputs
+from diagnostics.rules._flat_causes import (
+    crowded_inputs,
+    decayed,
+    distant_targets,
+    held_by_decay,
+    saturated_softmax,
+    tiny_inputs,
+)
 from diagnostics.rules._given import misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import blind_so_far, order_blind
@@ -207,6 +215,7 @@ def _of_a_level(
         or crowded_inputs(KIND, run, stretch, found)
         or nothing
         or constant_value(KIND, run, stretch)
+        or held_by_decay(KIND, run, stretch, heard)
     )
     if why is not None or not _of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or _unexplained(run, stretch, found)
@@ -267,7 +276,7 @@ def explains(finding: Finding, other: Finding) -> bool:
         "saturated-units",
     }:
         return True
-    if finding.cause == "weight-decay" and other.kind in {"dead-units", "symmetry", "zero-gradient"}:
+    if finding.cause == "weight-decay" and finding.alarm and other.kind in {"dead-units", "symmetry", "zero-gradient"}:
         return True  # what is left of the weights
     if other.kind == "dead-units":
         return finding.cause == "vanishing-gradient" and is_of_a_vanished_signal(other)
