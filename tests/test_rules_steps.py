@@ -71,14 +71,19 @@ def clipped(longest):
 
 
 @pytest.mark.parametrize("closure", [True, False])
-def test_gradients_that_are_clipped_before_they_are_unscaled(closure, tmp_path):
+@pytest.mark.parametrize(
+    "optimizer",
+    [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.Adadelta(p, lr=1.0)],  # whose eps is 1e-6 of squares
+    ids=["SGD", "Adadelta"],
+)
+def test_gradients_that_are_clipped_before_they_are_unscaled(optimizer, closure, tmp_path):
     model, scale = network(), 65536.0
 
     def between(model):
         clipped(1.0)(model)
         unscaled(scale)(model)
 
-    run = trained(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.1), between, closure=closure, scale=scale)
+    run = trained(tmp_path, model, optimizer(model.parameters()), between, closure=closure, scale=scale)
     (found,) = [each for each in diagnostics.diagnose(run).findings if each.alarm]
     assert (found.kind, found.cause) == ("lr-too-small", "learning-rate")
     assert found.summary.startswith("Clipping leaves ") and any("unscale_" in each for each in found.remedies)

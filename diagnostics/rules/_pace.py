@@ -43,11 +43,9 @@ def pace_of(run: Run, history: signals.Loss, lowered: bool, decayed: float) -> P
         ratio, overshoots = _lowered(run, half), steps_made.overshoots_inside(run, half, history.last_step)
     else:
         ratio, overshoots = _throughout(run), _overshoots(run, half, lowered)
-    outweighed = epsilon.over_gradient(run)
     # Clipping shortens no step that is rescaled to the gradient's own size.
-    rescaled = optimizer.adaptive(run) and outweighed < epsilon.OUTWEIGHS
-    left = 1.0 if rescaled else left_by_clipping(run, half)
-    return Pace(first, scheduled, ratio * left, overshoots, left, outweighed)
+    left = 1.0 if epsilon.rescales(run) else left_by_clipping(run, half)
+    return Pace(first, scheduled, ratio * left, overshoots, left, epsilon.over_gradient(run))
 
 
 def left_by_clipping(run: Run, since: int, *, spikes: float = 0.1) -> float:

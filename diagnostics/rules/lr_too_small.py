@@ -166,7 +166,7 @@ def _without_limits(run: Run, history: signals.Loss, lowered: bool, learned: flo
     long = history.count >= FEW
     unmeasured = long and run.table("curvature", ["step"]).empty
     if unmeasured:
-        left = 1.0 if optimizer.adaptive(run) else left_by_clipping(run, history.middle_step)
+        left = 1.0 if epsilon.rescales(run) else left_by_clipping(run, history.middle_step)
         found = without_curvature(run, history, left)
         if found is not None:
             return [found]
@@ -192,7 +192,7 @@ def _lowered_early(run: Run, first: int, ratio: float = np.nan, overshoot: float
 
 def _shortened(found: Finding, pace: Pace, clipped: bool) -> Finding | None:
     """By what is not the rate."""
-    if pace.outweighed >= epsilon.OUTWEIGHS:
+    if pace.outweighed * pace.left >= epsilon.OUTWEIGHS:  # without clipping, too
         return sentences.by_epsilon(found, pace.outweighed)
     return sentences.by_clipping(found, pace.left) if pace.left < 1 and clipped else None
 
