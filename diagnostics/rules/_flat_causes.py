@@ -120,8 +120,8 @@ def held_by_decay(
     if not inside.any() or not agreed >= common:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):  # of what gets no gradient
-        ratios = decay * sizes[inside][:, at] / gradients[inside][:, at]
-    length = signals.median(np.median(ratios, axis=0))
+        ratios = np.median(decay * sizes[inside][:, at] / gradients[inside][:, at], axis=0)
+    length = signals.median(ratios)
     if not length >= half * agreed**0.5:
         return None
     found = _by_decay(
