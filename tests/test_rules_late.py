@@ -1,0 +1,130 @@
+"""Runs that stop short of what they could reach: a schedule that begins anew, steps cut short by clipping or under an
+optimizer without a known limit, a decay that holds the weights, outputs that nothing asks for."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import diagnostics
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._raised_again import raised_again
+from diagnostics.run import Run
+
+ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
+
+
+def alarms(run: Run) -> list[tuple[str, str | None]]:
+    return [(each.kind, each.cause) for each in diagnostics.diagnose(run).alarms]
+
+
+def scheduled(rates: np.ndarray, risen: float, others: bool = False) -> Run:
+    """Two hundred updates at a full rate and a hundred at a tenth, which take the loss to 0.1; then it is as it is.
+    `others`: the loss is up before the first update at the new rate."""
+    steps = np.arange(1, 501)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(500)
+    loss = np.where(steps <= 200, np.exp(-steps / 40) + 0.2, 0.1) + noise
+    loss[300 if others else 301 :] += risen
+    table = pd.DataFrame({"step": steps, "loss": loss, "grad_norm": 0.1, "lr": rates})
+    return Run.from_frames({"name": "test", "status": "finished", "optimizer": "SGD"}, {"scalars": table})
+
+
+STEPS = np.arange(500)
+FULL = np.ones(500)
+LOWERED = np.where(STEPS < 200, 1.0, 0.1)
+BACK = np.where((STEPS >= 200) & (STEPS < 300), 0.1, 1.0)
+CYCLE = np.where(STEPS < 300, LOWERED, np.linspace(1, 0.01, 700)[np.maximum(STEPS - 300, 0) * 3])
+FIRST = np.where(STEPS < 300, 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rates", "risen", "others", "told"),
+    [
+        (BACK, 0.05, False, True),
+        (BACK, 0.0, False, False),
+        (BACK, 0.05, True, False),  # other data, which the loss shows before the first such update
+        (CYCLE, 0.05, False, False),  # to its end
+        (LOWERED, 0.05, False, False),
+        (FULL, 0.05, False, False),
+        (FIRST, 0.05, False, False),  # a warm-up: it had not been there before
+    ],
+)
+def test_a_rate_that_was_lowered_and_came_back(rates, risen, others, told):
+    run = scheduled(rates, risen, others)
+    found = raised_again("lr-oscillation", run, signals.loss(run))
+    assert (found is not None) == told
+    assert not told or (found.cause, found.first_step) == ("schedule", 301)
+
+
+@pytest.mark.parametrize("used", [1, 3])
+def test_outputs_that_no_term_of_the_loss_takes(used, tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(64, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with diagnostics.watch(model, optimizer, tmp_path, every=1, budget=ANY) as monitor:
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x)[:, :used], x[:, :used])
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.cause == "unused"]
+    assert [each.severity for each in found] == ["info"] * (used < 3)
+    assert all("2 of the 3 outputs of 2:" in each.summary for each in found)
+
+
+def trained(path, model, optimizer, loss_of, steps, clip=None) -> Run:
+    draw = torch.Generator().manual_seed(1)
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            k = torch.randint(1024, (64,), generator=draw)
+            optimizer.zero_grad()
+            loss = loss_of(model, k)
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            monitor.step(loss, closure=lambda k=k: loss_of(model, k))
+    return diagnostics.load(path)
+
+
+def of_classes():
+    torch.manual_seed(0)
+    y = torch.randint(4, (1024,))
+    x = torch.randn(4, 8)[y] + 2 * torch.randn(1024, 8)
+    return lambda model, k: F.cross_entropy(model(x[k]), y[k])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("clip", "told"), [(3e-3, True), (5.0, False)])
+def test_clipping_under_a_rate_that_would_be_right(clip, told, tmp_path):
+    """Without it, an update would go past the minimum along the steepest direction."""
+    loss_of, model = of_classes(), nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+    run = trained(tmp_path, model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), loss_of, 500, clip)
+    assert alarms(run) == [("lr-too-small", "learning-rate")] * told
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
+@pytest.mark.parametrize(("rate", "told"), [(1e-5, True), (1e-2, False)])
+def test_a_rate_far_too_small_for_an_optimizer_without_a_known_limit(rate, told, tmp_path):
+    loss_of, model = of_classes(), nn.Sequential(nn.Linear(8, 32, bias=False), nn.Tanh(), nn.Linear(32, 4, bias=False))
+    run = trained(tmp_path, model, torch.optim.Muon(model.parameters(), lr=rate), loss_of, 500)
+    assert alarms(run) == [("lr-too-small", "learning-rate")] * told
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("decay", "optimizer", "told"),
+    [(0.2, torch.optim.Adam, True), (1e-4, torch.optim.Adam, False), (0.2, torch.optim.AdamW, False)],
+)
+def test_a_decay_that_is_added_to_the_gradient_and_holds_the_loss_up(decay, optimizer, told, tmp_path):
+    """At a fifth off the loss of one answer to all, where two fifths are to be had."""
+    layers = (nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    loss_of, model = of_classes(), nn.Sequential(*layers)
+    run = trained(tmp_path, model, optimizer(model.parameters(), 3e-3, weight_decay=decay), loss_of, 600)
+    found = [each for each in diagnostics.diagnose(run).findings if each.cause == "weight-decay"]
+    assert [(each.kind, each.severity) for each in found] == [("plateau", "info")] * told
+    assert not told or ("is added to it" in found[0].summary and alarms(run) == [])
