@@ -25,7 +25,7 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
 loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start: what
 is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead units are
-less than a tenth of the network's, as in one block of many, or that steps have killed while four fifths of the loss
+less than a tenth of the network's, as in one block of many, or that steps have killed while seven tenths of the loss
 went: with shorter ones it may end no lower. So are the units of one layer that died one by one, or began so, while a
 quarter of it or more is at work: that much learns, and what nothing is learned by does not keep units alive.
 (Outputs that a cross-entropy takes for scores are told in any run, and be it one, where the loss that is left is
@@ -80,7 +80,7 @@ def check(
     sudden: float = 0.25,  # of a layer's units within one interval; training kills units one by one
     nearly_all: float = NEARLY_ALL,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.7,  # of the untrained loss: a run this far down learns through the units that are left
-    most_learned: float = 0.2,  # the same, however few a step has left: there is no better rate to be had at once
+    most_learned: float = 0.3,  # the same, however few a step has left: there is no better rate to be had at once
     part: float = 0.1,  # of all units: with fewer dead in one layer of many, a run that learns lacks nothing one sees
     chance: float = 0.05,  # that of a layer as narrow as many directions begin off, each with one half
 ) -> Iterator[Finding]:
