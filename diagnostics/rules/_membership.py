@@ -92,7 +92,8 @@ def unused(run: Run) -> Iterator[Finding]:
 def unused_outputs(run: Run, *, measured: int = 5) -> Iterator[Finding]:
     """Outputs of the last layer that the loss never takes, as those of a head whose term is missing in it. A unit that
     is dead has no gradient either."""
-    steps, names, silent = by_layer.matrix(run, "layers", "silent_fraction")
+    steps, layers, silent = run.matrix("layers", "silent_fraction")
+    names = [str(name) for name in layers]
     last = next((name for name in reversed(names) if name in by_layer.matrices(run)), "")
     if len(steps) < measured or not by_layer.type_of(run, last).startswith(("Linear", "Conv1d", "Conv2d", "Conv3d")):
         return
