@@ -127,4 +127,4 @@ def test_a_decay_that_is_added_to_the_gradient_and_holds_the_loss_up(decay, opti
     run = trained(tmp_path, model, optimizer(model.parameters(), 3e-3, weight_decay=decay), loss_of, 600)
     found = [each for each in diagnostics.diagnose(run).findings if each.cause == "weight-decay"]
     assert [(each.kind, each.severity) for each in found] == [("plateau", "info")] * told
-    assert not told or ("is added to it" in found[0].summary and alarms(run) == [])
+    assert not told or ("holds the loss up" in found[0].summary and alarms(run) == [])

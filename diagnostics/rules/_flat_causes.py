@@ -130,9 +130,9 @@ def held_by_decay(
         stretch,
         decay,
         left,
-        f"The gradient still points downhill, but the weight decay of {number(decay)}, which is added to it, is "
-        f"{number(100 * length)} % as long in the middle one of the weight matrices and holds it: the weights are down "
-        f"to {number(100 * left)} % of their initial size, and the loss {stretch.stood}.",
+        f"A weight decay of {number(decay)} holds the loss up: added to a gradient that still points downhill, it is "
+        f"{number(100 * length)} % as long in the middle one of the weight matrices. The weights are down to "
+        f"{number(100 * left)} % of their initial size, and the loss {stretch.stood}.",
         Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True),
     )
     return replace(found, severity="info") if heard else found
