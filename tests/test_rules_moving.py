@@ -116,6 +116,15 @@ def test_units_that_die_under_a_moving_loss(moves, fraction, severity):
     assert found.severity == severity
 
 
+@pytest.mark.parametrize(("end", "severity"), [(0.2, "info"), (0.5, "critical")])
+@pytest.mark.every_case
+def test_units_that_a_step_killed_while_most_was_learned(end, severity):
+    loss = np.interp(STEPS, [1, 300, 400], [1.0, end, end]) + 0.001 * np.sin(1e3 * STEPS)
+    scalars = {"step": STEPS, "loss": loss, "lr": 0.1}
+    (found,) = dead_units.check(run_of(scalars=scalars, units=dying(0.95, 150), layers=LAYERS))
+    assert (found.cause, found.severity) == ("large-step", severity)
+
+
 @pytest.mark.parametrize(("moves", "severity"), [(True, "info"), (False, "critical")])
 def test_units_that_saturate_under_a_moving_loss(moves, severity):
     """The units of a critic, which has returns to tell that grow as the policy gets better."""

@@ -115,7 +115,7 @@ def held_by_decay(
         return None
     steps, names, sizes = by_layer.matrix(run, "layers", "weight_norm")
     _, _, gradients = by_layer.matrix(run, "layers", "grad_norm")
-    at = [index for index, name in enumerate(names) if name in by_layer.matrices(run)]
+    at = _of_matrices(run, names)
     inside, agreed = stretch.holds(steps), signal.surely_at_least(run, stretch.first_step)
     if not inside.any() or not agreed >= common:
         return None
@@ -197,10 +197,16 @@ def _without_the_rate(run: Run, decay: float, *, near: float = 0.1) -> tuple[str
     )
 
 
+def _of_matrices(run: Run, names: list[str]) -> list[int]:
+    """Which of these columns are of weight matrices."""
+    matrices = by_layer.matrices(run)
+    return [index for index, name in enumerate(names) if name in matrices]
+
+
 def _left_of_matrices(run: Run, step: int) -> dict[str, float]:
     """What is left of the size of each matrix."""
     steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
-    at = [index for index, name in enumerate(names) if name in by_layer.matrices(run) and norms[0, index] > 0]
+    at = [index for index in _of_matrices(run, names) if norms[0, index] > 0]
     now = norms[steps <= step]
     if not len(now):
         return {}

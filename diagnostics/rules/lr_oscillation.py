@@ -24,7 +24,8 @@ For $1 < \alpha\lambda_i \le 2$ the factor $1 - \alpha\lambda_i$ is negative: th
 step, and near 2 it hardly shrinks. Mini-batch noise keeps it from ever settling. With momentum $\mu$ oscillations
 decay like $\mu^{k/2}$ only; at $\mu = 1$ energy is conserved and it never settles. Adam's first steps are as long as
 any, however small the gradient: far past the limit they throw a network where its answers no longer follow its inputs,
-and steps of that length do not find the way back.
+and steps of that length do not find the way back. A schedule that begins anew brings the long steps back, and with them
+the height that the short ones had come down from.
 
 ## What to try
 Lower the learning rate to $1/\lambda_{\max}$ (the finding says the number), where that coordinate is gone in one
