@@ -97,6 +97,11 @@ _TABLES = (
                 "the loss is more than one comparison with targets",
             ),
             Metric(
+                "linear_loss",
+                "the loss that this batch would have had under a linear model of the same inputs, fitted to other "
+                "examples of the batches before",
+            ),
+            Metric(
                 "partial_loss",
                 "where the loss is more than one comparison with targets: that of the model's output with targets that "
                 "are classes, labels or the input itself",

@@ -31,6 +31,7 @@ SHARES = {  # of 1
 }
 SPOKEN = {  # columns whose names say too little beside another
     "constant_loss": "the same answer to every input",
+    "linear_loss": "a linear model of the same inputs",
     "partial_loss": "the part that compares",
     "partial_constant_loss": "the same answer to every input",
     "answered_loss": "the answers as they are",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diagnostics import stats
 from diagnostics.monitor import functions, losspath
+from diagnostics.monitor.baseline import Baseline, given
 from diagnostics.monitor.distributed import is_dtensor
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
@@ -45,6 +46,7 @@ class Answers:
         self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
         self._batches: list[tuple[int, Tensor]] = []  # size and sum of those that no gradient is asked of
         self._whole: stats.Targets | None = None
+        self._baseline = Baseline()
         self._one_size = True  # whether all examples have been of one
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
         self._varied: tuple[Tensor, Tensor] | None = None  # whether the targets ever did, and the inputs
@@ -126,6 +128,9 @@ class Answers:
         from_data = targets_vary | ~inputs_vary
         known, part, constant = proven & from_data, part & from_data, targets.constant_loss(self._whole, before)
         found = {"constant_loss": torch.where(known, constant, torch.nan)}
+        linear = None if one.rows is None else self._baseline.loss(one.rows, targets, known)
+        if linear is not None:
+            found["linear_loss"] = torch.where(known, linear, torch.nan)
         found["partial_loss"] = torch.where(part, targets.error, torch.nan)
         found["partial_constant_loss"] = torch.where(part, constant, torch.nan)
         found["target_spread"] = torch.where(known, self._whole.spread(), torch.nan)
@@ -220,6 +225,7 @@ class _Pass:
         self.slack = stats.rounding(output)
         self.given = x if x is not None and x.numel() == output.numel() else None
         self.inputs = inputs
+        self.rows = None if x is None else given(x, output)
         self._read, self._output, self._at = read, output.detach(), output.output_nr
         assert output.grad_fn is not None
         output.grad_fn.register_prehook(self)  # not of the tensor: a hook there would be seen when it is pickled

@@ -4,6 +4,7 @@ import numpy as np
 
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._below_linear import said_of_linear
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_off import BESIDE_A_CONSTANT
 from diagnostics.rules._finding import Chart, Finding
@@ -68,7 +69,7 @@ def learned_nothing(
         None,
         (),
         f"{what}: from step {half} to {last} the {found.what} is {number(found.loss)}, and {found.constant_answer} "
-        f"would have {number(found.constant)} on the same batches.{of_linear_layers(run)}",
+        f"would have {number(found.constant)} on the same batches.{said_of_linear(run, half)}{of_linear_layers(run)}",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,

@@ -66,6 +66,7 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
+from diagnostics.rules._below_linear import is_behind_linear
 from diagnostics.rules._crawling import crawls
 from diagnostics.rules._cut_short import gone_early, gradient_left, spent_early
 from diagnostics.rules._explained import LITTLE, explained_late
@@ -154,10 +155,12 @@ def check(
         words = f", and until step {until} it was above that of the same answer to every input."
     found = _of_the_rate(run, words, pace, warming)
     # With most of the loss gone the run is only slow, as many are that end on their way down; unless it was too
-    # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same.
+    # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same, or it
+    # is behind a linear model.
     most_gone = history.end <= (1 - learned) * history.start
     settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run) * pace.left, 1)) < history.count
     settled = settled and not (10 * pace.ratio < stable and 10 * pace.overshoot < slack * share)
+    settled = settled and not is_behind_linear(run, history.middle_step)
     yield found if standing or belated or not settled else replace(found, severity="info")
 
 

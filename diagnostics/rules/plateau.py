@@ -118,6 +118,7 @@ import numpy as np
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
+from diagnostics.rules._below_linear import below_linear
 from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._constant_answer import BEND, learned_nothing, of_linear_layers
 from diagnostics.rules._constant_value import constant_value
@@ -158,7 +159,12 @@ def check(run: Run) -> Iterator[Finding]:
     told = list(_of_a_level(run))
     if not any(each.alarm for each in told):
         history = signals.loss(run)
-        facts = (near_its_bound(KIND, run, history), blind_so_far(KIND, run, history), began_sure_and_wrong(KIND, run))
+        facts = (
+            near_its_bound(KIND, run, history),
+            blind_so_far(KIND, run, history),
+            began_sure_and_wrong(KIND, run),
+            below_linear(KIND, run),
+        )
         told = [each for each in facts if each] + [each for each in told if each.cause] or told
     yield from told
 

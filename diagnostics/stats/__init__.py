@@ -4,6 +4,7 @@ Everything stays on the tensors' device: no function here may read a number (`.i
 indexing), because that would wait for the device. Nothing here remembers anything.
 """
 
+from diagnostics.stats.baseline import features, fitted, halves, predicted
 from diagnostics.stats.forms import FORMS
 from diagnostics.stats.hinge import labels_of_zero
 from diagnostics.stats.inputs import (
@@ -19,8 +20,9 @@ from diagnostics.stats.inputs import (
     pair_cosines,
 )
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
+from diagnostics.stats.reach import beyond, of_no_sum
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
-from diagnostics.stats.targets import Form, Targets, beyond, of_no_sum, rounding
+from diagnostics.stats.targets import Form, Targets, rounding
 from diagnostics.stats.units import (
     KINDS,
     OUTPUTS,
@@ -59,8 +61,11 @@ __all__ = [
     "count_units",
     "deviations",
     "distinct_outputs",
+    "features",
+    "fitted",
     "flat",
     "foreach",
+    "halves",
     "inner",
     "is_distribution",
     "labels_of_zero",
@@ -72,6 +77,7 @@ __all__ = [
     "of_length_one",
     "of_no_sum",
     "pair_cosines",
+    "predicted",
     "project",
     "rounding",
     "silent_rows",

@@ -63,12 +63,25 @@ def _binary_error(y: Tensor, t: Tensor) -> Tensor:
     return -(t * y.log().clamp(min=-100) + (1 - t) * (1 - y).log().clamp(min=-100)).mean()
 
 
+def _as_logits(scores: Tensor, sharpness: Number) -> Tensor:
+    return sharpness * (2 * scores - 1)
+
+
+def _as_probabilities(scores: Tensor, sharpness: Number) -> Tensor:
+    return _as_logits(scores, sharpness).sigmoid()
+
+
+def _as_log_probabilities(scores: Tensor, sharpness: Number) -> Tensor:
+    return (sharpness * scores).log_softmax(1)
+
+
 _BINARY_OF_LOGITS = Form(
     "binary cross-entropy of logits",
     lambda z, g: z.sigmoid() - g,
     F.binary_cross_entropy_with_logits,
     _bernoulli,
     of_probabilities=True,
+    link=_as_logits,
 )
 _BINARY = Form(
     "binary cross-entropy of probabilities",
@@ -76,18 +89,18 @@ _BINARY = Form(
     _binary_error,
     _bernoulli,
     of_probabilities=True,
+    link=_as_probabilities,
 )
 _SQUARED = Form("squared error", lambda y, g: y - g / 2, F.mse_loss, _squared)
+_LOGITS, _LOGS = "cross-entropy of logits", "cross-entropy of log-probabilities"
 _OF_CLASSES = [
-    *(
-        Form("cross-entropy of logits", _softmax_targets, _softmax_error, _of_classes, at, vanishes=True)
-        for at in (1, -1)
-    ),
-    *(
-        Form("weighted cross-entropy of logits", _weighted_targets, _softmax_error, _of_classes, at, weighted=True)
-        for at in (1, -1)
-    ),
-    *(Form("cross-entropy of log-probabilities", lambda y, g: -g, _log_error, _of_classes, at, True) for at in (1, -1)),
+    replace(form, classes=at, link=_as_log_probabilities)
+    for form in (
+        Form(_LOGITS, _softmax_targets, _softmax_error, _of_classes, vanishes=True),
+        Form(f"weighted {_LOGITS}", _weighted_targets, _softmax_error, _of_classes, weighted=True),
+        Form(_LOGS, lambda y, g: -g, _log_error, _of_classes, of_logs=True),
+    )
+    for at in (1, -1)
 ]
 _MEANS = (_SQUARED, *_OF_CLASSES, _BINARY_OF_LOGITS, _BINARY)
 _SUMMED = (_SQUARED, *_OF_CLASSES[:2], _BINARY_OF_LOGITS, _BINARY)  # as people sum them

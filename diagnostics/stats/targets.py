@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diagnostics.stats.inputs import Moments, is_distribution, merge, moments
+from diagnostics.stats.inputs import Moments, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
 A_CLASS = 10  # of each class that there is, on average: with fewer the entropy is too low by a twentieth and more
@@ -32,6 +32,10 @@ def _mean(errors: Number, examples: int) -> Number:
     return 1
 
 
+def _as_they_are(scores: Tensor, sharpness: Number) -> Tensor:
+    return scores
+
+
 @dataclass(frozen=True)
 class Form:
     """A kind of error. Its functions take outputs and targets as (rows, columns)."""
@@ -47,6 +51,7 @@ class Form:
     times: Callable[[Number, int], Number] = _mean  # the mean error, from the numbers of errors and of examples
     half: bool = False  # of that
     weighted: bool = False  # its targets are taken for one class each
+    link: Callable[[Tensor, Number], Tensor] = _as_they_are  # outputs by an estimate of targets, and how sure of it
 
     def read(
         self, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], given: Tensor | None = None
@@ -71,7 +76,17 @@ class Form:
             seen = moments(t, crossed=False)
             rounded = _rounded(output, error / times, t) * y.shape[1]
             return Targets(
-                self, seen, error, alone, None, len(output), outside, times=times, placed=placed, rounded=rounded
+                self,
+                seen,
+                error,
+                alone,
+                None,
+                len(output),
+                outside,
+                times=times,
+                placed=placed,
+                rounded=rounded,
+                values=t,
             )
         if y.dim() < 2 or (self.classes == -1 and y.dim() == 2):
             return None
@@ -86,7 +101,8 @@ class Form:
         possible = (t > -slack).all() & ((t.sum() / count - 1).abs() < slack)  # shares, rows weighted or not
         t = t.clamp(min=0) if self.of_logs else torch.where(t > slack, t, 0)  # what a difference from a softmax leaves
         error = self.error(y, t) * (len(t) / count * times)
-        seen = moments(torch.where(compared, t, torch.nan), crossed=False)
+        values = torch.where(compared, t, torch.nan)
+        seen = moments(values, crossed=False)
         hot = _are_classes(t, compared)
         total = _log_total(y, compared) if self.of_logs else None
         sums_to_one = None if total is None else total < slack
@@ -95,7 +111,16 @@ class Form:
         error = torch.where(possible, error, torch.nan)
         rounded = _rounded(output, error / times, t, classes=True)
         return Targets(
-            self, seen, error, alone, total, len(output), times=times, sums_to_one=sums_to_one, rounded=rounded
+            self,
+            seen,
+            error,
+            alone,
+            total,
+            len(output),
+            times=times,
+            sums_to_one=sums_to_one,
+            rounded=rounded,
+            values=values,
         )
 
     def _with_the_sure(
@@ -141,6 +166,7 @@ class Targets:
     placed: bool = False  # each feature is of one place in an example, as a pixel's is
     sums_to_one: Bool[Tensor, ""] | None = None  # what should be probabilities
     rounded: Number = 0.0  # what of the scatter of one row, as it is on average, may be rounding
+    values: Float[Tensor, "rows columns"] | None = None  # NaN where nothing is compared; of one batch alone
 
     def merged(self, other: "Targets") -> "Targets":
         a, b = self.within, other.within
@@ -154,7 +180,14 @@ class Targets:
         seen = (self.seen.count, self.seen.mean, self.seen.scatter)
         kept = Moments(*(torch.where(proven, each, 0) for each in seen))
         rounded = torch.where(proven, torch.as_tensor(self.rounded), 0)
-        return replace(self, seen=kept, log_total=None, outside=None, earlier=None, rounded=rounded)
+        return replace(self, seen=kept, log_total=None, outside=None, earlier=None, rounded=rounded, values=None)
+
+    def error_of(self, outputs: Float[Tensor, "rows columns"]) -> Float[Tensor, ""]:
+        """That of other outputs for the batch's first examples."""
+        assert self.values is not None
+        values = self.values[: len(outputs)]
+        compared = values.isfinite().all(1).sum().clamp(min=1)
+        return self.form.error(outputs, values.nan_to_num()) * (len(values) / compared * self.times)
 
     def pooled(self) -> "Targets":
         """Those of all places in an example as if they were of one."""
@@ -256,27 +289,6 @@ def _are_given(t: Float[Tensor, "*any"], given: Tensor | None, slack: float) -> 
 def _log_total(y: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Float[Tensor, ""]:
     """Mean size of log sum exp of each row."""
     return y.logsumexp(1, keepdim=True).abs().where(compared, 0).sum() / compared.sum().clamp(min=1)
-
-
-def beyond(
-    form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], low: float, high: float
-) -> Float[Tensor, ""]:
-    """Share of the targets of a squared error that lie outside of a range by a tenth of it."""
-    t = _one_by_one(form, output, gradient)
-    margin = 0.1 * (high - low)
-    return ((t < low - margin) | (t > high + margin)).float().mean()
-
-
-def of_no_sum(form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
-    """Share of the rows whose targets, compared one by one, sum to less than half or to more than three halves; NaN
-    where the outputs' rows do not sum to 1, as those of a softmax along another dimension."""
-    off = ((_one_by_one(form, output, gradient).sum(-1) - 1).abs() > 0.5).float().mean()
-    return torch.where(is_distribution(output.detach(), -1), off, torch.nan)
-
-
-def _one_by_one(form: Form, output: Tensor, gradient: Tensor) -> Tensor:
-    count = output.numel()
-    return form.targets(output.detach().float(), gradient.detach().float() * (count / form.factor(count, len(output))))
 
 
 def rounding(output: Tensor) -> float:
