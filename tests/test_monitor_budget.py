@@ -45,6 +45,17 @@ def test_before_any_time_has_passed(share: float, update: float) -> None:
     assert not budget.due("measured", 0.1, 0.0, most=1.0) and budget.due("measured", 0.0, 0.0, most=1.0)
 
 
+def test_waiting_for_data_is_no_cost_of_a_first_estimate() -> None:
+    """Updates of a second, of which a forward, as every measurement makes one, takes two milliseconds."""
+    budget = Budget(0.05)
+    schedule = Schedule(1, 10, None, budget, Together(nn.Linear(4, 3), torch.device("cpu")), lambda *told: None)
+    budget._began = time.perf_counter() - 3.0
+    budget.update_seconds, budget.latest["measured"] = 1.0, 0.002
+    assert schedule.plan(4, closure=True).curvature
+    budget.latest["measured"] = 0.9  # it is the forward that takes so long
+    assert not schedule.plan(5, closure=True).curvature
+
+
 @dataclass
 class Simulated:
     """A run in which a measurement costs a number of products, which take some updates each, and, with many weights,

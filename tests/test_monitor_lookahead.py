@@ -352,6 +352,33 @@ def test_targets_that_are_not_shifted():
     assert not told(by_itself, lambda: loss_of(by_itself(x), x))
 
 
+class Coded(nn.Module):
+    """Rebuilds a text from one code of all its tokens; padding, which is 0, has no part in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(KINDS, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH))
+        self.out = nn.Linear(WIDTH, LENGTH * KINDS)
+
+    def forward(self, x):
+        read = (self.tokens(x) + self.places).tanh().masked_fill(x[:, :, None] == 0, 0.0)
+        return self.out(read.sum(1)).view(-1, LENGTH, KINDS)
+
+
+def test_what_is_rebuilt_from_a_code_knows_its_targets_wherever_padding_begins():
+    """In half of the texts behind two tokens, of which the second is followed by none."""
+    torch.manual_seed(0)
+    model, x = Coded(), text(length=LENGTH).clamp(min=1)
+    x[::2, 2:] = 0
+
+    def loss():
+        return F.cross_entropy(model(x).flatten(0, 1), x.flatten(), ignore_index=0)
+
+    for last in range(ROWS):  # the text in the middle, by which it is judged, is another each time
+        x = x.roll(last, 0)
+        assert not lookahead.told(model, loss).get("unshifted", False)
+
+
 def causes(path, later, loss):
     """Of the alarms of a run that counts on from a random number; its labels are the tokens so many places `later`."""
     torch.manual_seed(0)

@@ -104,6 +104,18 @@ def test_a_probability_that_is_raised_on_purpose_is_information(tmp_path):
 
 
 @pytest.mark.exhaustive
+def test_a_probability_that_is_hardly_raised_is_a_mistake(tmp_path):
+    """Of one of fifty classes: its gradient is fifty times that of its logarithm's, over fifty."""
+    torch.manual_seed(0)
+    y = torch.randint(50, (512,))
+    x = torch.randn(50, 16)[y] + 0.3 * torch.randn(512, 16)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 50), nn.Softmax(1))
+    found = diagnosed(tmp_path, model, F.nll_loss, x, y, rate=1e-4)
+    (told,) = [each for each in found.alarms if each.cause == "log-scores"]
+    assert "minus the probability" in told.summary and "without end" not in told.summary
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("closure", [True, False])
 @pytest.mark.parametrize("loss", [F.smooth_l1_loss, F.l1_loss, lambda z, t: (z - t).abs().mean()])
 @pytest.mark.parametrize(("lowest", "expected"), [(None, [("plateau", "target-range")]), (0.0, [])])

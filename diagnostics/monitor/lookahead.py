@@ -141,6 +141,7 @@ class _Influence(NamedTuple):
     norms: Tensor
     row: int
     place: int
+    followed: bool  # by a token that counts: padding, which is masked, has no influence
 
     def ahead(self) -> float:
         before, _, after = self.norms[:, self.place - 1 : self.place + 2].unbind(1)
@@ -157,7 +158,8 @@ class _Influence(NamedTuple):
         """Made of the token at its own place and of those before it, and of no other."""
         own, others = self.norms[self.row], torch.cat([self.norms[: self.row], self.norms[self.row + 1 :]])
         later, place = own[self.place + 1 :], self.place
-        return bool((own[:place] > 0).any() & (own[place] > 0) & (later == 0).all() & (others == 0).all())
+        sees = bool((own[:place] > 0).any() & (own[place] > 0))
+        return self.followed and sees and bool((later == 0).all() & (others == 0).all())
 
     def is_across(self) -> bool:
         own, others = self.norms[self.row], torch.cat([self.norms[: self.row], self.norms[self.row + 1 :]])
@@ -167,7 +169,10 @@ class _Influence(NamedTuple):
 def _influence(text: _Text, scored: _Scored) -> _Influence | None:
     rows, length = text.tokens.shape
     scores, targets = scored.by_row(rows, text.time_first)
-    counted = (targets[:, 1 : length - 1] != scored.ignored).nonzero().tolist()
+    counts = targets[:, 1:length] != scored.ignored
+    counts, following = counts[:, : length - 2], counts[:, 1:]
+    followed = bool((counts[:, : following.shape[1]] & following).any())
+    counted = (counts[:, : following.shape[1]] & following if followed else counts).nonzero().tolist()
     if not counted:
         return None
     row, place = counted[len(counted) // 2]
@@ -177,4 +182,4 @@ def _influence(text: _Text, scored: _Scored) -> _Influence | None:
     if gradient is None:
         return None
     gradient = gradient.transpose(0, 1) if text.time_first else gradient
-    return _Influence(gradient.float().flatten(2).norm(dim=2), row, place + 1)
+    return _Influence(gradient.float().flatten(2).norm(dim=2), row, place + 1, followed)

@@ -22,6 +22,7 @@ PROJECTED = 16  # updates after an estimate on which the weights are projected o
 # more than the products (measured).
 WHOLE, QUICK = (66.0, 6e-7), (13.5, 1e-7)
 PRODUCT = 2.0  # updates that a product takes until it is known: ten in an LSTM, whose fused kernels have no derivative
+GRADIENT = 5.0  # forwards that it costs at most (Griewank and Walther 2008, Evaluating Derivatives, 3.3)
 AGAIN = 100  # a budget that refused is asked again after this part of the updates so far: it grows as the run does
 QUICKLY = 0.5  # of what curvature may take, for quick estimates while a whole one is not affordable
 DISPLACEMENT = 10  # updates over which the displacement is taken that an estimate is given
@@ -179,8 +180,13 @@ class Schedule:
 
     def _forecast(self, cost: tuple[float, float]) -> float:
         products, seconds = cost
-        product = PRODUCT * self._budget.update_seconds if self._product_seconds is None else self._product_seconds
+        product = PRODUCT * self._gradient_seconds() if self._product_seconds is None else self._product_seconds
         return products * product + seconds * self._weights
+
+    def _gradient_seconds(self) -> float:
+        """At most: an update may wait for data or a validation, of which a measurement with its forward knows."""
+        measured = self._budget.latest["measured"]
+        return min(self._budget.update_seconds, GRADIENT * measured if measured else math.inf)
 
     def _first_curvature(self, step: int) -> bool:
         """Within the first few updates, unless even a quick one would break the promise of the budget by itself."""

@@ -34,7 +34,8 @@ class Rival(NamedTuple):
     network: float
     linear: float
     error: float  # standard error of their difference
-    gained: float  # by the network since the half before
+    gained: float  # by the network, an update, since the half before
+    latest: float  # of the network, by its last three
     losses: tuple[float, ...]  # of the network, the linear model, and a constant answer
     first_step: int
 
@@ -53,13 +54,15 @@ def rival(run: Run, since: int) -> Rival | None:
     if inside < FEWEST or len(steps) < 2 * LEAST or not (losses[2] > 0).all():
         return None
     half = len(steps) // 2
+    updates = float(steps[half:].mean() - steps[:half].mean())
     network, linear = 1 - losses[:2] / losses[2]
     ahead = linear[half:] - network[half:]
     return Rival(
         network=float(network[half:].mean()),
         linear=float(linear[half:].mean()),
         error=float(ahead.std(ddof=1) / len(ahead) ** 0.5),
-        gained=float(network[half:].mean() - network[:half].mean()),
+        gained=float(network[half:].mean() - network[:half].mean()) / updates,
+        latest=float(np.median(network[-3:])),
         losses=tuple(losses[:, half:].mean(1).tolist()),
         first_step=int(steps[half]),
     )
@@ -81,9 +84,9 @@ def below_linear(
     found = rival(run, half)
     if found is None or last - half < updates or found.linear - 3 * found.error < worth:
         return None
-    if not behind * found.linear - found.network > 3 * found.error:
+    if not behind * found.linear - max(found.network, found.latest) > 3 * found.error:
         return None
-    catching_up = 2 * found.gained >= found.linear - found.network  # in as many updates again
+    catching_up = found.gained * history.count >= found.linear - found.network  # in as many updates again
     loss, linear, constant = found.losses
     return Finding(
         kind,

@@ -15,6 +15,7 @@ from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import number, shape_of
 from diagnostics.run import Run
 
+LIKELY = 0.5  # the probability of the right class, from which it is told apart more often than not
 OFF = 0.1  # of log 1: what rounding or an epsilon makes of a softmax is far less
 # Of one softmax; log_softmax and nll_loss are written as cross_entropy.
 _OF_CLASSES = re.compile(
@@ -32,8 +33,11 @@ def log_scores(run: Run, *, measured: int = 3) -> Iterator[Finding]:
         return
     history, total = signals.loss(run), float(np.median(totals))
     normalized = "cross_entropy" in signals.loss_path(run)  # log_softmax and nll_loss, in this order
-    said = _along_another(total, history.end) if normalized else _unnormalized(total, history.end)
-    sure = history.end < 0 and not _are_probabilities(run)
+    if _are_probabilities(run):  # bounded, and some train with it on purpose
+        said, severity = _without_logarithm(history.end), "info" if history.end <= -LIKELY else "warning"
+    else:
+        said = _along_another(total, history.end) if normalized else _unnormalized(total, history.end)
+        severity = "critical" if history.end < 0 else unless_it_learns(run, "warning")
     yield found(
         "log-scores",
         run,
@@ -42,7 +46,7 @@ def log_scores(run: Run, *, measured: int = 3) -> Iterator[Finding]:
         evidence={"logarithm of the sum": total, "loss at end": history.end},
         step=int(steps[0]),
         formula=said.formula,
-        severity="critical" if sure else unless_it_learns(run, "warning"),
+        severity=severity,
         chart=Chart("line", "scalars", ("log_total",), "Logarithm of the sum of what should be probabilities"),
     )
 
@@ -112,6 +116,19 @@ def _unnormalized(total: float, end: float) -> _Said:
     )
 
 
+def _without_logarithm(end: float) -> _Said:
+    return _Said(
+        "The loss is minus the probability of the right class, not minus its logarithm: it expects log-probabilities "
+        f"and is given what a softmax gives. That probability is {number(-end)} on average at the end, and multiplies "
+        "the gradient of each example: the more wrong an answer is, the less is learned from it.",
+        (
+            "use F.cross_entropy on the scores, without a softmax in the model",
+            "or return F.log_softmax(scores, dim=1) from the model; log_softmax, not softmax",
+        ),
+        r"\bar z_c = -p_t\,(\delta_{ct} - p_c) \quad\text{instead of}\quad p_c - \delta_{ct}",
+    )
+
+
 def _along_another(total: float, end: float) -> _Said:
     return _Said(
         "log_softmax is taken along another dimension than the classes, whose probabilities do not add up to 1 (the "
@@ -140,5 +157,4 @@ def _softmax_along_batch(run: Run) -> _Said | None:
 
 
 def _are_probabilities(run: Run) -> bool:
-    """A loss of minus a probability is bounded, and some train with it on purpose."""
     return signals.loss_path(run).startswith("softmax")
