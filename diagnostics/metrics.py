@@ -216,7 +216,10 @@ _TABLES = (
             Metric("preconditioned_residual", "its residual"),
             Metric("limit", "value of `preconditioned` at which this optimizer becomes unstable (s = 1)"),
             Metric("stability", "stability ratio s; unstable above 1"),
-            Metric("oscillation_limit", "value of s at which oscillation along the steepest direction starts"),
+            Metric(
+                "oscillation_limit",
+                "value of s at which successive updates along the steepest direction turn anti-correlated",
+            ),
             Metric("trace", "trace of the Hessian; cold random starts only, else NaN"),
             Metric("gradient_alignment", "share of the squared gradient in the span of the listed eigenvectors"),
             Metric("products", "Hessian-vector products spent"),

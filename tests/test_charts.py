@@ -21,6 +21,7 @@ from diagnostics.views.data import SAMPLES
 
 RECORDED = {str(run.meta["name"]): run for run in runs(SAMPLES)}
 LOSS = Chart("line", "scalars", ("loss",), "Loss", log=True)
+SPECTRUM = Chart("spectrum", "curvature", ("eigenvalues",), "Eigenvalues")
 STABILITY = Chart("stability", "curvature", ("stability",), "Stability")
 
 
@@ -142,6 +143,66 @@ def test_the_bands_lie_where_this_optimizer_decays_oscillates_and_diverges():
     edges = {row["band"]: (row["stability"], row["top"]) for row in bands}
     assert edges["decays"][1] == edges["oscillates"][0] == 0.74
     assert edges["oscillates"][1] == edges["unstable"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "border"),
+    [
+        ({"momentum": 0.9}, (1 - 0.9**0.5) ** 2 / 3.8),
+        ({"momentum": 0.9, "nesterov": True}, (0.1 / 1.9) ** 2 * 2.8 / 3.8),
+        ({"betas": [0.9, 0.999]}, (1 - 0.9**0.5) ** 2 / 3.8),
+        ({"momentum": 0}, 0.5),
+    ],
+)
+def test_the_green_band_ends_where_this_optimizer_starts_to_swing(settings, border):
+    run = curvature(stability=[1e-5, 0.4], oscillation_limit=[0.5, 0.5])
+    run.meta["hyperparameters"] = [settings]
+    bands = {row["band"]: row for row in rows_of(charts.draw(run, STABILITY)) if "band" in row}
+    assert bands["decays"]["top"] == bands["oscillates"]["stability"] == pytest.approx(border)
+    starts = [row["value"] for row in rows_of(charts.draw(run, SPECTRUM)) if row.get("name") == "oscillation starts"]
+    assert starts[0] == pytest.approx(4.0 * border)
+
+
+def test_groups_that_start_to_swing_apart_have_one_band_below_the_limit():
+    run = curvature(stability=[0.3], oscillation_limit=[0.5])
+    run.meta["hyperparameters"] = [{"momentum": 0.9}, {"momentum": 0.5}]
+    assert {row["band"] for row in rows_of(charts.draw(run, STABILITY)) if "band" in row} == {"stable", "unstable"}
+
+
+def rows_of(chart) -> list[dict]:
+    return [row for rows in compiled(chart)["datasets"].values() for row in rows]
+
+
+def test_a_small_stability_ratio_is_drawn_where_it_is_and_what_has_no_place_is_marked():
+    run = curvature(stability=[4.3e-5, 9.3e-7, 1e-12, -0.0359, 1e7], oscillation_limit=[0.5] * 5)
+    spec = compiled(charts.draw(run, STABILITY))
+    line = next(rows for rows in spec["datasets"].values() if rows and "ratio" in rows[0])
+    assert [row["stability"] for row in line] == [4.3e-5, 9.3e-7, None, None, None]
+    marks = {
+        layer["mark"]["shape"]: [row["shown"] for row in spec["datasets"][layer["data"]["name"]]]
+        for layer in spec["layer"]
+        if "triangle" in layer["mark"].get("shape", "")
+    }
+    assert marks == {"triangle-down": ["1e-12", "-0.0359"], "triangle-up": ["1e+07"]}
+    low, high = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")["encoding"]["y"]["scale"][
+        "domain"
+    ]
+    assert 1e-7 < low < 9.3e-7 and high < 10
+
+
+def test_a_legend_names_only_what_is_drawn():
+    def named(**columns) -> set[str]:
+        run = curvature(stability=[0.75], oscillation_limit=[0.5], **columns)
+        pictures = charts.draw(run, SPECTRUM), spectrum.at_step(run, 1)
+        scales = [layer["encoding"]["color"]["scale"] for chart in pictures for layer in compiled(chart)["layer"]
+                  if "color" in layer.get("encoding", {})]  # fmt: skip
+        assert all(scale == scales[0] for scale in scales)
+        return set(scales[0]["domain"])
+
+    eigenvalues = {"λ₁", "λ₂, λ₃, …", "smallest"}
+    empty = {"density_nodes": [[]], "density_weights": [[]]}
+    assert named(**empty) == eigenvalues | {"stability limit", "oscillation starts"}
+    assert named(preconditioned=[40.0], **empty) == eigenvalues
 
 
 def test_the_stability_ratio_carries_the_residual_of_its_eigenvalue():

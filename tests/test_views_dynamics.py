@@ -78,6 +78,31 @@ def spectral_radius(lr: float, mu: float, curvature: float) -> float:
     return float(np.abs(np.linalg.eigvals(matrix)).max())
 
 
+def swings(name: str, mu: float, product: float) -> bool:
+    """Whether the 2x2 iteration at this rate x curvature has a complex pair or a dominant negative eigenvalue."""
+    first, second = {
+        "momentum": (1 + mu - product, -mu),
+        "Nesterov": ((1 + mu) * (1 - product), -mu * (1 - product)),
+        "Adam": (1 + mu - (1 - mu) * product, -mu),
+    }[name]
+    dominant = max(np.linalg.eigvals([[first, second], [1.0, 0.0]]), key=abs)
+    return bool(abs(dominant.imag) > 1e-12 or dominant.real < 0)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("momentum", lambda mu: 2 * (1 + mu)),
+        ("Nesterov", lambda mu: 2 * (1 + mu) / (1 + 2 * mu)),
+        ("Adam", lambda mu: 2 * (1 + mu) / (1 - mu)),
+    ],
+)
+def test_a_direction_swings_above_the_ratio_at_which_its_roots_meet(name, limit, mu):
+    s = dynamics.swings_above(name, mu)
+    assert not swings(name, mu, 0.999 * s * limit(mu)) and swings(name, mu, 1.001 * s * limit(mu))
+
+
 @pytest.mark.parametrize(("largest", "smallest"), [(10.0, 0.1), (3.0, 2.0), (1e4, 1.0)])
 def test_the_best_settings_are_what_an_optimizer_finds(largest, smallest):
     plain = dynamics.best_gradient_descent(largest, smallest)

@@ -41,6 +41,13 @@ def test_a_loss_that_shoots_up_leaves_the_valley_in_sight():
     assert low < 0.7 and 1.75 < high < 10
 
 
+def test_a_loss_that_drops_far_below_leaves_the_update_in_sight():
+    """As recorded past a kink: the parabola is flat, and the measured loss falls by 12 beside it."""
+    found = row(slope=-1e-3, curvature=2.6e-5, moved=-0.002, loss=290.4)
+    low, high = slices.heights(found, np.array([290.4, 290.5]), np.array([290.8, 290.4, 278.4]))
+    assert low < 278.4 and high > 290.8
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [

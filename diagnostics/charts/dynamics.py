@@ -57,6 +57,14 @@ def oscillates(optimizer: Optimizer, curvature: NDArray) -> NDArray:
     return (dominant.real < 0) | (np.abs(dominant.imag) > 1e-12)
 
 
+def swings_above(name: Name, mu: float) -> float:
+    """The stability ratio s above which a direction swings: the curvature at which the two roots meet (at 0 without
+    momentum), over that at which the direction becomes unstable. Far below 1/2 with momentum: 7e-4 at mu = 0.9."""
+    if name == "Nesterov":
+        return ((1 - mu) / (1 + mu)) ** 2 * (1 + 2 * mu) / (2 * (1 + mu))
+    return (1 - mu**0.5) ** 2 / (2 * (1 + mu))
+
+
 def steps_to(ratio: float, factors: NDArray) -> NDArray:
     """Steps until a direction has changed by `ratio` (0.1: shrunk tenfold, 10: grown tenfold); inf if it never does."""
     with np.errstate(divide="ignore"):

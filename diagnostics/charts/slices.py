@@ -16,9 +16,7 @@ STYLES = {  # name -> colour, dash, width: the approximation shows below the los
     "second-order Taylor": (GREY, [8, 4], 4.5),
 }
 SMOOTH = 80  # points of the parabola
-TALLEST = (
-    3.0  # times the height of the parabola and the update: what the axis holds of a loss that leaves them far below
-)
+TALLEST = 3.0  # times what lies between the lowest loss and the top of the parabola and the update: more is cut off
 
 
 def along(row: dict[str, Any], title: str) -> Drawn:
@@ -77,7 +75,7 @@ def heights(row: dict[str, Any], parabola: NDArray, measured: NDArray) -> tuple[
     seen = seen[np.isfinite(seen)]
     low = min(seen.min(), measured.min(initial=np.inf))
     high = max(seen.max(), measured.max(initial=-np.inf))
-    high = min(high, low + TALLEST * (seen.max() - seen.min()))
+    high = min(high, low + TALLEST * (seen.max() - low))
     room = 0.12 * (high - low) or 1.0
     return float(low - room), float(high + room)
 

@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from diagnostics.charts import parts
+from diagnostics.charts import own, parts
 from diagnostics.charts.lines import whole
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.reduce import largest_of
@@ -35,12 +35,14 @@ def spectrum(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
         return parts.empty(no_curvature(run))
     first, last = whole(run)
     x = parts.step_axis()
+    bounds = limits_over(run, shown, last)
+    names = pd.concat([data["name"], bounds["name"]])
     return parts.layer(
         [
             parts.whole_run(x, first, last),
             *parts.span_layers(finding, x, first, last),
-            *with_errors(data, x),
-            *limit_lines(shown, x, last),
+            *with_errors(data, x, names),
+            *limit_lines(bounds, x, names),
         ],
         chart.title + parts.thinned(table),
         300,
@@ -81,12 +83,12 @@ def value_axis(values: np.ndarray, **options: Any) -> dict[str, Any]:
     return {"scale": scale, "axis": alt.Axis(labelExpr=parts.NUMBER_LABEL, **options)}
 
 
-def with_errors(data: Frame, x: alt.X) -> parts.Layers:
+def with_errors(data: Frame, x: alt.X, names: Frame) -> parts.Layers:
     y = alt.Y("value:Q", title="eigenvalue", **value_axis(data["value"].to_numpy()))
     base = alt.Chart(data).encode(
         x=x,
         y=y,
-        color=colour(),
+        color=colour(names),
         detail="rank:N",
         tooltip=[
             alt.Tooltip("step:Q", format=","),
@@ -96,29 +98,35 @@ def with_errors(data: Frame, x: alt.X) -> parts.Layers:
         ],
     )
     return [
-        base.mark_line(strokeWidth=1.8).encode(strokeDash=dash()),
+        base.mark_line(strokeWidth=1.8).encode(strokeDash=dash(names)),
         base.mark_rule(opacity=0.7).encode(y=alt.Y("below:Q"), y2="above:Q"),
         base.mark_circle(size=22, opacity=0.9),
     ]
 
 
-def limit_lines(table: Frame, x: alt.X, last: float) -> parts.Layers:
-    """The stability and the oscillation limit as eigenvalues. Where an adaptive optimizer's limit holds for the
-    preconditioned Hessian instead, there is no such line: the stability ratio tells."""
+def limits_over(run: Run, table: Frame, last: float) -> Frame:
+    """The stability and the oscillation limit as eigenvalues: step, value, name. None where an adaptive optimizer's
+    limit holds for the preconditioned Hessian instead: the stability ratio tells."""
     if not comparable(table):
-        return []
-    end = table.iloc[[-1]].assign(step=last)
-    table = pd.concat([table, end])
-    table = table[np.isfinite(table["limit"])]
-    limits: Frame = pd.concat(
+        return pd.DataFrame(columns=["step", "value", "name"])
+    return own_limits(run, pd.concat([table, table.iloc[[-1]].assign(step=last)]))
+
+
+def own_limits(run: Run, table: Frame) -> Frame:
+    swings = own.swings_above(run, float(table["oscillation_limit"].iloc[-1]))
+    limits = pd.concat(
         [
             table.assign(value=table["limit"], name="stability limit"),
-            table.assign(value=table["limit"] * table["oscillation_limit"], name="oscillation starts"),
+            table.assign(value=table["limit"] * swings, name="oscillation starts"),
         ]
     )[["step", "value", "name"]]
+    return limits[np.isfinite(limits["value"])]
+
+
+def limit_lines(limits: Frame, x: alt.X, names: Frame) -> parts.Layers:
     line = alt.Chart(limits).mark_line(interpolate="step-after", strokeWidth=2)
     tips = [alt.Tooltip("name:N", title=" "), alt.Tooltip("value:Q", format=".4g")]
-    return [line.encode(x=x, y="value:Q", color=colour(), strokeDash=dash(), tooltip=tips)]
+    return [line.encode(x=x, y="value:Q", color=colour(names), strokeDash=dash(names), tooltip=tips)]
 
 
 def comparable(table: Frame) -> bool:
@@ -130,13 +138,20 @@ def comparable(table: Frame) -> bool:
     )
 
 
-def colour() -> alt.Color:
-    scale = alt.Scale(domain=list(STYLES), range=[style[0] for style in STYLES.values()])
+def drawn(names: Frame) -> dict[str, tuple[str, list[int]]]:
+    """The styles of what is there to see: a legend names nothing else."""
+    return {name: style for name, style in STYLES.items() if name in set(names)}
+
+
+def colour(names: Frame) -> alt.Color:
+    styles = drawn(names)
+    scale = alt.Scale(domain=list(styles), range=[style[0] for style in styles.values()])
     return alt.Color("name:N", scale=scale, legend=LEGEND)
 
 
-def dash() -> alt.StrokeDash:
-    scale = alt.Scale(domain=list(STYLES), range=[style[1] for style in STYLES.values()])
+def dash(names: Frame) -> alt.StrokeDash:
+    styles = drawn(names)
+    scale = alt.Scale(domain=list(styles), range=[style[1] for style in styles.values()])
     return alt.StrokeDash("name:N", scale=scale, legend=LEGEND)
 
 
@@ -150,14 +165,17 @@ def at_step(run: Run, step: int) -> Drawn:
         alt.Tooltip("value:Q", format=".4g"),
         alt.Tooltip("residual:Q", format=".2g", title="± residual"),
     ]
-    stems = alt.Chart(found).encode(x=x, color=colour(), tooltip=tips)
+    limits = own_limits(run, table) if comparable(table) else found.iloc[:0]
+    names = pd.concat([found["name"], limits["name"]])
+    stems = alt.Chart(found).encode(x=x, color=colour(names), tooltip=tips)
+    rules = alt.Chart(limits).mark_rule(strokeWidth=2)
     layers = [
         *density(row, x),
         stems.mark_rule(strokeWidth=2).encode(y=alt.value(0), y2=alt.value("height")),
         stems.mark_circle(size=60, opacity=1).encode(y=alt.value(8)),
-        *limit_stems(row, x),
+        rules.encode(x=x, color=colour(names), strokeDash=dash(names)),
     ]
-    return parts.layer(layers, f"Spectrum after step {step:,}", 260)
+    return parts.layer(layers, f"Spectrum after step {step:,}", 300)
 
 
 def density(row: Frame, x: alt.X) -> parts.Layers:
@@ -169,19 +187,10 @@ def density(row: Frame, x: alt.X) -> parts.Layers:
     data = pd.DataFrame({"value": nodes[kept], "share": weights[kept], "floor": weights[kept].min() / 2})
     y = alt.Y(
         "share:Q",
-        title="share of all eigenvalues",
+        title="share of all",
         scale=alt.Scale(type="log"),
         axis=alt.Axis(labelExpr=parts.NUMBER_LABEL, tickCount=4),
     )
     tips = [alt.Tooltip("value:Q", format=".3g"), alt.Tooltip("share:Q", format=".2%")]
     bars = alt.Chart(data).mark_bar(color=GREY, opacity=0.45, size=10)
     return [bars.encode(x=x, y=y, y2="floor:Q", tooltip=tips)]
-
-
-def limit_stems(row: Frame, x: alt.X) -> parts.Layers:
-    if not (len(row["eigenvalues"]) and np.isclose(row["eigenvalues"][0], row["preconditioned"], rtol=1e-3)):
-        return []
-    limits = {"stability limit": row["limit"], "oscillation starts": row["limit"] * row["oscillation_limit"]}
-    data: Frame = pd.DataFrame({"name": list(limits), "value": list(limits.values())})
-    data = data[np.isfinite(data["value"])]
-    return [alt.Chart(data).mark_rule(strokeWidth=2).encode(x=x, color=colour(), strokeDash=dash())]

@@ -4,6 +4,7 @@ import math
 import re
 import time
 
+from diagnostics.charts.own import moments
 from diagnostics.rules import Finding, title
 from diagnostics.run import is_number, readable
 
@@ -93,12 +94,6 @@ def tex(value: float) -> str:
     mantissa, _, exponent = number(value).partition("e")
     text = mantissa.replace(",", r"{,}").replace("∞", r"\infty")
     return rf"{text} \cdot 10^{{{int(exponent)}}}" if exponent else text
-
-
-def moments(group: dict) -> list[float]:
-    """Adam's betas; none where they are something else than numbers."""
-    betas = group.get("betas")
-    return list(betas) if isinstance(betas, list | tuple) and all(map(is_number, betas)) else []
 
 
 def settings(optimizer: str, group: dict) -> str:

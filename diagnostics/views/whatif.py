@@ -9,14 +9,14 @@ import streamlit as st
 
 from diagnostics.charts import dynamics, factors, landscape
 from diagnostics.charts.dynamics import Optimizer
+from diagnostics.charts.own import RESCALED, momentum, own_name
 from diagnostics.charts.parts import Frame
-from diagnostics.run import Run, is_number
+from diagnostics.run import Run
 from diagnostics.views.common import View, begin_anew, figure, run_page
 from diagnostics.views.curvature import latest_whole, not_measured
-from diagnostics.views.text import md, moments, number, plural, tex
+from diagnostics.views.text import md, number, plural, tex
 
 NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "RMSprop", "Adam")
-RESCALED = ("RMSprop", "Adam")  # which divide each weight's gradient by its size
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 PATH_STEPS = (10, 30, 60, 120, 300, 1000)
 COLUMNS = ["direction", "curvature", "residual"]
@@ -76,18 +76,9 @@ def rate_at(run: Run, step: int) -> float:
     return float(rates[0]) if len(rates) and np.isfinite(rates[0]) and rates[0] > 0 else 0.0
 
 
-def own_name(optimizer: str, group: dict) -> dynamics.Name:
-    for name in RESCALED:
-        if name.lower() in optimizer.lower():
-            return name
-    if not (is_number(group.get("momentum")) and group["momentum"]):
-        return "gradient descent"
-    return "Nesterov" if group.get("nesterov") else "momentum"
-
-
 def nearest_momentum(group: dict) -> float:
-    given = [value for value in (group.get("momentum"), *moments(group)) if is_number(value) and value]
-    return min(MOMENTA, key=lambda mu: abs(mu - next(iter(given), 0.9)))
+    own = momentum(group) or 0.9
+    return min(MOMENTA, key=lambda mu: abs(mu - own))
 
 
 def offered_rates(rate: float, top: float) -> list[str]:
