@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from diagnostics.run import RunWriter
-from diagnostics.views import whatif
+from diagnostics.views import judgement
 from tests.test_views_pages import opened, texts
 
 ESTIMATE: dict[str, Any] = {"eigenvalues": [2.0, 0.5], "residuals": [0.0, 0.0], "smallest": 0.1, "dimension": 9}
@@ -67,7 +67,93 @@ def test_rescaled_curvature_that_was_not_measured_is_not_shown(tmp_path, monkeyp
 
 def test_a_direction_whose_step_is_lost_in_rounding_does_not_move():
     found = pd.DataFrame({"fate": ["decays", "decays"], "steps": [3.2, math.inf]})
-    assert whatif.pace(found) == "does not move" and whatif.pace(found[:1]) == "shrinks tenfold in 4 steps"
+    assert judgement.pace(found) == "the slowest measured direction does not move"
+    assert judgement.pace(found[:1]).endswith("the only one measured, shrinks tenfold in 4 steps")
+
+
+def test_swinging_is_told_and_steps_have_three_digits():
+    found = pd.DataFrame({"fate": ["oscillates", "decays"], "steps": [4602.2, 1530826.4]})
+    assert judgement.pace(found).endswith("shrinks tenfold in 1.53e+06 steps; the steepest swings")
+    found = found.assign(fate="oscillates", steps=[12.0, 4602.2])
+    assert judgement.pace(found) == "every measured direction swings, and the slowest shrinks tenfold in 4,600 steps"
+
+
+def test_a_rate_past_the_limit_at_an_earlier_step_is_not_called_stable(tmp_path, monkeypatch):
+    """Gradient descent at 0.1: the limit is 1 after update 3, and was 2 / 50 = 0.04 after update 2."""
+    writer = curved(tmp_path / "run", at=2, eigenvalues=[50.0, 0.5], preconditioned=50.0)
+    estimated(writer, 3)
+    writer.close("finished")
+    app = opened("whatif", tmp_path, monkeypatch, run="run")
+    assert app.title[0].value == "Within the limit at step 3, but 2.5 times the largest stable rate at step 2"
+    app.select_slider(key="estimate").set_value(2).run()
+    assert app.title[0].value == "Unstable for the curvature at step 2: the rate is 2.5 times the largest stable one"
+    assert app.metric[3].value == "0.04" and not app.exception
+    slider = app.select_slider(key="eta")
+    slider.set_value(min(slider.options, key=lambda text: abs(float(text) - 0.03))).run()
+    assert app.title[0].value.startswith("Stable at all 2 estimates")
+
+
+def test_a_quick_estimate_counts_for_the_limit_of_the_runs_own_optimizer(tmp_path, monkeypatch):
+    writer = curved(tmp_path / "run", at=2)
+    quick = {"eigenvalues": [], "residuals": [], "smallest": math.nan, "preconditioned": 80.0}
+    estimated(writer, 3, **quick)
+    writer.close("finished")
+    app = opened("whatif", tmp_path, monkeypatch, run="run")
+    assert app.title[0].value == "Within the limit at step 2, but 4 times the largest stable rate at step 3"
+
+
+def test_a_direction_of_negative_curvature_grows_and_no_page_ticks_it_off(tmp_path, monkeypatch):
+    """At rate 0.1 a curvature of -1.5 grows by 1.15 a step: tenfold in ln 10 / ln 1.15 = 16.5."""
+    curved(tmp_path / "run", smallest=-1.5, smallest_residual=0.1).close("finished")
+    app = opened("whatif", tmp_path, monkeypatch, run="run")
+    assert "Stable" not in app.title[0].value and "negative curvature grows" in app.title[0].value
+    assert "a direction of curvature -1.5 grows tenfold in 17 steps" in texts(app)
+    app = opened("curvature", tmp_path, monkeypatch, run="run")
+    assert "✓" not in app.title[0].value and "a direction of curvature -1.5 grows" in texts(app)
+
+
+@pytest.mark.parametrize(("smallest", "residual"), [(2e-7, 1e-4), (-2e-7, 1e-4), (1e-8, 0.0), (-1e-8, 0.0)])
+def test_a_curvature_within_its_error_is_in_no_headline(smallest, residual, tmp_path, monkeypatch):
+    """Its own residual, or the rounding of the largest: 2 * 1.2e-7. The slowest then is 0.5: 0.95^45 = 0.1."""
+    curved(tmp_path / "run", smallest=smallest, smallest_residual=residual).close("finished")
+    app = opened("whatif", tmp_path, monkeypatch, run="run")
+    assert app.title[0].value.endswith("the slowest measured direction shrinks tenfold in 45 steps")
+    assert app.dataframe[0].value["fate"].tolist()[-1] == "○ flat within the error"
+    assert "grows:" not in texts(opened("curvature", tmp_path, monkeypatch, run="run"))
+
+
+@pytest.mark.parametrize("page", ["curvature", "whatif"])
+@pytest.mark.parametrize("id", ["lr-unstable", "momentum-too-high", "saddle-point-near-zero", "cliff-recurrent"])
+def test_the_diagnosis_stands_above_and_no_tick_contradicts_it(page, id, tmp_path, monkeypatch):
+    app = opened(page, tmp_path, monkeypatch, run=f"sample/{id}")
+    (line,) = [link.proto for link in app.get("page_link") if link.proto.label.startswith("Diagnosis: ")]
+    assert opened("diagnosis", tmp_path, monkeypatch, run=f"sample/{id}").title[0].value in line.label
+    assert line.page == "diagnosis" and id in line.query_string and "✓" not in texts(app)
+
+
+@pytest.mark.parametrize("page", ["curvature", "whatif"])
+@pytest.mark.parametrize(
+    ("unclipped", "reason"), [(0.4, "shortened the gradient of step 2 from 0.4 to 0.1"), (0.1, "a fault only where")]
+)
+def test_a_ratio_above_1_without_an_alarm_has_its_reason(page, unclipped, reason, tmp_path, monkeypatch):
+    writer = RunWriter(tmp_path / "run", {"name": "run", "optimizer": "SGD", "hyperparameters": [{"lr": 2.0}]})
+    for step in (1, 2):
+        norms = {"grad_norm": 0.1, "grad_norm_unclipped": unclipped}
+        writer.append("scalars", step, {"loss": 1.0, "lr": 2.0, **norms})
+    estimated(writer, 2, stability=2.0)
+    writer.close("finished")
+    app = opened(page, tmp_path, monkeypatch, run="run")
+    assert "2 times the largest stable one" in app.title[0].value and reason in texts(app)
+
+
+def test_with_momentum_the_page_calls_swinging_what_swings(tmp_path, monkeypatch):
+    """(1 - sqrt 0.9)^2 / 3.8 = 7e-4: s = 0.1 is far above it, and far below gradient descent's half."""
+    writer = RunWriter(tmp_path / "run", {"name": "run", "hyperparameters": [{"lr": 0.1, "momentum": 0.9}]})
+    writer.append("scalars", 1, {"loss": 1.0, "lr": 0.1, "grad_norm": 1.0})
+    estimated(writer, 1)
+    writer.close("finished")
+    app = opened("curvature", tmp_path, monkeypatch, run="run")
+    assert app.title[0].value.endswith("the steepest direction oscillates") and "from s = 0.000693 on" in texts(app)
 
 
 def test_another_run_begins_where_it_stood(tmp_path, monkeypatch):

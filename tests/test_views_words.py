@@ -33,6 +33,13 @@ def test_no_band_is_named_where_the_limit_of_oscillation_is_not_known():
     assert "oscillates" in curvature.sentence(0.7, 0.5, 5) and "without swinging" in curvature.sentence(0.3, 0.5, 5)
 
 
+def test_one_estimate_is_no_verdict_and_where_nothing_curves_upwards_nothing_decays():
+    said = [curvature.sentence(ratio, 0.5, 5) for ratio in (-0.0359, 0.0, 0.3, 7.0)]
+    assert all(each.startswith("The latest estimate, at step 5, says: ") for each in said)
+    assert said[0] == said[1] and said[0].endswith("no measured direction curves upwards")
+    assert said[3].endswith("the step was 7 times the largest stable one")
+
+
 @pytest.mark.parametrize(("every", "said"), [(0, "`curvature_every=0` switches it off"), (None, "See Events")])
 @pytest.mark.parametrize("page", ["curvature", "whatif"])
 def test_who_gave_a_closure_is_not_told_to_give_one(page, every, said, tmp_path, monkeypatch):

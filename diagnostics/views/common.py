@@ -194,6 +194,15 @@ def begin_anew(view: View, **starts: Any) -> None:
             st.session_state[key] = value
 
 
+def follow(view: View, key: str, latest: int, **starts: Any) -> None:
+    """Of a slider over estimates: what stood on the last one of a run that trains goes on to the next."""
+    begin_anew(view, **{key: latest}, **starts)
+    before = f"last {key}"
+    if key in st.session_state and st.session_state[key] == st.session_state.get(before):
+        st.session_state[key] = latest
+    st.session_state[before] = latest
+
+
 def worst_alarm(view: View) -> Finding | None:
     """The finding whose span the overview charts shade."""
     return next(iter(view.diagnosis.alarms), None)

@@ -7,10 +7,13 @@ import numpy as np
 import streamlit as st
 
 from diagnostics import charts
-from diagnostics.charts import slices, spectrum
+from diagnostics.charts import own, slices, spectrum
 from diagnostics.charts.parts import Frame
 from diagnostics.rules import Chart, Finding
-from diagnostics.views.common import View, begin_anew, downloads, figure, picture, run_page, worst_alarm
+from diagnostics.run import Run
+from diagnostics.views import verdict
+from diagnostics.views.common import View, downloads, figure, follow, picture, run_page, worst_alarm
+from diagnostics.views.estimates import grows, latest_whole
 from diagnostics.views.text import number
 
 STABILITY = Chart("stability", "curvature", ("stability",), "Stability ratio s against this optimizer's limits")
@@ -31,14 +34,15 @@ def body(view: View) -> None:
     if table.empty:
         not_measured(view)
         return
-    verdict(table.iloc[-1], latest_whole(table))
+    verdict.compact(view)
+    standing(view, table)
     alarm = worst_alarm(view)
     words = "Stability ratio over updates against its limits"
     picture(view, charts.draw, STABILITY, alarm, key="stability", alt_text=words)
     st.caption(
         "s is the largest curvature, rescaled by learning rate, momentum and preconditioner, so that 1 is the limit of "
         "this optimizer. For gradient descent s = ηλ/2: below ½ the steepest direction decays, up to 1 it oscillates, "
-        "beyond 1 it diverges - the lecture's three cases."
+        "beyond 1 it diverges - the lecture's three cases." + with_momentum(view.run)
     )
     if quick_alone(table):
         st.info(f"The spectrum was not measured: {QUICK_ALONE}")
@@ -94,16 +98,19 @@ def given_in_vain(view: View) -> str:
     return "no estimate succeeded. See Events on the Training page."
 
 
-def latest_whole(table: Frame) -> Frame:
-    """The last estimate of both ends of the spectrum; where there is none yet, the last of the steepest direction."""
-    whole = table[table["smallest"].notna()]
-    return (table if whole.empty else whole).iloc[-1]
+def with_momentum(run: Run) -> str:
+    """Where oscillation starts for the run's own optimizer, if it is not gradient descent's half."""
+    border = own.swings_above(run, float(run.table("curvature", ["oscillation_limit"]).iloc[-1, 0]))
+    known = np.isfinite(border) and not np.isclose(border, 0.5)
+    return f" Momentum makes this run's optimizer oscillate from s = {number(border)} on." if known else ""
 
 
-def verdict(last: Frame, whole: Frame) -> None:
-    """Where the run stands now, in a sentence and four numbers."""
-    ratio, border = float(last["stability"]), float(last["oscillation_limit"])
+def standing(view: View, table: Frame) -> None:
+    """What the latest estimate says, in sentences and four numbers."""
+    last, whole = table.iloc[-1], latest_whole(table)
+    ratio, border = float(last["stability"]), own.swings_above(view.run, float(last["oscillation_limit"]))
     st.title(sentence(ratio, border, int(last["step"])), anchor=False)
+    remarks(view, table, whole)
     steepest = last if len(last["eigenvalues"]) else whole
     top, error = (each[0] if len(each) else np.nan for each in (steepest["eigenvalues"], steepest["residuals"]))
     then = "" if whole["step"] == last["step"] else f", step {whole['step']:,}"
@@ -121,19 +128,41 @@ def verdict(last: Frame, whole: Frame) -> None:
 
 
 def sentence(ratio: float, border: float, step: int) -> str:
+    """Without a sign: one estimate is no verdict on the run."""
     if not np.isfinite(ratio):
         return "The stability ratio could not be computed for this optimizer"
+    says = f"The latest estimate, at step {step:,}, says: "
+    if ratio <= 0:
+        return f"{says}no measured direction curves upwards"
     if ratio > 1:
-        return f":red[▲] At step {step:,} the step was {number(ratio)} times the largest stable one"
-    band = ": the steepest direction oscillates" if ratio > border else ": all directions decay without swinging"
-    known = band if np.isfinite(border) else ""
-    return f":green[✓] At step {step:,} the step was {number(ratio)} of the largest stable one{known}"
+        return f"{says}the step was {number(ratio)} times the largest stable one"
+    band = "oscillates" if ratio > border else "decays without swinging"
+    known = f", and the steepest direction {band}" if np.isfinite(border) else ""
+    return f"{says}the step was {number(ratio)} of the largest stable one{known}"
+
+
+def remarks(view: View, table: Frame, whole: Frame) -> None:
+    """What the sentence about the latest ratio leaves out: directions that grow, and earlier estimates."""
+    if grows(whole):
+        lowest = number(whole["smallest"])
+        words = f"a direction of curvature {lowest} grows: it is left, not approached, at any learning rate"
+        verdict.growth(view, int(whole["step"]), words)
+    ratios = table["stability"].to_numpy(float)
+    if not (ratios > 1).any():
+        return
+    peak = int(np.nanargmax(ratios))
+    if number(ratios[peak]) != number(ratios[-1]):
+        st.markdown(
+            f"Over the run s was largest at step {table['step'].iloc[peak]:,}: the step was {number(ratios[peak])} "
+            "times the largest stable one."
+        )
+    verdict.excuse(view, int(table["step"].iloc[-1 if ratios[-1] > 1 else peak]))
 
 
 def at_step(view: View, table: Frame) -> None:
     steps = [int(step) for step in table["step"]]
     latest = int(latest_whole(table)["step"])
-    follow(view, latest)
+    follow(view, "spectrum", latest)
     chosen = st.select_slider(
         "Spectrum and loss after step",
         steps,
@@ -145,14 +174,6 @@ def at_step(view: View, table: Frame) -> None:
     words = f"Eigenvalues after step {chosen}"
     picture(view, spectrum.at_step, chosen, key="spectrum-at", alt_text=words)
     sliced(view, chosen)
-
-
-def follow(view: View, latest: int) -> None:
-    """What stood on the last estimate of a run that trains goes on to the next."""
-    begin_anew(view, spectrum=latest)
-    if "spectrum" in st.session_state and st.session_state["spectrum"] == st.session_state.get("last estimate"):
-        st.session_state["spectrum"] = latest
-    st.session_state["last estimate"] = latest
 
 
 def sliced(view: View, step: int) -> None:

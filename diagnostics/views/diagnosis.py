@@ -5,12 +5,12 @@ from functools import partial
 import streamlit as st
 
 from diagnostics import charts
-from diagnostics.charts.theme import CLEAN, SIGNS
+from diagnostics.charts.theme import SIGNS
 from diagnostics.rules import Diagnosis, Finding, explain, title
-from diagnostics.views import data, pages
+from diagnostics.views import data, pages, verdict
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import card_title, first_clause, md, names, number, plural, prose, reason, title_says_all
+from diagnostics.views.text import card_title, md, names, number, prose, reason, title_says_all
 
 
 def page() -> None:
@@ -35,13 +35,8 @@ def headline(view: View, diagnosis: Diagnosis) -> None:
             "The run has no update so far. `monitor.step(loss, closure)` records one; "
             "it belongs after `optimizer.step()`."
         )
-    elif diagnosis.alarms:
-        worst = diagnosis.alarms[0]
-        sign = SIGNS[worst.severity]
-        st.title(f":{sign.markdown}[{sign.glyph}] {prose(first_clause(worst.summary))}", anchor=False)
     else:
-        count = plural(len(diagnosis.clean), "check")
-        st.title(f":green[{CLEAN.glyph}] No alarm: {count} found nothing wrong", anchor=False)
+        st.title(verdict.headline(diagnosis), anchor=False)
 
 
 def card(view: View, finding: Finding, key: str) -> None:

@@ -1,25 +1,26 @@
 """What another learning rate, momentum or optimizer would do on the curvature this run has."""
 
-from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
-import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
-from diagnostics.charts import dynamics, factors, landscape
+from diagnostics.charts import dynamics, factors, landscape, lines
 from diagnostics.charts.dynamics import Optimizer
 from diagnostics.charts.own import RESCALED, momentum, own_name
 from diagnostics.charts.parts import Frame
 from diagnostics.run import Run
-from diagnostics.views.common import View, begin_anew, figure, run_page
-from diagnostics.views.curvature import latest_whole, not_measured
-from diagnostics.views.text import md, number, plural, tex
+from diagnostics.views import verdict
+from diagnostics.views.common import View, figure, follow, run_page
+from diagnostics.views.curvature import not_measured
+from diagnostics.views.estimates import latest_whole, limits, measured, own_coordinates
+from diagnostics.views.judgement import Judgement, rounded
+from diagnostics.views.text import md, number, tex
 
 NAMES: tuple[dynamics.Name, ...] = ("gradient descent", "momentum", "Nesterov", "RMSprop", "Adam")
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 PATH_STEPS = (10, 30, 60, 120, 300, 1000)
-COLUMNS = ["direction", "curvature", "residual"]
 FATES = {"decays": "● decays", "oscillates": "■ oscillates", "diverges": "▲ diverges", "escapes": "◆ escapes"}
 
 
@@ -29,45 +30,55 @@ def page() -> None:
 
 def body(view: View) -> None:
     table: Frame = view.run.table("curvature")
-    table = table[table["eigenvalues"].map(lambda values: len(values) > 0 and np.isfinite(values[0]))]
-    if table.empty:
+    known = table[table["eigenvalues"].map(lambda values: len(values) > 0 and np.isfinite(values[0]))]
+    if known.empty:
         not_measured(view)
         return
-    row = latest_whole(table)
-    optimizer, steps = settings(view, row)
+    verdict.compact(view)
+    row, optimizer, steps = settings(view, known)
     directions = measured(row, optimizer)
     if directions.empty:
         st.info(f"The curvature that {optimizer.name} sees was not measured in this run. Choose another optimizer.")
         return
-    headline(optimizer, directions)
+    certain = directions[directions["certain"]]["curvature"].to_numpy()
+    over = limits(table, optimizer)
+    headline(view, Judgement(optimizer, factors.fates(optimizer, certain), int(row["step"]), *over))
     about(optimizer, view.run.meta["optimizer"], row)
     left, right = st.columns(2, gap="large")
     with left:
         title = f"Factor per step of each direction, after update {int(row['step']):,}"
-        figure(factors.factors(optimizer, directions["curvature"].to_numpy(), title), "factors", title)
+        if len(certain):
+            figure(factors.factors(optimizer, certain, title), "factors", title)
+        else:
+            st.info("No curvature was measured beyond its own error: every factor per step is 1 within it.")
     with right:
         ravine(optimizer, steps, measured(row, Optimizer("gradient descent", optimizer.lr)))
+    limit_over_run(view, optimizer, *over)
     best(row)
     table_of_directions(optimizer, directions)
 
 
-def settings(view: View, row: Frame) -> tuple[Optimizer, int]:
-    """The sliders, which start where the run stood -> the optimizer, and for how many steps to draw it."""
+def settings(view: View, known: Frame) -> tuple[Frame, Optimizer, int]:
+    """The sliders, which start where the run stood -> the estimate, the optimizer, for how many steps to draw it."""
     group = (view.run.meta["hyperparameters"] or [{}])[0]
     own = own_name(view.run.meta["optimizer"], group)
-    rate = rate_at(view.run, int(row["step"]))
-    rates = offered_rates(rate, float(row["eigenvalues"][0]))
-    begin_anew(view, optimizer=own, eta=closest(rates, rate), mu=nearest_momentum(group))
+    latest = int(latest_whole(known)["step"])
+    rate = rate_at(view.run, latest)
+    rates = offered_rates(rate, max(values[0] for values in known["eigenvalues"]))
+    follow(view, "estimate", latest, optimizer=own, eta=closest(rates, rate), mu=nearest_momentum(group))
     chosen = st.segmented_control("Optimizer", NAMES, key="optimizer", default=own, required=True, bind="query-params")
     name = cast(dynamics.Name, chosen) if chosen in NAMES else own
-    left, middle, right = st.columns([3, 2, 2], gap="large")
-    lr = left.select_slider("Learning rate η", rates, closest(rates, rate), key="eta", bind="query-params")
+    columns = st.columns([3, 2, 2, 2], gap="large")
+    lr = columns[0].select_slider("Learning rate η", rates, closest(rates, rate), key="eta", bind="query-params")
     mu = 0.0
     if name not in ("gradient descent", "RMSprop"):
         label = "β₁, Adam's momentum" if name == "Adam" else "Momentum μ"
-        mu = middle.select_slider(label, MOMENTA, nearest_momentum(group), key="mu", bind="query-params")
-    steps = right.select_slider("Steps drawn", PATH_STEPS, 60, key="steps", bind="query-params")
-    return Optimizer(name, float(lr), float(mu)), int(steps)
+        mu = columns[1].select_slider(label, MOMENTA, nearest_momentum(group), key="mu", bind="query-params")
+    offered = [int(step) for step in known["step"]]
+    step = columns[2].select_slider("Curvature after step", offered, latest, key="estimate", bind="query-params")
+    steps = columns[3].select_slider("Steps drawn", PATH_STEPS, 60, key="steps", bind="query-params")
+    row = known[known["step"] == (step if step in offered else latest)].iloc[-1]
+    return row, Optimizer(name, float(lr), float(mu)), int(steps)
 
 
 def rate_at(run: Run, step: int) -> float:
@@ -93,63 +104,52 @@ def closest(rates: list[str], rate: float) -> str:
     return min(rates, key=lambda text: abs(float(text) - rate))
 
 
-def measured(row: Frame, optimizer: Optimizer) -> Frame:
-    """Measured directions: name, curvature, residual. RMSprop and Adam have one, in their own, rescaled coordinates."""
-    if optimizer.name in RESCALED:
-        found = [("steepest, rescaled", row["preconditioned"], row["preconditioned_residual"])]
-    else:
-        found = [*unscaled(row)]
-    directions = pd.DataFrame(found, columns=COLUMNS)
-    return directions[np.isfinite(directions["curvature"].to_numpy(float))].reset_index(drop=True)
-
-
-def unscaled(row: Frame) -> Iterator[tuple[str, float, float]]:
-    pairs = list(zip(row["eigenvalues"], row["residuals"], strict=True))
-    yield from ((f"eigenvalue {rank}", value, error) for rank, (value, error) in enumerate(pairs, 1))
-    if len(pairs) < row["dimension"]:
-        yield "smallest eigenvalue", row["smallest"], row["smallest_residual"]
-    if np.isfinite(row["condition"]) and row["condition"] > 0 and own_coordinates(row):
-        yield "along the last updates", row["preconditioned"] / row["condition"], 0.0
-
-
 def certainly_positive(directions: Frame) -> Frame:
-    """Curvatures above their own residual, ascending: below it they could as well be zero."""
-    return directions[directions["curvature"] > directions["residual"].fillna(0.0)]["curvature"].sort_values()
+    """Curvatures above their own error, ascending: below it they could as well be zero."""
+    return directions[directions["certain"] & (directions["curvature"] > 0)]["curvature"].sort_values()
 
 
-def own_coordinates(row: Frame) -> bool:
-    """Whether the optimizer works on the Hessian itself, not on a rescaled one."""
-    return bool(np.isclose(row["preconditioned"], row["eigenvalues"][0], rtol=1e-3))
-
-
-def headline(optimizer: Optimizer, directions: Frame) -> None:
-    found = factors.fates(optimizer, directions["curvature"].to_numpy())
-    top = float(found["curvature"].max())
-    if not top > 0:
-        st.title("No direction of positive curvature was measured", anchor=False)
+def headline(view: View, judgement: Judgement) -> None:
+    """What becomes of the directions whose curvature is known, by the chosen estimate and by all of them."""
+    st.title(judgement.headline, anchor=False)
+    if judgement.growth:
+        verdict.growth(view, judgement.step, judgement.growth)
+    if judgement.past:
+        beside_own(view, judgement.optimizer, judgement.past[0])
+    if not np.isfinite(judgement.limit):
         return
-    limit = dynamics.largest_rate(optimizer, top)
-    diverging = int((found["fate"] == "diverges").sum())
-    if diverging:
-        ratio = number(optimizer.lr / limit)
-        st.title(f":red[▲] Unstable: the rate is {ratio} times the largest stable one", anchor=False)
-    else:
-        st.title(f":green[✓] Stable: the slowest measured direction {pace(found)}", anchor=False)
-    worst = found.loc[found["curvature"].idxmax()]
+    worst = judgement.found.loc[judgement.found["curvature"].idxmax()]
     values = {
         "η · λ of the steepest direction": number(float(worst["product"])),
         "Its factor per step": number(float(worst["factor"]), 4),
-        "Steps to shrink it tenfold": number(float(np.ceil(worst["steps"]))) if worst["factor"] < 1 else "never",
-        "Largest stable rate": number(limit),
+        "Steps to shrink it tenfold": rounded(float(worst["steps"])) if worst["factor"] < 1 else "never",
+        f"Largest stable rate at step {judgement.step:,}": number(judgement.limit),
     }
     for column, (label, value) in zip(st.columns(4), values.items(), strict=True):
         column.metric(label, value, border=True, height="stretch")
 
 
-def pace(found: Frame) -> str:
-    """How long the slowest direction takes; one whose step is lost in rounding never moves."""
-    steps = float(found[found["fate"].isin(["decays", "oscillates"])]["steps"].max())
-    return f"shrinks tenfold in {plural(int(np.ceil(steps)), 'step')}" if np.isfinite(steps) else "does not move"
+def beside_own(view: View, optimizer: Optimizer, step: int) -> None:
+    """Why the run itself did not fail past this limit: it took another rate then, or its diagnosis knows better."""
+    group = (view.run.meta["hyperparameters"] or [{}])[0]
+    momenta = nearest_momentum(group), 0.0
+    if optimizer.name != own_name(view.run.meta["optimizer"], group) or optimizer.momentum not in momenta:
+        return
+    rate = rate_at(view.run, step)
+    if f"{rate:.3g}" == f"{optimizer.lr:.3g}":
+        verdict.excuse(view, step)
+    elif 0 < rate < optimizer.lr:
+        st.markdown(f"The run itself took a rate of {number(rate)} at step {step:,}.")
+
+
+def limit_over_run(view: View, optimizer: Optimizer, steps: NDArray, rates: NDArray) -> None:
+    """The largest stable rate at each estimate, beside the chosen one."""
+    if len(steps) < 2:
+        return
+    series = {"largest stable rate": (steps, rates), "the chosen rate": (steps, np.full(len(steps), optimizer.lr))}
+    title = f"Largest stable rate of {optimizer.name} at each estimate"
+    drawn = lines.draw_lines(series, title, log=True, limits=lines.whole(view.run))
+    figure(drawn, "limit", title)
 
 
 def about(optimizer: Optimizer, own: str, row: Frame) -> None:
@@ -158,6 +158,8 @@ def about(optimizer: Optimizer, own: str, row: Frame) -> None:
     if name not in RESCALED:
         if own and not any(known in own.lower() for known in ("sgd", "rmsprop", "adam")):
             st.caption(f"{md(own)} is not among these; shown is {name} on the Hessian itself.")
+        if len(row["eigenvalues"]) < row["dimension"] and not row["smallest"] > 0:
+            st.caption("Not every direction is measured: flatter ones take longer.")
     elif own_coordinates(row):
         st.caption(
             f"{name} rescales every weight by the size of its gradient, which this run did not record: the numbers "
@@ -208,8 +210,8 @@ def best(row: Frame) -> None:
     left.markdown(f"**Gradient descent**, factor {number(plain.factor, 4)} per step")
     left.latex(rf"\eta = \frac{{2}}{{L+m}} = {tex(plain.lr)}")
     right.markdown(f"**Heavy ball**, factor {number(heavy.factor, 4)} per step")
-    right.latex(
-        rf"\eta = \frac{{4}}{{(\sqrt L+\sqrt m)^2}} = {tex(heavy.lr)},\quad "
+    right.latex(rf"\eta = \frac{{4}}{{(\sqrt L+\sqrt m)^2}} = {tex(heavy.lr)}")
+    right.latex(  # a line of its own: beside the rate it would not fit on a phone
         rf"\mu = \left(\frac{{\sqrt\kappa-1}}{{\sqrt\kappa+1}}\right)^2 = {tex(heavy.momentum)}"
     )
     whole = len(row["eigenvalues"]) >= row["dimension"]
@@ -225,10 +227,11 @@ def table_of_directions(optimizer: Optimizer, directions: Frame) -> None:
     found.insert(0, "direction", directions["direction"])
     found.insert(2, "± residual", directions["residual"])
     found["steps"] = [
-        "never" if np.isinf(steps) else f"{np.ceil(steps):,.0f} to {'grow' if factor >= 1 else 'shrink'} tenfold"
+        "never" if np.isinf(steps) else f"{rounded(steps)} to {'grow' if factor >= 1 else 'shrink'} tenfold"
         for steps, factor in zip(found["steps"], found["factor"], strict=True)
     ]
     found["fate"] = found["fate"].map(FATES)
+    found.loc[~directions["certain"], ["steps", "fate"]] = ["", "○ flat within the error"]
     names = {"curvature": "curvature λ", "product": "η·λ", "factor": "factor per step"}
     st.header("Each measured direction", divider="gray")
     st.dataframe(
