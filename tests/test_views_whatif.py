@@ -88,6 +88,8 @@ def test_a_rate_past_the_limit_at_an_earlier_step_is_not_called_stable(tmp_path,
     app.select_slider(key="estimate").set_value(2).run()
     assert app.title[0].value == "Unstable for the curvature at step 2: the rate is 2.5 times the largest stable one"
     assert app.metric[3].value == "0.04" and not app.exception
+    app.select_slider(key="estimate").set_value(3).run()  # best for 2 and 0.1: 2 / 2.1
+    assert "Best for step 3 alone: with gradient descent, a rate of 0.952 is 23.8 times" in texts(app)
     slider = app.select_slider(key="eta")
     slider.set_value(min(slider.options, key=lambda text: abs(float(text) - 0.03))).run()
     assert app.title[0].value.startswith("Stable at all 2 estimates")
@@ -126,9 +128,9 @@ def test_a_curvature_within_its_error_is_in_no_headline(smallest, residual, tmp_
 @pytest.mark.parametrize("id", ["lr-unstable", "momentum-too-high", "saddle-point-near-zero", "cliff-recurrent"])
 def test_the_diagnosis_stands_above_and_no_tick_contradicts_it(page, id, tmp_path, monkeypatch):
     app = opened(page, tmp_path, monkeypatch, run=f"sample/{id}")
-    (line,) = [link.proto for link in app.get("page_link") if link.proto.label.startswith("Diagnosis: ")]
-    assert opened("diagnosis", tmp_path, monkeypatch, run=f"sample/{id}").title[0].value in line.label
-    assert line.page == "diagnosis" and id in line.query_string and "✓" not in texts(app)
+    (link,) = [each.proto for each in app.get("page_link") if "diagnosis" in each.proto.label]
+    assert link.page == "diagnosis" and id in link.query_string and "✓" not in texts(app)
+    assert app.markdown[0].value == opened("diagnosis", tmp_path, monkeypatch, run=f"sample/{id}").title[0].value
 
 
 @pytest.mark.parametrize("page", ["curvature", "whatif"])

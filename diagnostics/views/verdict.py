@@ -25,9 +25,11 @@ def headline(diagnosis: Diagnosis) -> str:
 
 
 def compact(view: View) -> None:
-    """The same above what another page says, as a link to the whole."""
+    """The same above what another page says, with a link to the whole; a link alone would be cut off on a phone."""
     if len(view.run.table("scalars", ["step"])):
-        pages.link("diagnosis", f"Diagnosis: {headline(view.diagnosis)}")
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.markdown(headline(view.diagnosis), width="content")
+            pages.link("diagnosis", "The whole diagnosis")
 
 
 def excuse(view: View, step: int) -> None:

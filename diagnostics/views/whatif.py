@@ -54,7 +54,7 @@ def body(view: View) -> None:
     with right:
         ravine(optimizer, steps, measured(row, Optimizer("gradient descent", optimizer.lr)))
     limit_over_run(view, optimizer, *over)
-    best(row)
+    best(table, row)
     table_of_directions(optimizer, directions)
 
 
@@ -147,7 +147,7 @@ def limit_over_run(view: View, optimizer: Optimizer, steps: NDArray, rates: NDAr
     if len(steps) < 2:
         return
     series = {"largest stable rate": (steps, rates), "the chosen rate": (steps, np.full(len(steps), optimizer.lr))}
-    title = f"Largest stable rate of {optimizer.name} at each estimate"
+    title = f"Largest stable rate at each estimate: {optimizer.name}"
     drawn = lines.draw_lines(series, title, log=True, limits=lines.whole(view.run))
     figure(drawn, "limit", title)
 
@@ -198,8 +198,8 @@ def ravine(optimizer: Optimizer, steps: int, directions: Frame) -> None:
     figure(drawn, "ravine", f"{title}: paths of gradient descent, momentum and {scaling.name}")
 
 
-def best(row: Frame) -> None:
-    """The textbook optimum for the measured range of curvatures."""
+def best(table: Frame, row: Frame) -> None:
+    """The textbook optimum for the measured range of curvatures, and whether it was one all the way."""
     positive = certainly_positive(measured(row, Optimizer("gradient descent", 1.0)))
     if positive.empty:
         return
@@ -220,6 +220,19 @@ def best(row: Frame) -> None:
         f"L = {number(largest)} and m = {number(smallest)}: the largest and the smallest positive measured curvature, "
         f"κ = L/m = {number(largest / smallest)}.{bound}"
     )
+    only_here(table, Optimizer("gradient descent", plain.lr), int(row["step"]))
+    only_here(table, Optimizer("momentum", heavy.lr, heavy.momentum), int(row["step"]))
+
+
+def only_here(table: Frame, best: Optimizer, step: int) -> None:
+    """The curvature changes: what is best for one estimate may have been unstable at another."""
+    steps, rates = limits(table, best)
+    if len(rates) and best.lr > rates.min():
+        times, where = number(best.lr / rates.min()), int(steps[rates.argmin()])
+        st.markdown(
+            f"Best for step {step:,} alone: with {best.name}, a rate of {number(best.lr)} is {times} times the largest "
+            f"stable one at step {where:,}."
+        )
 
 
 def table_of_directions(optimizer: Optimizer, directions: Frame) -> None:
