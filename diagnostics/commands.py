@@ -43,13 +43,17 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _print_check(run: "Run", diagnosis: Any) -> None:
+    from diagnostics.rules import verdict
+    from diagnostics.run import summarize
+
     colour = _colour()
     if diagnosis is None:
         print(f"{terminal.printable(run.path)}: cannot be read\n  {terminal.printable(run.meta['error'])}\n")
         return
     title = terminal.paint(terminal.printable(run.meta["name"]), "bold", colour)
     print(f"{title}  {terminal.printable(run.path)}  {run.meta['status']}, {run.last_step} steps")
-    print("\n".join(terminal.diagnosis_lines(diagnosis, colour)) + "\n")
+    found = verdict(summarize(run, diagnosis), run.meta["status"])
+    print("\n".join(terminal.diagnosis_lines(diagnosis, found, colour)) + "\n")
 
 
 def show(options: argparse.Namespace) -> int:
@@ -68,7 +72,7 @@ def show(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(_identity(run) | {"meta": run.meta, "tables": tables, "events": events})
         return CLEAN
-    print(*_described(run), sep="\n")
+    print(*terminal.verdict_lines(_verdict(run), _colour()), "", *_described(run), sep="\n")
     print(*terminal.columns(("table", "steps", "first", "last"), [list(row.values()) for row in tables]), sep="\n")
     for event in events[-options.events :] if options.events else []:
         print(f"step {event['step']}: {terminal.printable(event['kind'])}: {terminal.printable(event['message'])}")
@@ -97,13 +101,13 @@ def ls(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(rows)
     elif rows:
-        header = ("name", "status", "worst", "steps", "optimizer", "created", "loss")
+        header = ("name", "status", "finding", "steps", "optimizer", "created", "loss")
         names = ("steps", "optimizer", "created")
         cells = [
             [
                 row["name"],
                 row["status"],
-                terminal.worst(row),
+                row["verdict"],
                 *(terminal.number(row[name]) for name in names),
                 _loss(row),
             ]
@@ -116,28 +120,38 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def _row(run: "Run") -> dict[str, Any]:
+    from diagnostics.rules import verdict
+
     row = _identity(run) | {"optimizer": run.meta["optimizer"], "created": _date(run.meta["created"])}
     if run.meta["status"] == "broken":
-        return row | {"steps": None, "worst": None, "loss": None, "sparkline": [], "error": run.meta["error"]}
+        nothing = {"steps": None, "worst": None, "verdict": "-", "loss": None, "sparkline": []}
+        return row | nothing | {"error": run.meta["error"]}
     summary = _summary(run)
-    worst = summary.get("worst") or {}
+    worst = summary["worst"] or {}
     return row | {
-        "steps": summary.get("steps"),
+        "steps": summary["steps"],
         "worst": worst.get("kind"),
         "severity": worst.get("severity"),
-        "loss": summary.get("loss"),
-        "sparkline": summary.get("sparkline", []),
+        "last_step": worst.get("last_step"),
+        "verdict": verdict(summary, run.meta["status"]).cell,
+        "loss": summary["loss"],
+        "sparkline": summary["sparkline"],
     }
 
 
 def _summary(run: "Run") -> dict[str, Any]:
-    from diagnostics.run import cached_summary
-
-    if run.meta["status"] == "running":
-        return {"steps": run.meta.get("last_step")}
     from diagnostics.rules import VERSION, diagnose
+    from diagnostics.run import cached_summary, summarize
 
+    if run.meta["status"] == "running":  # another one in a moment: nothing to keep
+        return summarize(run, diagnose(run), str(VERSION))
     return cached_summary(run, diagnose, str(VERSION))
+
+
+def _verdict(run: "Run") -> Any:
+    from diagnostics.rules import verdict
+
+    return verdict(_summary(run), run.meta["status"])
 
 
 def tail(options: argparse.Namespace) -> int:

@@ -40,10 +40,19 @@ def finding_lines(finding: Any, colour: bool) -> list[str]:
     return lines
 
 
-def diagnosis_lines(diagnosis: Any, colour: bool) -> list[str]:
+def verdict_lines(verdict: Any, colour: bool) -> list[str]:
+    """What is said of the run as a whole, and what else has to be known."""
+    style = {"clean": "ok", "open": "bold"}.get(verdict.sign) or verdict.sign
+    head, *rest = _wrapped("", verdict.headline, "  ")
+    notes = [line for note in verdict.notes for line in _wrapped("note: ", note, "  ")]
+    painted = [f"  {paint(head.strip(), style, colour)}"]
+    return [*painted, *rest, *notes]
+
+
+def diagnosis_lines(diagnosis: Any, verdict: Any, colour: bool) -> list[str]:
+    """`verdict`: of the run; its headline would say the first alarm twice."""
     lines = [line for finding in diagnosis.findings for line in [*finding_lines(finding, colour), ""]]
-    if not diagnosis.alarms:
-        lines.append(f"  {paint('no alarm', 'ok', colour)}")
+    lines += verdict_lines(verdict, colour)[1 if diagnosis.alarms else 0 :]
     if diagnosis.clean:
         lines += _wrapped("checked, nothing found: ", ", ".join(diagnosis.clean), "  ")
     for missing, rules in diagnosis.unchecked.items():
@@ -57,13 +66,6 @@ def settings(values: Mapping[str, Any]) -> str:
     """`lr 0.1, momentum 0.9`: what is unset or off is left out."""
     given = {key: value for key, value in values.items() if value is not None and value is not False}
     return ", ".join(f"{printable(key)} {number(value)}" for key, value in given.items())
-
-
-def worst(row: Mapping[str, Any]) -> str:
-    """The kind of the worst finding; what is no alarm says so."""
-    if row["worst"] is None:
-        return "-"
-    return f"{row['worst']} (info)" if row.get("severity") == "info" else row["worst"]
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

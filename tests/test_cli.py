@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from diagnostics.__main__ import main
-from diagnostics.rules import VERSION
-from diagnostics.run import RunWriter
+from diagnostics.rules import VERSION, diagnose
+from diagnostics.run import RunWriter, load, summarize
 
 SAMPLES = Path(__file__).parents[1] / "sample_runs"
 HEALTHY, UNSTABLE = str(SAMPLES / "healthy-mlp"), str(SAMPLES / "lr-unstable")
@@ -43,7 +43,7 @@ def test_check_exits_with_what_it_found(capsys, tmp_path):
     assert main(["check", HEALTHY, UNSTABLE]) == 1
     assert main(["check", UNSTABLE, str(tmp_path / "nothing")]) == 2
     out = capsys.readouterr().out
-    assert "no alarm" in out and "CRITICAL lr-unstable (learning-rate), since step" in out
+    assert "No alarm: 14 of 15 checked" in out and "CRITICAL lr-unstable (learning-rate), since step" in out
     assert "try: " in out and "cannot be read" in out and "Next: " in out
     assert "\x1b" not in out
 
@@ -101,10 +101,12 @@ def test_ls(capsys, folder):
 
 def test_ls_diagnoses_anew_what_other_rules_diagnosed(capsys, folder):
     """As the dashboard does."""
+    run = load(str(folder / "small"))
+    closed = summarize(run, diagnose(run)) | {"files": run.fingerprint()[0]}
     worst = {"kind": "cliff", "cause": None, "severity": "critical", "first_step": 1, "summary": "of old rules"}
     summary = {"steps": 30, "loss": 1.0, "lr": 0.1, "sparkline": [1.0], "counts": {"critical": 1}, "worst": worst}
     for version, told in (("0", False), (str(VERSION), True)):
-        written = summary | {"diagnosed": True, "rules_version": version}
+        written = closed | summary | {"rules_version": version}
         (folder / "small" / "summary.json").write_text(json.dumps(written))
         assert (run_json(capsys, "ls", str(folder))[1][0]["worst"] == "cliff") == told
 

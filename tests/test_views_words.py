@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from diagnostics import terminal
-from diagnostics.rules import Diagnosis, Finding
-from diagnostics.run import Run, RunWriter
+from diagnostics.rules import Diagnosis, Finding, verdict
+from diagnostics.run import Run, RunWriter, summarize
 from diagnostics.views import common, curvature, data, report
 from diagnostics.views.text import number
 from tests.test_views_pages import opened, texts, train
@@ -79,7 +79,9 @@ def test_an_empty_name_of_the_folder_is_none(monkeypatch):
 
 
 def test_the_headline_of_a_report_shows_code_as_code():
-    assert report.headline(Diagnosis((FINDING,))).endswith("Set <code>lr=0.1</code> now")
+    run = Run.from_frames({}, {})
+    (headline,) = report.headline(verdict(summarize(run, Diagnosis((FINDING,))), "finished"))
+    assert "Set <code>lr=0.1</code> now" in headline
 
 
 def test_a_file_is_named_as_its_run(tmp_path, monkeypatch):

@@ -27,4 +27,7 @@ SIGNS = {
     "warning": Sign(PINK, "◆", "warning", "orange"),
     "info": Sign(BLUE, "●", "worth knowing", "blue"),
 }
-CLEAN = Sign(GREEN, "✓", "no alarm", "green")
+VERDICTS = SIGNS | {  # of a run as a whole
+    "clean": Sign(GREEN, "✓", "no alarm", "green"),
+    "open": Sign(GREY, "–", "not judged", "gray"),
+}

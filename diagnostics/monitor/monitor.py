@@ -183,7 +183,7 @@ class Monitor:
             if self._together.writes:
                 with self._guard("summary"):
                     self._writer.flush()
-                    summary = self._reporter.summary()
+                    summary = self._reporter.summary(status)
             with self._guard("closing"):
                 self._writer.close(status, summary)
 

@@ -47,9 +47,11 @@ class Reporter:
         self._charge(seconds)  # training waits for the interpreter meanwhile
         self._next = time.perf_counter() + max(SOONEST, SPACING * seconds)
 
-    def summary(self) -> Mapping[str, Any]:
-        """The last diagnosis: told where it is new, and summed up for `summary.json`."""
+    def summary(self, status: str) -> Mapping[str, Any]:
+        """The last diagnosis: told where it is new, and summed up for `summary.json`. `status`: what the run is about
+        to be; while it counts as running, some rules wait for its end."""
         run = load(self._run_dir)
+        run.meta["status"] = status
         diagnosis = self._diagnose(run) if self._diagnose else None
         if diagnosis is not None and self._on_finding is not None:
             self._tell(diagnosis)

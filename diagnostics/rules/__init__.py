@@ -16,9 +16,22 @@ import numpy as np
 from diagnostics.rules._finding import Chart, Diagnosis, Finding
 from diagnostics.rules._remembered import Remembered
 from diagnostics.rules._signals import Missing
+from diagnostics.rules._verdict import Verdict, first_clause, verdict
 from diagnostics.run import Run
 
-__all__ = ["Chart", "Diagnosis", "Finding", "Missing", "catalogue", "diagnose", "explain", "title"]
+__all__ = [
+    "Chart",
+    "Diagnosis",
+    "Finding",
+    "Missing",
+    "Verdict",
+    "catalogue",
+    "diagnose",
+    "explain",
+    "first_clause",
+    "title",
+    "verdict",
+]
 
 VERSION = 43  # of the rules together; stored in summary.json, so that an old summary is known to be old
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
@@ -58,7 +71,8 @@ def diagnose(run: Run) -> Diagnosis:
     kept = _one_alarm_a_fault(found, crashed)
     order = {kind: rank for rank, kind in enumerate(catalogue())}
     kept.sort(key=lambda each: (_SEVERITY[each.severity], order[each.kind], each.first_step))
-    return Diagnosis(tuple(kept), tuple(clean), skipped, crashed)
+    absorbed = {each.kind for each in found} - {each.kind for each in kept}
+    return Diagnosis(tuple(kept), tuple(clean), skipped, crashed, tuple(sorted(absorbed)))
 
 
 def _one_alarm_a_fault(found: list[Finding], crashed: dict[str, str]) -> list[Finding]:

@@ -59,12 +59,24 @@ class Finding:
 @dataclass(frozen=True)
 class Diagnosis:
     """`findings` worst first; `clean`: rules that ran and found nothing; `skipped`: rule -> missing measurement;
-    `crashed`: rule -> error."""
+    `crashed`: rule -> error; `absorbed`: rules whose every finding became evidence of another."""
 
     findings: tuple[Finding, ...] = ()
     clean: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     crashed: dict[str, str] = field(default_factory=dict)
+    absorbed: tuple[str, ...] = ()
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """Rules that had what they need."""
+        ran = dict.fromkeys((*(finding.kind for finding in self.findings), *self.absorbed, *self.clean))
+        return tuple(kind for kind in ran if kind not in self.crashed)
+
+    @property
+    def checks(self) -> int:
+        """How many rules there were."""
+        return len({*self.checked, *self.skipped, *self.crashed})
 
     @property
     def unchecked(self) -> dict[str, tuple[str, ...]]:

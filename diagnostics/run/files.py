@@ -51,7 +51,7 @@ class Files:
         return sorted(streams, key=lambda stream: (stream.origin.session, stream_number(stream.name)))
 
     def fingerprint(self) -> list:
-        return sorted(self._sizes.items())
+        return sorted([name, size] for name, size in self._sizes.items())  # lists, as JSON has them
 
     def columns(self, table: str) -> tuple[str, ...]:
         own = [name for stream in self._of(table) for name in (*stream.layout.columns, *dict(stream.layout.text))]

@@ -205,8 +205,14 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _fits_summary(key: str, value: Any) -> bool:
     """What lists go by has the type they expect; whatever else is there is passed on."""
-    if key in ("steps", "loss", "lr", "nonfinite_losses"):
+    if key in ("steps", "updates", "losses", "last_told", "loss", "lr", "nonfinite_losses"):
         return value is None or is_number(value)
+    if key == "checks":
+        return value is None or (isinstance(value, list) and len(value) == 2 and all(map(is_number, value)))
+    if key == "damaged":
+        return isinstance(value, list) and all(map(_is_damage, value))
+    if key == "ended_by":
+        return isinstance(value, str)
     if key == "sparkline":
         return isinstance(value, list) and len(value) < 10_000 and all(v is None or is_number(v) for v in value)
     if key in ("counts", "events"):
@@ -220,7 +226,13 @@ def _is_finding(value: Any) -> bool:
         and all(isinstance(value.get(name), str) for name in ("kind", "summary"))
         and value.get("severity") in _SEVERITIES
         and isinstance(value.get("first_step"), int)
+        and isinstance(value.get("last_step"), int | None)
     )
+
+
+def _is_damage(value: Any) -> bool:
+    """File, the last whole step before it, and what is wrong with it."""
+    return isinstance(value, list) and [type(each) for each in value] == [str, int, str]
 
 
 def _read_json(place: Storage, name: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _HEADER_BYTES = 1 << 16  # enough for the schema of most streams in one read
 # are freed, and faulting their pages in again takes longer than all the rest.
 _BLOCK_BYTES = 1 << 24
 _SEARCH_BYTES = (1 << 20, 2 * FRAME_BYTES_MAX)  # how far behind damage the next whole record is looked for
+MENDED = " was used"  # ends what is said of damage by which nothing is lost
 _DAMAGES_MAX = 1_000  # places in one file; behind them nothing more is looked for
 
 
@@ -181,7 +182,7 @@ def open_stream(place: Storage, name: str, size: int) -> Stream | Damage:
         copy = _schema_copy(place, name, size)
         header = copy or _read_header(place, name, size)
         if copy:
-            rotten = Damage(name, 0, len(copy), f"its schema is rotten; the copy in {schema_copy_name(name)} was used")
+            rotten = Damage(name, 0, len(copy), f"its schema is rotten; the copy in {schema_copy_name(name)}{MENDED}")
         schema = pa.ipc.read_schema(pa.py_buffer(header))
         layout, origin = read_schema(schema)
         if not name.startswith(f"{layout.table}-"):

@@ -244,7 +244,8 @@ class RunWriter:
 
     def _save_summary(self, summary: Mapping[str, Any]) -> None:
         try:
-            write_json(self._place, SUMMARY, dict(summary))
+            sizes = Files(self._place, self._place.files()).fingerprint()  # tells whether it is still of these files
+            write_json(self._place, SUMMARY, {**summary, "files": sizes})
         except Exception as error:
             log.warning("%s in %s could not be written: %s", SUMMARY, self._place, error)
 

@@ -6,10 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from diagnostics.charts import compare
-from diagnostics.charts.theme import CLEAN, SIGNS
+from diagnostics.charts.theme import SIGNS, VERDICTS
+from diagnostics.rules import first_clause
 from diagnostics.views import data, pages
 from diagnostics.views.common import View, downloads, figure, no_runs, view
-from diagnostics.views.text import first_clause, md, prose
+from diagnostics.views.text import md, prose
 
 PLACES = {"a": "Run", "b": "beside", "c": "and", "d": "and also"}  # address parameter -> label of its picker
 
@@ -88,11 +89,11 @@ def outcomes(views: dict[str, View]) -> None:
         with column:
             st.subheader(md(id), anchor=False)
             alarms = each.diagnosis.alarms
-            for finding in alarms[:3]:
-                sign = SIGNS[finding.severity]
-                st.markdown(f":{sign.markdown}[{sign.glyph}] {prose(first_clause(finding.summary))}")
-            if not alarms:
-                st.markdown(f":green[{CLEAN.glyph}] No alarm")
+            found = each.verdict
+            said = [(VERDICTS[found.sign], found.headline)]  # of the worst alarm, if there is one
+            said += [(SIGNS[finding.severity], first_clause(finding.summary)) for finding in alarms[1:3]]
+            for sign, text in said:
+                st.markdown(f":{sign.markdown}[{sign.glyph}] {prose(text)}")
             pages.link("diagnosis", "Its diagnosis", run=id)
 
 

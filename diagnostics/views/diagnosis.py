@@ -19,7 +19,7 @@ def page() -> None:
 
 def body(view: View) -> None:
     diagnosis = view.diagnosis
-    headline(view, diagnosis)
+    headline(view)
     for number_, finding in enumerate(diagnosis.findings):
         card(view, finding, f"finding-{number_}")
     st.header("The run", divider="gray")
@@ -27,16 +27,11 @@ def body(view: View) -> None:
     checked(diagnosis)
 
 
-def headline(view: View, diagnosis: Diagnosis) -> None:
-    """One sentence that says what matters most."""
-    if not len(view.run.table("scalars", ["step"])):
-        st.title("Nothing recorded yet")
-        st.info(
-            "The run has no update so far. `monitor.step(loss, closure)` records one; "
-            "it belongs after `optimizer.step()`."
-        )
-    else:
-        st.title(verdict.headline(diagnosis), anchor=False)
+def headline(view: View) -> None:
+    """One sentence that says what matters most, and what else has to be known."""
+    st.title(verdict.headline(view.verdict), anchor=False)
+    for note in view.verdict.notes:
+        st.warning(prose(note), icon=":material/warning:")
 
 
 def card(view: View, finding: Finding, key: str) -> None:

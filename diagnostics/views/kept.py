@@ -36,7 +36,7 @@ def _rules() -> str:
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     found = [asdict(finding) | {"evidence": _plain(finding.evidence)} for finding in diagnosis.findings]
-    return {"findings": found, "clean": diagnosis.clean, "skipped": diagnosis.skipped, "crashed": diagnosis.crashed}
+    return asdict(diagnosis) | {"findings": found}
 
 
 def _plain(evidence: dict[str, float]) -> dict[str, float]:
@@ -45,7 +45,7 @@ def _plain(evidence: dict[str, float]) -> dict[str, float]:
 
 def from_json(value: dict[str, Any]) -> Diagnosis:
     findings = tuple(_finding(each) for each in value["findings"])
-    return Diagnosis(findings, tuple(value["clean"]), value["skipped"], value["crashed"])
+    return Diagnosis(findings, tuple(value["clean"]), value["skipped"], value["crashed"], tuple(value["absorbed"]))
 
 
 def _finding(value: dict[str, Any]) -> Finding:

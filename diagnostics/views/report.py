@@ -17,11 +17,11 @@ from markdown_it import MarkdownIt
 
 from diagnostics import charts
 from diagnostics.charts.parts import Drawn
-from diagnostics.charts.theme import CLEAN, SIGNS
-from diagnostics.rules import Chart, Diagnosis, Finding, diagnose, explain, title
-from diagnostics.run import Run
+from diagnostics.charts.theme import SIGNS, VERDICTS
+from diagnostics.rules import Chart, Diagnosis, Finding, Verdict, diagnose, explain, title, verdict
+from diagnostics.run import Run, summarize
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import STATES, card_title, first_clause, number, reason, settings, title_says_all
+from diagnostics.views.text import STATES, card_title, number, reason, settings, title_says_all
 
 OVERVIEW = (*CURVES, Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True))
 WIDTH = 620
@@ -63,7 +63,7 @@ def page(run: Run) -> str:
     name = escape(run.meta["name"] or "run")
     body = [
         f"<p class=muted>{name} · {facts(run)}</p>",
-        f"<h1>{headline(diagnosis)}</h1>",
+        *headline(verdict(summarize(run, diagnosis), run.meta["status"])),
         *(card(run, finding) for finding in diagnosis.findings),
         overview(run, diagnosis),
         checked(diagnosis),
@@ -82,12 +82,10 @@ def facts(run: Run) -> str:
     return escape(" · ".join(part for part in said if part))
 
 
-def headline(diagnosis: Diagnosis) -> str:
-    if not diagnosis.alarms:
-        return f'<span style="color:{CLEAN.colour}">{CLEAN.glyph}</span> No alarm'
-    worst = diagnosis.alarms[0]
-    sign = SIGNS[worst.severity]
-    return f'<span style="color:{sign.colour}">{sign.glyph}</span> {code(first_clause(worst.summary))}'
+def headline(found: Verdict) -> list[str]:
+    sign = VERDICTS[found.sign]
+    head = f'<h1><span style="color:{sign.colour}">{sign.glyph}</span> {code(found.headline)}</h1>'
+    return [head, *(f"<p><b>{code(note)}</b></p>" for note in found.notes)]
 
 
 def card(run: Run, finding: Finding) -> str:

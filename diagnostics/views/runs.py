@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from diagnostics.charts.theme import CLEAN, SIGNS
+from diagnostics.charts.theme import VERDICTS
+from diagnostics.rules import verdict
 from diagnostics.run import Run, RunError, readable, stamp
 from diagnostics.views import data, pages
 from diagnostics.views.common import no_runs
@@ -55,30 +56,21 @@ def row(entry: data.Entry, run: Run) -> dict:
     if meta["status"] == "broken":
         return line | {"worst": "⚠ cannot be read"}
     try:
-        return line | measured(data.summary(entry.path, data.State(stamp(entry.path), meta["status"])))
+        summary = data.summary(entry.path, data.State(stamp(entry.path), meta["status"]))
+        return line | measured(summary, meta["status"])
     except (RunError, OSError) as error:
         return line | {"worst": f"⚠ {readable(error)}"}
 
 
-def measured(summary: dict) -> dict:
-    counts, worst = summary["counts"], summary["worst"]
+def measured(summary: dict, status: str) -> dict:
+    counts, found = summary["counts"], verdict(summary, status)
     return {
-        "worst": verdict(worst),
+        "worst": f"{VERDICTS[found.sign].glyph} {found.cell}",
         "alarms": counts.get("critical", 0) + counts.get("warning", 0),
         "loss": sparkline(summary["sparkline"]),
         "updates": summary["steps"],
         "lr": summary["lr"],
     }
-
-
-def verdict(worst: dict | None) -> str:
-    """The worst finding in a cell: its sign, its name, and since when if it is an alarm."""
-    if worst is None:
-        return f"{CLEAN.glyph} {CLEAN.word}"
-    sign = SIGNS[worst["severity"]]
-    if worst["severity"] == "info":
-        return f"{CLEAN.glyph} {CLEAN.word} ({worst['kind'].replace('-', ' ')})"
-    return f"{sign.glyph} {worst['kind'].replace('-', ' ')}, since step {worst['first_step']:,}"
 
 
 def sparkline(loss: list[float | None]) -> list[float]:

@@ -5,7 +5,7 @@ import re
 import time
 
 from diagnostics.charts.own import moments
-from diagnostics.rules import Finding, title
+from diagnostics.rules import Finding, first_clause, title
 from diagnostics.run import is_number, readable
 
 STATES = {
@@ -72,11 +72,6 @@ def prose(text: str) -> str:
     if len(pieces) % 2 == 0:  # an unpaired backtick
         return md(text)
     return "".join(f"`{piece}`" if i % 2 else md(piece) for i, piece in enumerate(pieces))
-
-
-def first_clause(summary: str) -> str:
-    """A headline: what a summary says before its colon or semicolon."""
-    return re.split(r"[:;] ", summary, maxsplit=1)[0].rstrip(".")
 
 
 def card_title(finding: Finding) -> str:

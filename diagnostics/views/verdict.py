@@ -4,31 +4,28 @@ import numpy as np
 import streamlit as st
 
 from diagnostics.charts.own import RESCALED, own_name
-from diagnostics.charts.theme import CLEAN, SIGNS
-from diagnostics.rules import Diagnosis
+from diagnostics.charts.theme import VERDICTS
+from diagnostics.rules import Verdict, first_clause
 from diagnostics.run import Run
 from diagnostics.views import pages
 from diagnostics.views.common import View
-from diagnostics.views.text import first_clause, number, plural, prose
+from diagnostics.views.text import number, prose
 
 OF_THE_STEP = ("lr-unstable", "lr-oscillation")  # alarms that say themselves that the step is too long
 CLIPPED = 0.99  # of the norm before: clip_grad_norm_ adds 1e-6 to it, and 16-bit gradients are rounded
 
 
-def headline(diagnosis: Diagnosis) -> str:
+def headline(found: Verdict) -> str:
     """One sentence that says what matters most, as Markdown."""
-    if diagnosis.alarms:
-        worst = diagnosis.alarms[0]
-        sign = SIGNS[worst.severity]
-        return f":{sign.markdown}[{sign.glyph}] {prose(first_clause(worst.summary))}"
-    return f":green[{CLEAN.glyph}] No alarm: {plural(len(diagnosis.clean), 'check')} found nothing wrong"
+    sign = VERDICTS[found.sign]
+    return f":{sign.markdown}[{sign.glyph}] {prose(found.headline)}"
 
 
 def compact(view: View) -> None:
     """The same above what another page says, with a link to the whole; a link alone would be cut off on a phone."""
     if len(view.run.table("scalars", ["step"])):
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-            st.markdown(headline(view.diagnosis), width="content")
+            st.markdown(headline(view.verdict), width="content")
             pages.link("diagnosis", "The whole diagnosis")
 
 
