@@ -182,3 +182,20 @@ def test_a_run_that_went_on_without_a_finite_loss_is_shown_to_there(lasted, told
     ends = [row["step"] for rows in spec["datasets"].values() for row in rows if "step" in row]
     assert shown <= max(ends) <= shown + 1
     assert spec["title"]["text"] == ("T" if shown == 2000 else f"T, to step {shown}")
+
+
+@pytest.mark.parametrize(
+    ("loss", "events", "says"),
+    [
+        (np.nan, {"step": [1], "kind": ["non-finite"], "message": ["x"]}, "loss: NaN at every update, 30 of 30"),
+        (np.nan, {}, "loss: not recorded in this run"),
+        (None, {"step": [0], "kind": ["damaged"], "subject": ["scalars-0000.arrows"]}, "lost, scalars-0000.arrows is"),
+    ],
+)
+def test_a_chart_without_a_number_says_which_kind_of_none(loss, events, says):
+    """All NaN is something else than not recorded, and both than lost."""
+    steps = np.arange(1, 31) if loss is not None else np.arange(0)
+    scalars = pd.DataFrame({"step": steps, "loss": np.full(len(steps), np.nan), "grad_norm": np.ones(len(steps))})
+    run = Run.from_frames({}, {"scalars": scalars, "events": pd.DataFrame(events)} if events else {"scalars": scalars})
+    chart = charts.draw(run, Chart("line", "scalars", ("loss",), "Loss", log=True), None)
+    assert says in str(chart.to_dict())

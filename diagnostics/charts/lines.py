@@ -48,7 +48,7 @@ def lines(run: Run, chart: Chart, finding: Finding | None = None) -> Drawn:
     """One line for each column, or for each of the chart's layers where the table has layers."""
     series = collect(run, chart)
     if not series:
-        return parts.empty(f"{', '.join(chart.columns)}: not recorded in this run")
+        return parts.empty(why_empty(run, chart))
     domain = (0.0, 1.0) if set(chart.columns) <= SHARES else None
     return draw_lines(series, chart.title, log=chart.log, finding=finding, limits=whole(run), domain=domain)
 
@@ -63,6 +63,17 @@ def collect(run: Run, chart: Chart) -> Series:
         for column in chart.columns
         for name, (steps, values) in layer_series(run, chart.table, column, chart.layers).items()
     }
+
+
+def why_empty(run: Run, chart: Chart) -> str:
+    """Recorded as NaN throughout, lost with a damaged file, or never recorded."""
+    columns, steps = ", ".join(chart.columns), run.steps(chart.table)
+    faulty = [name for name in chart.columns if name in EVERY_UPDATE and len(excused(run, name)) < len(steps)]
+    if faulty and chart.table == "scalars":
+        return f"{columns}: NaN at every update, {len(steps):,} of {len(steps):,}"
+    damaged = run.table("events").query("kind == 'damaged'")["subject"]
+    lost = [file for file in damaged if file.startswith(f"{chart.table}-")]
+    return f"{columns}: lost, {lost[0]} is damaged" if lost else f"{columns}: not recorded in this run"
 
 
 def column(run: Run, frame: Frame, name: str) -> tuple[NDArray, NDArray]:
