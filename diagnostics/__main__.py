@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return options.command(options)
-    except (RunError, FileNotFoundError, PermissionError) as error:
+    except RunError as error:
         print(terminal.printable(error), file=sys.stderr)
         return commands.UNREADABLE
     except ModuleNotFoundError as error:  # reports need the dashboard's packages, imports those of the other tool
@@ -26,8 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return commands.CLEAN
+    except OSError as error:
+        print(f"{terminal.printable(error)}. Next: check the paths and their permissions.", file=sys.stderr)
+        return commands.UNREADABLE
     except KeyboardInterrupt:
         return 130
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        number = int(text) if text.strip().lstrip("+-").isdecimal() else least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+        return number
+
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,12 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         "Exit status: 2 if any run cannot be read, else 1 if any has an alarm, else 0.",
     )
     added.add_argument("runs", nargs="+", metavar="RUN", help="run directory or URL, or a folder of runs")
-    added.add_argument("--until", type=int, metavar="STEP", help="diagnose what was known at this step")
+    added.add_argument("--until", type=_count(1), metavar="STEP", help="diagnose what was known at this step")
     with_json(added)
 
     added = command("show", commands.show, "show what a run says about itself, its tables and its last events")
     added.add_argument("run", metavar="RUN")
-    added.add_argument("--events", type=int, default=10, metavar="N", help="how many events (default: 10)")
+    added.add_argument("--events", type=_count(0), default=10, metavar="N", help="how many events (default: 10)")
     with_json(added)
 
     added = command("ls", commands.ls, "list the runs of a folder, newest first")
@@ -63,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("tail", commands.tail, "print the last recorded steps of a run")
     added.add_argument("run", metavar="RUN")
-    added.add_argument("-n", "--lines", type=int, default=10, metavar="N", help="how many steps (default: 10)")
+    added.add_argument("-n", "--lines", type=_count(1), default=10, metavar="N", help="how many steps (default: 10)")
     added.add_argument("-f", "--follow", action="store_true", help="go on printing while the run is being written")
     with_json(added)
 

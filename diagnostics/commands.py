@@ -9,7 +9,9 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +84,7 @@ def show(options: argparse.Namespace) -> int:
 def _described(run: "Run") -> Iterator[str]:
     meta = run.meta
     yield f"{'name':<12}{terminal.printable(meta['name'])}  ({terminal.printable(run.path)})"
-    yield f"{'status':<12}{meta['status']}, {run.last_step} steps, created {_date(meta['created'])}"
+    yield f"{'status':<12}{meta['status']}, {run.last_step} steps, created {_created(run) or 'at an unknown time'}"
     for group in meta["hyperparameters"] or [{}]:
         yield f"{'optimizer':<12}{terminal.printable(meta['optimizer'])} {terminal.settings(group)}"
     yield f"{'model':<12}{len(meta['layers'])} parameter tensors, {terminal.number(meta['parameters'])} parameters"
@@ -94,18 +96,22 @@ def _described(run: "Run") -> Iterator[str]:
 
 def ls(options: argparse.Namespace) -> int:
     """List the runs of a folder, newest first."""
-    from diagnostics.run import runs
+    from diagnostics.run import RunError, runs, unreachable
 
-    folder = options.folder or os.environ.get("DIAGNOSTICS_RUNS") or "runs"
+    named = options.folder or os.environ.get("DIAGNOSTICS_RUNS")
+    folder = named or "runs"
+    if trouble := unreachable(folder, missing_too=bool(named)):
+        raise RunError(f"{folder} cannot be listed ({trouble}). Next: check the path; give a folder of runs.")
     rows = [_row(run) for run in runs(folder)]
     if options.json:
         _print_json(rows)
     elif rows:
         header = ("name", "status", "finding", "steps", "optimizer", "created", "loss")
         names = ("steps", "optimizer", "created")
+        shared = Counter(row["name"] for row in rows)
         cells = [
             [
-                row["name"],
+                f"{row['name']} ({os.path.basename(row['run'])})" if shared[row["name"]] > 1 else row["name"],
                 row["status"],
                 row["verdict"],
                 *(terminal.number(row[name]) for name in names),
@@ -122,7 +128,7 @@ def ls(options: argparse.Namespace) -> int:
 def _row(run: "Run") -> dict[str, Any]:
     from diagnostics.rules import verdict
 
-    row = _identity(run) | {"optimizer": run.meta["optimizer"], "created": _date(run.meta["created"])}
+    row = _identity(run) | {"optimizer": run.meta["optimizer"], "created": _created(run)}
     if run.meta["status"] == "broken":
         nothing = {"steps": None, "worst": None, "verdict": "-", "loss": None, "sparkline": []}
         return row | nothing | {"error": run.meta["error"]}
@@ -190,7 +196,9 @@ def export(options: argparse.Namespace) -> int:
     from diagnostics.run import load
     from diagnostics.run.export import export as write
 
-    counts = write(load(options.run), options.out, options.format)
+    run = load(options.run)
+    with _writing(options.out, "another folder, --out DIR"):
+        counts = write(run, options.out, options.format)
     if options.json:
         _print_json({"folder": options.out, "rows": counts})
     else:
@@ -203,7 +211,9 @@ def report(options: argparse.Namespace) -> int:
     from diagnostics.run import load
     from diagnostics.views.report import write
 
-    write(load(options.run), options.out)
+    run = load(options.run)
+    with _writing(options.out, "another file"):
+        write(run, options.out)
     print(options.out)
     return CLEAN
 
@@ -232,6 +242,16 @@ def _opened(paths: list[str]) -> Iterator["Run"]:
                 yield broken(path, str(error))
 
 
+@contextmanager
+def _writing(path: str, other: str) -> Iterator[None]:
+    from diagnostics.run import RunError
+
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror or error}). Next: give {other}.") from error
+
+
 def _identity(run: "Run") -> dict[str, Any]:
     return {"run": run.path, "name": run.meta["name"], "status": run.meta["status"]}
 
@@ -242,8 +262,10 @@ def _loss(row: dict[str, Any]) -> str:
     return f"{terminal.number(row['loss'])} {terminal.sparkline(row['sparkline'])}" if row["sparkline"] else ""
 
 
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+def _created(run: "Run") -> str | None:
+    """`None` where the run does not say it: 0 would read as 1970."""
+    seconds = run.meta["created"]
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else None
 
 
 def _colour() -> bool:

@@ -208,3 +208,41 @@ def test_a_package_that_is_missing_is_named_with_what_to_install(capsys, folder,
 def test_report_writes_one_file(capsys, folder, tmp_path):
     assert main(["report", str(folder / "small"), str(tmp_path / "report.html")]) == 0
     assert "small" in (tmp_path / "report.html").read_text() and "report.html" in capsys.readouterr().out
+
+
+def test_a_path_that_cannot_be_written_is_named_with_the_next_step(capsys, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    for command in (["export", "--out"], ["report"]):
+        arguments = [command[0], str(folder / "small"), *command[1:], str(tmp_path / "file" / "x")]
+        assert main(arguments) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"{tmp_path / 'file' / 'x'} cannot be written (") and "Next: give another" in err
+
+
+def test_a_folder_that_is_not_there_is_no_empty_one(capsys, tmp_path, monkeypatch):
+    assert main(["ls", str(tmp_path / "nope")]) == 2
+    captured = capsys.readouterr()
+    assert "nope cannot be listed (there is no such folder). Next: check the path" in captured.err and not captured.out
+    monkeypatch.setenv("DIAGNOSTICS_RUNS", str(tmp_path / "nope"))
+    assert main(["ls"]) == 2
+    monkeypatch.delenv("DIAGNOSTICS_RUNS")
+    monkeypatch.chdir(tmp_path)
+    assert main(["ls"]) == 0  # ./runs, before the first run
+
+
+@pytest.mark.parametrize("arguments", [["tail", "-n", "-3"], ["tail", "-n", "few"], ["show", "--events", "-1"]])
+def test_counts_that_make_no_sense_are_usage_errors(arguments, capsys, folder):
+    with pytest.raises(SystemExit) as ended:
+        main([arguments[0], str(folder / "small"), *arguments[1:]])
+    assert ended.value.code == 2 and f"{arguments[-1]!r} is no whole number of" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart_and_no_year_is_made_up(capsys, folder):
+    RunWriter(folder / "again", {"name": "small"}).close("finished")
+    (folder / "bad").mkdir()
+    (folder / "bad" / "run.json").write_text("[")
+    main(["ls", str(folder)])
+    out = capsys.readouterr().out
+    assert "small (small)" in out and "small (again)" in out and "bad (" not in out and "1970" not in out
+    broken = next(row for row in run_json(capsys, "ls", str(folder))[1] if row["status"] == "broken")
+    assert broken["created"] is None

@@ -128,6 +128,11 @@ class Differences:
         try:
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
         except RuntimeError as error:
+            if "through the graph a second time" in str(error):
+                raise CurvatureError(
+                    "the graph of the closure's loss is used up: the closure must not call backward, and must compute "
+                    "the loss anew, not return the one that training went backward from"
+                ) from error
             if "heckpoint" not in str(error):
                 raise CurvatureError(f"the loss cannot be differentiated: {error}") from error
             return by_backward(loss_of(self._closure), self._model, parameters)

@@ -34,6 +34,19 @@ def unwrapped(optimizer: Any) -> Any:
     return unwrapped(inner) if isinstance(inner, Optimizer) else optimizer
 
 
+def checked(caller: str, model: Any, optimizer: Any) -> Optimizer:
+    """The optimizer, unwrapped; `TypeError` for what is no module or no optimizer."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller}: model must be a torch.nn.Module, not {type(model).__name__}")
+    optimizer = unwrapped(optimizer)
+    if not isinstance(optimizer, Optimizer):
+        held = [name for name, each in getattr(optimizer, "__dict__", {}).items() if isinstance(each, Optimizer)]
+        hint = f"; pass the one that it holds, .{held[0]}" if held else ""
+        kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"{caller}: optimizer must be a torch.optim.Optimizer, not {kind}{hint}")
+    return optimizer
+
+
 def has_hooks(optimizer: Optimizer) -> bool:
     """Not one whose class never called `Optimizer.__init__`."""
     return hasattr(optimizer, "_optimizer_step_pre_hooks")

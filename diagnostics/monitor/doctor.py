@@ -50,6 +50,7 @@ class Checkup:
 
 def doctor(model: nn.Module, optimizer: Optimizer) -> Checkup:
     """What will and will not be observed when `model` is trained by `optimizer` under `watch`, and why."""
+    optimizer = describe.checked("doctor", model, optimizer)
     inner = describe.unwrap(model)
     checks = (_tensors, _activations, _attention, _closed_modules, _symmetry, _curvature, _clipping, _processes)
     found = [item for check in checks for item in check(model, inner, optimizer)]

@@ -61,6 +61,13 @@ class Given:
 
     def usable(self, loss: Any, closure: Closure | None) -> Closure | None:
         """The closure, if it may be called."""
+        if closure is not None and not callable(closure):
+            self._tell.once(
+                "step-closure-not-callable",
+                f"monitor.step was given a {type(closure).__name__} for a closure: it is left out. Give a function "
+                "that computes the loss anew: closure=lambda: criterion(model(x), y)",
+            )
+            closure = None
         if self.has_closure is None or (self._none_yet and closure is not None):
             self._meet(loss, closure)
         return closure if self.has_closure else None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from diagnostics.monitor.guard import warn
 from diagnostics.run import load
 from diagnostics.run.summary import summarize
 
@@ -29,6 +30,7 @@ class Reporter:
         self._run_dir, self._diagnose, self._rules_version = run_dir, diagnose, rules_version
         self._on_finding, self._event, self._charge = on_finding, event, charge
         self._told: set[tuple[str, str | None]] = set()
+        self._warned = False
         self._next = time.perf_counter() + SOONEST
 
     def on_flush_or_none(self) -> Callable[[], None] | None:
@@ -66,7 +68,11 @@ class Reporter:
             try:
                 self._on_finding(finding)
             except Exception as error:
-                self._event("on-finding-failed", f"on_finding raised {type(error).__name__}: {error}", finding.kind)
+                message = f"on_finding raised {type(error).__name__}: {error}"
+                self._event("on-finding-failed", message, finding.kind)
+                if not self._warned:
+                    self._warned = True
+                    warn(message)
 
 
 def forwarder(target: Any) -> Callable[[int, Mapping[str, float]], None]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from diagnostics.monitor import describe
 from diagnostics.monitor.doctor import doctor
 from diagnostics.monitor.monitor import Monitor
-from diagnostics.monitor.settings import Settings
+from diagnostics.monitor.settings import Settings, checked_config, checked_name, checked_path
 from diagnostics.run import NOTHING_TOLD
 
 
@@ -36,17 +36,11 @@ def watch(
 
     Call `monitor.step(loss, closure)` once per update. `every`: closest spacing of per-layer measurements;
     `curvature_every`: of curvature estimates (`None` adapts, 0 makes none); `budget`: all measuring costs at most
-    max(5 s, budget x unwatched time), waits for a busy processor apart. Raises for what is no module or optimizer, and
-    for a directory that cannot be written or has a live writer; everything later becomes an event of the run.
+    max(5 s, budget x unwatched time), waits for a busy processor apart. Raises for what is no module or optimizer, for
+    settings that make no sense, and for a directory that cannot be written or has a live writer; everything later
+    becomes an event of the run.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"watch: model must be a torch.nn.Module, not {type(model).__name__}")
-    optimizer = describe.unwrapped(optimizer)
-    if not isinstance(optimizer, Optimizer):
-        held = [name for name, each in getattr(optimizer, "__dict__", {}).items() if isinstance(each, Optimizer)]
-        hint = f"; pass the one that it holds, .{held[0]}" if held else ""
-        kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}".removeprefix("builtins.")
-        raise TypeError(f"watch: optimizer must be a torch.optim.Optimizer, not {kind}{hint}")
+    optimizer = describe.checked("watch", model, optimizer)
     if not describe.has_hooks(optimizer):
         raise TypeError(
             f"watch: {type(optimizer).__name__} was never initialized as an optimizer, and has no hooks; call "
@@ -55,6 +49,7 @@ def watch(
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise ValueError(f"watch: {lazy[0]} has no shape yet; run the model once on a batch, then watch it")
+    path, name, config = checked_path(run_dir), checked_name(name), checked_config(config)
     from diagnostics import rules  # the monitor itself knows no rule
 
     settings = Settings(
@@ -70,13 +65,13 @@ def watch(
         rules_version=str(rules.VERSION),
     )
     meta = _meta(model, optimizer) | {
-        "name": name or os.path.basename(os.path.normpath(run_dir)),
-        "config": describe.plain(dict(config or {})),
-        "every": every,
-        "curvature_every": curvature_every,
-        "budget": budget,
+        "name": name or os.path.basename(os.path.normpath(path)),
+        "config": describe.plain(config),
+        "every": settings.every,
+        "curvature_every": settings.curvature_every,
+        "budget": settings.budget,
     }
-    return Monitor(model, optimizer, os.fspath(run_dir), meta, settings)
+    return Monitor(model, optimizer, path, meta, settings)
 
 
 def _meta(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:

@@ -48,8 +48,10 @@ def catalogue() -> dict[str, ModuleType]:
 def diagnose(run: Run) -> Diagnosis:
     """What is wrong with the run, worst first, and what was looked at in vain.
 
-    Never raises: a rule that lacks a measurement is `skipped` with the reason, one that fails is `crashed`.
+    Never raises for a run: a rule that lacks a measurement is `skipped` with the reason, one that fails is `crashed`.
     """
+    if not isinstance(run, Run):
+        raise TypeError(f"diagnose takes a Run, not {type(run).__name__}: diagnose(load(path))")
     found: list[Finding] = []
     clean: list[str] = []
     skipped: dict[str, str] = {}

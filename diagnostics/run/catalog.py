@@ -38,12 +38,13 @@ def stamp(run_dir: str | os.PathLike) -> Stamp:
     return storage(run_dir).stamp()
 
 
-def unreachable(root: str | os.PathLike) -> str | None:
-    """Why a folder of runs cannot be listed: no access, no back end. One that is not there yet is just empty."""
+def unreachable(root: str | os.PathLike, *, missing_too: bool = False) -> str | None:
+    """Why a folder of runs cannot be listed: no access, no back end. One that is not there yet is just empty, unless
+    `missing_too`."""
     try:
         storage(root).directories()
     except FileNotFoundError:
-        return None
+        return "there is no such folder" if missing_too else None
     except (OSError, RunError) as error:
         return str(error)
     return None
