@@ -120,17 +120,21 @@ def below_linear(
     )
 
 
-def said_of_linear(run: Run, since: int, *, little: float = LITTLE) -> str:
+def nothing_to_learn(run: Run, since: int) -> bool:
+    """Surely next to nothing, for a linear model."""
+    found = rival(run, since)
+    return found is not None and found.linear + 3 * found.error < LITTLE
+
+
+def said_of_linear(run: Run, since: int) -> str:
     """Beside a network that learned nothing: whether there is something to learn."""
     found = rival(run, since)
-    if found is None:
-        return ""
-    if found.linear - 3 * found.error > little:
+    if found is not None and found.linear - 3 * found.error > LITTLE:
         return (
             f" A linear model of the same inputs would take {number(100 * found.linear)} % off that: the targets "
             "follow from the inputs."
         )
-    if found.linear + 3 * found.error < little:
+    if nothing_to_learn(run, since):
         return " A linear model of the same inputs learns nothing either, so look at the targets first."
     return ""
 

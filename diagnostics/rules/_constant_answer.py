@@ -4,7 +4,7 @@ import numpy as np
 
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._below_linear import said_of_linear
+from diagnostics.rules._below_linear import nothing_to_learn, said_of_linear
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_off import BESIDE_A_CONSTANT
 from diagnostics.rules._finding import Chart, Finding
@@ -59,6 +59,7 @@ def learned_nothing(
     found = explained(run, half, last, measured)
     if stretch.escaped or last - half < updates or not found.is_nothing(little):
         return None
+    longer, nothing_there = _longer_steps(run, half), nothing_to_learn(run, half)
     worse = found.share + 3 * found.error < -little
     what = "The answers are worse than one that ignores the inputs" if worse else "Nothing was learned from the inputs"
     return Finding(
@@ -68,8 +69,9 @@ def learned_nothing(
         stretch.first_step,
         None,
         (),
-        f"{what}: from step {half} to {last} the {found.what} is {number(found.loss)}, and {found.constant_answer} "
-        f"would have {number(found.constant)} on the same batches.{said_of_linear(run, half)}{of_linear_layers(run)}",
+        f"{what}: on the batches measured from step {half} to {last} the {found.what} is {number(found.loss)}, and "
+        f"{found.constant_answer} would have {number(found.constant)}."
+        f"{said_of_linear(run, half)}{of_linear_layers(run)}",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,
@@ -80,12 +82,13 @@ def learned_nothing(
             *([_WORSE] if worse else []),
             *([BEND] if of_linear_layers(run) else []),
             *([_START_LARGER] if _began_small(run) else []),
-            *_longer_steps(run, half),
+            *(() if nothing_there else longer),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
             "targets that do not follow from them",
+            *(longer if nothing_there else ()),
             "where the loss does not reach 0 on ten examples, the inputs are lost on the way: a state that is detached "
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),

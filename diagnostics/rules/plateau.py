@@ -23,7 +23,9 @@ same answer to every input would have on the same batches (those of an epoch tha
 hard in turn, which is no progress), for half of the run and by five measured updates at least: then nothing was learned
 from the inputs, which is an alarm as long as no other says why; whether all its layers are linear is said with it. So
 is a start three times above that loss, or above log C of a mean cross-entropy of C classes, which takes half of the run
-to come down to it, and where inputs of size 1 would have started below that, they are why.
+to come down to it, and where inputs of size 1 would have started below that, they are why. And a network whose answers
+are worth less than half of what a linear model of the same inputs makes of them, and that is not catching up: the
+targets follow from the inputs then, and the data are not to blame.
 
 ## Why it happens
 Where the derivative of what lies between weights and loss is nearly 0, so is the gradient, however wrong the answers
@@ -72,6 +74,10 @@ biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L
 $R^2$ stays at 0, the gradients of different inputs have no direction in common but that of the biases: the targets do
 not follow from the inputs, or the inputs are lost on the way to the loss.
 
+*Below linear*: ridge regression of the targets on the inputs is fitted as the run goes, on two halves of the examples,
+each of which is answered by the fit of the other, so that nothing is known by heart. Any network wide enough can do the
+same and more. One that stays far behind it loses its inputs on the way, or is not trained.
+
 *Order blind*: attention weighs tokens by what they are, and a mean over them adds them up: both are the same for the
 tokens in any order. What depends on which one came first cannot be told, unless the positions are added to them.
 
@@ -105,7 +111,9 @@ it does. It is seen where the loss is one mean squared error or cross-entropy of
 closure, of a model that is called once an update; and where there are other terms, if the targets are classes, labels
 or the input itself. Of any other loss that compares one output with targets of the data, a closure shows what it would
 be if every example got the mean of the answers. A term that is meant to win, as a penalty that grows, makes it true by
-design.
+design. A linear model is asked for where a batch of inputs comes with one short answer each (64 numbers at most, and
+not as many as the input has, which may be its reconstruction), of wide inputs groups of neighbours are averaged, and
+tokens are counted; noise that is meant to be strong, as for privacy, can keep a sound network behind it.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
