@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from diagnostics.charts.lines import Series, draw_lines
+from diagnostics.charts import parts
+from diagnostics.charts.lines import Series, draw_lines, whole
+from diagnostics.charts.logged import DECADES
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.run import Run
 
@@ -11,11 +13,19 @@ def overlaid(runs: dict[str, Run], table: str, column: str, title: str) -> Drawn
     """One line a run, by its name; runs that did not record the column are left out, `None` if none did."""
     series: Series = {}
     for name, run in runs.items():
+        if column not in run.columns(table):
+            continue
         frame: Frame = run.table(table, ["step", column])
         frame = frame[np.isfinite(frame[column])]
         if len(frame):
             series[name] = (frame["step"].to_numpy(), frame[column].to_numpy(float))
-    return draw_lines(series, title, log=True) if series else None
+    if not series:
+        return None
+    together = np.concatenate([values for _, values in series.values()])
+    log = table != "logged" or parts.wide(together, DECADES)
+    ends = [whole(run) for run in runs.values()]
+    limits = min(first for first, _ in ends), max(last for _, last in ends)
+    return draw_lines(series, title, log=log, among=list(runs), limits=limits)
 
 
 def differences(runs: dict[str, Run]) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """Columns over steps, with the span of a finding shaded."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -19,6 +20,7 @@ from diagnostics.run import Run
 
 LEGEND_ROW = 20  # pixels
 MOST_LINES = 5  # as many as the palette tells apart
+MOST_POINTS = 100  # of a line: as many as stand apart in half a page, each 6 pixels wide
 
 SHARES = {  # of 1
     "dead_fraction",
@@ -117,7 +119,11 @@ def draw_lines(
     limits: tuple[float, float] | None = None,
     domain: tuple[float, float] | None = None,
     height: int = parts.HEIGHT,
+    marked: Sequence[str] = EVERY_UPDATE,
+    among: Sequence[str] = (),
 ) -> Drawn:
+    """`marked`: names of series in which what is not finite is marked. `among`: all names that share the colours, where
+    `series` may lack some."""
     together = np.concatenate([values for _, values in series.values()])
     log, domain = log and parts.wide(together), domain or parts.around_level(together)
     data = long_form(series)
@@ -125,17 +131,17 @@ def draw_lines(
     x = parts.step_axis()
     names = list(series)
     tooltip = [alt.Tooltip("step:Q", format=","), alt.Tooltip("value:Q", format=".4g", title=names[0])]
-    points = alt.OverlayMarkDef(color=CATEGORIES[0]) if len(data) <= 40 * len(series) else False
+    points = alt.OverlayMarkDef(color=CATEGORIES[0], size=30) if len(data) <= MOST_POINTS * len(series) else False
     colour: Any = alt.value(CATEGORIES[0])
     shown = alt.Chart(data[data["value"] > 0] if log else data)
     line = shown.mark_line(strokeWidth=1.8, clip=True, point=points, color=CATEGORIES[0])
     line = line.encode(x=x, y=parts.value_axis("value", None, log=log, domain=domain), tooltip=tooltip)
-    if len(names) > 1:  # a browser works out every channel at every point: one line needs neither
-        colour, dash = told_apart(names)
+    if len(among or names) > 1:  # a browser works out every channel at every point: one line needs neither
+        colour, dash = told_apart(names, among or names)
         tooltip = [tooltip[0], alt.Tooltip("series:N", title=" "), alt.Tooltip("value:Q", format=".4g")]
         line = line.encode(color=colour, strokeDash=dash, tooltip=tooltip)
         height += LEGEND_ROW * (math.ceil(len(names) / columns_of(names)) - 1)  # which the height includes
-    dense = [name for name in series if name in EVERY_UPDATE]
+    dense = [name for name in series if name in marked]
     bad = [part for name in dense for part in parts.non_finite_layers(*series[name], x, name)]
     zeros = data[data["value"] == 0].assign(note=data["series"] + " is exactly 0")
     floor = [parts.zero_marks(alt.Chart(zeros), x, color=colour)] if log else []
@@ -148,12 +154,12 @@ def columns_of(names: list[str]) -> int:
     return 1 if max(map(len, names)) > 24 else 3
 
 
-def told_apart(names: list[str]) -> tuple[alt.Color, alt.StrokeDash]:
-    """A colour and a dash for each name, with their legend."""
+def told_apart(names: list[str], among: Sequence[str]) -> tuple[alt.Color, alt.StrokeDash]:
+    """A colour and a dash for each of `among`, with the legend of `names`."""
     stroke = {"symbolType": "stroke", "symbolStrokeWidth": 2, "symbolSize": 300}
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns_of(names), **stroke)
-    colours = alt.Scale(domain=names, range=[CATEGORIES[i % 5] for i in range(len(names))])
-    dashes = alt.Scale(domain=names, range=[list(DASHES[i % 5]) for i in range(len(names))])
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=columns_of(names), values=names, **stroke)
+    colours = alt.Scale(domain=list(among), range=[CATEGORIES[i % 5] for i in range(len(among))])
+    dashes = alt.Scale(domain=list(among), range=[list(DASHES[i % 5]) for i in range(len(among))])
     return (
         alt.Color("series:N", scale=colours, legend=legend),
         alt.StrokeDash("series:N", scale=dashes, legend=legend),

@@ -63,11 +63,11 @@ def value_axis(field: str, title: str | None, *, log: bool = False, domain: Sequ
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
 
 
-def wide(values: Frame | NDArray) -> bool:
-    """Whether a log axis shows more: the positive values differ by more than a factor of ten, and none is negative."""
+def wide(values: Frame | NDArray, factor: float = 10.0) -> bool:
+    """Whether a log axis shows more: the positive values differ by more than a factor, and none is negative."""
     values = np.asarray(values, float)
     positive = values[np.isfinite(values) & (values > 0)]
-    return bool(len(positive)) and bool(positive.max() > 10 * positive.min()) and not below_zero(values)
+    return bool(len(positive)) and bool(positive.max() > factor * positive.min()) and not below_zero(values)
 
 
 def below_zero(values: Frame | NDArray) -> bool:

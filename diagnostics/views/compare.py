@@ -5,7 +5,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from diagnostics.charts import compare
+from diagnostics.charts import compare, logged
 from diagnostics.charts.theme import SIGNS, VERDICTS
 from diagnostics.rules import first_clause
 from diagnostics.views import data, pages
@@ -99,10 +99,11 @@ def outcomes(views: dict[str, View]) -> None:
 
 def curves(views: dict[str, View]) -> None:
     runs = {id: each.run for id, each in views.items()}
-    for table, column, title in CURVES:
+    names = dict.fromkeys(name for run in runs.values() for name in logged.names(run))
+    for table, column, title in (*CURVES, *(("logged", name, logged.title(name)) for name in names)):
         drawn = compare.overlaid(runs, table, column, title)
         if drawn is None:
-            st.caption(f"{title}: not recorded in any of these runs.")
+            st.caption(f"{md(title)}: not recorded in any of these runs.")
         else:
-            figure(drawn, f"compare-{column}", f"{title} of {', '.join(runs)} over updates")
+            figure(drawn, f"compare-{table}-{column}", f"{title} of {', '.join(runs)} over updates")
     downloads({f"{i} {id}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare")

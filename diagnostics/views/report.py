@@ -16,6 +16,7 @@ from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
 
 from diagnostics import charts
+from diagnostics.charts import logged
 from diagnostics.charts.parts import Drawn
 from diagnostics.charts.theme import SIGNS, VERDICTS
 from diagnostics.rules import Chart, Diagnosis, Finding, Verdict, diagnose, explain, title, verdict
@@ -110,6 +111,7 @@ def card(run: Run, finding: Finding) -> str:
 def overview(run: Run, diagnosis: Diagnosis) -> str:
     worst = next(iter(diagnosis.alarms), None)
     pictures = "".join(svg(charts.draw(run, chart, worst), chart.title) for chart in OVERVIEW)
+    pictures += "".join(svg(logged.logged(run, name), logged.title(name)) for name in logged.names(run))
     return f"<h2>The run</h2><div class=columns>{pictures}</div>"
 
 

@@ -5,14 +5,15 @@ from functools import partial
 import numpy as np
 import streamlit as st
 
-from diagnostics.charts import timeline
+from diagnostics.charts import logged, timeline
 from diagnostics.charts.parts import below_zero, wide
 from diagnostics.charts.timeline_data import datasets
 from diagnostics.run import Run
-from diagnostics.views.common import View, downloads, run_page
+from diagnostics.views.common import View, downloads, picture, run_page
 from diagnostics.views.text import plural
 
 WINDOWS = {"off": 1, "10": 10, "50": 50, "200": 200, "1000": 1000}
+MOST_LOGGED = 6  # numbers of `monitor.log` drawn unasked: three rows
 
 
 def page() -> None:
@@ -31,7 +32,10 @@ def body(view: View) -> None:
     window, log = controls()
     shown = chosen_range(view, first, last)
     chart(view, (first, last), shown, window, log)
-    downloads({name: partial(view.run.table, name) for name in ("scalars", "curvature", "events")}, "training")
+    names = logged.names(view.run)
+    tables = ("scalars", *(["logged"] if names else []), "curvature", "events")
+    logged_numbers(view, names)
+    downloads({name: partial(view.run.table, name) for name in tables}, "training")
     events(view)
 
 
@@ -119,6 +123,16 @@ def chart(view: View, ends: tuple[int, int], shown: tuple[int, int] | None, wind
     st.caption("Long runs are thinned to the smallest and the largest value of each pixel: no spike is lost.")
     if log and negative:
         st.caption("The axis of the loss is linear: some losses are negative, and a logarithmic one would hide them.")
+
+
+def logged_numbers(view: View, names: list[str]) -> None:
+    """What the script gave to `monitor.log`, a chart each."""
+    if len(names) > MOST_LOGGED:
+        names = st.multiselect("Logged numbers", names, default=names[:MOST_LOGGED], key=f"logged of {view.entry.id}")
+    for index in range(0, len(names), 2):
+        for column, name in zip(st.columns(2, gap="large"), names[index : index + 2], strict=False):
+            with column:
+                picture(view, logged.logged, name, key=f"logged-{name}", alt_text=f"{logged.title(name)} over updates")
 
 
 def negative_loss(run: Run) -> bool:
