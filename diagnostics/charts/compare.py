@@ -6,7 +6,7 @@ from diagnostics.charts import parts
 from diagnostics.charts.lines import Series, draw_lines, whole
 from diagnostics.charts.logged import DECADES
 from diagnostics.charts.parts import Drawn, Frame
-from diagnostics.run import Run
+from diagnostics.run import Run, other_weights
 
 
 def overlaid(runs: dict[str, Run], table: str, column: str, title: str) -> Drawn | None:
@@ -37,16 +37,47 @@ def differences(runs: dict[str, Run]) -> dict[str, list[str]]:
 
 
 def flattened(run: Run) -> dict[str, str]:
-    """Optimizer, its hyperparameters, the user's config and the model's shape, each as text."""
+    """Optimizer, its hyperparameters, the user's config and the model's shape, each as text; of what changed within
+    the run every value."""
     meta = run.meta
-    found = {"optimizer": meta["optimizer"], "parameters": f"{meta['parameters']:,}"}
+    found = {"parameters": f"{meta['parameters']:,}"} | _settings(meta)
+    for session in reversed(meta["earlier"]):
+        before = _settings(session)
+        for name in {**before, **found}.keys() - {"parameters"}:
+            old, new = before.get(name, "-"), found.get(name, "-")
+            if not (new == old or new.startswith(f"{old} up to step ")):
+                found[name] = f"{old} up to step {session['last_step']:,}, then {new}"
+    groups = meta["hyperparameters"]
+    if groups and (rates := _rates(run)):
+        found["group 0 lr" if len(groups) > 1 else "lr"] = rates
+    resumed: Frame = run.table("events")
+    if others := resumed.loc[other_weights(resumed), "step"].tolist():
+        found["continued with other weights"] = "at step " + ", ".join(f"{step:,}" for step in others)
+    modules = [str(module.get("type") or "?") for module in meta["modules"]]
+    return found | ({"modules": ", ".join(modules)} if modules else {})
+
+
+def _settings(meta: dict) -> dict[str, str]:
+    """Of a run, or of one of its sessions."""
+    found = {"optimizer": meta["optimizer"]}
     groups = meta["hyperparameters"]
     for place, group in enumerate(groups):
         prefix = f"group {place} " if len(groups) > 1 else ""
         found |= {f"{prefix}{name}": _text(value) for name, value in group.items()}
-    found |= {f"config: {name}": _text(value) for name, value in meta["config"].items()}
-    modules = [str(module.get("type") or "?") for module in meta["modules"]]
-    return found | ({"modules": ", ".join(modules)} if modules else {})
+    return found | {f"config: {name}": _text(value) for name, value in meta["config"].items()}
+
+
+def _rates(run: Run) -> str:
+    """The learning rates of a run that used more than one, as recorded; "" of any other."""
+    table: Frame = run.table("scalars", ["step", "lr"]).dropna()
+    steps, rates = table["step"].to_numpy(), table["lr"].to_numpy(float)
+    changes = np.flatnonzero(np.diff(rates))
+    if not len(changes):
+        return ""
+    first, last, largest = (f"{rate:.6g}" for rate in (rates[0], rates[-1], rates.max()))
+    if len(changes) == 1:
+        return f"{first} up to step {steps[changes[0]]:,}, then {last}"
+    return f"{first} at first, {last} at the end" + ("" if largest in (first, last) else f", {largest} at most")
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.run import load
+from diagnostics.run import OTHER_WEIGHTS, load
 
 FAR = 0.1  # of the norm: more than what updates since the last measurement change, less than training does to a start
 
@@ -23,7 +23,7 @@ def stranger(run_dir: str | os.PathLike, weights: Sequence[Tensor]) -> str:
     if abs(now - before) <= FAR * before:
         return ""
     return (
-        f", though the weights are not those of {run_dir}: their norm was {before:.3g} there and is {now:.3g} now. "
+        f"{OTHER_WEIGHTS}{run_dir}: their norm was {before:.3g} there and is {now:.3g} now. "
         "If this is another training, give it another run_dir; if it goes on from an earlier update, give its number: "
         "watch(..., first_step=...)"
     )

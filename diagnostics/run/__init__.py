@@ -9,11 +9,13 @@ from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
 from diagnostics.run.untold import not_told
+from diagnostics.run.warned import OTHER_WEIGHTS, other_weights, warned
 from diagnostics.run.writer import RunWriter
 
 __all__ = [
     "BUCKETS",
     "NOTHING_TOLD",
+    "OTHER_WEIGHTS",
     "Run",
     "RunError",
     "RunWriter",
@@ -24,9 +26,11 @@ __all__ = [
     "is_number",
     "load",
     "not_told",
+    "other_weights",
     "readable",
     "runs",
     "stamp",
     "summarize",
     "unreachable",
+    "warned",
 ]

@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,10 @@ _DEFAULTS: dict[str, Any] = {
     "curvature_every": None,
     "budget": 0.0,
     "observed": [],
+    "earlier": [],  # settings of the sessions before, where they were others, and the last step of each
     "writer": {},
 } | NOTHING_TOLD
+_SETTINGS = ("optimizer", "hyperparameters", "config")
 _LAYER = {
     "name": "",
     "shape": [],
@@ -176,7 +179,28 @@ def checked(meta: dict[str, Any], name: str) -> dict[str, Any]:
     result["layers"] = [_whole_layer(layer) for layer in result["layers"] if isinstance(layer, dict)]
     result["modules"] = [_whole_module(module) for module in result["modules"] if isinstance(module, dict)]
     result["hyperparameters"] = [group for group in result["hyperparameters"] if isinstance(group, dict)]
+    result["earlier"] = [_whole_session(each) for each in result["earlier"] if isinstance(each, dict)]
     return result
+
+
+def settings_before(before: dict[str, Any], meta: Mapping[str, Any], last_step: int) -> list[dict[str, Any]]:
+    """The settings of the sessions before one that begins with `meta` after `last_step`; those of the last one only
+    where they are others."""
+    if not before:
+        return []
+    last = {name: before[name] for name in _SETTINGS}
+    now = json.loads(json.dumps({name: meta.get(name, last[name]) for name in _SETTINGS}, default=str))
+    return before["earlier"] + ([{**last, "last_step": last_step}] if last != now else [])
+
+
+def _whole_session(session: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {name: session.get(name) for name in _SETTINGS}
+    kept = {name: value if _fits(value, _DEFAULTS[name]) else _DEFAULTS[name] for name, value in kept.items()}
+    step = session.get("last_step")
+    return kept | {
+        "hyperparameters": [group for group in kept["hyperparameters"] if isinstance(group, dict)],
+        "last_step": step if isinstance(step, int) and is_number(step) else 0,
+    }
 
 
 def _whole_layer(layer: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from diagnostics.run.claim import Claim
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
 from diagnostics.run.layout import FORMAT, Record, column_dtype, readable
-from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, this_process, write_json
+from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, settings_before, this_process, write_json
 from diagnostics.run.outage import Item, Outage, log
 from diagnostics.run.storage import Local, storage
 from diagnostics.run.watcher import Watcher
@@ -83,6 +83,7 @@ class RunWriter:
         self._appender = Appender(self._place, session, self.resumed_from + 1, self._refused)
         own = {"status": "running", "updated": now, "session": session, "writer": this_process()}
         self._meta = {"created": now, **before, **meta, **own, "last_step": self.last_step}
+        self._meta["earlier"] = settings_before(before, meta, self.resumed_from)
         self._meta["created"] = before.get("created", self._meta["created"])
         self._meta["versions"] = {**self._meta.get("versions", {}), "format": FORMAT}
         self._save_meta()

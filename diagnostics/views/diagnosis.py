@@ -6,11 +6,11 @@ import streamlit as st
 
 from diagnostics import charts
 from diagnostics.charts.theme import SIGNS
-from diagnostics.rules import Diagnosis, Finding, explain, title
+from diagnostics.rules import Diagnosis, Finding, explain, first_clause, title
 from diagnostics.views import data, pages, verdict
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import card_title, md, names, number, prose, reason, title_says_all
+from diagnostics.views.text import card_title, md, names, number, prose, reason, title_says_all, warnings
 
 
 def page() -> None:
@@ -20,6 +20,7 @@ def page() -> None:
 def body(view: View) -> None:
     diagnosis = view.diagnosis
     headline(view)
+    told(view)
     for number_, finding in enumerate(diagnosis.findings):
         card(view, finding, f"finding-{number_}")
     st.header("The run", divider="gray")
@@ -32,6 +33,16 @@ def headline(view: View) -> None:
     st.title(verdict.headline(view.verdict), anchor=False)
     for note in view.verdict.notes:
         st.warning(prose(note), icon=":material/warning:")
+
+
+def told(view: View) -> None:
+    """What the user was warned of while the run was recorded: it says how far to trust what follows."""
+    lines = warnings(view.run)
+    if lines:
+        more_of_them = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        label = f":orange[{SIGNS['warning'].glyph}] While recording: {prose(first_clause(lines[0]))}{more_of_them}"
+        with st.expander(label, key="warnings"):
+            st.markdown("\n".join(f"- {prose(line)}" for line in lines))
 
 
 def card(view: View, finding: Finding, key: str) -> None:

@@ -22,7 +22,7 @@ from diagnostics.charts.theme import SIGNS, VERDICTS
 from diagnostics.rules import Chart, Diagnosis, Finding, Verdict, diagnose, explain, title, verdict
 from diagnostics.run import Run, summarize
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import STATES, card_title, number, reason, settings, title_says_all
+from diagnostics.views.text import STATES, card_title, number, reason, settings, title_says_all, warnings
 
 OVERVIEW = (*CURVES, Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True))
 WIDTH = 620
@@ -65,6 +65,7 @@ def page(run: Run) -> str:
     body = [
         f"<p class=muted>{name} · {facts(run)}</p>",
         *headline(verdict(summarize(run, diagnosis), run.meta["status"])),
+        *(f"<p>{SIGNS['warning'].glyph} While recording: {code(line)}</p>" for line in warnings(run)),
         *(card(run, finding) for finding in diagnosis.findings),
         overview(run, diagnosis),
         checked(diagnosis),
