@@ -204,3 +204,19 @@ def test_what_the_first_update_takes_is_not_expected_of_every_one(monkeypatch: p
     assert budget.due("measured", 0.2, since=0.1)
     budget._once = 0.0  # as if it were what every update takes
     assert not budget.due("measured", 0.2, since=0.1)
+
+
+def test_one_measurement_that_was_held_up_is_no_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1 s of training the way to the floor's 100 s is log 100: 0.02 s of the 1.4 s left are due after a time that is
+    longer by 100^(0.02/1.4) = 7 %; of 0.3 s they would be by 168 %. Two of them are what it takes now."""
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    now = 0.0
+    budget = Budget(0.05)
+    budget.spent["measured"], budget.update_seconds = 1.0, 1e-3
+    for seconds in (0.02, 0.3):
+        budget.cost_of("measured", seconds)
+    now = 1.1 + budget.total
+    assert budget.remaining("measured") == pytest.approx(1.4)
+    assert budget.due("measured", budget.latest["measured"], since=1.0)
+    budget.cost_of("measured", 0.3)
+    assert not budget.due("measured", budget.latest["measured"], since=1.0)

@@ -35,6 +35,7 @@ class Budget:
         self.spent = {"measured": 0.0, "curvature": 0.0, "always": 0.0, "writing": 0.0, "diagnosing": 0.0}
         self._lost = 0.0  # seconds of it that other work took
         self.latest = {"measured": 0.0, "curvature": 0.0}
+        self._before: dict[str, float] = {}  # what the last of each kind cost
         self.inside = 0.0  # charged further inside of what is being charged
         self._began = time.perf_counter()
         self._last_update = 0.0
@@ -111,8 +112,10 @@ class Budget:
         self._lost += seconds * (1 - 1 / self.slowdown)
 
     def cost_of(self, kind: str, seconds: float) -> None:
-        """Note what one whole measurement cost: the forecast for the next."""
-        self.latest[kind] = seconds
+        """Note what one whole measurement cost: the forecast for the next. Of measured updates, which are all alike, it
+        is the lesser of the last two: what held one of them up, on a busy machine, is over."""
+        before, self._before[kind] = self._before.get(kind, math.inf), seconds
+        self.latest[kind] = min(seconds, before) if kind == "measured" else seconds
         passed = time.perf_counter() - self._began
         undisturbed = passed - (waited() - self._waited_before)
         self.slowdown = min(max(1.0, passed / max(undisturbed, MOMENT)), MOST_SLOWDOWN)

@@ -234,7 +234,7 @@ class Schedule:
 
     def _stretched(self) -> None:
         message = (
-            f"measuring cost {self._budget.total:.1f} s beside {self._budget.unwatched:.1f} s of training so far: "
-            f"measurements are spaced wider than every={self.every}, or put off, to keep the budget"
+            f"measuring has taken {self._budget.total:.1f} s, of the {self._budget.promise:.1f} s that it may take by "
+            f"now: the rest is kept for later, so measurements are spaced wider than every={self.every}, or put off"
         )
         self._tell_once("budget", message)
