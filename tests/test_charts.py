@@ -323,3 +323,25 @@ def test_an_empty_stability_chart_says_why(measured, words):
     curvature = {"curvature": pd.DataFrame({"step": [2], "stability": [np.nan]})} if measured else {}
     run = Run.from_frames({"name": "r", "optimizer": "LBFGS"}, {"scalars": pd.DataFrame({"step": [1]}), **curvature})
     assert words in str(compiled(charts.draw(run, STABILITY)))
+
+
+def test_a_heat_map_ends_where_the_run_does():
+    """Measured at 350 and 375 of 380: the last column would reach to 400."""
+    layer = pd.DataFrame({"step": [1, 350, 375], "layer": "a", "grad_norm": [1.0, 2.0, 3.0]})
+    scalars = pd.DataFrame({"step": range(1, 381), "loss": 1.0})
+    run = Run.from_frames({"name": "r"}, {"layers": layer, "scalars": scalars})
+    chart = Chart("heatmap", "layers", ("grad_norm",), "T")
+    rows = [row for rows in charts.draw(run, chart).to_dict()["datasets"].values() for row in rows]
+    assert max(row.get("until", 0) for row in rows) == 380
+
+
+def test_the_compared_stability_has_its_limit_drawn_and_clipping_is_seen():
+    scalars = pd.DataFrame({"step": [1, 2], "loss": 1.0, "grad_norm": [1.0, 1.0], "grad_norm_unclipped": [1.0, 8.0]})
+    ratios = pd.DataFrame({"step": [1, 2], "stability": [8.5, 1e-7]})
+    run = Run.from_frames({"name": "r"}, {"scalars": scalars, "curvature": ratios})
+    spec = compare.overlaid({"a": run, "b": run}, "curvature", "stability", "T").to_dict()
+    rules = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rule"]
+    assert [spec["datasets"][rule["data"]["name"]] for rule in rules] == [[{"value": 1.0}]]
+    values = [row["value"] for rows in spec["datasets"].values() for row in rows if row.get("value")]
+    assert min(values) == stability.LOWEST  # as far down as the chart of one run goes
+    assert compare.clips(run) and not compare.clips(run.until(1))

@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from diagnostics.rules import catalogue, diagnose, title
-from diagnostics.run import RunWriter, runs, stamp
-from diagnostics.views import data, pages
+from diagnostics.run import Run, RunWriter, runs, stamp
+from diagnostics.views import data, pages, training
 from diagnostics.views.lecture_topics import TOPICS
 from diagnostics.views.text import age, first_clause, md, number, prose, tex
 
@@ -131,6 +132,30 @@ def test_a_fault_stands_beside_its_cure_by_default(tmp_path, monkeypatch):
     app = opened("compare", tmp_path, monkeypatch)
     assert not app.exception and {app.selectbox(key="a").value, app.selectbox(key="b").value} <= set(SAMPLES)
     assert "setting" in app.title[0].value
+
+
+def test_the_latest_runs_of_ones_own_are_compared_by_default(tmp_path, monkeypatch):
+    for created, name in enumerate(("oldest", "newer", "newest")):
+        train(tmp_path / name, created=1e9 + created).close("finished")
+    app = opened("compare", tmp_path, monkeypatch)
+    assert (app.selectbox(key="a").value, app.selectbox(key="b").value) == ("newest", "newer")
+
+
+def test_a_page_of_layers_says_until_when_they_were_measured(tmp_path, monkeypatch):
+    for name, steps in (("short", 40), ("long", 400)):
+        writer = train(tmp_path / name, steps=steps)
+        writer.append_many("layers", 38, ["a"], {"grad_norm": [1.0]})
+        writer.close("finished")
+    assert "Last measured at update 38 of 400" in texts(opened("layers", tmp_path, monkeypatch, run="long"))
+    assert "Last measured" not in texts(opened("layers", tmp_path, monkeypatch, run="short"))
+
+
+def test_the_axis_of_rates_is_logarithmic_where_the_largest_stable_one_spans_decades():
+    """s of 2, then of 1e-6: a rate of 0.1 against 0.05 and 1e5."""
+    scalars = pd.DataFrame({"step": [1, 2, 3], "loss": 1.0, "lr": 0.1, "grad_norm": 1.0})
+    for last, wide in ((1e-6, True), (1.0, False)):
+        curvature = pd.DataFrame({"step": [2, 3], "stability": [2.0, last]})
+        assert training.wide_rates(Run.from_frames({}, {"scalars": scalars, "curvature": curvature})) is wide
 
 
 def test_an_empty_folder_says_how_to_record_a_first_run(tmp_path, monkeypatch):

@@ -30,7 +30,9 @@ def folder(tmp_path):
 def test_the_diagnosis_begins_with_what_the_user_was_warned_of(folder, monkeypatch):
     app = opened("diagnosis", folder, monkeypatch, run="mixed")
     box = app.expander[0]
-    assert "this run was continued with other weights than it had" in box.label and "(and 1 more)" in box.label
+    assert (
+        "this run was continued at step 20 with other weights than it had" in box.label and "(and 1 more)" in box.label
+    )
     text = box.markdown[0].value
     assert md(CONTINUED) in text and "TypeError" in text and "ValueError" not in text and "measuring cost" not in text
     assert "everything before is of another training" in report.page(load(folder / "mixed"))

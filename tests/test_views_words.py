@@ -98,3 +98,21 @@ def test_on_the_limit_a_direction_never_settles(tmp_path, monkeypatch):
     for product, fate in ((1.98, "and shrinks"), (2.0, "and never settles")):
         app.slider(key="product").set_value(product).run()
         assert fate in texts(app)
+
+
+def test_an_update_that_changed_nothing_to_four_digits_is_not_said_to_go_uphill(monkeypatch):
+    row = {"curvature": 2.0, "slope": 1.0, "moved": 0.1}
+    monkeypatch.setattr(curvature.slices, "began", lambda _: 0.17731)
+    monkeypatch.setattr(curvature.slices, "here", lambda _: 0.17732)
+    assert curvature.what_the_step_did(row).endswith("as it was, to four digits: 0.1773.")
+    monkeypatch.setattr(curvature.slices, "here", lambda _: 0.1800)
+    assert "from 0.1773 to 0.18" in curvature.what_the_step_did(row)
+
+
+def test_what_was_not_found_is_said_not_to_have_been(tmp_path, monkeypatch):
+    """In the words of the rules alone it would read as a list of faults."""
+    train(tmp_path / "run").close("finished")
+    monkeypatch.setattr(common.data, "diagnosis", lambda *_: Diagnosis(clean=("wiring",)))
+    said = "Not found: The training loop does not do what it looks like"
+    assert said in texts(opened("diagnosis", tmp_path, monkeypatch, run="run"))
+    assert said in report.checked(Diagnosis(clean=("wiring",)))

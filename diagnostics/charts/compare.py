@@ -6,6 +6,7 @@ from diagnostics.charts import parts
 from diagnostics.charts.lines import Series, draw_lines, whole
 from diagnostics.charts.logged import DECADES
 from diagnostics.charts.parts import Drawn, Frame
+from diagnostics.charts.stability import HIGHEST, LOWEST
 from diagnostics.run import Run, other_weights
 
 
@@ -17,6 +18,8 @@ def overlaid(runs: dict[str, Run], table: str, column: str, title: str) -> Drawn
             continue
         frame: Frame = run.table(table, ["step", column])
         frame = frame[np.isfinite(frame[column])]
+        if column == "stability":
+            frame = frame.assign(stability=frame["stability"].clip(LOWEST, HIGHEST))
         if len(frame):
             series[name] = (frame["step"].to_numpy(), frame[column].to_numpy(float))
     if not series:
@@ -25,7 +28,14 @@ def overlaid(runs: dict[str, Run], table: str, column: str, title: str) -> Drawn
     log = table != "logged" or parts.wide(together, DECADES)
     ends = [whole(run) for run in runs.values()]
     limits = min(first for first, _ in ends), max(last for _, last in ends)
-    return draw_lines(series, title, log=log, among=list(runs), limits=limits)
+    border = 1.0 if column == "stability" else None
+    return draw_lines(series, title, log=log, among=list(runs), limits=limits, border=border)
+
+
+def clips(run: Run, shorter: float = 0.99) -> bool:
+    """Whether gradients are clipped at some updates: what the optimizer received is shorter, by more than rounding."""
+    norms: Frame = run.table("scalars", ["grad_norm", "grad_norm_unclipped"])
+    return bool((norms["grad_norm"] < shorter * norms["grad_norm_unclipped"]).any())
 
 
 def differences(runs: dict[str, Run]) -> dict[str, list[str]]:

@@ -5,8 +5,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diagnostics.charts import parts
+from diagnostics.charts.lines import LEGEND_ROW
 from diagnostics.charts.parts import Drawn
 from diagnostics.charts.theme import CATEGORIES, DASHES, GREY, VERMILION
+
+MOST_LETTERS = 12  # of names in a row: three of them fit on a telephone
 
 Points = tuple[NDArray, NDArray]  # x (N,), y (N,)
 
@@ -35,7 +38,9 @@ def curves(
         scale = alt.Scale(domain=list(y_domain), nice=False)
     y = alt.Y("y:Q", title=axes[1], scale=scale, axis=alt.Axis(labelExpr=parts.NUMBER_LABEL, tickCount=5))
     names = list(lines)
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=400) if len(names) > 1 else None
+    below = max(map(len, names)) > MOST_LETTERS
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=1 if below else 0)
+    legend, height = (legend, height + LEGEND_ROW * (len(names) - 1) * below) if len(names) > 1 else (None, height)
     colour = alt.Scale(domain=names, range=list(CATEGORIES[: len(names)]))
     dashes = alt.Scale(domain=names, range=[list(dash) for dash in DASHES[: len(names)]])
     line = alt.Chart(data).mark_line(strokeWidth=2.5, clip=True).encode(

@@ -6,6 +6,7 @@ One rectangle a cell would be slow from 10,000 cells on and shows seams; the pic
 import base64
 import io
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -86,10 +87,10 @@ def draw_field(
     height = min(max(rows * ROW, 60), 560) + FURNITURE
     layers = [
         parts.whole_run(x, first, last),
-        picture(field, low, high, x, y),
+        picture(field, low, high, x, y, last),
         key(field, low, high, x, y),
         *parts.span_layers(finding, x, first, last)[1:],
-        grid(field, x, y, name),
+        grid(field, x, y, name, last),
     ]
     return parts.layer(layers, field.title + _besides(field), height)
 
@@ -97,7 +98,7 @@ def draw_field(
 def _besides(field: Field) -> str:
     """What the colour scale does not say, where there is any."""
     zero, infinite = field.log and bool((field.values == 0).any()), bool(np.isinf(field.values).any())
-    said = ", ".join(["black: exactly 0"] * zero + ["red: infinite"] * infinite)
+    said = ", ".join(["black: 0"] * zero + ["red: infinite"] * infinite)
     return f" ({said})" if said else ""
 
 
@@ -134,23 +135,28 @@ def short(name: str, most: int = 26) -> str:
     return name if len(name) <= most else "…" + name[-most + 1 :]
 
 
-def picture(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
+def until(field: Field, last: float) -> float:
+    """Where the column of the last measured update ends: it is as wide as the one before, and within the run."""
     steps = field.steps
-    until = float(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
-    row = {"step": float(steps[0]), "until": until, "row": 0, "bottom": len(field.names)}
-    data = pd.DataFrame([row | {"url": png(on_even_steps(field), low, high, field.log)}])
+    end = float(steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
+    return min(end, max(last, float(steps[-1]) + 1))
+
+
+def picture(field: Field, low: float, high: float, x: alt.X, y: alt.Y, last: float) -> alt.Chart:
+    row = {"step": float(field.steps[0]), "until": until(field, last), "row": 0, "bottom": len(field.names)}
+    data = pd.DataFrame([row | {"url": png(on_even_steps(field, row["until"]), low, high, field.log)}])
     # tooltip=None: a tooltip made of the picture's own address costs a quarter of a second a pointer move
     mark = alt.Chart(data).mark_image(aspect=False, smooth=False, tooltip=None, clip=True)
     return mark.encode(x=x, x2="until:Q", y=y, y2="bottom:Q", url="url:N")
 
 
-def on_even_steps(field: Field) -> NDArray:
-    """Values (C, L) in columns of equal width, as the axis says, though the spacings of the steps vary: in each the
-    worst of its updates, or what was measured last before it."""
-    steps = field.steps
-    if len(steps) < 2 or np.ptp(np.diff(steps)) == 0:
+def on_even_steps(field: Field, end: float | None = None) -> NDArray:
+    """Values (C, L) in columns of equal width up to `end`, as the axis says, though the spacings of the steps vary: in
+    each the worst of its updates, or what was measured last before it."""
+    steps, end = field.steps, until(field, math.inf) if end is None else end
+    if len(steps) < 2 or np.ptp(np.diff([*steps, end])) == 0:
         return field.values
-    ticks = np.linspace(steps[0], steps[-1] + (steps[-1] - steps[-2]), COLUMNS, endpoint=False)
+    ticks = np.linspace(steps[0], end, COLUMNS, endpoint=False)
     column, starts = np.unique(np.searchsorted(ticks, steps, side="right") - 1, return_index=True)
     filled = np.searchsorted(column, np.arange(COLUMNS), side="right") - 1
     return worst(field.values, starts, field.worst_is_low)[filled]
@@ -196,17 +202,17 @@ def key(field: Field, low: float, high: float, x: alt.X, y: alt.Y) -> alt.Chart:
     )
 
 
-def grid(field: Field, x: alt.X, y: alt.Y, name: str | None) -> alt.Chart:
+def grid(field: Field, x: alt.X, y: alt.Y, name: str | None, last: float) -> alt.Chart:
     """Invisible cells under the pointer, at most `GRID` columns; a click selects one if `name` is
     given."""
     most = max(12, min(GRID, CELLS // len(field.names)))
     steps, values = bin_columns(field.steps, field.values, most, field.worst_is_low)
-    until = np.append(steps[1:], steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1))
+    ends = np.append(steps[1:], until(field, last))
     rows = len(field.names)
     data = pd.DataFrame(
         {
             "step": np.repeat(steps, rows).astype(float),
-            "until": np.repeat(until, rows).astype(float),
+            "until": np.repeat(ends, rows).astype(float),
             "row": np.tile(np.arange(rows), len(steps)),
             "bottom": np.tile(np.arange(1, rows + 1), len(steps)),
             "layer": np.tile(np.array(field.names, dtype=object), len(steps)),

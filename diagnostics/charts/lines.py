@@ -13,7 +13,7 @@ from diagnostics.charts import parts
 from diagnostics.charts.not_finite import EVERY_UPDATE, excused
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.reduce import thin
-from diagnostics.charts.theme import CATEGORIES, DASHES
+from diagnostics.charts.theme import CATEGORIES, DASHES, GREY
 from diagnostics.metrics import TABLES
 from diagnostics.rules import Chart, Finding
 from diagnostics.run import Run
@@ -121,9 +121,10 @@ def draw_lines(
     height: int = parts.HEIGHT,
     marked: Sequence[str] = EVERY_UPDATE,
     among: Sequence[str] = (),
+    border: float | None = None,
 ) -> Drawn:
     """`marked`: names of series in which what is not finite is marked. `among`: all names that share the colours, where
-    `series` may lack some."""
+    `series` may lack some. `border`: a value drawn as a dashed line."""
     together = np.concatenate([values for _, values in series.values()])
     log, domain = log and parts.wide(together), domain or parts.around_level(together)
     data = long_form(series)
@@ -146,7 +147,9 @@ def draw_lines(
     zeros = data[data["value"] == 0].assign(note=data["series"] + " is exactly 0")
     floor = [parts.zero_marks(alt.Chart(zeros), x, color=colour)] if log else []
     around = [parts.whole_run(x, first, last), *parts.span_layers(finding, x, first, last)]
-    return parts.layer([*around, line, *floor, *bad], title, height)
+    rule = alt.Chart(pd.DataFrame({"value": [border]})).mark_rule(color=GREY, strokeDash=[8, 4], tooltip=None)
+    limit = [rule.encode(y=parts.value_axis("value", None, log=log, domain=domain))] if border else []
+    return parts.layer([*around, *limit, line, *floor, *bad], title, height)
 
 
 def columns_of(names: list[str]) -> int:

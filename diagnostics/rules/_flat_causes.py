@@ -161,7 +161,7 @@ def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, su
             "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
         ),
         (LOSS, chart),
-        rf"\mathbf{{w}} \leftarrow (1 - \eta\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+        rf"\mathbf{{w}} \leftarrow (1 - \alpha\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
     )
 
 

@@ -35,7 +35,7 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
     mu = optimizer.momentum(run)
     if mu == 0:
         return (
-            rf"{several}\eta \lambda_{{\max}} = {several}{tex(rate)} \cdot {tex(top)} = {tex(2 * stability)} "
+            rf"{several}\alpha \lambda_{{\max}} = {several}{tex(rate)} \cdot {tex(top)} = {tex(2 * stability)} "
             rf"\;{'>' if stability > 1 else '<'}\; 2, \quad s = \tfrac{{1}}{{2}} \cdot {tex(2 * stability)} = "
             rf"{tex(stability)}"
         )
@@ -46,7 +46,7 @@ def stability_formula(run: Run, stability: float, rate: float) -> str:
         limit = 2 * (1 + mu)
         law = r"2(1+\mu)"
     return (
-        rf"{several}\eta \lambda_{{\max}} = {tex(stability * limit)} \;{'>' if stability > 1 else '<'}\; {law} = "
+        rf"{several}\alpha \lambda_{{\max}} = {tex(stability * limit)} \;{'>' if stability > 1 else '<'}\; {law} = "
         rf"{tex(limit)}, \quad s = {tex(stability)}"
     )
 

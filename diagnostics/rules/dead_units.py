@@ -87,9 +87,7 @@ def check(
     steps, names, dead = by_layer.dead_fractions(run)
     known = ~np.isnan(dead)
     if not known.any():
-        raise signals.Missing(
-            "units.dead_fraction: no rectified activation was seen on 300 inputs, in one measurement or all"
-        )
+        raise signals.Missing("no ReLU, or other unit that can die, was seen on enough inputs (300) in this run")
     now = np.array([dead[known[:, at], at][-1] if known[:, at].any() else 0.0 for at in range(len(names))])
     jumped = np.array([_jump(dead[known[:, at], at]) for at in range(len(names))])
     lasting = (now > 0) & ~(dead[len(dead) // 2 :] == 0).any(0)

@@ -29,7 +29,7 @@ the height that the short ones had come down from.
 
 ## What to try
 Lower the learning rate to $1/\lambda_{\max}$ (the finding says the number), where that coordinate is gone in one
-step, or decay it towards the end. For momentum: lower $\mu$; the terminal velocity $\eta/(1-\mu)$ tells the rate
+step, or decay it towards the end. For momentum: lower $\mu$; the terminal velocity $\alpha/(1-\mu)$ tells the rate
 to go with it.
 
 ## When this is wrong

@@ -9,7 +9,7 @@ still lower the loss along the update itself (overshoot ratio $r$ below 1/60, wh
 step), after the latter (and the former too, where no noise term was measured) is lowered by the part of a batch's
 gradient that is noise; and whether the run is held up by it: the loss is still on its way down at the end, so that a
 run ten times as long (which is what a tenfold rate amounts to) would take a good part off it - unless momentum already
-covers the steepest direction within an update, $\eta\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far less than
+covers the steepest direction within an update, $\alpha\lambda_{\max}/(1-\mu) \ge 1$, or the loss fell by far less than
 steps of that length promise - or all steps together were too short to move it, or to get once to the minimum along
 them, where it is enough that $r$ is not surely larger, or to shrink even the steepest direction tenfold; or the answers
 are still no better than the same one to every input, and gradient descent at $1/\lambda_{\max}$ would take a tenth off

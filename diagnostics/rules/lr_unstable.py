@@ -6,26 +6,30 @@ floor than it started, on the other side, so the error grows instead of shrinkin
 in `NaN`.
 
 ## What we look at
-The stability ratio $s$ of the optimizer in use: the top eigenvalue of the Hessian, rescaled by learning rate,
-momentum and preconditioner so that $s = 1$ is exactly the limit. A finding needs both: $s > 1$ (or, where
-curvature was not measured, growth over several updates; where the loss is so flat that there is none, gradients that
-turn round at every update), and harm - the loss stands above where it began, or has
-lost most of what it had gained, or is no longer finite. Between two estimates $s$ follows the learning rate, to
-which it is proportional. Where the gradient has grown tenfold over several updates and is still growing, the loss
-that follows if it grows once more at this rate is what counts; otherwise the level of the last twentieth does, so
-that a spike that passes is no harm. With small batches the noise term of the stability budget is added to $s$ (not for
-optimizers that rescale their gradients, where it is advice), unless most of the gain was made after it was measured.
-Where that sum is surely above 1 in most of what was measured, by noise alone, a loss that has fallen no further since
-is told too.
-A loss that grows while no update goes as far as the minimum along it ($r < 1/2$ in all of them) has another reason, as
-a task that gets harder. One huge step is told where its ruins stay above twice the starting loss, and no dead or
-saturated units tell of it. Where the loss came back although the rate stayed, it is told if a twentieth of the run went
-by above twice the starting loss; or before it fell at all, where the first updates of an optimizer that does not
-rescale gradients left weights three times as large, along a gradient that was thirty times smaller afterwards. Where
-another network is trained beside this one, whose updates change the loss as well, only a loss that ends above twice its
-start is harm. In a run that gains little, at ten times the limit and more: whether the slopes that its updates go along
-promise ten times the loss itself. And Adam's updates, where its first beta is larger than the root of the second:
-whether an average weight moves by more than ten times the rate.
+- The stability ratio $s$ of the optimizer in use: the top eigenvalue of the Hessian, rescaled by learning rate,
+  momentum and preconditioner so that $s = 1$ is exactly the limit.
+- A finding needs both: $s > 1$ (or, where curvature was not measured, growth over several updates; where the loss is so
+  flat that there is none, gradients that turn round at every update), and harm - the loss stands above where it began,
+  or has lost most of what it had gained, or is no longer finite.
+- Between two estimates $s$ follows the learning rate, to which it is proportional.
+- Where the gradient has grown tenfold over several updates and is still growing, the loss that follows if it grows once
+  more at this rate is what counts; otherwise the level of the last twentieth does, so that a spike that passes is no
+  harm.
+- With small batches the noise term of the stability budget is added to $s$ (not for optimizers that rescale their
+  gradients, where it is advice), unless most of the gain was made after it was measured. Where that sum is surely above
+  1 in most of what was measured, by noise alone, a loss that has fallen no further since is told too.
+- A loss that grows while no update goes as far as the minimum along it ($r < 1/2$ in all of them) has another reason,
+  as a task that gets harder.
+- One huge step is told where its ruins stay above twice the starting loss, and no dead or saturated units tell of it.
+- Where the loss came back although the rate stayed, it is told if a twentieth of the run went by above twice the
+  starting loss; or before it fell at all, where the first updates of an optimizer that does not rescale gradients left
+  weights three times as large, along a gradient that was thirty times smaller afterwards.
+- Where another network is trained beside this one, whose updates change the loss as well, only a loss that ends above
+  twice its start is harm.
+- In a run that gains little, at ten times the limit and more: whether the slopes that its updates go along promise ten
+  times the loss itself.
+- Adam's updates, where its first beta is larger than the root of the second: whether an average weight moves by more
+  than ten times the rate.
 
 ## Why it happens
 On a quadratic with curvature $\lambda$ gradient descent multiplies the error by $1 - \alpha\lambda$ a step:
@@ -44,7 +48,7 @@ both do, and $m/\sqrt v$ grows as $(\beta_1/\sqrt{\beta_2})^k$ if $\beta_1 > \sq
 as large weights that are applied at every step of a recurrence are, it is enormous, and holds for a step as tiny.
 
 ## What to try
-Set the learning rate to $0.9\,\eta/s$ (the finding says the number). If the curvature is largest in the first
+Set the learning rate to $0.9\,\alpha/s$ (the finding says the number). If the curvature is largest in the first
 updates only, warm the rate up over those. If noise is the larger term, use a larger batch or a smaller momentum.
 
 ## When this is wrong

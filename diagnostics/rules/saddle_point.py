@@ -8,14 +8,14 @@ and downwards in others. Progress stops until the weights have drifted far enoug
 A stretch in which the loss does not move although it is not at its floor, while the smallest eigenvalue of the Hessian
 is clearly negative - beyond twice its residual, and beyond twice its standard error on independent batches - and the
 gradient is close to zero: followed at the largest stable rate for the whole stretch, it would have taken less than a
-fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\eta\,|\lambda_{\min}|)$, the updates in
-which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves downwards
-along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own rate:
-around a saddle all curvature is small, and the largest rate that is stable there would not be later. So it is where, on
-independent batches, the loss surely curves downwards half as much as upwards and nothing of the gradient is common to
-them. Where it is longer than $5\tau$ and the loss curves upwards along the updates, something else holds it - unless
-weights of some layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left. L-BFGS may make no
-step at all there: it takes a gradient whose largest entry is below its tolerance for zero.
+fifth off the loss. The stretch must not be longer than thirty times $\tau = 1/(\alpha\,|\lambda_{\min}|)$, the updates
+in which the distance from the saddle grows by a factor $e$. Where it is longer than $\tau$, and the loss curves
+downwards along the path itself, the negative curvature has set the pace, and the gradient is followed at the run's own
+rate: around a saddle all curvature is small, and the largest rate that is stable there would not be later. So it is
+where, on independent batches, the loss surely curves downwards half as much as upwards and nothing of the gradient is
+common to them. Where it is longer than $5\tau$ and the loss curves upwards along the updates, something else holds it -
+unless weights of some layer grow by a factor $e$ every $\tau$, as they do while a saddle point is left. L-BFGS may make
+no step at all there: it takes a gradient whose largest entry is below its tolerance for zero.
 
 ## Why it happens
 At a critical point $\mathcal J(\theta) \approx \mathcal J(\theta_0) + \tfrac12(\theta-\theta_0)^\top\mathbf

@@ -37,7 +37,7 @@ def page() -> None:
 
 
 def choose(ids: list[str], default: list[str]) -> list[str]:
-    """One picker a run; the first two begin with a fault and its cure."""
+    """One picker a run; the first two begin with `default`."""
     chosen = []
     for number, (place, column) in enumerate(zip(PLACES, st.columns(len(PLACES)), strict=True)):
         first = ids.index(default[number]) if number < len(default) else None
@@ -54,7 +54,9 @@ def pairs(listed: dict) -> dict[str, tuple[str, str]]:
 
 
 def default_pair(listed: dict) -> list[str]:
-    return list(next(iter(pairs(listed).values()), ()))
+    """The two latest of the user's own runs; without two, a fault and its cure."""
+    own = [id for id, (entry, run) in listed.items() if not entry.sample and run.meta["status"] != "broken"]
+    return own[:2] if len(own) > 1 else list(next(iter(pairs(listed).values()), ()))
 
 
 def offer_pairs(listed: dict) -> None:
@@ -106,4 +108,9 @@ def curves(views: dict[str, View]) -> None:
             st.caption(f"{md(title)}: not recorded in any of these runs.")
         else:
             figure(drawn, f"compare-{table}-{column}", f"{title} of {', '.join(runs)} over updates")
+        if column == "stability" and (shorter := [id for id, run in runs.items() if compare.clips(run)]):
+            st.caption(
+                f"{md(', '.join(shorter))}: gradients are clipped there. s is of steps at the full rate, and clipping "
+                "shortens them: above 1 such a run need not be unstable."
+            )
     downloads({f"{i} {id}": partial(run.table, "scalars") for i, (id, run) in enumerate(runs.items(), 1)}, "compare")

@@ -209,6 +209,8 @@ def what_the_step_did(row: dict[str, Any]) -> str:
     start, end = slices.began(row), slices.here(row)
     if start is None or not np.isfinite(start):
         return f"Curvature {number(row['curvature'])} along it; where the last update began was not kept."
+    if number(start, 4) == number(end, 4):
+        return f"The last update left the loss on this line as it was, to four digits: {number(end, 4)}."
     losses = f"the loss on this line from {number(start, 4)} to {number(end, 4)}"
     floor = -row["slope"] / row["curvature"] if row["curvature"] > 0 else np.inf
     if min(-row["moved"], 0) < floor < max(-row["moved"], 0):

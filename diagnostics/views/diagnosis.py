@@ -136,9 +136,10 @@ def overview(view: View, diagnosis: Diagnosis) -> None:
 def checked(diagnosis: Diagnosis) -> None:
     clean, skipped = st.columns(2, gap="large")
     with clean:
-        st.header("Checked and found clean", divider="gray")
+        st.header("Looked for and not found", divider="gray")
         st.markdown(
-            "\n".join(f"- :green[✓] {md(title(kind))}" for kind in diagnosis.clean) or "Nothing was found clean."
+            "\n".join(f"- :green[✓] Not found: {md(title(kind))}" for kind in diagnosis.clean)
+            or "There is nothing that could be ruled out."
         )
     with skipped:
         st.header("Could not be checked", divider="gray")

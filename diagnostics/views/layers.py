@@ -45,7 +45,7 @@ def body(view: View) -> None:
     st.caption(
         f"{quantity.meaning} Click a row for its history. Each column keeps the "
         f"{'smallest' if quantity.worst_is_low else 'largest'} value of its updates; "
-        "the colours reach from the 1st to the 99th percentile."
+        f"the colours reach from the 1st to the 99th percentile. {measured_until(view, quantity)}"
     )
     words = f"{quantity.title} of {layer} over updates"
     picture(view, layers.history, quantity, layer, alarm, key="history", alt_text=words)
@@ -53,6 +53,14 @@ def body(view: View) -> None:
     downloads({name: partial(view.run.table, name) for name in ("layers", "units", "symmetry")}, "layers")
     if not view.live:
         data.ahead(lambda: prepare(view, available, alarm))
+
+
+def measured_until(view: View, quantity: layers.Quantity) -> str:
+    """Where measurements end before the run does: those that the budget spaced out are far apart."""
+    steps, last = view.run.steps(quantity.table), view.run.last_step
+    if not len(steps) or last - steps[-1] < last / 10:  # less is a narrow strip, and no question
+        return ""
+    return f"Last measured at update {steps[-1]:,} of {last:,}: the budget spaces measurements wider as a run goes on."
 
 
 def prepare(view: View, available: dict[str, layers.Quantity], alarm: Finding | None) -> None:

@@ -117,12 +117,12 @@ def overview(run: Run, diagnosis: Diagnosis) -> str:
 
 
 def checked(diagnosis: Diagnosis) -> str:
-    clean = "".join(f"<li>{escape(title(kind))}</li>" for kind in diagnosis.clean)
+    clean = "".join(f"<li>{CLEAN.glyph} Not found: {escape(title(kind))}</li>" for kind in diagnosis.clean)
     missing = [("; ".join(map(title, rules)), why) for why, rules in diagnosis.unchecked.items()]
     missing += [(title(rule), error) for rule, error in diagnosis.crashed.items()]
     skipped = "".join(f"<li>{escape(rules)}: {escape(why)}</li>" for rules, why in missing)
     return (
-        f"<div class=columns><div><h2>Checked and found clean</h2><ul>{clean or '<li>nothing'}</ul></div>"
+        f"<div class=columns><div><h2>Looked for and not found</h2><ul>{clean or '<li>nothing'}</ul></div>"
         f"<div><h2>Could not be checked</h2><ul>{skipped or '<li>nothing'}</ul></div></div>"
     )
 

@@ -82,8 +82,8 @@ def warnings(run: Run, most: int = 5) -> list[str]:
 def _warning(step: int, kind: str, message: str) -> str:
     if kind == "resumed":
         return (
-            "this run was continued with other weights than it had: everything before is of another training, and the "
-            f"findings may mix both (step {step:,}). It {message}"
+            f"this run was continued at step {step:,} with other weights than it had: everything before is of another "
+            f"training, and the findings may mix both. It {message}"
         )
     return f"{message} (step {step:,})"
 

@@ -7,7 +7,7 @@ import streamlit as st
 
 from diagnostics.charts import logged, timeline
 from diagnostics.charts.parts import below_zero, wide
-from diagnostics.charts.timeline_data import datasets
+from diagnostics.charts.timeline_data import datasets, rate_lines
 from diagnostics.run import Run
 from diagnostics.views.common import View, downloads, picture, run_page
 from diagnostics.views.text import plural
@@ -140,7 +140,10 @@ def negative_loss(run: Run) -> bool:
 
 
 def wide_rates(run: Run) -> bool:
-    return wide(run.table("scalars", ["lr"])["lr"])
+    """Of the rate used, or of it and the largest stable one, over more than two decades: a crossing near the lower edge
+    of a linear axis is not seen."""
+    lines = rate_lines(run.table("scalars", ["step", "lr"]), run.table("curvature", ["step", "stability"]))
+    return wide(lines["value"].loc[lines["name"] == "learning rate"]) or wide(lines["value"], 100.0)
 
 
 def events(view: View) -> None:

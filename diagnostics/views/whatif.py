@@ -208,9 +208,9 @@ def best(table: Frame, row: Frame) -> None:
     st.header("The best settings for this spectrum", divider="gray")
     left, right = st.columns(2, gap="large")
     left.markdown(f"**Gradient descent**, factor {number(plain.factor, 4)} per step")
-    left.latex(rf"\eta = \frac{{2}}{{L+m}} = {tex(plain.lr)}")
+    left.latex(rf"\alpha = \frac{{2}}{{L+m}} = {tex(plain.lr)}")
     right.markdown(f"**Heavy ball**, factor {number(heavy.factor, 4)} per step")
-    right.latex(rf"\eta = \frac{{4}}{{(\sqrt L+\sqrt m)^2}} = {tex(heavy.lr)}")
+    right.latex(rf"\alpha = \frac{{4}}{{(\sqrt L+\sqrt m)^2}} = {tex(heavy.lr)}")
     right.latex(  # a line of its own: beside the rate it would not fit on a phone
         rf"\mu = \left(\frac{{\sqrt\kappa-1}}{{\sqrt\kappa+1}}\right)^2 = {tex(heavy.momentum)}"
     )
