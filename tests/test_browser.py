@@ -245,7 +245,7 @@ def test_every_page_by_click_and_back(visitor):
 def test_a_slider_moved_by_keyboard_changes_the_number(visitor):
     visitor.open("/whatif?run=sample/lr-fitting")
     before = visitor.page.locator("[data-testid=stMetricValue]").first.inner_text()
-    slider = visitor.page.get_by_role("slider", name="Learning rate η")
+    slider = visitor.page.get_by_role("slider", name="Learning rate α")
     slider.focus()
     for _ in range(12):
         slider.press("ArrowRight")

@@ -145,8 +145,9 @@ def test_a_page_of_layers_says_until_when_they_were_measured(tmp_path, monkeypat
     for name, steps in (("short", 40), ("long", 400)):
         writer = train(tmp_path / name, steps=steps)
         writer.append_many("layers", 38, ["a"], {"grad_norm": [1.0]})
+        writer.event(30, "budget" if name == "long" else "other", "spaced wider")
         writer.close("finished")
-    assert "Last measured at update 38 of 400" in texts(opened("layers", tmp_path, monkeypatch, run="long"))
+    assert "Last measured at update 38 of 400: the budget" in texts(opened("layers", tmp_path, monkeypatch, run="long"))
     assert "Last measured" not in texts(opened("layers", tmp_path, monkeypatch, run="short"))
 
 

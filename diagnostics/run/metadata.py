@@ -9,11 +9,11 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diagnostics.run.layout import FORMAT, readable
+from diagnostics.run.sessions import SETTINGS
 from diagnostics.run.storage import JSON_BYTES_MAX, Storage
 
 RUN, SUMMARY = "run.json", "summary.json"
@@ -104,7 +104,6 @@ _DEFAULTS: dict[str, Any] = {
     "earlier": [],  # settings of the sessions before, where they were others, and the last step of each
     "writer": {},
 } | NOTHING_TOLD
-_SETTINGS = ("optimizer", "hyperparameters", "config")
 _LAYER = {
     "name": "",
     "shape": [],
@@ -183,18 +182,8 @@ def checked(meta: dict[str, Any], name: str) -> dict[str, Any]:
     return result
 
 
-def settings_before(before: dict[str, Any], meta: Mapping[str, Any], last_step: int) -> list[dict[str, Any]]:
-    """The settings of the sessions before one that begins with `meta` after `last_step`; those of the last one only
-    where they are others."""
-    if not before:
-        return []
-    last = {name: before[name] for name in _SETTINGS}
-    now = json.loads(json.dumps({name: meta.get(name, last[name]) for name in _SETTINGS}, default=str))
-    return before["earlier"] + ([{**last, "last_step": last_step}] if last != now else [])
-
-
 def _whole_session(session: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {name: session.get(name) for name in _SETTINGS}
+    kept: dict[str, Any] = {name: session.get(name) for name in SETTINGS}
     kept = {name: value if _fits(value, _DEFAULTS[name]) else _DEFAULTS[name] for name, value in kept.items()}
     step = session.get("last_step")
     return kept | {

@@ -25,8 +25,9 @@ from diagnostics.run.claim import Claim
 from diagnostics.run.errors import RunError
 from diagnostics.run.files import Files
 from diagnostics.run.layout import FORMAT, Record, column_dtype, readable
-from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, settings_before, this_process, write_json
+from diagnostics.run.metadata import HEARTBEAT_SECONDS, RUN, SUMMARY, this_process, write_json
 from diagnostics.run.outage import Item, Outage, log
+from diagnostics.run.sessions import settings_before
 from diagnostics.run.storage import Local, storage
 from diagnostics.run.watcher import Watcher
 

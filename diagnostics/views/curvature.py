@@ -41,7 +41,7 @@ def body(view: View) -> None:
     picture(view, charts.draw, STABILITY, alarm, key="stability", alt_text=words)
     st.caption(
         "s is the largest curvature, rescaled by learning rate, momentum and preconditioner, so that 1 is the limit of "
-        "this optimizer. For gradient descent s = ηλ/2: below ½ the steepest direction decays, up to 1 it oscillates, "
+        "this optimizer. For gradient descent s = αλ/2: below ½ the steepest direction decays, up to 1 it oscillates, "
         "beyond 1 it diverges - the lecture's three cases." + with_momentum(view.run)
     )
     if quick_alone(table):

@@ -60,7 +60,9 @@ def measured_until(view: View, quantity: layers.Quantity) -> str:
     steps, last = view.run.steps(quantity.table), view.run.last_step
     if not len(steps) or last - steps[-1] < last / 10:  # less is a narrow strip, and no question
         return ""
-    return f"Last measured at update {steps[-1]:,} of {last:,}: the budget spaces measurements wider as a run goes on."
+    spaced = "budget" in set(view.run.table("events", ["kind"])["kind"])
+    why = ": the budget spaces measurements wider as a run goes on" if spaced else ""
+    return f"Last measured at update {steps[-1]:,} of {last:,}{why}."
 
 
 def prepare(view: View, available: dict[str, layers.Quantity], alarm: Finding | None) -> None:

@@ -117,7 +117,8 @@ def overview(run: Run, diagnosis: Diagnosis) -> str:
 
 
 def checked(diagnosis: Diagnosis) -> str:
-    clean = "".join(f"<li>{CLEAN.glyph} Not found: {escape(title(kind))}</li>" for kind in diagnosis.clean)
+    tick = VERDICTS["clean"].glyph
+    clean = "".join(f"<li>{tick} Not found: {escape(title(kind))}</li>" for kind in diagnosis.clean)
     missing = [("; ".join(map(title, rules)), why) for why, rules in diagnosis.unchecked.items()]
     missing += [(title(rule), error) for rule, error in diagnosis.crashed.items()]
     skipped = "".join(f"<li>{escape(rules)}: {escape(why)}</li>" for rules, why in missing)

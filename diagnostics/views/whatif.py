@@ -69,7 +69,7 @@ def settings(view: View, known: Frame) -> tuple[Frame, Optimizer, int]:
     chosen = st.segmented_control("Optimizer", NAMES, key="optimizer", default=own, required=True, bind="query-params")
     name = cast(dynamics.Name, chosen) if chosen in NAMES else own
     columns = st.columns([3, 2, 2, 2], gap="large")
-    lr = columns[0].select_slider("Learning rate η", rates, closest(rates, rate), key="eta", bind="query-params")
+    lr = columns[0].select_slider("Learning rate α", rates, closest(rates, rate), key="eta", bind="query-params")
     mu = 0.0
     if name not in ("gradient descent", "RMSprop"):
         label = "β₁, Adam's momentum" if name == "Adam" else "Momentum μ"
@@ -120,7 +120,7 @@ def headline(view: View, judgement: Judgement) -> None:
         return
     worst = judgement.found.loc[judgement.found["curvature"].idxmax()]
     values = {
-        "η · λ of the steepest direction": number(float(worst["product"])),
+        "α · λ of the steepest direction": number(float(worst["product"])),
         "Its factor per step": number(float(worst["factor"]), 4),
         "Steps to shrink it tenfold": rounded(float(worst["steps"])) if worst["factor"] < 1 else "never",
         f"Largest stable rate at step {judgement.step:,}": number(judgement.limit),
@@ -245,7 +245,7 @@ def table_of_directions(optimizer: Optimizer, directions: Frame) -> None:
     ]
     found["fate"] = found["fate"].map(FATES)
     found.loc[~directions["certain"], ["steps", "fate"]] = ["", "○ flat within the error"]
-    names = {"curvature": "curvature λ", "product": "η·λ", "factor": "factor per step"}
+    names = {"curvature": "curvature λ", "product": "α·λ", "factor": "factor per step"}
     st.header("Each measured direction", divider="gray")
     st.dataframe(
         found.rename(columns=names),
