@@ -662,7 +662,8 @@ def test_updates_lost_to_rounding(optimizer, rate, dtype, expected, tmp_path):
         (1.0, False, 1.0, 0.0, ["warning"]),
         (1.0, False, 0.3, 0.0, ["info"]),  # it has learned all the same, and stands at a floor of noise
         (1.0, False, 0.3, 0.4, ["warning"]),  # it stands, though gradients agree on a way down
-        (0.6, False, 1.0, 0.4, []),
+        (0.6, False, 1.0, 0.4, ["info"]),  # most are lost, and a typical one is not
+        (0.4, False, 1.0, 0.4, []),
     ],
 )
 def test_when_lost_updates_matter(lost_late, decays, end, cosine, expected, tmp_path):

@@ -196,3 +196,39 @@ def test_a_raw_column_beside_the_features_of_a_picture(raw, classes, told, tmp_p
     found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
     assert [(each.kind, each.cause) for each in found[:1]] == ([told] if told else [])
     assert all("standardize what head.0 is given" in each.remedies[0] for each in found[:1])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("plays", [True, False])
+def test_inputs_that_are_all_but_constant_hold_up_no_game(plays, tmp_path):
+    """A bandit whose context says nothing: its loss is a sum of advantages, whose level tells nothing. A regression on
+    the same inputs, whose targets do depend on their ripple, is held up."""
+    torch.manual_seed(0)
+    pay = torch.linspace(0.0, 0.9, 10)
+    body, choose, value = nn.Sequential(nn.Linear(4, 32), nn.Tanh()), nn.Linear(32, 10), nn.Linear(32, 1)
+    model = nn.ModuleList([body, choose, value])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def game(x, arm, reward):
+        chances, worth = choose(body(x)).log_softmax(1), value(body(x))[:, 0]
+        gain = (reward - worth).detach()
+        return -(chances.gather(1, arm[:, None])[:, 0] * gain).mean() + 0.5 * (reward - worth).square().mean()
+
+    def error(x, y, _):
+        return F.mse_loss(value(body(x))[:, 0], y)
+
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(500):
+            ripple = torch.randn(32, 4)
+            x = 1 + 0.001 * ripple
+            arm = torch.distributions.Categorical(logits=choose(body(x))).sample()
+            batch = (x, arm, pay[arm] + 0.3 * torch.randn(32)) if plays else (x, ripple[:, 0], None)
+            loss_of = game if plays else error
+            optimizer.zero_grad()
+            loss = loss_of(*batch)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda batch=batch, loss_of=loss_of: loss_of(*batch))
+    run = diagnostics.load(tmp_path)
+    assert (run.table("scalars")["loss"] < 0).mean() > 0.1 or not plays
+    assert (("ravine", "uncentered-inputs") in alarms(diagnostics.diagnose(run))) == (not plays)

@@ -22,6 +22,7 @@ def lost_to_rounding(
     run: Run,
     *,
     most: float = 0.75,  # of the weights: where a typical update is lost, not one of noise alone
+    half: float = 0.5,  # of them: worth knowing
     measured: int = 3,
     high: float = 0.5,  # of the highest rate: at the end of a schedule nothing moves, and nothing needs to
 ) -> Iterator[Finding]:
@@ -35,9 +36,11 @@ def lost_to_rounding(
     counted = known[kept] * weights
     lost = (np.nan_to_num(shares[kept]) * counted).sum(1) / counted.sum(1)
     share = float(np.median(lost))
-    if not share >= most:
+    if not share >= half:
         return
-    layers = tuple(str(name) for at, name in enumerate(names) if signals.median(shares[kept][:, at]) >= most)
+    typical = min(most, share)
+    severity = "info" if share < most else "warning" if _held_up(run) else unless_it_learns(run, "warning")
+    layers = tuple(str(name) for at, name in enumerate(names) if signals.median(shares[kept][:, at]) >= typical)
     yield found(
         "lost-to-rounding",
         run,
@@ -51,13 +54,13 @@ def lost_to_rounding(
             "or add a float32 copy of the weights, stochastic rounding or compensated summation to the optimizer",
         ),
         evidence={"share of weights that an update leaves as they were": share, "measured updates": float(kept.sum())},
-        step=int(steps[kept][lost >= most][0]),
+        step=int(steps[kept][lost >= typical][0]),
         layers=layers,
         formula=(
             r"|\Delta w| < 2^{-9}\,|w| \;\Rightarrow\; \mathrm{fl}(w + \Delta w) = w \quad"
             r"\text{(bfloat16; } 2^{-12} \text{ in float16)}"
         ),
-        severity="warning" if _held_up(run) else unless_it_learns(run, "warning"),
+        severity=severity,
         chart=Chart(
             "line", "layers", ("lost_fraction",), "Share of weights that an update leaves as they were", layers=layers
         ),

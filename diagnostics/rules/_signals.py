@@ -270,6 +270,12 @@ def first_nonfinite(run: Run) -> int | None:
     return min(found) if found else None
 
 
+def of_both_signs(losses: np.ndarray, *, often: float = 0.1) -> bool:
+    """No error that is to come down, but as advantages weighed by what is 1 on average, whose sum tells nothing."""
+    below = float((losses < 0).mean())
+    return often <= below <= 1 - often
+
+
 def first_step(run: Run) -> int:
     """Of the first recorded update."""
     return int(run.table("scalars", ["step"])["step"].iloc[0])

@@ -121,8 +121,6 @@ tokens are counted; noise that is meant to be strong, as for privacy, can keep a
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
@@ -231,14 +229,8 @@ def _of_a_level(
         or constant_value(KIND, run, stretch)
         or held_by_decay(KIND, run, stretch, heard)
     )
-    if why is not None or not _of_both_signs(history.values[stretch.holds(history.steps)]):
+    if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or _unexplained(run, stretch, found)
-
-
-def _of_both_signs(losses: np.ndarray, *, often: float = 0.1) -> bool:
-    """No error that was to come down, but as advantages weighed by what is 1 on average, whose sum tells nothing."""
-    below = float((losses < 0).mean())
-    return often <= below <= 1 - often
 
 
 def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:

@@ -161,6 +161,8 @@ def _unlearned(
     Across the valley lies the largest feature, or what all inputs have in common; whatever else there is to learn from
     them lies along the floor, and the loss that is left still falls, or nothing was learned at all.
     """
+    if signals.of_both_signs(history.values):
+        return None
     falling = signals.trend(history.values[history.count // 2 :])
     settled = history.values[history.count // 3 :][: history.window]  # the largest feature throws a start far up
     held_up = history.end > (1 - gained) * signals.level(settled)
