@@ -337,7 +337,7 @@ def test_a_heat_map_ends_where_the_run_does():
 
 def test_the_compared_stability_has_its_limit_drawn_and_clipping_is_seen():
     scalars = pd.DataFrame({"step": [1, 2], "loss": 1.0, "grad_norm": [1.0, 1.0], "grad_norm_unclipped": [1.0, 8.0]})
-    ratios = pd.DataFrame({"step": [1, 2], "stability": [8.5, 1e-7]})
+    ratios = pd.DataFrame({"step": [1, 2], "stability": [8.5, 1e-10]})
     run = Run.from_frames({"name": "r"}, {"scalars": scalars, "curvature": ratios})
     spec = compare.overlaid({"a": run, "b": run}, "curvature", "stability", "T").to_dict()
     rules = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rule"]

@@ -36,7 +36,8 @@ def test_a_run_is_written_as_immutable_segments_and_read_back(url):
     assert live.meta["status"] == "running" and live.last_step == 20
     writer.close("finished", WHOLE)
     run = live.refresh()
-    assert run.meta["status"] == "finished" and run.summary == WHOLE and run.path == f"{url}/run"
+    assert run.summary is not None and run.summary | WHOLE == run.summary
+    assert run.meta["status"] == "finished" and run.path == f"{url}/run"
     assert run.table("scalars")["loss"].tolist() == [float(step) for step in range(1, 21)]
     assert run.matrix("layers", "grad_norm")[2].tolist() == [[step, -step] for step in range(1, 21)]
 
