@@ -80,6 +80,15 @@ def test_it_comes_to_the_noise_of_a_linear_relation() -> None:
     assert late == pytest.approx(0.25, rel=0.1)
 
 
+def test_inputs_of_another_width_begin_anew() -> None:
+    torch.manual_seed(0)
+    baseline, x = Baseline(), torch.randn(64, 5)
+    for width in (5, 5, 3, 3):
+        rows = stats.features(x[:, :width])
+        loss = baseline.loss(rows, targets(SQUARED, torch.zeros(64, 1), x[:, :1]), KNOWN)
+    assert loss is not None and float(loss) < 0.2
+
+
 def test_examples_that_come_again_are_not_known_by_heart() -> None:
     """Twenty examples of sixty features, whose labels are drawn: a fit that had seen them would make no mistake."""
     torch.manual_seed(0)
