@@ -226,12 +226,14 @@ def test_a_rate_so_small_that_no_layer_moves_is_no_vanishing_gradient(tmp_path, 
     assert alarms(watched(tmp_path, model, optimizer, cross_entropy, steps=200)) == expected
 
 
-def test_a_small_rate_that_has_most_of_the_loss_behind_it_is_no_alarm(tmp_path):
-    """Ten times the rate would be faster, which is worth a word; the run is well."""
+@pytest.mark.parametrize(("steps", "severity"), [(300, "info"), (200, "warning")])
+@pytest.mark.every_case
+def test_a_small_rate_that_has_most_of_the_loss_behind_it_is_no_alarm(steps, severity, tmp_path):
+    """Ten times the rate would be faster, which is worth a word; the run is well, unless a linear model of the same
+    inputs has half of its loss."""
     model = network()
-    diagnosis = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.01), cross_entropy, steps=200)
-    assert alarms(diagnosis) == []
-    assert [(found.kind, found.severity) for found in diagnosis.findings] == [("lr-too-small", "info")]
+    diagnosis = watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.01), cross_entropy, steps=steps)
+    assert [(found.kind, found.severity) for found in diagnosis.findings] == [("lr-too-small", severity)]
 
 
 @pytest.mark.parametrize(("rate", "severities"), [(3e-4, ["warning"]), (0.03, [])])

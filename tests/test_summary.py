@@ -71,7 +71,7 @@ def test_what_ended_counts_everywhere_and_is_said_to_have_ended(recovered, tmp_p
     assert "lr unstable, ended at step 30" in capsys.readouterr().out
     assert main(["check", str(recovered)]) == 1
     assert main(["show", str(recovered)]) == 0
-    assert "(ended at step 30)" in capsys.readouterr().out
+    assert "(ended at step 30)" in " ".join(capsys.readouterr().out.split())  # it may be wrapped
     table = opened("runs", recovered.parent, monkeypatch).dataframe[0].value
     mine = table[table["id"] == "recovered"].iloc[0]
     assert mine["worst"] == "◆ lr unstable, ended at step 30" and mine["alarms"] == 1
