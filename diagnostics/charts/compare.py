@@ -5,6 +5,7 @@ import numpy as np
 from diagnostics.charts import parts
 from diagnostics.charts.lines import Series, draw_lines, whole
 from diagnostics.charts.logged import DECADES
+from diagnostics.charts.own import CLIPPED
 from diagnostics.charts.parts import Drawn, Frame
 from diagnostics.charts.stability import HIGHEST, LOWEST
 from diagnostics.run import Run, other_weights
@@ -32,10 +33,10 @@ def overlaid(runs: dict[str, Run], table: str, column: str, title: str) -> Drawn
     return draw_lines(series, title, log=log, among=list(runs), limits=limits, border=border)
 
 
-def clips(run: Run, shorter: float = 0.99) -> bool:
-    """Whether gradients are clipped at some updates: what the optimizer received is shorter, by more than rounding."""
+def clips(run: Run) -> bool:
+    """Whether gradients are clipped at some updates."""
     norms: Frame = run.table("scalars", ["grad_norm", "grad_norm_unclipped"])
-    return bool((norms["grad_norm"] < shorter * norms["grad_norm_unclipped"]).any())
+    return bool((norms["grad_norm"] < CLIPPED * norms["grad_norm_unclipped"]).any())
 
 
 def differences(runs: dict[str, Run]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import numpy as np
 from diagnostics.charts import dynamics
 from diagnostics.run import Run, is_number
 
+CLIPPED = 0.99  # of the norm before: clip_grad_norm_ adds 1e-6 to it, and 16-bit gradients are rounded
 RESCALED = ("RMSprop", "Adam")  # which divide each weight's gradient by its size
 
 

@@ -44,6 +44,16 @@ class Rival(NamedTuple):
         """By how much the linear model is, three standard errors down."""
         return self.linear - self.network - 3 * self.error
 
+    @property
+    def learns(self) -> bool:
+        """The linear model, surely."""
+        return self.linear - 3 * self.error > LITTLE
+
+    @property
+    def learns_nothing(self) -> bool:
+        """The linear model, surely."""
+        return self.linear + 3 * self.error < LITTLE
+
 
 def rival(run: Run, since: int) -> Rival | None:
     """Since a step, and over so many of the last measured updates at least; `None` where there are too few."""
@@ -120,21 +130,14 @@ def below_linear(
     )
 
 
-def nothing_to_learn(run: Run, since: int) -> bool:
-    """Surely next to nothing, for a linear model."""
-    found = rival(run, since)
-    return found is not None and found.linear + 3 * found.error < LITTLE
-
-
-def said_of_linear(run: Run, since: int) -> str:
+def said_of_linear(found: Rival | None) -> str:
     """Beside a network that learned nothing: whether there is something to learn."""
-    found = rival(run, since)
-    if found is not None and found.linear - 3 * found.error > LITTLE:
+    if found is not None and found.learns:
         return (
             f" A linear model of the same inputs would take {number(100 * found.linear)} % off that: the targets "
             "follow from the inputs."
         )
-    if nothing_to_learn(run, since):
+    if found is not None and found.learns_nothing:
         return " A linear model of the same inputs learns nothing either, so look at the targets first."
     return ""
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._below_linear import nothing_to_learn, said_of_linear
+from diagnostics.rules._below_linear import rival, said_of_linear
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_off import BESIDE_A_CONSTANT
 from diagnostics.rules._finding import Chart, Finding
@@ -59,7 +59,8 @@ def learned_nothing(
     found = explained(run, half, last, measured)
     if stretch.escaped or last - half < updates or not found.is_nothing(little):
         return None
-    longer, nothing_there = _longer_steps(run, half), nothing_to_learn(run, half)
+    longer, beside = _longer_steps(run, half), rival(run, half)
+    nothing_there = beside is not None and beside.learns_nothing
     worse = found.share + 3 * found.error < -little
     what = "The answers are worse than one that ignores the inputs" if worse else "Nothing was learned from the inputs"
     return Finding(
@@ -71,7 +72,7 @@ def learned_nothing(
         (),
         f"{what}: on the batches measured from step {half} to {last} the {found.what} is {number(found.loss)}, and "
         f"{found.constant_answer} would have {number(found.constant)}."
-        f"{said_of_linear(run, half)}{of_linear_layers(run)}",
+        f"{said_of_linear(beside)}{of_linear_layers(run)}",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diagnostics.metrics import TABLES
+from diagnostics.rules._words import counted
 
 FEW = 20  # recorded updates: seven of the checks, plateau and ravine among them, say nothing of fewer
 CALL = "call `monitor.step(loss, closure)` after each update"
@@ -57,8 +58,8 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
         return Verdict("open", *nothing, notes)
     if updates < FEW:
         early = "Too early to judge" if status == "running" else "Too short to judge"
-        counted = _counted(updates, "update")
-        return Verdict("open", f"{early}: {counted} recorded, many checks need {FEW}", f"only {counted}", notes)
+        few = counted(updates, "update")
+        return Verdict("open", f"{early}: {few} recorded, many checks need {FEW}", f"only {few}", notes)
     if made < of / 2:
         return Verdict("open", f"Too little was measured to judge: {checked}", f"{made} of {of} checked", notes)
     if status == "failed":
@@ -91,7 +92,7 @@ def _notes(summary: Summary) -> Iterator[str]:
             yield f"{message}."
             continue
         behind = f"behind step {step:,}" if step else "from its beginning"
-        more = f", and in {_counted(places[file] - 1, 'more place')}" if places[file] > 1 else ""
+        more = f", and in {counted(places[file] - 1, 'more place')}" if places[file] > 1 else ""
         yield f"{file} is damaged {behind}{more}. {_lost(summary, _table(file))} ({message})"
 
 
@@ -104,7 +105,3 @@ def _lost(summary: Summary, table: str) -> str:
 
 def _table(file: str) -> str:
     return file.split("-")[0]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from diagnostics.rules import Diagnosis, Finding, Verdict, verdict
-from diagnostics.run import Run, RunError, summarize, unreachable
+from diagnostics.rules import Diagnosis, Finding, Verdict
+from diagnostics.run import Run, RunError, unreachable
 from diagnostics.views import data, pages
 from diagnostics.views.text import STATES, age, md, plural, settings
 
@@ -41,7 +41,7 @@ class View:
 
     @property
     def verdict(self) -> Verdict:
-        return verdict(summarize(self.run, self.diagnosis), self.run.meta["status"])
+        return data.verdict(self.entry.path, self.state)
 
     def derived(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(run, *args)`, worked out once until the run changes."""

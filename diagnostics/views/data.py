@@ -16,6 +16,7 @@ from weakref import ref
 
 import streamlit as st
 
+from diagnostics import rules
 from diagnostics.rules import VERSION, Diagnosis
 from diagnostics.run import Run, Stamp, cached_summary, is_alive, load, readable, runs, stamp, summarize
 from diagnostics.views import kept
@@ -99,6 +100,13 @@ def current(path: str) -> tuple[Run, State]:
 @st.cache_data(max_entries=200, show_spinner=False, hash_funcs=HASHED)
 def diagnosis(path: str, state: State) -> Diagnosis:
     return kept.diagnosis(opened(path, state.files))
+
+
+@st.cache_data(max_entries=200, show_spinner=False, hash_funcs=HASHED)
+def verdict(path: str, state: State) -> rules.Verdict:
+    """Of what can be read of the run now: its own summary knows nothing of damage since."""
+    run = opened(path, state.files)
+    return rules.verdict(summarize(run, diagnosis(path, state)), run.meta["status"])
 
 
 @st.cache_data(max_entries=60, show_spinner=False, hash_funcs=HASHED)

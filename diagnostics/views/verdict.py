@@ -3,7 +3,7 @@
 import numpy as np
 import streamlit as st
 
-from diagnostics.charts.own import RESCALED, own_name
+from diagnostics.charts.own import CLIPPED, RESCALED, own_name
 from diagnostics.charts.theme import VERDICTS
 from diagnostics.rules import Verdict, first_clause
 from diagnostics.run import Run
@@ -12,7 +12,6 @@ from diagnostics.views.common import View
 from diagnostics.views.text import number, prose
 
 OF_THE_STEP = ("lr-unstable", "lr-oscillation")  # alarms that say themselves that the step is too long
-CLIPPED = 0.99  # of the norm before: clip_grad_norm_ adds 1e-6 to it, and 16-bit gradients are rounded
 
 
 def headline(found: Verdict) -> str:
