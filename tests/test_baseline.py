@@ -157,6 +157,34 @@ def test_one_that_learned_nothing_is_told_whether_there_was_something_to_learn(s
     assert ("learns nothing either" if shuffle else "the targets follow from the inputs") in found.summary
 
 
+@pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize("standardized", [False, True])
+def test_inputs_far_from_zero_make_a_ravine_that_hidden_units_have_not_undone(standardized, tmp_path) -> None:
+    """Six deviations from zero, which they may undo: a linear model that does better says that they have not."""
+    torch.manual_seed(0)
+    x = torch.randn(2000, 4)
+    y = (x @ torch.tensor([1.0, -1.0, 0.5, 0.0]) + torch.tanh(2 * x[:, 3]) + 0.1 * torch.randn(2000)) / 1.8
+    if not standardized:
+        x = (torch.tensor([300.0, 100.0, 2.0, 2.0]) + x) / torch.tensor([304.0, 104.0, 6.0, 6.0])
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.03, momentum=0.9)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=100) as monitor:
+        for _ in range(500):
+            at = torch.randint(2000, (50,))
+
+            def mean_squared_error(at=at) -> torch.Tensor:
+                return F.mse_loss(model(x[at]).squeeze(1), y[at])
+
+            optimizer.zero_grad()
+            loss = mean_squared_error()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=mean_squared_error)
+    expected = [] if standardized else [("warning", "ravine", "uncentered-inputs")]
+    assert told(diagnostics.load(tmp_path)) == expected
+
+
 STEPS = np.arange(1, 1001)
 MEASURED = STEPS % 10 == 0
 

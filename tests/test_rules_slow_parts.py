@@ -55,6 +55,32 @@ def test_a_group_that_stays_as_it_was_initialized(body, expected, tmp_path):
     assert alarms(tmp_path, model, torch.optim.Adam(groups, 3e-3)) == expected
 
 
+def with_norm(model):
+    """Weights that a default initialization does not draw, behind norms that are as they begin."""
+    for each in model.modules():
+        if isinstance(each, nn.Linear):
+            nn.init.orthogonal_(each.weight)
+    model.parts["body"].insert(1, nn.LayerNorm(48))
+    return model
+
+
+def as_if_pretrained(model):
+    for each in model.parts["body"].parameters():
+        each.data *= 1.7
+    return model
+
+
+@pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize(("begun", "told"), [(lambda model: model, True), (with_norm, True), (as_if_pretrained, False)])
+def test_a_slow_body_is_told_sooner_where_it_is_still_random(begun, told, tmp_path):
+    """Of a pretrained one a rate 250 times below that of its new head may be meant."""
+    model = begun(Net())
+    body, head = (model.parts[name].parameters() for name in ("body", "head"))
+    found = alarms(tmp_path, model, torch.optim.Adam([{"params": body, "lr": 1.2e-5}, {"params": head}], 3e-3))
+    assert (("lr-too-small", "one-group") in found) == told
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("epsilon", "rate", "expected"),

@@ -142,6 +142,13 @@ def said_of_linear(found: Rival | None) -> str:
     return ""
 
 
+def at_linear(found: Rival | None) -> str:
+    """Beside a loss that is surely higher."""
+    if found is None or not found.surely_ahead > 0:
+        return ""
+    return f" A linear model of the same inputs would be at {number(found.losses[1])}."
+
+
 def is_behind_linear(run: Run, since: int, *, seen: float = 0.02) -> bool:
     """Surely, and by as much as shows on a plot."""
     found = rival(run, since)

@@ -9,6 +9,7 @@ from diagnostics.rules import _conditioning as conditioning
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._below_linear import at_linear, rival
 from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._mean_mode import MeanMode
@@ -78,7 +79,7 @@ def of_the_inputs(run: Run, history: signals.Loss, late: pd.DataFrame, spread: c
         summary=f"{steep} makes {where} {number(condition)} times steeper in one direction than along {flat}: at a "
         f"learning rate of {number(rate)} (s = {number(ratio)}) a tenfold shrink along the latter takes {number(slow)} "
         f"updates in a run of {history.count}, and the loss has come from {number(history.start)} to "
-        f"{number(history.end)}.",
+        f"{number(history.end)}.{at_linear(rival(run, history.middle_step))}",
         evidence={
             "condition number of the inputs": condition,
             "stability ratio": ratio,

@@ -22,6 +22,7 @@ def slow_group(
     *,
     apart: float = 1000.0,  # rates on purpose are 10 to 100 apart, of a pretrained body and a new head
     unmoved: float = 0.03,  # of their size, by a thousand updates: where the rate fits, they move by several times it
+    random: tuple[float, float] = (100.0, 0.2),  # of both, of a body that is as initialized and has no such reason
     most: float = 0.5,  # of the weights
     left: float = 0.3,  # of the starting loss: with less, what was done without them was enough
     half: float = 0.5,  # of it: with less, a head on features that stay may be all that was meant
@@ -37,6 +38,9 @@ def slow_group(
     own = {name: rates[group] for name in moved if (group := groups[name]) is not None and group in rates}
     fast_rate, slow_rate = max(own.values(), default=0.0), min(own.values(), default=0.0)
     fast, slow = (tuple(name for name in own if own[name] == rate) for rate in (fast_rate, slow_rate))
+    anew = bool(slow) and _as_initialized(run, slow)
+    if anew:
+        apart, unmoved = random
     if not 0 < apart * slow_rate <= fast_rate or not all(0 < moved[name] <= unmoved for name in slow):
         return
     pulls = [_gradient(run, names) for names in (slow, fast)]
@@ -55,7 +59,8 @@ def slow_group(
             f"{names_of(slow)} hardly {'moves' if len(slow) == 1 else 'move'}: {number(max(1000, history.count))} "
             f"updates change none of them by more than {number(100 * worst)} % of its size, since the rate of their "
             f"group, {number(slow_rate)}, is {number(fast_rate / slow_rate)} times smaller than that of another. Yet "
-            f"most of the gradient is theirs; the loss came from {number(history.start)} to {number(history.end)}."
+            f"most of the gradient is theirs{', and they are as random as they began' if anew else ''}; the loss came "
+            f"from {number(history.start)} to {number(history.end)}."
         ),
         evidence={
             "smallest rate": slow_rate,
@@ -65,8 +70,8 @@ def slow_group(
             "gradient norm of the others": pulls[1],
         },
         remedies=(
-            f"raise the rate of their parameter group to that of the other, {number(fast_rate)}, or, where they "
-            f"are pretrained, to {number(fast_rate / 10)}",
+            f"raise the rate of their parameter group to that of the other, {number(fast_rate)}"
+            + ("" if anew else f", or, where they are pretrained, to {number(fast_rate / 10)}"),
             "print([group['lr'] for group in optimizer.param_groups]): is a factor applied twice?",
             "or, if they are to stay as they are, freeze them: requires_grad_(False)",
         ),
@@ -74,6 +79,28 @@ def slow_group(
             Chart("line", "layers", ("update_norm",), "Length of the update of each tensor", log=True),
             LOSS,
         ),
+    )
+
+
+def _as_initialized(run: Run, names: tuple[str, ...], *, sure: float = 3.0) -> bool:
+    """Whether the first record, of weights that hardly move, shows all gains of their norms at 1, or without norms all
+    matrices of the length that PyTorch's default gives them: u with variance 1 / (3 fan-in), and u^2 that varies by
+    0.8 of its mean squared."""
+    _, columns, lengths = by_layer.matrix(run, "layers", "weight_norm")
+    layers, squares = by_layer.described(run), dict(zip(columns, lengths[0] ** 2, strict=True))
+    groups = {layers[name]["group"] for name in names}
+    gains = [
+        name
+        for name, each in layers.items()
+        if each.get("group") in groups and "Norm" in by_layer.type_of(run, name) and name.endswith("weight")
+    ]
+    if gains:
+        return all(abs(squares[name] / layers[name]["parameters"] - 1) < 0.01 for name in gains if name in squares)
+    drawn = {name: layers[name] for name in names if by_layer.type_of(run, name).startswith(("Linear", "Conv"))}
+    shapes = {name: each["shape"] for name, each in drawn.items() if len(each["shape"]) > 1}
+    return len(shapes) > 0 and all(
+        abs(squares[name] / (shape[0] / 3) - 1) < sure * (0.8 / drawn[name]["parameters"]) ** 0.5
+        for name, shape in shapes.items()
     )
 
 

@@ -13,13 +13,13 @@ the run. For a linear model under its own gradient the quadratic picture is exac
 of the loss is still to be had along the floor. Where the noise of small batches throws the weights across the
 valley, the displacement does not show the floor; the gradients of independent batches do, by $\sum_i
 g_i^2/(2\lambda_i)$ over the eigenvectors flatter than $\lambda_{\max}/100$, and in a linear model the inputs' own
-means and deviations (before hidden units, deviations that are a hundredfold apart, or means ten of them from zero).
-Logistic units show themselves by
-one eigenvalue that stands far above the next, because their mean adds $\mathbf m\mathbf m^\top$ to the next layer's
-second moments: the loss then comes down along directions that this one holds back. And whether a run goes straight on
-along a flat direction and stands still, at any stable rate, where weights that moved by their own size would change the
-loss by a good part. For Adam and RMSprop all of it is
-measured on the Hessian they see. The cause comes from the inputs and activations.
+means and deviations (before hidden units, deviations that are a hundredfold apart, or means ten of them from zero; a
+tenth of both where a linear model of the same inputs does better, which says that the units have not made up for them).
+Logistic units show themselves by one eigenvalue that stands far above the next, because their mean adds $\mathbf
+m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions that this one holds
+back. And whether a run goes straight on along a flat direction and stands still, at any stable rate, where weights
+that moved by their own size would change the loss by a good part. For Adam and RMSprop all of it is measured on the
+Hessian they see. The cause comes from the inputs and activations.
 
 ## Why it happens
 In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. Stability needs $\alpha <
@@ -62,6 +62,7 @@ from diagnostics.rules import _ravine_words as words
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules import _weight_scales as weight_scales
+from diagnostics.rules._below_linear import is_behind_linear
 from diagnostics.rules._explained import explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._mean_mode import mean_mode_of_logistic_units
@@ -74,6 +75,8 @@ LITTLE = 0.01  # of the loss: less is not worth another optimizer
 GOOD_PART = 0.3  # of the loss
 FLAT = 100.0  # times less than the steepest direction: what counts for the flat share of the gradient
 EXACTLY = 0.1  # of the loss, still to be had along the floor, where the quadratic picture is exact
+BEHIND = 0.1  # of the loss of a constant answer, surely: what a linear model has and the network has not
+SCALES = 100.0  # of squares: inputs of a tenfold difference in size
 DECADES = 0.5  # of the run for a tenfold shrink of the distance, a hundredfold of the loss: four decades in all
 
 
@@ -202,13 +205,16 @@ def _stretched(
     raised to where it is pinned; else `None`.
 
     Hidden units can undo a mean and some of the scale: for them only scales a hundredfold `apart` count (squared), or
-    inputs so far `away` from zero, in deviations, that a unit hardly ever bends within the data. An optimizer that
+    inputs so far `away` from zero, in deviations, that a unit hardly ever bends within the data. Where a linear model
+    of the same inputs does better they have not undone it, and once as long as the run is too long. An optimizer that
     rescales coordinates undoes scales, and no mean; a batch norm undoes what comes to it.
     """
     spread = conditioning.spread(run)
     if spread is None or spread.cause == "correlated-inputs":
         return None
     adaptive, hidden_units = optimizer.adaptive(run), not run.meta["linear_model"]
+    if hidden_units and is_behind_linear(run, history.middle_step, seen=BEHIND):
+        times, apart, away = 1.0, SCALES, 1.0
     if spread.cause == "feature-scale":
         undone = adaptive or (hidden_units and spread.scale < apart) or weights_before_batch_norm(run) < 1
     else:
