@@ -49,6 +49,11 @@ def test_the_explanation_has_the_fixed_headings_each_with_text(kind):
     assert title(kind) and not title(kind).endswith(".")
 
 
+def test_a_cause_of_which_the_title_is_not_true_has_its_own():
+    assert "stays behind" in title("plateau", "below-linear")
+    assert title("plateau", "nothing-learned") == title("plateau")
+
+
 @pytest.mark.parametrize("kind", RULES)
 def test_formulas_are_closed(kind):
     for heading, text in explain(kind).items():

@@ -76,7 +76,7 @@ def test_the_diagnosis_of_a_sample_run_names_each_finding(id, tmp_path, monkeypa
     for finding in diagnosis.findings:
         assert prose(finding.summary.rstrip(".")) in shown
         assert all(prose(remedy) in shown for remedy in finding.remedies)
-    facts = [title(each.kind) if each.alarm else first_clause(each.summary) for each in diagnosis.findings]
+    facts = [title(each.kind, each.cause) if each.alarm else first_clause(each.summary) for each in diagnosis.findings]
     headers = [header.value for header in app.header]
     assert all(prose(fact) in header for fact, header in zip(facts, headers, strict=False)), headers
     assert len(app.get("vega_lite_chart")) >= len(diagnosis.findings)

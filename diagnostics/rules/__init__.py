@@ -123,6 +123,8 @@ def explain(kind: str) -> dict[str, str]:
     return {heading: "\n".join(text).strip() for heading, text in sections.items()}
 
 
-def title(kind: str) -> str:
-    """The rule's name for people: the first line of its explanation, without the final stop."""
-    return (catalogue()[kind].__doc__ or kind).splitlines()[0].rstrip(".")
+def title(kind: str, cause: str | None = None) -> str:
+    """The rule's name for people: the first line of its explanation, without the final stop, or what its `TITLES` has
+    for a cause of which that is not true."""
+    module = catalogue()[kind]
+    return getattr(module, "TITLES", {}).get(cause) or (module.__doc__ or kind).splitlines()[0].rstrip(".")

@@ -124,7 +124,7 @@ from collections.abc import Iterator
 from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
-from diagnostics.rules._below_linear import below_linear
+from diagnostics.rules._below_linear import BELOW_LINEAR, below_linear
 from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._constant_answer import BEND, learned_nothing, of_linear_layers
 from diagnostics.rules._constant_value import constant_value
@@ -132,6 +132,7 @@ from diagnostics.rules._explained import Explained, explained
 from diagnostics.rules._far_off import (
     BY_INPUTS,
     INPUT_SCALE,
+    START_FAR_OFF,
     began_sure_and_wrong,
     drowned,
     never_came_back,
@@ -158,6 +159,10 @@ from diagnostics.run import Run
 
 KIND = "plateau"
 RANK = 10
+TITLES = {
+    BELOW_LINEAR: "A plateau: the network stays behind a linear model",
+    START_FAR_OFF: "A plateau: the answers start far off",
+}
 HEARD = 0.1  # of the loss of the same answer to all, surely gone: then not next to nothing of the inputs is passed on
 
 

@@ -90,7 +90,7 @@ def _warning(step: int, kind: str, message: str) -> str:
 
 def card_title(finding: Finding) -> str:
     """Of an alarm its kind; of what is only worth knowing the fact, as its kind is not what is wrong."""
-    return title(finding.kind) if finding.alarm else first_clause(finding.summary)
+    return title(finding.kind, finding.cause) if finding.alarm else first_clause(finding.summary)
 
 
 def title_says_all(finding: Finding) -> bool:
