@@ -236,6 +236,33 @@ def test_a_small_rate_that_has_most_of_the_loss_behind_it_is_no_alarm(steps, sev
     assert [(found.kind, found.severity) for found in diagnosis.findings] == [("lr-too-small", severity)]
 
 
+def test_a_rate_that_falls_at_the_balance_with_a_soft_threshold_is_no_alarm(tmp_path):
+    """The gradient rests where the threshold takes back what it adds; the loss has long come down."""
+    torch.manual_seed(0)
+    x, truth = torch.randn(3000, 40), torch.zeros(40, 20)
+    truth[:2] = torch.randn(2, 20)
+    y = (torch.rand(3000, 20) < torch.sigmoid(x @ truth)).float()
+    model = nn.Linear(40, 20)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step / 100))
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=50) as monitor:
+        for _ in range(600):
+            at = torch.randint(3000, (200,))
+
+            def loss_of(at=at):
+                return F.binary_cross_entropy_with_logits(model(x[at]), y[at], reduction="none").sum(1).mean()
+
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                model.weight.copy_(F.softshrink(model.weight, optimizer.param_groups[0]["lr"] * 0.05))
+            schedule.step()
+            monitor.step(loss, closure=loss_of)
+    assert not diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+
+
 @pytest.mark.parametrize(("rate", "severities"), [(3e-4, ["warning"]), (0.03, [])])
 def test_a_rate_that_would_be_too_small_ten_times_over(tmp_path, rate, severities):
     """Two thirds of the loss are gone; the good rate takes another half of the rest."""

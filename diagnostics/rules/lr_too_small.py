@@ -223,6 +223,7 @@ def _stands(
     """All updates could not have moved the loss, or never got near the minimum along them, or did not shrink even the
     steepest direction tenfold, and at half the limit could have."""
     half, surely = history.middle_step, signal.surely(run, history.middle_step)
+    reach = max(reach, history.start - history.end)  # by how much they did
     if np.isnan(pace.ratio):  # no limit is known for this optimizer: thirty times as much is half the loss
         tiny = reach < slack * history.end and history.end > signals.NOTHING * history.start
         return tiny and reaching.downhill(run, history, half, surely) >= still * history.end
