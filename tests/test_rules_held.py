@@ -135,3 +135,28 @@ def test_a_run_that_ends_in_its_warm_up_without_a_closure(length, expected, tmp_
     assert alarms(run) == expected
     charts = [chart for finding in diagnostics.diagnose(run).alarms for chart in finding.charts]
     assert "curvature" not in {chart.table for chart in charts}  # nothing to be drawn
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("rate", "begun", "expected"), [(1e-6, 1.0, [("lr-too-small", "learning-rate")]), (1e-2, 1.0, []), (1e-6, 1.5, [])]
+)
+def test_a_policy_that_stays_as_random_as_it_began(rate, begun, expected, tmp_path):
+    """Its loss says nothing of how far it has to go; of a pretrained one small steps may be meant."""
+    torch.manual_seed(0)
+    policy, best = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 3)), torch.randn(6, 3)
+    for each in policy.parameters():
+        each.data *= begun
+    optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
+    with diagnostics.watch(policy, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(300):
+            state = torch.randn(64, 6)
+            drawn = torch.distributions.Categorical(logits=policy(state))
+            action = drawn.sample()
+            reward = (action == (state @ best).argmax(1)).float()
+            loss = -(drawn.log_prob(action) * (reward - reward.mean())).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    assert alarms(diagnostics.load(tmp_path)) == expected

@@ -128,3 +128,16 @@ def test_a_decay_that_is_added_to_the_gradient_and_holds_the_loss_up(decay, opti
     found = [each for each in diagnostics.diagnose(run).findings if each.cause == "weight-decay"]
     assert [(each.kind, each.severity) for each in found] == [("plateau", "info")] * told
     assert not told or ("holds the loss up" in found[0].summary and alarms(run) == [])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize(("decay", "told"), [(30.0, True), (0.1, False)])
+def test_a_decay_beside_the_gradient_that_undoes_it(decay, told, tmp_path):
+    """AdamW's weights stay below 1 / 30 where each step takes 30 times the rate off them."""
+    layers = (nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    loss_of, model = of_classes(), nn.Sequential(*layers)
+    run = trained(tmp_path, model, torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=decay), loss_of, 600)
+    found = [each for each in diagnostics.diagnose(run).findings if each.cause == "weight-decay"]
+    assert alarms(run) == [("plateau", "weight-decay")] * told
+    assert not told or "it takes back" in found[0].summary

@@ -266,3 +266,26 @@ def test_a_batch_norm_that_remembers_the_last_batch_alone(momentum, batch, track
     found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms if each.kind == "wiring"]
     assert [(each.cause, each.layers) for each in found] == ([("short-memory", ("1",))] if told else [])
     assert all(each.evidence["error of the mean"] == pytest.approx((0.99 / 1.01 / 6) ** 0.5) for each in found)
+
+
+@pytest.mark.parametrize(("epsilon", "size", "told"), [(0.8, 0.1, True), (0.8, 10.0, False), (1e-3, 0.01, False)])
+@pytest.mark.every_case
+def test_an_epsilon_that_outweighs_the_variance(epsilon, size, told, tmp_path):
+    """`nn.BatchNorm1d(features, 0.8)` is meant as a momentum, and leaves what is small as small as it is."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16, epsilon), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+        for _ in range(40):
+            x = size * torch.randn(64, 4)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), x.prod(1, keepdim=True).sign())
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.cause == "norm-epsilon"]
+    assert [(each.severity, each.layers) for each in found] == ([("critical", ("1",))] if told else [])
+    for each in found:
+        variance = model[0](x).detach().var(0, correction=0)
+        kept = float((variance / (variance + epsilon)).median())
+        assert each.evidence["variance of what it gives"] == pytest.approx(kept, rel=0.5)

@@ -132,8 +132,7 @@ class Looking:
         for entry, each in (("cut_off", "cuts"), ("drawn", "draws")):
             lost = set[int]().union(*(getattr(observer, each).lost for observer in observers))
             found[entry] = [name for name, tensor in self._tensors().items() if id(tensor) in lost]
-        found["shared_norms"] = [list(each) for each in observers[-1].shared_norms.found()]
-        found["short_memory"] = [list(each) for each in observers[-1].shared_norms.short_memory(observers[-1].modules)]
+        found |= observers[-1].shared_norms.told(observers[-1].modules)
         last = observers[-1].cuts.steps
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())

@@ -1,5 +1,5 @@
 """Batch norms that several places of a model share: in evaluation all get the statistics that these have together.
-And those whose running statistics are the last batch's.
+Those whose running statistics are the last batch's, and those whose epsilon outweighs the variance.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diagnostics.monitor import functions
 
 FEWEST = 16  # numbers a channel: of fewer, means differ by half a deviation by chance
+UNUSUAL = 0.01  # epsilon: ten times the largest that libraries use
 SHORT = 0.5  # weight of the newest batch in the running statistics, from which on all others together have no more
 
 
@@ -38,6 +39,7 @@ class SharedNorms:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self._kept: dict[str, tuple[float, Tensor]] = {}  # epsilon, and what it leaves of a channel's variance
         self._seen: dict[int, tuple[str, list[_Use]]] = {}
 
     @torch.no_grad()
@@ -48,16 +50,28 @@ class SharedNorms:
         count = functions.normalized(func, args, kwargs) or 0
         if count and callers and callers[-1].batch_norm:
             self.counts[callers[-1].name] = count
+        x, running = args[0].detach().float(), functions.argument(args, kwargs, 1, "running_mean")
+        dims = [dim for dim in range(x.dim()) if dim != 1]
+        epsilon = functions.argument(args, kwargs, 7, "eps", 0.0)
+        if count and callers and epsilon >= UNUSUAL:
+            variance = torch.var(x, dims, correction=0)
+            self._kept[callers[-1].name] = epsilon, (variance / (variance + epsilon)).median()
         if count < FEWEST:
             return
-        x, running = args[0].detach().float(), functions.argument(args, kwargs, 1, "running_mean")
         outer = callers[:-1] if callers and callers[-1].batch_norm else callers
         if not isinstance(running, Tensor) or not outer:
             return
-        dims = [dim for dim in range(x.dim()) if dim != 1]
         variance, mean = torch.var_mean(x, dims, correction=0)
         uses = self._seen.setdefault(id(running), (callers[-1].name, []))[1]
         uses.append(_Use(outer[-1], mean, variance.sqrt()))
+
+    def told(self, modules: Mapping[str, nn.Module]) -> dict[str, list[list]]:
+        """What the run says of them."""
+        return {
+            "shared_norms": [list(each) for each in self.found()],
+            "short_memory": [list(each) for each in self.short_memory(modules)],
+            "norm_epsilons": [[name, epsilon, float(kept)] for name, (epsilon, kept) in self._kept.items()],
+        }
 
     def short_memory(self, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, float, int]]:
         """Name, momentum and numbers a channel of norms that keep next to nothing of earlier batches."""

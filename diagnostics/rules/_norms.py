@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diagnostics.rules._finding import Finding, Severity
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import counted, names_of, number
+from diagnostics.rules._words import counted, names_of, number, tex
 from diagnostics.run import Run
 
 
@@ -83,6 +83,32 @@ def short_memory(run: Run, *, off: float = 0.1) -> Iterator[Finding]:
         formula=r"\hat\mu \leftarrow (1 - m)\,\hat\mu + m\,\mu_{\text{batch}}, \quad \operatorname{var}(\hat\mu) = "
         r"\frac{m}{2 - m}\,\frac{\sigma^2}{n}",
         severity="warning",
+    )
+
+
+def by_epsilon(run: Run, *, kept: float = 0.5) -> Iterator[Finding]:
+    """`kept`: of the variance 1 that a norm is to give; half of it in seven norms leaves 1 % of a signal's square."""
+    told = [(str(name), float(epsilon), float(left)) for name, epsilon, left in run.meta["norm_epsilons"]]
+    bad = [each for each in told if each[2] < kept]
+    if not bad:
+        return
+    name, epsilon, left = min(bad, key=lambda each: each[2])
+    yield found(
+        "norm-epsilon",
+        run,
+        (
+            f"{counted(len(bad), 'batch norm')} {'does' if len(bad) == 1 else 'do'} not normalize: an epsilon of "
+            f"{number(epsilon)} is added to the variance, and what {name} gives has a variance of {number(left)} "
+            "instead of 1."
+        ),
+        (
+            f"leave epsilon at 1e-5: in nn.BatchNorm1d(features, {number(epsilon)}) the second argument is eps, not "
+            f"momentum; write momentum={number(min(epsilon, 0.1))}",
+        ),
+        evidence={"epsilon": epsilon, "variance of what it gives": left, "norms": float(len(bad))},
+        layers=tuple(each[0] for each in bad),
+        formula=r"\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}}, \quad \epsilon = " + tex(epsilon),
+        severity=unless_it_learns(run, "critical"),
     )
 
 

@@ -11,7 +11,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOSS
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._unmoved import moves
+from diagnostics.rules._unmoved import as_initialized, moves
 from diagnostics.rules._words import names_of, number
 from diagnostics.run import Run
 
@@ -38,7 +38,7 @@ def slow_group(
     own = {name: rates[group] for name in moved if (group := groups[name]) is not None and group in rates}
     fast_rate, slow_rate = max(own.values(), default=0.0), min(own.values(), default=0.0)
     fast, slow = (tuple(name for name in own if own[name] == rate) for rate in (fast_rate, slow_rate))
-    anew = bool(slow) and _as_initialized(run, slow)
+    anew = bool(slow) and as_initialized(run, slow)
     if anew:
         apart, unmoved = random
     if not 0 < apart * slow_rate <= fast_rate or not all(0 < moved[name] <= unmoved for name in slow):
@@ -79,28 +79,6 @@ def slow_group(
             Chart("line", "layers", ("update_norm",), "Length of the update of each tensor", log=True),
             LOSS,
         ),
-    )
-
-
-def _as_initialized(run: Run, names: tuple[str, ...], *, sure: float = 3.0) -> bool:
-    """Whether the first record, of weights that hardly move, shows all gains of their norms at 1, or without norms all
-    matrices of the length that PyTorch's default gives them: u with variance 1 / (3 fan-in), and u^2 that varies by
-    0.8 of its mean squared."""
-    _, columns, lengths = by_layer.matrix(run, "layers", "weight_norm")
-    layers, squares = by_layer.described(run), dict(zip(columns, lengths[0] ** 2, strict=True))
-    groups = {layers[name]["group"] for name in names}
-    gains = [
-        name
-        for name, each in layers.items()
-        if each.get("group") in groups and "Norm" in by_layer.type_of(run, name) and name.endswith("weight")
-    ]
-    if gains:
-        return all(abs(squares[name] / layers[name]["parameters"] - 1) < 0.01 for name in gains if name in squares)
-    drawn = {name: layers[name] for name in names if by_layer.type_of(run, name).startswith(("Linear", "Conv"))}
-    shapes = {name: each["shape"] for name, each in drawn.items() if len(each["shape"]) > 1}
-    return len(shapes) > 0 and all(
-        abs(squares[name] / (shape[0] / 3) - 1) < sure * (0.8 / drawn[name]["parameters"]) ** 0.5
-        for name, shape in shapes.items()
     )
 
 

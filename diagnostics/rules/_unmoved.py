@@ -32,6 +32,28 @@ def moved_at_most(run: Run, updates_at_least: int = 0) -> float:
     return max(moves(run, updates_at_least).values(), default=np.inf)
 
 
+def as_initialized(run: Run, names: tuple[str, ...], *, sure: float = 3.0) -> bool:
+    """Whether the first record, of weights that hardly move, shows all gains of their norms at 1, or without norms all
+    matrices of the length that PyTorch's default gives them: u with variance 1 / (3 fan-in), and u^2 that varies by
+    0.8 of its mean squared."""
+    _, columns, lengths = by_layer.matrix(run, "layers", "weight_norm")
+    layers, squares = by_layer.described(run), dict(zip(columns, lengths[0] ** 2, strict=True))
+    groups = {layers[name]["group"] for name in names}
+    gains = [
+        name
+        for name, each in layers.items()
+        if each.get("group") in groups and "Norm" in by_layer.type_of(run, name) and name.endswith("weight")
+    ]
+    if gains:
+        return all(abs(squares[name] / layers[name]["parameters"] - 1) < 0.01 for name in gains if name in squares)
+    drawn = {name: layers[name] for name in names if by_layer.type_of(run, name).startswith(("Linear", "Conv"))}
+    shapes = {name: each["shape"] for name, each in drawn.items() if len(each["shape"]) > 1}
+    return len(shapes) > 0 and all(
+        abs(squares[name] / (shape[0] / 3) - 1) < sure * (0.8 / drawn[name]["parameters"]) ** 0.5
+        for name, shape in shapes.items()
+    )
+
+
 def downhill_as_before(run: Run, history: signals.Loss, *, alike: float = 0.2) -> bool:
     """Whether the gradient is surely more than noise and as long as at the start: even the steepest direction, which
     goes first, is still ahead. At a floor it is noise, in a ravine the steep part of it has gone."""

@@ -5,6 +5,7 @@ Source: lecture, "Learning Rate" ("α too small: slow progress").
 
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _reach as reaching
@@ -12,7 +13,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules import _small_rate_words as sentences
 from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._unmoved import downhill_as_before, moved_at_most
+from diagnostics.rules._unmoved import as_initialized, downhill_as_before, moved_at_most
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -36,7 +37,8 @@ def without_curvature(
         return sentences.finding(run, words, cause="schedule", remedy=sentences.SHORTER)
     cut = left < NEXT_TO_NOTHING and moved <= FROZEN
     stuck = cut or moved_at_most(run, updates_at_least=1000) <= unmoved
-    if (stuck and has_way_down(run, history, signals.NOTHING)) or (cut and _falls_as_said(run, history, half)):
+    waits = (stuck and has_way_down(run, history, signals.NOTHING)) or _waits_at_its_start(run, history)
+    if waits or (cut and _falls_as_said(run, history, half)):
         found = sentences.finding(run, words)
         return sentences.by_clipping(found, left) if cut else found
     if _straight_on(run, history):
@@ -48,6 +50,17 @@ def without_curvature(
 def has_way_down(run: Run, history: signals.Loss, left: float) -> bool:
     """So much of the loss is left, and the gradient says where to."""
     return history.end > left * history.start > 0 and downhill_as_before(run, history)
+
+
+def _waits_at_its_start(run: Run, history: signals.Loss, *, most: float = 0.03, common: float = 0.1) -> bool:
+    """Of a loss that may have any sign, as a policy's, which does not tell how far it has to go: random weights still,
+    which a thousand updates move by `most` of their size (where the rate fits, by several times it), and a gradient of
+    which so much is `common` to all batches. (What is pretrained may be meant to move little.)"""
+    if not moved_at_most(run, updates_at_least=1000) <= most:
+        return False
+    signless = history.start <= 0 or signals.of_both_signs(history.values)
+    pulled = signless and signal.surely(run, history.first_step) >= common
+    return pulled and as_initialized(run, tuple(by_layer.matrices(run))) and downhill_as_before(run, history)
 
 
 def _falls_as_said(run: Run, history: signals.Loss, left: float, *, said: float = 0.5) -> bool:

@@ -60,7 +60,8 @@ standardized with it. The other values then differ by thousandths, and weights a
 
 *Weight decay*: it multiplies all weights by $1 - \alpha\lambda$ at every update: where that is faster than the gradient
 builds them up they end near 0, and layers of such weights pass on neither signal nor gradient. Added to the gradient,
-it holds them where $\nabla\mathcal J = -\lambda\mathbf w$: the loss has a slope there, and cannot follow it.
+it holds them where $\nabla\mathcal J = -\lambda\mathbf w$: the loss has a slope there, and cannot follow it. Beside it,
+as AdamW's, no weight grows past $1/\lambda$, where $\alpha\lambda w$ is as long as the longest step.
 
 *Target scale*: an optimizer that divides gradients by their own size moves a weight by about $\alpha$ an update,
 however large the error: answers that must come from 0 to 100,000 have a long way to go.
@@ -141,9 +142,7 @@ from diagnostics.rules._far_off import (
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._flat_causes import (
     crowded_inputs,
-    decayed,
     distant_targets,
-    held_by_decay,
     saturated_softmax,
     tiny_inputs,
 )
@@ -154,6 +153,7 @@ from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
+from diagnostics.rules._weight_decay import behind_linear, decayed, held_by_decay, may_be_meant
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -174,10 +174,15 @@ def check(run: Run) -> Iterator[Finding]:
             near_its_bound(KIND, run, history),
             blind_so_far(KIND, run, history),
             began_sure_and_wrong(KIND, run),
-            below_linear(KIND, run),
+            _below_linear(run),
         )
         told = [each for each in facts if each] + [each for each in told if each.cause] or told
     yield from told
+
+
+def _below_linear(run: Run) -> Finding | None:
+    found = below_linear(KIND, run)
+    return (behind_linear(KIND, run, found) or found) if found and found.alarm else found
 
 
 def _of_a_level(
@@ -232,7 +237,7 @@ def _of_a_level(
         or crowded_inputs(KIND, run, stretch, found)
         or nothing
         or constant_value(KIND, run, stretch)
-        or held_by_decay(KIND, run, stretch, heard)
+        or held_by_decay(KIND, run, stretch, may_be_meant(run, found, HEARD))
     )
     if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or _unexplained(run, stretch, found)
@@ -246,7 +251,7 @@ def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
 
 def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding:
     floor = "" if stretch.escaped else " It may be the floor that the data allow."
-    if found.share > 0:
+    if 0 < found.share <= 1:
         part = ", in the part of it that compares outputs with targets" if found.partial else ""
         answer = "the mean of all answers" if found.averaged else "the same answer to all"
         floor += (

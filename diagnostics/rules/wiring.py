@@ -105,6 +105,9 @@ short where the batch is large, and so are all scores.
 *Shared norm*: a batch norm keeps one running mean and deviation. Used at several places it trains with each one's own,
 and in evaluation gives all of them the mean of these.
 
+*Norm epsilon*: a norm divides by $\sqrt{\sigma^2 + \epsilon}$. Where $\epsilon$ is the larger one, what is small stays
+small, and layer by layer the signal dies away as without norms.
+
 *Short memory*: $\hat\mu \leftarrow (1-m)\hat\mu + m\mu$, with the batch's $\mu$. In evaluation a batch norm works
 with $\hat\mu$, and with a large $m$ that is one batch's, whose noise every answer has.
 
@@ -221,7 +224,7 @@ from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import ctc_scores, log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
 from diagnostics.rules._no_floor import no_floor
-from diagnostics.rules._norms import across_batch, norms_of_few, shared_norms, short_memory
+from diagnostics.rules._norms import across_batch, by_epsilon, norms_of_few, shared_norms, short_memory
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
@@ -242,10 +245,10 @@ _LOOKS = (
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
     membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, shapes.broadcast,
     shapes.scrambled, shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch,
-    shapes.by_place, norms_of_few, across_batch, shared_norms, short_memory, log_scores, ctc_scores, unlogged,
-    targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class, shared_head,
-    zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice,
-    forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
+    shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores, ctc_scores,
+    unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class,
+    shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
+    forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
     forward.derivative_without_graph, lost_to_rounding, collapsed, identity_activation,
 )  # fmt: skip
 
@@ -260,7 +263,7 @@ def check(run: Run) -> Iterator[Finding]:
 _SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token", "one-example", "wrong-backward", "state-unstored", "uphill",
+    "mask-inverted", "one-token", "one-example", "wrong-backward", "state-unstored", "uphill", "norm-epsilon",
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),

@@ -76,6 +76,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "norms_of_one": [],
     "norms_of_two": [],
     "short_memory": [],
+    "norm_epsilons": [],
     "made_in_forward": [],
     "evaluation": {},
     "trained_beside": False,

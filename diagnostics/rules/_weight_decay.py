@@ -1,0 +1,213 @@
+"""Weights that decay has taken away, or keeps from where the gradient points.
+
+Source: lecture, "Plateaux" (a signal that does not get through); Loshchilov and Hutter 2019, "Decoupled Weight Decay
+Regularization".
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _gradient_signal as signal
+from diagnostics.rules import _optimizer as optimizer
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS
+from diagnostics.rules._explained import Explained
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._raw_inputs import normalizes
+from diagnostics.rules._stretches import Flat
+from diagnostics.rules._words import number, tex
+from diagnostics.run import Run
+
+_COUPLED = {"SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad"}  # of torch.optim: the decay is added to the gradient
+
+
+def decayed(
+    kind: str,
+    run: Run,
+    stretch: Flat,
+    *,
+    left: float = 0.2,
+    gone: float = 0.01,
+    unseen: float = 0.003,  # the root of the 1e-5 that norms add to a variance: they do not make up for less
+) -> Finding | None:
+    """Weights far smaller than initialization made them, to keep the size of signals: a fifth of all, or next to
+    nothing of one layer that no norm makes up for, or of most."""
+    decay = _largest_decay(run)
+    steps, norms = signals.column(run, "weight_norm")
+    late = norms[stretch.holds(steps)]
+    if not decay > 0 or not len(late) or not norms[0] > 0:
+        return None
+    share, where = float(late[-1] / norms[0]), "the weights"
+    chart = Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)
+    if share > left:
+        left_of = _left_of_matrices(run, stretch.last_step)
+        chart = Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True)
+        if not left_of:
+            return None
+        name = min(left_of, key=left_of.__getitem__)
+        share, where = left_of[name], f"the weights of {name.removesuffix('.weight')}"
+        if normalizes(run):
+            gone, share, where = unseen, signals.median(np.array([*left_of.values()])), "half of all matrices"
+        if not share <= gone:
+            return None
+    return _by_decay(
+        kind,
+        run,
+        stretch,
+        decay,
+        share,
+        f"A weight decay of {number(decay)} has brought {where} to {number(100 * share)} % of their initial size: "
+        f"the layers pass on next to nothing, and the loss {stretch.stood}.",
+        chart,
+    )
+
+
+def held_by_decay(
+    kind: str,
+    run: Run,
+    stretch: Flat,
+    meant: bool,
+    state: str = "",
+    *,
+    half: float = 0.5,
+    common: float = 0.1,  # of the squared gradient is the same in all batches: the loss has a way down
+) -> Finding | None:
+    """A decay that holds the loss up: half of the matrices have lost `half` of their size, the loss does not come down
+    though its gradient surely points somewhere, and the decay undoes what that does. Where next to nothing is to be
+    learned there is no such part. `state`: of the loss, in words; that it stood where none is given."""
+    decay, left_of = _largest_decay(run), _left_of_matrices(run, stretch.last_step)
+    left = signals.median(np.array([*left_of.values()]))
+    if stretch.escaped or not decay or not left <= half:
+        return None
+    agreed = signal.surely_at_least(run, stretch.first_step)
+    told = _undone(run, stretch, decay, half, agreed) if agreed >= common else None
+    if told is None:
+        return None
+    found = _by_decay(
+        kind,
+        run,
+        stretch,
+        decay,
+        left,
+        f"A weight decay of {number(decay)} holds the loss up: {told} in the middle one of the weight matrices. The "
+        f"weights are down to {number(100 * left)} % of their initial size, and the loss {state or stretch.stood}.",
+        Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True),
+    )
+    return replace(found, severity="info") if meant else found
+
+
+def may_be_meant(run: Run, explained: Explained, heard: float, *, half: float = 0.5) -> bool:
+    """Whether inputs are heard with it: so much of a decay in the gradient may be meant; of one beside it, that takes
+    back more than it leaves, only where they explain `half` of the loss."""
+    if is_decoupled(run):
+        return explained.share + 3 * explained.error >= half
+    return explained.share - 3 * explained.error > heard
+
+
+def behind_linear(kind: str, run: Run, found: Finding) -> Finding | None:
+    """A decay that keeps a network behind a linear model, as `found`."""
+    loss, linear = found.evidence["loss"], found.evidence["loss of a linear model"]
+    history = signals.loss(run)
+    share = (history.last_step - found.first_step) / max(history.last_step - int(history.steps[0]), 1)
+    stretch = Flat(found.first_step, history.last_step, loss, share, escaped=False)
+    state = f"is {number(loss)}, where a linear model of the same inputs would have {number(linear)}"
+    return held_by_decay(kind, run, stretch, False, state)
+
+
+def _undone(run: Run, stretch: Flat, decay: float, half: float, agreed: float) -> str | None:
+    """What a decay takes back, in words. Added to a gradient it is at least `half` as long as the part of that which is
+    the same in all batches: where they rest it is as long. Beside the gradient's part of the update, it is at least as
+    long as what both leave of that; a sound one is a twentieth of it."""
+    steps, names, sizes = by_layer.matrix(run, "layers", "weight_norm")
+    inside, at = stretch.holds(steps), _of_matrices(run, names)
+    beside = is_decoupled(run)
+    if not inside.any() or not (beside or run.meta["optimizer"] in _COUPLED):
+        return None
+    _, _, lengths = by_layer.matrix(run, "layers", "update_norm" if beside else "grad_norm")
+    times = decay * (optimizer.rate_at(run, steps[inside]) if beside else 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of what gets no gradient
+        ratios = np.median(times * sizes[inside][:, at] / lengths[inside][:, at], axis=0)
+    length = signals.median(ratios)
+    if beside:
+        taken = f"of each update it takes back {number(length)} times as much as is left of it"
+        return taken if length >= 1 else None
+    added = f"added to a gradient that still points downhill, it is {number(100 * length)} % as long"
+    return added if length >= half * agreed**0.5 else None
+
+
+def _largest_decay(run: Run) -> float:
+    return max((float(group.get("weight_decay") or 0) for group in run.meta["hyperparameters"]), default=0.0)
+
+
+def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, summary: str, chart: Chart) -> Finding:
+    return stretch.finding(
+        kind,
+        "weight-decay",
+        (),
+        summary,
+        {
+            "weights over initial": share,
+            "weight decay": decay,
+            "loss": stretch.level,
+            "share of the run": stretch.share,
+        },
+        (
+            *_without_the_rate(run, decay),
+            *_decoupled(run),
+            f"lower weight_decay from {number(decay)} to {number(min(decay / 100, 0.01))}",
+            "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
+        ),
+        (LOSS, chart),
+        rf"\mathbf{{w}} \leftarrow (1 - \alpha\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+    )
+
+
+def _decoupled(run: Run) -> tuple[str, ...]:
+    """Where the decay goes through the averages of the gradient and is divided by its size, which leaves the rate."""
+    name = str(run.meta["optimizer"])
+    if name not in ("Adam", "NAdam", "RAdam") or is_decoupled(run):
+        return ()
+    return (
+        f"use torch.optim.AdamW: {name} adds the decay to the gradient and divides both by their size, so that weights "
+        "whose decay is larger than their gradient shrink by the whole rate",
+    )
+
+
+def is_decoupled(run: Run) -> bool:
+    return any(group.get("decoupled_weight_decay") for group in run.meta["hyperparameters"])
+
+
+def _without_the_rate(run: Run, decay: float, *, near: float = 0.1) -> tuple[str, ...]:
+    """Where the first update took that share off nearly all tensors, whatever the rate."""
+    _, _, sizes = run.matrix("layers", "weight_norm", copy=False)
+    _, _, updates = run.matrix("layers", "update_norm", copy=False)
+    rate = optimizer.last_rate(run)
+    if not len(sizes) or not len(updates):
+        return ()
+    with np.errstate(invalid="ignore"):  # of tensors that are 0 and stay so
+        taken = signals.median(updates[0] / (sizes[0] + updates[0]))
+    if not abs(taken - decay) <= near * decay or rate > 0.5:
+        return ()
+    return (
+        f"multiply the decay by the learning rate, w *= 1 - lr * weight_decay: each update takes "
+        f"{number(100 * taken)} % off the weights, and that would take {number(100 * rate * decay)} %",
+    )
+
+
+def _of_matrices(run: Run, names: list[str]) -> list[int]:
+    """Which of these columns are of weight matrices."""
+    matrices = by_layer.matrices(run)
+    return [index for index, name in enumerate(names) if name in matrices]
+
+
+def _left_of_matrices(run: Run, step: int) -> dict[str, float]:
+    """What is left of the size of each matrix."""
+    steps, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    at = [index for index in _of_matrices(run, names) if norms[0, index] > 0]
+    now = norms[steps <= step]
+    if not len(now):
+        return {}
+    shares = now[-1, at] / norms[0, at]
+    return {names[index]: float(share) for index, share in zip(at, shares, strict=True) if np.isfinite(share)}
