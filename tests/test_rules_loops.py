@@ -342,6 +342,22 @@ def test_gradients_erased_before_the_step(tmp_path):
     assert "erased" in found.alarms[0].summary and "zero_grad" in found.alarms[0].remedies[0]
 
 
+def test_erased_gradients_are_known_without_a_look_at_the_layers(tmp_path):
+    """Of two updates alone, where they cost the budget much."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = examples()
+    with diagnostics.watch(model, optimizer, tmp_path, every=1000) as monitor:
+        for _ in range(40):
+            loss = cross_entropy(model, x, y)
+            loss.backward()
+            optimizer.zero_grad()
+            optimizer.step()
+            monitor.step(loss)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert alarms(found) == [("wiring", "detached")] and "erased" in found.alarms[0].summary
+
+
 class Functional(nn.Module):
     """Its ReLUs are functions, which have no place among the modules."""
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.rules._one_class import one_class
+from diagnostics.run import Run
 
 pytestmark = pytest.mark.exhaustive
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -122,3 +126,14 @@ def test_targets_of_one_class(
 ) -> None:
     torch.manual_seed(0)
     assert ("one-class" in causes(tmp_path / "run", model(), loss, target)) == expected
+
+
+@pytest.mark.parametrize(("end", "rare", "told"), [(5e-3, 0.0, True), (5e-3, 0.1, False), (0.3, 0.0, False)])
+def test_a_loss_on_its_way_down_is_enough_where_no_batch_stands_out(end: float, rare: float, told: bool) -> None:
+    """A batch with an example of another class costs more than those about it."""
+    steps = np.arange(1, 301)
+    loss = 1.6 * end ** (steps / 300) * (1 + 0.02 * np.random.default_rng(0).standard_normal(300))
+    loss[::40] += rare
+    table = pd.DataFrame({"step": steps, "loss": loss, "one_class": np.where(steps % 100 == 0, 4.0, np.nan)})
+    run = Run.from_frames({"name": "r", "layers": [{"name": "out.bias", "shape": [4]}]}, {"scalars": table})
+    assert [each.cause for each in one_class(run)] == ["one-class"] * told

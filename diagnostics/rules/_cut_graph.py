@@ -20,6 +20,13 @@ def erased(run: Run) -> bool:
     return len(passes) > 0 and bool((passes >= 1).all())
 
 
+def erased_always(run: Run, *, least: int = 20) -> bool:
+    """In every update, as is known without a look at the layers: a norm after the backward pass, 0 before the step."""
+    (_, left), (_, norms) = (signals.column(run, name) for name in ("grad_norm", "grad_norm_unclipped"))
+    whole = len(norms) == len(left) >= least
+    return whole and bool((left == 0).all()) and bool((norms > 0).all()) and erased(run)
+
+
 def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps (T,), names (L,) and where a tensor had no gradient (T, L). Empty if all had one at first: then nothing is
     cut off, and of a long run a column less is read."""

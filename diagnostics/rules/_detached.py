@@ -26,7 +26,7 @@ def detached(run: Run) -> Iterator[Finding]:
     cut = cut_graph.no_graph(run)
     steps, layers, missing = cut_graph.without_gradient(run)
     nowhere = len(steps) > 0 and not (missing < 1).any() and bool(cut_graph.still(run).all())  # else one was there
-    if (len(cut) or nowhere) and not by_layer.counts_errors(run):
+    if (len(cut) or nowhere or cut_graph.erased_always(run)) and not by_layer.counts_errors(run):
         first = signals.first_step(run)
         summary, remedies = (_ERASED, _ZERO_FIRST) if cut_graph.erased(run) and not len(cut) else (_CUT, _REATTACH)
         yield found("detached", run, summary, remedies, evidence={"updates": float(signals.total(run))}, step=first)

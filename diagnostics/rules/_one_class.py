@@ -2,23 +2,29 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
+NEXT_TO_NOTHING = 0.01  # of the first loss: less than one example of another class in a batch costs
 
-def one_class(run: Run, *, measured: int = 3, left: float = 0.01) -> Iterator[Finding]:
-    """Where no late batch costs more than `left` of the first loss, as one with an example of another class would; and
-    where that bias is there: of scores that are compared with each other, as in a contrast, the first is the right one
-    by convention."""
+
+def one_class(run: Run, *, measured: int = 3, left: float = 0.1, apart: float = 1.5) -> Iterator[Finding]:
+    """Where no late batch costs more than `left` of the first loss, nor `apart` times as much as those about it, as one
+    with an example of another class would; and where that bias is there: of scores that are compared with each other,
+    as in a contrast, the first is the right one by convention."""
     steps, classes = signals.column(run, "one_class")
     history = signals.loss(run)
     late = history.after(history.middle_step)
     if len(classes) < measured or not classes[-1] or not _ends_in_bias(run, int(classes[-1])):
         return
     if not 0 <= late.min() <= late.max() <= left * history.start:
+        return
+    if late.max() > NEXT_TO_NOTHING * history.start and not (late <= apart * _about_each(late)).all():
         return
     yield found(
         "one-class",
@@ -37,6 +43,12 @@ def one_class(run: Run, *, measured: int = 3, left: float = 0.01) -> Iterator[Fi
         severity="warning",
         chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
     )
+
+
+def _about_each(values: np.ndarray, *, reach: int = 5) -> np.ndarray:
+    """The median of those up to `reach` places away."""
+    padded = np.pad(values, reach, mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), axis=1)
 
 
 def _ends_in_bias(run: Run, classes: int) -> bool:
