@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import stats
-from diagnostics.monitor import describe, dropping, ending, forwards, order, strangers, symmetry, transfer
+from diagnostics.monitor import describe, dropping, ending, forwards, losses, order, strangers, symmetry, transfer
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.averaged import Averaged
 from diagnostics.monitor.beside import Beside
+from diagnostics.monitor.class_weights import ClassWeights
 from diagnostics.monitor.compared import Compared
 from diagnostics.monitor.components import Components
 from diagnostics.monitor.distributed import is_dtensor
@@ -51,7 +52,7 @@ class Looking:
         self._beside = beside
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
-        self._compared, self._averaged = Compared(), Averaged()
+        self._compared, self._averaged, self._class_weights = Compared(), Averaged(), ClassWeights()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[strangers.Stranger] = []
@@ -110,10 +111,8 @@ class Looking:
         if len(bounds) == len(given):  # all that a softmax is taken of
             most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
             found["score_bound"] = [most, classes] if math.isfinite(most) else []
-        found["across_batch"] = any(observer.losses.sideways.told for observer in observers)
-        found["mean_count"] = max((float(each) for one in observers for each in one.losses.counts), default=None)
-        found["ctc_total"] = max((float(each) for one in observers for each in one.losses.ctc_totals), default=0.0)
-        found["unlogged"] = any(bool(each) for observer in observers for each in observer.losses.unlogged)
+        found |= losses.told([observer.losses for observer in observers])
+        found["class_weights"] = self._class_weights.told(each for one in observers for each in one.losses.weighted)
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
         found["no_second_derivative"] = all(each.derivatives.no_second() for each in observers)

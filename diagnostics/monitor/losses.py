@@ -1,7 +1,7 @@
 """What the functions of a loss are given: probabilities where they expect logits or logarithms, targets, labels."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.monitor import functions
+from diagnostics.monitor import class_weights, functions
 from diagnostics.monitor.cosines import Cosines
 from diagnostics.monitor.sideways import Sideways
 
@@ -30,6 +30,7 @@ class Losses:
         # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
         self.unsigned: list[tuple[str, Tensor, Tensor]] = []
         self.guesses: list[tuple[float, Tensor]] = []  # log C of each mean cross-entropy, and what it returned
+        self.weighted: list[class_weights.Counted] = []  # weights of classes, and how many targets are of each
         self.cosines, self.sideways = Cosines(), Sideways()
 
     @torch.no_grad()
@@ -58,6 +59,8 @@ class Losses:
     def returned(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         self.cosines.follow(func, args, kwargs, out)
         self.sideways.follow(func, args, kwargs, out)
+        if (weighted := class_weights.counted(func, args, kwargs)) is not None:
+            self.weighted.append(weighted)
         if func is F.cross_entropy and functions.argument(args, kwargs, 2, "weight") is None:
             self._guess(functions.argument(args, kwargs, 0, "input"), kwargs, out)
         if func not in functions.SIGNED:
@@ -71,6 +74,16 @@ class Losses:
         classes = logits.shape[min(1, logits.dim() - 1)]
         if kwargs.get("reduction", "mean") == "mean" and out.numel() == 1 and classes > 1:
             self.guesses.append((math.log(classes), out.detach()))
+
+
+def told(several: Sequence[Losses]) -> dict[str, Any]:
+    """What the run says of those of one update."""
+    return {
+        "across_batch": any(one.sideways.told for one in several),
+        "mean_count": max((float(each) for one in several for each in one.counts), default=None),
+        "ctc_total": max((float(each) for one in several for each in one.ctc_totals), default=0.0),
+        "unlogged": any(bool(each) for one in several for each in one.unlogged),
+    }
 
 
 def _has_numbers(x: Any) -> bool:

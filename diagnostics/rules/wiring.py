@@ -105,6 +105,9 @@ short where the batch is large, and so are all scores.
 *Shared norm*: a batch norm keeps one running mean and deviation. Used at several places it trains with each one's own,
 and in evaluation gives all of them the mean of these.
 
+*Class weights*: $\sum_n w_{t_n} \mathcal L_n$ gives a class the pull of $w_c n_c$ examples. Weights that are to balance
+the classes are the inverses of their numbers; frequencies themselves, or inverses in the wrong order, square the ratio.
+
 *Norm epsilon*: a norm divides by $\sqrt{\sigma^2 + \epsilon}$. Where $\epsilon$ is the larger one, what is small stays
 small, and layer by layer the signal dies away as without norms.
 
@@ -215,6 +218,7 @@ from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
+from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import detached, drawn, state_cut
 from diagnostics.rules._finding import Finding
@@ -246,8 +250,8 @@ _LOOKS = (
     membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, shapes.broadcast,
     shapes.scrambled, shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch,
     shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores, ctc_scores,
-    unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example, one_class,
-    shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
+    class_weights, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example,
+    one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
     forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
     forward.derivative_without_graph, lost_to_rounding, collapsed, identity_activation,
 )  # fmt: skip

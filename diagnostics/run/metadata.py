@@ -48,6 +48,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "across_batch": False,
     "accumulated": {},
     "unlogged": False,
+    "class_weights": [],
     "ctc_total": 0.0,
     "padding_alone": [],
     "unsigned": [],
