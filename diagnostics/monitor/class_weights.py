@@ -30,7 +30,8 @@ def counted(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Counted | No
     if not isinstance(weight, Tensor) or target.is_floating_point() or not 1 < weight.numel() <= MOST_CLASSES:
         return None
     ignored = kwargs.get("ignore_index", -100)
-    labels = target.detach().reshape(-1)[:MOST_TARGETS, None]
+    labels = target.detach().reshape(-1)
+    labels = labels[:: 1 + len(labels) // MOST_TARGETS, None]  # all over an image, which has its sky at the top
     of_class = labels == torch.arange(len(weight), device=labels.device)
     return weight.detach().float(), (of_class & (labels != ignored)).float().sum(0)
 
@@ -43,7 +44,7 @@ class ClassWeights:
         self._counts: list[float] = []
 
     def told(self, calls: Iterable[Counted]) -> list[list[float]]:
-        """Weights, and targets of each class so far; empty where there are none, or several weighted losses."""
+        """Weights, those of the last call, and targets of each class so far; empty where there are none."""
         for weights, counts in ((each.tolist(), some.tolist()) for each, some in calls):
             if weights != self._weights:
                 self._weights, self._counts = weights, [0.0] * len(weights)

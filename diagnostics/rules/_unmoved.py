@@ -38,19 +38,19 @@ def as_initialized(run: Run, names: tuple[str, ...], *, sure: float = 3.0) -> bo
     0.8 of its mean squared."""
     _, columns, lengths = by_layer.matrix(run, "layers", "weight_norm")
     layers, squares = by_layer.described(run), dict(zip(columns, lengths[0] ** 2, strict=True))
-    groups = {layers[name]["group"] for name in names}
+    layers = {name: each for name, each in layers.items() if name in squares}
+    groups = {layers[name].get("group") for name in names if name in layers}
     gains = [
-        name
+        squares[name] / each["parameters"]
         for name, each in layers.items()
         if each.get("group") in groups and "Norm" in by_layer.type_of(run, name) and name.endswith("weight")
     ]
     if gains:
-        return all(abs(squares[name] / layers[name]["parameters"] - 1) < 0.01 for name in gains if name in squares)
-    drawn = {name: layers[name] for name in names if by_layer.type_of(run, name).startswith(("Linear", "Conv"))}
-    shapes = {name: each["shape"] for name, each in drawn.items() if len(each["shape"]) > 1}
-    return len(shapes) > 0 and all(
-        abs(squares[name] / (shape[0] / 3) - 1) < sure * (0.8 / drawn[name]["parameters"]) ** 0.5
-        for name, shape in shapes.items()
+        return all(abs(gain - 1) < 0.01 for gain in gains)
+    linear = [name for name in names if name in layers and by_layer.type_of(run, name).startswith(("Linear", "Conv"))]
+    drawn = [(squares[name], layers[name]["shape"][0] / 3, layers[name]["parameters"]) for name in linear]
+    return len(drawn) > 0 and all(
+        abs(square / expected - 1) < sure * (0.8 / count) ** 0.5 for square, expected, count in drawn
     )
 
 
