@@ -42,9 +42,9 @@ def class_weights(run: Run, *, often: float = 3.0, alike: float = 0.5) -> Iterat
             f"times as large. A mistake in class {less} counts for next to nothing."
         ),
         (
-            f"weigh each class by the inverse of its frequency: torch.tensor([{proposed}]), n / (C n_c)"
+            f"weigh each class by the inverse of its frequency, weight=torch.tensor([{proposed}])"
             if len(weights) <= 8
-            else "weigh each class by the inverse of its frequency, n / (C n_c)",
+            else "weigh each class by the inverse of its frequency: weight = n / (classes * n_of_each)",
             "look at the order of the weights: they belong to the classes in the order of their numbers; pos_weight is "
             "negatives over positives",
         ),

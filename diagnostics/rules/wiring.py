@@ -205,7 +205,8 @@ fixed point: its other steps belong under `torch.no_grad()`. A reward whose nega
 at the end, is taken for a loss without a floor. All labels may be of one class on purpose, as where a head waits for
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
 between. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn without a
-gradient. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be meant.
+gradient. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be meant, and
+so may class weights that grow with frequency where a mistake in the frequent class is the dear one.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -242,6 +243,7 @@ from diagnostics.run import Run
 
 KIND = "wiring"
 RANK = 4
+TITLES = {"class-weights": "Class weights the wrong way round", "norm-epsilon": "Batch norms that do not normalize"}
 
 
 _LOOKS = (
