@@ -10,7 +10,10 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._explained import Explained
 from diagnostics.rules._raised_again import raised_again
+from diagnostics.rules._stretches import Flat
+from diagnostics.rules._unexplained import unexplained
 from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
@@ -141,3 +144,16 @@ def test_a_decay_beside_the_gradient_that_undoes_it(decay, told, tmp_path):
     found = [each for each in diagnostics.diagnose(run).findings if each.cause == "weight-decay"]
     assert alarms(run) == [("plateau", "weight-decay")] * told
     assert not told or "it takes back" in found[0].summary
+
+
+@pytest.mark.parametrize(("ratio", "share", "told"), [(0.006, 0.02, True), (0.2, 0.02, False), (0.006, 0.8, False)])
+def test_a_level_that_nothing_explains_tells_how_far_inside_the_rate_is(ratio, share, told):
+    """Where little was learned: who has come far need not be told to hurry."""
+    steps = np.arange(1, 101)
+    scalars = pd.DataFrame({"step": steps, "loss": 2.0, "lr": 1e-3})
+    curvature = pd.DataFrame({"step": [1, 50], "stability": [ratio / 2, ratio]})
+    run = Run.from_frames({"name": "r"}, {"scalars": scalars, "curvature": curvature})
+    found = unexplained("plateau", run, Flat(1, 100, 2.0, 1.0, False), Explained(share, 0.01, 2.0, 2.1))
+    assert found.severity == "info"
+    assert ("0.6 % of the largest stable one" in found.summary) == told
+    assert ("try ten times the learning rate, 0.01" in found.remedies) == told

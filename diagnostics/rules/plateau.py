@@ -126,10 +126,9 @@ from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._below_linear import BELOW_LINEAR, below_linear
-from diagnostics.rules._charts import LOSS_AND_GRADIENT
-from diagnostics.rules._constant_answer import BEND, learned_nothing, of_linear_layers
+from diagnostics.rules._constant_answer import learned_nothing
 from diagnostics.rules._constant_value import constant_value
-from diagnostics.rules._explained import Explained, explained
+from diagnostics.rules._explained import explained
 from diagnostics.rules._far_off import (
     BY_INPUTS,
     INPUT_SCALE,
@@ -149,12 +148,11 @@ from diagnostics.rules._flat_causes import (
 from diagnostics.rules._given import misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import blind_so_far, order_blind
-from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._sharp_softmax import hard_attention
+from diagnostics.rules._unexplained import unexplained
 from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
 from diagnostics.rules._weight_decay import behind_linear, decayed, held_by_decay, may_be_meant
-from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 KIND = "plateau"
@@ -240,40 +238,13 @@ def _of_a_level(
         or held_by_decay(KIND, run, stretch, may_be_meant(run, found, HEARD))
     )
     if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
-        yield why or _unexplained(run, stretch, found)
+        yield why or unexplained(KIND, run, stretch, found)
 
 
 def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
     """Level after the larger part of the untrained loss is gone: a floor, as far as the run shows."""
     untrained = signals.untrained(run)
     return untrained - stretch.level > most * abs(untrained)
-
-
-def _unexplained(run: Run, stretch: stretches.Flat, found: Explained) -> Finding:
-    floor = "" if stretch.escaped else " It may be the floor that the data allow."
-    if 0 < found.share <= 1:
-        part = ", in the part of it that compares outputs with targets" if found.partial else ""
-        answer = "the mean of all answers" if found.averaged else "the same answer to all"
-        floor += (
-            f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of {answer}{part}."
-        )
-    return Finding(
-        KIND,
-        None,
-        "info",
-        stretch.first_step,
-        stretch.ended,
-        (),
-        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{of_linear_layers(run)}",
-        {"loss": stretch.level, "share of the run": stretch.share},
-        (
-            *([BEND] if of_linear_layers(run) else []),
-            *([standardize(run)] if raw(run) else []),
-            "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
-            "floor",
-        ),
-        LOSS_AND_GRADIENT,
-    )
 
 
 def gives_way(finding: Finding) -> bool:

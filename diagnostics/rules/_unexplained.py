@@ -1,0 +1,57 @@
+"""A loss that stands still, and nothing that is measured says why: what is known of it all the same.
+
+Source: lecture, "Plateaux".
+"""
+
+import numpy as np
+
+from diagnostics.rules import _optimizer as optimizer
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import LOSS_AND_GRADIENT
+from diagnostics.rules._constant_answer import BEND, of_linear_layers
+from diagnostics.rules._explained import Explained
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._raw_inputs import raw, standardize
+from diagnostics.rules._stretches import Flat
+from diagnostics.rules._words import number
+from diagnostics.run import Run
+
+INSIDE = 0.03  # of the limit: thirty times as much, which is far, is still stable
+MUCH = 0.5  # of the loss of a constant answer gone: a run that has learned, and need not be told to hurry
+
+
+def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding:
+    floor = "" if stretch.escaped else " It may be the floor that the data allow."
+    if 0 < found.share <= 1:
+        part = ", in the part of it that compares outputs with targets" if found.partial else ""
+        answer = "the mean of all answers" if found.averaged else "the same answer to all"
+        floor += (
+            f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of {answer}{part}."
+        )
+    ratio, rate = _largest_ratio(run), optimizer.highest_rate(run, stretch.last_step)
+    far_inside = ratio < INSIDE and not found.share >= MUCH
+    inside = f" The learning rate is {number(100 * ratio)} % of the largest stable one." if far_inside else ""
+    return Finding(
+        kind,
+        None,
+        "info",
+        stretch.first_step,
+        stretch.ended,
+        (),
+        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{inside}{of_linear_layers(run)}",
+        {"loss": stretch.level, "share of the run": stretch.share},
+        (
+            *([BEND] if of_linear_layers(run) else []),
+            *([standardize(run)] if raw(run) else []),
+            *([f"try ten times the learning rate, {number(10 * rate)}"] if inside else []),
+            "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
+            "floor",
+        ),
+        LOSS_AND_GRADIENT,
+    )
+
+
+def _largest_ratio(run: Run) -> float:
+    """Of stability, over the whole run; NaN where none is known."""
+    ratios = signals.array(run.table("curvature", ["stability"]), "stability")
+    return float(np.nanmax(ratios)) if np.isfinite(ratios).any() else np.nan
