@@ -151,7 +151,7 @@ def test_a_level_that_nothing_explains_tells_how_far_inside_the_rate_is(ratio, s
     """Where little was learned: who has come far need not be told to hurry."""
     steps = np.arange(1, 101)
     scalars = pd.DataFrame({"step": steps, "loss": 2.0, "lr": 1e-3})
-    curvature = pd.DataFrame({"step": [1, 50], "stability": [ratio / 2, ratio]})
+    curvature = pd.DataFrame({"step": [1, 50], "stability": ratio})
     run = Run.from_frames({"name": "r"}, {"scalars": scalars, "curvature": curvature})
     found = unexplained("plateau", run, Flat(1, 100, 2.0, 1.0, False), Explained(share, 0.01, 2.0, 2.1))
     assert found.severity == "info"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._below_linear import rival, said_of_linear
@@ -102,16 +103,14 @@ def learned_nothing(
     )
 
 
-def _longer_steps(run: Run, since: int, *, far: float = 0.03) -> tuple[str, ...]:
+def _longer_steps(run: Run, since: int) -> tuple[str, ...]:
     """A remedy where thirty times the rate would still be stable: what grows out of nothing may only be slow."""
-    table = run.table("curvature", ["step", "stability"])
-    late = table.loc[table["step"] >= since]
-    ratio, rate = signals.median(signals.array(late, "stability")), optimizer.rate_at(run, late["step"].to_numpy())
-    if not 0 < ratio < far or optimizer.last_rate(run) < rate:  # of a rate that was lowered it is the schedule's
+    known = limits.far_inside(run, since)
+    if known is None or optimizer.last_rate(run) < known[0]:  # of a rate that was lowered it is the schedule's
         return ()
     return (
-        f"raise the learning rate: {number(rate)} is {number(100 * ratio)} % of the largest stable one, and what grows "
-        "from next to nothing, as at a saddle point, grows with the rate",
+        f"raise the learning rate: {number(known[0])} is {number(100 * known[1])} % of the largest stable one, and "
+        "what grows from next to nothing, as at a saddle point, grows with the rate",
     )
 
 

@@ -14,7 +14,16 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
+FAR_INSIDE = 0.03  # of the limit: thirty times as much, which is far, is still stable
 SAFETY = 0.9  # of the stability limit: curvature is known to about a percent, but grows while training
+
+
+def far_inside(run: Run, since: int) -> tuple[float, float] | None:
+    """Rate and stability ratio of the estimates from a step on, where thirty times the rate would still be stable."""
+    table = run.table("curvature", ["step", "stability"])
+    late = table.loc[table["step"] >= since]
+    ratio, rate = signals.median(signals.array(late, "stability")), optimizer.rate_at(run, late["step"].to_numpy())
+    return (rate, ratio) if 0 < ratio < FAR_INSIDE else None
 
 
 def passes_added(run: Run) -> float:

@@ -3,9 +3,7 @@
 Source: lecture, "Plateaux".
 """
 
-import numpy as np
-
-from diagnostics.rules import _optimizer as optimizer
+from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._constant_answer import BEND, of_linear_layers
@@ -16,7 +14,6 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
-INSIDE = 0.03  # of the limit: thirty times as much, which is far, is still stable
 MUCH = 0.5  # of the loss of a constant answer gone: a run that has learned, and need not be told to hurry
 
 
@@ -28,9 +25,12 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         floor += (
             f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of {answer}{part}."
         )
-    ratio, rate = _largest_ratio(run), optimizer.highest_rate(run, stretch.last_step)
-    far_inside = ratio < INSIDE and not found.share >= MUCH
-    inside = f" The learning rate is {number(100 * ratio)} % of the largest stable one." if far_inside else ""
+    known = None if found.share >= MUCH else limits.far_inside(run, signals.first_step(run))
+    inside, longer = "", ()
+    if known is not None:
+        rate, ratio = known
+        inside = f" The learning rate is {number(100 * ratio)} % of the largest stable one."
+        longer = (f"try ten times the learning rate, {number(10 * rate)}",)
     return Finding(
         kind,
         None,
@@ -43,15 +43,9 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         (
             *([BEND] if of_linear_layers(run) else []),
             *([standardize(run)] if raw(run) else []),
-            *([f"try ten times the learning rate, {number(10 * rate)}"] if inside else []),
+            *longer,
             "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
             "floor",
         ),
         LOSS_AND_GRADIENT,
     )
-
-
-def _largest_ratio(run: Run) -> float:
-    """Of stability, over the whole run; NaN where none is known."""
-    ratios = signals.array(run.table("curvature", ["stability"]), "stability")
-    return float(np.nanmax(ratios)) if np.isfinite(ratios).any() else np.nan

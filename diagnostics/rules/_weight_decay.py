@@ -98,12 +98,10 @@ def held_by_decay(
     return replace(found, severity="info") if meant else found
 
 
-def may_be_meant(run: Run, explained: Explained, heard: float, *, half: float = 0.5) -> bool:
+def may_be_meant(run: Run, explained: Explained, heard: bool, *, half: float = 0.5) -> bool:
     """Whether inputs are heard with it: so much of a decay in the gradient may be meant; of one beside it, that takes
     back more than it leaves, only where they explain `half` of the loss."""
-    if is_decoupled(run):
-        return explained.share + 3 * explained.error >= half
-    return explained.share - 3 * explained.error > heard
+    return explained.share + 3 * explained.error >= half if _is_decoupled(run) else heard
 
 
 def behind_linear(kind: str, run: Run, found: Finding) -> Finding | None:
@@ -122,7 +120,7 @@ def _undone(run: Run, stretch: Flat, decay: float, half: float, agreed: float) -
     long as what both leave of that; a sound one is a twentieth of it."""
     steps, names, sizes = by_layer.matrix(run, "layers", "weight_norm")
     inside, at = stretch.holds(steps), _of_matrices(run, names)
-    beside = is_decoupled(run)
+    beside = _is_decoupled(run)
     if not inside.any() or not (beside or run.meta["optimizer"] in _COUPLED):
         return None
     _, _, lengths = by_layer.matrix(run, "layers", "update_norm" if beside else "grad_norm")
@@ -167,7 +165,7 @@ def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, su
 def _decoupled(run: Run) -> tuple[str, ...]:
     """Where the decay goes through the averages of the gradient and is divided by its size, which leaves the rate."""
     name = str(run.meta["optimizer"])
-    if name not in ("Adam", "NAdam", "RAdam") or is_decoupled(run):
+    if name not in ("Adam", "NAdam", "RAdam") or _is_decoupled(run):
         return ()
     return (
         f"use torch.optim.AdamW: {name} adds the decay to the gradient and divides both by their size, so that weights "
@@ -175,7 +173,7 @@ def _decoupled(run: Run) -> tuple[str, ...]:
     )
 
 
-def is_decoupled(run: Run) -> bool:
+def _is_decoupled(run: Run) -> bool:
     return any(group.get("decoupled_weight_decay") for group in run.meta["hyperparameters"])
 
 

@@ -235,7 +235,7 @@ def _of_a_level(
         or crowded_inputs(KIND, run, stretch, found)
         or nothing
         or constant_value(KIND, run, stretch)
-        or held_by_decay(KIND, run, stretch, may_be_meant(run, found, HEARD))
+        or held_by_decay(KIND, run, stretch, may_be_meant(run, found, heard))
     )
     if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or unexplained(KIND, run, stretch, found)
