@@ -89,7 +89,7 @@ FEW = 20  # updates: of fewer nothing is said
 def check(
     run: Run,
     *,
-    inside: float = limits.FAR_INSIDE,
+    inside: float = limits.FAR_INSIDE,  # of the limit: thirty times as much is still stable
     straight_inside: float = 0.1,  # the same, of a run that goes straight on and has nothing to show for it at its end
     slack: float = 0.017,  # overshoot: thirty times as much is at most half way to the minimum along the step
     promised: float = 0.3,  # of the loss: what a tenfold rate would still take off it
