@@ -15,11 +15,11 @@ valley, the displacement does not show the floor; the gradients of independent b
 g_i^2/(2\lambda_i)$ over the eigenvectors flatter than $\lambda_{\max}/100$, and in a linear model the inputs' own
 means and deviations (before hidden units, deviations that are a hundredfold apart, or means ten of them from zero; a
 tenth of both where a linear model of the same inputs does better, which says that the units have not made up for them).
-Logistic units show themselves by one eigenvalue that stands far above the next, because their mean adds $\mathbf
-m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions that this one holds
-back. And whether a run goes straight on along a flat direction and stands still, at any stable rate, where weights
-that moved by their own size would change the loss by a good part. For Adam and RMSprop all of it is measured on the
-Hessian they see. The cause comes from the inputs and activations.
+Logistic units show themselves by one eigenvalue that stands far above the next, because their mean adds
+$\mathbf m\mathbf m^\top$ to the next layer's second moments: the loss then comes down along directions that this one
+holds back. And whether a run goes straight on along a flat direction and stands still, at any stable rate, where
+weights that moved by their own size would change the loss by a good part. For Adam and RMSprop all of it is measured on
+the Hessian they see. The cause comes from the inputs and activations.
 
 ## Why it happens
 In the eigenbasis each coordinate is multiplied by $(1 - \alpha\lambda_i)^k$. Stability needs $\alpha <
