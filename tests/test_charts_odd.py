@@ -91,6 +91,13 @@ def test_marks_reach_to_the_last_value_that_is_not_finite():
     assert [last for _, _, last in found] == 2 * list(range(100, 10_001, 100))
 
 
+def test_a_stretch_that_has_room_for_words_says_that_it_is_not_finite():
+    steps, values = np.arange(1, 101), np.ones(100)
+    values[9] = values[60:] = np.nan
+    drawn = alt.layer(*parts.non_finite_layers(steps, values, parts.step_axis(), "Loss"))
+    assert [row["sign"] for rows in compiled(drawn)["datasets"].values() for row in rows] == ["✕", "✕ not finite"]
+
+
 STEPS = np.arange(1, 101)
 DEAD = np.where(STEPS > 60, 0.0, np.exp(-STEPS / 10))
 

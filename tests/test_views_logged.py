@@ -55,8 +55,8 @@ def test_the_axis_is_logarithmic_beyond_two_decades(values, kind):
 
 def test_a_logged_number_that_is_not_finite_is_marked_and_a_call_without_it_is_not():
     run = run_with(loss=[1.0, np.inf, 2.0], accuracy=[0.1, 0.2, 0.3])
-    assert any(mark.get("text") == "✕" for mark in marks(logged.logged(run, "loss")))
-    assert not any(mark.get("text") == "✕" for mark in marks(logged.logged(run, "accuracy")))
+    assert '"✕' in json.dumps(logged.logged(run, "loss").to_dict(), ensure_ascii=False)
+    assert '"✕' not in json.dumps(logged.logged(run, "accuracy").to_dict(), ensure_ascii=False)
     assert "NaN or infinite" in json.dumps(logged.logged(run_with(loss=[np.inf]), "loss").to_dict())
 
 

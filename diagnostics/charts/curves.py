@@ -1,5 +1,7 @@
 """Functions of one variable as lines, with points on them: the lecture's one-dimensional pictures."""
 
+from collections.abc import Sequence
+
 import altair as alt
 import pandas as pd
 from numpy.typing import NDArray
@@ -23,8 +25,9 @@ def curves(
     y_domain: tuple[float, float] | None = None,
     log: bool = False,
     height: int = 320,
+    colours: Sequence[str] = CATEGORIES,
 ) -> Drawn:
-    """`lines`: name -> points; `visited`: steps of an optimizer, numbered and joined."""
+    """`lines`: name -> points; `visited`: steps of an optimizer, numbered and joined; `colours`: of the lines."""
     frames = [pd.DataFrame({"x": x, "y": y, "line": name}) for name, (x, y) in lines.items()]
     data = pd.concat(frames, ignore_index=True)
     x = alt.X(
@@ -41,7 +44,7 @@ def curves(
     below = max(map(len, names)) > MOST_LETTERS
     legend = alt.Legend(orient="bottom", title=None, labelLimit=400, columns=1 if below else 0)
     legend, height = (legend, height + LEGEND_ROW * (len(names) - 1) * below) if len(names) > 1 else (None, height)
-    colour = alt.Scale(domain=names, range=list(CATEGORIES[: len(names)]))
+    colour = alt.Scale(domain=names, range=list(colours[: len(names)]))
     dashes = alt.Scale(domain=names, range=[list(dash) for dash in DASHES[: len(names)]])
     line = alt.Chart(data).mark_line(strokeWidth=2.5, clip=True).encode(
         x=x,

@@ -14,6 +14,7 @@ from diagnostics.charts.theme import GREY, SIGNS, VERMILION
 from diagnostics.rules import Finding
 
 HEIGHT = 250  # in all: Streamlit fits plot, axes and title into it
+LABELLED = 0.2  # of a chart's width: what two words take in a narrow one
 # The annotations of altair and pandas are unions that hardly any use survives; these names say what is meant.
 Drawn = Any  # an alt.LayerChart or alt.VConcatChart
 Layers = list[Any]  # of alt.Chart
@@ -126,11 +127,13 @@ def non_finite_layers(steps: NDArray, values: NDArray, x: alt.X, what: str) -> L
     rows = marks(steps, values, what)
     if rows.empty:
         return []
+    room = LABELLED * (steps[-1] - steps[0])
+    rows["sign"] = np.where(rows["until"] - rows["step"] > room, "✕ not finite", "✕")
     base = alt.Chart(rows).encode(x=x, tooltip=alt.Tooltip("note:N", title=" "))
     return [
         base.mark_rect(color=VERMILION, opacity=0.3, clip=True).encode(x2="until:Q"),
-        base.mark_text(text="✕", color=VERMILION, fontSize=13, fontWeight="bold", align="left", baseline="top").encode(
-            y=alt.value(20)
+        base.mark_text(color=VERMILION, fontSize=13, fontWeight="bold", align="left", baseline="top").encode(
+            y=alt.value(20), text="sign:N"
         ),
     ]
 

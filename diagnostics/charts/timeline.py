@@ -149,7 +149,7 @@ def draw_panel(
         alt.Chart(alt.NamedData("ends")).mark_point(opacity=0, tooltip=None).encode(x=x),  # keeps the axis whole
         *([shading(x, picked)] if picked else []),
         *lines(panel, log, x),
-        bad_marks(panel, x),
+        *bad_marks(panel, x),
         cross_hair(x, hover),
     ]
     drawn = alt.layer(*layers).properties(height=170, title=heading(panel.title))
@@ -183,11 +183,17 @@ def lines(panel: Panel, log: bool, x: alt.X) -> parts.Layers:
     return [drawn, *([parts.zero_marks(zeros, x, color=colour)] if log else [])]
 
 
-def bad_marks(panel: Panel, x: alt.X) -> Drawn:
-    """Red where values are NaN or infinite."""
+def bad_marks(panel: Panel, x: alt.X) -> parts.Layers:
+    """Red where values are NaN or infinite, and a word for it beside the panel's title: grid lines would cross it."""
     data = alt.Chart(alt.NamedData("bad")).transform_filter(f"datum.panel == '{panel.data}'")
     marks = data.mark_rect(color=VERMILION, opacity=0.3, clip=True, stroke=VERMILION)
-    return marks.encode(x=x, x2="until:Q", tooltip=alt.Tooltip("note:N", title=" "))
+    word = data.transform_aggregate(stretches="count()", groupby=["panel"]).mark_text(
+        text="■ not finite", color=VERMILION, fontSize=12, align="right", baseline="bottom", clip=False, tooltip=None
+    )
+    return [
+        marks.encode(x=x, x2="until:Q", tooltip=alt.Tooltip("note:N", title=" ")),
+        word.encode(x=alt.value("width"), y=alt.value(-5)),
+    ]
 
 
 def cross_hair(x: alt.X, hover: alt.Parameter) -> Drawn:

@@ -49,7 +49,7 @@ def flat_gates(kind: str, run: Run, *, flat: float = 0.05, learned: float = 0.5)
         remedies(run, cause, layer),
         (
             LOSS,
-            Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(name,), log=True),
+            Chart("line", "layers", ("grad_norm",), "Gradient norm of each tensor", layers=(name,), log=True),
         ),
         (
             rf"\bar{{z}}_i = \bar{{h}}_i\,\phi'(z_i), \quad \overline{{\phi'(z)}} \approx "

@@ -41,7 +41,7 @@ def one_class(run: Run, *, measured: int = 3, left: float = 0.1, apart: float = 
         ),
         evidence={"loss at end": history.end, "updates whose targets were seen": float(len(classes))},
         severity="warning",
-        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", log=True),
+        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm of each tensor", log=True),
     )
 
 

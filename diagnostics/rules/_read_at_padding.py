@@ -73,7 +73,12 @@ def _finding(kind: str, stretch: stretches.Flat, layer: str, length: float, usua
         ),
         (
             Chart(
-                "line", "layers", ("grad_norm",), "Gradient norm a tensor", (layer + _INPUTS, layer + _BIAS), log=True
+                "line",
+                "layers",
+                ("grad_norm",),
+                "Gradient norm of each tensor",
+                (layer + _INPUTS, layer + _BIAS),
+                log=True,
             ),
             LOSS,
         ),

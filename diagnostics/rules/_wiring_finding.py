@@ -20,7 +20,7 @@ def found(
     chart: Chart | None = None,
 ) -> Finding:
     """`step`: the run's first, if nothing is said. `chart`: beside the loss, in place of the gradients."""
-    gradients = Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=layers, log=True)
+    gradients = Chart("line", "layers", ("grad_norm",), "Gradient norm of each tensor", layers=layers, log=True)
     charts = (LOSS, chart or gradients)
     since = signals.first_step(run) if step is None else step
     return Finding("wiring", cause, severity, since, None, layers, summary, evidence or {}, remedies, charts, formula)

@@ -35,7 +35,9 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
             r"\bar{\mathbf{b}} = \bar{\mathbf{z}}"
         ),
         severity=unless_it_learns(run, "warning" if one_step else "critical"),
-        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm a tensor", layers=(*weights, *biases), log=True),
+        chart=Chart(
+            "line", "layers", ("grad_norm",), "Gradient norm of each tensor", layers=(*weights, *biases), log=True
+        ),
     )
 
 

@@ -5,6 +5,7 @@ import streamlit as st
 
 from diagnostics.charts import curves, dynamics, landscape, toys
 from diagnostics.charts.dynamics import Optimizer
+from diagnostics.charts.factors import FATES
 from diagnostics.views.common import figure
 from diagnostics.views.text import number
 
@@ -45,6 +46,7 @@ def learning_rate() -> None:
             ("αλ", "|1 - αλ|"),
             visited=(np.array([product]), np.array([abs(factor)])),
             height=240,
+            colours=[FATES[fate][0] for fate in ("decays", "oscillates", "diverges")],
         ),
         "three-cases",
         "The three cases of the learning rate",
