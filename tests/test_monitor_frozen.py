@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor.frozen import FEWEST_NORMAL, is_drawn
+from diagnostics.monitor.frozen import FEWEST_NORMAL, are_drawn, is_drawn
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 LAYERS = [
@@ -62,6 +62,26 @@ def test_weights_that_were_trained_are_none(lr):
         assert not (is_drawn(model[0].weight) or is_drawn(model[2].weight))
 
 
+@pytest.mark.parametrize("start", ["xavier normal", "he normal", "GPT"])
+@pytest.mark.every_case
+def test_normal_draws_too_small_to_be_told_alone_are_told_together(start):
+    torch.manual_seed(0)
+    told = {"random": 0, "trained": 0, "other formulas": 0}
+    for _ in range(20):
+        layers = [nn.Linear(12, 50), nn.Linear(50, 50), nn.Linear(50, 50), nn.Linear(50, 4)]
+        model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+        weights = [layer.weight for layer in layers]
+        for weight in weights:
+            STARTS[start](weight)
+        assert not any(map(is_drawn, weights)) and not are_drawn(weights[:2])
+        told["random"] += are_drawn(weights)
+        with torch.no_grad():
+            told["other formulas"] += are_drawn([weights[0], 1.5 * weights[1], *weights[2:]])
+        trained(model, 300, 1e-3)
+        told["trained"] += are_drawn(weights)
+    assert told["random"] >= 19 and told["trained"] == told["other formulas"] == 0
+
+
 @pytest.mark.parametrize(
     "weight",
     [torch.zeros(30, 30), torch.eye(30), torch.rand(30, 30), torch.randn(100, 100)],
@@ -99,6 +119,15 @@ class Follows(Backbone):
         return super().forward(x) + 0 * self.target(x).sum()
 
 
+class Normal(Backbone):
+    """As torchvision's, which are initialized from a normal law."""
+
+    def __init__(self):
+        super().__init__(True)
+        for layer in (self.base[0], self.base[2]):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
 class Filtered(Backbone):
     """Behind filters that are fixed on purpose, which no initialization would draw."""
 
@@ -116,12 +145,13 @@ class Filtered(Backbone):
     ("make", "frozen"),
     [
         (lambda: Backbone(True), ["base.0.weight", "base.2.weight"]),
+        (Normal, ["base.0.weight", "base.2.weight"]),
         (lambda: Backbone(True, pretrained=100), []),
         (lambda: Backbone(False), []),
         (Follows, []),
         (Filtered, ["base.0.weight", "base.2.weight"]),
     ],
-    ids=["at random", "pretrained", "trained", "moving average", "fixed filters"],
+    ids=["at random", "normal", "pretrained", "trained", "moving average", "fixed filters"],
 )
 @pytest.mark.every_case
 def test_a_backbone_whose_weights_were_not_loaded(make, frozen, tmp_path):

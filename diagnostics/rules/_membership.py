@@ -179,9 +179,7 @@ def frozen_random(run: Run, *, updates: int = 100) -> Iterator[Finding]:
         evidence={"frozen layers": float(len(names))},
         layers=names,
         severity=unless_it_learns(run, "warning"),
-        chart=Chart(
-            "line", "layers", ("grad_norm",), "Gradient norm of each tensor", log=True
-        ),  # of those that are trained
+        chart=Chart("line", "layers", ("grad_norm",), "Gradient norm of each trained tensor", log=True),
     )
 
 
