@@ -133,8 +133,8 @@ _TABLES = (
             ),
             Metric(
                 "unreachable_error",
-                "share of the squared gradient at the outputs of a last ReLU that asks for less of those that are 0: "
-                "of a squared error, as much of the loss",
+                "share of the squared gradient at the outputs of a last ReLU, sigmoid or tanh that is at those which "
+                "cannot come to their targets: of a squared error, as much of the loss",
             ),
             Metric("input_sum", "sum of what the model was given in this update's last forward"),
             Metric("equal_examples", "share of the examples that it was given then that are one and the same"),

@@ -25,6 +25,7 @@ BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 _SQUARED, _BINARY = "squared error", "binary cross-entropy of probabilities"
 # Errors of each number by itself in which a last function's targets may be out of its reach.
 ONE_BY_ONE = {"sigmoid": {_SQUARED}, "tanh": {_SQUARED}, "softmax": {_SQUARED, _BINARY}}
+UNREACHABLE: tuple[str, ...] = "unreachable_fraction", "unreachable_error"
 FEWEST = 8  # examples, of which some would differ
 TRIES = 3  # measured updates after which no form of loss fits any more
 
@@ -139,9 +140,7 @@ class Answers:
             found["log_total"] = torch.where(known, targets.log_total, torch.nan)
         if targets.outside is not None:
             found["unreachable_fraction"] = torch.where(proven, targets.outside, torch.nan)
-        if one.beyond is not None:
-            found["unreachable_fraction"] = torch.where(proven, one.beyond, torch.nan)
-        return found
+        return found | {name: torch.where(proven, share, torch.nan) for name, share in one.beyond.items()}
 
     def _read(self, one: "_Pass", output: Tensor, gradient: Tensor) -> None:
         began, scale = time.perf_counter(), self._scale()
@@ -158,11 +157,12 @@ class Answers:
                 "unreachable_error": error.where(below, 0).sum() / error.sum(),
             }
         elif len(self._forms) == 1 and self._forms[0].name in ONE_BY_ONE.get(one.function, ()):
-            one.beyond = (
-                stats.of_no_sum(self._forms[0], output, gradient)
-                if one.function == "softmax"
-                else stats.beyond(self._forms[0], output, gradient, *BOUNDS[one.function])
-            )
+            form, bounds = self._forms[0], BOUNDS.get(one.function)
+            if bounds:
+                shares = stats.beyond(form, output, gradient, *bounds)
+            else:
+                shares = (stats.of_no_sum(form, output, gradient),)
+            one.beyond = dict(zip(UNREACHABLE, shares, strict=False))
         self._charge(time.perf_counter() - began)
 
     def _choose(self, found: list[stats.Targets], loss: float, slack: float) -> None:
@@ -218,7 +218,7 @@ class _Pass:
         """`inputs`: their sum. `function`: what the output comes from."""
         self.function, self.calls, self.found = function, 0, list[stats.Targets]()
         self.below = dict[str, Tensor]()  # shares of a ReLU's outputs that are 0 and would be less, and of the error
-        self.beyond: Tensor | None = None  # of targets, of those that a sigmoid, tanh or softmax cannot give
+        self.beyond = dict[str, Tensor]()  # of targets that a sigmoid, tanh or softmax cannot give, and of the error
         self.alike: Tensor | None = None  # whether the numbers of each answer are all one
         self.undecided: tuple[Tensor, Tensor] | None = None  # output and gradient, while no form of loss is known
         self.failure: Exception | None = None

@@ -77,9 +77,10 @@ def gone_early(
     return gone if learned < (half if waits else little) else None
 
 
-def _fell(run: Run, history: signals.Loss, first: int, *, few: int = 24) -> bool:
+def _fell(run: Run, history: signals.Loss, first: int, *, few: int = 24, worth: float = 0.05) -> bool:
     """Significantly when the rate was lowered, and hardly since. Of few updates the noise hides a trend, but not that
-    their later half lies above all that came after: by their rates, since a rate that sinks slows the fall itself."""
+    their later half lies above all that came after: by their rates, since a rate that sinks slows the fall itself. At
+    the pace of their last quarter, the rest of the run might have taken `worth` off the loss."""
     before, after = history.values[history.steps < first], history.after(first)
     steps, rates = optimizer.learning_rates(run)
     made = np.cumsum(rates[np.searchsorted(steps, history.steps[history.steps < first])])
@@ -87,7 +88,9 @@ def _fell(run: Run, history: signals.Loss, first: int, *, few: int = 24) -> bool
     falling = signals.trend(half if len(before) >= 12 else before)
     slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
     above = 12 <= len(before) < few and half.mean() - after.mean() > 3 * after.std() / len(half) ** 0.5
-    return bool((falling.z > 3 or above) and slower)
+    last = signals.trend(before[made >= 0.75 * made[-1]])
+    forgone = (last.drop + 2 * last.error) * 2 * len(after) / max((made >= 0.75 * made[-1]).sum(), 1)
+    return bool((falling.z > 3 or above) and slower and not forgone < worth * abs(history.end))
 
 
 def gradient_left(run: Run, history: signals.Loss, first: int, *, forgone: float = 0.5) -> bool:

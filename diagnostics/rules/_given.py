@@ -162,14 +162,27 @@ def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
 
 def _held_up(run: Run) -> bool:
     """Whether nearly all of what is left of the error is asked of answers that are 0: of noise, a part is."""
+    return _held(run) >= NEARLY_ALL
+
+
+def _held(run: Run) -> float:
+    """What of the error is left at outputs that cannot come to their targets; NaN where it is not known."""
     held = signals.column(run, "unreachable_error")[1]
-    return signals.median(held[len(held) // 2 :]) >= NEARLY_ALL
+    return signals.median(held[len(held) // 2 :])
 
 
-def _by_range(kind: str, run: Run, history: signals.Loss, function: str, *, part: float = 0.1) -> Finding | None:
-    """By a good part of the targets' own range."""
+def _by_range(
+    kind: str,
+    run: Run,
+    history: signals.Loss,
+    function: str,
+    *,
+    part: float = 0.1,  # of the targets' range: less is the margin of a label that was smoothed
+    mostly: float = 0.5,  # of the error
+) -> Finding | None:
+    """By a good part of the targets' own range, where not most of the error is left within reach, as of noise."""
     targets = run.meta["targets"]
-    if len(targets) < 2:
+    if len(targets) < 2 or _held(run) < mostly:
         return None
     (least, most), (low, high) = _RANGES[function], targets
     margin = part * (high - low)

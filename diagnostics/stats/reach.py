@@ -10,11 +10,14 @@ from diagnostics.stats.targets import Form
 
 def beyond(
     form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"], low: float, high: float
-) -> Float[Tensor, ""]:
-    """Share of the targets of a squared error that lie outside of a range by a tenth of it."""
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Shares of the targets of a squared error, and of the error itself, that lie outside of a range by a tenth of it.
+
+    The error's square is that of its gradient, but for a factor."""
     t = _one_by_one(form, output, gradient)
-    margin = 0.1 * (high - low)
-    return ((t < low - margin) | (t > high + margin)).float().mean()
+    margin, error = 0.1 * (high - low), gradient.detach().float().square()
+    outside = (t < low - margin) | (t > high + margin)
+    return outside.float().mean(), error.where(outside, 0).sum() / error.sum()
 
 
 def of_no_sum(form: Form, output: Float[Tensor, "*any"], gradient: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
