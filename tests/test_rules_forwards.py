@@ -154,6 +154,20 @@ def test_a_tanh_in_front_of_far_targets_under_an_absolute_error(within, expected
 
 
 @pytest.mark.exhaustive
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("low", "noise", "expected"), [(-1.0, 0.0, [("plateau", "logistic-least-squares")]), (0.0, 0.2, [])]
+)
+def test_a_sigmoid_in_front_of_targets_that_only_noise_takes_beyond_it(low, noise, expected, tmp_path):
+    """A tenth of a noisy picture's points may be brighter than white: that is not what the loss consists of."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 8)
+    y = low + (1 - low) * torch.sigmoid(2 * x[:, :4]) + noise * torch.randn(256, 4)
+    assert y.max() > 1.1 or y.min() < -0.5
+    assert alarms(diagnosed(tmp_path, network(nn.Sigmoid()), F.mse_loss, x, y, steps=300)) == expected
+
+
+@pytest.mark.exhaustive
 def test_sparse_codes_that_are_pushed_to_zero_are_none(tmp_path):
     x, _ = classes()
     torch.manual_seed(2)

@@ -42,6 +42,28 @@ def test_a_rate_of_adamw_so_small_that_the_fall_is_lost_in_the_noise_of_the_batc
     assert alarms(watched(tmp_path, model, optimizer, loss_of, steps=1500)) == expected
 
 
+@pytest.mark.parametrize(("until", "expected"), [(40, [("lr-too-small", "schedule")]), (150, [])])
+@pytest.mark.every_case
+def test_a_rate_that_is_lowered_before_and_after_the_loss_has_come_to_rest(tmp_path, until, expected):
+    """By then all but 1e-6 of it is noise of the targets, however long the gradient still is beside what it was."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 8, dtype=torch.float64) * torch.tensor([1.0] * 4 + [0.5] * 4)
+    y = x.sum(1, keepdim=True) + 0.5 * torch.randn(256, 1)
+    model = nn.Linear(8, 1).double()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < until else 1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(600):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
+            schedule.step()
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert [(each.kind, each.cause) for each in found.alarms] == expected
+
+
 @pytest.mark.parametrize(("updates", "expected"), [(100_000, [("lr-too-small", "schedule")]), (100, [])])
 def test_a_warm_up_that_outlasts_the_run(tmp_path, updates, expected):
     model = network()
