@@ -228,6 +228,31 @@ def test_what_cannot_be_observed_is_left_alone(wrap: Any, forward: Any, closure:
     assert "measurement-failed" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
 
 
+def test_gradients_of_several_losses_at_once_are_left_alone(tmp_path: Path) -> None:
+    """As torchjd computes them: the backward pass runs under `vmap`, whose tensors must not outlive it."""
+
+    def trained(path: Path | None) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        optimizer, y = torch.optim.SGD(model.parameters(), lr=0.1), torch.randint(3, (16,))
+        watcher = diagnostics.watch(model, optimizer, path, every=1, budget=1e9) if path else None
+        for _ in range(6):
+            x, parameters = torch.randn(16, 4), list(model.parameters())
+            losses = F.cross_entropy(model(x), y, reduction="none")[:2]
+            jacobians = torch.autograd.grad(losses, parameters, torch.eye(2), is_grads_batched=True)
+            for parameter, jacobian in zip(parameters, jacobians, strict=True):
+                parameter.grad = jacobian.mean(0)
+            optimizer.step()
+            if watcher:
+                watcher.step(losses.mean(), closure=lambda x=x: F.cross_entropy(model(x)[:2], y[:2]))
+        if watcher:
+            watcher.close()
+        return [p.detach().clone() for p in model.parameters()]
+
+    assert all(map(torch.equal, trained(tmp_path / "run"), trained(None)))
+    assert "measurement-failed" not in set(diagnostics.load(tmp_path / "run").table("events")["kind"])
+
+
 def test_a_view_without_a_history_can_be_kept_by_a_watched_model(tmp_path: Path) -> None:
     """To ask such a tensor for its history is an error."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

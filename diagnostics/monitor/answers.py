@@ -233,9 +233,11 @@ class _Pass:
     @torch.no_grad()
     def __call__(self, gradients: tuple[Tensor | None, ...]) -> None:
         try:
-            self.calls += 1
             output, self._output = self._output, None
             gradient = gradients[self._at]
+            if gradient is not None and "Batched" in repr(torch._C._dispatch_keys(gradient)):
+                return  # those of several losses at once, under `vmap`, which must not outlive it
+            self.calls += 1
             if output is not None and gradient is not None:
                 self._read(self, output, gradient)
             self.given = None

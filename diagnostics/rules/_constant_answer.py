@@ -106,11 +106,12 @@ def learned_nothing(
 def _longer_steps(run: Run, since: int) -> tuple[str, ...]:
     """A remedy where thirty times the rate would still be stable: what grows out of nothing may only be slow."""
     known = limits.far_inside(run, since)
-    if known is None or optimizer.last_rate(run) < known[0]:  # of a rate that was lowered it is the schedule's
-        return ()
+    highest = optimizer.highest_rate(run, signals.loss(run).last_step)
+    if known is None or not known[0] > 0 or known[1] * highest / known[0] >= limits.FAR_INSIDE:
+        return ()  # of a rate that was lowered until then, it is the schedule's
     return (
-        f"raise the learning rate: {number(known[0])} is {number(100 * known[1])} % of the largest stable one, and "
-        "what grows from next to nothing, as at a saddle point, grows with the rate",
+        f"raise the learning rate: {number(highest)} is {number(100 * known[1] * highest / known[0])} % of the largest "
+        "stable one, and what grows from next to nothing, as at a saddle point, grows with the rate",
     )
 
 

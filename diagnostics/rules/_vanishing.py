@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diagnostics.rules import _by_layer as by_layer
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._charts import GRADIENTS, LOSS
@@ -15,7 +16,8 @@ from diagnostics.rules._finding import Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
-BY_A_STEP = frozenset({"large-step", "input-scale"})  # causes of dead units that an update killed
+LARGE_STEP = "large-step"
+BY_A_STEP = frozenset({LARGE_STEP, "input-scale"})  # causes of dead units that an update killed
 UNDERFLOWN = 1e-19  # a norm below, in float32, may be recorded as 0
 
 
@@ -64,9 +66,55 @@ def vanishing(
             "tanh",
             "hardsigmoid",
         }
-        return _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
+        by_steps = _cut_by_steps(kind, run, stretch, chain, ratio)
+        return by_steps or _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
     kept, least = _forward(run, stretch, depth)
     return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first and not heard else None
+
+
+def _cut_by_steps(
+    kind: str,
+    run: Run,
+    stretch: stretches.Flat,
+    chain: Chain,
+    ratio: float,
+    *,
+    open_: float = 0.01,  # of the last layer's relative gradient, at first: ten times what counts as vanished
+    times: float = 30.0,  # as much as since: what weights that were trained on lose is less
+    far: float = 0.05,  # of a layer's size, at an update: fifty times what is usual
+) -> Finding | None:
+    """Where the gradient came through at the first update, and those until the stretch threw the weights about."""
+    steps, columns, gradients = by_layer.matrix(run, "layers", "grad_norm")
+    _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
+    _, _, updates = by_layer.matrix(run, "layers", "update_norm")
+    at = [columns.index(name) for name in chain.names]
+    before = np.flatnonzero(steps < stretch.first_step)
+    if not len(before):
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first = gradients[before[0], at] / weights[before[0], at]
+        moved = _largest((updates[before] / weights[before])[:, at])
+        came = float(first[0] / first[-1])
+    if not (came >= max(open_, times * ratio) and moved >= far):
+        return None
+    rate = optimizer.highest_rate(run, stretch.first_step)
+    name = chain.names[0]
+    summary = (
+        f"The first updates were too large: each moved a layer by up to {number(100 * moved)} % of its size. Before "
+        f"them {name} got {number(came)} of the gradient that the last layer gets, for its size, since step "
+        f"{stretch.first_step} {number(ratio)}, and the loss {stretch.stood}."
+    )
+    remedies = (
+        f"lower the learning rate, {number(rate)} by step {stretch.first_step}, to {number(rate / 10)}, say, or warm "
+        "it up over the first updates",
+        "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+    )
+    evidence = {"first over last": ratio, "first over last at first": came, "moved at an update": moved}
+    formula = (
+        rf"\|\nabla_1\| / \|\nabla_{{{len(chain.names)}}}\|:\quad {tex(came)} \to {tex(ratio)} \quad"
+        rf"\text{{after}}\quad \|\Delta\mathbf{{W}}\| / \|\mathbf{{W}}\| = {tex(moved)}"
+    )
+    return _finding(kind, stretch, chain, summary, evidence, remedies, formula, LARGE_STEP)
 
 
 def is_of_a_vanished_signal(dead: Finding, *, partly: float = 0.02) -> bool:
@@ -221,10 +269,11 @@ def _finding(
     evidence: dict[str, float],
     remedies: tuple[str, ...],
     formula: str,
+    cause: str = "vanishing-gradient",
 ) -> Finding:
     return stretch.finding(
         kind,
-        "vanishing-gradient",
+        cause,
         tuple(chain.names[: max(1, len(chain.names) // 2)]),
         summary,
         evidence | {"loss": stretch.level, "layers": float(len(chain.names))},

@@ -39,6 +39,10 @@ cross-entropy it is $y - t$.
 gets about $4^{-L}$ of the gradient. Weights that shrink what they are given do the same on the way forward: of $L$
 matrices that are multiplied, each one's gradient is a product of all others.
 
+*Large step*: updates of a good part of a layer's size leave weights for which no start was chosen. What normalization
+divides by, what a softmax picks and which units are on is then decided for all inputs alike, and what comes back from
+the loss shrinks at every one of them, though it came through at the start.
+
 *Read at padding*: through zeros behind a sequence a state forgets, step by step, what it read, as through many layers.
 
 *Double softmax*: a second softmax sees inputs between 0 and 1 only, so its outputs stay close to uniform.
@@ -151,7 +155,7 @@ from diagnostics.rules._order_blind import blind_so_far, order_blind
 from diagnostics.rules._read_at_padding import read_at_padding
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._unexplained import unexplained
-from diagnostics.rules._vanishing import is_of_a_vanished_signal, vanishing
+from diagnostics.rules._vanishing import LARGE_STEP, is_of_a_vanished_signal, vanishing
 from diagnostics.rules._weight_decay import behind_linear, decayed, held_by_decay, may_be_meant
 from diagnostics.run import Run
 
@@ -160,6 +164,7 @@ RANK = 10
 TITLES = {
     BELOW_LINEAR: "A plateau: the network stays behind a linear model",
     START_FAR_OFF: "A plateau: the answers start far off",
+    LARGE_STEP: "A plateau that the first updates threw the run on",
 }
 HEARD = 0.1  # of the loss of the same answer to all, surely gone: then not next to nothing of the inputs is passed on
 
@@ -262,6 +267,8 @@ def explains(finding: Finding, other: Finding) -> bool:
         "dead-units",
         "saturated-units",
     }:
+        return True
+    if finding.cause == LARGE_STEP and other.kind == "dead-units":
         return True
     if finding.cause == "weight-decay" and finding.alarm and other.kind in {"dead-units", "symmetry", "zero-gradient"}:
         return True  # what is left of the weights
