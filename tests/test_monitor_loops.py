@@ -571,6 +571,29 @@ def test_forgotten_and_stale_parameters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.every_case
+def test_a_model_that_is_replaced_by_its_best_copy_on_the_way(copied: bool, tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        for step in range(60):
+            if step == 30:
+                best = copy.deepcopy(model)
+                if copied:
+                    model = best
+                else:
+                    model.load_state_dict(best.state_dict())
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, lambda x=x, y=y, model=model: F.cross_entropy(model(x), y))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path / "run")).alarms
+    assert [(each.cause, each.first_step) for each in found] == ([("stale-parameters", 31)] if copied else [])
+
+
+@pytest.mark.parametrize("copied", [False, True])
 def test_a_loss_weight_that_the_optimizer_learns_too(copied: bool, tmp_path: Path) -> None:
     """Gradients are zeroed before `monitor.step`, which sees none: the weight is stale if nothing is trained."""
     model, weight = small(), nn.Parameter(torch.zeros(()))

@@ -41,6 +41,7 @@ def unregistered(run: Run) -> Iterator[Finding]:
 def stale(run: Run) -> Iterator[Finding]:
     told = signals.events(run, "stale-parameters")
     if told.empty:
+        yield from _left_behind(run)
         return
     yield found(
         "stale-parameters",
@@ -55,6 +56,32 @@ def stale(run: Run) -> Iterator[Finding]:
         evidence={"events": float(len(told))},
         step=int(told["step"].iloc[0]),
         layers=tuple(sorted({str(each) for each in told["subject"] if each})),
+    )
+
+
+def _left_behind(run: Run, *, least: int = 20, part: float = 1 / 3) -> Iterator[Finding]:
+    """No backward pass comes to anything that is trained, after some did, for at least `part` of the run and to its
+    end: no turn that something else is trained in, nor a gradient that is 0."""
+    table = run.table("scalars", ["step", "grad_norm", "micro_batches"])
+    reached = np.flatnonzero((table["grad_norm"] != 0) | (table["micro_batches"] != 0))
+    alone = len(table) - 1 - reached[-1] if len(reached) else 0
+    if alone < max(least, part * len(table)):
+        return
+    first = int(table["step"].iloc[reached[-1] + 1])
+    yield found(
+        "stale-parameters",
+        run,
+        (
+            f"Since step {first} no backward pass comes to any parameter that the optimizer holds: the losses of the "
+            f"last {alone} updates are of other parameters, as of a copy of the model, and nothing was trained."
+        ),
+        (
+            "go on with the same model: model.load_state_dict(best.state_dict()) in place of model = "
+            "copy.deepcopy(best)",
+            "or make the optimizer, its scheduler and the watch anew for the new model's parameters",
+        ),
+        evidence={"updates that trained nothing": float(alone)},
+        step=first,
     )
 
 

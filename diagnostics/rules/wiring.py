@@ -35,7 +35,8 @@ each time needs the gradient at other weights.
 *Accumulation cut short*: the passes of an accumulation add up in `.grad` until the update. What `zero_grad` removes
 between two of them is gone, and the update follows the last batch alone.
 
-*Stale parameters*: an optimizer made before the model was moved, copied or re-created updates tensors nobody reads.
+*Stale parameters*: an optimizer made before the model was moved, copied or re-created updates tensors nobody reads;
+and so does one whose model is replaced by a copy on the way.
 
 *Not in optimizer*: a layer that the optimizer was not given stays as it was initialized.
 
