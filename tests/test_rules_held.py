@@ -160,3 +160,32 @@ def test_a_policy_that_stays_as_random_as_it_began(rate, begun, expected, tmp_pa
             optimizer.step()
             monitor.step(loss)
     assert alarms(diagnostics.load(tmp_path)) == expected
+
+
+class Highway(nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 32), nn.Linear(32, 4)
+        self.ways = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.gates = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        for gate in self.gates:
+            nn.init.constant_(gate.bias, bias)
+
+    def forward(self, x):
+        x = self.first(x)
+        for way, gate in zip(self.ways, self.gates, strict=True):
+            open_ = torch.sigmoid(gate(x))
+            x = open_ * F.relu(way(x)) + (1 - open_) * x
+        return self.last(x)
+
+
+@pytest.mark.parametrize(("bias", "told"), [(-9.0, True), (-3.0, False)])
+@pytest.mark.every_case
+def test_gates_that_begin_shut(bias, told, tmp_path):
+    """Srivastava et al. 2015 begin at -1 to -4; with -9 the layers between are as good as not there."""
+    torch.manual_seed(0)
+    model, x = Highway(bias), torch.randn(256, 8)
+    y = (x[:, 0] * x[:, 1] > 0).long() + 2 * (x[:, 2] * x[:, 3] > 0).long()  # which no linear model tells
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    run = of_all_data(tmp_path, model, optimizer, lambda: F.cross_entropy(model(x), y), 120)
+    assert (("saturated-units", "initialization") in alarms(run)) == told

@@ -9,9 +9,10 @@ For each sigmoid or tanh layer with weights behind it, the share of units whose 
 maximum on 95 % of the inputs, and the layer's mean derivative: weights far too large throw units from one flat
 region to the other, and a mean below 5 % of the maximum passes as little (below 10 % in a layer that was so flat
 before the first update). Gates of `nn.LSTM` and `nn.GRU` cannot be observed: the size of the inputs and of the weights
-they meet tells. It counts as a fault when it holds back learning: early in the run, or while the loss is
-still high. A softmax inside the network, as of attention, that picked one entry before anything was learned is told
-as information. Whether the inputs of the network or the weights make the arguments large gives the cause.
+they meet tells. Other gates may be shut and be right, unless they let next to nothing through from the first update to
+the last. It counts as a fault when it holds back learning: early in the run, or while the loss is still high. A softmax
+inside the network, as of attention, that picked one entry before anything was learned is told as information. Whether
+the inputs of the network or the weights make the arguments large gives the cause.
 
 ## Why it happens
 In $\bar z_i = \bar h_i\,\phi'(z_i)$ the factor $\phi'(z_i)$ is at most $1/4$ for the logistic function and falls
@@ -46,6 +47,7 @@ from diagnostics.rules._flat_gates import remedies as of_recurrent
 from diagnostics.rules._moving import is_moving
 from diagnostics.rules._raw_inputs import follows, given, raw, standardize
 from diagnostics.rules._sharp_softmax import sharp_from_start
+from diagnostics.rules._shut_gates import shut_gates
 from diagnostics.rules._words import counted, names_of, number, tex
 from diagnostics.run import Run
 
@@ -67,7 +69,7 @@ def check(
     nearly_all: float = 0.75,  # of the units: then it is the layers behind that have learned
     little: float = 0.02,  # of the untrained loss, in that case
 ) -> Iterator[Finding]:
-    gates = flat_gates(KIND, run)
+    gates = flat_gates(KIND, run) or shut_gates(KIND, run)
     if gates is not None:
         yield gates
         if gates.alarm or run.table("units", ["step"]).empty:
