@@ -113,6 +113,7 @@ _TABLES = (
                 "the update",
             ),
             Metric("averaged_loss", "the same, were the answer to each example the mean of those to all"),
+            Metric("target_variance", "variance of the targets of the loss, where they depend on what is trained"),
             Metric(
                 "target_spread",
                 "what of the variance of all targets seen so far lies within batches: near 1 if they come in random "

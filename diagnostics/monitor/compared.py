@@ -21,10 +21,10 @@ class Comparison(NamedTuple):
     kwargs: dict[str, Any]
 
 
-def comparison(func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> Comparison | None:
+def compared(func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> list[Comparison]:
     if func not in functions.LABELLED or not args or not isinstance(out, Tensor) or out.numel() != 1:
-        return None
-    return Comparison(func, args[0].detach(), args[0].requires_grad, args[1:], kwargs) if args[0].dim() else None
+        return []
+    return [Comparison(func, args[0].detach(), args[0].requires_grad, args[1:], kwargs)] if args[0].dim() else []
 
 
 class Compared:

@@ -30,6 +30,7 @@ from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
 from diagnostics.monitor.together import Together
+from diagnostics.monitor.trained_targets import TrainedTargets
 from diagnostics.monitor.units import Call, Units
 
 Closure = Callable[[], Any]
@@ -52,7 +53,8 @@ class Looking:
         self._beside = beside
         self._model, self._tensors, self._entrance = model, tensors, entrance
         self._guard, self._together = guard, together
-        self._compared, self._averaged, self._class_weights = Compared(), Averaged(), ClassWeights()
+        self._compared, self._averaged = Compared(), Averaged()
+        self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[strangers.Stranger] = []
@@ -179,7 +181,8 @@ class Looking:
     def _look_at_targets(self, record: Record, loss: Any, observers: list[Observer]) -> None:
         """`observers`: of closures."""
         answers = self._entrance.answers
-        found = answers.columns(loss)
+        made = [each for observer in observers for each in observer.made]
+        found = answers.columns(loss) | self._trained_targets.columns(made)
         for observer in observers:
             self._compared.meet(observer.comparisons)
             if answers.fruitless:

@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
-from diagnostics.monitor import attention, describe, functions, places, sequences, strangers
+from diagnostics.monitor import attention, describe, functions, places, sequences, strangers, trained_targets
 from diagnostics.monitor.axes import Axes
-from diagnostics.monitor.compared import Comparison, comparison
+from diagnostics.monitor.compared import Comparison, compared
 from diagnostics.monitor.cuts import CUTS, Cuts
 from diagnostics.monitor.derivatives import Derivatives
 from diagnostics.monitor.draws import Draws
@@ -67,6 +67,7 @@ class Observer(TorchFunctionMode):
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.comparisons: list[Comparison] = []  # of the loss, with targets
+        self.made = list[trained_targets.Made]()
         self.softmax_of_one: list[str] = []  # whose output is 1, whatever it is given
         self.softmax_astray: list[str] = []  # of these, those that lie along another axis than the last
         self.strangers: list[strangers.Stranger] = []
@@ -191,8 +192,8 @@ class Observer(TorchFunctionMode):
         with self.ours:
             self._after(func, args, kwargs, given, out)
             self._follow_cuts(func, args, kwargs, out, cut)
-            if (found := comparison(func, args, kwargs, out)) is not None:
-                self.comparisons.append(found)
+            self.comparisons += compared(func, args, kwargs, out)
+            self.made += trained_targets.made(func, args, kwargs)
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
                 for each in (self.axes, self.flattened, self.dropped, self.derivatives, self.positions):

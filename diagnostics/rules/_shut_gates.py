@@ -44,7 +44,7 @@ def shut_gates(
         summary=(
             f"From the first update to the last {'a gate lets' if few else f'{len(closed)} gates let'} through "
             f"{number(100 * mean)} % of what {'it is' if few else 'they are'} given: {names_of(layers)}. Their "
-            f"mean derivative is {number(100 * slope)} % of its maximum: neither they nor what they shut off is trained."
+            f"mean derivative is {number(100 * slope)} % of its maximum: neither they nor what they shut off learn."
         ),
         evidence={"saturated fraction": 1.0, "mean derivative over maximum": slope, "let through": mean},
         remedies=(

@@ -21,7 +21,7 @@ Facts, not statistics, each seen on the thing itself:
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
   drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
-  below 0 as fast as ever; do strangers become as alike as partners;
+  below 0 as fast as ever; do strangers become as alike as partners; do targets that are trained shrink with it;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
   that of one answer to all; do features become tenfold larger or smaller together; are all examples of a batch one, all
   texts one token, all inputs of a layer zero.
@@ -183,8 +183,9 @@ to keep, is never multiplied in.
 *Collapsed*: a loss that asks for two views of an example to be alike, and nothing else, is least where all answers
 are one. What keeps them apart is a target without a gradient beside a predictor, negatives, or a term for the variance.
 
-*Evaluation mode*: there a batch norm divides by the deviation of earlier batches, which does not follow the weights,
-and dropout lets everything pass.
+*Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
+
+*Evaluation mode*: there a batch norm divides by the deviation of earlier batches, and dropout lets everything pass.
 
 ## What to try
 The finding names the line: `optimizer.zero_grad()` before `backward()`, the optimizer made after the model is in
@@ -235,6 +236,7 @@ from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._shared_head import shared_head
+from diagnostics.rules._shrinking_targets import shrinking_targets
 from diagnostics.rules._softmax_axis import other_axis, over_queries
 from diagnostics.rules._targets_outside import targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, unstored
@@ -256,7 +258,7 @@ _LOOKS = (
     class_weights, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example,
     one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
     forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
-    forward.derivative_without_graph, lost_to_rounding, collapsed, identity_activation,
+    forward.derivative_without_graph, lost_to_rounding, collapsed, shrinking_targets, identity_activation,
 )  # fmt: skip
 
 
