@@ -505,3 +505,22 @@ def test_a_schedule_for_epochs_that_counts_updates_when_half_of_the_loss_is_gone
     found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "layers": layers}))
     assert not found.crashed
     assert alarms(found) == expected
+
+
+@pytest.mark.parametrize(("until", "told"), [(150, True), (40, False)])
+@pytest.mark.every_case
+def test_a_rate_that_is_lowered_while_a_noisy_loss_falls_is_told_as_information(until, told):
+    """Whether longer steps would have lowered it further the gradients do not say; a loss at rest does."""
+    steps = np.arange(1, 501)
+    loss = 2.4 - 0.008 * np.minimum(steps, until) * 150 / until + 0.05 * np.cos(3.0 * steps)
+    rates = np.where(steps <= 150, 0.1, 1e-3)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": rates, "grad_norm": 2.0 + 0.1 * np.cos(steps)})
+    measured = steps % 20 == 1
+    scalars["gradient_cosine"] = np.where(measured, 0.3 * np.cos(2.0 * steps), np.nan)
+    scalars["overshoot"] = np.where(measured, 0.2 * rates / 0.1, np.nan)
+    scalars["update_norm"] = np.where(measured, rates, np.nan)
+    curvature = pd.DataFrame({"step": [2, 300], "stability": [0.15, 0.02], "progress": [2.0, 0.3]})
+    meta = {"name": "test", "status": "finished", "optimizer": "SGD", "hyperparameters": [{"lr": 0.1, "momentum": 0}]}
+    found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "curvature": curvature}))
+    assert not found.crashed and not found.alarms
+    assert [each.first_step for each in found.findings if each.cause == "schedule"] == ([151] if told else [])

@@ -44,11 +44,12 @@ lowered it, start the decay later. Give a slow parameter group a rate of the oth
 Mend or leave out the example whose gradient is remembered. Standardize targets.
 
 ## When this is wrong
-A warm-up under way, the tail of a decay after convergence and converged runs are silent. A run that has most of its
-loss behind it and ends on its way down, as many do, is information only, unless it was too short to shrink even the
-steepest direction tenfold, or ten times its rate would be too small by the same measure. With very noisy gradients a
-small rate can be right although one batch allows more: the noise term is what knows, and it is measured for SGD and
-momentum only.
+A warm-up under way, the tail of a decay after convergence and converged runs are silent; a decay right after which the
+loss stopped falling is information where the gradients are noise: it may have taken that noise away and no more. A run
+that has most of its loss behind it and ends on its way down, as many do, is information only, unless it was too short
+to shrink even the steepest direction tenfold, or ten times its rate would be too small by the same measure. With very
+noisy gradients a small rate can be right although one batch allows more: the noise term is what knows, and it is
+measured for SGD and momentum only.
 
 ## In the lecture
 *Learning Rate* ("α too small: slow progress").
@@ -97,6 +98,7 @@ def check(
     worth: float = 0.05,  # of the starting loss, to be had by a tenfold rate
     reached: float = 0.02,  # of the starting loss: below, what is left to gain is little
     decayed: float = 0.1,  # of the highest rate
+    rest: float = 0.1,  # of the starting loss: a run that is down to less may well have come to its end
     delivered: float = 0.1,  # of what all updates should have taken off: with less something else holds the loss up
     still: float = 0.1,  # of the loss: the most that all updates could have taken off it, and could at half the limit
 ) -> Iterator[Finding]:
@@ -126,6 +128,8 @@ def check(
         found = sentences.finding(run, ", with nothing learned.", ratio=pace.ratio)
         if nothing and pace.ratio < inside and (shortened := _shortened(found, pace, hardly)) is not None:
             yield shortened
+        elif pace.scheduled and history.end > rest * abs(history.start):
+            yield replace(_lowered_early(run, pace.first, words=sentences.FELL_BEFORE), severity="info")
         return
     if run.meta["status"] == "finished" and reaching.straight(run, history.middle_step) and _learned_little(run):
         inside = straight_inside
@@ -186,10 +190,17 @@ def _without_limits(run: Run, history: signals.Loss, lowered: bool, learned: flo
     return [_lowered_early(run, spent)] if spent and unmeasured and gradient_left(run, history, spent) else []
 
 
-def _lowered_early(run: Run, first: int, ratio: float = np.nan, overshoot: float = np.nan) -> Finding:
-    words = sentences.GRADIENT_LEFT.format(first)
+def _lowered_early(
+    run: Run, first: int, ratio: float = np.nan, overshoot: float = np.nan, words: str = sentences.GRADIENT_LEFT
+) -> Finding:
     return sentences.finding(
-        run, words, first=first, ratio=ratio, overshoot=overshoot, cause="schedule", remedy=sentences.LATER
+        run,
+        words.format(first),
+        first=first,
+        ratio=ratio,
+        overshoot=overshoot,
+        cause="schedule",
+        remedy=sentences.LATER,
     )
 
 
