@@ -10,6 +10,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._constant_answer import _longer_steps
 from diagnostics.rules._explained import Explained
 from diagnostics.rules._raised_again import raised_again
 from diagnostics.rules._stretches import Flat
@@ -157,3 +158,27 @@ def test_a_level_that_nothing_explains_tells_how_far_inside_the_rate_is(ratio, s
     assert found.severity == "info"
     assert ("0.6 % of the largest stable one" in found.summary) == told
     assert ("try ten times the learning rate, 0.01" in found.remedies) == told
+
+
+@pytest.mark.parametrize(("body", "told"), [(np.nan, True), (0.1, False)])
+def test_a_level_that_nothing_explains_tells_of_weights_that_were_frozen(body, told):
+    steps = np.arange(1, 101)
+    scalars = pd.DataFrame({"step": steps, "loss": 2.0, "lr": 1e-3})
+    rows = [(step, name, norm) for step in (1, 50, 90) for name, norm in (("body.weight", body), ("head.weight", 0.1))]
+    layers = pd.DataFrame(rows, columns=["step", "layer", "grad_norm"])
+    sizes = {"body.weight": 900, "head.weight": 100}
+    meta = {"name": "r", "layers": [{"name": name, "shape": [n], "parameters": n} for name, n in sizes.items()]}
+    run = Run.from_frames(meta, {"scalars": scalars, "layers": layers})
+    found = unexplained("plateau", run, Flat(1, 100, 2.0, 1.0, False), Explained(0.02, 0.01, 2.0, 2.1))
+    assert ("90 % of the weights were frozen all along (body.weight)" in found.summary) == told
+    assert any("requires_grad_(True)" in each for each in found.remedies) == told
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(0.0006, True), (0.006, False)])
+def test_a_rate_that_even_at_its_highest_was_far_inside_the_limit(ratio, told):
+    """Ten times the last one, at which the ratio was measured."""
+    steps = np.arange(1, 401)
+    scalars = pd.DataFrame({"step": steps, "loss": 2.0, "lr": np.where(steps < 100, 1e-3, 1e-4)})
+    curvature = pd.DataFrame({"step": [1, 350], "stability": [10 * ratio, ratio]})
+    run = Run.from_frames({"name": "r"}, {"scalars": scalars, "curvature": curvature})
+    assert bool(_longer_steps(run, 300)) == told

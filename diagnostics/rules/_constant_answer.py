@@ -9,6 +9,7 @@ from diagnostics.rules._below_linear import rival, said_of_linear
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_off import BESIDE_A_CONSTANT
 from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._held_frozen import UNFREEZE, said_of_frozen
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -73,7 +74,7 @@ def learned_nothing(
         (),
         f"{what}: on the batches measured from step {half} to {last} the {found.what} is {number(found.loss)}, and "
         f"{found.constant_answer} would have {number(found.constant)}."
-        f"{said_of_linear(beside)}{of_linear_layers(run)}",
+        f"{said_of_linear(beside)}{of_linear_layers(run)}{said_of_frozen(run)}",
         {
             "loss": found.loss,
             "loss of a constant answer": found.constant,
@@ -83,6 +84,7 @@ def learned_nothing(
         (
             *([_WORSE] if worse else []),
             *([BEND] if of_linear_layers(run) else []),
+            *([UNFREEZE] if said_of_frozen(run) else []),
             *([_START_LARGER] if _began_small(run) else []),
             *(() if nothing_there else longer),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),

@@ -9,6 +9,7 @@ from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._constant_answer import BEND, of_linear_layers
 from diagnostics.rules._explained import Explained
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._held_frozen import UNFREEZE, said_of_frozen
 from diagnostics.rules._raw_inputs import raw, standardize
 from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number
@@ -38,10 +39,12 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         stretch.first_step,
         stretch.ended,
         (),
-        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{inside}{of_linear_layers(run)}",
+        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{inside}{of_linear_layers(run)}"
+        f"{said_of_frozen(run)}",
         {"loss": stretch.level, "share of the run": stretch.share},
         (
             *([BEND] if of_linear_layers(run) else []),
+            *([UNFREEZE] if said_of_frozen(run) else []),
             *([standardize(run)] if raw(run) else []),
             *longer,
             "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
