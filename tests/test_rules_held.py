@@ -189,3 +189,36 @@ def test_gates_that_begin_shut(bias, told, tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     run = of_all_data(tmp_path, model, optimizer, lambda: F.cross_entropy(model(x), y), 120)
     assert (("saturated-units", "initialization") in alarms(run)) == told
+
+
+class Sorter(nn.Module):
+    """Norms behind the residual sums, as in the first transformers, which need small first steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(20, 32), nn.Linear(32, 4)
+        self.places = nn.Parameter(0.02 * torch.randn(8, 32))
+        layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, "gelu", batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+
+    def forward(self, x):
+        return self.out(self.encoder(self.embed(x) + self.places).mean(1))
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.03, [("plateau", "large-step")]), (1e-3, [])])
+@pytest.mark.every_case
+def test_first_updates_that_cut_the_way_of_the_gradient(rate, expected, tmp_path):
+    torch.manual_seed(0)
+    model = Sorter()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=1000) as monitor:
+        for step in range(200):
+            torch.manual_seed(step)
+            x = torch.randint(20, (32, 8))
+            y = (x < 5).sum(1).clamp(max=3)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, y=y: F.cross_entropy(model(x), y))
+    assert alarms(diagnostics.load(tmp_path)) == expected

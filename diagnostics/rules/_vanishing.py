@@ -81,31 +81,29 @@ def _cut_by_steps(
     *,
     open_: float = 0.01,  # of the last layer's relative gradient, at first: ten times what counts as vanished
     times: float = 30.0,  # as much as since: what weights that were trained on lose is less
-    far: float = 0.05,  # of a layer's size, at an update: fifty times what is usual
+    begun: int = 3,  # records of the first updates
+    far: float = 0.05,  # of a layer's size, at such an update: fifty times what is usual
 ) -> Finding | None:
-    """Where the gradient came through at the first update, and those until the stretch threw the weights about."""
+    """Where the gradient came through at the first update, and the first few threw the weights about."""
     steps, columns, gradients = by_layer.matrix(run, "layers", "grad_norm")
     _, _, weights = by_layer.matrix(run, "layers", "weight_norm")
     _, _, updates = by_layer.matrix(run, "layers", "update_norm")
     at = [columns.index(name) for name in chain.names]
-    before = np.flatnonzero(steps < stretch.first_step)
-    if not len(before):
-        return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        first = gradients[before[0], at] / weights[before[0], at]
-        moved = _largest((updates[before] / weights[before])[:, at])
+        first = gradients[0, at] / weights[0, at]
+        moved = _largest((updates / weights)[:begun, at])
         came = float(first[0] / first[-1])
     if not (came >= max(open_, times * ratio) and moved >= far):
         return None
-    rate = optimizer.highest_rate(run, stretch.first_step)
-    name = chain.names[0]
+    step, name = int(steps[:begun][-1]), chain.names[0]
+    rate = optimizer.highest_rate(run, step)
     summary = (
         f"The first updates were too large: each moved a layer by up to {number(100 * moved)} % of its size. Before "
-        f"them {name} got {number(came)} of the gradient that the last layer gets, for its size, since step "
-        f"{stretch.first_step} {number(ratio)}, and the loss {stretch.stood}."
+        f"them {name} got {number(came)} of the gradient that the last layer gets, for its size, and gets "
+        f"{number(ratio)} of it since; the loss {stretch.stood}."
     )
     remedies = (
-        f"lower the learning rate, {number(rate)} by step {stretch.first_step}, to {number(rate / 10)}, say, or warm "
+        f"lower the learning rate, {number(rate)} by step {step}, to {number(rate / 10)}, say, or warm "
         "it up over the first updates",
         "clip gradients: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     )
