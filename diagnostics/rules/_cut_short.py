@@ -88,8 +88,9 @@ def _fell(run: Run, history: signals.Loss, first: int, *, few: int = 24, worth: 
     falling = signals.trend(half if len(before) >= 12 else before)
     slower = signals.trend(after).drop / max(len(after), 1) < 0.2 * falling.drop / max(len(before), 1)
     above = 12 <= len(before) < few and half.mean() - after.mean() > 3 * after.std() / len(half) ** 0.5
-    last = signals.trend(before[made >= 0.75 * made[-1]])
-    forgone = (last.drop + 2 * last.error) * 2 * len(after) / max((made >= 0.75 * made[-1]).sum(), 1)
+    quarter = before[made >= 0.75 * made[-1]]
+    last = signals.trend(quarter)  # of medians that lie half of it apart
+    forgone = (last.drop + 2 * last.error) * len(after) / (len(quarter) / 2)
     return bool((falling.z > 3 or above) and slower and not forgone < worth * abs(history.end))
 
 

@@ -23,10 +23,9 @@ def shrinking_targets(
 ) -> Iterator[Finding]:
     """Targets that depend on what is trained, whose variance goes with the loss."""
     steps, variances = signals.column(run, "target_variance")
-    history = signals.loss(run)
     if len(variances) < measured or not variances[0] > 0:
         return
-    late = float(variances[-1])
+    history, late = signals.loss(run), float(variances[-1])
     if not (late <= left * variances[0] and history.end <= left * history.start):
         return
     gone = int(steps[np.flatnonzero(variances > left * variances[0])[-1] + 1])

@@ -24,7 +24,9 @@ _STABILITY = Chart(
 )
 LATER = "lower the rate later: keep it at its highest, {}, until the loss stops falling"
 GRADIENT_LEFT = ", hardly moving since the rate was lowered at step {} although the gradient has not gone."
-FELL_BEFORE = ", hardly moving since the rate was lowered at step {}, until which it fell. It may have come to its end."
+FELL_BEFORE = (
+    ", hardly moving since the rate was lowered at step {}. Until then it fell: it had arrived, or this stopped it."
+)
 _WATCHED = (
     "if a ReduceLROnPlateau did it, look at what it watches: mode='max' where larger is better, as of an accuracy, and "
     "a patience in epochs if it is called once an epoch"
