@@ -69,22 +69,35 @@ def test_an_optimizer_that_never_steps(step, tmp_path):
     assert alarms(found) == ([] if step else [("wiring", "no-step")])
 
 
-def test_an_optimizer_that_is_made_anew_in_each_update(tmp_path):
+@pytest.mark.parametrize(
+    ("anew", "severity"),
+    [
+        (lambda update: True, "warning"),
+        (lambda update: update % 20 == 19, "warning"),
+        (lambda update: update == 100, "info"),
+    ],
+    ids=["each update", "each epoch", "a second stage"],
+)
+@pytest.mark.every_case
+def test_an_optimizer_that_is_made_anew_in_the_loop(anew, severity, tmp_path):
     """Not the one that was given to `watch`."""
     model = network()
 
     first = torch.optim.Adam(model.parameters(), lr=3e-3)
     with diagnostics.watch(model, first, tmp_path / "run", budget=ANY) as monitor:
         x, y = clusters()
-        for chosen in torch.randint(len(x), (200, 32)):
-            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        optimizer = first
+        for update, chosen in enumerate(torch.randint(len(x), (200, 32))):
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3) if anew(update) else optimizer
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x[chosen]), y[chosen])
             loss.backward()
             optimizer.step()
             monitor.step(loss.detach(), closure=lambda chosen=chosen: F.cross_entropy(model(x[chosen]), y[chosen]))
     found = diagnostics.diagnose(diagnostics.load(tmp_path / "run"))
-    assert alarms(found) == [("wiring", "no-step")] and "another one" in found.alarms[0].summary
+    (told,) = (each for each in found.findings if each.cause == "no-step")
+    assert told.severity == severity and "another one" in told.summary
+    assert alarms(found) == [("wiring", "no-step")] * (severity == "warning")
 
 
 @pytest.mark.parametrize("zero_every", [1, 4])

@@ -15,30 +15,40 @@ from diagnostics.run import Run
 ENOUGH = 3  # times that weights were put back, or looks at whether they are
 
 
-def never_steps(run: Run, *, enough: int = 30) -> Iterator[Finding]:
-    """Not once. A loss scale that begins at 2^16 and halves with each overflow has found its place long before."""
-    skipped, updates = (
-        signals.events(run, "skipped-step"),
-        signals.array(run.table("scalars", ["update_norm"]), "update_norm"),
-    )
-    if skipped.empty or len(updates) < enough or np.nanmax(updates, initial=0) > 0:
+def never_steps(
+    run: Run,
+    *,
+    enough: int = 30,  # updates: a loss scale that begins at 2^16 and halves with each overflow has found its place
+    part: float = 1 / 3,  # of the run, to its end
+    stage: float = 0.2,  # of the run: an optimizer that made more of it may have had a stage of its own
+) -> Iterator[Finding]:
+    """Not once, or not any more; of an overflow that does not end the scale and the numbers tell."""
+    told = signals.events(run, "skipped-step")
+    table = run.table("scalars", ["step", "grad_norm", "update_norm"])
+    made = np.flatnonzero(~(table["grad_norm"].isna() & (table["update_norm"] == 0)))
+    before = int(made[-1]) + 1 if len(made) else 0
+    without = len(table) - before
+    overflows = told["message"].str.contains("scaler").any() or len(signals.nonfinite_events(run)) > 0
+    if told.empty or without < max(enough, part * len(table)) or (before and overflows):
         return
     history = signals.loss(run)
     falls = signals.trend(history.values).z > 5 or signals.has_learned(run)
+    if falls:
+        when = "the loop" if before else "each update"
+        words = (
+            ", and the loss falls all the same: another one than was given to watch moves the weights, perhaps one "
+            f"that is made anew in {when} and begins without its averages."
+        )
+    else:
+        words = ": the weights stay where they are" + (", or another one moves them." if before else ".")
     yield found(
         "no-step",
         run,
-        f"The optimizer made no step in {len(updates)} updates"
-        + (
-            ", and the loss falls all the same: another one than was given to watch moves the weights, perhaps one "
-            "that is made anew in each update and begins without its averages."
-            if falls
-            else ": the weights stay where they are."
-        ),
-        _ANOTHER if falls else _NONE,
-        evidence={"updates without a step": float(len(updates))},
-        step=int(skipped["step"].iloc[0]),
-        severity="warning" if falls else "critical",
+        f"The optimizer made no step in {'the last ' if before else ''}{without} updates{words}",
+        _ANOTHER if falls or before else _NONE,
+        evidence={"updates without a step": float(without)},
+        step=int(table["step"].iloc[before]),
+        severity=("info" if before > stage * len(table) else "warning") if falls else "critical",
     )
 
 

@@ -61,7 +61,7 @@ it on trust. A factor or a sign that it leaves out is left out of the gradient o
 the first one's away. What only that part depends on, as a task's own head, then stays as it was initialized.
 
 *No step*: weights change in `optimizer.step()` alone, and it has to be the same optimizer each time: momentum and the
-averages of Adam begin at zero in a new one.
+averages of Adam begin at zero in a new one, and `watch` sees nothing of what it does.
 
 *State unstored*: `m = b1 * m + (1 - b1) * grad` makes a new tensor, and the one in `optimizer.state` stays zero. Each
 step is then made of one gradient, as Adam's of $0.1\,g / \sqrt{0.001\,g^2}$: three rates long, whatever the gradient.
