@@ -98,9 +98,8 @@ class Looking:
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
-        logits gets probabilities, or cosines; the range of the targets that outputs are compared with; labels of 0
-        where -1 is meant; tensors behind a cut of the graph; derivatives without one, or all zero; calls whose shapes
-        fit, but mean something else."""
+        logits gets probabilities, or cosines; the range of the targets; labels of 0 where -1 is meant; tensors behind a
+        cut of the graph; derivatives without one, or all zero; calls whose shapes fit, but mean something else."""
         self._entrance.asking = False
         given = [bool(each) for observer in observers for each in observer.losses.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))

@@ -25,7 +25,9 @@ def shut_gates(
 ) -> Finding | None:
     steps, names, means = by_layer.matrix(run, "units", "mean")
     _, _, slopes = by_layer.matrix(run, "units", "derivative")
-    gates = [at for at, name in enumerate(names) if by_layer.activations(run).get(name, ("",))[0] == "gate"]
+    _, _, hidden = by_layer.matrix(run, "units", "hidden")  # not the rare object that a detector's output may hold
+    kinds = {name: kind for name, (kind, _) in by_layer.activations(run).items()}
+    gates = [at for at, name in enumerate(names) if kinds.get(name) == "gate" and (hidden[:, at] == 1).any()]
     if not gates or len(steps) < records or signals.total(run) < updates:
         return None
     closed = [at for at in gates if (means[:, at] <= shut).all()]  # NaN where it was not called: it may be open then
