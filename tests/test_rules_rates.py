@@ -17,6 +17,19 @@ from tests.test_rules_loops import ANY, alarms, cross_entropy, examples, network
 pytestmark = pytest.mark.exhaustive  # minutes; `make test` has a few of each kind elsewhere
 
 
+def fitted(path, model, optimizer, x, y, steps, each=lambda: None):
+    """The diagnosis of a loop of least squares over all of the data at once; `each` runs after the update."""
+    with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
+            each()
+    return diagnostics.diagnose(diagnostics.load(path))
+
+
 @pytest.mark.parametrize(("peak", "expected"), [(1e-4, [("lr-too-small", "learning-rate")]), (0.1, [])])
 def test_a_schedule_does_not_hide_that_its_highest_rate_is_far_too_small(tmp_path, peak, expected):
     model = network()
@@ -52,16 +65,7 @@ def test_a_rate_that_is_lowered_before_and_after_the_loss_has_come_to_rest(tmp_p
     model = nn.Linear(8, 1).double()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < until else 1e-3)
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(600):
-            optimizer.zero_grad()
-            loss = F.mse_loss(model(x), y)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
-            schedule.step()
-    found = diagnostics.diagnose(diagnostics.load(tmp_path))
-    assert [(each.kind, each.cause) for each in found.alarms] == expected
+    assert alarms(fitted(tmp_path, model, optimizer, x, y, 600, schedule.step)) == expected
 
 
 @pytest.mark.parametrize(("updates", "expected"), [(100_000, [("lr-too-small", "schedule")]), (100, [])])
@@ -431,14 +435,7 @@ def test_a_rate_at_which_the_answers_stay_at_the_mean(tmp_path, rate, expected):
     y = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
     model = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Linear(4, 1), nn.Sigmoid())
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
-        for _ in range(4000):
-            optimizer.zero_grad()
-            loss = F.mse_loss(model(x), y)
-            loss.backward()
-            optimizer.step()
-            monitor.step(loss, closure=lambda: F.mse_loss(model(x), y))
-    assert alarms(diagnostics.diagnose(diagnostics.load(tmp_path))) == expected
+    assert alarms(fitted(tmp_path, model, optimizer, x, y, 4000)) == expected
 
 
 @pytest.mark.parametrize(("amsgrad", "told"), [(False, True), pytest.param(True, False, marks=pytest.mark.by_hand)])
