@@ -187,7 +187,7 @@ class Looking:
             if answers.fruitless:
                 inputs = observer.graph.outside.first
                 found = self._compared.columns(observer.comparisons, inputs, observer.loss) | found
-            observer.comparisons = []
+            observer.comparisons, observer.made = [], []
         record.update.values.update(found)
 
     def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diagnostics.monitor import functions
 
-Made = tuple[bool, Tensor]  # whether a target has a graph, and its variance
+Made = tuple[bool, Tensor]  # whether a target has a graph, and its numbers
 
 
 def made(func: Callable, args: tuple, kwargs: dict[str, Any]) -> list[Made]:
@@ -15,7 +15,7 @@ def made(func: Callable, args: tuple, kwargs: dict[str, Any]) -> list[Made]:
     target = functions.argument(args, kwargs, 1, "target") if func in functions.COMPARING else None
     if not isinstance(target, Tensor) or not target.is_floating_point() or target.numel() < 2:
         return []
-    return [(target.requires_grad, target.detach().float().var())]
+    return [(target.requires_grad, target.detach())]
 
 
 class TrainedTargets:
@@ -27,4 +27,4 @@ class TrainedTargets:
     def columns(self, made: Sequence[Made]) -> dict[str, Tensor]:
         if self._trained is None:
             self._trained = len(made) == 1 and made[0][0]
-        return {"target_variance": made[0][1]} if self._trained and len(made) == 1 else {}
+        return {"target_variance": made[0][1].float().var()} if self._trained and len(made) == 1 else {}
