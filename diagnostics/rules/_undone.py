@@ -48,7 +48,7 @@ def never_steps(
         _ANOTHER if falls or before else _NONE,
         evidence={"updates without a step": float(without)},
         step=int(table["step"].iloc[before]),
-        severity=("info" if before > stage * len(table) else "warning") if falls else "critical",
+        severity="info" if before > stage * len(table) else "warning" if falls else "critical",
     )
 
 
