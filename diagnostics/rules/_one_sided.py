@@ -7,7 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._given import warned
+from diagnostics.rules._loss_finding import warned
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
