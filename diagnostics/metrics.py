@@ -113,6 +113,7 @@ _TABLES = (
                 "the update",
             ),
             Metric("averaged_loss", "the same, were the answer to each example the mean of those to all"),
+            Metric("remembered_steps", "steps that the optimizer's averages are made of, by its own count"),
             Metric("target_variance", "variance of the targets of the loss, where they depend on what is trained"),
             Metric(
                 "target_spread",

@@ -9,6 +9,7 @@ import pytest
 
 import diagnostics
 from diagnostics.rules import (
+    _wiring_explains,
     catalogue,
     explain,
     title,
@@ -100,7 +101,7 @@ def test_each_cause_of_wiring_has_its_own_reason():
     """They have nothing in common: what is true of one would mislead about another."""
     files = [path.read_text() for path in Path(wiring.__file__).parent.glob("*.py")]
     sources = "".join(text for text in files if "_wiring_finding import found" in text)
-    causes = set(re.findall(r'found\(\s*"([a-z-]+)"', sources)) | wiring._SHAPING
+    causes = set(re.findall(r'found\(\s*"([a-z-]+)"', sources)) | _wiring_explains.SHAPING
     assert {"detached", "scrambled-view", "gradients-accumulate"} <= causes
     text = explain("wiring")["Why it happens"]
     assert {cause: reason(text, cause).split("*")[1].lower() for cause in causes} == {

@@ -1,7 +1,8 @@
-"""What a measured update tells of each parameter tensor, beside its norms: columns of table `layers`."""
+"""What a measured update tells of each parameter tensor, beside its norms, and what the optimizer counts."""
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from diagnostics import stats
 from diagnostics.monitor import distributed
@@ -21,8 +22,11 @@ def of_gradients(
     }
 
 
-def lost(tensors: list[Tensor], changes: list[Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Of an update smaller than half the distance of neighbouring numbers nothing is left; NaN of full precision."""
+def lost(optimizer: Optimizer, tensors: list[Tensor], changes: list[Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Of an update smaller than half the distance of neighbouring numbers nothing is left; NaN of full precision, and
+    nothing of optimizers that may keep weights of their own."""
+    if not type(optimizer).__module__.startswith("torch.optim"):
+        return {}
     coarse = [t.grad is not None and t.dtype.itemsize < 4 and not t.grad.is_sparse for t in tensors]
     if not any(coarse):
         return {}
@@ -35,3 +39,11 @@ def lost(tensors: list[Tensor], changes: list[Tensor], device: torch.device) -> 
             ]
         )
     }
+
+
+def remembered(optimizer: Optimizer) -> dict[str, Tensor]:
+    """How many steps the optimizer's averages are made of, by its own count; the most of any weight, as some may be
+    frozen by now."""
+    states = [state.get("step") for state in optimizer.state.values() if isinstance(state, dict)]
+    counts = [torch.as_tensor(each).detach().reshape(()) for each in states if isinstance(each, Tensor | int | float)]
+    return {"remembered_steps": torch.stack(counts).amax().float()} if counts else {}

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.monitor import exchanged, forwards, linear, lookahead, losspath, own_backward, transfer, withheld
+from diagnostics.monitor import (
+    advantages,
+    exchanged,
+    forwards,
+    linear,
+    lookahead,
+    losspath,
+    own_backward,
+    transfer,
+    withheld,
+)  # fmt: skip
 from diagnostics.monitor.broadcasts import Broadcasts
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer
@@ -105,6 +115,7 @@ class Given:
                     "one_sum": losspath.one_sum(tensor),
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
+                    "advantages": advantages.told(self._model, tensor),
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"

@@ -269,8 +269,8 @@ class Updates:
         update.values |= {"update_norm": moved.sum().sqrt(), "weight_norm": weights.sum().sqrt()}
         if update.plan.measured:
             update.layers |= {"update_norm": moved.sqrt(), "weight_norm": weights.sqrt()}
-            if type(self._optimizer).__module__.startswith("torch.optim"):  # others may keep weights of their own
-                update.layers |= columns.lost(list(tensors.values()), change, moved.device)
+            update.layers |= columns.lost(self._optimizer, list(tensors.values()), change, moved.device)
+        update.values |= columns.remembered(self._optimizer)
         found, update.slope = self._pairs.change(update.plan.step, change, after, keep=update.plan.measured)
         update.values |= found
         update.downhill = self._downhill.slope(change, update.slope, self._scaler.scale())

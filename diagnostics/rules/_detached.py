@@ -1,4 +1,5 @@
-"""A graph that is cut: between the model and the loss, in the model, or between the steps of a recurrence."""
+"""A graph that is cut: between the model and the loss, in the model, or between the steps of a recurrence; and one that
+is not cut where it has to be."""
 
 from collections.abc import Iterator
 
@@ -148,4 +149,29 @@ def state_cut(run: Run) -> Iterator[Finding]:
         evidence={"steps": float(steps)},
         layers=names,
         severity=unless_it_learns(run, "critical", "warning"),
+    )
+
+
+def advantage_trained(run: Run) -> Iterator[Finding]:
+    """Source: Mnih et al. 2016, section 4: the policy's term has a gradient to the policy alone."""
+    names = tuple(str(name) for name in run.meta["advantages"])
+    if not names:
+        return
+    yield found(
+        "advantage-trained",
+        run,
+        (
+            f"The policy's term has a gradient to the values that {names_of(names)} give: it weighs log-probabilities "
+            "with returns less values, and is lowered by other values as well as by a better policy. They are drawn "
+            "away from the returns, which is all that tells a good action from a bad one."
+        ),
+        ("advantage = returns - values.detach(), in the policy's term; the values' own error keeps its gradient",),
+        evidence={"tensors": float(len(names))},
+        layers=names,
+        formula=(
+            r"\frac{\partial}{\partial V} \bigl[-(R - V) \log \pi + c\,(R - V)^2\bigr] = 0 \;\Rightarrow\; "
+            r"V = R - \frac{\log \pi}{2c}"
+        ),
+        severity="warning",
+        chart=GRADIENTS,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
@@ -171,4 +171,40 @@ def unstored(run: Run) -> Iterator[Finding]:
         ),
         step=step,
         severity="warning",
+    )
+
+
+def state_lost(
+    run: Run,
+    *,
+    short: int = 20,  # updates: twice what Adam's first average remembers, 1 / (1 - 0.9)
+    enough: int = 5,  # times seen: twice may be a stage that begins, or a task
+) -> Iterator[Finding]:
+    """By the optimizer's own count of steps, which begins at one with its averages."""
+    steps, counts = signals.column(run, "remembered_steps")
+    if len(counts) < 2 or steps[-1] - steps[0] < short * enough or counts.max() > short:
+        return
+    gaps = np.diff(steps)
+    near = (gaps > 1) & (gaps <= short)  # what lies farther apart cannot tell how often
+    most = float(counts.max())
+    if near.sum() < enough or not (counts[1:] <= gaps)[near].all():
+        return
+    yield found(
+        "state-lost",
+        run,
+        (
+            f"The optimizer forgets its averages every few updates: by its own count they are made of {number(most)} "
+            f"{'step' if most == 1 else 'steps'} at most, after {int(steps[-1])} updates. "
+            "Each step then follows the last gradients alone, whose noise nothing averages, and is as long for a small "
+            "gradient as for a large one."
+        ),
+        (
+            "call optimizer.load_state_dict(...) once, when a run is resumed, and neither it nor "
+            "optimizer.state.clear() in the loop",
+            "to begin again with other rates write to them: for group in optimizer.param_groups: group['lr'] = ...",
+        ),
+        evidence={"steps remembered": most, "updates": float(steps[-1])},
+        step=int(steps[0]),
+        severity="warning" if most <= 2 else unless_it_learns(run, "warning"),  # tasks of some steps each may be meant
+        formula=r"\hat m_1 / \sqrt{\hat v_1} = g / \lvert g\rvert = \pm 1",
     )

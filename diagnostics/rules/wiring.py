@@ -13,13 +13,14 @@ Facts, not statistics, each seen on the thing itself:
 - *tensors*: are the optimizer's the model's; does each that gets a gradient change; does the loss depend on one that
   gets none; do frozen ones hold what they were initialized with; are they lost to rounding in half precision;
 - *updates*: are there any; do they go against the gradient; does anything else take them back, in a run that learns
-  nothing;
+  nothing; does the optimizer forget its averages;
 - *shapes*: is the loss the mean over all pairs; does a view give the output or an input its sizes in another order;
   does a softmax, a norm or a recurrence run along another axis than that of what it is of; is a norm of one number or
   two, or one norm of places that differ;
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
-  drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step;
+  drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step; does the
+  policy's term train the critic;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; do targets that are trained shrink with it;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
@@ -65,6 +66,10 @@ averages of Adam begin at zero in a new one, and `watch` sees nothing of what it
 
 *State unstored*: `m = b1 * m + (1 - b1) * grad` makes a new tensor, and the one in `optimizer.state` stays zero. Each
 step is then made of one gradient, as Adam's of $0.1\,g / \sqrt{0.001\,g^2}$: three rates long, whatever the gradient.
+
+*State lost*: Adam's first step is $\hat m/\sqrt{\hat v} = g/|g|$, a whole rate for every weight, whatever its gradient
+says and however noisy it is. Averages of many steps make it shorter where gradients disagree; one that forgets them
+goes on making first steps.
 
 *Uphill*: the gradient points to where the loss grows fastest, and an update has to go against it. One wrong sign in an
 optimizer's step, as of its momentum, which is ten gradients long, and each update makes the loss larger.
@@ -173,6 +178,9 @@ A squared error is then least at $1 - p$ of the target, and the share $p$ of its
 *Drawn without gradient*: a number that is drawn has no derivative by its mean or probability. Written as a function of
 them and of noise that nothing decides, it has (Kingma & Welling 2014).
 
+*Advantage trained*: $(R-V)\log\pi$ is to train the policy. Its derivative by $V$ is $-\log\pi$, whatever was
+returned, and takes $V$ away from the returns that it is to foretell.
+
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
@@ -220,10 +228,11 @@ from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import _wiring_explains as wiring_explains
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
 from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._collapsed import collapsed
-from diagnostics.rules._detached import detached, drawn, state_cut
+from diagnostics.rules._detached import advantage_trained, detached, drawn, state_cut
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._identity_activation import identity_activation
 from diagnostics.rules._in_order import in_order
@@ -239,26 +248,28 @@ from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._shrinking_targets import shrinking_targets
 from diagnostics.rules._softmax_axis import other_axis, over_queries
 from diagnostics.rules._targets_outside import targets_outside, unsigned
-from diagnostics.rules._undone import never_steps, put_back, unstored
+from diagnostics.rules._undone import never_steps, put_back, state_lost, unstored
 from diagnostics.rules._uphill import uphill
 from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
 KIND = "wiring"
 RANK = 4
+explains = wiring_explains.explains
 TITLES = {"class-weights": "Class weights the wrong way round", "norm-epsilon": "Batch norms that do not normalize"}
 
 
 _LOOKS = (
-    never_steps, put_back, unstored, uphill, accumulating, accumulation_cut_short, membership.stale,
+    never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
-    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, shapes.broadcast,
-    shapes.scrambled, shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch,
-    shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores, ctc_scores,
-    class_weights, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up, one_example,
-    one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
-    forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
-    forward.derivative_without_graph, lost_to_rounding, collapsed, shrinking_targets, identity_activation,
+    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, advantage_trained,
+    shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs,
+    shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores,
+    ctc_scores, class_weights, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up,
+    one_example, one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation,
+    forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output,
+    forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed, shrinking_targets,
+    identity_activation,
 )  # fmt: skip
 
 
@@ -267,34 +278,3 @@ def check(run: Run) -> Iterator[Finding]:
         raise signals.Missing("scalars: no update was recorded")
     for look in _LOOKS:
         yield from look(run)
-
-
-_SHAPING = {  # what they do to a run can look like anything
-    "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
-    "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token", "one-example", "wrong-backward", "state-unstored", "uphill", "norm-epsilon",
-}  # fmt: skip
-_ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
-    ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),
-    ("stale-parameters", "not-in-optimizer"),
-}  # fmt: skip
-
-
-def explains(finding: Finding, other: Finding) -> bool:
-    """A loop that sums its gradients, or trains something else, makes every later symptom."""
-    if finding.cause in ("shared-norm", "short-memory"):  # seen in evaluation alone
-        return False
-    if finding.cause == "unused":  # not felt by the loss, but where what is left learns nothing
-        return finding.alarm and other.cause == "nothing-learned"
-    if other.kind == KIND:
-        return (finding.cause, other.cause) in _ONE_LINE
-    if finding.cause == "weights-put-back" and other.kind == "symmetry":  # as where a bound makes weights alike
-        return other.first_step > finding.first_step
-    if finding.cause in _SHAPING:
-        return other.kind not in {"symmetry", "non-finite"} or other.cause is None
-    if finding.cause == "clipped-after-step" and other.cause == "large-step":  # which clipping in time prevents
-        return True
-    if finding.cause == "dropout-noise" and other.kind == "lr-oscillation":  # what is drawn holds the loss up as well
-        return True
-    flat = {"zero-gradient", "plateau", "lr-too-small", "ravine", "saddle-point", "local-minimum"}
-    return other.kind in flat and other.cause not in {"zero-one-loss", "hard-threshold"}
