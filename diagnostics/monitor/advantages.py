@@ -14,7 +14,6 @@ from diagnostics.monitor.describe import plain_name
 # Of advantages also less their mean and divided by their deviation.
 _ADDS = losspath.SHAPES | {"add", "sub", "neg", "div", "mean", "sum", "minimum", "maximum", "std", "var", "sqrt"}
 _COMPARES = {"mseloss", "smoothl1loss", "huberloss", "pow", "abs"}
-_LOGARITHMS = {"log", "logsoftmax", "logsumexp", "logsigmoid", "binarycrossentropywithlogits"}
 
 
 def told(model: nn.Module, loss: Tensor) -> list[str]:
@@ -34,8 +33,9 @@ def told(model: nn.Module, loss: Tensor) -> list[str]:
 def _weighs(advantage: Any, score: Any) -> bool:
     """Whether a difference is multiplied with what comes from a logarithm of something else."""
     differs = any(losspath.function_of(node) in ("sub", "add") for node in _sums([advantage]))
-    met = {losspath.function_of(node) for node in losspath.walk(score, set(), losspath.FAR, _is_layer)}
-    return differs and bool(met & _LOGARITHMS) and set(_terms([advantage])).isdisjoint(_terms([score]))
+    met = map(losspath.function_of, losspath.walk(score, set(), losspath.FAR, _is_layer))
+    logarithm = any(name.startswith(("log", "binarycrossentropy")) for name in met)
+    return differs and logarithm and set(_terms([advantage])).isdisjoint(_terms([score]))
 
 
 def _sums(starts: Iterable[Any]) -> Iterator[Any]:

@@ -163,7 +163,7 @@ def advantage_trained(run: Run) -> Iterator[Finding]:
         (
             f"The policy's term has a gradient to the values that {names_of(names)} give: it weighs log-probabilities "
             "with returns less values, and is lowered by other values as well as by a better policy. They are drawn "
-            "away from the returns, which is all that tells a good action from a bad one."
+            "away from the returns, and what then lies between the two tells good actions from bad ones no more."
         ),
         ("advantage = returns - values.detach(), in the policy's term; the values' own error keeps its gradient",),
         evidence={"tensors": float(len(names))},

@@ -194,7 +194,7 @@ def state_lost(
         run,
         (
             f"The optimizer forgets its averages every few updates: by its own count they are made of {number(most)} "
-            f"{'step' if most == 1 else 'steps'} at most, after {int(steps[-1])} updates. "
+            f"{'step' if most == 1 else 'steps'} at most, after {signals.total(run)} updates. "
             "Each step then follows the last gradients alone, whose noise nothing averages, and is as long for a small "
             "gradient as for a large one."
         ),
@@ -203,7 +203,7 @@ def state_lost(
             "optimizer.state.clear() in the loop",
             "to begin again with other rates write to them: for group in optimizer.param_groups: group['lr'] = ...",
         ),
-        evidence={"steps remembered": most, "updates": float(steps[-1])},
+        evidence={"steps remembered": most, "updates": float(signals.total(run))},
         step=int(steps[0]),
         severity="warning" if most <= 2 else unless_it_learns(run, "warning"),  # tasks of some steps each may be meant
         formula=r"\hat m_1 / \sqrt{\hat v_1} = g / \lvert g\rvert = \pm 1",
