@@ -5,7 +5,7 @@ With a closure everything comes from one extra forward after the update; without
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import stats
-from diagnostics.monitor import describe, dropping, ending, forwards, losses, order, strangers, symmetry, transfer
+from diagnostics.monitor import (
+    describe,
+    dropping,
+    ending,
+    forwards,
+    losses,
+    order,
+    strangers,
+    symmetry,
+    transfer,
+    whole_loss,
+)  # fmt: skip
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.averaged import Averaged
 from diagnostics.monitor.beside import Beside
@@ -21,6 +32,7 @@ from diagnostics.monitor.class_weights import ClassWeights
 from diagnostics.monitor.compared import Compared
 from diagnostics.monitor.components import Components
 from diagnostics.monitor.distributed import is_dtensor
+from diagnostics.monitor.elastic import Elastic
 from diagnostics.monitor.forwards import Entrance
 from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
@@ -56,6 +68,7 @@ class Looking:
         self._compared, self._averaged = Compared(), Averaged()
         self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
+        self._elastic = Elastic(model)
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[strangers.Stranger] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
@@ -70,6 +83,7 @@ class Looking:
         self._guard.run("mode", self._look_at_mode, record.update.plan.step)
         self._guard.run("strangers", self._look_for_strangers)
         self._guard.run("frozen weights", self._look_at_frozen)
+        self._guard.run("elasticity", self._look_at_own, record)
         observers = list(self._entrance.observers)
         if closure is not None:
             observer = self._guard.run("activations", self._observe, record, loss, closure, compiled)
@@ -117,8 +131,8 @@ class Looking:
         found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
         found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
         found["no_second_derivative"] = all(each.derivatives.no_second() for each in observers)
-        found["guessing"] = next((each for observer in observers for each in _guessing(observer)), None)
-        found["unsigned"] = next((each for observer in observers for each in _unsigned(observer)), [])
+        found["guessing"] = next((each for observer in observers for each in whole_loss.guessing(observer)), None)
+        found["unsigned"] = next((each for observer in observers for each in whole_loss.unsigned(observer)), [])
         found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
         found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
         found["other_axis"] = next((each for one in observers if (each := one.axes.told)), [])
@@ -171,6 +185,9 @@ class Looking:
         self._looks += 1
         if self._frozen is not None and self._looks.bit_count() == 1 and self._frozen.changed():
             self._note(frozen_random=self._frozen.names)
+
+    def _look_at_own(self, record: Record) -> None:
+        record.update.layers |= self._elastic.columns(self._tensors())
 
     def _look_for_strangers(self) -> None:
         gone, self._strangers = strangers.gone(self._strangers), []
@@ -277,24 +294,3 @@ class Looking:
         x = observer.graph.outside.first
         if x is not None and not x.is_nested and x.numel():
             record.add("inputs", *self._inputs.rows(x))
-
-
-def _guessing(observer: Observer) -> Iterator[float]:
-    """log C, where the whole loss is one mean cross-entropy of C classes."""
-    for guess, value in observer.losses.guesses:
-        if len(observer.losses.guesses) == 1 and _is_the_loss(observer, value):
-            yield guess
-
-
-def _unsigned(observer: Observer) -> Iterator[list]:
-    """Name and share of labels 0 of a call that is the whole loss: other terms may do what it leaves undone."""
-    for name, share, value in observer.losses.unsigned:
-        if share > 0 and _is_the_loss(observer, value):
-            yield [name, float(share)]
-
-
-def _is_the_loss(observer: Observer, value: Tensor) -> bool:
-    loss = observer.loss
-    if not isinstance(loss, Tensor) or loss.numel() != 1:  # not known where the model itself computes it
-        return False
-    return abs(float(loss) - float(value)) <= 1e-6 * abs(float(value))

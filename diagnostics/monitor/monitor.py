@@ -239,8 +239,8 @@ class Monitor:
 
     def _measure(self, record: Record, loss: Any, closure: Closure | None) -> None:
         with self._budget.charge("measured"):
-            record.add("layers", list(self._tensors.named), record.update.layers)
             self._looking.look(record, loss, closure, self._compiled)
+            record.add("layers", list(self._tensors.named), record.update.layers)
         self._budget.cost_of("measured", self._budget.spent["measured"] - self._spent_before)
 
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:

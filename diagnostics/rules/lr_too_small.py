@@ -26,7 +26,9 @@ below another's holds most of the weights and of the gradient, and does not move
 its epsilon is ten times a typical gradient's entries. Whether clipping leaves less than a tenth of a typical gradient.
 And whether one gradient, a hundred times longer than all around it, makes its updates ten times shorter for a fifth of
 the run. And whether a one-cycle schedule ends before it came to half of the rate that it leads to, a warm-up to a
-quarter, each of the rates having lasted for updates on end.
+quarter, each of the rates having lasted for updates on end. And whether one of the few numbers that a parameter of the
+model's own holds, as a resistance or a mass, is so large that an adaptive optimizer moves it by less than a twentieth
+of its size in the whole run, though the loss would fall by a third if it moved by all of it.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -76,6 +78,7 @@ from diagnostics.rules._far_targets import far_targets
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._never_reached import LEADS_TO, never_reached
 from diagnostics.rules._one_gradient import one_gradient
+from diagnostics.rules._out_of_step import out_of_step
 from diagnostics.rules._pace import Pace, left_by_clipping, pace_of
 from diagnostics.rules._slow_group import slow_group
 from diagnostics.rules._unmoved import moved_at_most
@@ -177,7 +180,7 @@ def _without_limits(run: Run, history: signals.Loss, lowered: bool, learned: flo
         found = without_curvature(run, history, left)
         if found is not None:
             return [found]
-    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run)]
+    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run), *out_of_step(KIND, run)]
     if told or not long or not lowered:
         return told
     gone = gone_early(run, has_way_down(run, history, 1 - learned))
