@@ -62,3 +62,26 @@ def test_a_model_of_nested_tensors_is_observed(closure, tmp_path):
                 monitor.step(loss, closure=(lambda: model(x).mean()) if closure else None)
     run = diagnostics.load(tmp_path)
     assert "measurement-failed" not in set(run.table("events")["kind"]) and len(run.table("units"))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+@pytest.mark.every_case
+def test_a_decoder_is_observed_behind_an_encoder_of_another_optimizer(kind, tmp_path):
+    """Whose recurrent net takes part in the closure, and is no layer of the watched model."""
+    encoder, decoder = kind(3, 8, batch_first=True), nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(decoder.parameters(), 0.1)
+    x = torch.randn(16, 5, 3)
+
+    def loss_of():
+        return decoder(encoder(x)[0][:, -1]).square().mean()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with diagnostics.watch(decoder, optimizer, tmp_path / "run") as monitor:
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss_of().backward()
+                optimizer.step()
+                monitor.step(loss_of(), closure=loss_of)
+    units = diagnostics.load(tmp_path / "run").table("units")
+    assert set(units["activation"]) == {"relu"}

@@ -100,6 +100,24 @@ def test_an_optimizer_that_is_made_anew_in_the_loop(anew, severity, tmp_path):
     assert alarms(found) == [("wiring", "no-step")] * (severity == "warning")
 
 
+def test_a_second_stage_of_a_loss_that_does_not_fall(tmp_path):
+    """Where labels tell nothing: the first optimizer had its part of the run, and is no reason."""
+    model = network()
+    first, second = (torch.optim.SGD(model.parameters(), lr=1e-4) for _ in range(2))
+    with diagnostics.watch(model, first, tmp_path / "run", budget=ANY) as monitor:
+        for update in range(200):
+            x, y = torch.randn(32, 8), torch.randint(4, (32,))
+            model.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            (first if update < 100 else second).step()
+            monitor.step(loss.detach(), closure=lambda x=x, y=y: F.cross_entropy(model(x), y))
+    (told,) = (
+        each for each in diagnostics.diagnose(diagnostics.load(tmp_path / "run")).findings if each.cause == "no-step"
+    )
+    assert told.severity == "info" and "or another one moves them" in told.summary
+
+
 @pytest.mark.parametrize("zero_every", [1, 4])
 def test_gradients_zeroed_once_an_epoch(zero_every, tmp_path):
     model = network()

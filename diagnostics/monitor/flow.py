@@ -50,7 +50,7 @@ class Graph:
         self.outside.follow(function, tensors, results[0])
         flows = [self.flow(tensor) for tensor in tensors]
         found = self._moved(function, args, kwargs, tensors, flows, results)
-        if found is None and function in functions.RECURRENT:
+        if found is None and function in functions.RECURRENT and any(flow.parameter for flow in flows):
             found = self._recurrent(args, tensors, flows, results)
         if found is None:
             found = [self._result(function, args, kwargs, tensors, flows, results[0])] * len(results)
