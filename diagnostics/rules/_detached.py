@@ -157,12 +157,13 @@ def advantage_trained(run: Run) -> Iterator[Finding]:
     names = tuple(str(name) for name in run.meta["advantages"])
     if not names:
         return
+    modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
     yield found(
         "advantage-trained",
         run,
         (
-            f"The policy's term has a gradient to the values that {names_of(names)} give: it weighs log-probabilities "
-            "with returns less values, and is lowered by other values as well as by a better policy. They are drawn "
+            f"The policy's term has a gradient to the values of {names_of(modules)}: it weighs log-probabilities with "
+            "returns less values, and is lowered by other values as well as by a better policy. They are drawn "
             "away from the returns, and what then lies between the two tells good actions from bad ones no more."
         ),
         ("advantage = returns - values.detach(), in the policy's term; the values' own error keeps its gradient",),

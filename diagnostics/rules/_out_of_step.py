@@ -11,7 +11,7 @@ import numpy as np
 from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._charts import LOSS
+from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
@@ -80,7 +80,7 @@ def _finding(kind: str, run: Run, name: str, called: str, offer: float, motion: 
             Chart(
                 "line", "layers", ("elasticity",), "What moving by its size would change the loss by", layers=(name,)
             ),
-            LOSS,
+            LOG_LOSS,
         ),
         rf"\sum_k \frac{{|u_k|}}{{|w|}} = {tex(motion)}, \qquad "
         rf"|w|\left|\frac{{\partial\mathcal{{J}}}}{{\partial w}}\right| = {tex(offer)}",

@@ -7,7 +7,7 @@ import numpy as np
 
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._explained import LITTLE, explained_late
-from diagnostics.rules._finding import Finding
+from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import number
 from diagnostics.run import Run
@@ -206,5 +206,6 @@ def state_lost(
         evidence={"steps remembered": most, "updates": float(signals.total(run))},
         step=int(steps[0]),
         severity="warning" if most <= 2 else unless_it_learns(run, "warning"),  # tasks of some steps each may be meant
+        chart=Chart("line", "scalars", ("remembered_steps",), "Steps that the optimizer's averages are made of"),
         formula=r"\hat m_1 / \sqrt{\hat v_1} = g / \lvert g\rvert = \pm 1",
     )

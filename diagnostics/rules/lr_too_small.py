@@ -40,6 +40,10 @@ example's, stays for thousands of updates in the mean of squares that each of th
 Targets in the thousands are thousands of steps away from first answers near 0: an update of Adam does not grow with the
 error.
 
+*Weight scale*: an adaptive optimizer moves each number by about $\alpha$ an update, whatever its size. What is counted
+in thousands has thousands of steps to go where its neighbour, counted in hundredths, jumps about: a ravine of the
+parametrization, which other units undo.
+
 ## What to try
 Raise the learning rate tenfold, watching $s$; gradient descent does best near $1/\lambda_{\max}$. If a schedule
 lowered it, start the decay later. Give a slow parameter group a rate of the others' size; leave epsilon at its default.
