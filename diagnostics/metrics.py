@@ -138,6 +138,11 @@ _TABLES = (
                 "share of the squared gradient at the outputs of a last ReLU, sigmoid or tanh that is at those which "
                 "cannot come to their targets: of a squared error, as much of the loss",
             ),
+            Metric(
+                "cut_off_loss",
+                "of the scores of classes from a last ReLU: what a mean cross-entropy is at least for those that are 0 "
+                "and asked for more, by a gradient that is not passed on",
+            ),
             Metric("input_sum", "sum of what the model was given in this update's last forward"),
             Metric("equal_examples", "share of the examples that it was given then that are one and the same"),
             Metric(

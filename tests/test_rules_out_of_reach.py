@@ -192,3 +192,23 @@ def test_logits_that_cannot_say_no(tmp_path, last, always, told, lost):
 
     found = alarms(model, tmp_path, batch, lost, optimizer=optimizer)
     assert (("plateau", "target-range") in found) == told
+
+
+def kinds(update):
+    """Eight clusters in a plane: some of the classes lie between others."""
+    torch.manual_seed(update)
+    y = torch.randint(8, (64,))
+    angle = y * torch.pi / 4
+    return torch.stack([angle.cos(), angle.sin()], 1) + 0.2 * torch.randn(64, 2), y
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.every_case
+def test_scores_of_a_cross_entropy_that_a_relu_cuts_off(cut, tmp_path):
+    torch.manual_seed(0)
+    last = [nn.ReLU()] if cut else []
+    model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 8), *last)
+    found = alarms(
+        model, tmp_path, kinds, F.cross_entropy, updates=300, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+    )
+    assert found == ([("plateau", "target-range")] if cut else [])

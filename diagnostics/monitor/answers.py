@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.monitor import functions, losspath
+from diagnostics.monitor import likeness, losspath
 from diagnostics.monitor.baseline import Baseline, given
 from diagnostics.monitor.distributed import is_dtensor
 
@@ -26,7 +26,6 @@ _SQUARED, _BINARY = "squared error", "binary cross-entropy of probabilities"
 # Errors of each number by itself in which a last function's targets may be out of its reach.
 ONE_BY_ONE = {"sigmoid": {_SQUARED}, "tanh": {_SQUARED}, "softmax": {_SQUARED, _BINARY}}
 UNREACHABLE: tuple[str, ...] = "unreachable_fraction", "unreachable_error"
-FEWEST = 8  # examples, of which some would differ
 TRIES = 3  # measured updates after which no form of loss fits any more
 
 
@@ -84,7 +83,7 @@ class Answers:
         x = dense[0] if dense else None
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
-        self._given.append({"input_sum": given} | _likeness(dense))
+        self._given.append({"input_sum": given} | likeness.of_inputs(dense))
         if x is not None and x.dim() and not any(each.requires_grad for each in dense):
             self._batches.append((len(x), given))
         found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
@@ -147,7 +146,7 @@ class Answers:
         gradient = gradient if scale is None else gradient.float() / scale
         read = [form.read(output, gradient, one.given) for form in self._forms]
         one.found = [each for each in read if each is not None]
-        one.alike = _alike(output, gradient)
+        one.alike = likeness.of_answers(output, gradient)
         if len(self._forms) > 1:
             one.undecided = output, gradient
         if one.function == "relu":
@@ -155,6 +154,7 @@ class Answers:
             one.below = {
                 "unreachable_fraction": below.float().mean(),
                 "unreachable_error": error.where(below, 0).sum() / error.sum(),
+                "cut_off_loss": _cut_off(output, gradient),
             }
         elif len(self._forms) == 1 and self._forms[0].name in ONE_BY_ONE.get(one.function, ()):
             form, bounds = self._forms[0], BOUNDS.get(one.function)
@@ -245,42 +245,11 @@ class _Pass:
             self.failure = error
 
 
-def _likeness(inputs: list[Tensor]) -> dict[str, Tensor]:
-    """How many of the examples of a batch are one, by everything that there is as many of."""
-    batch = [x for x in inputs[:1] if x.dim() and len(x) >= FEWEST and x.numel() >= 2 * len(x)]  # not a time alone
-    batch += [x for x in inputs[1:] if batch and x.dim() and len(x) == len(batch[0])]
-    if not batch:
-        return {}
-    found = {"equal_examples": _equal_share(batch)}
-    if not functions.holds_tokens(batch[0]) or any(x.is_floating_point() or x.is_complex() for x in batch):
-        return found
-    # Lengths and labels of a model that computes its loss tell no text; a mask is one token itself.
-    texts = [_are_of_one_token(x.long()) for x in batch if functions.holds_tokens(x)]
-    return found | {"one_token": torch.stack(texts).all()}
-
-
-def _equal_share(batch: list[Tensor]) -> Tensor:
-    """Of the examples, those that are one and the same, if most are: then it has the median sum."""
-    rows = [x.reshape(len(x), -1) for x in batch]
-    sums = torch.stack([(x.abs() if x.is_complex() else x).float().sum(1) for x in rows]).sum(0)
-    at = (sums - sums.nanmedian()).abs().nan_to_num(torch.inf).argmin()
-    return torch.stack([(x == x.index_select(0, at[None])).all(1) for x in rows]).all(0).float().mean()
-
-
-def _alike(output: Tensor, gradient: Tensor) -> Tensor | None:
-    """Whether all numbers of each answer are the same one, from answer to answer another, though the loss asks for
-    different ones."""
-    if output.dim() != 2 or len(output) < FEWEST or output.shape[1] < 2:
-        return None
-    asked = (gradient != gradient[:, :1]).any()
-    return (output == output[:, :1]).all() & (output[:, 0] != output[0, 0]).any() & asked
-
-
-def _are_of_one_token(x: Tensor) -> Tensor:
-    """Whether all rows are the same token as often as there is room, and then the same padding."""
-    other = x != x[0, 0]
-    last = (other[:, 1:] | ~other[:, :-1]).all() & ~other[:, 0].any()
-    return last & ((x == x[0, 0]) | (x == torch.where(other, x, x.min()).max())).all()
+def _cut_off(output: Tensor, gradient: Tensor) -> Tensor:
+    """What the examples cost at least for whose class, as scores, a ReLU gives 0: log C each, of C scores none of which
+    is lower."""
+    classes = output.shape[min(1, output.dim() - 1)]
+    return ((output == 0) & (gradient < 0)).float().mean() * classes * math.log(classes)
 
 
 def _width(targets: stats.Targets) -> int:

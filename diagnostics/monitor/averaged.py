@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diagnostics.monitor import forwards, transfer
-from diagnostics.monitor.answers import FEWEST, MOST
+from diagnostics.monitor.answers import MOST
+from diagnostics.monitor.likeness import FEWEST
 
 SELDOM = 2  # measured updates for each that is looked at: it takes two forwards
 TRIES = 3  # of these, in turn, after which nothing is expected any more

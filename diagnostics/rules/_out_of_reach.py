@@ -3,8 +3,11 @@
 Source: lecture, "Plateaux"; seen by the functions on the way and by the targets.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
+from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._explained import explained_late
 from diagnostics.rules._far_targets import COMPARISONS
@@ -28,6 +31,8 @@ def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     fits = share > NEARLY_ALL  # of what fits noise alone is out of reach
     if function not in _RANGES or (fits and not (share < NOTHING_LEFT and _held_up(run))):
         return None
+    if (function, calls[0]) == ("relu", "cross_entropy"):
+        return None if fits else _scores_cut_off(kind, run, history)
     if calls[0] in COMPARISONS:
         found = _by_range(kind, run, history, function)
         if found is not None or fits:
@@ -117,6 +122,37 @@ def _by_share(
         (f"leave the {function} at the output out", scaled),
         formula,
     )
+
+
+def _scores_cut_off(
+    kind: str,
+    run: Run,
+    history: signals.Loss,
+    *,
+    mostly: float = 0.5,  # of the loss: with less, what is left lies elsewhere
+    measured: int = 3,
+) -> Finding | None:
+    """Where most of what is left is the loss of examples for whose class a ReLU gives 0, in the later half."""
+    steps, costs = signals.column(run, "cut_off_loss")
+    late = costs[len(costs) // 2 :]
+    if len(late) < measured or not signals.median(late) >= mostly * history.end:
+        return None
+    cost = signals.median(late)
+    found = warned(
+        kind,
+        "target-range",
+        int(steps[0]),
+        (
+            "The scores that a cross-entropy is given come from a ReLU. Where it makes that of the right class 0, no "
+            f"gradient comes through to raise it: such examples make up {number(cost)} of the loss at least, which "
+            f"ended at {number(history.end)}."
+        ),
+        {"loss at end": history.end, "loss of what is cut off": cost},
+        ("leave the relu at the output out: scores may have any sign",),
+        r"z_t < 0 \;\Rightarrow\; \frac{\partial\mathcal{L}}{\partial z_t} = (p_t - 1)\,\phi'(z_t) = 0",
+    )
+    _, names, hidden = by_layer.matrix(run, "units", "hidden")
+    return replace(found, layers=tuple(name for at, name in enumerate(names) if hidden[-1, at] == 0))
 
 
 def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5, measured: int = 3) -> Finding | None:

@@ -71,7 +71,8 @@ as AdamW's, no weight grows past $1/\lambda$, where $\alpha\lambda w$ is as long
 however large the error: answers that must come from 0 to 100,000 have a long way to go.
 
 *Target range*: a ReLU gives no number below 0. Where targets lie there, $\partial\mathcal L/\partial z =
-(y - t)\,\phi'(z)$ pushes $z$ down until $\phi' = 0$ and the answer stays 0. The numbers of a softmax sum to 1,
+(y - t)\,\phi'(z)$ pushes $z$ down until $\phi' = 0$ and the answer stays 0. A class whose score it makes 0 is not asked
+for any more. The numbers of a softmax sum to 1,
 $e^y$ of a softplus is 1 at least, and the sigmoid of what a ReLU gives is one half.
 
 *Nothing learned*: the best answer that ignores the input is the mean of the targets, or the shares of their classes;
@@ -272,6 +273,8 @@ def explains(finding: Finding, other: Finding) -> bool:
         return True
     if finding.cause == "weight-decay" and finding.alarm and other.kind in {"dead-units", "symmetry", "zero-gradient"}:
         return True  # what is left of the weights
+    if finding.cause == "target-range" and other.kind == "dead-units":
+        return set(other.layers) <= set(finding.layers)
     if other.kind == "dead-units":
         return finding.cause == "vanishing-gradient" and is_of_a_vanished_signal(other)
     consequences = {"saddle-point", "ravine", "lr-too-small", "local-minimum", "saturated-units", "lr-oscillation"}
