@@ -236,3 +236,23 @@ def test_the_tallest_loss_of_lbfgs_is_one_that_it_rose_to(tallest, told):
     assert not diagnosis.crashed and found.kind == "lr-unstable"
     assert ("took the loss to 80 at step 21" in found.summary) == told
     assert ("took the loss to" in found.summary) == told
+
+
+@pytest.mark.parametrize(("last", "thrown"), [(300.0, True), (1e-30, False)])
+@pytest.mark.parametrize("slope", [0.0, 1e-4])
+def test_gradients_that_are_gone_between_two_looks(last, thrown, slope):
+    """With most of the loss gone, and three looks at the layers of which the last alone came after."""
+    steps, norms = np.arange(1, 101), np.r_[np.full(19, 30.0), last, np.zeros(80)]
+    scalars = pd.DataFrame({"step": steps, "loss": np.r_[18.0, np.full(99, 5.0)], "lr": 0.1, "grad_norm": norms})
+    looks = [1, 2, 60]
+    layers = pd.DataFrame({"step": looks, "layer": "net.weight", "grad_norm": [9.0, 9.0, 0.0], "weight_norm": 1.0})
+    units = pd.DataFrame({"step": looks, "layer": "tanh#0", "activation": "tanh", "units": 1})
+    units = units.assign(saturated_fraction=np.nan, dead_fraction=np.nan, derivative=[0.5, 0.4, slope], hidden=0.0)
+    meta = {"name": "test", "status": "finished", "layers": [{"name": "net.weight", "shape": [1, 4], "parameters": 4}]}
+    tables = {"scalars": scalars, "layers": layers, "units": units}
+    diagnosis = diagnostics.diagnose(Run.from_frames(meta, tables))
+    found = [each for each in diagnosis.alarms if each.kind == "zero-gradient"]
+    assert not diagnosis.crashed and len(found) == (slope == 0)
+    if found:
+        assert found[0].first_step == 21 and "the tanh is at the flat end for every input" in found[0].summary
+        assert ("a gradient of 300" in found[0].summary) == ("clip" in found[0].remedies[0]) == thrown

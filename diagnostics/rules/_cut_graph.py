@@ -48,10 +48,11 @@ def told_by_closure(
     """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them
     ("withheld"), or depends on them without ("by_value").
 
-    `updates`: that were measured; a layer that is left out at random, of which the closure's call made use, gets its
-    turn by then.
+    `updates`: from the first measurement to the last; a layer that is left out at random, of which the closure's call
+    made use, gets its turn by then, and moves.
     """
-    if len(missing) < updates:
+    steps = run.matrix("layers", "grad_missing", copy=False)[0]
+    if not len(steps) or steps[-1] - steps[0] < updates:
         return ()
     told = set(run.meta.get(entry) or []) - _not_trained(run)
     absent = (missing == 1).all(0) & still(run)

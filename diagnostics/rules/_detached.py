@@ -68,7 +68,7 @@ def _by_value(run: Run, step: int, names: tuple[str, ...]) -> Finding:
         run,
         (
             f"The loss changes with {names_of(names)}, but has no gradient there: something between gives numbers "
-            "without a graph, as argmax, round, a comparison, .item() and .detach() do."
+            "without a graph, as argmax, round, a comparison, .item(), .detach() and torch.no_grad() do."
         ),
         (
             "in place of argmax take the mean of the places, weighed by a softmax; in place of round or a comparison "

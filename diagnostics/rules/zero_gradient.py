@@ -82,7 +82,8 @@ def check(
     if len(steps) < records:
         raise signals.Missing(f"layers.grad_norm: {len(steps)} records, {records} needed")
     trainable = _trainable(run, names)
-    since, flat = _gone(run, steps, norms[:, trainable], records), _at_flat_end(run)
+    since = _gone(run, *signals.column(run, "grad_norm"), records) or _gone(run, steps, norms[:, trainable], records)
+    flat = _at_flat_end(run, since) if since is not None else []
     stands = not signals.has_learned(run, learned)
     if since is not None and (flat or stands) and not by_layer.has_lost_layer(run, inactive):
         yield _all_gone(run, since, flat, len(trainable))
@@ -134,6 +135,7 @@ def check(
 
 
 _ENDS_FLAT = {"sigmoid", "tanh"}
+_CLIP = "clip gradients, torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), or lower the learning rate"
 
 
 def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: list[int]) -> bool:
@@ -149,10 +151,10 @@ def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: lis
 
 
 def _gone(run: Run, steps: np.ndarray, norms: np.ndarray, records: int) -> int | None:
-    """Step since which all gradients are exactly 0, for the last third of the run at least, if there were any before
-    and the loss is not gone as well, as that of a margin that every example keeps."""
+    """Step since which all gradients, or their norm, are exactly 0, for the last third of the run at least, if there
+    were any before and the loss is not gone as well, as that of a margin that every example keeps."""
     history = signals.loss(run)
-    some = np.flatnonzero(~(norms == 0).all(1))
+    some = np.flatnonzero(~(norms.reshape(len(steps), -1) == 0).all(1))
     first = int(some[-1]) + 1 if len(some) else 0
     left = abs(history.end) > GONE * abs(history.start)
     if not left or not 0 < first <= len(steps) - records or not norms.size:
@@ -161,21 +163,39 @@ def _gone(run: Run, steps: np.ndarray, norms: np.ndarray, records: int) -> int |
     return int(steps[first]) if long else None
 
 
-def _at_flat_end(run: Run) -> list[str]:
-    """What is exactly at its flat end for every input at last, and not as the clamp of a margin that every example
-    keeps, where a loss comes to rest."""
+def _at_flat_end(run: Run, since: int) -> list[str]:
+    """What is exactly at its flat end for every input then, and not as the clamp of a margin that every example keeps,
+    where a loss comes to rest. Called at many places, it is one."""
     calls = by_layer.activations(run)
     if not calls:
         return []
-    _, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
-    return [name for at, name in enumerate(names) if saturated[-1, at] == 1 and calls[name][0] in _ENDS_FLAT]
+    steps, names, saturated = by_layer.matrix(run, "units", "saturated_fraction")
+    _, _, slopes = by_layer.matrix(run, "units", "derivative")
+    late = slopes[steps >= since]
+    flat = (saturated[-1] == 1) | ((late == 0).all(0) if len(late) else False)
+    found = [name for at, name in enumerate(names) if flat[at] and calls[name][0] in _ENDS_FLAT]
+    return list({name.split("#")[0]: name for name in reversed(found)}.values())[::-1]
+
+
+def _called(function: str, name: str) -> str:
+    own = name.split("#")[0].removeprefix("loss.")
+    return function if own == function else f"{function} {own}"
+
+
+def _thrown(run: Run, since: int) -> float:
+    """Length of the last gradient before, if it was no shorter than most: it did not fade; else NaN."""
+    steps, norms = signals.column(run, "grad_norm")
+    before = norms[(steps < since) & (norms > 0)]
+    return float(before[-1]) if len(before) and before[-1] >= np.median(before) else np.nan
 
 
 def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
     end, calls = number(signals.loss(run).end), by_layer.activations(run)
-    told = names_of([f"{calls[name][0]} {name.removeprefix('loss.')}" for name in flat])
+    told = names_of([_called(calls[name][0], name) for name in flat])
     at_end = f", and the {told} {'is' if len(flat) == 1 else 'are'} at the flat end for every input" if flat else ""
     linear = not flat and is_piecewise_linear(run)
+    thrown = _thrown(run, since)
+    by_a_step = f" The update before came of a gradient of {number(thrown)}." if np.isfinite(thrown) else ""
     ends = "" if flat or not (sentence := no_gradient.ending(run)) else f" {sentence}"
     return Finding(
         kind=KIND,
@@ -185,9 +205,10 @@ def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
         last_step=None,
         layers=tuple(flat),
         summary=f"Since step {since} the gradients of all {count} trainable tensors are exactly 0{at_end}: nothing "
-        f"moves any more, and the loss stands at {end}.{ends}",
+        f"moves any more, and the loss stands at {end}.{by_a_step}{ends}",
         evidence={"trainable tensors": float(count), "loss at end": signals.loss(run).end},
         remedies=(
+            *([_CLIP] if by_a_step else []),
             *([SMOOTH] if linear else []),
             *no_gradient.beyond(run),
             "look at what lies between the last layer and the loss: a clamp that all values are beyond, a sigmoid that "
