@@ -11,6 +11,7 @@ from torch import nn
 import diagnostics
 from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._optimizer import learning_rates
 from diagnostics.run import Run
 from tests.test_rules_loops import ANY, alarms, cross_entropy, examples, network, watched
 
@@ -521,3 +522,21 @@ def test_a_rate_that_is_lowered_while_a_noisy_loss_falls_is_told_as_information(
     found = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "curvature": curvature}))
     assert not found.crashed and not found.alarms
     assert [each.first_step for each in found.findings if each.cause == "schedule"] == ([151] if told else [])
+
+
+def test_the_rate_of_adagrad_is_what_its_own_decay_leaves(tmp_path):
+    """By its updates: of a gradient that is always 1 they are the rate over the root of the number of them."""
+    w = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.Adagrad(w.parameters(), lr=0.1, lr_decay=0.5, eps=0)
+    moved = []
+    with diagnostics.watch(w, optimizer, tmp_path) as monitor:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = w(torch.ones(1, 1)).sum()
+            loss.backward()
+            before = w.weight.item()
+            optimizer.step()
+            moved.append(before - w.weight.item())
+            monitor.step(loss)
+    steps, rates = learning_rates(diagnostics.load(tmp_path))
+    assert rates == pytest.approx(np.array(moved) * np.sqrt(steps), rel=1e-5)

@@ -9,7 +9,9 @@ from diagnostics.run import Run
 
 
 def learning_rates(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return signals.column(run, "lr")
+    """Of the first parameter group; of Adagrad divided by what its own decay divides it by."""
+    steps, rates = signals.column(run, "lr")
+    return steps, rates / (1 + float(hyperparameter(run, "lr_decay", 0.0) or 0.0) * (steps - 1))
 
 
 def at_full_rate(run: Run, when: np.ndarray, high: float = 0.5) -> np.ndarray:
@@ -29,7 +31,8 @@ def rate_at(run: Run, steps: np.ndarray) -> float:
 
 
 def last_rate(run: Run) -> float:
-    return signals.latest(run, "scalars", "lr")
+    _, rates = learning_rates(run)
+    return float(rates[-1]) if len(rates) else np.nan
 
 
 def highest_rate(run: Run, until: int) -> float:
