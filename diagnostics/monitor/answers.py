@@ -42,6 +42,7 @@ class Answers:
         self._scale, self._charge = scale, charge
         self._forms, self._tries, self._unread = stats.FORMS, 0, 0
         self.of_whole_loss = False  # the form that was chosen, by the update that told
+        self._doubts: int | None = 0  # updates since that one that did not fit; None once another did
         self._passes: list[_Pass] = []
         self._given: list[dict[str, Tensor]] = []  # of what each of these forwards was given
         self._batches: list[tuple[int, Tensor]] = []  # size and sum of those that no gradient is asked of
@@ -109,6 +110,8 @@ class Answers:
         (one,) = passes
         if len(self._forms) > 1:
             self._choose(one.found, float(loss), one.slack)
+        elif self._forms and self._doubts is not None:
+            self._confirm(one, float(loss))
         found = self._compared(one, loss) if len(self._forms) == 1 else {}
         found |= {} if one.alike is None else {"equal_outputs": one.alike}
         if one.undecided is not None:
@@ -188,6 +191,15 @@ class Answers:
         chosen = tuple(each.form for _, each, _ in fitting[:1])
         self.of_whole_loss = bool(fitting) and fitting[0][2]
         self._forms = chosen or (self._forms if self._tries < TRIES else ())
+
+    def _confirm(self, one: "_Pass", loss: float) -> None:
+        """By a second update that fits. An absolute error of answers that are far too large looks like a cross-entropy
+        that is sure of all, and comes no nearer to it as they shrink."""
+        assert self._doubts is not None
+        fits = any(bool(each.alone) or abs(float(each.error) - loss) <= one.slack * abs(loss) for each in one.found)
+        self._doubts = None if fits else self._doubts + 1
+        if self._doubts == TRIES:
+            self._forms, self._whole, self._unread, self.of_whole_loss = (), None, TRIES, False
 
     def _add(self, targets: stats.Targets, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._whole is not None and targets.form.classes is None and _width(targets) != _width(self._whole):

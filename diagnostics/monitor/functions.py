@@ -62,6 +62,7 @@ LOGITS = {F.cross_entropy} | _functions("log_softmax")  # expect numbers of any 
 DIVERGENCE = {F.kl_div}  # expects logarithms of probabilities
 COUNTS = {F.poisson_nll_loss}  # an output, or its exponential, is the rate of what is counted
 COMPARING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # an output with a target of the same unit
+ROBUST = {F.l1_loss, F.smooth_l1_loss, F.huber_loss}  # of these, whose gradient does not tell the targets
 # Scores with classes or labels. What numbers are compared with, where they are no output, such as the value of one
 # action, is often made by the network itself, and varies no more than it is known.
 LABELLED = {F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits}

@@ -200,7 +200,7 @@ class Looking:
         made = [each for observer in observers for each in observer.made]
         found = answers.columns(loss) | self._trained_targets.columns(made)
         for observer in observers:
-            self._compared.meet(observer.comparisons)
+            self._compared.meet(observer.comparisons, observer.ends)
             if answers.fruitless:
                 inputs = observer.graph.outside.first
                 found = self._compared.columns(observer.comparisons, inputs, observer.loss) | found

@@ -69,7 +69,7 @@ class Form:
             error, outside = self.error(y, t) * times, None
             alone = _are_given(t, given, slack)
             if self.of_probabilities:
-                alone = alone | _are_labels(t, slack)
+                alone = alone | (_are_labels(t, slack) & _are_unsure(g * (y.numel() / times), slack))
                 outside = ((t < -slack) | (t > 1 + slack)).float().mean()
             else:
                 error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
@@ -275,6 +275,12 @@ def _are_labels(t: Float[Tensor, "*any"], slack: float) -> Bool[Tensor, ""]:
     """Whether all are 0 or 1, and both occur."""
     zero, one = t.abs() <= slack, (t - 1).abs() <= slack
     return (zero | one).all() & zero.any() & one.any()
+
+
+def _are_unsure(g: Float[Tensor, "*any"], slack: float) -> Bool[Tensor, ""]:
+    """Whether some gradient has another size than 1 or 0: an absolute error's has no other, nor have sure answers."""
+    size = g.abs()
+    return ((size > slack) & ((size - 1).abs() > slack)).any()
 
 
 def _are_given(t: Float[Tensor, "*any"], given: Tensor | None, slack: float) -> Bool[Tensor, ""]:
