@@ -153,11 +153,13 @@ def _is_the_middle(run: Run, names: list[str], trainable: list[int], silent: lis
 def _gone(run: Run, steps: np.ndarray, norms: np.ndarray, records: int) -> int | None:
     """Step since which all gradients, or their norm, are exactly 0, for the last third of the run at least, if there
     were any before and the loss is not gone as well, as that of a margin that every example keeps."""
+    if not norms.size:
+        return None
     history = signals.loss(run)
     some = np.flatnonzero(~(norms.reshape(len(steps), -1) == 0).all(1))
     first = int(some[-1]) + 1 if len(some) else 0
     left = abs(history.end) > GONE * abs(history.start)
-    if not left or not 0 < first <= len(steps) - records or not norms.size:
+    if not left or not 0 < first <= len(steps) - records:
         return None
     long = history.steps[-1] - steps[first] >= (history.steps[-1] - history.steps[0]) / 3
     return int(steps[first]) if long else None
