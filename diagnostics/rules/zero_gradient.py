@@ -185,10 +185,10 @@ def _called(function: str, name: str) -> str:
 
 
 def _thrown(run: Run, since: int) -> float:
-    """Length of the last gradient before, if it was no shorter than most: it did not fade; else NaN."""
+    """Length of the last gradient before, if it was twice as long as most; else NaN."""
     steps, norms = signals.column(run, "grad_norm")
     before = norms[(steps < since) & (norms > 0)]
-    return float(before[-1]) if len(before) and before[-1] >= np.median(before) else np.nan
+    return float(before[-1]) if len(before) and before[-1] >= 2 * np.median(before) else np.nan
 
 
 def _all_gone(run: Run, since: int, flat: list[str], count: int) -> Finding:
