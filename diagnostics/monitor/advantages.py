@@ -13,35 +13,46 @@ from diagnostics.monitor.describe import plain_name
 
 # Of advantages also less their mean and divided by their deviation.
 _ADDS = losspath.SHAPES | {"add", "sub", "neg", "div", "mean", "sum", "minimum", "maximum", "std", "var", "sqrt"}
+MOST = 8  # products asked: in a loss that is a simulation there are thousands
 _COMPARES = {"mseloss", "smoothl1loss", "huberloss", "pow", "abs"}
 
 
 def told(model: nn.Module, loss: Tensor) -> list[str]:
     """Names of the parameters that the values come from; none where no value is in both terms."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    weighing, compared = list[Any](), list[Any]()
-    for node in _terms([loss.grad_fn]):
-        below, name = losspath.inputs_of(node), losspath.function_of(node)
-        if name == "mul" and len(set(below)) == 2:
-            weighing += [one for one, other in (below, below[::-1]) if _weighs(one, other)]
-        elif name in _COMPARES or name == "mul":  # a square may be written as a product
-            compared += below
+    terms = list(_terms([loss.grad_fn]))
+    pairs = [losspath.inputs_of(node) for node in terms if _is_product(node)][:MOST]
+    weighing = [one for pair in pairs for one, other in (pair, pair[::-1]) if _weighs(one, other)]
+    if not weighing:
+        return []
+    compared = [below for node in terms if _compares(node) for below in losspath.inputs_of(node)]
     values = set(_terms(weighing)) & set(_terms(compared))
     return sorted({names[id(each)] for value in values for each in _made_by(value) if id(each) in names})
 
 
+def _is_product(node: Any) -> bool:
+    return losspath.function_of(node) == "mul" and len(set(losspath.inputs_of(node))) == 2
+
+
+def _compares(node: Any) -> bool:
+    """A square may be written as a product."""
+    return losspath.function_of(node) in _COMPARES or (losspath.function_of(node) == "mul" and not _is_product(node))
+
+
 def _weighs(advantage: Any, score: Any) -> bool:
     """Whether a difference is multiplied with what comes from a logarithm of something else."""
-    differs = any(losspath.function_of(node) in ("sub", "add") for node in _sums([advantage]))
-    met = map(losspath.function_of, losspath.walk(score, set(), losspath.FAR, _is_layer))
-    logarithm = any(name.startswith(("log", "binarycrossentropy")) for name in met)
-    return differs and logarithm and set(_terms([advantage])).isdisjoint(_terms([score]))
+    functions = map(losspath.function_of, losspath.walk(score, set(), losspath.LONGEST, _is_layer))
+    if not any(name.startswith(("log", "binarycrossentropy")) for name in functions):
+        return False
+    sums = list(_sums([advantage], losspath.LONGEST))
+    differs = any(losspath.function_of(node) in ("sub", "add") for node in sums)
+    return differs and {node for node in sums if not _adds(node)}.isdisjoint(_terms([score], losspath.LONGEST))
 
 
-def _sums(starts: Iterable[Any]) -> Iterator[Any]:
+def _sums(starts: Iterable[Any], most: int = losspath.FAR) -> Iterator[Any]:
     """Nodes that add and scale, down to what is added up, which ends each way."""
     waiting, seen = [*starts], set[Any]()
-    while waiting and len(seen) < losspath.FAR:
+    while waiting and len(seen) < most:
         node = waiting.pop()
         if node is not None and node not in seen:
             seen.add(node)
@@ -49,8 +60,8 @@ def _sums(starts: Iterable[Any]) -> Iterator[Any]:
             waiting += losspath.inputs_of(node) if _adds(node) else []
 
 
-def _terms(starts: Iterable[Any]) -> Iterator[Any]:
-    return (node for node in _sums(starts) if not _adds(node))
+def _terms(starts: Iterable[Any], most: int = losspath.FAR) -> Iterator[Any]:
+    return (node for node in _sums(starts, most) if not _adds(node))
 
 
 def _adds(node: Any) -> bool:

@@ -1,5 +1,7 @@
 """What a measured update tells of each parameter tensor, beside its norms, and what the optimizer counts."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -44,6 +46,8 @@ def lost(optimizer: Optimizer, tensors: list[Tensor], changes: list[Tensor], dev
 def remembered(optimizer: Optimizer) -> dict[str, Tensor]:
     """How many steps the optimizer's averages are made of, by its own count; the most of any weight, as some may be
     frozen by now."""
-    states = [state.get("step") for state in optimizer.state.values() if isinstance(state, dict)]
-    counts = [torch.as_tensor(each).detach().reshape(()) for each in states if isinstance(each, Tensor | int | float)]
+    states = optimizer.state.values() if isinstance(optimizer.state, Mapping) else ()
+    given = [state.get("step") for state in states if isinstance(state, Mapping)]
+    counts = [torch.as_tensor(each).detach() for each in given if isinstance(each, Tensor | int | float)]
+    counts = [each.reshape(()) for each in counts if each.numel() == 1 and each.device == counts[0].device]
     return {"remembered_steps": torch.stack(counts).amax().float()} if counts else {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from diagnostics.monitor.distributed import is_dtensor
 
@@ -42,4 +43,4 @@ def _own(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
         of_torch = type(module).__module__.startswith("torch.nn.")
         if not of_torch or isinstance(module, nn.ParameterList | nn.ParameterDict):
-            yield from (p for p in module.parameters(recurse=False) if p.requires_grad)
+            yield from (p for p in module.parameters(recurse=False) if p.requires_grad and not is_lazy(p))

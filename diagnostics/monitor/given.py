@@ -115,7 +115,7 @@ class Given:
                     "one_sum": losspath.one_sum(tensor),
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
-                    "advantages": advantages.told(self._model, tensor),
+                    "advantages": self._advantages(tensor),
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
@@ -170,6 +170,11 @@ class Given:
         with contextlib.suppress(Exception):  # numbers of any kind may meet there; what else is told is not to be lost
             return self._shapes(closure)[0].labelled
         return 0
+
+    def _advantages(self, loss: Tensor) -> list[str]:
+        with contextlib.suppress(Exception):  # a graph may be of any kind; what else is told is not to be lost
+            return advantages.told(self._model, loss)
+        return []
 
     def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:
         """What each function of the loss is given, and the loss."""
