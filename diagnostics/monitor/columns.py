@@ -49,5 +49,5 @@ def remembered(optimizer: Optimizer) -> dict[str, Tensor]:
     states = optimizer.state.values() if isinstance(optimizer.state, Mapping) else ()
     given = [state.get("step") for state in states if isinstance(state, Mapping)]
     counts = [torch.as_tensor(each).detach() for each in given if isinstance(each, Tensor | int | float)]
-    counts = [each.reshape(()) for each in counts if each.numel() == 1 and each.device == counts[0].device]
-    return {"remembered_steps": torch.stack(counts).amax().float()} if counts else {}
+    counts = [each.reshape(()).float() for each in counts if each.numel() == 1 and each.device == counts[0].device]
+    return {"remembered_steps": torch.stack(counts).amax()} if counts else {}

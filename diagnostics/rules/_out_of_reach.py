@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._explained import explained_late
 from diagnostics.rules._far_targets import COMPARISONS
@@ -151,8 +150,9 @@ def _scores_cut_off(
         ("leave the relu at the output out: scores may have any sign",),
         r"z_t < 0 \;\Rightarrow\; \frac{\partial\mathcal{L}}{\partial z_t} = (p_t - 1)\,\phi'(z_t) = 0",
     )
-    _, names, hidden = by_layer.matrix(run, "units", "hidden")
-    return replace(found, layers=tuple(name for at, name in enumerate(names) if hidden[-1, at] == 0))
+    _, names, hidden = run.matrix("units", "hidden")
+    outputs = [str(name) for name, inside in zip(names, hidden[-1], strict=True) if inside == 0] if len(hidden) else []
+    return replace(found, layers=tuple(outputs))
 
 
 def one_of_many(kind: str, run: Run, history: signals.Loss, *, part: float = 0.5, measured: int = 3) -> Finding | None:
