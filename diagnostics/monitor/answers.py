@@ -108,19 +108,20 @@ class Answers:
             self._unread += 1
             return {}
         (one,) = passes
+        asked = len(self._forms) == 1 and self._doubts is not None
         if len(self._forms) > 1:
             self._choose(one.found, float(loss), one.slack)
-        elif self._forms and self._doubts is not None:
-            self._confirm(one, float(loss))
-        found = self._compared(one, loss) if len(self._forms) == 1 else {}
+        elif asked:
+            self._confirm(one, loss)
+        found = self._compared(one, loss, asked) if len(self._forms) == 1 else {}
         found |= {} if one.alike is None else {"equal_outputs": one.alike}
         if one.undecided is not None:
             found["zero_labels"] = stats.labels_of_zero(*one.undecided, torch.as_tensor(loss))
         return found | one.below
 
-    def _compared(self, one: "_Pass", loss: Any) -> dict[str, Tensor]:
+    def _compared(self, one: "_Pass", loss: Any, asked: bool) -> dict[str, Tensor]:
         """If the loss is one error against targets and nothing else; or that and other terms, where the targets prove
-        themselves."""
+        themselves. `asked`: the device was waited for in this update, and is not again."""
         targets = next(each for each in one.found if each.form in self._forms)
         loss = torch.as_tensor(loss, device=targets.error.device)
         proven = (targets.error - loss).abs() <= one.slack * loss.abs()
@@ -131,7 +132,7 @@ class Answers:
         from_data = targets_vary | ~inputs_vary
         known, part, constant = proven & from_data, part & from_data, targets.constant_loss(self._whole, before)
         found = {"constant_loss": torch.where(known, constant, torch.nan)}
-        linear = None if one.rows is None else self._baseline.loss(one.rows, targets, known)
+        linear = self._baseline.loss(one.rows, targets, known) if one.rows is not None and not asked else None
         if linear is not None:
             found["linear_loss"] = torch.where(known, linear, torch.nan)
         found["partial_loss"] = torch.where(part, targets.error, torch.nan)
@@ -192,11 +193,12 @@ class Answers:
         self.of_whole_loss = bool(fitting) and fitting[0][2]
         self._forms = chosen or (self._forms if self._tries < TRIES else ())
 
-    def _confirm(self, one: "_Pass", loss: float) -> None:
+    def _confirm(self, one: "_Pass", loss: Any) -> None:
         """By a second update that fits. An absolute error of answers that are far too large looks like a cross-entropy
         that is sure of all, and comes no nearer to it as they shrink."""
         assert self._doubts is not None
-        fits = any(bool(each.alone) or abs(float(each.error) - loss) <= one.slack * abs(loss) for each in one.found)
+        near = [each.alone | ((each.error - loss).abs() <= one.slack * abs(loss)) for each in one.found]
+        fits = bool(torch.stack(near).any()) if near else False  # one wait
         self._doubts = None if fits else self._doubts + 1
         if self._doubts == TRIES:
             self._forms, self._whole, self._unread, self.of_whole_loss = (), None, TRIES, False

@@ -221,8 +221,8 @@ def _of_a_level(
         if far_off is not None:
             yield far_off
         return
-    by_start = far_off is not None and (far_off.cause == INPUT_SCALE or never_came_back(far_off))
-    begun = far_off is not None and far_off.cause in {INPUT_SCALE, START_FAR_OFF}
+    by_inputs = far_off if far_off is not None and far_off.cause == INPUT_SCALE else None
+    by_start = by_inputs is not None or (far_off is not None and never_came_back(far_off))
     nothing = far_off if by_start else learned_nothing(KIND, run, stretch) or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
@@ -235,8 +235,8 @@ def _of_a_level(
         or (None if heard else decayed(KIND, run, stretch) or tiny_inputs(KIND, run, stretch))
         or distant_targets(KIND, run, stretch)
         or read_at_padding(KIND, run, stretch)
-        or (far_off if begun else None)  # what is large makes the gradient of the layer that reads it as large
-        or vanishing(KIND, run, stretch, heard)
+        or by_inputs  # which make the gradient of the layer that reads them as large
+        or _vanished(run, stretch, heard, far_off)
         or order_blind(KIND, run, stretch)
         or crowded_inputs(KIND, run, stretch, found)
         or nothing
@@ -245,6 +245,12 @@ def _of_a_level(
     )
     if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or unexplained(KIND, run, stretch, found)
+
+
+def _vanished(run: Run, stretch: stretches.Flat, heard: bool, far_off: Finding | None) -> Finding | None:
+    """Or answers that are far off all along: activations that are large make the gradients of later layers large."""
+    found = vanishing(KIND, run, stretch, heard)
+    return far_off if found and far_off is not None and far_off.cause == START_FAR_OFF else found
 
 
 def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
