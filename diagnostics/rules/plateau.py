@@ -165,6 +165,7 @@ RANK = 10
 TITLES = {
     BELOW_LINEAR: "A plateau: the network stays behind a linear model",
     START_FAR_OFF: "A plateau: the answers start far off",
+    "target-range": "A plateau: outputs that cannot come to their targets",
     LARGE_STEP: "A plateau that the first updates threw the run on",
 }
 HEARD = 0.1  # of the loss of the same answer to all, surely gone: then not next to nothing of the inputs is passed on
