@@ -92,12 +92,13 @@ class Robust:
         if before is None or before.shape[1] != rows.shape[1]:
             return {}
         self._rows = torch.cat([before, self._rows])[-SEEN:]
-        if len(before) < FEWEST or not bool((before != before[0]).any()):
+        if len(before) < FEWEST:
             return {}
         middles = (before.median(0).values, before.mean(0))
         costs = [call.of(each.expand_as(rows).reshape(target.shape).to(target)) for each in middles]
         own = (call.of(call.answer) - loss).abs() <= stats.rounding(call.answer) * loss.abs()
-        return {"constant_loss": torch.where(own, torch.stack(costs).amin(), torch.nan)}
+        vary = (before != before[0]).any()
+        return {"constant_loss": torch.where(own & vary, torch.stack(costs).amin(), torch.nan)}
 
 
 def _labelled(calls: list[Comparison]) -> list[Comparison]:

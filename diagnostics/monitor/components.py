@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from diagnostics import stats
-from diagnostics.monitor.describe import plain_name
+from diagnostics.monitor import describe
 from diagnostics.monitor.distributed import is_dtensor
 
 MOST = 1 << 20  # numbers of all parameters of one size: a table of many words holds no few components
@@ -44,22 +44,13 @@ def _held(model: nn.Module) -> Iterator[tuple[tuple[str, int], list[nn.Parameter
     plain = not any(is_dtensor(p) or is_lazy(p) or p.is_complex() for p in parameters)
     if not plain or len({p.device for p in parameters}) != 1:
         return
-    own = sorted(_own(model), key=lambda each: -each[1].numel())
+    own = sorted(describe.own_parameters(model), key=lambda each: -each[1].numel())
     for size in sorted({each for _, parameter in own for each in parameter.shape if each > 1}):
         name = next(name for name, parameter in own if size in parameter.shape)
         held = [each for each in parameters if size in each.shape and each.numel() and each.is_floating_point()]
         alone = len(held) == 1 and held[0].dim() == 1  # as the biases of an average, which move as one
         if not alone and sum(each.numel() for each in held) <= MOST:
-            yield (plain_name(name), size), held
-
-
-def _own(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    for path, module in model.named_modules():
-        of_torch = type(module).__module__.startswith("torch.nn.")
-        if not of_torch or isinstance(module, nn.ParameterList | nn.ParameterDict):
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter.requires_grad and parameter.numel():
-                    yield f"{path}.{name}".removeprefix("."), parameter
+            yield (describe.plain_name(name), size), held
 
 
 def _pulled_alike(parameters: list[nn.Parameter], size: int) -> list[nn.Parameter]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 import diagnostics
@@ -50,6 +51,17 @@ def checked(caller: str, model: Any, optimizer: Any) -> Optimizer:
 def has_hooks(optimizer: Optimizer) -> bool:
     """Not one whose class never called `Optimizer.__init__`."""
     return hasattr(optimizer, "_optimizer_step_pre_hooks")
+
+
+def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Trained ones that a module of the user's holds itself, in a list or dict or not, by name: what those of torch's
+    layers are for is known."""
+    for path, module in model.named_modules():
+        of_torch = type(module).__module__.startswith("torch.nn.")
+        if not of_torch or isinstance(module, nn.ParameterList | nn.ParameterDict):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad and not is_lazy(parameter) and parameter.numel():
+                    yield f"{path}.{name}".removeprefix("."), parameter
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -4,12 +4,13 @@ Weights of a layer are many and share what there is to do. A parameter that a mo
 quantity with a unit, as a resistance, and each of its numbers counts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from diagnostics.monitor.describe import own_parameters
 from diagnostics.monitor.distributed import is_dtensor
 
 FEW = 64  # numbers of a parameter: a table of more is as many weights
@@ -20,7 +21,8 @@ class Elastic:
     """`columns` after a measured update, of the table `layers`."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._own = [id(p) for p in _own(model) if p.numel() <= FEW and p.is_floating_point()][:MOST]
+        few = (id(p) for _, p in own_parameters(model) if p.numel() <= FEW and p.is_floating_point())
+        self._own = set(islice(few, MOST))
 
     @torch.no_grad()
     def columns(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -37,10 +39,3 @@ class Elastic:
             place = (worth * numbers).abs().nan_to_num(0.0).argmax()
             found[:, at] = torch.stack([worth[place], place.float(), numbers[place].abs()])
         return dict(zip(("elasticity", "elastic_at", "elastic_size"), found, strict=True))
-
-
-def _own(model: nn.Module) -> Iterator[nn.Parameter]:
-    for module in model.modules():
-        of_torch = type(module).__module__.startswith("torch.nn.")
-        if not of_torch or isinstance(module, nn.ParameterList | nn.ParameterDict):
-            yield from (p for p in module.parameters(recurse=False) if p.requires_grad and not is_lazy(p))

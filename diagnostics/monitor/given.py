@@ -23,7 +23,7 @@ from diagnostics.monitor import (
     own_backward,
     transfer,
     withheld,
-)  # fmt: skip
+)
 from diagnostics.monitor.broadcasts import Broadcasts
 from diagnostics.monitor.guard import Guard, warn
 from diagnostics.monitor.sending import NAN, Writer

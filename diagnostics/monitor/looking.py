@@ -24,7 +24,7 @@ from diagnostics.monitor import (
     symmetry,
     transfer,
     whole_loss,
-)  # fmt: skip
+)
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.averaged import Averaged
 from diagnostics.monitor.beside import Beside
@@ -68,7 +68,7 @@ class Looking:
         self._compared, self._averaged = Compared(), Averaged()
         self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
-        self._elastic = Elastic(model)
+        self._elastic: Elastic | None = guard.run("elasticity", Elastic, model)
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
         self._strangers: list[strangers.Stranger] = []
         self._training: bool | None = None  # the mode of the model, as far as is noted
@@ -187,7 +187,8 @@ class Looking:
             self._note(frozen_random=self._frozen.names)
 
     def _look_at_own(self, record: Record) -> None:
-        record.update.layers |= self._elastic.columns(self._tensors())
+        if self._elastic is not None:
+            record.update.layers |= self._elastic.columns(self._tensors())
 
     def _look_for_strangers(self) -> None:
         gone, self._strangers = strangers.gone(self._strangers), []

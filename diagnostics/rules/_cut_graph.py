@@ -36,14 +36,14 @@ def without_gradient(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return run.matrix("layers", "grad_missing", copy=False)
 
 
-def detached(run: Run, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
+def detached(run: Run, steps: np.ndarray, names: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
     """Trainable tensors without any gradient that stay as they are, and whose layer's output was detached on its way
     into another layer."""
-    return told_by_closure(run, "cut_off", names, missing, updates=0)
+    return told_by_closure(run, "cut_off", steps, names, missing, updates=0)
 
 
 def told_by_closure(
-    run: Run, entry: str, names: np.ndarray, missing: np.ndarray, *, updates: int = 10
+    run: Run, entry: str, steps: np.ndarray, names: np.ndarray, missing: np.ndarray, *, updates: int = 10
 ) -> tuple[str, ...]:
     """Trainable tensors without any gradient that stay as they are, though the closure's loss has one for them
     ("withheld"), or depends on them without ("by_value").
@@ -51,7 +51,6 @@ def told_by_closure(
     `updates`: from the first measurement to the last; a layer that is left out at random, of which the closure's call
     made use, gets its turn by then, and moves.
     """
-    steps = run.matrix("layers", "grad_missing", copy=False)[0]
     if not len(steps) or steps[-1] - steps[0] < updates:
         return ()
     told = set(run.meta.get(entry) or []) - _not_trained(run)

@@ -34,15 +34,15 @@ def detached(run: Run) -> Iterator[Finding]:
         return
     if not len(steps):
         return
-    seen = cut_graph.detached(run, layers, missing)
+    seen = cut_graph.detached(run, steps, layers, missing)
     names = seen or cut_graph.before(run, layers, missing)
-    kept = cut_graph.told_by_closure(run, "withheld", layers, missing)
+    kept = cut_graph.told_by_closure(run, "withheld", steps, layers, missing)
     if kept and not seen:
         yield _withheld(run, int(steps[0]), kept)
         return
     hard = [function for function, _ in by_layer.activations(run).values() if function in by_layer.HARD_THRESHOLDS]
     if not names or hard:  # a threshold cuts the graph too; zero-gradient names it, where there is a gradient of zero
-        felt = cut_graph.told_by_closure(run, "by_value", layers, missing)
+        felt = cut_graph.told_by_closure(run, "by_value", steps, layers, missing)
         if felt:
             yield _by_value(run, int(steps[0]), felt)
         return
@@ -134,7 +134,7 @@ def state_cut(run: Run) -> Iterator[Finding]:
     steps, names = (int(told[0]), tuple(str(name) for name in told[1])) if len(told) == 2 else (0, ())
     if not names:
         return
-    modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    modules = _modules_of(names)
     yield found(
         "state-cut",
         run,
@@ -157,7 +157,7 @@ def advantage_trained(run: Run) -> Iterator[Finding]:
     names = tuple(str(name) for name in run.meta["advantages"])
     if not names:
         return
-    modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    modules = _modules_of(names)
     yield found(
         "advantage-trained",
         run,
@@ -176,3 +176,8 @@ def advantage_trained(run: Run) -> Iterator[Finding]:
         severity="warning",
         chart=GRADIENTS,
     )
+
+
+def _modules_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Each once; a parameter of the model's own by its name."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))

@@ -45,7 +45,7 @@ def out_of_step(
         offer, error = abs(float(worth.mean())), float(worth.std(ddof=1)) / len(worth) ** 0.5
         motion = _way(run, name) / signals.median(sizes[chosen, at])
         if offer >= max(much * abs(history.end), fell, sure * error) and motion <= moved:
-            called = name if by_layer.described(run)[name]["parameters"] == 1 else f"{name}[{int(place)}]"
+            called = name if by_layer.described(run).get(name, {}).get("parameters") == 1 else f"{name}[{int(place)}]"
             yield _finding(kind, run, name, called, offer, motion)
             return
 
@@ -54,7 +54,7 @@ def _way(run: Run, name: str) -> float:
     """How far all updates could have moved a number: the sum of the rates of its group, of which the first one's are
     recorded."""
     rates = [float(group.get("lr") or np.nan) for group in run.meta["hyperparameters"]]
-    group = by_layer.described(run)[name].get("group") or 0
+    group = by_layer.described(run).get(name, {}).get("group") or 0
     times = rates[group] / rates[0] if group < len(rates) else 1.0
     return float(optimizer.learning_rates(run)[1].mean()) * times * signals.total(run)
 

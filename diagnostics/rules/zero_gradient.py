@@ -175,8 +175,11 @@ def _at_flat_end(run: Run, since: int) -> list[str]:
     _, _, slopes = by_layer.matrix(run, "units", "derivative")
     late = slopes[steps >= since]
     flat = (saturated[-1] == 1) | ((late == 0).all(0) if len(late) else False)
-    found = [name for at, name in enumerate(names) if flat[at] and calls[name][0] in _ENDS_FLAT]
-    return list({name.split("#")[0]: name for name in reversed(found)}.values())[::-1]
+    first = dict[str, str]()
+    for at, name in enumerate(names):
+        if flat[at] and calls[name][0] in _ENDS_FLAT:
+            first.setdefault(name.split("#")[0], name)
+    return list(first.values())
 
 
 def _called(function: str, name: str) -> str:

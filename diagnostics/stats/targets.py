@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from diagnostics.stats import proofs
 from diagnostics.stats.inputs import Moments, merge, moments
 
 ENOUGH = 300  # targets before it is told: their mean, fitted to them, makes less than 1 / 300 of their variance
@@ -67,9 +68,9 @@ class Form:
             y, g = (x.flatten(1) if placed or x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
             error, outside = self.error(y, t) * times, None
-            alone = _are_given(t, given, slack)
+            alone = proofs.are_given(t, given, slack)
             if self.of_probabilities:
-                alone = alone | (_are_labels(t, slack) & _are_unsure(g * (y.numel() / times), slack))
+                alone = alone | (proofs.are_labels(t, slack) & proofs.are_unsure(g * (y.numel() / times), slack))
                 outside = ((t < -slack) | (t > 1 + slack)).float().mean()
             else:
                 error = torch.where(((g == 0) & (y != 0)).float().mean() > UNCOMPARED, torch.nan, error)
@@ -103,7 +104,7 @@ class Form:
         error = self.error(y, t) * (len(t) / count * times)
         values = torch.where(compared, t, torch.nan)
         seen = moments(values, crossed=False)
-        hot = _are_classes(t, compared)
+        hot = proofs.are_classes(t, compared)
         total = _log_total(y, compared) if self.of_logs else None
         sums_to_one = None if total is None else total < slack
         total = None if total is None else total.where(hot, torch.nan)
@@ -264,32 +265,6 @@ def _rounded(output: Tensor, error: Float[Tensor, ""], t: Tensor, classes: bool 
     coarse = max(fine, torch.finfo(output.dtype).eps)
     each, own = coarse**2, (coarse if classes else fine) ** 2
     return _ROUNDINGS**2 * (each * error + own * t.square().mean())
-
-
-def _are_classes(t: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Bool[Tensor, ""]:
-    """Whether each target is one class, of at least two that occur."""
-    return ((t.amax(1, keepdim=True) > 0.99) | ~compared).all() & ((t > 0.99).any(0).sum() > 1)
-
-
-def _are_labels(t: Float[Tensor, "*any"], slack: float) -> Bool[Tensor, ""]:
-    """Whether all are 0 or 1, and both occur."""
-    zero, one = t.abs() <= slack, (t - 1).abs() <= slack
-    return (zero | one).all() & zero.any() & one.any()
-
-
-def _are_unsure(g: Float[Tensor, "*any"], slack: float) -> Bool[Tensor, ""]:
-    """Whether some gradient has another size than 1 or 0: an absolute error's has no other, nor have sure answers."""
-    size = g.abs()
-    return ((size > slack) & ((size - 1).abs() > slack)).any()
-
-
-def _are_given(t: Float[Tensor, "*any"], given: Tensor | None, slack: float) -> Bool[Tensor, ""]:
-    """Whether the targets are the inputs, which are not all alike, as an autoencoder's are."""
-    if given is None or given.numel() != t.numel() or not given.is_floating_point():
-        return torch.zeros((), dtype=torch.bool, device=t.device)
-    x = given.detach().float().reshape(t.shape)
-    size = x.abs().amax()
-    return ((t - x).abs() <= slack * size).all() & (x.amax() - x.amin() > slack * size)
 
 
 def _log_total(y: Float[Tensor, "rows classes"], compared: Bool[Tensor, "rows 1"]) -> Float[Tensor, ""]:
