@@ -52,6 +52,17 @@ def test_answers_that_stay_too_large(tmp_path):
     assert ("plateau", "start-far-off") in alarms(diagnostics.diagnose(run))
 
 
+def test_large_activations_are_no_vanishing_gradient(tmp_path):
+    """Each layer's output is larger than the one before, and so are the gradients of the layers that read them."""
+    torch.manual_seed(1)
+    hidden = [layer for width in (3, 64, 64) for layer in (nn.Linear(width, 64), nn.ELU())]
+    for layer in hidden[::2]:
+        nn.init.uniform_(layer.weight)
+    model = nn.Sequential(*hidden, nn.Linear(64, 1))
+    run, _ = watched(tmp_path, model, F.smooth_l1_loss, torch.optim.Adam(model.parameters(), 3e-3), updates=300)
+    assert alarms(diagnostics.diagnose(run)) == [("plateau", "start-far-off")]
+
+
 @pytest.mark.parametrize(
     "loss_of",
     [

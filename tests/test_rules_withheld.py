@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 import diagnostics
 from diagnostics.monitor import withheld
+from diagnostics.run import Run
 
 ANY = 100.0  # budget: every measurement that is due is made
 
@@ -131,6 +134,20 @@ def test_what_the_loss_depends_on_without_a_gradient(kind, told, tmp_path: Path)
     assert {each.cause: each.layers for each in found} == {
         cause: (f"{module}.weight", f"{module}.bias") for cause, module in told.items()
     }
+
+
+@pytest.mark.parametrize(("looks", "told"), [([1, 2, 60], True), ([1, 2, 3, 4], False)])
+def test_what_few_looks_tell_of_it(looks, told):
+    """A layer that is left out at random would have had its turn by then, and moved."""
+    rows = [(step, name, norm) for step in looks for name, norm in (("first", 1.0), ("second", np.nan), ("last", 1.0))]
+    layers = pd.DataFrame(rows, columns=["step", "layer", "grad_norm"]).assign(weight_norm=1.0)
+    layers["grad_missing"] = layers["grad_norm"].isna().astype(float)
+    described = [{"name": name, "shape": [4, 4], "parameters": 16} for name in ("first", "second", "last")]
+    meta = {"name": "test", "status": "finished", "layers": described, "by_value": ["second"]}
+    scalars = pd.DataFrame({"step": range(1, 61), "loss": 1.0, "grad_norm": 1.0})
+    diagnosis = diagnostics.diagnose(Run.from_frames(meta, {"scalars": scalars, "layers": layers}))
+    found = [each.layers for each in diagnosis.findings if each.cause == "detached"]
+    assert not diagnosis.crashed and found == ([("second",)] if told else [])
 
 
 def test_asking_leaves_weights_and_random_numbers_as_they_were():

@@ -188,3 +188,14 @@ def test_quartiles_are_numpys_in_deviations() -> None:
     np.testing.assert_allclose(found, (high - low) / rows.std(0), rtol=1e-4)
     assert found[1] < 1e-3 and found[2] == 0
     assert stats.middle_halves(torch.ones(8, 1)).isnan().all()
+
+
+@pytest.mark.parametrize(("far", "proven"), [(1e4, False), (0.0, True)])
+def test_signs_alone_prove_no_labels(far: float, proven: bool) -> None:
+    """The gradient of an absolute error whose answers are all too large, beside that of a cross-entropy."""
+    torch.manual_seed(0)
+    y, t = (far * torch.randn(64, 1).sign() + torch.randn(64, 1)).requires_grad_(), torch.randint(2, (64, 1)).float()
+    loss_of = torch.nn.functional.binary_cross_entropy_with_logits if proven else torch.nn.functional.l1_loss
+    (gradient,) = torch.autograd.grad(loss_of(y, t), y)
+    read = [form.read(y, gradient) for form in stats.FORMS if form.name == "binary cross-entropy of logits"]
+    assert any(bool(each.alone) for each in read if each is not None) == proven
