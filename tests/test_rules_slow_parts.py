@@ -47,7 +47,7 @@ class Net(nn.Module):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("body", "expected"),
-    [(1e-6, [("lr-too-small", "one-group")]), (5e-4, []), (3e-3, [])],
+    [(1e-6, [("lr-too-small", "one-group")]), (1e-3, []), (3e-3, [])],
 )
 def test_a_group_that_stays_as_it_was_initialized(body, expected, tmp_path):
     model = Net()
