@@ -147,6 +147,7 @@ class Looking:
             lost = set[int]().union(*(getattr(observer, each).lost for observer in observers))
             found[entry] = [name for name, tensor in self._tensors().items() if id(tensor) in lost]
         found |= observers[-1].shared_norms.told(observers[-1].modules)
+        found["restarted"] = next((each for one in observers if (each := one.restarts.told(self._tensors()))), [])
         last = observers[-1].cuts.steps
         found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
         found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())

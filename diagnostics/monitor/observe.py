@@ -37,6 +37,7 @@ from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
 from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.probe import active
+from diagnostics.monitor.restarts import Restarts
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 from diagnostics.monitor.units import GATE, Call
 
@@ -60,8 +61,7 @@ class Observer(TorchFunctionMode):
         self.ours = Kept(self.failures)
         self.graph = Graph({id(parameter) for parameter in model.parameters()}, asking)
         self.modules = dict(describe.unwrap(model).named_modules())
-        self.autocast = False
-        self.seconds = 0.0
+        self.autocast, self.seconds = False, 0.0
         self.loss: Any = None  # of the closure that was observed
         self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
@@ -74,11 +74,11 @@ class Observer(TorchFunctionMode):
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
-        self.derivatives = Derivatives()
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
-        self.draws = Draws()
+        self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes = Flattened(), Dropped(), Axes()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
+        self._followers = self.axes, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
@@ -196,7 +196,7 @@ class Observer(TorchFunctionMode):
             self.made += trained_targets.made(func, args, kwargs)
             if self._asking:
                 self.losses.returned(func, args, kwargs, out)
-                for each in (self.axes, self.flattened, self.dropped, self.derivatives, self.positions):
+                for each in self._followers:
                     each.follow(func, args, kwargs, out)
         return out
 

@@ -152,6 +152,30 @@ def state_cut(run: Run) -> Iterator[Finding]:
     )
 
 
+def restarted(run: Run) -> Iterator[Finding]:
+    told = run.meta["restarted"]
+    if len(told) != 3:
+        return
+    steps, zeros, names = int(told[0]), bool(told[1]), tuple(str(name) for name in told[2])
+    begin = "zeros" if zeros else "one and the same state"
+    yield found(
+        "restarted",
+        run,
+        (
+            f"Each of {steps} steps of {names_of(_modules_of(names))} begins from {begin}: what a step keeps is given "
+            "to none of the next, which know nothing of what came before."
+        ),
+        (
+            "hand the state on: h, c = cell(x, (h, c)) in the loop, or out, state = rnn(x, state)",
+            "or give the net the whole sequence in one call: out, last = rnn(sequence, state)",
+        ),
+        evidence={"steps": float(steps)},
+        layers=names,
+        formula=r"h_t = f(x_t, h_0) \quad\text{instead of}\quad h_t = f(x_t, h_{t-1})",
+        severity=unless_it_learns(run, "critical", "warning"),
+    )
+
+
 def advantage_trained(run: Run) -> Iterator[Finding]:
     """Source: Mnih et al. 2016, section 4: the policy's term has a gradient to the policy alone."""
     names = tuple(str(name) for name in run.meta["advantages"])

@@ -19,8 +19,8 @@ Facts, not statistics, each seen on the thing itself:
   two, or one norm of places that differ;
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
-  drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step; does the
-  policy's term train the critic;
+  drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step, or handed on
+  to none; does the policy's term train the critic;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; do targets that are trained shrink with it;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
@@ -188,6 +188,9 @@ penalty of gradients or the residual of a differential equation is then a number
 step has the gradient of its last step alone: $\partial h_t/\partial h_{t-1}$, by which an earlier step would learn what
 to keep, is never multiplied in.
 
+*Restarted*: $h_t = f(x_t, h_{t-1})$ holds what came before. `out, _ = rnn(x, state)` in a loop gives every step the
+state that was there before the loop, and each answer is made of $x_t$ and of that alone.
+
 *Collapsed*: a loss that asks for two views of an example to be alike, and nothing else, is least where all answers
 are one. What keeps them apart is a target without a gradient beside a predictor, negatives, or a term for the variance.
 
@@ -232,7 +235,7 @@ from diagnostics.rules import _wiring_explains as wiring_explains
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
 from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._collapsed import collapsed
-from diagnostics.rules._detached import advantage_trained, detached, drawn, state_cut
+from diagnostics.rules._detached import advantage_trained, detached, drawn, restarted, state_cut
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._identity_activation import identity_activation
 from diagnostics.rules._in_order import in_order
@@ -262,14 +265,14 @@ TITLES = {"class-weights": "Class weights the wrong way round", "norm-epsilon": 
 _LOOKS = (
     never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
-    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, advantage_trained,
-    shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs,
-    shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores,
-    ctc_scores, class_weights, unlogged, targets_outside, unsigned, no_floor, in_order, inputs_change, noise_piles_up,
-    one_example, one_class, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation,
-    forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output,
-    forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed, shrinking_targets,
-    identity_activation,
+    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, restarted,
+    advantage_trained, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
+    shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
+    short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, unsigned, no_floor, in_order,
+    inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
+    forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
+    forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
+    shrinking_targets, identity_activation,
 )  # fmt: skip
 
 

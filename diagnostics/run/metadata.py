@@ -59,6 +59,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "cut_derivative": 0.0,
     "no_second_derivative": False,
     "state_cut": [0, []],
+    "restarted": [],
     "shared_norms": [],
     "mean_count": None,
     "guessing": None,
