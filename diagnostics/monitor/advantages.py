@@ -27,7 +27,7 @@ def told(model: nn.Module, loss: Tensor) -> list[str]:
         return []
     compared = [below for node in terms if _compares(node) for below in losspath.inputs_of(node)]
     values = set(_terms(weighing)) & set(_terms(compared))
-    return sorted({names[id(each)] for value in values for each in _made_by(value) if id(each) in names})
+    return sorted({names[id(each)] for value in values for each in made_by(value) if id(each) in names})
 
 
 def _is_product(node: Any) -> bool:
@@ -41,7 +41,7 @@ def _compares(node: Any) -> bool:
 
 def _weighs(advantage: Any, score: Any) -> bool:
     """Whether a difference is multiplied with what comes from a logarithm of something else."""
-    functions = map(losspath.function_of, losspath.walk(score, set(), losspath.LONGEST, _is_layer))
+    functions = map(losspath.function_of, losspath.walk(score, set(), losspath.LONGEST, losspath.is_layer))
     if not any(name.startswith(("log", "binarycrossentropy")) for name in functions):
         return False
     sums = list(_sums([advantage], losspath.LONGEST))
@@ -69,11 +69,7 @@ def _adds(node: Any) -> bool:
     return name in _ADDS or (name == "mul" and len(losspath.inputs_of(node)) == 1)
 
 
-def _is_layer(node: Any) -> bool:
-    return losspath.function_of(node) in losspath.LAYERS or losspath.is_parameter(node)
-
-
-def _made_by(value: Any) -> list[Tensor]:
+def made_by(value: Any) -> list[Tensor]:
     """The parameters of the last function that has any."""
     for node in losspath.walk(value, set(), losspath.LONGEST):
         held = [each for each in (node, *losspath.inputs_of(node)) if losspath.is_parameter(each)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diagnostics.monitor import (
     advantages,
+    entropies,
     exchanged,
     forwards,
     linear,
@@ -116,6 +117,7 @@ class Given:
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
                     "advantages": self._advantages(tensor),
+                    "entropy_lowered": self._entropy_lowered(tensor, closure),
                 }
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
@@ -174,6 +176,14 @@ class Given:
     def _advantages(self, loss: Tensor) -> list[str]:
         with contextlib.suppress(Exception):  # a graph may be of any kind; what else is told is not to be lost
             return advantages.told(self._model, loss)
+        return []
+
+    def _entropy_lowered(self, loss: Tensor, closure: Closure | None) -> list[str]:
+        """By a new graph: a backward pass lets go of the factors, whose signs count."""
+        with contextlib.suppress(Exception):
+            if closure is not None and entropies.any_of(loss) and self._may_ask():
+                with forwards.ours(self._model, closure), torch.enable_grad():
+                    return entropies.told(self._model, closure())
         return []
 
     def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:

@@ -252,3 +252,7 @@ def holds_parameter(node: Any) -> bool:
 def function_of(node: Any) -> str:
     """The name of a function, by its node: "SoftmaxBackward0" is "softmax"."""
     return re.sub(r"(Backward\d*|Backward)$", "", node.name().rpartition("::")[2]).lower().lstrip("_")
+
+
+def is_layer(node: Any) -> bool:
+    return function_of(node) in LAYERS or is_parameter(node)

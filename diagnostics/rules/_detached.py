@@ -9,7 +9,7 @@ from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import GRADIENTS
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
-from diagnostics.rules._words import names_of
+from diagnostics.rules._words import modules_of, names_of
 from diagnostics.run import Run
 
 _CUT = "The loss has no gradient: the graph is cut between the model's output and the loss."
@@ -134,7 +134,7 @@ def state_cut(run: Run) -> Iterator[Finding]:
     steps, names = (int(told[0]), tuple(str(name) for name in told[1])) if len(told) == 2 else (0, ())
     if not names:
         return
-    modules = _modules_of(names)
+    modules = modules_of(names)
     yield found(
         "state-cut",
         run,
@@ -162,7 +162,7 @@ def restarted(run: Run) -> Iterator[Finding]:
         "restarted",
         run,
         (
-            f"Each of {steps} steps of {names_of(_modules_of(names))} begins from {begin}: what a step keeps is given "
+            f"Each of {steps} steps of {names_of(modules_of(names))} begins from {begin}: what a step keeps is given "
             "to none of the next, which know nothing of what came before."
         ),
         (
@@ -174,34 +174,3 @@ def restarted(run: Run) -> Iterator[Finding]:
         formula=r"h_t = f(x_t, h_0) \quad\text{instead of}\quad h_t = f(x_t, h_{t-1})",
         severity=unless_it_learns(run, "critical", "warning"),
     )
-
-
-def advantage_trained(run: Run) -> Iterator[Finding]:
-    """Source: Mnih et al. 2016, section 4: the policy's term has a gradient to the policy alone."""
-    names = tuple(str(name) for name in run.meta["advantages"])
-    if not names:
-        return
-    modules = _modules_of(names)
-    yield found(
-        "advantage-trained",
-        run,
-        (
-            f"The policy's term has a gradient to the values of {names_of(modules)}: it weighs log-probabilities with "
-            "returns less values, and is lowered by other values as well as by a better policy. They are drawn "
-            "away from the returns, and what then lies between the two tells good actions from bad ones no more."
-        ),
-        ("advantage = returns - values.detach(), in the policy's term; the values' own error keeps its gradient",),
-        evidence={"tensors": float(len(names))},
-        layers=names,
-        formula=(
-            r"\frac{\partial}{\partial V} \bigl[-(R - V) \log \pi + c\,(R - V)^2\bigr] = 0 \;\Rightarrow\; "
-            r"V = R - \frac{\log \pi}{2c}"
-        ),
-        severity="warning",
-        chart=GRADIENTS,
-    )
-
-
-def _modules_of(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Each once; a parameter of the model's own by its name."""
-    return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))

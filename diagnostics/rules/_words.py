@@ -39,3 +39,8 @@ def names_of(layers: tuple[str, ...] | list[str], most: int = 3) -> str:
 def shape_of(sizes: list[int]) -> str:
     """'(32, 10)'."""
     return f"({', '.join(str(int(size)) for size in sizes)})"
+
+
+def modules_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Each once; a parameter of the model's own by its name."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names))

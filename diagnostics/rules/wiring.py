@@ -20,7 +20,7 @@ Facts, not statistics, each seen on the thing itself:
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
   drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step, or handed on
-  to none; does the policy's term train the critic;
+  to none; does the policy's term train the critic, and is its entropy lowered;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; do targets that are trained shrink with it;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
@@ -181,6 +181,9 @@ them and of noise that nothing decides, it has (Kingma & Welling 2014).
 *Advantage trained*: $(R-V)\log\pi$ is to train the policy. Its derivative by $V$ is $-\log\pi$, whatever was
 returned, and takes $V$ away from the returns that it is to foretell.
 
+*Entropy lowered*: $H(\pi)$ is largest where a policy does everything alike, and a loss that holds $-\beta H(\pi)$ keeps
+it trying. With a plus, what the policy happens to prefer at its start becomes all it does.
+
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
@@ -235,7 +238,7 @@ from diagnostics.rules import _wiring_explains as wiring_explains
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
 from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._collapsed import collapsed
-from diagnostics.rules._detached import advantage_trained, detached, drawn, restarted, state_cut
+from diagnostics.rules._detached import detached, drawn, restarted, state_cut
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._identity_activation import identity_activation
 from diagnostics.rules._in_order import in_order
@@ -247,6 +250,7 @@ from diagnostics.rules._norms import across_batch, by_epsilon, norms_of_few, sha
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
+from diagnostics.rules._policy import advantage_trained, entropy_lowered
 from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._shrinking_targets import shrinking_targets
 from diagnostics.rules._softmax_axis import other_axis, over_queries
@@ -266,7 +270,7 @@ _LOOKS = (
     never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
     membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, restarted,
-    advantage_trained, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
+    advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, unsigned, no_floor, in_order,
     inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,

@@ -36,6 +36,7 @@ NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "one_sum": 0,
     "all_products": 0,
     "advantages": [],
+    "entropy_lowered": [],
     "looks_ahead": 0.0,
     "across_texts": False,
     "shifted_twice": False,

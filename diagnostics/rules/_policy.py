@@ -1,0 +1,58 @@
+"""A policy's loss whose terms work against each other."""
+
+from collections.abc import Iterator
+
+from diagnostics.rules._charts import GRADIENTS
+from diagnostics.rules._finding import Finding
+from diagnostics.rules._wiring_finding import found
+from diagnostics.rules._words import modules_of, names_of
+from diagnostics.run import Run
+
+
+def advantage_trained(run: Run) -> Iterator[Finding]:
+    """Source: Mnih et al. 2016, section 4: the policy's term has a gradient to the policy alone."""
+    names = tuple(str(name) for name in run.meta["advantages"])
+    if not names:
+        return
+    modules = modules_of(names)
+    yield found(
+        "advantage-trained",
+        run,
+        (
+            f"The policy's term has a gradient to the values of {names_of(modules)}: it weighs log-probabilities with "
+            "returns less values, and is lowered by other values as well as by a better policy. They are drawn "
+            "away from the returns, and what then lies between the two tells good actions from bad ones no more."
+        ),
+        ("advantage = returns - values.detach(), in the policy's term; the values' own error keeps its gradient",),
+        evidence={"tensors": float(len(names))},
+        layers=names,
+        formula=(
+            r"\frac{\partial}{\partial V} \bigl[-(R - V) \log \pi + c\,(R - V)^2\bigr] = 0 \;\Rightarrow\; "
+            r"V = R - \frac{\log \pi}{2c}"
+        ),
+        severity="warning",
+        chart=GRADIENTS,
+    )
+
+
+def entropy_lowered(run: Run) -> Iterator[Finding]:
+    """Source: Williams and Peng 1991, "Function optimization using connectionist reinforcement learning algorithms";
+    Mnih et al. 2016, section 4."""
+    names = tuple(str(name) for name in run.meta["entropy_lowered"])
+    if not names or any(group.get("maximize") for group in run.meta["hyperparameters"]):
+        return
+    yield found(
+        "entropy-lowered",
+        run,
+        (
+            f"The entropy of the policy, which {names_of(modules_of(names))} gives the scores of, is added to the loss "
+            "where it should be taken off: each update makes the policy surer of what it does already, and of what it "
+            "no longer tries it learns nothing."
+        ),
+        ("loss = policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy",),
+        evidence={"tensors": float(len(names))},
+        layers=names,
+        formula=r"\mathcal{L} = -A \log \pi(a) - \beta H(\pi), \quad H(\pi) = -\sum_a \pi(a) \log \pi(a)",
+        severity="warning",
+        chart=GRADIENTS,
+    )
