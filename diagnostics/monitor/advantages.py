@@ -21,7 +21,7 @@ def told(model: nn.Module, loss: Tensor) -> list[str]:
     """Names of the parameters that the values come from; none where no value is in both terms."""
     names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     terms = list(_terms([loss.grad_fn]))
-    pairs = [losspath.inputs_of(node) for node in terms if _is_product(node)][:MOST]
+    pairs = [losspath.inputs_of(node) for node in terms if losspath.is_product(node)][:MOST]
     weighing = [one for pair in pairs for one, other in (pair, pair[::-1]) if _weighs(one, other)]
     if not weighing:
         return []
@@ -30,13 +30,11 @@ def told(model: nn.Module, loss: Tensor) -> list[str]:
     return sorted({names[id(each)] for value in values for each in made_by(value) if id(each) in names})
 
 
-def _is_product(node: Any) -> bool:
-    return losspath.function_of(node) == "mul" and len(set(losspath.inputs_of(node))) == 2
-
-
 def _compares(node: Any) -> bool:
     """A square may be written as a product."""
-    return losspath.function_of(node) in _COMPARES or (losspath.function_of(node) == "mul" and not _is_product(node))
+    return losspath.function_of(node) in _COMPARES or (
+        losspath.function_of(node) == "mul" and not losspath.is_product(node)
+    )
 
 
 def _weighs(advantage: Any, score: Any) -> bool:

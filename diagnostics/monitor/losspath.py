@@ -256,3 +256,8 @@ def function_of(node: Any) -> str:
 
 def is_layer(node: Any) -> bool:
     return function_of(node) in LAYERS or is_parameter(node)
+
+
+def is_product(node: Any) -> bool:
+    """Of two different results."""
+    return function_of(node) == "mul" and len(set(inputs_of(node))) == 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diagnostics.monitor import functions
+from diagnostics.monitor import functions, sequences
 
 STEPS = 5  # of a loop: fewer calls may weigh a few things that could follow one state
 _CELLS = {torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell}
@@ -39,7 +39,7 @@ class Restarts:
                 if (net := self._states.pop(each, None)) is not None:
                     self._nets[net] = None
         if func in _CELLS or func in functions.RECURRENT:
-            self._step(func in _CELLS, args, out)
+            self._step(func, args, out)
 
     def told(self, parameters: Mapping[str, Tensor]) -> list:
         """Steps of such a net, whether they begin from zeros, and the names of its tensors; empty of no net."""
@@ -53,11 +53,11 @@ class Restarts:
                 return [net.calls, zeros, [each for each in parameters if each.rpartition(".")[0] == owner]]
         return []
 
-    def _step(self, cell: bool, args: tuple, out: Any) -> None:
+    def _step(self, func: Callable, args: tuple, out: Any) -> None:
         states, weights = (list(functions.tensors((each,))) for each in args[1:3])
         if not states or not weights:
             return
-        one = cell or (args[0].dim() == 3 and 1 in args[0].shape[:2] and _steps(args) == 1)
+        one = func in _CELLS or (sequences.read(func, args, {}) or [0])[0] == 1
         net = self._nets.setdefault(id(weights[0]), _Net(states))
         if net is None or not one:
             self._nets[id(weights[0])] = None
@@ -69,8 +69,3 @@ class Restarts:
         left = list(out[1:]) if isinstance(out, tuple) else []
         net.remembers = bool(left)
         self._states.update((each, id(weights[0])) for each in left)
-
-
-def _steps(args: tuple) -> int:
-    """Of sequences that come all at once, by whether the batch is their first dimension."""
-    return args[0].shape[1 if args[-1] is True else 0]
