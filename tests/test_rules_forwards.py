@@ -619,3 +619,27 @@ def test_a_distribution_for_each_action(tmp_path):
     mean = wanted.mean(0)
     assert alarms(diagnosis) == []
     assert constant.iloc[-1] == pytest.approx(float(-(mean * mean.log()).sum()), rel=0.1)
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.every_case
+def test_a_model_that_is_never_called_itself(tmp_path, closure):
+    """As a list of networks, or one whose loss is a method: what could be seen, and how, is said."""
+    x, y = classes()
+    model = nn.ModuleDict({"body": network()})
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+
+    def loss_now():
+        return F.cross_entropy(model["body"](x), y)
+
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=1000) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            loss = loss_now()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=loss_now if closure else None)
+    run = diagnostics.load(tmp_path)
+    reasons = dict(diagnostics.diagnose(run).skipped)
+    assert len(run.table("units")) == 0 or closure
+    assert ("never called" in reasons.get("dead-units", "")) == (not closure)

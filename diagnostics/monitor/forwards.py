@@ -101,6 +101,10 @@ class Entrance:
             self._model.register_forward_hook(Hook(self.left), always_call=True),
         ]
 
+    @property
+    def armed(self) -> bool:
+        return bool(self._hooks)
+
     def disarm(self) -> None:
         self._close()  # a forward that an interruption ended did not come to its hook
         for hook in self._hooks:

@@ -46,6 +46,7 @@ from diagnostics.monitor.trained_targets import TrainedTargets
 from diagnostics.monitor.units import Call, Units
 
 Closure = Callable[[], Any]
+SEEN = 2  # looks before a model counts as never called: at the first its forward is left alone
 TRIES = 3  # updates after which weights that began as zeros have let a gradient through
 
 
@@ -78,8 +79,7 @@ class Looking:
         self._ended = Counter[str]()  # how often it was asked where a gradient of zero ends: of some weights, of all
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
-        """Fill the tables `units`, `symmetry` and `inputs` of one record, and the scalars `overshoot` and
-        those of the answers."""
+        """Fill the tables `units`, `symmetry` and `inputs` of one record, and scalars."""
         self._guard.run("mode", self._look_at_mode, record.update.plan.step)
         self._guard.run("strangers", self._look_for_strangers)
         self._guard.run("frozen weights", self._look_at_frozen)
@@ -172,8 +172,10 @@ class Looking:
         self._note(inputs_beside=list(beside(observer.graph.outside, self._tensors())))
 
     def _look_at_mode(self, step: int) -> None:
-        """A model that goes over to evaluation mode, or begins in it with norms that never saw a batch."""
+        """A model that goes over to evaluation mode, begins in it with norms that saw no batch, or is never called."""
         training, before = self._entrance.training, self._training
+        if training is None and self._looks == SEEN and self._entrance.armed:
+            self._note(never_called=True)
         if training is None or training is before:
             return
         self._training = training

@@ -18,13 +18,15 @@ _NOTHING = {
     "units": "units: the model has no activation function that could be observed",
     "layers": "layers: no measured update was recorded",
 }
+_UNCALLED = "the model itself was never called, only parts or methods of it; give monitor.step a closure"
 
 
 def matrix(run: Run, table: str, name: str) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Steps (T,), layer names and values (T, L); raises `Missing` where nothing was recorded."""
     steps, names, values = run.matrix(table, name, copy=False)
     if len(steps) == 0 or len(names) == 0:
-        raise Missing(_NOTHING[table])
+        unseen = table != "layers" and run.meta["never_called"] and not run.meta["closure"]
+        raise Missing(f"{table}: {_UNCALLED}" if unseen else _NOTHING[table])
     return steps, [str(each) for each in names], values
 
 

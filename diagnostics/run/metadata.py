@@ -26,6 +26,7 @@ STALE_SECONDS = 30.0  # six missed heartbeats: a writer that this machine cannot
 
 NOTHING_TOLD: dict[str, Any] = {  # what a monitor tells of a run once it knows
     "closure": None,
+    "never_called": False,
     "loss_path": "",
     "loss_softmax": [],
     "linear_model": False,
