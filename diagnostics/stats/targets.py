@@ -225,8 +225,18 @@ class Targets:
 
     def equal(self, other: "Targets") -> Tensor:
         """Whether two batches hold the same targets, as far as these numbers tell."""
-        mine, theirs = (torch.cat([s.mean, s.scatter]) for s in (self.seen, other.seen))
-        return torch.isclose(mine, theirs, rtol=1e-4, atol=1e-5).all()
+        n = other.seen.count
+        of_means, of_squares = self._blur(other.seen)
+        means = (self.seen.mean - other.seen.mean).abs() <= 1e-4 * other.seen.mean.abs() + of_means
+        scatters = (self.seen.scatter - other.seen.scatter).abs() <= 1e-4 * other.seen.scatter + n * of_squares
+        return means.all() & scatters.all()
+
+    def _blur(self, of: Moments) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """How far means, and mean squares, of the same targets may lie apart: by what reading them rounds, and by a
+        small part of their own size, whatever unit they are in."""
+        size = (of.mean.square() + of.scatter / of.count.clamp(min=1)).mean().sqrt()
+        rounded = torch.as_tensor(self.rounded).sqrt()
+        return 1e-5 * size + rounded, 1e-7 * size**2 + rounded * (2 * size + rounded)
 
     def constant_loss(self, whole: "Targets", before: "Targets | None" = None) -> Float[Tensor, ""]:
         """The error of these targets under the one answer that is best for the whole, of which they are a part.
@@ -253,9 +263,11 @@ class Targets:
     def _is_all_of(self, whole: "Targets") -> Bool[Tensor, ""]:
         """Whether the whole is these targets, again and again, as in full-batch training."""
         mine, all_of_them = self.seen, whole.seen
-        same = torch.isclose(mine.mean, all_of_them.mean, rtol=1e-4, atol=1e-6).all()
-        spread = torch.isclose(mine.scatter * all_of_them.count, all_of_them.scatter * mine.count, rtol=1e-4).all()
-        return same & spread & (whole.within.batches >= REPEATED)
+        of_means, of_squares = self._blur(all_of_them)
+        theirs = all_of_them.scatter / all_of_them.count.clamp(min=1)
+        same = (mine.mean - all_of_them.mean).abs() <= 1e-4 * all_of_them.mean.abs() + of_means
+        spread = (mine.scatter / mine.count.clamp(min=1) - theirs).abs() <= 1e-4 * theirs + of_squares
+        return same.all() & spread.all() & (whole.within.batches >= REPEATED)
 
 
 def _rounded(output: Tensor, error: Float[Tensor, ""], t: Tensor, classes: bool = False) -> Float[Tensor, ""]:
