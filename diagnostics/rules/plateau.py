@@ -17,7 +17,8 @@ from 0 and an optimizer whose steps do not grow with the error; gradients that s
 input, a thousandfold in all, or by more than 4 a layer while the first layer hardly moves; hidden outputs that shrink
 so from the input on; weights none of which move, and which all get less than a thousandth of the gradient of a bias;
 recurrent layers whose gradients show that the steps that count are given zeros; attention over tokens whose answer is
-the same when they change places.
+the same when they change places; a logarithm, never above 0, that rose to a hundredth of what it was with a tenth
+of its gradient.
 A flat loss without such a mechanism is reported as information, not as a fault - unless it is no lower than what the
 same answer to every input would have on the same batches (those of an epoch that come in the same order are easy and
 hard in turn, which is no progress), for half of the run and by five measured updates at least: then nothing was learned
@@ -93,6 +94,9 @@ a class at random and pays the whole distance of the logits for it. Until the we
 *Constant value*: $\mathcal J(\theta,\theta')$ with $\theta'=\theta$ at every update, as $\log 2$ of two scores that are
 one, may have a gradient by its first argument, and is the same everywhere.
 
+*Saturating loss*: $\log(1 - \sigma(z))$, which a generator lowers whose pictures a discriminator gives the score $z$,
+has the slope $-\sigma(z)$: where the discriminator is sure, none.
+
 *Rare classes*: a network begins with even chances. Where a class is rare, the answer that fits its share alone is far
 from even, and the first updates go into a bias of the last layer.
 
@@ -154,6 +158,7 @@ from diagnostics.rules._given import misused, near_its_bound
 from diagnostics.rules._one_sided import one_sided
 from diagnostics.rules._order_blind import blind_so_far, order_blind
 from diagnostics.rules._read_at_padding import read_at_padding
+from diagnostics.rules._saturating_loss import saturating_loss
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._unexplained import unexplained
 from diagnostics.rules._vanishing import LARGE_STEP, is_of_a_vanished_signal, vanishing
@@ -238,6 +243,7 @@ def _of_a_level(
         or read_at_padding(KIND, run, stretch)
         or by_inputs  # which make the gradient of the layer that reads them as large
         or _vanished(run, stretch, heard, far_off)
+        or saturating_loss(KIND, run, stretch)
         or order_blind(KIND, run, stretch)
         or crowded_inputs(KIND, run, stretch, found)
         or nothing

@@ -104,9 +104,10 @@ def check(
     if _unrouted(norms, silent) or (not hard and by_layer.has_lost_layer(run, inactive)):
         return
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
-    learns = not hard and not first_ones and signals.has_learned(run, learned)
-    stuck = _is_the_middle(run, names, trainable, silent) or no_gradient.ends_in_the_flat(run)
     layers = tuple(names[at] for at in silent)
+    blocked = bool(hard) and not by_layer.matrices(run).isdisjoint(layers)  # a scale or a threshold lies within one
+    learns = not blocked and not first_ones and signals.has_learned(run, learned)
+    stuck = _is_the_middle(run, names, trainable, silent) or no_gradient.ends_in_the_flat(run)
     reason = no_gradient.reason(run, layers, hard)
     learns |= no_gradient.is_an_offset(run, layers)
     yield Finding(
