@@ -149,6 +149,46 @@ def test_a_warm_up_that_is_stepped_once_an_epoch(tmp_path, stepped, length, fact
     assert found == ([("lr-too-small", "schedule")] if told else [])
 
 
+def of_the_epoch(update):
+    return (update % 40 + 1) / 200
+
+
+def of_all_updates(update):
+    return min(1.0, (update + 1) / 200)
+
+
+def as_a_triangle(update):
+    return 0.01 + abs((update + 20) % 40 - 20) / 20
+
+
+def with_restarts(update):
+    return 0.01 + (1 - update % 40 / 40)
+
+
+def of_the_epoch_and_done(update):
+    return min(1.0, (update % 40 + 1) / 10)
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [
+        (of_the_epoch, True),
+        (of_all_updates, False),
+        (as_a_triangle, False),
+        (with_restarts, False),
+        (of_the_epoch_and_done, False),
+    ],
+)
+@pytest.mark.every_case
+def test_a_warm_up_that_begins_again_with_each_epoch(tmp_path, factor, told):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    found = alarms(model, tmp_path, curve, F.mse_loss, 240, optimizer, lambda update: schedule.step(), closure=False)
+    assert found == ([("lr-too-small", "schedule")] if told else [])
+
+
 @pytest.mark.parametrize(("most", "told"), [(1e-5, True), (1.0, False), (None, False)])
 def test_clipping_that_leaves_nothing_is_seen_without_curvature(tmp_path, most, told):
     """As of gradients that a scaler has multiplied: clipped first, divided by the scale then."""

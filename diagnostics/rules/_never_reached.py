@@ -1,4 +1,5 @@
-"""A schedule that never came near the rate that it leads to, since it is stepped once an epoch.
+"""A schedule that never came near the rate that it leads to, since it is stepped once an epoch, or begins again with
+each.
 
 `OneCycleLR` writes that rate into the optimizer's groups, beside the one that it begins with; of a warm-up it is the
 rate that the optimizer was given, which every scheduler keeps there. Source: lecture, "Learning Rate" ("α too small:
@@ -42,6 +43,44 @@ def never_reached(
         yield _finding(kind, "one-cycle schedule", cycle, steps, rates, lasted)
     elif not cycle and rising and rates.max() < far * warm_up:
         yield _finding(kind, "warm-up", warm_up, steps, rates, lasted)
+
+
+def begins_again(
+    kind: str,
+    run: Run,
+    *,
+    back: float = 0.1,  # of the rate, that a new beginning leaves at most: no schedule of steps falls as far at once
+    times: int = 3,  # once may be a new stage, and twice chance
+) -> Iterator[Finding]:
+    """A warm-up that was still rising each time: restarts on purpose come after a decay, and begin with the highest."""
+    steps, rates = optimizer.learning_rates(run)
+    falls = np.flatnonzero(rates[1:] < back * rates[:-1]) + 1
+    rises = [part[-1] > part[: len(part) // 2 + 1].max() for part in np.split(rates, falls)[:-1]]
+    if len(falls) < times or not all(rises):
+        return
+    yield Finding(
+        kind,
+        "schedule",
+        "warning",
+        int(steps[0]),
+        None,
+        (),
+        (
+            f"The warm-up begins anew again and again: {len(falls)} times the learning rate rose to about "
+            f"{number(np.median(rates[falls - 1]))} and fell back to {number(np.median(rates[falls]))} while it was "
+            f"still rising, every {number(np.median(np.diff(falls)))} updates, as if the scheduler were given the step "
+            "within the epoch."
+        ),
+        {"highest rate": float(rates.max()), "times that it began anew": float(len(falls))},
+        (
+            "give the scheduler the number of all updates so far: scheduler.step(epoch * len(loader) + i)",
+            "make scheduler and optimizer once, before the first epoch",
+        ),
+        (
+            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
+            LOG_LOSS,
+        ),
+    )
 
 
 def _leads_to(run: Run, name: str) -> float:

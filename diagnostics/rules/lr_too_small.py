@@ -19,16 +19,16 @@ all updates, and a thousand like them, moved no weight matrix by more than 1 %, 
 and as long as at the start; or clipping left less than a hundredth of it, and nothing was learned, or no more than the
 gradients say of steps that short; or the run ended in its warm-up with all weights where they were; or its loss falls
 to the end as it began, along a gradient that has neither turned nor changed its length, and is no better yet than that
-of the same answer to every input. A schedule is judged by its highest rate,
-unless it lowered the rate while the loss was still falling, or to a hundredth in the first quarter and before anything
-was learned; a warm-up once the run has ended. Of several parameter groups: whether one with a rate a thousand times
-below another's holds most of the weights and of the gradient, and does not move them. Of an adaptive optimizer: whether
-its epsilon is ten times a typical gradient's entries. Whether clipping leaves less than a tenth of a typical gradient.
-And whether one gradient, a hundred times longer than all around it, makes its updates ten times shorter for a fifth of
-the run. And whether a one-cycle schedule ends before it came to half of the rate that it leads to, a warm-up to a
-quarter, each of the rates having lasted for updates on end. And whether one of the few numbers that a parameter of the
-model's own holds, as a resistance or a mass, is so large that an adaptive optimizer moves it by less than a twentieth
-of its size in the whole run, though the loss would fall by a third if it moved by all of it.
+of the same answer to every input. A schedule is judged by its highest rate, unless it lowered the rate while the loss
+was still falling, or to a hundredth in the first quarter and before anything was learned; a warm-up once the run has
+ended. Of several parameter groups: whether one with a rate a thousand times below another's holds most of the weights
+and of the gradient, and does not move them. Of an adaptive optimizer: whether its epsilon is ten times a typical
+gradient's entries. Whether clipping leaves less than a tenth of a typical gradient. And whether one gradient, a hundred
+times longer than all around it, makes its updates ten times shorter for a fifth of the run. And whether a one-cycle
+schedule ends before it came to half of the rate that it leads to, a warm-up to a quarter, each of the rates having
+lasted for updates on end; or begins anew time after time, still rising. And whether one of the few numbers that a
+parameter of the model's own holds, as a resistance or a mass, is so large that an adaptive optimizer moves it by less
+than a twentieth of its size in the whole run, though the loss would fall by a third if it moved by all of it.
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
@@ -80,7 +80,7 @@ from diagnostics.rules._explained import LITTLE, explained_late
 from diagnostics.rules._far_off import worse_for_long
 from diagnostics.rules._far_targets import far_targets
 from diagnostics.rules._finding import Finding
-from diagnostics.rules._never_reached import LEADS_TO, never_reached
+from diagnostics.rules._never_reached import LEADS_TO, begins_again, never_reached
 from diagnostics.rules._one_gradient import one_gradient
 from diagnostics.rules._out_of_step import out_of_step
 from diagnostics.rules._pace import Pace, left_by_clipping, pace_of
@@ -184,7 +184,8 @@ def _without_limits(run: Run, history: signals.Loss, lowered: bool, learned: flo
         found = without_curvature(run, history, left)
         if found is not None:
             return [found]
-    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *never_reached(KIND, run), *out_of_step(KIND, run)]
+    schedules = [*never_reached(KIND, run), *begins_again(KIND, run)]
+    told = [*slow_group(KIND, run), *one_gradient(KIND, run), *schedules, *out_of_step(KIND, run)]
     if told or not long or not lowered:
         return told
     gone = gone_early(run, has_way_down(run, history, 1 - learned))
