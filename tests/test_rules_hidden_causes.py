@@ -256,3 +256,38 @@ def test_gradients_that_are_gone_between_two_looks(last, thrown, slope):
     if found:
         assert found[0].first_step == 21 and "the tanh is at the flat end for every input" in found[0].summary
         assert ("a gradient of 300" in found[0].summary) == ("clip" in found[0].remedies[0]) == thrown
+
+
+class Rounded(nn.Module):
+    """Straight-through: rounding in steps of a size that is a parameter, and has its gradient later on or never."""
+
+    def __init__(self, through: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.step = nn.Linear(8, 32), nn.Linear(32, 4), nn.Parameter(torch.tensor(0.1))
+        self.through = through
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        steps = torch.round(h / 0.1) * 0.1
+        return self.last((h + (steps - h).detach() if self.through else steps) + 0 * self.step)
+
+
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.every_case
+def test_a_rounding_with_a_gradient_blocks_nothing(tmp_path, through):
+    """What has no gradient there is the size of the steps alone."""
+    torch.manual_seed(0)
+    model = Rounded(through)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    centers = 2 * torch.randn(4, 8)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=100.0, curvature_every=1000) as monitor:
+        for _ in range(100):
+            y = torch.randint(4, (64,))
+            x = centers[y] + torch.randn(64, 8)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, y=y: F.cross_entropy(model(x), y))
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms if each.kind == "zero-gradient"]
+    assert [each.cause for each in found] == ([] if through else ["hard-threshold"])

@@ -105,8 +105,8 @@ def check(
         return
     first_ones = silent == trainable[: len(silent)]  # what lies before something; a branch among others may be idle
     layers = tuple(names[at] for at in silent)
-    blocked = bool(hard) and not by_layer.matrices(run).isdisjoint(layers)  # a scale or a threshold lies within one
-    learns = not blocked and not first_ones and signals.has_learned(run, learned)
+    layered = not by_layer.matrices(run).isdisjoint(layers)  # a scale alone lies within a layer, and before none
+    learns = not (layered and (hard or first_ones)) and signals.has_learned(run, learned)
     stuck = _is_the_middle(run, names, trainable, silent) or no_gradient.ends_in_the_flat(run)
     reason = no_gradient.reason(run, layers, hard)
     learns |= no_gradient.is_an_offset(run, layers)
