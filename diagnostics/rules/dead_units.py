@@ -23,17 +23,17 @@ biases at 0, Kaiming initialization. Leaky ReLU or GELU keeps a gradient on the 
 
 ## When this is wrong
 A few dead units in a run that trains well are normal and not reported; up to three quarters of a layer in a run whose
-loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start: what
-is left of the layer learns, though without them it may have ended lower still. So is a whole layer whose dead units are
-less than a tenth of the network's, as in one block of many, or that steps have killed while seven tenths of the loss
-went: with shorter ones it may end no lower. So are the units of one layer that died one by one, or began so, while a
-quarter of it or more is at work: that much learns, and what nothing is learned by does not keep units alive.
-(Outputs that a cross-entropy takes for scores are told in any run, and be it one, where the loss that is left is
-what such classes cost.) Units that died when a quarter of the run had gone by, at half the rate or more, without
-anything learned are not why it learns nothing. Nor can a loss that becomes another one, as where a policy decides what
-is seen and values are their own targets, tell what its units are good for: there up to three quarters of a layer are
-`info` too. A unit that answers to one rare input in a thousand looks dead in a window of 300; the window bounds its
-firing rate below one percent, no more.
+loss has come down by a third are `info`, unless the step that killed them sent the loss up by more than its start and
+more than a twentieth of that is left: what is left of the layer learns, though without them it may have ended lower
+still. So is a whole layer whose dead units are less than a tenth of the network's, as in one block of many, or that
+steps have killed while seven tenths of the loss went: with shorter ones it may end no lower. So are the units of one
+layer that died one by one, or began so, while a quarter of it or more is at work: that much learns, and what nothing is
+learned by does not keep units alive. (Outputs that a cross-entropy takes for scores are told in any run, and be it one,
+where the loss that is left is what such classes cost.) Units that died when a quarter of the run had gone by, at half
+the rate or more, without anything learned are not why it learns nothing. Nor can a loss that becomes another one, as
+where a policy decides what is seen and values are their own targets, tell what its units are good for: there up to
+three quarters of a layer are `info` too. A unit that answers to one rare input in a thousand looks dead in a window of
+300; the window bounds its firing rate below one percent, no more.
 
 ## In the lecture
 *Plateaux* ("we call this a dead unit").
@@ -81,6 +81,7 @@ def check(
     nearly_all: float = NEARLY_ALL,  # of the units of a layer, in a run that learns all the same
     learned: float = 0.7,  # of the untrained loss: a run this far down learns through the units that are left
     most_learned: float = 0.3,  # the same, however few a step has left: there is no better rate to be had at once
+    all_but: float = 0.05,  # of the untrained loss: whatever the steps did, a run this far down trains well
     part: float = 0.1,  # of all units: with fewer dead in one layer of many, a run that learns lacks nothing one sees
     chance: float = 0.05,  # that of a layer as narrow as many directions begin off, each with one half
 ) -> Iterator[Finding]:
@@ -101,6 +102,7 @@ def check(
     cause = cause_of(run, names[worst], int(steps[first_at]), dead[:, worst], jumped[worst], sudden)
     at_once = jumped[worst] >= sudden or by_layer.thrown_at_once(run)  # a target that moves raises a loss as well
     killed = cause in BY_A_STEP and at_once and now[worst] >= most and _towered(history, int(steps[first_at]))
+    killed = killed and not signals.has_learned(run, all_but)
     layers = tuple(names[at] for at in bad)
     units = by_layer.activations(run).get(names[worst], ("", 0))[1]
     few = now[worst] >= nearly_all and _by_chance(units, round(now[worst] * units)) < chance
