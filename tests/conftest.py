@@ -28,7 +28,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
     """Of a test with several cases every fourth is run by default: `make test` is for between two edits. In CI all are,
-    of more than eight half; but of the dear ones, which take half of its time, every tenth of few cases too. The rest is by
+    of very many half; but of the dear ones, which take half of its time, every tenth of few cases too. The rest is by
     hand. Which case of few is run goes by turns, so that as many tests say what is told as what is not.
     """
     cases: dict[tuple, list[pytest.Item]] = {}
