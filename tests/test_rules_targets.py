@@ -485,3 +485,23 @@ def test_other_data_that_take_two_updates_to_come_are_no_wall(update, expected, 
     writer.close("finished")
     found = alarms(diagnostics.load(tmp_path / "run"))
     assert [each for each in found if each[0] == "cliff"] == expected
+
+
+@pytest.mark.parametrize(("unit", "told"), [(1e-5, True), (1.0, False)])
+@pytest.mark.every_case
+def test_targets_in_a_unit_so_large_that_they_are_next_to_nothing(tmp_path, unit, told):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=100.0, curvature_every=1000) as monitor:
+        for _ in range(300):
+            x = torch.randn(64, 4)
+            y = unit * (x[:, :1] + x[:, 1:2] * x[:, 2:3])
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, y=y: F.mse_loss(model(x), y))
+    found = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms if each.kind == "plateau"]
+    assert [each.cause for each in found] == (["start-far-off"] if told else [])
+    assert all("the targets that are small" in each.summary for each in found)

@@ -33,6 +33,11 @@ _START_SMALL = (
     "where weights are made by hand: of mean 0, and of size 1 / sqrt(inputs of the layer); torch.rand gives neither",
     "standardize inputs and targets",
 )
+_USUAL = 1.0  # mean square of what a network answers at first, at most: its last layer adds up numbers of size 1
+_LARGER_TARGETS = (
+    "standardize the targets: t = (t - mean) / std, and its inverse where answers are used; or give them in a smaller "
+    "unit",
+)
 
 
 def worse_for_long(
@@ -62,6 +67,9 @@ def worse_for_long(
         remedies = (standardize(run), f"or put a norm before {given(run).layer or 'the first layer'}: nn.BatchNorm1d")
     elif targets:
         cause, words, remedies = "target-scale", f" {how_far(run, targets)}.", NEARER
+    elif history.start < _USUAL and "mse_loss" in signals.loss_calls(run):
+        words = " The first answers were of the usual size: it is the targets that are small."
+        remedies = _LARGER_TARGETS
     elif even:
         cause, remedies = RARE_CLASSES, _START_AT_SHARES
     last_one = f"To the last step, {history.last_step},"

@@ -45,9 +45,9 @@ def entropy_lowered(run: Run) -> Iterator[Finding]:
         "entropy-lowered",
         run,
         (
-            f"The entropy of the policy, which {names_of(modules_of(names))} gives the scores of, is added to the loss "
-            "where it should be taken off: each update makes the policy surer of what it does already, and of what it "
-            "no longer tries it learns nothing."
+            f"The entropy of the policy ({names_of(modules_of(names))}) is added to the loss where it should be taken "
+            "off: each update makes the policy surer of what it does already, and of what it no longer tries it learns "
+            "nothing."
         ),
         ("loss = policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy",),
         evidence={"tensors": float(len(names))},

@@ -32,13 +32,13 @@ than a twentieth of its size in the whole run, though the loss would fall by a t
 
 ## Why it happens
 A coordinate with $0 < \alpha\lambda_i \ll 1$ is multiplied by $1 - \alpha\lambda_i$ a step, and needs about
-$1/(\alpha\lambda_i)$ steps to decay. If even the steepest direction has $\alpha\lambda_{\max} \ll 1$, every
-direction is slow for no gain in stability. A schedule that decays too early does the same from then on. An epsilon far
-larger than the gradient divides the rate of an adaptive optimizer:
-$\alpha g/(\sqrt v+\epsilon)\approx\alpha g/\epsilon$. One gradient that is far longer than all others, as a wrong
-example's, stays for thousands of updates in the mean of squares that each of them is divided by, at $\beta_2 = 0.999$.
-Targets in the thousands are thousands of steps away from first answers near 0: an update of Adam does not grow with the
-error.
+$1/(\alpha\lambda_i)$ steps to decay. If even the steepest direction has $\alpha\lambda_{\max} \ll 1$, every direction
+is slow for no gain in stability. A schedule that decays too early does the same from then on, and a warm-up that begins
+anew before it has come to its end does it all along. An epsilon far larger than the gradient divides the rate of an
+adaptive optimizer: $\alpha g/(\sqrt v+\epsilon)\approx\alpha g/\epsilon$. One gradient that is far longer than all
+others, as a wrong example's, stays for thousands of updates in the mean of squares that each of them is divided by, at
+$\beta_2 = 0.999$. Targets in the thousands are thousands of steps away from first answers near 0: an update of Adam
+does not grow with the error.
 
 *Weight scale*: an adaptive optimizer moves each number by about $\alpha$ an update, whatever its size. What is counted
 in thousands has thousands of steps to go where its neighbour, counted in hundredths, jumps about: a ravine of the
