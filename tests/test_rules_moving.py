@@ -125,6 +125,16 @@ def test_units_that_a_step_killed_while_most_was_learned(end, severity):
     assert (found.cause, found.severity) == ("large-step", severity)
 
 
+@pytest.mark.parametrize(("end", "severity"), [(0.02, "info"), (0.3, "warning")])
+@pytest.mark.every_case
+def test_units_that_a_step_killed_as_it_threw_the_loss_up(end, severity):
+    """However far up: a run that ends where a good one does has trained well by the others."""
+    loss = np.interp(STEPS, [1, 95, 100, 105, 400], [1.0, 0.8, 5.0, 0.8, end]) + 0.001 * np.sin(1e3 * STEPS)
+    scalars = {"step": STEPS, "loss": loss, "lr": 0.1}
+    (found,) = dead_units.check(run_of(scalars=scalars, units=dying(0.6, 100), layers=LAYERS))
+    assert (found.cause, found.severity) == ("large-step", severity)
+
+
 @pytest.mark.parametrize(("moves", "severity"), [(True, "info"), (False, "critical")])
 def test_units_that_saturate_under_a_moving_loss(moves, severity):
     """The units of a critic, which has returns to tell that grow as the policy gets better."""
