@@ -4,10 +4,11 @@ from diagnostics.run.buckets import BUCKETS, bucketed
 from diagnostics.run.catalog import load, runs, stamp, unreachable
 from diagnostics.run.errors import RunError
 from diagnostics.run.layout import readable
-from diagnostics.run.metadata import NOTHING_TOLD, is_alive, is_number
+from diagnostics.run.metadata import is_alive, is_number
 from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
+from diagnostics.run.told import NOTHING_TOLD
 from diagnostics.run.untold import not_told
 from diagnostics.run.warned import OTHER_WEIGHTS, other_weights, warned
 from diagnostics.run.writer import RunWriter
