@@ -43,8 +43,8 @@ def test_the_loss_of_a_constant_answer(loss_of, tmp_path):
 
 def test_answers_that_stay_too_large(tmp_path):
     """Whose gradients of 1 and -1 look like those of a cross-entropy that is sure of everything."""
-    model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     for layer in (model[0], model[2], model[4]):
         nn.init.uniform_(layer.weight)
     run, _ = watched(tmp_path, model, F.smooth_l1_loss, torch.optim.Adam(model.parameters(), 3e-3), updates=200)
