@@ -1,11 +1,16 @@
 """A generator whose loss is flat where its discriminator is sure, and one whose loss is steep there."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.rules._saturating_loss import saturating_loss
+from diagnostics.rules._stretches import flat
+from diagnostics.run import Run
 
 ANY = 100.0  # times the unwatched time: what is measured must not depend on how busy the machine is
 
@@ -50,3 +55,17 @@ def test_a_loss_that_is_flat_where_the_other_is_sure(loss_of, tmp_path):
 
 def test_a_loss_that_is_steep_there(tmp_path):
     assert "saturating-loss" not in causes(raises_log, tmp_path / "run")
+
+
+@pytest.mark.parametrize("before", [0.0, 1.0])
+@pytest.mark.every_case
+def test_gradients_that_were_nothing_before(before):
+    """Or were long at first."""
+    steps = np.arange(1, 201)
+    loss = np.where(steps < 40, -0.7, -1e-5)
+    scalars = pd.DataFrame({"step": steps, "loss": loss, "lr": 0.1, "grad_norm": np.where(steps < 40, before, 1e-6)})
+    meta = {"name": "test", "status": "finished", "closure": True, "loss_path": "sigmoid -> log -> mean"}
+    run = Run.from_frames(meta, {"scalars": scalars})
+    stretch = flat(run)
+    assert stretch is not None and stretch.first_step == 41
+    assert (saturating_loss("plateau", run, stretch) is not None) == (before > 0)

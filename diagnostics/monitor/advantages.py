@@ -19,7 +19,6 @@ _COMPARES = {"mseloss", "smoothl1loss", "huberloss", "pow", "abs"}
 
 def told(model: nn.Module, loss: Tensor) -> list[str]:
     """Names of the parameters that the values come from; none where no value is in both terms."""
-    names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     terms = list(_terms([loss.grad_fn]))
     pairs = [losspath.inputs_of(node) for node in terms if losspath.is_product(node)][:MOST]
     weighing = [one for pair in pairs for one, other in (pair, pair[::-1]) if _weighs(one, other)]
@@ -27,7 +26,13 @@ def told(model: nn.Module, loss: Tensor) -> list[str]:
         return []
     compared = [below for node in terms if _compares(node) for below in losspath.inputs_of(node)]
     values = set(_terms(weighing)) & set(_terms(compared))
-    return sorted({names[id(each)] for value in values for each in made_by(value) if id(each) in names})
+    return makers(model, values)
+
+
+def makers(model: nn.Module, values: Iterable[Any]) -> list[str]:
+    """Names of the parameters that these results come from."""
+    names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
+    return sorted({names[id(each)] for value in values for each in _made_by(value) if id(each) in names})
 
 
 def _compares(node: Any) -> bool:
@@ -67,7 +72,7 @@ def _adds(node: Any) -> bool:
     return name in _ADDS or (name == "mul" and len(losspath.inputs_of(node)) == 1)
 
 
-def made_by(value: Any) -> list[Tensor]:
+def _made_by(value: Any) -> list[Tensor]:
     """The parameters of the last function that has any."""
     for node in losspath.walk(value, set(), losspath.LONGEST):
         held = [each for each in (node, *losspath.inputs_of(node)) if losspath.is_parameter(each)]

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from diagnostics.monitor import advantages, losspath, transfer
-from diagnostics.monitor.describe import plain_name
 
 _KEEPS_SIGN = losspath.SHAPES | {"add", "mean", "sum", "minimum", "maximum"}
 _LOGARITHMS, _PROBABILITIES = {"log", "logsoftmax", "logsumexp"}, {"softmax", "exp"}
@@ -25,8 +24,7 @@ def told(model: nn.Module, loss: Tensor) -> list[str]:
     entropies = [(node, sign) for node, sign in terms if _is_entropy(node)]
     if not entropies or any(sign >= 0 for _, sign in entropies) or not any(_is_policy(node) for node, _ in terms):
         return []
-    names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
-    return sorted({names[id(each)] for node, _ in entropies for each in advantages.made_by(node) if id(each) in names})
+    return advantages.makers(model, [node for node, _ in entropies])
 
 
 def any_of(loss: Tensor) -> bool:

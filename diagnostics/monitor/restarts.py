@@ -45,7 +45,7 @@ class Restarts:
         """Steps of such a net, whether they begin from zeros, and the names of its tensors; empty of no net."""
         for name, parameter in parameters.items():
             net = self._nets.get(id(parameter))
-            if net is None or net.calls < STEPS or not (net.same or net.begun):
+            if net is None or net.calls < STEPS:
                 continue
             zeros = len(net.begun) == net.calls and not bool(torch.stack(net.begun).any())  # waits
             if zeros or (net.same and net.remembers):

@@ -17,6 +17,7 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 LEADS_TO = "rate it leads to"
+_CHARTS = Chart("line", "scalars", ("lr",), "Learning rate", log=True), LOG_LOSS
 _LENGTHS = {
     "one-cycle schedule": "or give it its length in epochs: OneCycleLR(optimizer, max_lr, total_steps=epochs)",
     "warm-up": "or give it its length in epochs",
@@ -76,10 +77,7 @@ def begins_again(
             "give the scheduler the number of all updates so far: scheduler.step(epoch * len(loader) + i)",
             "make scheduler and optimizer once, before the first epoch",
         ),
-        (
-            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
-            LOG_LOSS,
-        ),
+        _CHARTS,
     )
 
 
@@ -103,8 +101,5 @@ def _finding(kind: str, schedule: str, rate: float, steps: np.ndarray, rates: np
         ),
         {LEADS_TO: rate, "highest rate": float(rates.max()), "updates a rate lasted": lasted},
         ("call scheduler.step() after every optimizer.step()", _LENGTHS[schedule]),
-        (
-            Chart("line", "scalars", ("lr",), "Learning rate", log=True),
-            LOG_LOSS,
-        ),
+        _CHARTS,
     )

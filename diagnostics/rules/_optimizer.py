@@ -55,6 +55,10 @@ def momentum(run: Run) -> float:
     return float(betas[0]) if betas else float(hyperparameter(run, "momentum", 0.0) or 0.0)
 
 
+def maximizes(run: Run) -> bool:
+    return any(group.get("maximize") for group in run.meta["hyperparameters"])
+
+
 def adaptive(run: Run) -> bool:
     """Whether the optimizer rescales coordinates by their own gradients, and so settles at s = 1 by itself."""
     name = str(run.meta["optimizer"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules._charts import GRADIENTS
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found
@@ -39,7 +40,7 @@ def entropy_lowered(run: Run) -> Iterator[Finding]:
     """Source: Williams and Peng 1991, "Function optimization using connectionist reinforcement learning algorithms";
     Mnih et al. 2016, section 4."""
     names = tuple(str(name) for name in run.meta["entropy_lowered"])
-    if not names or any(group.get("maximize") for group in run.meta["hyperparameters"]):
+    if not names or optimizer.maximizes(run):
         return
     yield found(
         "entropy-lowered",

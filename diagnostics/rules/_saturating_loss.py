@@ -3,6 +3,7 @@
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets", section 3.
 """
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOSS_AND_GRADIENT
 from diagnostics.rules._finding import Finding
@@ -24,15 +25,15 @@ def saturating_loss(
     """Of what is never above 0, is lowered by each update and rises all the same, as another network trains."""
     history = signals.loss(run)
     calls = signals.loss_calls(run)
-    maximizes = any(group.get("maximize") for group in run.meta["hyperparameters"])
-    if maximizes or not run.meta["closure"] or not any(each in calls for each in _LOGARITHMS):
+    if optimizer.maximizes(run) or not run.meta["closure"] or not any(each in calls for each in _LOGARITHMS):
         return None
     if (history.values > 0).any() or not near * history.best < stretch.level:
         return None
     steps, norms = signals.column(run, "grad_norm")
-    left = signals.median(norms[stretch.holds(steps)]) / signals.median(norms[steps < stretch.first_step])
-    if not left < short:
+    late, before = signals.median(norms[stretch.holds(steps)]), signals.median(norms[steps < stretch.first_step])
+    if not late < short * before:
         return None
+    left = late / before
     return stretch.finding(
         kind,
         "saturating-loss",

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import LOG_LOSS
 from diagnostics.rules._far_targets import COMPARISONS
@@ -65,7 +66,7 @@ def uphill(
 def _is_meant(run: Run) -> bool:
     groups = run.meta["hyperparameters"]
     decays = any(isinstance(each, float | int) and each > 0 for group in groups for each in map(group.get, DECAYS))
-    return decays or any(group.get("maximize") for group in groups)
+    return decays or optimizer.maximizes(run)
 
 
 def _cosines(run: Run) -> tuple[np.ndarray, np.ndarray]:

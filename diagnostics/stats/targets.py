@@ -225,18 +225,17 @@ class Targets:
 
     def equal(self, other: "Targets") -> Tensor:
         """Whether two batches hold the same targets, as far as these numbers tell."""
-        n = other.seen.count
-        of_means, of_squares = self._blur(other.seen)
-        means = (self.seen.mean - other.seen.mean).abs() <= 1e-4 * other.seen.mean.abs() + of_means
-        scatters = (self.seen.scatter - other.seen.scatter).abs() <= 1e-4 * other.seen.scatter + n * of_squares
-        return means.all() & scatters.all()
+        return self._like(other.seen)
 
-    def _blur(self, of: Moments) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """How far means, and mean squares, of the same targets may lie apart: by what reading them rounds, and by a
-        small part of their own size, whatever unit they are in."""
-        size = (of.mean.square() + of.scatter / of.count.clamp(min=1)).mean().sqrt()
-        rounded = torch.as_tensor(self.rounded).sqrt()
-        return 1e-5 * size + rounded, 1e-7 * size**2 + rounded * (2 * size + rounded)
+    def _like(self, other: Moments) -> Bool[Tensor, ""]:
+        """Whether mean and variance are the same: but for what reading the targets rounds, and for a small part of
+        their own size, whatever unit they are in."""
+        mine = self.seen.scatter / self.seen.count.clamp(min=1)
+        theirs = other.scatter / other.count.clamp(min=1)
+        size, rounded = (other.mean.square() + theirs).mean().sqrt(), torch.as_tensor(self.rounded).sqrt()
+        of_means, of_squares = 1e-5 * size + rounded, 1e-7 * size**2 + rounded * (2 * size + rounded)
+        means = (self.seen.mean - other.mean).abs() <= 1e-4 * other.mean.abs() + of_means
+        return means.all() & ((mine - theirs).abs() <= 1e-4 * theirs + of_squares).all()
 
     def constant_loss(self, whole: "Targets", before: "Targets | None" = None) -> Float[Tensor, ""]:
         """The error of these targets under the one answer that is best for the whole, of which they are a part.
@@ -262,12 +261,7 @@ class Targets:
 
     def _is_all_of(self, whole: "Targets") -> Bool[Tensor, ""]:
         """Whether the whole is these targets, again and again, as in full-batch training."""
-        mine, all_of_them = self.seen, whole.seen
-        of_means, of_squares = self._blur(all_of_them)
-        theirs = all_of_them.scatter / all_of_them.count.clamp(min=1)
-        same = (mine.mean - all_of_them.mean).abs() <= 1e-4 * all_of_them.mean.abs() + of_means
-        spread = (mine.scatter / mine.count.clamp(min=1) - theirs).abs() <= 1e-4 * theirs + of_squares
-        return same.all() & spread.all() & (whole.within.batches >= REPEATED)
+        return self._like(whole.seen) & (whole.within.batches >= REPEATED)
 
 
 def _rounded(output: Tensor, error: Float[Tensor, ""], t: Tensor, classes: bool = False) -> Float[Tensor, ""]:
