@@ -115,7 +115,7 @@ def simulated(
                 run.estimates.append((step, whole))
                 cost = (62 if whole else 10) * product * update + (6e-7 if whole else 1e-7) * weights
                 with budget.charge("curvature"):
-                    schedule.estimated(whole, work(cost))
+                    schedule.estimated(whole, work(cost if whole else min(cost, schedule.at_most())))
                 schedule.last_curvature = step
         assert budget.total <= max(5.0 * busy, 0.05 * budget.unwatched), step
     return run
@@ -152,6 +152,15 @@ def test_a_short_run_on_a_busy_machine_is_measured_to_its_end(
     count = round(seconds / update)
     assert sum(step > count / 2 for step in run.measured) >= 3, run.measured
     assert any(step > count / 10 for step, _ in run.estimates), run.estimates
+
+
+@pytest.mark.parametrize("seconds", [30.0, 60.0, 100.0])
+def test_a_first_estimate_of_slow_updates_leaves_enough_to_measure_layers(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = simulated(monkeypatch, seconds, 0.15, 0.001)
+    assert run.estimates and run.estimates[0][0] <= 4
+    assert len(run.measured) >= 6 and run.measured[-1] > 100, run.measured
 
 
 def test_a_machine_that_others_use_too_measures_as_often_as_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,9 +81,9 @@ def test_a_norm_behind_the_units_saves_none_of_them(norm_first, expected, tmp_pa
     columns, classes = load_wine(return_X_y=True)
     x, y = torch.tensor(columns, dtype=torch.float32), torch.tensor(classes)
     torch.manual_seed(0)
-    inside = [nn.BatchNorm1d(32), nn.ReLU()] if norm_first else [nn.ReLU(), nn.BatchNorm1d(32)]
-    model = nn.Sequential(nn.Linear(13, 32), *inside, nn.Linear(32, 3))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    inside = [nn.BatchNorm1d(64), nn.ReLU()] if norm_first else [nn.ReLU(), nn.BatchNorm1d(64)]
+    model = nn.Sequential(nn.Linear(13, 64), *inside, nn.Linear(64, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     found = classified(tmp_path / "run", model, optimizer, x, y, size=16, updates=300, curvature=False)
     assert alarms(found) == expected
 

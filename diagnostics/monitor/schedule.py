@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diagnostics.monitor.budget import FIRST_ESTIMATE, Budget
+from diagnostics.monitor.budget import FIRST_ESTIMATE, FIRST_SEARCH, Budget
 from diagnostics.monitor.together import Together
 
 WIDE, DRIFT = 10, (5**0.5 - 1) / 2  # updates beyond `every` from one to the next, on average: in step with no period
@@ -224,7 +224,7 @@ class Schedule:
     def at_most(self) -> float:
         """Seconds that an estimate may take, if it is not a whole one: the first one's products are not known."""
         free = self.curvature_every is not None or self._together.active or self.last_curvature is not None
-        return math.inf if free else FIRST_ESTIMATE * self._budget.slowdown
+        return math.inf if free else FIRST_SEARCH * self._budget.slowdown
 
     def wants_curvature(self, step: int) -> bool:
         if self.curvature_every is not None:
