@@ -17,7 +17,7 @@ FLOOR_SECONDS = 5.0
 AT_ONCE = 0.5  # seconds of each kind: a run of a second is measured as densely as it was asked to be
 FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may be expected to take ...
 # ... and those after which it ends, converged or not, as its residual tells, so that layers are measured too until more
-# is earned. Updates of 0.15 s leave it six or seven products: on three networks the largest value was then 0 to 12 % low.
+# is earned. Updates of 0.15 s leave it six or seven products: on three networks the top was then 0 to 12 % low.
 FIRST_SEARCH = 2.4
 MOMENT = 1e-6  # seconds: none may have passed, by a clock that counts what other threads took
 MOST_SLOWDOWN = 10.0  # by other work: on a machine that hardly runs at all, the five seconds must end some time
