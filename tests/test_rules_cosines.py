@@ -77,6 +77,12 @@ def test_cosines_multiplied_by_a_temperature(scaled, told, tmp_path):
         (lambda a, b: a @ b.T - 0.2 * torch.eye(len(a)), None),  # a margin: another range
         (lambda a, b: F.linear(a, b, torch.ones(len(a))), None),
         (lambda a, b: 0 * (a @ b.T), 0.0),
+        (lambda a, b: (a @ b.T * 0.1).masked_fill(torch.eye(5, dtype=torch.bool), -math.inf), 0.1),
+        (lambda a, b: (a @ b.T).masked_fill_(torch.eye(5, dtype=torch.bool), value=-1e9) / 2, 0.5),
+        (lambda a, b: (a @ b.T).fill_diagonal_(-1e9), 1.0),
+        (lambda a, b: (a @ b.T).masked_fill(torch.eye(5, dtype=torch.bool), 9.0), None),
+        (lambda a, b: torch.cat([(a * b).sum(1, keepdim=True), a @ b.T], 1)[:, 1:], None),  # no product that is known
+        (lambda a, b: torch.cat([0.5 * (a @ b.T)[:, :1], (a @ b.T)[:, 1:]], dim=1) * 0.1, 0.1),
     ],
 )
 def test_the_largest_score_there_can_be(scores, most):

@@ -10,6 +10,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from diagnostics import stats
 from diagnostics.monitor import functions
 
+LEFT_OUT = -50.0  # a score this low counts for nothing in a softmax of cosines: e^-50
+
 
 class Cosines:
     """`given`: of each call that expects logits and is given such scores, the largest there can be; and the classes."""
@@ -20,7 +22,12 @@ class Cosines:
 
     @torch.no_grad()
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        if not isinstance(out, Tensor) or not args or not isinstance(args[0], Tensor):
+        if not isinstance(out, Tensor) or not args:
+            return
+        joined = args[0] if func in functions.JOINING else ()
+        if joined and all(part in self._most for part in joined):  # positives beside negatives
+            self._most[out] = torch.stack([self._most[part] for part in joined]).max()
+        if not isinstance(args[0], Tensor):
             return
         x = args[0]
         if func in functions.COSINE:
@@ -31,7 +38,7 @@ class Cosines:
                 unit = stats.of_length_one(x, -1) & stats.of_length_one(y, -1 if func in functions.LINEAR else -2)
                 self._most[out] = torch.where(unit, 1.0, torch.inf)
         elif x in self._most:
-            factor = _factor(func, args)
+            factor = _factor(func, args, kwargs)
             if factor is not None:
                 self._most[out] = self._most[x] * factor
 
@@ -46,9 +53,9 @@ def _is_matrix(x: Any) -> bool:
     return plain and x.is_floating_point() and x.dim() > 1
 
 
-def _factor(func: Callable, args: tuple) -> Tensor | None:
+def _factor(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """What a call multiplies scores by, unless it is learned; `None` if it does anything else to them."""
-    if func in functions.LAYOUT | functions.NEGATING:
+    if func in functions.LAYOUT | functions.NEGATING or _leaves_out(func, args, kwargs):
         return args[0].new_ones(())
     if func not in functions.GATING | functions.DIVIDING or len(args) < 2:
         return None
@@ -59,3 +66,9 @@ def _factor(func: Callable, args: tuple) -> Tensor | None:
         return None
     by = by.abs().reshape(())
     return by if func in functions.GATING else by.reciprocal()
+
+
+def _leaves_out(func: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether some scores are filled with a number that takes them out of the softmax, as an example's with itself."""
+    value = kwargs.get("value", kwargs.get("fill_value", args[-1]))
+    return func in functions.FILLING and isinstance(value, int | float) and value <= LEFT_OUT

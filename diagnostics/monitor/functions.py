@@ -107,6 +107,8 @@ _POOLS = {
     for f in _functions(f"{kind}{size}d", f"{kind}{size}d_with_indices")
 }
 SELECTING = _functions("index_select")
+JOINING = _functions("cat", "concat", "concatenate", "hstack")
+FILLING = _functions("masked_fill", "fill_diagonal")
 DROPOUTS = _functions("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d")
 _CASTS = _functions("float", "half", "bfloat16", "double", "to", "contiguous", "type_as", "clone", "detach", "identity")
 _SCALINGS = _functions("abs", "square", "exp", "neg", "log_softmax")

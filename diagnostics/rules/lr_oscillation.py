@@ -65,6 +65,7 @@ from diagnostics.run import Run
 
 KIND = "lr-oscillation"
 RANK = 12
+OF_PACE = True
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ from diagnostics.run import Run
 
 KIND = sentences.KIND
 RANK = 13
+OF_PACE = True
 FEW = 20  # updates: of fewer nothing is said
 
 

@@ -167,6 +167,7 @@ from diagnostics.run import Run
 
 KIND = "plateau"
 RANK = 10
+OF_PACE = True
 TITLES = {
     BELOW_LINEAR: "A plateau: the network stays behind a linear model",
     START_FAR_OFF: "A plateau: the answers start far off",

@@ -71,6 +71,7 @@ from diagnostics.run import Run
 
 KIND = words.KIND
 RANK = 11
+OF_PACE = True
 LITTLE = 0.01  # of the loss: less is not worth another optimizer
 GOOD_PART = 0.3  # of the loss
 FLAT = 100.0  # times less than the steepest direction: what counts for the flat share of the gradient

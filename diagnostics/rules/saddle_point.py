@@ -52,6 +52,7 @@ from diagnostics.run import Run
 
 KIND = "saddle-point"
 RANK = 9
+OF_PACE = True
 STEEP = 0.5  # of the largest eigenvalue: it curves down as it curves up, as no valley's floor does
 TOO_SMALL = 0.003  # of the largest stable rate: ten times as much would still be thirty times below it
 MEASURED = 4  # updates in each part of a stretch whose growth is compared
