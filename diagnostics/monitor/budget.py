@@ -15,10 +15,7 @@ from typing import Any
 
 FLOOR_SECONDS = 5.0
 AT_ONCE = 0.5  # seconds of each kind: a run of a second is measured as densely as it was asked to be
-FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may be expected to take ...
-# ... and those after which it ends, converged or not, as its residual tells, so that layers are measured too until more
-# is earned. Updates of 0.15 s leave it six or seven products: on three networks the top was then 0 to 12 % low.
-FIRST_SEARCH = 2.4
+FIRST_ESTIMATE = 4.1  # seconds of them that a first, quick, curvature estimate may be expected to take
 MOMENT = 1e-6  # seconds: none may have passed, by a clock that counts what other threads took
 MOST_SLOWDOWN = 10.0  # by other work: on a machine that hardly runs at all, the five seconds must end some time
 CLOSING_SECONDS = 0.2  # kept for the last diagnosis
@@ -83,6 +80,13 @@ class Budget:
     def part(self, kind: str) -> float:
         """Seconds that this kind of measurement may have taken by now, or by the time that the floor is earned."""
         return SHARES[kind] * self._left()
+
+    def first_part(self, kind: str, fixed: float) -> float:
+        """The same of a first measurement, when nobody knows what updates cost on average: `fixed` seconds are expected
+        of each."""
+        lasts = self.floor / max(self.share, 1e-3) / max(self.update_seconds, MOMENT)
+        promise = self.floor - CLOSING_SECONDS
+        return SHARES[kind] * (promise - min(promise / 2, self._once + fixed * lasts))
 
     def remaining(self, kind: str) -> float:
         return min(self.part(kind) - self.spent[kind], self._left() - self._measuring())
