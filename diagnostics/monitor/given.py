@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from diagnostics.monitor import (
     advantages,
-    entropies,
     exchanged,
     forwards,
     linear,
     lookahead,
     losspath,
     own_backward,
+    policies,
     transfer,
     withheld,
 )
@@ -117,8 +117,7 @@ class Given:
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
                     "advantages": self._advantages(tensor),
-                    "entropy_lowered": self._entropy_lowered(tensor, closure),
-                }
+                } | self._policy(tensor, closure)
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
                 self._tell("no-graph", message, "loss")
@@ -178,13 +177,12 @@ class Given:
             return advantages.told(self._model, loss)
         return []
 
-    def _entropy_lowered(self, loss: Tensor, closure: Closure | None) -> list[str]:
-        """By a new graph: a backward pass lets go of the factors, whose signs count."""
+    def _policy(self, loss: Tensor, closure: Closure | None) -> dict[str, Any]:
         with contextlib.suppress(Exception):
-            if closure is not None and entropies.any_of(loss) and self._may_ask():
+            if closure is not None and policies.may_be_one(loss) and self._may_ask():
                 with forwards.ours(self._model, closure), torch.enable_grad():
-                    return entropies.told(self._model, closure())
-        return []
+                    return policies.told(self._model, closure())
+        return {}
 
     def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:
         """What each function of the loss is given, and the loss."""

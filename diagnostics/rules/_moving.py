@@ -23,7 +23,10 @@ def is_moving(run: Run) -> bool:
 
 def is_of_a_policy(run: Run) -> bool:
     """Whether the loss weighs logarithms of probabilities by what has both signs, as advantages (Williams 1992): an
-    error made of them is above 0 at the start. It comes up to 0 as the policy becomes sure, and never towers."""
+    error made of them is above 0 at the start. It comes up to 0 as the policy becomes sure, and never towers. With an
+    error of the values beside it, whose returns grow as the policy learns, it may."""
+    if run.meta["policy"]:
+        return True
     calls, history = signals.loss_calls(run), signals.loss(run)
     after = calls[calls.index("log_softmax") :] if "log_softmax" in calls else []
     below = history.count > 0 and bool(np.median(history.values[: history.window]) < 0)

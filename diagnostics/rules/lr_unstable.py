@@ -25,7 +25,7 @@ in `NaN`.
   starting loss; or before it fell at all, where the first updates of an optimizer that does not rescale gradients left
   weights three times as large, along a gradient that was thirty times smaller afterwards.
 - Where another network is trained beside this one, whose updates change the loss as well, only a loss that ends above
-  twice its start is harm.
+  twice its start is harm; where the values of a policy are learned, whose returns grow, ten thousand times.
 - In a run that gains little, at ten times the limit and more: whether the slopes that its updates go along promise ten
   times the loss itself.
 - Adam's updates, where its first beta is larger than the root of the second: whether an average weight moves by more
@@ -109,6 +109,7 @@ def check(
     reached: float = 0.2,  # of the starting loss: a run this far down trains, whatever its ratio
     gradual: int = 4,  # updates; a cliff takes one or two, growth at s = 2 is still threefold only each
     ruined: float = 2.0,  # times the starting loss at the end: what a single huge step left is not over
+    returns: float = 1e4,  # the same of a policy: values of returns a hundred times as large are off by as much
     killed: float = 0.9,  # of a layer's units: nothing passes it
     spent: float = 0.05,  # of the run far above its start, and `gradual` updates: time lost; a catapult takes a few
 ) -> Iterator[Finding]:
@@ -128,9 +129,8 @@ def check(
         found = [far_off] if far_off else [*_sustained(run, history, sustained, reached)]
         yield from found or [*_by_batches(run, history, reached)] or in_vain(KIND, run, history)
         return
-    if abs(history.end) <= ruined * abs(history.start) and (
-        _written_to(run) or _trained_beside(run) or is_of_a_policy(run)
-    ):
+    moves = _written_to(run) or _trained_beside(run) or is_of_a_policy(run)
+    if moves and abs(history.end) <= (returns if run.meta["policy"] else ruined) * abs(history.start):
         return
     grown = growth(run, history)
     limit = against_limit(run, grown, gradual)

@@ -15,6 +15,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "one_sum": 0,
     "all_products": 0,
     "advantages": [],
+    "policy": False,
     "entropy_lowered": [],
     "looks_ahead": 0.0,
     "across_texts": False,

@@ -1,10 +1,10 @@
-"""The sign of an entropy in a policy's loss: taken off it, the entropy keeps the policy trying; added, it ends that.
+"""Whether a loss is a policy's: logarithms of probabilities times gains and losses, which both occur. And the sign of
+an entropy in it: taken off the loss, it keeps the policy trying; added, it ends that.
 
 The graph is walked from the loss through what adds and scales, with the sign that each term comes out with.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,23 +13,29 @@ from diagnostics.monitor import advantages, losspath, transfer
 
 _KEEPS_SIGN = losspath.SHAPES | {"add", "mean", "sum", "minimum", "maximum"}
 _LOGARITHMS, _PROBABILITIES = {"log", "logsoftmax", "logsumexp"}, {"softmax", "exp"}
-MOST = 32  # products asked: in a loss that is a simulation there are thousands
 NEAR = 12  # nodes from a product of p and log p to the scores of both
 
 
-def told(model: nn.Module, loss: Tensor) -> list[str]:
-    """Names of the parameters that make a policy's scores, if its entropy is added to the loss; none where it is taken
-    off, nothing is weighed by gains and losses, or a sign is not known."""
+def told(model: nn.Module, loss: Tensor) -> dict[str, Any]:
+    """As entries of the run. "policy": the loss has such a term. "entropy_lowered": names of the parameters that make
+    the policy's scores, if its entropy is added to the loss; none where it is taken off, or a sign is not known.
+    `loss`: of a new graph, as a backward pass lets go of the factors."""
     terms = list(_signed(loss.grad_fn))
+    if not any(_is_policy(node) for node, _ in terms):
+        return {}
     entropies = [(node, sign) for node, sign in terms if _is_entropy(node)]
-    if not entropies or any(sign >= 0 for _, sign in entropies) or not any(_is_policy(node) for node, _ in terms):
-        return []
-    return advantages.makers(model, [node for node, _ in entropies])
+    lowered = bool(entropies) and all(sign < 0 for _, sign in entropies)
+    return {
+        "policy": True,
+        "entropy_lowered": advantages.makers(model, [node for node, _ in entropies]) if lowered else [],
+    }
 
 
-def any_of(loss: Tensor) -> bool:
+def may_be_one(loss: Tensor) -> bool:
+    """By the functions alone, which a backward pass leaves."""
     nodes = losspath.walk(loss.grad_fn, set(), losspath.FAR, losspath.is_layer)
-    return any(map(_is_entropy, islice(filter(losspath.is_product, nodes), MOST)))
+    functions = set(map(losspath.function_of, nodes))
+    return "mul" in functions and _are_log_probabilities(functions)
 
 
 def _signed(start: Any) -> Iterator[tuple[Any, int]]:
@@ -91,4 +97,9 @@ def _is_policy(node: Any) -> bool:
     if gains is None or gains.numel() < 2 or not bool((gains.min() < 0) & (gains.max() > 0)):
         return False
     functions = {losspath.function_of(each) for each in losspath.walk(node, set(), losspath.LONGEST, losspath.is_layer)}
-    return not functions.isdisjoint(_LOGARITHMS) and not functions.isdisjoint({"gather", "index", "select"})
+    return _are_log_probabilities(functions)
+
+
+def _are_log_probabilities(functions: set[str]) -> bool:
+    """Of what was chosen, or of a normal distribution."""
+    return not functions.isdisjoint(_LOGARITHMS) and not functions.isdisjoint({"gather", "index", "select", "pow"})
