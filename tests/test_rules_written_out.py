@@ -354,16 +354,18 @@ def test_a_gradient_that_is_gone_later_says_where_it_ends():
     assert found.summary.endswith("18.4. The gradient ends at clamp: all that it was given lies beyond its bounds.")
 
 
+@pytest.mark.parametrize("texts", [32, 8])  # 8: as many as tokens in each
 @pytest.mark.parametrize("padding", [True, False])
-def test_a_mark_that_all_ask_is_no_padding(padding):
+@pytest.mark.every_case
+def test_a_mark_that_all_ask_is_no_padding(padding, texts):
     """The first token is the same in each text, and the only one in sight; of padding there would be more."""
     torch.manual_seed(0)
-    tokens, q = torch.randint(2, 9, (32, 8)), torch.randn(32, 1, 8, 4)
+    tokens, q = torch.randint(2, 9, (texts, 8)), torch.randn(texts, 1, 8, 4)
     seen = torch.arange(8) < (2 if padding else 1)
     tokens[:, seen] = 1
     masks = Masks()
     masks.follow(F.embedding, (tokens, torch.randn(9, 4)), {})
-    masks.follow(F.scaled_dot_product_attention, (q, q, q, seen.expand(32, 1, 1, 8)), {})
+    masks.follow(F.scaled_dot_product_attention, (q, q, q, seen.expand(texts, 1, 1, 8)), {})
     assert masks.padding_alone() == ([1, 7] if padding else [])
 
 

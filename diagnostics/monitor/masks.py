@@ -47,15 +47,16 @@ class Masks:
     def padding_alone(self) -> list[int]:
         """The one kind of token that is in sight, and how many kinds are not; empty where it is as it should be, in one
         layer at least: the next may gather what was read at the marks between sentences."""
-        found = [_alone(tokens, out) for tokens, out in self._pairs()]
+        found = list(self._told())
         return found[0] if found and all(found) else []
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _told(self) -> Iterator[list[int]]:
+        """Of each mask and the tokens that it fits. Of as many sequences as tokens in each, both ways: one is meant."""
         for out in self._left_out:
             for tokens in self._tokens:
-                for each in (tokens, tokens.t()):
-                    if each.shape == out.shape:
-                        yield each, out
+                ways = [_alone(each, out) for each in (tokens, tokens.t()) if each.shape == out.shape]
+                if ways:
+                    yield max(ways, key=len)
 
 
 def _a_row(mask: Any) -> Tensor | None:
