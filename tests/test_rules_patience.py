@@ -30,7 +30,7 @@ def test_what_lasts_becomes_an_alarm(name, kind):
     run = diagnostics.load(SAMPLES / name)
     early, late = (diagnostics.diagnose(run.until(step)) for step in (24, 92))
     told = next(each for each in early.findings if each.kind == kind)
-    assert told.severity == "info" and told.summary.endswith("at step 6 nothing held the run up.")
+    assert told.severity == "info" and told.summary.endswith("at step 6 nothing was seen to hold the run up.")
     assert [each.kind for each in late.alarms] == [kind]
     assert "So far" not in late.alarms[0].summary
 

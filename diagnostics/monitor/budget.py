@@ -66,8 +66,11 @@ class Budget:
         seconds = self.unwatched
         fixed = self.total - self._measuring()
         lasts = max(1.0, self.floor / self.share / seconds) if self.share and seconds else 1.0
+        return self._left_by(self._once + (fixed - self._once) * lasts)
+
+    def _left_by(self, fixed: float) -> float:
         promise = self.promise - CLOSING_SECONDS
-        return promise - min(promise / 2, self._once + (fixed - self._once) * lasts)
+        return promise - min(promise / 2, fixed)
 
     def updated(self) -> None:
         """Called once an update: how long do they take? Other threads' seconds come in lumps and would hide it."""
@@ -84,9 +87,8 @@ class Budget:
     def first_part(self, kind: str, fixed: float) -> float:
         """The same of a first measurement, when nobody knows what updates cost on average: `fixed` seconds are expected
         of each."""
-        lasts = self.floor / max(self.share, 1e-3) / max(self.update_seconds, MOMENT)
-        promise = self.floor - CLOSING_SECONDS
-        return SHARES[kind] * (promise - min(promise / 2, self._once + fixed * lasts))
+        updates = self.floor / max(self.share, 1e-3) / max(self.update_seconds, MOMENT)
+        return SHARES[kind] * self._left_by(self._once + fixed * updates)
 
     def remaining(self, kind: str) -> float:
         return min(self.part(kind) - self.spent[kind], self._left() - self._measuring())

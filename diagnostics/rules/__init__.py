@@ -59,21 +59,20 @@ def diagnose(run: Run) -> Diagnosis:
     if not isinstance(run, Run):
         raise TypeError(f"diagnose takes a Run, not {type(run).__name__}: diagnose(load(path))")
     diagnosis = _diagnosed(run)
-    return _patient(diagnosis, run) if run.meta.get("status") == "running" else diagnosis
+    return _patient(diagnosis, run) if run.meta["status"] == "running" else diagnosis
 
 
 def _patient(diagnosis: Diagnosis, run: Run) -> Diagnosis:
     """An alarm about the pace of a run that still trains is information until it has lasted."""
-    hasty = [each for each in diagnosis.alarms if _of_pace(each)]
     steps = run.steps("scalars")
-    if not hasty or not len(steps):
+    if not len(steps) or not any(map(_of_pace, diagnosis.alarms)):
         return diagnosis
     early = int(steps[(len(steps) - 1) // LASTED])
-    if any(_of_pace(each) for each in _diagnosed(run.until(early)).alarms):
+    if any(map(_of_pace, _diagnosed(run.until(early)).alarms)):
         return diagnosis
-    added = f" So far this is no alarm: at step {early:,} nothing held the run up."
+    added = f" So far this is no alarm: at step {early:,} nothing was seen to hold the run up."
     calm = [
-        replace(each, severity="info", summary=each.summary + added) if each in hasty else each
+        replace(each, severity="info", summary=each.summary + added) if each.alarm and _of_pace(each) else each
         for each in diagnosis.findings
     ]
     return replace(diagnosis, findings=_sorted(calm))
