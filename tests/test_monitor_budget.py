@@ -77,8 +77,10 @@ def simulated(
     observing: float = 1.5,
     busy: float = 1.0,
     until: float = math.inf,
+    first_product: float = 0.0,
 ) -> Simulated:
-    """`busy`: seconds by the clock that a second's work takes, `until` other work ends."""
+    """`busy`: seconds by the clock that a second's work takes, `until` other work ends. `first_product`: seconds that
+    the first of all takes longer."""
     now = others = 0.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     monkeypatch.setattr(budgets, "waited", lambda: others)
@@ -110,12 +112,15 @@ def simulated(
         if plan.curvature:
             whole = schedule.whole_estimate()
             if not isinstance(whole, bool):
-                whole = whole(spend("curvature", product * update))
+                whole = whole(spend("curvature", product * update + first_product))
+                first_product = 0.0
             if whole is not None:
                 run.estimates.append((step, whole))
-                cost = (62 if whole else 10) * product * update + (6e-7 if whole else 1e-7) * weights
+                products = 62 if whole else 10
+                cost = products * product * update + (6e-7 if whole else 1e-7) * weights
                 with budget.charge("curvature"):
-                    schedule.estimated(whole, work(cost if whole else min(cost, schedule.at_most())))
+                    seconds = work(cost if whole else min(cost, schedule.at_most()))
+                    schedule.estimated(whole, seconds, products)
                 schedule.last_curvature = step
         assert budget.total <= max(5.0 * busy, 0.05 * budget.unwatched), step
     return run
@@ -161,6 +166,17 @@ def test_a_first_estimate_of_slow_updates_leaves_enough_to_measure_layers(
     run = simulated(monkeypatch, seconds, 0.15, 0.001)
     assert run.estimates and run.estimates[0][0] <= 4
     assert len(run.measured) >= 6 and run.measured[-1] > 100, run.measured
+
+
+@pytest.mark.parametrize("first_product, seconds", [(0.1, 2), (0.3, 2), (0.5, 20)])
+@pytest.mark.every_case
+def test_one_product_that_was_held_up_is_no_forecast(
+    first_product: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of a process, which prepares what all others use. The half second itself is spent."""
+    run = simulated(monkeypatch, seconds, 0.005, 0.0001, first_product=first_product)
+    assert run.estimates and run.estimates[0][0] <= 4
+    assert any(whole for _, whole in run.estimates), run.estimates
 
 
 def test_a_machine_that_others_use_too_measures_as_often_as_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

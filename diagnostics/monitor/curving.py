@@ -70,7 +70,7 @@ class Curving:
                 self._guard.run("slices", self._slice, update, closure)
             seconds = time.perf_counter() - began
             if made:
-                self._schedule.estimated(whole, seconds)
+                self._schedule.estimated(whole, seconds, made.products)
             else:
                 self._budget.cost_of("curvature", seconds)
         elif self._tracking.following() and self._affords_batch():

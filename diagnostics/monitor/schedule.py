@@ -69,6 +69,7 @@ class Schedule:
         # one. While an estimate is made its own seconds would count.
         self._measured_at = self._planned_at = self._estimated_at = self._whole_at = 0.0
         self._product_seconds: float | None = None  # of the model's first batch
+        self._asked_again = False  # how long a product takes
         self._budget, self._together, self._tell_once = budget, together, tell_once
         self._last_measured: int | None = None
         self._put_off = 0  # measured updates in a row that were not affordable
@@ -170,9 +171,11 @@ class Schedule:
         """The cost of a quick one is no forecast for a whole one."""
         return self._forecast(WHOLE) if self._whole_seconds is None else self._whole_seconds
 
-    def estimated(self, whole: bool, seconds: float) -> None:
+    def estimated(self, whole: bool, seconds: float, products: int) -> None:
         """What the estimate just made cost."""
         self._budget.cost_of("curvature", seconds)
+        if self._product_seconds is not None and products:
+            self._product_seconds = min(self._product_seconds, seconds / products)
         self._estimated_at = self._planned_at
         if whole:
             self._whole_seconds, self._whole_at = seconds, self._estimated_at
@@ -213,13 +216,17 @@ class Schedule:
         return self._affords_whole()
 
     def _decide(self, product_seconds: float) -> bool | None:
-        """The first estimate: a whole one, a quick one, or none yet."""
+        """The first estimate: a whole one, a quick one, or none yet. A process' first product may take twenty times as
+        long as any other: what was refused for it is asked once more, if another as long is affordable."""
         self._product_seconds = product_seconds
         if self._affords_whole():
             return True
         if self._affords_first():
             return False
-        self._stretched()
+        if not self._asked_again and self._budget.affords("curvature", product_seconds):
+            self._asked_again, self._product_seconds = True, None
+        else:
+            self._stretched()
         return None
 
     def at_most(self) -> float:
