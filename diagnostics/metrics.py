@@ -157,6 +157,11 @@ _TABLES = (
                 "zero_labels",
                 "where the loss is a hinge loss of one output each, and no label is -1: share of labels that are 0",
             ),
+            Metric(
+                "ungenerated_share",
+                "of a model that is given data and what another network makes: share of these examples that lie where "
+                "the last function of the other one cannot come",
+            ),
             Metric("one_token", "1 if all texts of the batch are one token again and again, and padding; 0 if not"),
             Metric(
                 "pair_cosine",

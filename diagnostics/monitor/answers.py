@@ -80,14 +80,16 @@ class Answers:
         """A training forward ended."""
         if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive the transform
             return
-        dense = [x for x in _tensors(inputs) if x.numel() and not is_dtensor(x)]
+        dense = [x for x in tensors_in(inputs) if x.numel() and not is_dtensor(x)]
         x = dense[0] if dense else None
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
         self._given.append({"input_sum": given} | likeness.of_inputs(dense))
         if x is not None and x.dim() and not any(each.requires_grad for each in dense):
             self._batches.append((len(x), given))
-        found = next((y for y in _tensors(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None)
+        found = next(
+            (y for y in tensors_in(output) if y.grad_fn is not None and y.dim() and y.is_floating_point()), None
+        )
         if found is None or not 0 < found.numel() <= MOST:
             return
         function = losspath.last_function(found)
@@ -270,13 +272,13 @@ def _width(targets: stats.Targets) -> int:
     return len(targets.seen.mean)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
     """Dense ones of an output or of arguments, as deep as containers go."""
     if isinstance(values, Tensor):
         if values.layout == torch.strided and not values.is_nested and not values.is_meta:
             yield values
     elif isinstance(values, Mapping):
-        yield from _tensors(list(values.values()))
+        yield from tensors_in(list(values.values()))
     elif isinstance(values, list | tuple):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)

@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from diagnostics.curvature import generators, undisturbed
 from diagnostics.monitor import losspath
 from diagnostics.monitor.answers import Answers, Scale
+from diagnostics.monitor.generated import Generated
 from diagnostics.monitor.hook import Hook
 from diagnostics.monitor.observe import Observer
 
@@ -86,7 +87,7 @@ class Entrance:
         self.random_state: RandomState | None = None
         self.training: bool | None = None  # the mode of the last training forward
         self.observers: list[Observer] = []
-        self.answers = Answers(scale, charge)
+        self.answers, self.generated = Answers(scale, charge), Generated()
         self.observing = False
         self.asking = True  # until a forward told what losses are given
         self.bounds = dict[str, list[bool]]()  # as an `Observer` learns them
@@ -111,6 +112,7 @@ class Entrance:
             hook.remove()
         self._hooks, self.observers = [], []  # which hold a batch of inputs
         self.answers.forget()
+        self.generated.forget()
 
     def entered(self, module: nn.Module, args: Any) -> None:
         with self._guarded("activations"):
@@ -139,6 +141,7 @@ class Entrance:
         with self._guarded("targets"):
             if torch.is_grad_enabled() and not is_quiet():
                 self.answers.passed(args, output)
+                self.generated.passed(args)
 
     def _opened_here(self) -> bool:
         return self._open is not None and self._thread == threading.get_ident()

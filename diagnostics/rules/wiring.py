@@ -199,6 +199,9 @@ are one. What keeps them apart is a target without a gradient beside a predictor
 
 *Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
 
+*Beyond generator*: a tanh gives numbers between -1 and 1. Data that lie farther out are told from all that a generator
+with such an end could make, and to make these better does not help it.
+
 *Evaluation mode*: there a batch norm divides by the deviation of earlier batches, and dropout lets everything pass.
 
 ## What to try
@@ -236,6 +239,7 @@ from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _wiring_explains as wiring_explains
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
+from diagnostics.rules._beyond_generator import beyond_generator
 from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import detached, drawn, restarted, state_cut
@@ -276,7 +280,7 @@ _LOOKS = (
     inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
     forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
     forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
-    shrinking_targets, identity_activation,
+    shrinking_targets, beyond_generator, identity_activation,
 )  # fmt: skip
 
 

@@ -64,6 +64,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "made_in_forward": [],
     "evaluation": {},
     "trained_beside": False,
+    "generated_by": "",
     "optimized_elsewhere": [],
     "withheld": [],
     "wrong_backward": [],
