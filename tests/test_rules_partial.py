@@ -116,3 +116,17 @@ def test_targets_that_prove_nothing(tmp_path):
     )
     table = diagnostics.load(tmp_path).table("scalars")
     assert len(told) == 60 and table[["constant_loss", "partial_loss"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.001])
+def test_a_penalty_that_leaves_nothing_of_the_weights(scale, tmp_path):
+    torch.manual_seed(0)
+    x, y = digits()
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def loss_of(rows):
+        return F.cross_entropy(model(x[rows]), y[rows]), scale * sum(p.square().sum() for p in model.parameters())
+
+    watched(tmp_path, model, (torch.randint(len(x), (64,)) for _ in range(1000)), loss_of, rate=1e-3)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+    assert [(each.kind, each.cause) for each in found] == ([("plateau", "weight-penalty")] if scale == 0.1 else [])

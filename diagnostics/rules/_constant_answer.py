@@ -86,8 +86,8 @@ def learned_nothing(
             *([BEND] if of_linear_layers(run) else []),
             *([UNFREEZE] if said_of_frozen(run) else []),
             *([_START_LARGER] if _began_small(run) else []),
-            *(() if nothing_there else longer),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
+            *(() if nothing_there else longer),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
             "sorted or shifted apart?",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "

@@ -1,4 +1,4 @@
-"""Weights that decay has taken away, or keeps from where the gradient points.
+"""Weights that decay, or a penalty in the loss, has taken away, or keeps from where the gradient points.
 
 Source: lecture, "Plateaux" (a signal that does not get through); Loshchilov and Hutter 2019, "Decoupled Weight Decay
 Regularization".
@@ -12,6 +12,7 @@ from diagnostics.rules import _by_layer as by_layer
 from diagnostics.rules import _gradient_signal as signal
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._below_linear import rival, said_of_linear
 from diagnostics.rules._charts import LOSS
 from diagnostics.rules._explained import Explained
 from diagnostics.rules._finding import Chart, Finding
@@ -20,6 +21,7 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
+WEIGHT_PENALTY = "weight-penalty"
 _COUPLED = {"SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad"}  # of torch.optim: the decay is added to the gradient
 
 
@@ -62,6 +64,49 @@ def decayed(
         f"the layers pass on next to nothing, and the loss {stretch.stood}.",
         chart,
     )
+
+
+def penalized(
+    kind: str,
+    run: Run,
+    stretch: Flat,
+    *,
+    left: float = 0.2,  # as of a decay; of the penalty too, which is one of weights if it goes with them
+) -> Finding | None:
+    """Weights that a term of the loss has made next to nothing, and itself with them, where a linear model finds
+    something to learn: where there is nothing, weights may go."""
+    (steps, norms), penalty = signals.column(run, "weight_norm"), _other_terms(run)
+    late = norms[stretch.holds(steps)]
+    if _largest_decay(run) > 0 or not len(late) or not norms[0] > 0 or penalty is None:
+        return None
+    share, (first, last) = float(late[-1] / norms[0]), penalty
+    linear = rival(run, stretch.first_step)
+    if not (share <= left and first > 0 and abs(last) <= left * first) or linear is None or not linear.learns:
+        return None
+    return stretch.finding(
+        kind,
+        WEIGHT_PENALTY,
+        (),
+        f"A penalty in the loss, {number(first)} at first, has brought the weights to {number(100 * share)} % of their "
+        f"initial size and itself to {number(max(last, 0.0))}: the layers pass on next to nothing, and the loss "
+        f"{stretch.stood}.{said_of_linear(linear)}",
+        {"weights over initial": share, "penalty at first": first, "loss": stretch.level},
+        (
+            "multiply the penalty by a hundredth: it is to cost little beside what can be learned, and a sum over all "
+            "weights grows with their number",
+            "leave biases and the parameters of norms out of it",
+        ),
+        (LOSS, Chart("line", "scalars", ("weight_norm",), "Norm of all weights", log=True)),
+        r"\mathcal{L}(\mathbf{w}) + \lambda \Omega(\mathbf{w})",
+    )
+
+
+def _other_terms(run: Run) -> tuple[float, float] | None:
+    """What the loss is more than the part that compares, at the first update for which both are known and at the last;
+    nothing where that part was the whole."""
+    table = run.table("scalars", ["loss", "partial_loss", "constant_loss"])
+    known = (table["loss"] - table["partial_loss"]).where(table["constant_loss"].isna(), 0.0).dropna()
+    return (float(known.iloc[0]), float(known.iloc[-1])) if len(known) else None
 
 
 def held_by_decay(

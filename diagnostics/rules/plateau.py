@@ -68,6 +68,9 @@ builds them up they end near 0, and layers of such weights pass on neither signa
 it holds them where $\nabla\mathcal J = -\lambda\mathbf w$: the loss has a slope there, and cannot follow it. Beside it,
 as AdamW's, no weight grows past $1/\lambda$, where $\alpha\lambda w$ is as long as the longest step.
 
+*Weight penalty*: $\lambda\sum_i w_i^2$ in the loss does what a decay in the gradient does. A sum over a hundred
+thousand weights is large beside an error of 2, and a $\lambda$ of 0.01 that looks small is a decay of 0.02.
+
 *Target scale*: an optimizer that divides gradients by their own size moves a weight by about $\alpha$ an update,
 however large the error: answers that must come from 0 to 100,000 have a long way to go.
 
@@ -162,7 +165,14 @@ from diagnostics.rules._saturating_loss import saturating_loss
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._unexplained import unexplained
 from diagnostics.rules._vanishing import LARGE_STEP, is_of_a_vanished_signal, vanishing
-from diagnostics.rules._weight_decay import behind_linear, decayed, held_by_decay, may_be_meant
+from diagnostics.rules._weight_decay import (
+    WEIGHT_PENALTY,
+    behind_linear,
+    decayed,
+    held_by_decay,
+    may_be_meant,
+    penalized,
+)
 from diagnostics.run import Run
 
 KIND = "plateau"
@@ -239,7 +249,7 @@ def _of_a_level(
         logistic.least_squares(KIND, run, stretch, slope)
         or saturated_softmax(KIND, run, stretch)
         or hard_attention(KIND, run, stretch)
-        or (None if heard else decayed(KIND, run, stretch) or tiny_inputs(KIND, run, stretch))
+        or (None if heard else _shrunk(run, stretch) or tiny_inputs(KIND, run, stretch))
         or distant_targets(KIND, run, stretch)
         or read_at_padding(KIND, run, stretch)
         or by_inputs  # which make the gradient of the layer that reads them as large
@@ -253,6 +263,10 @@ def _of_a_level(
     )
     if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or unexplained(KIND, run, stretch, found)
+
+
+def _shrunk(run: Run, stretch: stretches.Flat) -> Finding | None:
+    return decayed(KIND, run, stretch) or penalized(KIND, run, stretch)
 
 
 def _vanished(run: Run, stretch: stretches.Flat, heard: bool, far_off: Finding | None) -> Finding | None:
@@ -285,7 +299,11 @@ def explains(finding: Finding, other: Finding) -> bool:
         return True
     if finding.cause == LARGE_STEP and other.kind == "dead-units":
         return True
-    if finding.cause == "weight-decay" and finding.alarm and other.kind in {"dead-units", "symmetry", "zero-gradient"}:
+    if (
+        finding.cause in ("weight-decay", WEIGHT_PENALTY)
+        and finding.alarm
+        and other.kind in {"dead-units", "symmetry", "zero-gradient"}
+    ):
         return True  # what is left of the weights
     if finding.cause == "target-range" and other.kind == "dead-units":
         return set(other.layers) <= set(finding.layers)
