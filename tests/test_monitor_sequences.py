@@ -23,12 +23,50 @@ from diagnostics.monitor.sequences import along_batch, ends
         ((32, 8, 8), (32, 10), 8, 32, False),  # along the rows
         ((32, 7, 256), (32, 7, 24), 32, 224, False),  # 32 patches of each channel of 32 examples
         ((32, 32, 8), (32, 10), 32, 32, False),  # equal sizes cannot tell
+        ((32, 1, 8, 48), (48, 32, 11), 32, 48, True),  # columns of pictures, and an answer for CTC
+        ((32, 1, 8, 48), (48, 32, 11), 48, 32, False),
+        ((32, 1, 8, 48), (48, 32, 11), 32, 96, False),  # three rows of each example
+        ((20, 32, 8), (32, 20, 10), 20, 32, False),  # time first, and the answer examples first
     ],
 )
 def test_which_sizes_tell(given, answer, steps, sequences, found):
     ends_of_a_call = [(Size(given), Size(answer))]
-    assert bool(along_batch(ends_of_a_call, [("core", steps, sequences)])) == found
-    assert along_batch(2 * ends_of_a_call, [("core", steps, sequences)]) == []  # of which call?
+    assert bool(along_batch(ends_of_a_call, [("core", steps, sequences, False)])) == found
+    assert along_batch(2 * ends_of_a_call, [("core", steps, sequences, False)]) == []  # of which call?
+
+
+@pytest.mark.parametrize(("batch_first", "remedy"), [(True, "leave batch_first=True out"), (False, "make recurrent")])
+def test_a_recurrence_between_convolutions_and_ctc(batch_first, remedy, tmp_path):
+    """Given the steps first, with `batch_first=True`; and given the examples first, without."""
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.columns, self.last = nn.Conv2d(1, 8, (6, 3), padding=(0, 1)), nn.Linear(16, 5)
+            self.recurrent = nn.LSTM(8, 16, batch_first=batch_first)
+
+        def forward(self, x):
+            columns = self.columns(x)[:, :, 0].permute(2, 0, 1)
+            states = self.recurrent(columns if batch_first else columns.transpose(0, 1))[0]
+            return self.last(states if batch_first else states.transpose(0, 1)).log_softmax(-1)
+
+    torch.manual_seed(0)
+    model, lengths = Reader(), torch.full((8,), 3)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, curvature_every=0) as monitor:
+        for _ in range(5):
+            x, texts = torch.randn(8, 1, 6, 20), torch.randint(1, 5, (8, 3))
+
+            def loss_of(x=x, texts=texts):
+                return nn.functional.ctc_loss(model(x), texts, torch.full((8,), 20), lengths)
+
+            optimizer.zero_grad()
+            loss = loss_of()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=loss_of)
+    (found,) = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms if each.cause == "along-batch"]
+    assert found.remedies[0].startswith(remedy)
 
 
 def test_calls_whose_ends_are_no_tensors_tell_nothing():

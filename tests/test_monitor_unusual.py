@@ -445,3 +445,29 @@ def test_a_directory_that_this_process_writes_to(tmp_path: Path) -> None:
     with pytest.raises(diagnostics.RunError, match="close\\(\\) the earlier monitor"):
         diagnostics.watch(model, optimizer, tmp_path / "run")
     monitor.close()
+
+
+def test_a_model_inside_of_transforms_alone(tmp_path):
+    """As of second-order MAML: the watched model is called under `vmap` of `grad`, and there is no closure."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer, parts = torch.optim.SGD(model.parameters(), 0.1), dict(model.named_parameters())
+
+    def error(parts, x, y):
+        return nn.functional.mse_loss(torch.func.functional_call(model, parts, (x,)), y)
+
+    def adapted(parts, x, y):
+        slope = torch.func.grad(error)(parts, x, y)
+        return error({name: part - 0.1 * slope[name] for name, part in parts.items()}, x, y)
+
+    with diagnostics.watch(model, optimizer, tmp_path) as monitor:
+        for _ in range(12):
+            x = torch.randn(4, 16, 2)
+            optimizer.zero_grad()
+            loss = torch.func.vmap(lambda x, y: adapted(parts, x, y))(x, x.sum(2, keepdim=True)).mean()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss)
+    run = diagnostics.load(tmp_path)
+    assert "measurement-failed" not in set(run.table("events")["kind"])
+    assert not run.meta["never_called"]

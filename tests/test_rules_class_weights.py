@@ -24,6 +24,29 @@ def of_two(pos_weight: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda y, t: F.binary_cross_entropy_with_logits(y[:, 0], (t > 0).float(), pos_weight=weight)
 
 
+def by_hand(*weight: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda y, t: (torch.tensor(weight)[t] * F.cross_entropy(y, t, reduction="none")).mean()
+
+
+def of_two_by_hand(positive: float, negative: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(y: Tensor, t: Tensor) -> Tensor:
+        labels = (t > 0).float()
+        weight = torch.where(labels == 1, positive, negative)
+        return (F.binary_cross_entropy_with_logits(y[:, 0], labels, reduction="none") * weight).mean()
+
+    return loss
+
+
+def of_each(y: Tensor, t: Tensor) -> Tensor:
+    labels = (t > 0).float()
+    return F.binary_cross_entropy_with_logits(y[:, 0], labels, 0.9 - 0.8 * labels)
+
+
+def of_examples(y: Tensor, t: Tensor) -> Tensor:
+    """As of hard examples, or of how sure a label is."""
+    return (F.cross_entropy(y, t, reduction="none") * (COUNTS[t] + 0.1 * torch.rand(len(t)))).mean()
+
+
 @pytest.mark.every_case
 @pytest.mark.parametrize(
     ("loss", "told"),
@@ -35,6 +58,12 @@ def of_two(pos_weight: float) -> Callable[[Tensor, Tensor], Tensor]:
         pytest.param(of_classes(), False, id="none"),
         pytest.param(of_classes(1.0, 1.0, 0.0), False, id="a class that is left out"),
         pytest.param(of_classes(2.0, 1.0, 1.0), False, id="the price of a mistake"),
+        pytest.param(by_hand(*COUNTS.tolist()), True, id="frequencies by hand"),
+        pytest.param(by_hand(*INVERSE.tolist()), False, id="inverses by hand"),
+        pytest.param(of_two_by_hand(0.1, 0.9), True, id="two the wrong way by hand"),
+        pytest.param(of_two_by_hand(0.9, 0.1), False, id="two by hand"),
+        pytest.param(of_each, True, id="a weight of each example"),
+        pytest.param(of_examples, False, id="of examples"),
         pytest.param(of_two(1 / 9), True, id="positives over negatives"),
         pytest.param(of_two(9.0), False, id="negatives over positives"),
     ],

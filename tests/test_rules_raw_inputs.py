@@ -232,3 +232,38 @@ def test_inputs_that_are_all_but_constant_hold_up_no_game(plays, tmp_path):
     run = diagnostics.load(tmp_path)
     assert (run.table("scalars")["loss"] < 0).mean() > 0.1 or not plays
     assert (("ravine", "uncentered-inputs") in alarms(diagnostics.diagnose(run))) == (not plays)
+
+
+class Denoiser(nn.Module):
+    """Finds the noise in a picture, knowing the time."""
+
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 32))
+        self.picture, self.hidden, self.last = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 16)
+        self.norms = nn.ModuleList([nn.LayerNorm(32), nn.LayerNorm(32)])
+
+    def forward(self, t, x):
+        h = self.time(t) + self.picture(x)
+        h = h + self.hidden(F.silu(self.norms[0](h)))
+        return self.last(F.silu(self.norms[1](h)))
+
+
+@pytest.mark.parametrize("size", [1000.0, 1.0])
+def test_a_raw_picture_drowns_out_the_time(size, tmp_path):
+    torch.manual_seed(0)
+    model, pictures = Denoiser(), size * torch.randn(3, 16).sigmoid()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=1000) as monitor:
+        for _ in range(600):
+            t, noise = torch.rand(64, 1), torch.randn(64, 16)
+            x = (1 - t).sqrt() * pictures[torch.randint(3, (64,))] + t.sqrt() * noise
+            code = torch.sin(t * torch.arange(1.0, 9.0))
+            optimizer.zero_grad()
+            loss = F.l1_loss(model(code, x), noise)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, code=code, noise=noise: F.l1_loss(model(code, x), noise))
+    found = diagnostics.diagnose(diagnostics.load(tmp_path)).alarms
+    assert [(each.kind, each.cause) for each in found] == ([("plateau", "input-scale")] if size > 1 else [])
+    assert not found or (found[0].layers == ("time.0.weight", "picture.weight") and "std" in found[0].remedies[0])

@@ -122,6 +122,8 @@ class Entrance:
             if not torch.is_grad_enabled() or module is not self._model or is_quiet():
                 return
             self.random_state, self.training = random_state(module), module.training
+            if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive them
+                return
             self._learning(losspath.parameters(args))
             if self.observing:
                 observer = Observer(module, self.asking, inside=True, bounds=self.bounds)
@@ -139,7 +141,7 @@ class Entrance:
                 self.observers.append(observer)
                 self._charge(observer.seconds)
         with self._guarded("targets"):
-            if torch.is_grad_enabled() and not is_quiet():
+            if torch.is_grad_enabled() and not is_quiet() and not torch._C._are_functorch_transforms_active():
                 self.answers.passed(args, output)
                 self.generated.passed(args)
 

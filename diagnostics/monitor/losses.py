@@ -31,7 +31,7 @@ class Losses:
         self.unsigned: list[tuple[str, Tensor, Tensor]] = []
         self.guesses: list[tuple[float, Tensor]] = []  # log C of each mean cross-entropy, and what it returned
         self.weighted: list[class_weights.Counted] = []  # weights of classes, and how many targets are of each
-        self.cosines, self.sideways = Cosines(), Sideways()
+        self.cosines, self.sideways, self._weighed = Cosines(), Sideways(), class_weights.Weighed()
 
     @torch.no_grad()
     def given(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -61,6 +61,7 @@ class Losses:
         self.sideways.follow(func, args, kwargs, out)
         if (weighted := class_weights.counted(func, args, kwargs)) is not None:
             self.weighted.append(weighted)
+        self.weighted += self._weighed.follow(func, args, kwargs, out)
         if func is F.cross_entropy and functions.argument(args, kwargs, 2, "weight") is None:
             self._guess(functions.argument(args, kwargs, 0, "input"), kwargs, out)
         if func not in functions.SIGNED:

@@ -72,7 +72,7 @@ class Observer(TorchFunctionMode):
         self.softmax_astray: list[str] = []  # of these, those that lie along another axis than the last
         self.strangers: list[strangers.Stranger] = []
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
-        self.sequences: list[tuple[str, int, int]] = []  # of a recurrence or attention: module, steps, number
+        self.sequences: list[sequences.Read] = []  # of a recurrence or attention
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()

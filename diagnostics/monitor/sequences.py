@@ -16,13 +16,17 @@ from diagnostics.monitor import functions
 Ends = tuple[Size, Size]  # of what a model was given, and of its answer
 
 
-def read(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[int, int] | None:
-    """Steps and number of the sequences of this call; `None` where they are packed, single or not known."""
+Read = tuple[str, int, int, bool]  # by a call of a module: steps and number of sequences, and whether batch_first
+
+
+def read(function: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[int, int, bool] | None:
+    """Steps and number of the sequences of this call, and whether by `batch_first`; `None` where they are packed,
+    single or not known."""
     x = args[0] if args else kwargs.get("query")
     if not isinstance(x, Tensor) or x.dim() != 3:
         return None
     batch_first = function in functions.RECURRENT and isinstance(args[-1], bool) and args[-1]
-    return (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+    return (x.shape[1], x.shape[0], True) if batch_first else (x.shape[0], x.shape[1], False)
 
 
 @torch.no_grad()
@@ -45,30 +49,26 @@ def ends(args: Iterable[Any], output: Any) -> list[Ends]:
     return [(each.shape, output.shape) for each in plain if isinstance(output, Tensor) and not output.is_nested]
 
 
-def along_batch(
-    ends: Sequence[Ends], seen: Iterable[tuple[str, int, int]], counted: Collection[tuple[int, int]] = ()
-) -> list[list]:
-    """Of (module, steps, sequences) in one call of the model those that run along the batch; with "positions" where
-    these are counted along the other dimension (`counted`), which nothing runs along.
+def along_batch(ends: Sequence[Ends], seen: Iterable[Read], counted: Collection[tuple[int, int]] = ()) -> list[list]:
+    """Of the calls in one call of the model those that run along the batch: module, steps, sequences, and what tells -
+    "positions" where these are counted along the other dimension (`counted`), which nothing runs along; "batch_first"
+    where it is a mistake, "answer" where it is missing, by an answer of (sequences, examples, ...).
 
     Time comes first on purpose where the answer holds the sequences in another dimension. Sizes may agree by chance: of
     as many steps as examples, where the sequences are those of each example's parts.
     """
     if len(ends) != 1 or not ends[0][0] or not ends[0][1]:
         return []
-    ((batch, *given), (answers, *answer)) = ends[0]
+    ((batch, *given), answer) = ends[0]
     calls = dict.fromkeys(seen)
-    proven = {
-        (steps, sequences)
-        for _, steps, sequences in calls
-        if (steps, sequences) in counted and not any(each[1] == sequences for each in calls)
-    }
-    return [
-        [name, steps, sequences, *(["positions"] if (steps, sequences) in proven else [])]
-        for name, steps, sequences in calls
-        if steps == batch == answers > 1
-        and sequences > 1
-        and ((steps, sequences) in proven or not any(size % sequences == 0 for size in answer))
-        and (sequences % steps or sequences in given)
-        and sequences != steps
-    ]
+    found = list[list]()
+    for name, steps, sequences, batch_first in calls:
+        if steps != batch or min(batch, sequences) < 2 or sequences == steps:
+            continue
+        untouched = (steps, sequences) in counted and not any(each[1] == sequences for each in calls)
+        if answer[0] == batch and (sequences % steps or sequences in given):
+            if untouched or not any(size % sequences == 0 for size in answer[1:]):
+                found.append([name, steps, sequences, *(["positions"] if untouched else [])])
+        elif tuple(answer[:2]) == (sequences, batch) and sequences % steps and sequences not in given[:1]:
+            found.append([name, steps, sequences, "batch_first" if batch_first else "answer"])
+    return found

@@ -15,7 +15,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 
-def class_weights(run: Run, *, often: float = 3.0, alike: float = 0.5) -> Iterator[Finding]:
+def class_weights(run: Run, *, often: float = 2.0, alike: float = 0.5) -> Iterator[Finding]:
     """Where one class is surely `often` times as frequent as another, the weights must follow the frequencies, as a
     whole, and of these two be as far apart but for a factor `alike` of the logarithm: what someone may weigh for the
     price of a mistake has no reason to. A weight of 0 leaves a class out."""

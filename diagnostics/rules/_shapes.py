@@ -211,16 +211,25 @@ def along_batch(run: Run) -> Iterator[Finding]:
     names = tuple(dict.fromkeys(str(name) or "the model" for name, *_ in seen))
     _, steps, sequences, *proof = seen[0]
     recurrent = any(each["name"] in names and each["type"] in by_layer.RECURRENT for each in run.meta["modules"])
+    told = str(proof[0]) if proof else ""
+    given_time_first = told == "batch_first"
+    read = (
+        f"batch_first=True is set, and the {int(sequences)} steps come first in what is given"
+        if given_time_first
+        else f"the input's first dimension, the {int(steps)} examples, is read as time, and its second, "
+        f"{int(sequences)} long, as examples"
+    )
     yield found(
         "along-batch",
         run,
         (
-            f"{names_of(names)} {'runs' if len(names) == 1 else 'run'} along the batch: the input's first dimension, "
-            f"the {int(steps)} examples, is read as time, and its second, {int(sequences)} long, as examples. The "
-            f"answer to an example is made from others of its batch.{_COUNTED if proof else ''}"
+            f"{names_of(names)} {'runs' if len(names) == 1 else 'run'} along the batch: {read}. The answer to an "
+            f"example is made from others of its batch.{_COUNTED if told == 'positions' else ''}"
         ),
         (
-            f"make {names[0]}, or the layer that it is a part of, with batch_first=True",
+            f"leave batch_first=True out of {names[0]}, or of the layer that it is a part of"
+            if given_time_first
+            else f"make {names[0]}, or the layer that it is a part of, with batch_first=True",
             "or transpose its input, x.transpose(0, 1), and its output back",
         ),
         evidence={"examples read as time steps": float(steps), "read as examples": float(sequences)},

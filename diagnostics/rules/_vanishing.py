@@ -3,7 +3,7 @@
 Source: lecture, recap of the last lecture ("Jacobian close to zero"), for both: a chain of factors below one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,12 +12,14 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._charts import GRADIENTS, LOSS
+from diagnostics.rules._far_off import INPUT_SCALE
 from diagnostics.rules._finding import Finding
+from diagnostics.rules._raw_inputs import given, raw, standardize
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 LARGE_STEP = "large-step"
-BY_A_STEP = frozenset({LARGE_STEP, "input-scale"})  # causes of dead units that an update killed
+BY_A_STEP = frozenset({LARGE_STEP, INPUT_SCALE})  # causes of dead units that an update killed
 UNDERFLOWN = 1e-19  # a norm below, in float32, may be recorded as 0
 
 
@@ -66,8 +68,8 @@ def vanishing(
             "tanh",
             "hardsigmoid",
         }
-        by_steps = _cut_by_steps(kind, run, stretch, chain, ratio)
-        return by_steps or _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
+        why = _cut_by_steps(kind, run, stretch, chain, ratio) or _drowned_out(kind, run, stretch, chain, ratio)
+        return why or _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
     kept, least = _forward(run, stretch, depth)
     return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first and not heard else None
 
@@ -113,6 +115,24 @@ def _cut_by_steps(
         rf"\text{{after}}\quad \|\Delta\mathbf{{W}}\| / \|\mathbf{{W}}\| = {tex(moved)}"
     )
     return _finding(kind, stretch, chain, summary, evidence, remedies, formula, LARGE_STEP)
+
+
+def _drowned_out(kind: str, run: Run, stretch: stretches.Flat, chain: Chain, ratio: float) -> Finding | None:
+    """Where a later layer than the first is given raw inputs, as a picture beside a time: the gradient of its weights
+    is as large as they are, and what the first one adds is small beside them."""
+    inputs, first = given(run), chain.names[0]
+    if not raw(run) or not any(name.startswith(f"{inputs.layer}.") for name in chain.names[1:] if inputs.layer):
+        return None
+    summary = (
+        f"{inputs.layer} is given inputs of a size of {number(inputs.size)}, where weights start for one of 1. Beside "
+        f"them all that comes from elsewhere is small: {first} gets {number(ratio)} of the gradient that the last "
+        f"layer gets, and the loss {stretch.stood}."
+    )
+    remedies = (standardize(run), f"or put a norm before {inputs.layer}")
+    evidence = {"first over last": ratio, "size of an input": inputs.size}
+    formula = r"\mathbf{z} = \mathbf{W}\mathbf{x} + \mathbf{V}\mathbf{t}, \quad \|\mathbf{x}\| \gg \|\mathbf{t}\|"
+    found = _finding(kind, stretch, chain, summary, evidence, remedies, formula, INPUT_SCALE)
+    return replace(found, layers=(first, *(name for name in chain.names if name.startswith(f"{inputs.layer}."))))
 
 
 def is_of_a_vanished_signal(dead: Finding, *, partly: float = 0.02) -> bool:
