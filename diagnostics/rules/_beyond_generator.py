@@ -36,7 +36,7 @@ def beyond_generator(
             "sight, whatever the generator learns, and the generator is driven to the ends of its range."
         ),
         (
-            f"bring the data into that range: {_SCALED[function]}, and what is generated back",
+            f"bring the data into that range: {_SCALED[function]}, and the results back",
             f"or leave the {function} at the generator's end out",
         ),
         evidence={"share of examples out of reach": part},
@@ -45,5 +45,5 @@ def beyond_generator(
         if function == "tanh"
         else r"0 \le G(z) \le 1 < x \;\Rightarrow\; p(x \text{ is real}) = 1",
         severity="warning",
-        chart=Chart("line", "scalars", ("ungenerated_share",), "Share of examples that no result can be"),
+        chart=Chart("line", "scalars", ("ungenerated_share",), "Share of examples that the generator cannot make"),
     )

@@ -199,8 +199,8 @@ are one. What keeps them apart is a target without a gradient beside a predictor
 
 *Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
 
-*Beyond generator*: a tanh gives numbers between -1 and 1. Data that lie farther out are told from all that a generator
-with such an end could make, and to make these better does not help it.
+*Beyond generator*: a tanh gives numbers between -1 and 1. Data that lie farther out differ from all that a generator
+with such an end can make, however well it learns.
 
 *Evaluation mode*: there a batch norm divides by the deviation of earlier batches, and dropout lets everything pass.
 
@@ -267,7 +267,11 @@ from diagnostics.run import Run
 KIND = "wiring"
 RANK = 4
 explains = wiring_explains.explains
-TITLES = {"class-weights": "Class weights the wrong way round", "norm-epsilon": "Batch norms that do not normalize"}
+TITLES = {
+    "class-weights": "Class weights the wrong way round",
+    "norm-epsilon": "Batch norms that do not normalize",
+    "beyond-generator": "Data that the generator cannot make",
+}
 
 
 _LOOKS = (
