@@ -17,10 +17,11 @@ WELL_OUTSIDE = 0.1
 
 
 class Generated:
-    """Of the forwards of one measured update, and by what function the results are bounded, once one was passed in."""
+    """Of the forwards of one measured update. Until a bounded result was passed in, which few models ever see, nothing
+    is looked at."""
 
     def __init__(self) -> None:
-        self.function = ""
+        self.function = ""  # that the results come from
         self._shape: torch.Size | None = None
         self._data: list[Tensor] = []  # per example, its largest and smallest number
 
@@ -29,7 +30,7 @@ class Generated:
         if x is None or x.dim() < 2 or not x.is_floating_point() or not x.numel():
             return
         if x.grad_fn is None:
-            if not isinstance(x, torch.nn.Parameter) and (self._shape is None or x.shape[1:] == self._shape):
+            if x.shape[1:] == self._shape:
                 rows = x.detach().reshape(len(x), -1)
                 self._data.append(torch.stack([rows.amax(1), rows.amin(1)]).float())
         elif (function := losspath.last_function(x)) in BOUNDS:
@@ -42,7 +43,7 @@ class Generated:
         """Of `scalars`: the share of examples that lie where no result can; those that were detached count as well."""
         data = self._data
         self.forget()
-        if not self.function or not data:
+        if not data:
             return {}
         low, high = BOUNDS[self.function]
         margin = WELL_OUTSIDE * (high - low)

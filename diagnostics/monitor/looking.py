@@ -92,7 +92,6 @@ class Looking:
             self._guard.failed("activations", failure)
         observers = [observer for observer in observers if not observer.failures]
         self._guard.run("targets", self._look_at_targets, record, loss, observers if closure is not None else [])
-        self._guard.run("what is generated", self._look_at_generated, record)
         if closure is not None and not compiled and not self._together.active:
             self._guard.run("the mean answer", self._look_at_mean, record, closure, observers)
             if self._dropout >= dropping.MUCH:
@@ -210,13 +209,9 @@ class Looking:
                 inputs = observer.graph.outside.first
                 found = self._compared.columns(observer.comparisons, inputs, observer.loss) | found
             observer.comparisons, observer.made = [], []
-        record.update.values.update(found)
-
-    def _look_at_generated(self, record: Record) -> None:
-        generated = self._entrance.generated
-        if found := generated.columns():
-            record.update.values.update(found)
-            self._note(generated_by=generated.function)
+        if generated := self._entrance.generated.columns():
+            self._note(generated_by=self._entrance.generated.function)
+        record.update.values.update(found | generated)
 
     def _look_at_mean(self, record: Record, closure: Closure, observers: list[Observer]) -> None:
         """Where no form of loss is known that would tell what the same answer to every input costs."""

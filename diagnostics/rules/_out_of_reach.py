@@ -18,7 +18,7 @@ from diagnostics.run import Run
 NEARLY_ALL = 0.9  # R squared: half of a normal target's variance is left where half of it is out of reach
 NOTHING_LEFT = 0.99  # R squared: whatever holds up what is left, it is next to nothing
 MOST_OF_IT = 0.5  # R squared: an output that follows its targets is not held at the end of its range
-_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
+RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, np.inf), "softplus": (0.0, np.inf)}
 _FLAT_END = r"\frac{\partial\mathcal{L}}{\partial z} = (y - t)\,\phi'(z) \to 0 \text{ where } y \text{ ends}"
 _BY_HAND = {"sub", "pow", "abs", "mean", "sum", "div", "sqrt"}  # of a difference, one by one
 
@@ -28,7 +28,7 @@ def out_of_reach(kind: str, run: Run, history: signals.Loss) -> Finding | None:
     function, *calls = [*signals.loss_calls(run), ""]
     share = explained_late(run).share
     fits = share > NEARLY_ALL  # of what fits noise alone is out of reach
-    if function not in _RANGES or (fits and not (share < NOTHING_LEFT and _held_up(run))):
+    if function not in RANGES or (fits and not (share < NOTHING_LEFT and _held_up(run))):
         return None
     if (function, calls[0]) == ("relu", "cross_entropy"):
         return None if fits else _scores_cut_off(kind, run, history)
@@ -64,7 +64,7 @@ def _by_range(
     targets = run.meta["targets"]
     if len(targets) < 2 or _held(run) < mostly:
         return None
-    (least, most), (low, high) = _RANGES[function], targets
+    (least, most), (low, high) = RANGES[function], targets
     margin = part * (high - low)
     if not (low < least - margin or high > most + margin):
         return None
@@ -96,7 +96,7 @@ def _by_share(
     late = shares[len(shares) // 2 :]
     if len(late) < measured or not signals.median(late) >= part:
         return None
-    share, (least, most) = signals.median(late), _RANGES[function]
+    share, (least, most) = signals.median(late), RANGES[function]
     if np.isfinite(most) and explained_late(run).share > MOST_OF_IT:
         return None  # a few are out of reach, as noise is
     if np.isfinite(most):

@@ -296,9 +296,6 @@ def _finding(
         summary,
         evidence | {"loss": stretch.level, "layers": float(len(chain.names))},
         remedies,
-        (
-            GRADIENTS,
-            LOSS,
-        ),
+        (GRADIENTS, LOSS),
         formula,
     )
