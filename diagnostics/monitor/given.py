@@ -20,6 +20,7 @@ from diagnostics.monitor import (
     linear,
     lookahead,
     losspath,
+    overlaps,
     own_backward,
     policies,
     transfer,
@@ -117,7 +118,7 @@ class Given:
                     "all_columns": self._all_columns(tensor, closure),
                     "all_products": self._all_products(tensor, closure),
                     "advantages": self._advantages(tensor),
-                } | self._policy(tensor, closure)
+                } | self._of_new_graph(tensor, closure)
             if isinstance(tensor, Tensor):
                 message = "the loss does not depend on any parameter: nothing can be learned from it"
                 self._tell("no-graph", message, "loss")
@@ -177,12 +178,15 @@ class Given:
             return advantages.told(self._model, loss)
         return []
 
-    def _policy(self, loss: Tensor, closure: Closure | None) -> dict[str, Any]:
-        with contextlib.suppress(Exception):
-            if closure is not None and policies.may_be_one(loss) and self._may_ask():
-                with forwards.ours(self._model, closure), torch.enable_grad():
-                    return policies.told(self._model, closure())
-        return {}
+    def _of_new_graph(self, loss: Tensor, closure: Closure | None) -> dict[str, Any]:
+        """What is read of a loss's factors, where its functions make that worth a call."""
+        told = dict[str, Any]()
+        for form, tell in ((policies, partial(policies.told, self._model)), (overlaps, overlaps.told)):
+            with contextlib.suppress(Exception):
+                if closure is not None and form.may_be_one(loss) and self._may_ask():
+                    with forwards.ours(self._model, closure), torch.enable_grad():
+                        told |= tell(closure())
+        return told
 
     def _shapes(self, closure: Closure) -> tuple[Broadcasts, Tensor]:
         """What each function of the loss is given, and the loss."""

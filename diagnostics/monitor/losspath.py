@@ -57,7 +57,11 @@ def describe(loss: Tensor) -> str:
 
 def last_function(output: Tensor) -> str:
     """Name of the function that an output comes from, whatever shape it was given since; "" if there is none."""
-    node = output.grad_fn
+    return last_before(output.grad_fn)
+
+
+def last_before(node: Any) -> str:
+    """The same of what a node hands on: its own name, or that of one behind it."""
     while node is not None and function_of(node) in SHAPES:
         below = inputs_of(node)
         node = below[0] if len(below) == 1 else None
@@ -261,3 +265,11 @@ def is_layer(node: Any) -> bool:
 def is_product(node: Any) -> bool:
     """Of two different results."""
     return function_of(node) == "mul" and len(set(inputs_of(node))) == 2
+
+
+def constant(node: Any) -> Tensor | None:
+    """What a product multiplies a single result with."""
+    if len(inputs_of(node)) != 1:
+        return None
+    at = next(place for place, (below, _) in enumerate(node.next_functions) if below is not None)
+    return getattr(node, "_saved_self" if at else "_saved_other", None)

@@ -63,18 +63,10 @@ def _signs(node: Any) -> tuple[int, ...] | None:
         return (-1,)
     if name == "div" and inputs and node.next_functions[0][0] is not None and len(losspath.inputs_of(node)) == 1:
         return (1,)  # by a count, or by as many as there are
-    if name == "mul" and (factor := _constant(node)) is not None and factor.numel() == 1:
+    if name == "mul" and (factor := losspath.constant(node)) is not None and factor.numel() == 1:
         known = transfer.on_host(factor.device)
         return (int(factor.sign().item()) if known else 0,) * inputs
     return (1,) * inputs if name in _KEEPS_SIGN else None
-
-
-def _constant(node: Any) -> Tensor | None:
-    """What a product multiplies a single result with."""
-    if len(losspath.inputs_of(node)) != 1:
-        return None
-    at = next(place for place, (below, _) in enumerate(node.next_functions) if below is not None)
-    return getattr(node, "_saved_self" if at else "_saved_other", None)
 
 
 def _is_entropy(node: Any) -> bool:
@@ -93,7 +85,7 @@ def _is_entropy(node: Any) -> bool:
 
 def _is_policy(node: Any) -> bool:
     """The logarithm of what was chosen, or a ratio of its probabilities, times gains and losses."""
-    gains = _constant(node) if losspath.function_of(node) == "mul" else None
+    gains = losspath.constant(node) if losspath.function_of(node) == "mul" else None
     if gains is None or gains.numel() < 2 or not bool((gains.min() < 0) & (gains.max() > 0)):
         return False
     functions = {losspath.function_of(each) for each in losspath.walk(node, set(), losspath.LONGEST, losspath.is_layer)}

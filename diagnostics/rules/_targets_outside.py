@@ -1,5 +1,5 @@
-"""Targets that a loss cannot take: no probabilities under a cross-entropy, which has no least value then, and labels of
-0 under a loss whose labels are 1 and -1.
+"""Targets that a loss cannot take: no probabilities under a cross-entropy, which has no least value then, masks of 0
+and 255 in an overlap, and labels of 0 under a loss whose labels are 1 and -1.
 
 Source: the definition of the cross-entropy, -t log p - (1 - t) log(1 - p), which is positive for 0 <= t <= 1 only, and
 of the losses of pairs in PyTorch.
@@ -45,6 +45,28 @@ def targets_outside(run: Run) -> Iterator[Finding]:
         step=below,
         formula=r"-t\log p-(1-t)\log(1-p)\;\to\;-\infty \quad\text{where}\quad t \notin [0, 1]",
         chart=Chart("line", "scalars", ("weight_norm",), "Norm of the weights"),
+    )
+
+
+def masks_outside(run: Run) -> Iterator[Finding]:
+    """Told once the loss shows it: probabilities may also be multiplied with what each of them is worth."""
+    history, height = signals.loss(run), float(run.meta["mask_height"])
+    if not height > 1 or not history.end < 0:
+        return
+    below = int(history.steps[(history.values < 0).argmax()])
+    yield found(
+        "targets-outside",
+        run,
+        (
+            f"The masks that the loss compares probabilities with hold 0 and {number(height)}, not 0 and 1. An overlap "
+            f"that is counted {number(height)} times takes the loss below 0 since step {below}, to "
+            f"{number(history.end)} at the end. Beside it a pixel that is marked by mistake costs next to nothing, and "
+            "what is marked becomes too large."
+        ),
+        (f"give the loss masks of 0 and 1: mask = (mask > 0).float(), or mask / {number(height)}",),
+        evidence={"loss at end": history.end, "largest number in a mask": height},
+        step=below,
+        formula=r"\frac{2\sum p\,t}{\sum p + \sum t} \le 1 \quad\text{for}\quad t \in \{0, 1\}",
     )
 
 

@@ -128,8 +128,10 @@ ones. `kl_div` takes its first argument for log-probabilities: of probabilities 
 entry of the target has all. `ctc_loss` adds up, over all ways to write a text, what such entries make of each.
 
 *Targets outside*: $-t\log p-(1-t)\log(1-p)$ is positive for $0\le t\le 1$; with a label of $-1$ or 2 one of its terms
-changes its sign, and the surer the output, the lower the loss, without end. The losses of pairs and `soft_margin_loss`
-take labels of 1 and $-1$; one of 0 adds to them what has no gradient, or pulls both ways.
+changes its sign, and the surer the output, the lower the loss, without end. In an overlap
+$\sum p\,t / (\sum p + \sum t)$ masks of 255 count what is found 255 times, and what is found where nothing is once. The
+losses of pairs and `soft_margin_loss` take labels of 1 and $-1$; one of 0 adds to them what has no gradient, or pulls
+both ways.
 
 *No floor*: a score that is only to grow, as a critic's without a penalty, a log-likelihood that is added where it
 should be subtracted, or a log determinant of the wrong sign, is lowered by larger weights whatever the data are.
@@ -258,7 +260,7 @@ from diagnostics.rules._policy import advantage_trained, entropy_lowered
 from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._shrinking_targets import shrinking_targets
 from diagnostics.rules._softmax_axis import other_axis, over_queries
-from diagnostics.rules._targets_outside import targets_outside, unsigned
+from diagnostics.rules._targets_outside import masks_outside, targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, state_lost, unstored
 from diagnostics.rules._uphill import uphill
 from diagnostics.rules._zero_inputs import zero_inputs
@@ -280,8 +282,8 @@ _LOOKS = (
     membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, restarted,
     advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
-    short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, unsigned, no_floor, in_order,
-    inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
+    short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
+    in_order, inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
     forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
     forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
     shrinking_targets, beyond_generator, identity_activation,

@@ -16,6 +16,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "all_products": 0,
     "advantages": [],
     "policy": False,
+    "mask_height": 0.0,
     "entropy_lowered": [],
     "looks_ahead": 0.0,
     "across_texts": False,
