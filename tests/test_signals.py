@@ -145,22 +145,24 @@ def test_swings_are_rises_not_the_fall():
 
 
 @pytest.mark.parametrize(
-    ("overshoot", "slope", "cosine", "held_up"),
+    ("overshoot", "slope", "cosine", "constant", "held_up"),
     [
-        (np.r_[np.full(11, 0.4), np.full(4, 1.5)], 0.0, -0.3, True),  # four of fifteen raise their own batch's loss
-        (np.r_[np.full(11, 0.4), np.full(4, 1.5)], 0.0, 0.3, False),  # gradients agree: nothing is undone
-        (np.full(15, 0.4), 0.0, -0.3, False),
-        (np.full(15, 0.4), 0.006, -0.3, True),  # the loss of all batches has climbed
-        (np.full(15, 0.1), 0.006, -0.3, False),  # short steps do not make it climb
-        (np.full(15, 0.4), -0.004, -0.3, False),  # it still falls
+        (np.r_[np.full(11, 0.4), np.full(4, 1.5)], 0.0, -0.3, 2.0, True),  # four of fifteen raise their own batch's
+        (np.r_[np.full(11, 0.4), np.full(4, 1.5)], 0.0, 0.3, 2.0, False),  # gradients agree: nothing is undone
+        (np.full(15, 0.4), 0.0, -0.3, 2.0, False),
+        (np.full(15, 0.4), 0.006, -0.3, 2.0, True),  # the loss of all batches has climbed
+        (np.full(15, 0.4), 0.006, -0.3, np.nan, False),  # as may one whose targets move, as a network's own
+        (np.full(15, 0.1), 0.006, -0.3, 2.0, False),  # short steps do not make it climb
+        (np.full(15, 0.4), -0.004, -0.3, 2.0, False),  # it still falls
     ],
 )
-def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, cosine, held_up):
+def test_long_steps_hold_a_noisy_loss_up(overshoot, slope, cosine, constant, held_up):
     loss = np.exp(slope * np.arange(300) + np.random.default_rng(5).normal(0, 0.1, 300))
     measured = np.full((2, 300), np.nan)
     measured[:, 155::10] = overshoot, np.random.default_rng(6).normal(cosine, 0.1, 15)
     columns = {"step": np.arange(1, 301), "loss": loss, "lr": 0.1}
     columns |= {"overshoot": measured[0], "gradient_cosine": measured[1], "grad_norm": 1.0, "update_norm": 1.0}
+    columns |= {"constant_loss": np.where(np.isnan(measured[1]), np.nan, constant)}
     run = Run.from_frames(
         {"name": "test", "status": "finished", "optimizer": "Adam", "hyperparameters": [{"betas": (0.9, 0.999)}]},
         {"scalars": pd.DataFrame(columns)},

@@ -17,8 +17,12 @@ def is_moving(run: Run) -> bool:
     harm by themselves."""
     if is_of_a_policy(run):
         return True
-    unknown = not len(signals.column(run, "constant_loss")[1])
-    return unknown and not raw(run) and (_inputs_move(run) or _rises_downhill(run))
+    return not targets_known(run) and not raw(run) and (_inputs_move(run) or _rises_downhill(run))
+
+
+def targets_known(run: Run) -> bool:
+    """Whether the loss has a measure of its own, the one of the same answer to all: then a rise says something."""
+    return len(signals.column(run, "constant_loss")[1]) > 0
 
 
 def is_of_a_policy(run: Run) -> bool:

@@ -10,6 +10,7 @@ from diagnostics.rules import _quadratic as quadratic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _steps as steps_made
 from diagnostics.rules._explained import explained_late
+from diagnostics.rules._moving import targets_known
 from diagnostics.run import Run
 
 # Of a quadratic loss that is motion: one designs for a misadjustment of ten per cent (Widrow and Stearns 1985, Adaptive
@@ -57,12 +58,12 @@ def too_far(
 ) -> bool:
     """Long steps keep the weights in motion: flat loss, and updates that go too far on their own batch.
 
-    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own. With
-    momentum an update raises its own batch's loss now and then for the sake of those before, and where the gradient is
-    not the loss's own (straight-through estimators) it always may: so either the rate must be near its limit, or
-    successive gradients oppose each other. Opposition alone is normal in a converged run's noise ball, where they
-    correlate at about -s (Pflug 1990; Chee and Toulis 2018). Or the first updates were far past the limit, and nothing
-    has been learned since.
+    Steps that go only most of the way must also raise the loss, of all batches or now and then of their own. One whose
+    targets are not known may rise because these move. With momentum an update raises its own batch's loss now and then
+    for the sake of those before, and where the gradient is not the loss's own (straight-through estimators) it always
+    may: so either the rate must be near its limit, or successive gradients oppose each other. Opposition alone is
+    normal in a converged run's noise ball, where they correlate at about -s (Pflug 1990; Chee and Toulis 2018). Or the
+    first updates were far past the limit, and nothing has been learned since.
     """
     half = history.middle_step
     over_steps, over = steps_made.overshoots(run)
@@ -95,7 +96,7 @@ def too_far(
     settled = signals.trend(history.after(half))
     if not _stands(history, half):
         return False
-    rises = climbs(settled)
+    rises = climbs(settled) and targets_known(run)
     if not rises and _gradient_grows(run, history, half):
         return False
     if rises or (raised and noisy):
