@@ -180,3 +180,38 @@ def test_places_in_the_batch_of_a_run_that_learns(blind):
     meta = {"name": "test", "status": "finished", "by_place": 1.2, "order_blind": blind}
     told = list(by_place_rule(Run.from_frames(meta, {"scalars": pd.DataFrame(table)})))
     assert [(each.cause, each.severity) for each in told] == [("by-place", "warning")] * blind
+
+
+class EachToken(nn.Module):
+    """An answer to each token, by attention within the text, or within the batch of those at one place."""
+
+    def __init__(self, along, first="examples", attends=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.places = nn.Embedding(KINDS, 16), torch.randn(64, 16)
+        self.core = nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=first == "examples")
+        self.along, self.out, self.attends = along, nn.Linear(16, KINDS), attends
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        if self.along is not None:
+            x = x + torch.stack([self.places[at] for at in range(x.shape[self.along])]).unsqueeze(1 - self.along)
+        return self.out(self.core(x) if self.attends else x)
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize(
+    ("model", "told_of"),
+    [
+        (EachToken(0), True),
+        (EachToken(1), False),
+        (EachToken(None), False),
+        (EachToken(0, "tokens"), False),  # which come first on purpose
+        (EachToken(0, attends=False), False),  # the first dimension may be anything
+    ],
+)
+def test_answers_to_tokens_whose_places_are_counted_along_the_batch(model, told_of):
+    torch.manual_seed(1)
+    tokens = torch.randint(KINDS, (ROWS, LENGTH))
+    found = told(model, lambda: F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()))
+    assert (found["by_place"] > 0.1, found["order_blind"]) == (told_of, told_of)

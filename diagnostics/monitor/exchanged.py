@@ -21,6 +21,7 @@ FEWEST = 8  # examples
 MOVED = 0.05  # of how far the answers to different examples are apart: less may be of a tie, or of rounding
 ROUNDED = 2e-2  # of the answers' own size: what half precision may leave
 SAME = 1e-4  # of how far they are apart: what single precision leaves of sums in another order is far less
+MOST = 1 << 24  # numbers in all answers to tokens, which take eight bytes each
 WORDS = 8  # tokens, of which two lie side by side in many orders
 
 
@@ -32,7 +33,11 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     usual = _usual(model, closure)
     if usual is None:
         return {}
-    return {"by_place": _by_place(model, closure, usual), "order_blind": _order_blind(model, closure, usual)}
+    by_place = _by_place(model, closure, usual)
+    if usual.dim() > 2:  # an answer to each token: the first dimension may be time, or agents that differ
+        by_place *= by_place > 0 and _runs_along_texts(model, closure, usual)
+        return {"by_place": by_place, "order_blind": by_place > 0 and _order_blind(model, closure, usual)}
+    return {"by_place": by_place, "order_blind": _order_blind(model, closure, usual)}
 
 
 def _by_place(model: nn.Module, closure: Callable[[], Any], usual: Tensor) -> float:
@@ -48,21 +53,39 @@ def _by_place(model: nn.Module, closure: Callable[[], Any], usual: Tensor) -> fl
 
 
 def _order_blind(model: nn.Module, closure: Callable[[], Any], usual: Tensor) -> bool:
-    """Whether one answer to each text is the same for its tokens in any order."""
+    """Whether the answer to each text is the same for its tokens in any order; the answers to its tokens, but for that
+    order."""
     if not any(isinstance(module, nn.Embedding) for module in model.modules()):
         return False
-    is_text = False
+    order: Tensor | None = None
 
     def shuffled(x: Tensor) -> Tensor:
-        nonlocal is_text
+        nonlocal order
         is_text = functions.holds_tokens(x) and x.shape[1] >= WORDS
-        return x[:, _shuffled(x.shape[1]).to(x.device)] if is_text else x
+        order = _shuffled(x.shape[1]).to(x.device) if is_text else None
+        return x if order is None else x[:, order]
 
     moved = _moved(model, closure, shuffled)
-    if not is_text or moved is None or moved.shape != usual.shape:
+    if order is None or moved is None or moved.shape != usual.shape:
         return False
+    moved = moved[:, order.argsort()] if moved.dim() > 2 else moved
     apart = (usual - usual.mean(0)).norm()
     return bool(((moved - usual).norm() <= SAME * apart) & (apart > ROUNDED * SAME * usual.norm()))
+
+
+def _runs_along_texts(model: nn.Module, closure: Callable[[], Any], usual: Tensor) -> bool:
+    """Whether the answers to one text depend on its tokens alone, and each on other tokens than its own."""
+
+    def changed(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[0, 0] = x[0, (x[0] != x[0, 0]).long().argmax()]
+        return x
+
+    moved = _moved(model, closure, changed)
+    if moved is None or moved.shape != usual.shape:
+        return False
+    off, apart = (moved - usual).flatten(2).norm(dim=2), (usual - usual.mean(0)).norm()
+    return bool((off[0, 1:].norm() > SAME * apart) & (off[1:].norm() <= SAME * apart))
 
 
 def _shuffled(count: int) -> Tensor:
@@ -101,13 +124,8 @@ def _answers(model: nn.Module, closure: Callable[[], Any], change: Callable[[Ten
         calls.append(args[0] if plain else None)
         return ((change(args[0]),), kwargs) if plain and change is not None else None
 
-    def leave(module: nn.Module, args: tuple, out: Any) -> Any:
-        x = calls[-1]
-        if x is None or not isinstance(out, Tensor) or out.dim() > 2 or out.shape[:1] != x.shape[:1]:
-            calls[-1] = None
-            return None
-        calls[-1] = out
-        return None
+    def leave(module: nn.Module, args: tuple, out: Any) -> None:
+        calls[-1] = out if _is_answer(calls[-1], out) else None
 
     hooks = [model.register_forward_pre_hook(enter, with_kwargs=True), model.register_forward_hook(leave)]
     try:
@@ -117,6 +135,13 @@ def _answers(model: nn.Module, closure: Callable[[], Any], change: Callable[[Ten
         for hook in hooks:
             hook.remove()
     return calls[0].detach() if len(calls) == 1 and calls[0] is not None else None
+
+
+def _is_answer(x: Tensor | None, out: Any) -> bool:
+    """To each example, or to each of its tokens."""
+    if x is None or not isinstance(out, Tensor) or out.shape[:1] != x.shape[:1]:
+        return False
+    return out.dim() <= 2 or (out.shape[:-1] == x.shape and functions.holds_tokens(x) and out.numel() <= MOST)
 
 
 class _WithoutDropout(TorchFunctionMode):

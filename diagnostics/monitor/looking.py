@@ -39,6 +39,7 @@ from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs, beside
 from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.overshoot import Overshoot
+from diagnostics.monitor.pulled import Distances, Pulled
 from diagnostics.monitor.sending import Record
 from diagnostics.monitor.sequences import along_batch
 from diagnostics.monitor.together import Together
@@ -68,6 +69,7 @@ class Looking:
         self._guard, self._together = guard, together
         self._compared, self._averaged = Compared(), Averaged()
         self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
+        self._pulled = Pulled()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._elastic: Elastic | None = guard.run("elasticity", Elastic, model)
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -109,6 +111,7 @@ class Looking:
             self._guard.run("partners", self._look_at_partners, record, observer)
         if closure is not None and not self._together.active:  # parts of a backward that others wait for
             self._guard.run("ending", self._look_where_it_ends, record, closure)
+            self._guard.run("pairs", self._look_at_pairs, observers, closure)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
@@ -242,6 +245,12 @@ class Looking:
         self._ended[which] = TRIES if ends else self._ended[which] + 1
         if ends:
             self._note(gradient_ends=ends)
+
+    def _look_at_pairs(self, observers: list[Observer], closure: Closure) -> None:
+        if observers and self._pulled.due(observers[-1].rows):
+            with forwards.ours(self._model, closure), torch.enable_grad(), Distances() as seen:
+                self._pulled.meet(seen.apart(closure()))
+            self._note(pulled=[list(each) for each in self._pulled.found])
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

@@ -37,6 +37,7 @@ from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
 from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.probe import active
+from diagnostics.monitor.pulled import Rows
 from diagnostics.monitor.restarts import Restarts
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 from diagnostics.monitor.units import GATE, Call
@@ -76,9 +77,11 @@ class Observer(TorchFunctionMode):
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
-        self.flattened, self.dropped, self.axes = Flattened(), Dropped(), Axes()
+        self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
-        self._followers = self.axes, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts
+        self._followers = (
+            self.axes, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts, self.rows,
+        )  # fmt: skip
         # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
         self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is

@@ -171,7 +171,7 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
     )
 
 
-_NOT_ON_ORDER = "; when the tokens of each do, they stay the same"
+_NOT_ON_ORDER = ", and the order of the tokens of each does not count"
 
 
 def by_place(run: Run) -> Iterator[Finding]:

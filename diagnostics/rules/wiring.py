@@ -22,7 +22,8 @@ Facts, not statistics, each seen on the thing itself:
   drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step, or handed on
   to none; does the policy's term train the critic, and is its entropy lowered;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
-  below 0 as fast as ever; do strangers become as alike as partners; do targets that are trained shrink with it;
+  below 0 as fast as ever; do strangers become as alike as partners; are pairs
+  that are pulled together the less alike ones; do targets that are trained shrink with it;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
   that of one answer to all; do features become tenfold larger or smaller together; are all examples of a batch one, all
   texts one token, all inputs of a layer zero.
@@ -199,6 +200,10 @@ state that was there before the loop, and each answer is made of $x_t$ and of th
 *Collapsed*: a loss that asks for two views of an example to be alike, and nothing else, is least where all answers
 are one. What keeps them apart is a target without a gradient beside a predictor, negatives, or a term for the variance.
 
+*Pairs reversed*: a loss of pairs pulls those of one label together and pushes those of the other apart, and papers do
+not agree which is which. Random weights keep what is alike near; a loss that pulls the farther pairs together from the
+start, and cannot, has them the other way round.
+
 *Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
 
 *Beyond generator*: a tanh gives numbers between -1 and 1. Data that lie farther out differ from all that a generator
@@ -257,6 +262,7 @@ from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._policy import advantage_trained, entropy_lowered
+from diagnostics.rules._pulled import pairs_reversed
 from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._shrinking_targets import shrinking_targets
 from diagnostics.rules._softmax_axis import other_axis, over_queries
@@ -272,6 +278,7 @@ explains = wiring_explains.explains
 TITLES = {
     "class-weights": "Class weights the wrong way round",
     "norm-epsilon": "Batch norms that do not normalize",
+    "pairs-reversed": "Labels of pairs the other way round",
     "beyond-generator": "Data that the generator cannot make",
 }
 
@@ -286,7 +293,7 @@ _LOOKS = (
     in_order, inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
     forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
     forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
-    shrinking_targets, beyond_generator, identity_activation,
+    pairs_reversed, shrinking_targets, beyond_generator, identity_activation,
 )  # fmt: skip
 
 

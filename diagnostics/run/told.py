@@ -35,6 +35,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "ctc_total": 0.0,
     "padding_alone": [],
     "unsigned": [],
+    "pulled": [],
     "crowded": [],
     "cut_off": [],
     "drawn": [],
