@@ -790,3 +790,22 @@ def test_what_is_outside_a_domain_though_the_loss_was_at_its_lowest(function, re
     (alarm,) = diagnostics.diagnose(run).alarms
     assert (alarm.kind, alarm.cause) == ("non-finite", "domain-error") and alarm.remedies[0].startswith(remedy)
     assert any("logits" in each for each in alarm.remedies) == logits
+
+
+@pytest.mark.parametrize(("moved", "told"), [(1e-5, True), (1e-2, False)])
+def test_a_gradient_that_vanishes_holds_up_what_stays_where_it_is(moved, told):
+    """Adam divides by the gradient's own size, and moves a first layer that gets a thousandth as far as any other."""
+    steps, names = STEPS[9::10], [f"{at}.weight" for at in range(5)]
+    rows = {"step": np.repeat(steps, 5), "layer": names * len(steps), "weight_norm": 1.0}
+    rows |= {"grad_norm": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1] * len(steps)}
+    rows |= {"update_norm": [moved, 1e-2, 1e-2, 1e-2, 1e-2] * len(steps)}
+    run = run_of(
+        {
+            "optimizer": "Adam",
+            "layers": [{"name": name, "shape": [8, 8], "parameters": 64} for name in names],
+            "modules": [{"name": str(at), "type": "Linear"} for at in range(5)],
+        },
+        scalars={"step": STEPS, "loss": 1.4, "lr": 0.01},
+        layers=rows,
+    )
+    assert [each.cause for each in plateau.check(run) if each.alarm] == ["vanishing-gradient"] * told

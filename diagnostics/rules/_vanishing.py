@@ -39,16 +39,18 @@ def vanishing(
     stretch: stretches.Flat,
     heard: bool,
     *,
+    moving: bool = False,
     depth: int = 4,  # weight layers: fewer factors of 1/4 make no plateau
     vanished: float = 1e-3,  # of the last layer's relative gradient: the early layers are frozen for a thousand updates
     factor: float = 0.25,  # of the gradient that a layer passes on: the logistic's largest derivative
     frozen: float = 0.1,  # of a layer's size: the most that all updates of the stretch together moved it
 ) -> Finding | None:
-    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input: by three
-    orders of magnitude, or by more than logistic units must, while the first layer stays where it is; not where the
+    """Gradients, relative to the weights they move, that shrink geometrically from the output to the input, by three
+    orders of magnitude or by more than logistic units must, while the first layer stays where it is; not where the
     last one stays as well, and all updates are too short. Or outputs that shrink so from the input to the output, where
     the first layer stays: of few layers by three orders of magnitude all the same; not where inputs are `heard`, since
-    the answers tell of them."""
+    the answers tell of them. `moving`: also where the first layer is moved all the same, whatever its gradient, as by
+    Adam; which is then not what holds the run up."""
     unheard = None if heard else _unheard(kind, run, stretch, vanished, frozen)
     if unheard is not None:
         return unheard
@@ -63,13 +65,15 @@ def vanishing(
     passed = ratio ** (1 / (len(chain.names) - 1))
     first, last = (chain.moved[at] <= frozen for at in (0, -1))
     if not last and (ratio <= vanished or (passed <= factor and first)):
+        why = _cut_by_steps(kind, run, stretch, chain, ratio) or _drowned_out(kind, run, stretch, chain, ratio)
+        if why or not (first or moving):
+            return why
         squashing = {function for function, _ in by_layer.activations(run).values()} & {
             "sigmoid",
             "tanh",
             "hardsigmoid",
         }
-        why = _cut_by_steps(kind, run, stretch, chain, ratio) or _drowned_out(kind, run, stretch, chain, ratio)
-        return why or _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
+        return _backward(kind, stretch, chain, passed, ratio, _STRONGER if squashing else _LARGER)
     kept, least = _forward(run, stretch, depth)
     return _shrunk(kind, stretch, chain, kept, least) if kept <= factor and first and not heard else None
 

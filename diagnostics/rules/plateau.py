@@ -271,8 +271,9 @@ def _shrunk(run: Run, stretch: stretches.Flat) -> Finding | None:
 
 def _vanished(run: Run, stretch: stretches.Flat, heard: bool, far_off: Finding | None) -> Finding | None:
     """Or answers that are far off all along: activations that are large make the gradients of later layers large."""
-    found = vanishing(KIND, run, stretch, heard)
-    return far_off if found and far_off is not None and far_off.cause == START_FAR_OFF else found
+    by_answers = far_off is not None and far_off.cause == START_FAR_OFF
+    found = vanishing(KIND, run, stretch, heard, moving=by_answers)
+    return far_off if found and by_answers else found
 
 
 def _learned(run: Run, stretch: stretches.Flat, *, most: float = 0.5) -> bool:
