@@ -67,9 +67,11 @@ class Distances(TorchFunctionMode):
             self._seen.append(out)
         return out
 
-    def apart(self, loss: Tensor) -> list[Apart]:
+    def apart(self, loss: Any) -> list[Apart]:
         seen = self._seen[:MOST]
-        gradients = torch.autograd.grad(loss, seen, allow_unused=True) if seen else []
+        if not seen or not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            return []
+        gradients = torch.autograd.grad(loss.sum(), seen, allow_unused=True)
         found = [_apart(x.detach(), g) for x, g in zip(seen, gradients, strict=True) if g is not None]
         return [each for each in found if each is not None]
 
@@ -95,7 +97,7 @@ def _apart(x: Tensor, gradient: Tensor) -> Apart | None:
     else:
         distance, pull = x.reshape(-1), gradient.reshape(-1)
     together, away, free = pull > 0, pull < 0, pull == 0
-    if min(int(together.sum()), int(away.sum())) < FEWEST or not bool((gradient != 0).any()):
+    if min(int(together.sum()), int(away.sum())) < FEWEST:
         return None
     if free.any() and bool(distance[free].min() < distance[away].max()):
         return None
