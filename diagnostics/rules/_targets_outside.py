@@ -58,7 +58,7 @@ def masks_outside(run: Run) -> Iterator[Finding]:
         "targets-outside",
         run,
         (
-            f"The masks that the loss compares probabilities with hold 0 and {number(height)}, not 0 and 1. An overlap "
+            f"The masks that the loss compares probabilities with hold 0 and {number(height)}, not 0 and 1: an overlap "
             f"that is counted {number(height)} times takes the loss below 0 since step {below}, to "
             f"{number(history.end)} at the end. Beside it a pixel that is marked by mistake costs next to nothing, and "
             "what is marked becomes too large."

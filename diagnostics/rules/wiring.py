@@ -201,8 +201,8 @@ state that was there before the loop, and each answer is made of $x_t$ and of th
 are one. What keeps them apart is a target without a gradient beside a predictor, negatives, or a term for the variance.
 
 *Pairs reversed*: a loss of pairs pulls those of one label together and pushes those of the other apart, and papers do
-not agree which is which. Random weights keep what is alike near; a loss that pulls the farther pairs together from the
-start, and cannot, has them the other way round.
+not agree which is which. Random weights keep what is alike near: a loss that pulls the farther pairs together from the
+start, and does not get far, has them the other way round.
 
 *Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
 
@@ -277,6 +277,7 @@ RANK = 4
 explains = wiring_explains.explains
 TITLES = {
     "class-weights": "Class weights the wrong way round",
+    "targets-outside": "Targets that the loss cannot take",
     "norm-epsilon": "Batch norms that do not normalize",
     "pairs-reversed": "Labels of pairs the other way round",
     "beyond-generator": "Data that the generator cannot make",
