@@ -108,7 +108,16 @@ def regression(a: Tensor, b: Tensor, alike: Tensor) -> Tensor:
     return torch.sub(1, (a - b).square()).square().mean()
 
 
-@pytest.mark.parametrize("loss_of", [scored, hardest, triplets, by_head, regression])
+def residual(a: Tensor, b: Tensor, alike: Tensor) -> Tensor:
+    """Of a differential equation: a column, whose numbers have a sign."""
+    return (a[:, :1] - b[:, :1]).square().mean()
+
+
+def ranking(a: Tensor, b: Tensor, alike: Tensor) -> Tensor:
+    return F.relu(1 - (a[:, :1] - b[:, :1])).mean() + F.softplus(b[:, 1:2] - a[:, 1:2]).mean()
+
+
+@pytest.mark.parametrize("loss_of", [scored, hardest, triplets, by_head, regression, residual, ranking])
 def test_pairs_of_which_nothing_is_known(loss_of):
     assert apart(loss_of) == []
 

@@ -15,13 +15,13 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.curvature import generators
 from diagnostics.monitor import describe, functions
+from diagnostics.monitor.answers import MOST
 from diagnostics.monitor.forwards import random_state
 
 FEWEST = 8  # examples
 MOVED = 0.05  # of how far the answers to different examples are apart: less may be of a tie, or of rounding
 ROUNDED = 2e-2  # of the answers' own size: what half precision may leave
 SAME = 1e-4  # of how far they are apart: what single precision leaves of sums in another order is far less
-MOST = 1 << 24  # numbers in all answers to tokens, which take eight bytes each
 WORDS = 8  # tokens, of which two lie side by side in many orders
 
 
@@ -34,9 +34,9 @@ def told(model: nn.Module, closure: Callable[[], Any]) -> dict[str, Any]:
     if usual is None:
         return {}
     by_place = _by_place(model, closure, usual)
-    if usual.dim() > 2:  # an answer to each token: the first dimension may be time, or agents that differ
-        by_place *= by_place > 0 and _runs_along_texts(model, closure, usual)
-        return {"by_place": by_place, "order_blind": by_place > 0 and _order_blind(model, closure, usual)}
+    each_token = usual.dim() > 2  # where the first dimension may also be time, or agents that differ
+    if each_token and not (by_place and _runs_along_texts(model, closure, usual)):
+        return {"by_place": 0.0, "order_blind": False}
     return {"by_place": by_place, "order_blind": _order_blind(model, closure, usual)}
 
 

@@ -25,7 +25,7 @@ class Partners:
         if not (func in functions.COSINE or (outside and func in OF_UNIT_LENGTH)) or len(args) < 2:
             return
         a, b = args[:2]
-        if not (_is_matrix(a) and _is_matrix(b)) or a.shape != b.shape or len(a) < FEWEST or a is b:
+        if not row_by_row(a, b):
             return
         cosines = stats.pair_cosines(a.detach(), b.detach())
         if func not in functions.COSINE:
@@ -39,6 +39,11 @@ class Partners:
             return {}
         pair, left, right = torch.stack(self._seen).nanmean(0)
         return {"pair_cosine": pair, "left_cosine": left, "right_cosine": right}
+
+
+def row_by_row(a: Any, b: Any) -> bool:
+    """Whether these are two matrices of one shape, of rows of several numbers each."""
+    return _is_matrix(a) and _is_matrix(b) and a.shape == b.shape and len(a) >= FEWEST and a is not b
 
 
 def _is_matrix(x: Any) -> bool:

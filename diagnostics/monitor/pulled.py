@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from diagnostics.monitor import functions
+from diagnostics.monitor.partners import row_by_row
 
 FEWEST = 4  # pairs of each kind: of fewer no spread is known
 ROUNDING = 1e-3  # of the largest pull, by which one may miss the line through all
@@ -33,7 +34,7 @@ class Rows:
         self.compared = False
 
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        self.compared = self.compared or _compares(func, args, out)
+        self.compared = self.compared or _compares(func, args)
 
 
 class Pulled:
@@ -63,7 +64,7 @@ class Distances(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if _compares(func, args, out):
+        if _compares(func, args):
             self._seen.append(out)
         return out
 
@@ -76,14 +77,12 @@ class Distances(TorchFunctionMode):
         return [each for each in found if each is not None]
 
 
-def _compares(func: Callable, args: tuple, out: Any) -> bool:
-    """Two matrices that are learned both, as far as there is a graph to tell: not answers with targets."""
-    if not (func in functions.DISTANCE or func in functions.SUBTRACTING) or len(args) < 2:
+def _compares(func: Callable, args: tuple) -> bool:
+    """Rows that are learned both, as far as there is a graph to tell: not answers with targets, nor one number with
+    another, whose difference has a sign."""
+    if not (func in functions.DISTANCE or func in functions.SUBTRACTING) or not row_by_row(*args[:2]):
         return False
-    matrices = [each for each in args[:2] if isinstance(each, Tensor) and each.dim() == 2]
-    if len(matrices) < 2 or matrices[0].shape != matrices[1].shape or len(out) < 2 * FEWEST:
-        return False
-    return all(each.requires_grad for each in matrices) or not torch.is_grad_enabled()
+    return all(each.requires_grad for each in args[:2]) or not torch.is_grad_enabled()
 
 
 def _apart(x: Tensor, gradient: Tensor) -> Apart | None:

@@ -22,8 +22,8 @@ Facts, not statistics, each seen on the thing itself:
   drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step, or handed on
   to none; does the policy's term train the critic, and is its entropy lowered;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
-  below 0 as fast as ever; do strangers become as alike as partners; are pairs
-  that are pulled together the less alike ones; do targets that are trained shrink with it;
+  below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
+  ones; do targets that are trained shrink with it;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
   that of one answer to all; do features become tenfold larger or smaller together; are all examples of a batch one, all
   texts one token, all inputs of a layer zero.
@@ -230,9 +230,10 @@ noisy answers to each, look like a memory of one array. The gradient of one step
 fixed point: its other steps belong under `torch.no_grad()`. A reward whose negative is the loss, and that still grows
 at the end, is taken for a loss without a floor. All labels may be of one class on purpose, as where a head waits for
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
-between. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn without a
-gradient. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be meant, and
-so may class weights that grow with frequency where a mistake in the frequent class is the dear one.
+between. Pairs that belong together though they look apart, as a question and its answer, look reversed while little is
+learned of them. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn
+without a gradient. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be
+meant, and so may class weights that grow with frequency where a mistake in the frequent class is the dear one.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
