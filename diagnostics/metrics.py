@@ -359,6 +359,19 @@ _TABLES = (
         ),
         "feature",
     ),
+    Table(
+        "examples",
+        "kept batch, example and role, where watch was asked for examples",
+        (
+            STEP,
+            Metric("example", "its place in the batch, from 0", "int64"),
+            Metric("role", "'input', 'target' or 'answer'; answers in the targets' unit, as probabilities", "string"),
+            Metric("kind", "'numbers', or 'classes': their indices, -1 where nothing is compared", "string"),
+            Metric("size", "of what is kept: numbers; rows and columns; rows, columns and 3 colours", "list"),
+            Metric("values", "its numbers, row after row, averaged over neighbours where there were more", "list"),
+            Metric("certainty", "probability of a class, of one alone"),
+        ),
+    ),
     Table("logged", "call of monitor.log", (STEP,)),  # the numbers are further columns here and of `scalars`
     Table(
         "events",

@@ -24,4 +24,4 @@ def healthy_cnn(seed: int) -> Sample:
         *(nn.Flatten(), nn.Linear(16 * 4 * 4, 10)),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return Sample(model, optimizer, F.cross_entropy, images, steps=400, batch=64)
+    return Sample(model, optimizer, F.cross_entropy, images, steps=400, batch=64, examples=8)

@@ -37,7 +37,7 @@ def plateau_cross_entropy(seed: int) -> Sample:
 def _reader(loss) -> Sample:
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return Sample(model, optimizer, loss, digits(), steps=400, batch=128)
+    return Sample(model, optimizer, loss, digits(), steps=400, batch=128, examples=8)
 
 
 def plateau_shifted_targets(seed: int) -> Sample:

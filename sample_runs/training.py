@@ -30,6 +30,7 @@ class Sample:
     zero: bool = True
     every: int = 5
     curvature_every: int = 20
+    examples: int = 0
     config: dict = field(default_factory=dict)
 
 
@@ -87,5 +88,6 @@ def _watched(sample: Sample, seed: int, run_dir: Path | None):
         config=config,
         every=sample.every,
         curvature_every=sample.curvature_every,
+        examples=sample.examples,
         budget=float("inf"),  # every planned measurement is made, however slow the machine
     )

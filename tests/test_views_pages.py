@@ -84,6 +84,17 @@ def test_the_diagnosis_of_a_sample_run_names_each_finding(id, tmp_path, monkeypa
     assert prose(first_clause(diagnosis.alarms[0].summary)) in top if diagnosis.alarms else "No alarm" in top
 
 
+def test_examples_that_were_kept_are_shown_of_the_batch_that_is_chosen(tmp_path, monkeypatch):
+    steps = [str(step) for step in sorted(set(SAMPLES["sample/plateau-shifted-targets"].steps("examples")))]
+    app = opened("diagnosis", tmp_path, monkeypatch, run="sample/plateau-shifted-targets")
+    slider = app.select_slider(key="batch")
+    assert not app.exception and slider.options == steps and str(slider.value) == steps[-1]
+    slider.set_value(int(steps[0])).run()
+    assert not app.exception and "What the loss got" in [header.value for header in app.header]
+    app = opened("diagnosis", tmp_path, monkeypatch, run="sample/lr-fitting")
+    assert "What the loss got" not in [header.value for header in app.header]
+
+
 def test_a_finding_leads_to_its_sample_and_its_cure(tmp_path, monkeypatch):
     app = opened("diagnosis", tmp_path, monkeypatch, run="sample/lr-unstable")
     links = [element.proto for element in app.get("page_link")]

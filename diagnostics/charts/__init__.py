@@ -11,7 +11,7 @@ from diagnostics.run import Run
 if TYPE_CHECKING:
     from diagnostics.charts.parts import Drawn
 
-MARKS = ("line", "heatmap", "stability", "spectrum", "inputs")  # each in a module of that name
+MARKS = ("line", "heatmap", "stability", "spectrum", "inputs", "examples")  # each in a module of that name
 
 
 def draw(run: Run, chart: Chart, finding: Finding | None = None) -> "Drawn":

@@ -18,6 +18,7 @@ from diagnostics import stats
 from diagnostics.monitor import likeness, losspath
 from diagnostics.monitor.baseline import Baseline, given
 from diagnostics.monitor.distributed import is_dtensor
+from diagnostics.monitor.examples import Examples
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
 Scale = Callable[[], Tensor | None]
@@ -36,10 +37,10 @@ class Answers:
     the pairs of a contrastive loss, do not, and a loss that hovers where a constant answer would put it may be right.
     """
 
-    def __init__(self, scale: Scale, charge: Callable[[float], None]) -> None:
+    def __init__(self, scale: Scale, charge: Callable[[float], None], examples: Examples) -> None:
         """`scale`: what a gradient scaler multiplies the loss by, if there is one. `charge` gets the seconds that
         reading a gradient took."""
-        self._scale, self._charge = scale, charge
+        self._scale, self._charge, self._examples = scale, charge, examples
         self._forms, self._tries, self._unread = stats.FORMS, 0, 0
         self.of_whole_loss = False  # the form that was chosen, by the update that told
         self._doubts: int | None = 0  # updates since that one that did not fit; None once another did
@@ -91,7 +92,9 @@ class Answers:
         if found is None or not 0 < found.numel() <= MOST:
             return
         function = losspath.last_function(found)
-        if self._forms or function == "relu" or found.dim() == 2:
+        if self._forms or function == "relu" or found.dim() == 2 or self._examples.due:
+            if self._examples.due:
+                self._examples.passed(x, len(found))
             self._passes.append(_Pass(found, x, given.to(found.device), function, self._read))
 
     def columns(self, loss: Any) -> dict[str, Tensor]:
@@ -114,6 +117,8 @@ class Answers:
         elif asked:
             self._confirm(one, loss)
         found = self._compared(one, loss, asked) if len(self._forms) == 1 else {}
+        if one.first is not None and self.fruitless:
+            self._examples.compared(one.first, None)
         found |= {} if one.alike is None else {"equal_outputs": one.alike}
         if one.undecided is not None:
             found["zero_labels"] = stats.labels_of_zero(*one.undecided, torch.as_tensor(loss))
@@ -126,6 +131,8 @@ class Answers:
         loss = torch.as_tensor(loss, device=targets.error.device)
         proven = (targets.error - loss).abs() <= one.slack * loss.abs()
         part = targets.alone & ~proven
+        if one.first is not None and bool(proven | part):  # waits
+            self._examples.compared(one.first, targets)
         before = self._whole
         targets_vary, inputs_vary = self._add(targets.only(proven | part), one.inputs)
         assert self._whole is not None
@@ -147,6 +154,7 @@ class Answers:
 
     def _read(self, one: "_Pass", output: Tensor, gradient: Tensor) -> None:
         began, scale = time.perf_counter(), self._scale()
+        one.first = self._examples.first(output) if self._examples.due else None
         gradient = gradient if scale is None else gradient.float() / scale
         read = [form.read(output, gradient, one.given) for form in self._forms]
         one.found = [each for each in read if each is not None]
@@ -235,6 +243,7 @@ class _Pass:
         self.beyond = dict[str, Tensor]()  # of targets that a sigmoid, tanh or softmax cannot give, and of the error
         self.alike: Tensor | None = None  # whether the numbers of each answer are all one
         self.undecided: tuple[Tensor, Tensor] | None = None  # output and gradient, while no form of loss is known
+        self.first: Tensor | None = None  # rows of the output that are kept
         self.failure: Exception | None = None
         self.slack = stats.rounding(output)
         self.given = x if x is not None and x.numel() == output.numel() else None

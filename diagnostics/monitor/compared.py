@@ -11,6 +11,7 @@ from torch import Tensor
 from diagnostics import stats
 from diagnostics.monitor import functions
 from diagnostics.monitor.answers import Answers
+from diagnostics.monitor.examples import Examples
 from diagnostics.monitor.likeness import FEWEST
 from diagnostics.monitor.sequences import Ends
 
@@ -43,7 +44,7 @@ class Compared:
     def __init__(self) -> None:
         self._robust = Robust()
         self._answer: int | None = None  # numbers in the model's answer to one example, if it is called once
-        self._answers = Answers(scale=lambda: None, charge=lambda seconds: None)
+        self._answers = Answers(lambda: None, lambda seconds: None, Examples(0))
         self._of_answers: bool | None = None  # by the first closure, which was run with a graph
 
     @property

@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from diagnostics.curvature import generators, undisturbed
 from diagnostics.monitor import losspath
 from diagnostics.monitor.answers import Answers, Scale
+from diagnostics.monitor.examples import Examples
 from diagnostics.monitor.generated import Generated
 from diagnostics.monitor.hook import Hook
 from diagnostics.monitor.observe import Observer
@@ -78,6 +79,7 @@ class Entrance:
         charge: Callable[[float], None],
         scale: Scale,
         learning: Callable[[Iterator[Tensor]], None],
+        examples: Examples,
     ) -> None:
         """`learning`: told what parameters learn through the model."""
         self._model, self._guarded, self._charge, self._learning = model, guarded, charge, learning
@@ -87,7 +89,7 @@ class Entrance:
         self.random_state: RandomState | None = None
         self.training: bool | None = None  # the mode of the last training forward
         self.observers: list[Observer] = []
-        self.answers, self.generated = Answers(scale, charge), Generated()
+        self.answers, self.generated = Answers(scale, charge, examples), Generated()
         self.observing = False
         self.asking = True  # until a forward told what losses are given
         self.bounds = dict[str, list[bool]]()  # as an `Observer` learns them

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from diagnostics.monitor import describe, forwards, nonfinite, resuming
+from diagnostics.monitor import describe, examples, forwards, nonfinite, resuming
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
@@ -83,8 +83,15 @@ class Monitor:
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, forward, self._guard, self._tell)
         self._beside = Beside(optimizer, self._tensors.current, self._hooked, self._writer.update_meta)
-        charge = partial(self._budget.add, "measured")
-        self._entrance = Entrance(model, self._hooked, charge, self._scaler.scale, self._beside.meet)
+        self._examples = examples.Examples(settings.examples)
+        self._entrance = Entrance(
+            model,
+            self._hooked,
+            partial(self._budget.add, "measured"),
+            self._scaler.scale,
+            self._beside.meet,
+            self._examples,
+        )
         self._looking = Looking(
             model,
             self._tensors.current,
@@ -241,6 +248,8 @@ class Monitor:
         with self._budget.charge("measured"):
             self._looking.look(record, loss, closure, self._compiled)
             record.add("layers", list(self._tensors.named), record.update.layers)
+            for row in self._examples.take(record.update.plan.step):
+                self._writer.append("examples", record.update.plan.step, row)
         self._budget.cost_of("measured", self._budget.spent["measured"] - self._spent_before)
 
     def _explain(self, update: Update, loss: Any, closure: Closure | None) -> None:
@@ -278,6 +287,8 @@ class Monitor:
         if update is not None:
             self._sender.send(Record(update), NAN)
         self._courier.collect(wait=True)
+        if self._examples.none_yet:
+            self._tell("no-examples", examples.NONE)
         self._curving.finish(self._plan.step - 1)
 
     # -- small parts ---------------------------------------------------------------------------------------------------
@@ -292,6 +303,7 @@ class Monitor:
         # The first forward is left alone: only after it is known whether it runs compiled, and if there is a closure.
         self._compiled = self._compiled or describe.compiled_frames() > 0
         if self._plan.measured and not self._compiled and self._given.has_closure is not None:
+            self._examples.ask(step)
             self._entrance.arm(observing=not (self._given.has_closure or self._guard.off("activations")))
 
     def _changed(self, why: str) -> None:

@@ -14,6 +14,7 @@ _WHOLE = (  # name, least, meaning
     ("curvature_every", 0, "updates between estimates; 0 makes none"),
     ("eigenvalues", 1, "how many; curvature_every=0 switches curvature off"),
     ("first_step", 1, "the number of the next update, counted from 1"),
+    ("examples", 0, "how many of a batch are kept in the run"),
 )
 
 
@@ -24,6 +25,7 @@ class Settings:
     eigenvalues: int
     budget: float
     first_step: int | None
+    examples: int
     scaler: Any
     on_finding: Callable[[Any], None] | None
     forward_to: Any
@@ -34,7 +36,7 @@ class Settings:
         """NumPy's numbers become plain ones, as JSON has them."""
         for name, least, meaning in _WHOLE:
             value = getattr(self, name)
-            if value is not None or name in ("every", "eigenvalues"):
+            if value is not None or name in ("every", "eigenvalues", "examples"):
                 object.__setattr__(self, name, _whole(name, value, least, meaning))
         object.__setattr__(self, "budget", _share(self.budget))
         if self.on_finding is not None and not callable(self.on_finding):

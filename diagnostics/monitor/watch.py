@@ -31,12 +31,14 @@ def watch(
     scaler: Any = None,
     on_finding: Callable[[Any], None] | None = None,
     forward_to: Any = None,
+    examples: int = 0,
 ) -> Monitor:
     """Record the training of `model` by `optimizer` in `run_dir`, without changing it in a single bit.
 
     Call `monitor.step(loss, closure)` once per update. `every`: closest spacing of per-layer measurements;
     `curvature_every`: of curvature estimates (`None` adapts, 0 makes none); `budget`: all measuring costs at most
-    max(5 s, budget x unwatched time), waits for a busy processor apart. Raises for what is no module or optimizer, for
+    max(5 s, budget x unwatched time), waits for a busy processor apart; `examples`: inputs, targets and answers of
+    as many are kept, now and then, to be looked at. Raises for what is no module or optimizer, for
     settings that make no sense, and for a directory that cannot be written or has a live writer; everything later
     becomes an event of the run.
     """
@@ -58,6 +60,7 @@ def watch(
         eigenvalues=eigenvalues,
         budget=budget,
         first_step=first_step,
+        examples=examples,
         scaler=scaler,
         on_finding=on_finding,
         forward_to=forward_to,

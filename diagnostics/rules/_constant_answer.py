@@ -29,6 +29,7 @@ _OF_MEAN = Chart(
     "The loss after each update, and that of the mean of the answers, given to every input",
     log=True,
 )
+EXAMPLES = Chart("examples", "examples", ("values",), "Examples of one batch, as the loss got them")
 _WEIGH = (
     "weigh the other terms of the loss less, or let them come in slowly: a divergence summed over a batch beside an "
     "error averaged over it pays for a code that says nothing"
@@ -89,7 +90,7 @@ def learned_nothing(
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
             *(() if nothing_there else longer),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
-            "sorted or shifted apart?",
+            f"sorted or shifted apart?{_where_to_look(run)}",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
             "targets that do not follow from them",
             *(longer if nothing_there else ()),
@@ -97,12 +98,19 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
+            *([EXAMPLES] if len(run.steps("examples")) else []),
             _OF_PART if found.partial else _OF_MEAN if found.averaged else BESIDE_A_CONSTANT,
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
         rf"{tex(found.share)} \pm {tex(found.error)}",
     )
+
+
+def _where_to_look(run: Run) -> str:
+    if len(run.steps("examples")):
+        return " A few examples stand beside this"
+    return " diagnostics.watch(..., examples=8) keeps a few, to be looked at here"
 
 
 def _longer_steps(run: Run, since: int) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ class Chart:
 
     `mark`: "line" (columns over steps; one line a layer where the table has layers), "heatmap" (layer x step of one
     column), "stability" (s over steps with this optimizer's oscillation and stability limits), "spectrum"
-    (eigenvalues with error bars over steps), "inputs" (mean and deviation of each input feature).
+    (eigenvalues with error bars over steps), "inputs" (mean and deviation of each input feature), "examples" (of the
+    last batch of which some were kept: input, target and answer).
     """
 
-    mark: Literal["line", "heatmap", "stability", "spectrum", "inputs"]
+    mark: Literal["line", "heatmap", "stability", "spectrum", "inputs", "examples"]
     table: str
     columns: tuple[str, ...]
     title: str

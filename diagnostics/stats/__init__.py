@@ -23,6 +23,7 @@ from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, si
 from diagnostics.stats.reach import beyond, of_no_sum
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
 from diagnostics.stats.targets import Form, Targets, rounding
+from diagnostics.stats.thumbnails import thumbnail
 from diagnostics.stats.units import (
     KINDS,
     OUTPUTS,
@@ -83,6 +84,7 @@ __all__ = [
     "silent_rows",
     "softmax_rows",
     "squared_norms",
+    "thumbnail",
     "total_norm",
     "unit_fractions",
     "unit_moments",

@@ -7,7 +7,7 @@ import streamlit as st
 from diagnostics import charts
 from diagnostics.charts.theme import SIGNS
 from diagnostics.rules import Diagnosis, Finding, explain, first_clause, title
-from diagnostics.views import data, pages, verdict
+from diagnostics.views import data, examples, pages, verdict
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.overview import CURVES
 from diagnostics.views.text import card_title, md, names, number, prose, reason, title_says_all, warnings
@@ -25,6 +25,7 @@ def body(view: View) -> None:
         card(view, finding, f"finding-{number_}")
     st.header("The run", divider="gray")
     overview(view, diagnosis)
+    examples.section(view)
     checked(diagnosis)
 
 
