@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diagnostics import stats
-from diagnostics.monitor import class_weights, functions
+from diagnostics.monitor import chances, class_weights, functions
 from diagnostics.monitor.cosines import Cosines
 from diagnostics.monitor.sideways import Sideways
 
@@ -30,6 +30,7 @@ class Losses:
         # of each call that expects labels 1 and -1: its name, the share of 0 if all are 0 or 1, and what it returned
         self.unsigned: list[tuple[str, Tensor, Tensor]] = []
         self.guesses: list[tuple[float, Tensor]] = []  # log C of each mean cross-entropy, and what it returned
+        self.choices: list[Tensor] = []  # numbers of scores in the rows that a softmax chooses from
         self.weighted: list[class_weights.Counted] = []  # weights of classes, and how many targets are of each
         self.cosines, self.sideways, self._weighed = Cosines(), Sideways(), class_weights.Weighed()
 
@@ -59,6 +60,7 @@ class Losses:
     def returned(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         self.cosines.follow(func, args, kwargs, out)
         self.sideways.follow(func, args, kwargs, out)
+        self.choices += chances.counted(func, args, kwargs)
         if (weighted := class_weights.counted(func, args, kwargs)) is not None:
             self.weighted.append(weighted)
         self.weighted += self._weighed.follow(func, args, kwargs, out)
@@ -81,6 +83,7 @@ def told(several: Sequence[Losses]) -> dict[str, Any]:
     """What the run says of those of one update."""
     return {
         "across_batch": any(one.sideways.told for one in several),
+        "chances": chances.told([each for one in several for each in one.choices]),
         "mean_count": max((float(each) for one in several for each in one.counts), default=None),
         "ctc_total": max((float(each) for one in several for each in one.ctc_totals), default=0.0),
         "unlogged": any(bool(each) for one in several for each in one.unlogged),

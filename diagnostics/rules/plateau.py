@@ -82,7 +82,8 @@ $e^y$ of a softplus is 1 at least, and the sigmoid of what a ReLU gives is one h
 *Nothing learned*: the best answer that ignores the input is the mean of the targets, or the shares of their classes;
 biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L} / \mathcal{L}_\text{constant}$. Where
 $R^2$ stays at 0, the gradients of different inputs have no direction in common but that of the biases: the targets do
-not follow from the inputs, or the inputs are lost on the way to the loss.
+not follow from the inputs, or the inputs are lost on the way to the loss. A contrastive loss asks which of $C$ examples
+is the partner; guessing costs $\log C$, and more than that difference it cannot have learned.
 
 *Below linear*: ridge regression of the targets on the inputs is fitted as the run goes, on two halves of the examples,
 each of which is answered by the fit of the other, so that nothing is known by heart. Any network wide enough can do the
@@ -138,6 +139,7 @@ from diagnostics.rules import _logistic as logistic
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._below_linear import BELOW_LINEAR, below_linear
+from diagnostics.rules._by_chance import no_better_than_chance
 from diagnostics.rules._constant_answer import learned_nothing
 from diagnostics.rules._constant_value import constant_value
 from diagnostics.rules._explained import explained
@@ -240,7 +242,8 @@ def _of_a_level(
         return
     by_inputs = far_off if far_off is not None and far_off.cause == INPUT_SCALE else None
     by_start = by_inputs is not None or (far_off is not None and never_came_back(far_off))
-    nothing = far_off if by_start else learned_nothing(KIND, run, stretch) or far_off
+    nothing = learned_nothing(KIND, run, stretch) or no_better_than_chance(KIND, run, stretch)
+    nothing = far_off if by_start else nothing or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     found = explained(run, stretch.first_step, stretch.last_step)

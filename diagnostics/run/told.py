@@ -46,6 +46,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "shared_norms": [],
     "mean_count": None,
     "guessing": None,
+    "chances": [],
     "scrambled": [],
     "crossed": [],
     "other_axis": [],
