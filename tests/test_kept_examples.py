@@ -171,6 +171,17 @@ def test_a_run_that_kept_none_says_why(tmp_path):
     assert "no-examples" in set(run.table("events")["kind"])
 
 
+def test_what_cannot_be_kept_stops_nothing_else(tmp_path, monkeypatch):
+    def fail(x: Tensor) -> Tensor:
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(stats, "thumbnail", fail)
+    model, loss, x, y = CASES["classes"]
+    with pytest.warns(RuntimeWarning, match="examples could not be measured: RuntimeError: no picture"):
+        run = train(tmp_path, copy.deepcopy(model), loss, batches(x, y, 60))
+    assert run.table("examples").empty and run.table("scalars")["constant_loss"].notna().any()
+
+
 def test_batches_are_kept_ever_more_rarely(tmp_path):
     model, loss, x, y = CASES["classes"]
     steps = examples.kept(train(tmp_path, copy.deepcopy(model), loss, batches(x, y, 100)))

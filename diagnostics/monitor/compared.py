@@ -44,7 +44,7 @@ class Compared:
     def __init__(self) -> None:
         self._robust = Robust()
         self._answer: int | None = None  # numbers in the model's answer to one example, if it is called once
-        self._answers = Answers(lambda: None, lambda seconds: None, Examples(0))
+        self._answers = Answers(lambda: None, lambda seconds: None, Examples())
         self._of_answers: bool | None = None  # by the first closure, which was run with a graph
 
     @property

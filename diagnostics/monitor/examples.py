@@ -6,6 +6,7 @@ of one whenever the run has become twice as long.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ NONE = (
 class Examples:
     """Keeps small copies, and those only until they are written."""
 
-    def __init__(self, most: int) -> None:
-        """`most`: examples of one batch."""
+    def __init__(self, most: int = 0, guarded: Callable[..., Any] | None = None) -> None:
+        """`most`: examples of one batch. `guarded` runs what must not stop other measurements if it fails."""
         self._most, self._next = most, 1
+        self._guarded = guarded or (lambda name, function, *args: function(*args))
         self.due = False
         self._given: list[Tensor] = []
         self._places = 1  # rows of the output that belong to one example
@@ -35,7 +37,7 @@ class Examples:
     def ask(self, step: int) -> None:
         """Before the update `step`."""
         self.due = self._most > 0 and step >= self._next
-        self._given, self._rows = [], []
+        self._given, self._places, self._rows = [], 1, []
 
     @property
     def none_yet(self) -> bool:
@@ -44,9 +46,11 @@ class Examples:
 
     def passed(self, x: Tensor | None, outputs: int) -> None:
         """A forward ended that was given `x`, and answered with as many `outputs`."""
+        self._given, self._places = [], 1
         by_example = None if x is None or x.dim() == 0 else _by_example(x, outputs)
-        self._places = 1 if by_example is None else outputs // len(by_example)
-        self._given = [] if by_example is None else [stats.thumbnail(each) for each in by_example[: self._most]]
+        if by_example is not None:
+            self._given = self._guarded("examples", lambda: list(map(stats.thumbnail, by_example[: self._most]))) or []
+            self._places = outputs // len(by_example)
 
     def first(self, output: Tensor) -> Tensor:
         """Its rows that are kept."""
@@ -54,14 +58,18 @@ class Examples:
 
     def compared(self, output: Tensor, targets: stats.Targets | None) -> None:
         """Rows of an output as `first` gave them, and the targets of all, if they are known."""
+        self._rows = self._guarded("examples", self._compared, output, targets) or []
+
+    def _compared(self, output: Tensor, targets: stats.Targets | None) -> list[dict[str, Any]]:
         n = len(output) // self._places
         sides = _told(output.cpu(), targets)
-        self._rows = [_row(at, "input", NUMBERS, each.cpu()) for at, each in enumerate(self._given[:n])]
+        rows = [_row(at, "input", NUMBERS, each.cpu()) for at, each in enumerate(self._given[:n])]
         for role, kind, values, shares in sides:
             values, shares = (x.reshape(n, -1, *x.shape[1:]) if self._places > 1 else x for x in (values, shares))
             for at in range(n):
                 small, one = stats.thumbnail(values[at]), shares[at].numel() == 1
-                self._rows.append(_row(at, role, kind, small, float(shares[at]) if one else math.nan))
+                rows.append(_row(at, role, kind, small, float(shares[at]) if one else math.nan))
+        return rows
 
     def take(self, step: int) -> list[dict[str, Any]]:
         """The rows of table `examples`."""

@@ -83,7 +83,7 @@ class Monitor:
         self._courier = Courier(device)
         self._sender = Sender(self._writer, self._courier, forward, self._guard, self._tell)
         self._beside = Beside(optimizer, self._tensors.current, self._hooked, self._writer.update_meta)
-        self._examples = examples.Examples(settings.examples)
+        self._examples = examples.Examples(settings.examples, self._guard.run)
         self._entrance = Entrance(
             model,
             self._hooked,
