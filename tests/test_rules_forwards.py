@@ -539,6 +539,29 @@ def test_a_mask_that_leaves_the_padding_alone_in_sight(way, inverted, tmp_path):
     assert told == (["mask-inverted"] if inverted else [])
 
 
+class PaddedRows(Padded):
+    """The same of rows of numbers, as the particles of an event, padded with zeros."""
+
+    def __init__(self, inverted):
+        super().__init__("fused", inverted)
+        self.tokens, self.read = nn.Identity(), nn.Linear(3, 16)
+
+    def forward(self, x):
+        alone, q = ((x == 0).all(-1) != self.inverted)[:, None, None], self.read(x)[:, None]
+        h = q + F.scaled_dot_product_attention(q, q, q, attn_mask=~alone)
+        return self.out(h[:, 0, 0])
+
+
+@pytest.mark.parametrize("inverted", [True, False])
+def test_a_mask_that_leaves_rows_of_zeros_alone_in_sight(inverted, tmp_path):
+    tokens, y = sentences()
+    x = torch.randn(*tokens.shape, 3) * (tokens != 0)[..., None]
+    diagnosis = diagnosed(tmp_path, PaddedRows(inverted), F.cross_entropy, x, y, steps=40)
+    told = [finding for finding in diagnosis.findings if finding.kind == "wiring"]
+    assert [each.cause for each in told] == (["mask-inverted"] if inverted else [])
+    assert not told or "zeros are all that it leaves in sight" in told[0].summary
+
+
 class Gathering(Padded):
     """Reads past the padding, and then asks the first words alone, which are marks."""
 

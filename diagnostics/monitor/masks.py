@@ -15,12 +15,14 @@ from diagnostics.monitor import functions
 
 MASKING = {Tensor.masked_fill, Tensor.masked_fill_, torch.masked_fill}
 LOW = -1e4  # a score that no softmax hears
+ZEROS = -1  # the name of rows of zeros, where there are rows of numbers in place of tokens
 KINDS = 3  # of tokens left out: so many are no padding
 LEAST = 16  # tokens in sight, so that they are not one kind by chance
 
 
 class Masks:
-    """Tokens that are embedded, and which keys of each sequence attention leaves out. Small, and held for a forward."""
+    """Tokens that are embedded, or rows of numbers that a layer reads, and which keys of each sequence attention leaves
+    out. Small, and held for a forward."""
 
     def __init__(self) -> None:
         self._tokens: list[Tensor] = []  # (rows, length)
@@ -30,6 +32,8 @@ class Masks:
         if func is F.embedding:
             tokens = functions.argument(args, kwargs, 0, "input")
             self._tokens += [tokens.detach().clone()] if tokens.dim() == 2 else []
+        elif func is F.linear and not self._tokens:
+            self._tokens += _named(functions.argument(args, kwargs, 0, "input"))
         elif func in functions.MULTI_HEAD:
             self._add(kwargs.get("key_padding_mask"), True)
         elif func in functions.ATTENTION:
@@ -57,6 +61,15 @@ class Masks:
                 ways = [_alone(each, out) for each in (tokens, tokens.t()) if each.shape == out.shape]
                 if ways:
                     yield max(ways, key=len)
+
+
+def _named(x: Any) -> list[Tensor]:
+    """Data (rows, length, features) as if they were tokens: those of zeros are of one kind, all others of their own."""
+    if not isinstance(x, Tensor) or x.dim() != 3 or x.requires_grad or not x.numel():
+        return []
+    places = x[..., 0].numel()
+    kinds = torch.arange(places, device=x.device).reshape(x.shape[:2])
+    return [torch.where((x == 0).all(-1), ZEROS, kinds)]
 
 
 def _a_row(mask: Any) -> Tensor | None:

@@ -98,18 +98,21 @@ def padding_alone(run: Run) -> Iterator[Finding]:
     told = run.meta["padding_alone"]
     if len(told) != 2:
         return
+    padding, kinds = int(told[0]), int(told[1])
+    left_out = f"{kinds} different tokens, and token {padding} is" if padding >= 0 else f"{kinds} rows, and zeros are"
+    is_padding = f"tokens == {padding}" if padding >= 0 else "(x == 0).all(-1)"
     yield found(
         "mask-inverted",
         run,
         (
-            f"Attention sees the padding alone: its mask leaves out {int(told[1])} different tokens, and token "
-            f"{int(told[0])} is all that it leaves in sight. The mask says the opposite of what is meant."
+            f"Attention sees the padding alone: its mask leaves out {left_out} all that it leaves in sight. The mask "
+            "says the opposite of what is meant."
         ),
         (
-            f"invert it: key_padding_mask = tokens == {int(told[0])}, in which True is left out, as in masked_fill; in "
+            f"invert it: key_padding_mask = {is_padding}, in which True is left out, as in masked_fill; in "
             "F.scaled_dot_product_attention, and in what tokenizers make, True takes part",
         ),
-        evidence={"kinds of tokens left out": float(told[1])},
+        evidence={"kinds of tokens left out": float(kinds)},
         severity=unless_it_learns(run, "critical", "warning"),
         chart=GRADIENT_NORM,
     )
