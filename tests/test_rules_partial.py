@@ -103,6 +103,33 @@ def test_classes_beside_a_penalty(binary, shuffled, tmp_path):
     assert [(each.kind, each.cause) for each in found] == ([("plateau", "nothing-learned")] if shuffled else [])
 
 
+class Code(nn.Module):
+    """An autoencoder; where its code is `lost`, each is given that of another."""
+
+    def __init__(self, lost):
+        super().__init__()
+        self.encoder, self.decoder, self.lost = nn.Linear(64, 32), nn.Linear(32, 64), lost
+
+    def forward(self, x):
+        code = self.encoder(x).relu()
+        return self.decoder(code[torch.randperm(len(code))] if self.lost else code)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_autoencoder_whose_error_is_multiplied_by_any_number(lost, tmp_path):
+    torch.manual_seed(0)
+    x, model = digits()[0], Code(lost)
+    batches = [x[torch.randint(len(x), (64,))] for _ in range(400)]
+    watched(tmp_path, model, batches, lambda batch: (7.3 * F.mse_loss(model(batch), batch), torch.zeros(())))
+    run = diagnostics.load(tmp_path)
+    table = run.table("scalars").set_index("step")
+    known = table["constant_loss"].dropna().iloc[-1:]
+    batch = batches[known.index[0] - 1]
+    assert known.item() == pytest.approx(7.3 * (batch - x.mean(0)).square().mean().item(), rel=0.05)
+    alarms = [finding.cause for finding in diagnostics.diagnose(run).findings if finding.alarm]
+    assert alarms == (["nothing-learned"] if lost else [])
+
+
 def test_targets_that_prove_nothing(tmp_path):
     """Numbers that are neither labels nor the input, beside another term: any could be behind such a gradient."""
     torch.manual_seed(0)

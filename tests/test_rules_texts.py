@@ -137,7 +137,7 @@ class Averages(nn.Module):
     ("batch", "expected"),
     [
         (unknown, [("wiring", "one-token")]),
-        (lambda rows: unknown(rows, 0.8), []),
+        (lambda rows: unknown(rows, 0.8), None),
         (lambda rows: unknown(rows, shortest=LENGTH), [("wiring", "one-token")]),
         (lambda rows: ((torch.rand(rows, LENGTH) < 0.5).long(), torch.randint(2, (rows,))), None),
     ],

@@ -376,6 +376,16 @@ def test_a_mask_of_the_wrong_sign_is_an_alarm_while_it_learns_something_else(end
     assert [(each.cause, each.severity) for each in found] == [("mask-inverted", severity)]
 
 
+@pytest.mark.parametrize(
+    ("shapes", "severity"), [([[32, 9, 9, 3], [32, 3, 9, 9]], "warning"), ([[32, 42, 6], [32, 6, 42]], "info")]
+)
+def test_inputs_that_seem_scrambled_while_something_is_learned(shapes, severity):
+    """Pixels cannot lie so by chance, a series can."""
+    scalars = {"step": STEPS, "loss": np.linspace(3.0, 0.5, 400), "lr": 0.1, "grad_norm": 1.0, "carried_grad_norm": 0.0}
+    found = list(wiring.check(run_of({"input_order": shapes}, scalars=scalars)))
+    assert [(each.cause, each.severity) for each in found] == [("scrambled-view", severity)]
+
+
 def test_what_decay_left_of_most_matrices_no_norm_makes_up_for():
     """Adam, which divides the decay by its size: half of the weights are gone, and what is not are norms' gains."""
     measured, names = STEPS[::20], [f"{at}.weight" for at in range(4)]

@@ -199,3 +199,18 @@ def test_signs_alone_prove_no_labels(far: float, proven: bool) -> None:
     (gradient,) = torch.autograd.grad(loss_of(y, t), y)
     read = [form.read(y, gradient) for form in stats.FORMS if form.name == "binary cross-entropy of logits"]
     assert any(bool(each.alone) for each in read if each is not None) == proven
+
+
+@pytest.mark.parametrize("weight", [10.0, 0.003])
+def test_a_squared_error_of_inputs_is_known_whatever_it_is_multiplied_by(weight):
+    form = next(form for form in stats.FORMS if form.of_given)
+    x, y = torch.rand(9, 3, 4), torch.rand(9, 3, 4, requires_grad=True)
+    loss = weight * torch.nn.functional.mse_loss(y, x)
+    (gradient,) = torch.autograd.grad(loss, y)
+    read = form.read(y, gradient, x)
+    assert read is not None and read.alone
+    assert read.error == pytest.approx(loss.item(), rel=1e-5) and read.times == pytest.approx(weight, rel=1e-5)
+    others = ((gradient, None), (gradient, x.roll(1, 0)), (-gradient, x), (gradient.sign(), x), (0 * gradient, x))
+    for each, given in others:
+        read = form.read(y, each, given)
+        assert read is not None and read.error.isnan() and not read.alone

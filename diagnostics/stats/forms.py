@@ -109,4 +109,5 @@ FORMS = (
     *(replace(form, times=times) for times in (_sum, _sum_of_each) for form in _SUMMED),
     *(replace(_SQUARED, times=times, half=True) for times in (_SQUARED.times, _sum, _sum_of_each)),
     *(replace(form, times=_sum_of_examples) for form in (_SQUARED, _BINARY_OF_LOGITS, _BINARY)),
+    replace(_SQUARED, name="squared error of inputs, weighed", of_given=True),
 )

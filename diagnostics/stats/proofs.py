@@ -29,3 +29,16 @@ def are_given(t: Float[Tensor, "*any"], given: Tensor | None, slack: float) -> B
     x = given.detach().float().reshape(t.shape)
     size = x.abs().amax()
     return ((t - x).abs() <= slack * size).all() & (x.amax() - x.amin() > slack * size)
+
+
+def times_given(
+    y: Float[Tensor, "*any"], g: Float[Tensor, "*any"], given: Tensor | None, slack: float
+) -> Float[Tensor, ""]:
+    """What the difference of outputs and inputs is multiplied by, where that makes their gradient; NaN where it does
+    not. A squared error's is 2 / M for a mean over M numbers, and as many times that as it is weighed."""
+    if given is None or given.numel() != y.numel() or not given.is_floating_point():
+        return torch.full((), torch.nan, device=y.device)
+    apart = y - given.detach().float().reshape(y.shape)
+    times = (g * apart).sum() / apart.square().sum()
+    fits = ((g - times * apart).norm() <= slack * g.norm()) & (times > 0)
+    return torch.where(fits, times, torch.nan)

@@ -52,6 +52,7 @@ class Form:
     times: Callable[[Number, int], Number] = _mean  # the mean error, from the numbers of errors and of examples
     half: bool = False  # of that
     weighted: bool = False  # its targets are taken for one class each
+    of_given: bool = False  # its targets are what the model was given, and it may be multiplied by any number
     link: Callable[[Tensor, Number], Tensor] = _as_they_are  # outputs by an estimate of targets, and how sure of it
 
     def read(
@@ -64,6 +65,8 @@ class Form:
         y, g = output.detach().float(), gradient.detach().float()
         if self.classes is None:
             times = self.factor(y.numel(), len(output))
+            if self.of_given:
+                times = proofs.times_given(y, g, given, slack) * y.numel() / 2  # NaN where it is no such error
             placed = y.dim() > 2 and y[0].numel() <= PLACES
             y, g = (x.flatten(1) if placed or x.dim() == 2 else x.reshape(-1, 1) for x in (y, g))
             t = self.targets(y, g * (y.numel() / times))
