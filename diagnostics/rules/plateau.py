@@ -83,7 +83,7 @@ $e^y$ of a softplus is 1 at least, and the sigmoid of what a ReLU gives is one h
 biases alone find it. What a network explains beyond it is $R^2 = 1 - \mathcal{L} / \mathcal{L}_\text{constant}$. Where
 $R^2$ stays at 0, the gradients of different inputs have no direction in common but that of the biases: the targets do
 not follow from the inputs, or the inputs are lost on the way to the loss. A contrastive loss asks which of $C$ examples
-is the partner; guessing costs $\log C$, and more than that difference it cannot have learned.
+is the partner: guessing costs $\log C$, and how far the loss is below that is what the scores know of it.
 
 *Below linear*: ridge regression of the targets on the inputs is fitted as the run goes, on two halves of the examples,
 each of which is answered by the fit of the other, so that nothing is known by heart. Any network wide enough can do the
