@@ -97,5 +97,11 @@ def test_a_mask_takes_choices_out_and_few_are_none():
     counted = [*chances.counted(torch.logsumexp, (scores, 1), {})]
     assert chances.told(counted) == [pytest.approx(np.log(11))]
     assert chances.told([*chances.counted(F.cross_entropy, (torch.zeros(9, 3), None), {})]) == []
+    for dim in (0, -1):
+        (one_row,) = chances.counted(torch.logsumexp, (torch.zeros(9), dim), {})
+        assert chances.told([one_row]) == [pytest.approx(np.log(9))]
+    of_places = [*chances.counted(F.cross_entropy, (torch.zeros(2, 10, 5, 5), None), {})]
+    assert chances.told(of_places) == [pytest.approx(np.log(10))]
+    assert not [*chances.counted(torch.logsumexp, (torch.tensor(1.0), 0), {})]
     uneven = scores.masked_fill(torch.ones(12, 12).triu(5).bool(), -1e9)
     assert chances.told([*chances.counted(F.log_softmax, (uneven,), {"dim": -1})]) == []

@@ -369,6 +369,15 @@ def test_a_mark_that_all_ask_is_no_padding(padding, texts):
     assert masks.padding_alone() == ([1, 7] if padding else [])
 
 
+def test_rows_of_other_lengths_and_of_none_are_no_tokens():
+    """Nested rows, an empty batch, and one that is no data."""
+    masks, weight = Masks(), torch.randn(4, 3)
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(5, 3)], layout=torch.jagged)
+    for x in (nested, torch.randn(0, 5, 3), torch.randn(2, 5, 3, requires_grad=True), torch.randn(5, 3)):
+        masks.follow(F.linear, (x, weight), {})
+    assert not masks._tokens
+
+
 @pytest.mark.parametrize(("end", "severity"), [(3.0, "critical"), (0.5, "warning")])
 def test_a_mask_of_the_wrong_sign_is_an_alarm_while_it_learns_something_else(end, severity):
     scalars = {"step": STEPS, "loss": np.linspace(3.0, end, 400), "lr": 0.1, "grad_norm": 1.0, "carried_grad_norm": 0.0}

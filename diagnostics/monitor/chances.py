@@ -25,10 +25,10 @@ def counted(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[Ten
     if func not in LOGARITHMS or weighted:
         return
     x, dim = functions.argument(args, kwargs, 0, "input"), functions.argument(args, kwargs, 1, "dim")
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel() or not x.dim():
+    if type(x) is not Tensor or x.is_nested or not x.is_floating_point() or not x.numel() or not x.dim():
         return
     dim = dim if isinstance(dim, int) else min(1, x.dim() - 1)
-    rows = x.detach().movedim(dim, -1).flatten(0, -2)[:ROWS]
+    rows = x.detach().movedim(dim, -1).reshape(-1, x.shape[dim])[:ROWS]
     yield torch.stack((rows > rows.amax(-1, keepdim=True) - MASKED).sum(-1).aminmax())
 
 

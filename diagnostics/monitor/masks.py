@@ -65,7 +65,7 @@ class Masks:
 
 def _named(x: Any) -> list[Tensor]:
     """Data (rows, length, features) as if they were tokens: those of zeros are of one kind, all others of their own."""
-    if not isinstance(x, Tensor) or x.dim() != 3 or x.requires_grad or not x.numel():
+    if type(x) is not Tensor or x.is_nested or x.dim() != 3 or x.requires_grad or not x.numel():
         return []
     places = x[..., 0].numel()
     kinds = torch.arange(places, device=x.device).reshape(x.shape[:2])
