@@ -78,6 +78,7 @@ def test_partners_that_are_looked_for_in_the_wrong_place(tmp_path, model, partne
         (4.16, 3.9, [64], False),  # a twentieth below it
         (4.16, 4.16, [], False),  # of no softmax
         (4.16, 4.16, [50, 32], False),  # of others
+        (5.20, 4.16, [64], False),  # that of a mixture of 64, which has come down to it
         (4.16, 4.30, [64], False),  # worse than guessing: something else is wrong
     ],
 )

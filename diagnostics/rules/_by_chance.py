@@ -26,6 +26,7 @@ def no_better_than_chance(
     within: float = 0.5,  # of the run: a network that tells anything apart at all starts in the first half
     updates: int = 100,  # fewer do not tell a slow start from a loss that stays
     worse: float = 0.02,  # farther above, it is not guessing but wrong
+    moved: float = 0.1,  # since the start: a loss that came down to that number has learned, and meets it by chance
 ) -> Finding | None:
     history = signals.loss(run)
     last = history.last_step
@@ -36,7 +37,8 @@ def no_better_than_chance(
     mean, error = float(late.mean()), float(late.std(ddof=1) / len(late) ** 0.5)
     for chance in run.meta["chances"]:
         found = Explained(1 - mean / chance, error / chance, mean, chance)
-        if found.is_nothing(LITTLE) and found.share > -worse:
+        began_there = abs(history.start - chance) < moved * chance
+        if began_there and found.is_nothing(LITTLE) and found.share > -worse:
             return _finding(kind, stretch, found, half, last)
     return None
 
