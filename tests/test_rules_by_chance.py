@@ -72,20 +72,26 @@ def test_partners_that_are_looked_for_in_the_wrong_place(tmp_path, model, partne
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "choices", "alarm"),
+    ("start", "end", "choices", "each_other", "alarm"),
     [
-        (4.16, 4.16, [64], True),
-        (4.16, 3.9, [64], False),  # a twentieth below it
-        (4.16, 4.16, [], False),  # of no softmax
-        (4.16, 4.16, [50, 32], False),  # of others
-        (5.20, 4.16, [64], False),  # that of a mixture of 64, which has come down to it
-        (4.16, 4.30, [64], False),  # worse than guessing: something else is wrong
+        (4.16, 4.16, [64], True, True),
+        (4.16, 4.16, [64], False, True),
+        (4.16, 3.9, [64], True, False),  # a twentieth below it
+        (4.16, 4.16, [], True, False),  # of no softmax
+        (4.16, 4.16, [50, 32], True, False),  # of others
+        (5.20, 4.16, [64], True, True),  # pairs that were taken for alike by chance, and no longer are
+        (5.20, 4.16, [64], False, False),  # a mixture of 64, whose loss has come down to that number
+        (4.16, 4.30, [64], True, False),  # worse than guessing: something else is wrong
     ],
 )
-def test_only_a_loss_that_stays_at_that_of_guessing(start, end, choices, alarm):
+def test_only_a_loss_that_stays_at_that_of_guessing(start, end, choices, each_other, alarm):
     steps = np.arange(1, 401)
     loss = np.where(steps < 100, start, end) + 0.01 * np.random.default_rng(0).standard_normal(400)
-    meta = {"name": "r", "status": "finished", "chances": [float(np.log(each)) for each in choices]}
+    meta = {
+        "name": "r",
+        "status": "finished",
+        "chances": [[float(np.log(each)), float(each_other)] for each in choices],
+    }
     layers = {"step": steps[9::10], "layer": "0.weight", "grad_norm": 0.1, "weight_norm": 1.0}
     tables = {"scalars": {"step": steps, "loss": loss}, "layers": layers}
     run = Run.from_frames(meta, {name: pd.DataFrame(columns) for name, columns in tables.items()})
@@ -96,13 +102,13 @@ def test_only_a_loss_that_stays_at_that_of_guessing(start, end, choices, alarm):
 def test_a_mask_takes_choices_out_and_few_are_none():
     scores = torch.zeros(12, 12).masked_fill(torch.eye(12, dtype=torch.bool), -1e9)
     counted = [*chances.counted(torch.logsumexp, (scores, 1), {})]
-    assert chances.told(counted) == [pytest.approx(np.log(11))]
+    assert chances.told(counted) == [[pytest.approx(np.log(11)), True]]
     assert chances.told([*chances.counted(F.cross_entropy, (torch.zeros(9, 3), None), {})]) == []
     for dim in (0, -1):
         (one_row,) = chances.counted(torch.logsumexp, (torch.zeros(9), dim), {})
-        assert chances.told([one_row]) == [pytest.approx(np.log(9))]
+        assert chances.told([one_row]) == [[pytest.approx(np.log(9)), False]]
     of_places = [*chances.counted(F.cross_entropy, (torch.zeros(2, 10, 5, 5), None), {})]
-    assert chances.told(of_places) == [pytest.approx(np.log(10))]
+    assert chances.told(of_places) == [[pytest.approx(np.log(10)), False]]
     assert not [*chances.counted(torch.logsumexp, (torch.tensor(1.0), 0), {})]
     uneven = scores.masked_fill(torch.ones(12, 12).triu(5).bool(), -1e9)
     assert chances.told([*chances.counted(F.log_softmax, (uneven,), {"dim": -1})]) == []

@@ -20,7 +20,8 @@ ROWS = 256  # enough to know whether all choose among as many
 
 
 def counted(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """Smallest and largest number of scores that a row has, of a call that takes a softmax of rows."""
+    """Number of rows, and the smallest and the largest number of scores that one has, of a call that takes a softmax of
+    each."""
     weighted = func is F.cross_entropy and functions.argument(args, kwargs, 2, "weight") is not None
     if func not in LOGARITHMS or weighted:
         return
@@ -28,11 +29,15 @@ def counted(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Iterator[Ten
     if type(x) is not Tensor or x.is_nested or not x.is_floating_point() or not x.numel() or not x.dim():
         return
     dim = dim if isinstance(dim, int) else min(1, x.dim() - 1)
-    rows = x.detach().movedim(dim, -1).reshape(-1, x.shape[dim])[:ROWS]
-    yield torch.stack((rows > rows.amax(-1, keepdim=True) - MASKED).sum(-1).aminmax())
+    rows = x.detach().movedim(dim, -1).reshape(-1, x.shape[dim])
+    some = rows[:ROWS]
+    choices = (some > some.amax(-1, keepdim=True) - MASKED).sum(-1)
+    yield torch.stack([choices.new_tensor(len(rows)), *choices.aminmax()])
 
 
-def told(several: Sequence[Tensor]) -> list[float]:
-    """log C of each number C of choices."""
-    choices = {int(low) for low, high in several if low == high >= FEW}
-    return [math.log(each) for each in sorted(choices)]
+def told(several: Sequence[Tensor]) -> list[list[float]]:
+    """log C of each number C of choices, and whether they are the rows themselves, or all others: examples that are
+    compared with each other."""
+    numbers = [each.tolist() for each in several]
+    choices = {(low, low in (rows, rows - 1)) for rows, low, high in numbers if low == high >= FEW}
+    return [[math.log(count), float(each_other)] for count, each_other in sorted(choices)]

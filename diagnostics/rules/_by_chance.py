@@ -26,7 +26,7 @@ def no_better_than_chance(
     within: float = 0.5,  # of the run: a network that tells anything apart at all starts in the first half
     updates: int = 100,  # fewer do not tell a slow start from a loss that stays
     worse: float = 0.02,  # farther above, it is not guessing but wrong
-    moved: float = 0.1,  # since the start: a loss that came down to that number has learned, and meets it by chance
+    moved: float = 0.1,  # since the start: a loss that came down to that number may have learned, and meet it by chance
 ) -> Finding | None:
     history = signals.loss(run)
     last = history.last_step
@@ -35,10 +35,10 @@ def no_better_than_chance(
     if stretch.escaped or len(late) < updates or not np.isfinite(late).all():
         return None
     mean, error = float(late.mean()), float(late.std(ddof=1) / len(late) ** 0.5)
-    for chance in run.meta["chances"]:
+    for chance, each_other in run.meta["chances"]:
         found = Explained(1 - mean / chance, error / chance, mean, chance)
-        began_there = abs(history.start - chance) < moved * chance
-        if began_there and found.is_nothing(LITTLE) and found.share > -worse:
+        meant = each_other or abs(history.start - chance) < moved * chance
+        if meant and found.is_nothing(LITTLE) and found.share > -worse:
             return _finding(kind, stretch, found, half, last)
     return None
 
