@@ -237,6 +237,7 @@ def test_pictures_are_black_at_the_lower_end_of_their_scale():
 
 
 def test_maps_of_classes_leave_out_what_is_ignored():
+    assert pixels(rasters.classes(np.array([[0, np.inf]])))[0, -1, 3] == 0
     drawn = pixels(rasters.classes(np.array([[0, 1], [-1, 7]])))
     corners = drawn[[0, 0, -1, -1], [0, -1, 0, -1]]
     assert len({tuple(each) for each in corners}) == 4 and list(corners[:, 3]) == [255, 255, 0, 255]
@@ -247,6 +248,20 @@ def test_series_and_bars_reach_from_their_lowest_to_their_highest():
     assert line[-10:, :10].any() and line[:10, -10:].any() and not line[:10, :10].any()
     bar = pixels(rasters.bars(np.array([1.0, -1.0]), (-1.0, 1.0)))[..., 3]
     assert bar[5, 50] and not bar[-6, 50] and bar[-6, 150] and not bar[5, 150]
+
+
+@pytest.mark.parametrize("draw", [rasters.image, rasters.bars])
+def test_numbers_that_are_not_finite_are_drawn_at_an_end(draw):
+    """As those of a run that diverged: a page is not to fail."""
+    rows = [[np.nan, np.inf, 1.0, -np.inf], [0.0, 1.0, 1.0, 0.0]]
+    odd, plain = (pixels(draw(np.array(row if draw is rasters.bars else [row]), (0.0, 1.0))) for row in rows)
+    assert np.array_equal(odd, plain)
+
+
+def test_a_series_is_drawn_as_far_as_it_is_finite():
+    values = np.array([[0.5], [0.5], [np.inf], [np.nan]])
+    drawn = pixels(rasters.lines(values, (0.0, 1.0)))[..., 3]
+    assert drawn[:, : drawn.shape[1] // 3].any() and not drawn[:, drawn.shape[1] // 2 :].any()
 
 
 def of(kind: str, numbers: list[float], certainty: float = np.nan) -> Run:

@@ -122,5 +122,14 @@ def test_pairs_of_which_nothing_is_known(loss_of):
     assert apart(loss_of) == []
 
 
+@pytest.mark.parametrize("name", ["x2", "other"])
+def test_pairs_that_are_given_by_name_are_no_failure(name):
+    def by_name(a: Tensor, b: Tensor, alike: Tensor) -> Tensor:
+        d = F.pairwise_distance(x1=a, x2=b) if name == "x2" else a.sub(other=b).norm(dim=1)
+        return (alike * d.square() + (1 - alike) * F.relu(1 - d).square()).mean()
+
+    assert apart(by_name) == []
+
+
 def test_few_pairs_tell_nothing():
     assert apart(by_function, count=6) == []

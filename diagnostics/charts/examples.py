@@ -43,7 +43,7 @@ def kept(run: Run) -> NDArray:
 def of_step(run: Run, step: int, title: str) -> Drawn:
     rows: Frame = run.table("examples", first=step, last=step)
     fit = np.array([_fits(*each) for each in zip(rows["size"], rows["values"], strict=True)], bool)
-    rows = rows[fit & (rows["example"] < MOST).to_numpy()]
+    rows = rows[fit & rows["example"].between(0, MOST - 1)].drop_duplicates(["example", "role"])
     if rows.empty:
         return parts.empty("No example of this batch can be read")
     cells, names, height = list[dict[str, Any]](), list[dict[str, Any]](), 0.0

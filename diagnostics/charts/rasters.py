@@ -17,14 +17,12 @@ Range = tuple[float, float]
 
 def image(values: NDArray, scale: Range) -> str:
     """Of (rows, columns) grey or (rows, columns, 3) coloured numbers: black at the lower end of `scale`."""
-    low, high = scale
-    shades = np.clip((np.nan_to_num(values) - low) / ((high - low) or 1.0), 0, 1)
-    return _enlarged(Image.fromarray(np.round(255 * shades).astype(np.uint8)))
+    return _enlarged(Image.fromarray(np.round(255 * _shares(values, scale)).astype(np.uint8)))
 
 
 def classes(values: NDArray) -> str:
     """Of a map (rows, columns) of class indices, a colour each; what is below 0 is left out."""
-    seen, which = np.unique(values, return_inverse=True)
+    seen, which = np.unique(np.where(np.isfinite(values), values, -1), return_inverse=True)
     colours = np.array([_colour(int(index)) if index >= 0 else (0, 0, 0, 0) for index in seen], np.uint8)
     return _enlarged(Image.fromarray(colours[which.reshape(values.shape)]))
 
@@ -45,10 +43,10 @@ def bars(values: NDArray, scale: Range) -> str:
     """Of (numbers,), from 0."""
     width, height = 2 * PIXELS, PIXELS
     canvas = Image.new("RGBA", (width, height))
-    low, high = min(scale[0], 0.0), max(scale[1], 0.0)
-    ground = float(_heights(np.zeros(1), (low, high), height)[0])
+    around = min(scale[0], 0.0), max(scale[1], 0.0)
+    ground, *ends = _heights(np.append(0.0, np.where(np.isnan(values), 0.0, values)), around, height)
     edges = np.linspace(0, width, len(values) + 1)
-    for left, right, end in zip(edges, edges[1:], _heights(np.nan_to_num(values), (low, high), height), strict=False):
+    for left, right, end in zip(edges, edges[1:], ends, strict=False):
         box = (round(left), round(min(end, ground)), max(round(right) - 2, round(left)), round(max(end, ground)))
         ImageDraw.Draw(canvas).rectangle(box, fill=_colour(0))
     return _address(canvas)
@@ -56,8 +54,14 @@ def bars(values: NDArray, scale: Range) -> str:
 
 def _heights(values: NDArray, scale: Range, height: int) -> NDArray:
     """Rows of pixels, from the top."""
+    return (1 - _shares(values, scale)) * (height - 3) + 1
+
+
+def _shares(values: NDArray, scale: Range) -> NDArray:
+    """Of the way from the lower end of `scale` to the upper one; infinite numbers lie at an end, NaN at the lower."""
     low, high = scale
-    return (1 - (values - low) / ((high - low) or 1.0)) * (height - 3) + 1
+    finite = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+    return (finite - low) / ((high - low) or 1.0)
 
 
 def _colour(index: int) -> tuple[int, int, int, int]:

@@ -80,7 +80,9 @@ class Distances(TorchFunctionMode):
 def _compares(func: Callable, args: tuple) -> bool:
     """Rows that are learned both, as far as there is a graph to tell: not answers with targets, nor one number with
     another, whose difference has a sign."""
-    if not (func in functions.DISTANCE or func in functions.SUBTRACTING) or not row_by_row(*args[:2]):
+    if not (func in functions.DISTANCE or func in functions.SUBTRACTING) or len(args) < 2:
+        return False
+    if not row_by_row(*args[:2]):
         return False
     return all(each.requires_grad for each in args[:2]) or not torch.is_grad_enabled()
 

@@ -29,7 +29,7 @@ _OF_MEAN = Chart(
     "The loss after each update, and that of the mean of the answers, given to every input",
     log=True,
 )
-EXAMPLES = Chart("examples", "examples", ("values",), "Examples of one batch, as the loss got them")
+_EXAMPLES = Chart("examples", "examples", ("values",), "Examples of one batch, as the loss got them")
 _WEIGH = (
     "weigh the other terms of the loss less, or let them come in slowly: a divergence summed over a batch beside an "
     "error averaged over it pays for a code that says nothing"
@@ -98,7 +98,7 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
-            *([EXAMPLES] if len(run.steps("examples")) else []),
+            *([_EXAMPLES] if len(run.steps("examples")) else []),
             _OF_PART if found.partial else _OF_MEAN if found.averaged else BESIDE_A_CONSTANT,
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
@@ -109,8 +109,8 @@ def learned_nothing(
 
 def _where_to_look(run: Run) -> str:
     if len(run.steps("examples")):
-        return " A few examples stand beside this"
-    return " diagnostics.watch(..., examples=8) keeps a few, to be looked at here"
+        return " The dashboard shows the examples that this run kept"
+    return " With diagnostics.watch(..., examples=8) the dashboard shows a few"
 
 
 def _longer_steps(run: Run, since: int) -> tuple[str, ...]:

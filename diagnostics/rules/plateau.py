@@ -242,8 +242,7 @@ def _of_a_level(
         return
     by_inputs = far_off if far_off is not None and far_off.cause == INPUT_SCALE else None
     by_start = by_inputs is not None or (far_off is not None and never_came_back(far_off))
-    nothing = learned_nothing(KIND, run, stretch) or no_better_than_chance(KIND, run, stretch)
-    nothing = far_off if by_start else nothing or far_off
+    nothing = far_off if by_start else _nothing(run, stretch) or far_off
     if nothing is None and not stretch.escaped and _learned(run, stretch):
         return
     found = explained(run, stretch.first_step, stretch.last_step)
@@ -266,6 +265,10 @@ def _of_a_level(
     )
     if why is not None or not signals.of_both_signs(history.values[stretch.holds(history.steps)]):
         yield why or unexplained(KIND, run, stretch, found)
+
+
+def _nothing(run: Run, stretch: stretches.Flat) -> Finding | None:
+    return learned_nothing(KIND, run, stretch) or no_better_than_chance(KIND, run, stretch)
 
 
 def _shrunk(run: Run, stretch: stretches.Flat) -> Finding | None:
