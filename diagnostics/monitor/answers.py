@@ -8,7 +8,7 @@ output and one gradient an update.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diagnostics import stats
 from diagnostics.monitor import likeness, losspath
+from diagnostics.monitor.arguments import tensors_in
 from diagnostics.monitor.baseline import Baseline, given
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.examples import Examples
@@ -277,15 +278,3 @@ def _cut_off(output: Tensor, gradient: Tensor) -> Tensor:
 
 def _width(targets: stats.Targets) -> int:
     return len(targets.seen.mean)
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Dense ones of an output or of arguments, as deep as containers go."""
-    if isinstance(values, Tensor):
-        if values.layout == torch.strided and not values.is_nested and not values.is_meta:
-            yield values
-    elif isinstance(values, Mapping):
-        yield from tensors_in(list(values.values()))
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from tensors_in(value)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from diagnostics.curvature import generators, undisturbed
-from diagnostics.monitor import losspath
+from diagnostics.monitor import arguments, losspath
 from diagnostics.monitor.answers import Answers, Scale
 from diagnostics.monitor.examples import Examples
 from diagnostics.monitor.generated import Generated
@@ -100,8 +100,8 @@ class Entrance:
         if isinstance(self._model, torch.jit.ScriptModule):  # which takes no hooks
             return
         self._hooks = [
-            self._model.register_forward_pre_hook(Hook(self.entered)),
-            self._model.register_forward_hook(Hook(self.left), always_call=True),
+            self._model.register_forward_pre_hook(Hook(self.entered), with_kwargs=True),
+            self._model.register_forward_hook(Hook(self.left), always_call=True, with_kwargs=True),
         ]
 
     @property
@@ -116,7 +116,7 @@ class Entrance:
         self.answers.forget()
         self.generated.forget()
 
-    def entered(self, module: nn.Module, args: Any) -> None:
+    def entered(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         with self._guarded("activations"):
             if self._open is not None:  # by a call around this one, or in another thread
                 self._depth += self._opened_here()
@@ -126,26 +126,27 @@ class Entrance:
             self.random_state, self.training = random_state(module), module.training
             if torch._C._are_functorch_transforms_active():  # whose tensors must not outlive them
                 return
-            self._learning(losspath.parameters(args))
+            self._learning(losspath.parameters([*args, *kwargs.values()]))
             if self.observing:
                 observer = Observer(module, self.asking, inside=True, bounds=self.bounds)
                 observer.__enter__()
                 self._open, self._thread, self._depth = observer, threading.get_ident(), 1
 
-    def left(self, module: nn.Module, args: Any, output: Any) -> None:
+    def left(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         with self._guarded("activations"):
             if self._opened_here():
                 self._depth -= 1
             if self._opened_here() and self._depth == 0 and (observer := self._close()) is not None:
-                observer.ended(args, output)
+                observer.ended(args, kwargs, output)
                 with observer.ours:
                     observer.cuts.ended(output)
                 self.observers.append(observer)
                 self._charge(observer.seconds)
         with self._guarded("targets"):
             if torch.is_grad_enabled() and not is_quiet() and not torch._C._are_functorch_transforms_active():
-                self.answers.passed(args, output)
-                self.generated.passed(args)
+                inputs = arguments.in_order(module, args, kwargs)
+                self.answers.passed(inputs, output)
+                self.generated.passed(inputs)
 
     def _opened_here(self) -> bool:
         return self._open is not None and self._thread == threading.get_ident()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from diagnostics.monitor import losspath
-from diagnostics.monitor.answers import BOUNDS, tensors_in
+from diagnostics.monitor.answers import BOUNDS
+from diagnostics.monitor.arguments import tensors_in
 
 # Of the range of results: what lies in it and has noise added, or is interpolated, is hardly outside.
 WELL_OUTSIDE = 0.1

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
-from diagnostics.monitor import attention, describe, functions, places, sequences, strangers, trained_targets
+from diagnostics.monitor import arguments, attention, describe, functions, places, sequences, strangers, trained_targets
 from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, compared
 from diagnostics.monitor.cuts import CUTS, Cuts
@@ -100,7 +100,8 @@ class Observer(TorchFunctionMode):
             batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             entry = ModuleCall(describe.plain_name(name), describe.is_activation(module), batch_norm)
             self._hooks.append(module.register_forward_pre_hook(Hook(partial(self._enter_module, entry))))
-            self._hooks.append(module.register_forward_hook(Hook(self._leave_module), always_call=True))
+            leave = Hook(self._leave_module)
+            self._hooks.append(module.register_forward_hook(leave, always_call=True, with_kwargs=True))
         active().append(self)
         return super().__enter__()
 
@@ -131,17 +132,17 @@ class Observer(TorchFunctionMode):
         self._stack.append(entry._replace(call=self._entered))
         self.called.add(entry.name)
 
-    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leave_module(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         if self._stack:
             self._stack.pop()
         if module is self.modules[""]:
-            self.ended(args, output)
+            self.ended(args, kwargs, output)
 
-    def ended(self, args: Any, output: Any) -> None:
+    def ended(self, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """A call of the model itself, told by whoever sees its end: here a hook, or the one that opened this."""
         if self._asking:
             with self.ours:
-                self.ends += sequences.ends(args, output)
+                self.ends += sequences.ends(arguments.in_order(self.modules[""], args, kwargs), output)
 
     def _name(self, function: str) -> str:
         if not self._stack:
