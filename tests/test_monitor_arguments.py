@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.charts.examples import kept
 from diagnostics.monitor import arguments
 from diagnostics.run import Run
 
@@ -72,10 +73,15 @@ def by_place(tmp_path_factory: Any) -> Run:
 def test_what_is_known_of_inputs_and_targets_is_the_same(tmp_path, by_place, case):
     kind, call = CALLS[case]
     run = train(tmp_path, of(kind), call)
-    columns = ["loss", "constant_loss", "linear_loss", "equal_examples", "input_sum"]
-    seen, expected = (each.table("scalars")[columns].dropna() for each in (run, by_place))
-    assert len(expected) and np.allclose(seen, expected, rtol=1e-5)
-    assert run.table("examples").equals(by_place.table("examples"))
+    of_batch, of_all_before = ["loss", "equal_examples", "input_sum"], ["constant_loss", "linear_loss"]
+    tables = [each.table("scalars")[["step", *of_batch, *of_all_before]].dropna() for each in (run, by_place)]
+    steps = sorted(set(tables[0]["step"]) & set(tables[1]["step"]))  # a busy machine leaves some out
+    seen, expected = (each.set_index("step").loc[steps] for each in tables)
+    assert len(steps) > 10 and np.allclose(seen[of_batch], expected[of_batch], rtol=1e-5)
+    assert np.allclose(seen[of_all_before].mean(), expected[of_all_before].mean(), rtol=0.05)
+    first, other = (each.table("examples", last=int(kept(each)[0])) for each in (run, by_place))
+    assert list(first["role"]) == ["input", "input", "target", "target", "answer", "answer"]
+    assert first.equals(other)
 
 
 def test_inputs_by_name_come_as_the_forward_lists_them():

@@ -3,7 +3,6 @@
 With a closure everything comes from one extra forward after the update; without one, from the training forward.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,12 +17,11 @@ from diagnostics.monitor import (
     dropping,
     ending,
     forwards,
-    losses,
+    once,
     order,
     strangers,
     symmetry,
     transfer,
-    whole_loss,
 )
 from diagnostics.monitor.accumulated import Accumulated
 from diagnostics.monitor.averaged import Averaged
@@ -33,7 +31,7 @@ from diagnostics.monitor.compared import Compared
 from diagnostics.monitor.components import Components
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.elastic import Elastic
-from diagnostics.monitor.forwards import Entrance
+from diagnostics.monitor.entrance import Entrance
 from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs, beside
@@ -41,7 +39,6 @@ from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.pulled import Distances, Pulled
 from diagnostics.monitor.sending import Record
-from diagnostics.monitor.sequences import along_batch
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.trained_targets import TrainedTargets
 from diagnostics.monitor.units import Call, Units
@@ -114,53 +111,19 @@ class Looking:
             self._guard.run("pairs", self._look_at_pairs, observers, closure)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
-        """What one forward tells of the whole run: tensors of modules that take no part in it; whether what expects
-        logits gets probabilities, or cosines; the range of the targets; labels of 0 where -1 is meant; tensors behind a
-        cut of the graph; derivatives without one, or all zero; calls whose shapes fit, but mean something else."""
         self._entrance.asking = False
-        given = [bool(each) for observer in observers for each in observer.losses.probabilities]
         called = set[str]().union(*(observer.called for observer in observers))
         self._frozen = Frozen(describe.unwrap(self._model), called)
-        idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
-        targets = [each for observer in observers for each in observer.losses.targets]
-        self._note(frozen_random=self._frozen.names)
-        found = {"idle": idle, "probabilities": any(given) if given else None}  # compiled modules may be at work unseen
-        bounds = [each for observer in observers for each in observer.losses.cosines.given]
-        if len(bounds) == len(given):  # all that a softmax is taken of
-            most, classes = max(((float(most), classes) for most, classes in bounds), default=(math.inf, 0))
-            found["score_bound"] = [most, classes] if math.isfinite(most) else []
-        found |= losses.told([observer.losses for observer in observers])
-        found["class_weights"] = self._class_weights.told(each for one in observers for each in one.losses.weighted)
-        found["padding_alone"] = next((each for one in observers if (each := one.masks.padding_alone())), [])
-        found["cut_derivative"] = max((each.derivatives.share() for each in observers), default=0.0)
-        found["no_second_derivative"] = all(each.derivatives.no_second() for each in observers)
-        found["guessing"] = next((each for observer in observers for each in whole_loss.guessing(observer)), None)
-        found["unsigned"] = next((each for observer in observers for each in whole_loss.unsigned(observer)), [])
-        found["scrambled"] = next((list(each) for observer in observers for each in observer.scrambled), [])
-        found["crossed"] = next((each for one in observers if (each := one.flattened.crossed)), [])
-        found["other_axis"] = next((each for one in observers if (each := one.axes.told)), [])
-        found["over_queries"] = next((each for one in observers if (each := one.axes.over_queries)), [])
-        found["dropped_output"] = next((each for one in observers if (each := one.dropped.told)), [])
-        for count, entry in ((1, "norms_of_one"), (2, "norms_of_two")):
-            found[entry] = list(dict.fromkeys(name for observer in observers for name in observer.norms_of[count]))
-        found["dropout"] = self._dropout = max(one.dropped.most for one in observers)
-        found["softmax_of_one"] = list(dict.fromkeys(name for one in observers for name in one.softmax_of_one))
-        found["softmax_astray"] = list(dict.fromkeys(name for one in observers for name in one.softmax_astray))
-        for entry, each in (("cut_off", "cuts"), ("drawn", "draws")):
-            lost = set[int]().union(*(getattr(observer, each).lost for observer in observers))
-            found[entry] = [name for name, tensor in self._tensors().items() if id(tensor) in lost]
-        found |= observers[-1].shared_norms.told(observers[-1].modules)
-        found["restarted"] = next((each for one in observers if (each := one.restarts.told(self._tensors()))), [])
-        last = observers[-1].cuts.steps
-        found["state_cut"] = [max(last.values(), default=0), [n for n, p in self._tensors().items() if id(p) in last]]
-        found["along_batch"] = along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found())
         self._strangers = [each for one in observers for each in strangers.made(one.strangers, one.modules)]
         others = [each() for observer in observers for each in observer.others]
         self._beside.meet(each for each in others if each is not None)
-        if len(targets) == len(observers):  # one comparison a batch: of several it is not known which is the output's
-            low, high = torch.stack(targets).T
-            found["targets"] = [each for each in (float(low.min()), float(high.max())) if math.isfinite(each)]
-        self._note(**found)
+        self._note(frozen_random=self._frozen.names)
+        # modules inside a compiled one may be at work unseen
+        idle = [] if compiled else [name for name in self._tensors() if name.rpartition(".")[0] not in called]
+        weights = self._class_weights.told(each for one in observers for each in one.losses.weighted)
+        found = once.told(observers, self._tensors())
+        self._dropout = found["dropout"]
+        self._note(idle=idle, class_weights=weights, **found)
 
     def _look_at_order(self, x: Tensor | None) -> None:
         if x is not None and not x.is_nested:

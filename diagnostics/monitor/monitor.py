@@ -17,7 +17,7 @@ from diagnostics.monitor import describe, examples, forwards, nonfinite, resumin
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
-from diagnostics.monitor.forwards import Entrance
+from diagnostics.monitor.entrance import Entrance
 from diagnostics.monitor.given import Closure, Given
 from diagnostics.monitor.guard import Guard, Hooked, warn
 from diagnostics.monitor.looking import Looking

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from diagnostics import stats
-from diagnostics.monitor import arguments, attention, describe, functions, places, sequences, strangers, trained_targets
+from diagnostics.monitor import arguments, attention, describe, functions, sequences, strangers, trained_targets
 from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, compared
 from diagnostics.monitor.cuts import CUTS, Cuts
@@ -31,7 +30,6 @@ from diagnostics.monitor.flattened import Flattened
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept
 from diagnostics.monitor.hook import Hook
-from diagnostics.monitor.layer import NOTHING, PARAMETER
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
@@ -41,6 +39,7 @@ from diagnostics.monitor.pulled import Rows
 from diagnostics.monitor.restarts import Restarts
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 from diagnostics.monitor.units import GATE, Call
+from diagnostics.monitor.views import Views
 
 
 class Observer(TorchFunctionMode):
@@ -64,7 +63,6 @@ class Observer(TorchFunctionMode):
         self.modules = dict(describe.unwrap(model).named_modules())
         self.autocast, self.seconds = False, 0.0
         self.loss: Any = None  # of the closure that was observed
-        self.scrambled: list[tuple[list[int], list[int]]] = []  # shapes before and after such a view of an output
         # Norms of one number each, whose output is their bias, and of two: which was larger is all that is left.
         self.norms_of: dict[int, list[str]] = {1: [], 2: []}
         self.comparisons: list[Comparison] = []  # of the loss, with targets
@@ -78,12 +76,12 @@ class Observer(TorchFunctionMode):
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
+        self.views = Views(self.graph)
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         self._followers = (
-            self.axes, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts, self.rows,
+            self.axes, self.views, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts,
+            self.rows,
         )  # fmt: skip
-        # Of the last states of recurrent layers, their number of sequences, which is the second dimension.
-        self._states = WeakTensorKeyDictionary()
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0
         self._stack: list[ModuleCall] = []  # the modules at work
@@ -172,10 +170,6 @@ class Observer(TorchFunctionMode):
                 self._follow_cuts(func, args, kwargs, out, set())
         else:
             out = self._call(func, args, kwargs)
-        if self._asking and func in functions.RECURRENT:
-            with self.ours:
-                for state in sequences.last_states(out):
-                    self._states[state] = state.shape[1]
         self.seconds += time.perf_counter() - began
         return out
 
@@ -247,7 +241,8 @@ class Observer(TorchFunctionMode):
                     self.softmax_astray.append(self._name(name))
             self._add(self._name(name), kind, x, out, dim, channels_first)
         elif self._asking:
-            self._shaped(func, args, kwargs, out)
+            if args and (count := functions.normalized(func, args, kwargs)) in self.norms_of:
+                self.norms_of[count].append(self._stack[-1].name if self._stack else "loss")
             self.shared_norms.follow(func, args, kwargs, self._stack[-2:])
         if func in functions.ATTENTION:
             with torch.no_grad():
@@ -273,23 +268,6 @@ class Observer(TorchFunctionMode):
                 self.others.append(weakref.ref(each))
                 if self._stack and each.requires_grad:
                     self.strangers += strangers.met(self._stack[-1].name, each, self.modules)
-
-    def _shaped(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        """A view that scrambles an output of the model's (how numbers lie in memory that it is given, who gives them
-        knows), and a norm of very few numbers."""
-        x = args[0] if args else None
-        if not isinstance(x, Tensor) or not isinstance(out, Tensor):
-            return
-        if func in functions.FLATTEN:
-            flow = self.graph.flow(x)
-            mixed = out.dim() > 0 and self._states.get(x) == out.shape[0]
-            known = flow not in (NOTHING, PARAMETER)
-            if mixed or (known and places.scrambles(x.shape, out.shape, flow.channels_first)):
-                self.scrambled.append((list(x.shape), list(out.shape)))
-        elif func in functions.SELECTING and x in self._states:  # of packed sequences, back in their own order
-            self._states[out] = out.shape[1]
-        elif (count := functions.normalized(func, args, kwargs)) in self.norms_of:
-            self.norms_of[count].append(self._stack[-1].name if self._stack else "loss")
 
     def _attention(self, counts: stats.UnitCounts | None) -> None:
         if counts is not None:
