@@ -191,3 +191,14 @@ def test_an_empty_tensor_among_the_weights(make):
         return measure(lambda: sum(p.square().sum() for p in w), w, optimizer, [0.01]).stability
 
     assert ratio(2, 0) == pytest.approx(ratio(2)) and ratio(2) > 0
+
+
+def test_a_search_that_did_not_come_to_the_largest_eigenvalue_gives_no_stability_ratio():
+    """Between seven decades of negative ones it cannot be seen in thirty products."""
+    torch.manual_seed(0)
+    model = nn.Linear(3020, 1, bias=False)
+    curvatures = torch.cat([-torch.logspace(-3, 4, 3000), torch.rand(20) * 1e-2])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    estimate = measure(lambda: 0.5 * (curvatures * model.weight**2).sum(), model, optimizer, [0.1], full=False)
+    assert estimate.preconditioned_residual > abs(estimate.preconditioned)
+    assert np.isnan(estimate.stability) and "the steepest direction" in " ".join(estimate.notes)

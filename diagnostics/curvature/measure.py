@@ -38,6 +38,7 @@ LASTED = 0.3
 # Of a product, by which two lengths of step may differ, and a double backward from both. Where the first is less than
 # 0.02, right ones were off by less than 0.1 but where units stood exactly at a kink; wrong ones are by 0.3 to 1.
 CONVERGED, WRONG = 0.02, 0.1
+UNFOUND = "no stability ratio: the search ended before it had found the steepest direction"
 STOPPED = (
     "parts of the loss that depend on the weights are kept from its gradient (detach, no_grad): curvature is that of "
     "the loss with these parts fixed, and the true stability limit is another"
@@ -198,6 +199,8 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
     if request.full:
         krylov, columns = spectrum(request, hessian, solver)
     columns |= steepest(request, hessian, solver, scale, krylov)
+    if columns["preconditioned_residual"] > abs(columns["preconditioned"]):
+        notes = [*notes, UNFOUND]
     schedule: dict[str, Any] = _schedule(request, columns)
     spread = abs(request.loss - hessian.loss) / max(abs(hessian.loss), 1e-30)
     defect = max(run.defect for run in solver.spent)

@@ -34,7 +34,7 @@ def steepest(
     columns |= {"preconditioned": top, "preconditioned_residual": residual, "preconditioned_vector": vector}
     if not request.full and scale.plain:
         columns |= {"eigenvalues": [top], "residuals": [residual]}
-    if scale.known:
+    if scale.known and residual <= abs(top):  # else not even its sign is known
         columns |= _stability(request, hessian, solver, scale, top, vector)
     if request.full:
         columns["flat_gradient_share"] = flat_share(krylov, scale.gradient(hessian.gradient))
