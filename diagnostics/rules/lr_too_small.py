@@ -170,7 +170,8 @@ def check(
     # short to shrink even the steepest direction tenfold, or ten times the rate would be too small all the same, or it
     # is behind a linear model.
     most_gone = history.end <= (1 - learned) * history.start
-    settled = most_gone and limits.steps_for_tenfold(1 - min(sentences.progress(run) * pace.left, 1)) < history.count
+    too_short = limits.steps_for_tenfold(1 - min(sentences.progress(run) * pace.left, 1)) >= history.count
+    settled = most_gone and not too_short  # nor where no limit is known that would tell
     settled = settled and not (10 * pace.ratio < stable and 10 * pace.overshoot < slack * share)
     settled = settled and not is_behind_linear(run, history.middle_step)
     yield found if standing or belated or not settled else replace(found, severity="info")
