@@ -360,6 +360,22 @@ _TABLES = (
         "feature",
     ),
     Table(
+        "terms",
+        "update at which they were looked at, term of the loss; where several compare answers with targets",
+        (
+            STEP,
+            Metric("term", "the function that compares, numbered where it is called again", "string"),
+            Metric("loss", "what it returns, unweighted"),
+            Metric("mean_answer_loss", "what it would return if each example were given the mean of all answers"),
+            Metric(
+                "pull",
+                "length of its gradient, as it is weighted, in the weights that it shares with the other terms, over "
+                "that of theirs together",
+            ),
+        ),
+        "term",
+    ),
+    Table(
         "examples",
         "kept batch, example and role, where watch was asked for examples",
         (

@@ -39,6 +39,7 @@ from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.pulled import Distances, Pulled
 from diagnostics.monitor.sending import Record
+from diagnostics.monitor.terms import Calls, Terms
 from diagnostics.monitor.together import Together
 from diagnostics.monitor.trained_targets import TrainedTargets
 from diagnostics.monitor.units import Call, Units
@@ -66,7 +67,7 @@ class Looking:
         self._guard, self._together = guard, together
         self._compared, self._averaged = Compared(), Averaged()
         self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
-        self._pulled = Pulled()
+        self._pulled, self._terms = Pulled(), Terms()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._elastic: Elastic | None = guard.run("elasticity", Elastic, model)
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -78,7 +79,7 @@ class Looking:
         self._ended = Counter[str]()  # how often it was asked where a gradient of zero ends: of some weights, of all
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
-        """Fill the tables `units`, `symmetry` and `inputs` of one record, and scalars."""
+        """Fill the tables `units`, `symmetry`, `terms` and `inputs` of one record, and scalars."""
         self._guard.run("mode", self._look_at_mode, record.update.plan.step)
         self._guard.run("strangers", self._look_for_strangers)
         self._guard.run("frozen weights", self._look_at_frozen)
@@ -109,6 +110,8 @@ class Looking:
         if closure is not None and not self._together.active:  # parts of a backward that others wait for
             self._guard.run("ending", self._look_where_it_ends, record, closure)
             self._guard.run("pairs", self._look_at_pairs, observers, closure)
+            if not compiled:
+                self._guard.run("terms", self._look_at_terms, record, observers, closure)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         self._entrance.asking = False
@@ -214,6 +217,14 @@ class Looking:
             with forwards.ours(self._model, closure), torch.enable_grad(), Distances() as seen:
                 self._pulled.meet(seen.apart(closure()))
             self._note(pulled=[list(each) for each in self._pulled.found])
+
+    def _look_at_terms(self, record: Record, observers: list[Observer], closure: Closure) -> None:
+        if observers and self._terms.due(record.update.plan.step, observers[-1].with_targets.count):
+            with forwards.ours(self._model, closure), torch.enable_grad():
+                with Calls() as calls:
+                    loss = closure()
+                weights = [each for each in self._tensors().values() if each.requires_grad]
+                record.add("terms", *self._terms.rows(loss, calls.seen, weights))
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

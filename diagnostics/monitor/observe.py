@@ -38,6 +38,7 @@ from diagnostics.monitor.probe import active
 from diagnostics.monitor.pulled import Rows
 from diagnostics.monitor.restarts import Restarts
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
+from diagnostics.monitor.terms import Comparisons
 from diagnostics.monitor.units import GATE, Call
 from diagnostics.monitor.views import Views
 
@@ -76,11 +77,11 @@ class Observer(TorchFunctionMode):
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
-        self.views = Views(self.graph)
+        self.views, self.with_targets = Views(self.graph), Comparisons()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         self._followers = (
             self.axes, self.views, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts,
-            self.rows,
+            self.rows, self.with_targets,
         )  # fmt: skip
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0

@@ -23,7 +23,7 @@ Facts, not statistics, each seen on the thing itself:
   to none; does the policy's term train the critic, and is its entropy lowered;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
-  ones; do targets that are trained shrink with it;
+  ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
   that of one answer to all; do features become tenfold larger or smaller together; are all examples of a batch one, all
   texts one token, all inputs of a layer zero.
@@ -204,6 +204,10 @@ are one. What keeps them apart is a target without a gradient beside a predictor
 not agree which is which. Random weights keep what is alike near: a loss that pulls the farther pairs together from the
 start, and does not get far, has them the other way round.
 
+*Outweighed*: the gradient of a sum of terms is the sum of theirs, and an optimizer goes along it. Of two of very
+different size it is that of the larger one but for a rounding, whatever unit that has its size from: layers that both
+share are trained for the larger alone.
+
 *Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
 
 *Beyond generator*: a tanh gives numbers between -1 and 1. Data that lie farther out differ from all that a generator
@@ -232,8 +236,9 @@ at the end, is taken for a loss without a floor. All labels may be of one class 
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
 between. Pairs that belong together though they look apart, as a question and its answer, look reversed while little is
 learned of them. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn
-without a gradient. A forecast of one number for all times, random features, strong dropout, an ascent by hand may be
-meant, and so may class weights that grow with frequency where a mistake in the frequent class is the dear one.
+without a gradient. A term of next to no weight may be meant. A forecast of one number for all times, random
+features, strong dropout, an ascent by hand may be meant, and so may class weights that grow with frequency where a
+mistake in the frequent class is the dear one.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -261,6 +266,7 @@ from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import across_batch, by_epsilon, norms_of_few, shared_norms, short_memory
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
+from diagnostics.rules._outweighed import outweighed
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._policy import advantage_trained, entropy_lowered
 from diagnostics.rules._pulled import pairs_reversed
@@ -281,6 +287,7 @@ TITLES = {
     "targets-outside": "Targets that the loss cannot take",
     "norm-epsilon": "Batch norms that do not normalize",
     "pairs-reversed": "Labels of pairs the other way round",
+    "outweighed": "A term of the loss that is outweighed",
     "beyond-generator": "Data that the generator cannot make",
 }
 
@@ -295,7 +302,7 @@ _LOOKS = (
     in_order, inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
     forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
     forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
-    pairs_reversed, shrinking_targets, beyond_generator, identity_activation,
+    pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
 )  # fmt: skip
 
 

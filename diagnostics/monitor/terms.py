@@ -1,0 +1,120 @@
+"""Terms of a loss that compare several answers with targets: how hard each pulls at the weights that they share, and
+whether its answers tell the examples apart.
+
+Source: Chen et al. 2018 (GradNorm), who balance the lengths of these gradients.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from diagnostics.monitor import functions
+from diagnostics.monitor.likeness import FEWEST
+
+MOST = 8  # terms, each of which costs a backward
+GROWTH = 1.3  # from look to look, by the number of updates: three in the later half of a run
+
+
+class Call(NamedTuple):
+    """Of a loss function that returned one number."""
+
+    func: Callable
+    answer: Tensor
+    target: Tensor
+    args: tuple  # without the answer
+    kwargs: dict[str, Any]
+    loss: Tensor
+
+    def of_mean_answer(self) -> Tensor:
+        """The loss if each example were given the mean of all answers."""
+        mean = self.answer.detach().mean(0, keepdim=True)
+        return self.func(mean.expand_as(self.answer), *self.args, **self.kwargs).detach()
+
+
+class Calls(TorchFunctionMode):
+    """Those of answers that are learned with targets that are not, and differ from example to example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Call] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if compares(func, args, kwargs, out) and out.requires_grad:
+            target = functions.argument(args, kwargs, 1, "target")
+            if not target.requires_grad and bool((target != target[:1]).any()):
+                self.seen.append(Call(func, args[0], target, args[1:], kwargs, out))
+        return out
+
+
+class Comparisons:
+    """How many there are in a forward."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        self.count += compares(func, args, kwargs, out)
+
+
+class Terms:
+    """Asked at ever fewer of the measured updates, if the first forward compares several times."""
+
+    def __init__(self) -> None:
+        self._next, self._over = 0, False
+
+    def due(self, step: int, count: int) -> bool:
+        """`count`: of the comparisons in a forward, which the first one is asked for."""
+        if not self._next:
+            self._over = not 2 <= count <= MOST
+        if self._over or step < self._next:
+            return False
+        self._next = max(step + 1, int(GROWTH * step))
+        return True
+
+    def rows(self, loss: Any, calls: Sequence[Call], weights: Sequence[Tensor]) -> tuple[list[str], dict[str, Any]]:
+        """Names and columns of table `terms`. `loss`: of these calls, with its graph."""
+        if not 2 <= len(calls) <= MOST or not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            return [], {}
+        factors = torch.autograd.grad(loss.sum(), [each.loss for each in calls], retain_graph=True, allow_unused=True)
+        pairs = [(call, factor) for call, factor in zip(calls, factors, strict=True) if factor is not None]
+        pulls = [
+            torch.autograd.grad(call.loss, weights, factor, retain_graph=True, allow_unused=True)
+            for call, factor in pairs
+        ]
+        columns = {
+            "loss": torch.stack([call.loss.detach().float() for call, _ in pairs]),
+            "mean_answer_loss": torch.stack([call.of_mean_answer().float() for call, _ in pairs]),
+            "pull": torch.stack([_share(pulls, at) for at in range(len(pairs))]),
+        }
+        return _names([call.func for call, _ in pairs]), columns
+
+
+def compares(func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> bool:
+    if func not in functions.WITH_TARGETS or not args or not isinstance(out, Tensor) or out.numel() != 1:
+        return False
+    answer, target = args[0], functions.argument(args, kwargs, 1, "target")
+    examples = all(isinstance(each, Tensor) and each.dim() and len(each) >= FEWEST for each in (answer, target))
+    return examples and len(answer) == len(target)
+
+
+def _share(pulls: Sequence[Sequence[Tensor | None]], at: int) -> Tensor:
+    """Length of one term's gradient in the weights that it shares with others, over that of their sum; NaN without."""
+    shared = []
+    for place, own in enumerate(pulls[at]):
+        others = [each[place] for term, each in enumerate(pulls) if term != at]
+        against = [gradient for gradient in others if gradient is not None]
+        if own is not None and against:
+            shared.append(torch.stack([own.norm(), sum(against[1:], against[0]).norm()]).float())
+    own, others = torch.stack(shared).norm(dim=0) if shared else torch.full((2,), torch.nan)
+    return own / others
+
+
+def _names(several: Sequence[Callable]) -> list[str]:
+    """Of functions, numbered where one is called again."""
+    names = [functions.spelled(each) for each in several]
+    return [f"{name}#{names[:at].count(name)}" if names.count(name) > 1 else name for at, name in enumerate(names)]

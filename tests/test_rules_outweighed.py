@@ -1,0 +1,140 @@
+"""A term of the loss that another outweighs at the weights they share, and terms that are as they are meant to be."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diagnostics
+from diagnostics.monitor.terms import Calls, Terms
+from diagnostics.run import Run
+
+ROWS = 64
+Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        layers = [nn.Sequential(nn.Linear(8 if at == 0 else 16, 16), nn.Tanh()) for at in range(depth)]
+        self.trunk, self.amount, self.kind = nn.Sequential(*layers), nn.Linear(16, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.trunk(x)
+        return self.amount(h).squeeze(1), self.kind(h)
+
+
+def batch(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The amount is of the first input, and the kind of how the signs of four others go together."""
+    x = torch.randn(ROWS, 8, generator=generator)
+    return x, x[:, 0], (x[:, 1] * x[:, 2] > 0).long() + (x[:, 3] * x[:, 4] > 0).long()
+
+
+def train(path: Path, loss: Loss, updates: int = 600) -> Run:
+    torch.manual_seed(0)
+    model, generator = TwoHeads(), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    measured = {"every": 1, "curvature_every": 0, "budget": 100.0}
+    with diagnostics.watch(model, optimizer, path, **measured) as monitor:
+        for _ in range(updates):
+            data = batch(generator)
+            optimizer.zero_grad()
+            value = loss(model, *data)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=lambda data=data: loss(model, *data))
+    return diagnostics.load(path)
+
+
+def both(weight: float) -> Loss:
+    def loss(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
+        a, k = model(x)
+        return weight * F.mse_loss(a, amount) + F.cross_entropy(k, kind)
+
+    return loss
+
+
+def in_hours(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
+    """As where targets are in a unit that makes them large, and the answers are scaled to it."""
+    a, k = model(x)
+    return F.mse_loss(300 * a, 300 * amount) + F.cross_entropy(k, kind)
+
+
+def of_random_labels(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
+    """There is nothing to learn of one term, which pulls as hard as the other."""
+    a, k = model(x)
+    return F.mse_loss(a, amount) + F.cross_entropy(k, (1000 * x[:, 5]).long() % 3)
+
+
+def of_one_label(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
+    """As a discriminator that is also a classifier: what is real has one label, and no example differs by it."""
+    a, k = model(x)
+    return 300 * F.mse_loss(a, amount) + F.binary_cross_entropy_with_logits(k[:, 0], torch.ones(ROWS))
+
+
+def told(run: Run) -> list[str]:
+    return [each.cause or each.kind for each in diagnostics.diagnose(run).findings if each.alarm]
+
+
+@pytest.mark.parametrize("loss", [both(1e5), in_hours])
+def test_a_term_that_is_outweighed_is_told(tmp_path, loss):
+    run = train(tmp_path, loss)
+    assert told(run) == ["outweighed"]
+    (finding,) = [each for each in diagnostics.diagnose(run).findings if each.cause == "outweighed"]
+    assert "cross_entropy is outweighed" in finding.summary and "trained for mse_loss" in finding.summary
+
+
+@pytest.mark.parametrize("loss", [both(1.0), both(0.1), of_random_labels, of_one_label])
+def test_terms_of_one_scale_are_not(tmp_path, loss):
+    run = train(tmp_path, loss, updates=300)
+    assert "outweighed" not in told(run)
+
+
+def test_terms_that_share_no_weights_are_not(tmp_path):
+    def loss(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
+        h = model.trunk(x).detach()
+        return 1e5 * F.mse_loss(model.amount(h).squeeze(1), amount) + F.cross_entropy(model.kind(h), kind)
+
+    run = train(tmp_path, loss, updates=100)
+    assert run.table("terms")["pull"].isna().all() and "outweighed" not in told(run)
+
+
+def test_a_loss_of_one_term_has_no_table(tmp_path):
+    run = train(tmp_path, lambda model, x, amount, kind: F.mse_loss(model(x)[0], amount), updates=30)
+    assert run.table("terms").empty
+
+
+def test_pulls_and_losses_are_those_of_autograd_term_by_term():
+    torch.manual_seed(0)
+    model = TwoHeads(1)
+    x, amount, kind = batch(torch.Generator().manual_seed(2))
+    with Calls() as calls:
+        a, k = model(x)
+        loss = 7 * F.mse_loss(a, amount) + 0.5 * F.cross_entropy(k, kind)
+    names, columns = Terms().rows(loss, calls.seen, list(model.parameters()))
+
+    def gradient(of: Callable[[], Tensor]) -> Tensor:
+        model.zero_grad()
+        of().backward()
+        return torch.cat([each.grad.flatten() for each in model.trunk.parameters()])
+
+    first = 7 * float(gradient(lambda: F.mse_loss(model(x)[0], amount)).norm())
+    second = 0.5 * float(gradient(lambda: F.cross_entropy(model(x)[1], kind)).norm())
+    assert names == ["mse_loss", "cross_entropy"]
+    assert columns["pull"].tolist() == pytest.approx([first / second, second / first])
+    a, k = (each.detach() for each in model(x))
+    means = F.mse_loss(a.mean().expand(ROWS), amount), F.cross_entropy(k.mean(0).expand(ROWS, 3), kind)
+    assert columns["mean_answer_loss"].tolist() == pytest.approx([float(each) for each in means])
+    assert columns["loss"].tolist() == pytest.approx([float(F.mse_loss(a, amount)), float(F.cross_entropy(k, kind))])
+
+
+def test_one_function_called_twice_is_numbered():
+    model = TwoHeads(1)
+    x, amount, _ = batch(torch.Generator().manual_seed(2))
+    with Calls() as calls:
+        a, k = model(x)
+        loss = F.mse_loss(a, amount) + F.mse_loss(input=k[:, 0], target=amount) + F.mse_loss(k[:, 1], target=amount)
+    assert Terms().rows(loss, calls.seen, list(model.parameters()))[0] == ["mse_loss#0", "mse_loss#1", "mse_loss#2"]
