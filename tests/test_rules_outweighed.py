@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.monitor import terms
 from diagnostics.monitor.terms import Calls, Terms
 from diagnostics.run import Run
 
@@ -138,3 +139,9 @@ def test_one_function_called_twice_is_numbered():
         a, k = model(x)
         loss = F.mse_loss(a, amount) + F.mse_loss(input=k[:, 0], target=amount) + F.mse_loss(k[:, 1], target=amount)
     assert Terms().rows(loss, calls.seen, list(model.parameters()))[0] == ["mse_loss#0", "mse_loss#1", "mse_loss#2"]
+
+
+def test_no_more_is_held_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(terms, "HELD", 100)
+    sizes = [each.numel() for each in terms._some([torch.zeros(n) for n in (60, 200, 30, 20, 10)])]
+    assert sizes == [60, 30, 10]

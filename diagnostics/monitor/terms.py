@@ -15,6 +15,7 @@ from diagnostics.monitor import functions
 from diagnostics.monitor.likeness import FEWEST
 
 MOST = 8  # terms, each of which costs a backward
+HELD = 1 << 22  # numbers of a gradient, held once a term: those of the first layers, which are the likeliest shared
 GROWTH = 1.3  # from look to look, by the number of updates: three in the later half of a run
 
 
@@ -23,7 +24,6 @@ class Call(NamedTuple):
 
     func: Callable
     answer: Tensor
-    target: Tensor
     args: tuple  # without the answer
     kwargs: dict[str, Any]
     loss: Tensor
@@ -47,7 +47,7 @@ class Calls(TorchFunctionMode):
         if compares(func, args, kwargs, out) and out.requires_grad:
             target = functions.argument(args, kwargs, 1, "target")
             if not target.requires_grad and bool((target != target[:1]).any()):
-                self.seen.append(Call(func, args[0], target, args[1:], kwargs, out))
+                self.seen.append(Call(func, args[0], args[1:], kwargs, out))
         return out
 
 
@@ -82,9 +82,11 @@ class Terms:
             return [], {}
         factors = torch.autograd.grad(loss.sum(), [each.loss for each in calls], retain_graph=True, allow_unused=True)
         pairs = [(call, factor) for call, factor in zip(calls, factors, strict=True) if factor is not None]
+        some = _some(weights)
+        if len(pairs) < 2 or not some:
+            return [], {}
         pulls = [
-            torch.autograd.grad(call.loss, weights, factor, retain_graph=True, allow_unused=True)
-            for call, factor in pairs
+            torch.autograd.grad(call.loss, some, factor, retain_graph=True, allow_unused=True) for call, factor in pairs
         ]
         columns = {
             "loss": torch.stack([call.loss.detach().float() for call, _ in pairs]),
@@ -100,6 +102,16 @@ def compares(func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> b
     answer, target = args[0], functions.argument(args, kwargs, 1, "target")
     examples = all(isinstance(each, Tensor) and each.dim() and len(each) >= FEWEST for each in (answer, target))
     return examples and len(answer) == len(target)
+
+
+def _some(weights: Sequence[Tensor]) -> list[Tensor]:
+    """As many of the first as may be held."""
+    chosen, room = [], HELD
+    for each in weights:
+        if each.numel() <= room:
+            chosen.append(each)
+            room -= each.numel()
+    return chosen
 
 
 def _share(pulls: Sequence[Sequence[Tensor | None]], at: int) -> Tensor:
