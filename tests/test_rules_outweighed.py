@@ -145,3 +145,29 @@ def test_no_more_is_held_than_there_is_room_for(monkeypatch):
     monkeypatch.setattr(terms, "HELD", 100)
     sizes = [each.numel() for each in terms._some([torch.zeros(n) for n in (60, 200, 30, 20, 10)])]
     assert sizes == [60, 30, 10]
+
+
+def test_training_is_bitwise_unchanged(tmp_path):
+    """With dropout, whose numbers are drawn, and a batch norm, which counts its batches."""
+
+    def trained(path: Path | None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model, generator = TwoHeads(), torch.Generator().manual_seed(1)
+        model.trunk.extend([nn.BatchNorm1d(16), nn.Dropout(0.5)])
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        monitor = diagnostics.watch(model, optimizer, path, every=1, budget=100.0) if path else None
+        for _ in range(20):
+            data = batch(generator)
+            optimizer.zero_grad()
+            value = both(1.0)(model, *data)
+            value.backward()
+            optimizer.step()
+            if monitor is not None:
+                monitor.step(value, closure=lambda data=data: both(1.0)(model, *data))
+        if monitor is not None:
+            monitor.close()
+        return model.state_dict()
+
+    watched, alone = trained(tmp_path), trained(None)
+    assert len(diagnostics.load(tmp_path).table("terms")) > 4
+    assert all(torch.equal(watched[name], alone[name]) for name in alone)
