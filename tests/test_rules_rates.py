@@ -263,6 +263,17 @@ def test_a_small_rate_that_has_most_of_the_loss_behind_it_is_no_alarm(steps, sev
     assert [(found.kind, found.severity) for found in diagnosis.findings] == [("lr-too-small", severity)]
 
 
+def test_nor_is_one_whose_limit_is_not_known(tmp_path):
+    """Nobody knows then whether the run was too short to shrink even the steepest direction."""
+    model = network()
+    watched(tmp_path, model, torch.optim.SGD(model.parameters(), lr=0.01), cross_entropy, steps=300)
+    run = diagnostics.load(tmp_path)
+    tables = {name: run.table(name) for name in ("scalars", "layers", "units", "inputs", "events", "batches")}
+    tables["curvature"] = run.table("curvature").assign(stability=np.nan, progress=np.nan, limit=np.nan)
+    found = diagnostics.diagnose(Run.from_frames(dict(run.meta), tables)).findings
+    assert [(each.kind, each.severity) for each in found] == [("lr-too-small", "info")]
+
+
 def test_a_rate_that_falls_at_the_balance_with_a_soft_threshold_is_no_alarm(tmp_path):
     """The gradient rests where the threshold takes back what it adds; the loss has long come down."""
     torch.manual_seed(0)
