@@ -308,7 +308,7 @@ def test_last_states_of_packed_sequences(wrong):
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         last = lstm(packed)[1][0]
         (last if wrong else last.transpose(0, 1)).reshape(32, 24)
-    assert observer.scrambled == ([([2, 32, 12], [32, 24])] if wrong else [])
+    assert observer.views.scrambled == ([([2, 32, 12], [32, 24])] if wrong else [])
 
 
 @pytest.mark.parametrize(
