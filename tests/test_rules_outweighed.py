@@ -88,6 +88,7 @@ def test_a_term_that_is_outweighed_is_told(tmp_path, loss):
     assert "cross_entropy is outweighed" in finding.summary and "trained for mse_loss" in finding.summary
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("loss", [both(1.0), both(0.1), of_random_labels, of_one_label])
 def test_terms_of_one_scale_are_not(tmp_path, loss):
     run = train(tmp_path, loss, updates=300)

@@ -199,7 +199,7 @@ def _estimate(request: Request, hessian: Hessian) -> Estimate:
     if request.full:
         krylov, columns = spectrum(request, hessian, solver)
     columns |= steepest(request, hessian, solver, scale, krylov)
-    if columns["preconditioned_residual"] > abs(columns["preconditioned"]):
+    if scale.known and not math.isnan(scale.sign) and math.isnan(columns.get("stability", math.nan)):
         notes = [*notes, UNFOUND]
     schedule: dict[str, Any] = _schedule(request, columns)
     spread = abs(request.loss - hessian.loss) / max(abs(hessian.loss), 1e-30)

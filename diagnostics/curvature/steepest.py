@@ -34,7 +34,7 @@ def steepest(
     columns |= {"preconditioned": top, "preconditioned_residual": residual, "preconditioned_vector": vector}
     if not request.full and scale.plain:
         columns |= {"eigenvalues": [top], "residuals": [residual]}
-    if scale.known and residual <= abs(top):  # else not even its sign is known
+    if scale.known and _is_found(top, residual):
         columns |= _stability(request, hessian, solver, scale, top, vector)
     if request.full:
         columns["flat_gradient_share"] = flat_share(krylov, scale.gradient(hessian.gradient))
@@ -118,7 +118,8 @@ def _stability(
     def largest(krylov: Krylov) -> tuple[float, Tensor]:
         _find_top(request, solver, krylov, vector)
         ritz = krylov.ritz()
-        return float(ritz.values[0]), krylov.vectors(ritz.coefficients[:, :1])[0]
+        value = float(ritz.values[0]) if _is_found(ritz.values[0], ritz.residuals[0]) else math.nan
+        return value, krylov.vectors(ritz.coefficients[:, :1])[0]
 
     if math.isnan(scale.sign):
         return {}
@@ -130,6 +131,11 @@ def _stability(
     if math.isnan(progress) or scale.sign < 0:
         progress, _ = largest(solver.basis(scale.moving(hessian)))
     return {"stability": ratio, "progress": progress, "limit": _limit(scale, ratio, top), "growing_vector": growing}
+
+
+def _is_found(top: float, residual: float) -> bool:
+    """Of an eigenvalue that may be off by more than itself not even the sign is known."""
+    return residual <= abs(top)
 
 
 def _limit(scale: Scaling, ratio: float, top: float) -> float:

@@ -23,8 +23,7 @@ def outweighed(
     run: Run,
     *,
     looks: int = 2,  # of the later half: one batch may be odd
-    turned: float = 1
-    / 30,  # of the others' pull: a term that turns the common direction by two degrees changes nothing
+    turned: float = 1 / 30,  # of the others' pull: what turns the common direction by two degrees is not felt
     learned: float = 0.1,  # of the loss of the mean answer, by another term: the weights and the rate are able to
 ) -> Iterator[Finding]:
     """Only of a term that learned nothing itself: many are given little weight on purpose, and a last layer of their
