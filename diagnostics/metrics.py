@@ -376,6 +376,23 @@ _TABLES = (
         "term",
     ),
     Table(
+        "placements",
+        "update at which they were looked at, set of placements of the targets; where pictures are compared with maps",
+        (
+            STEP,
+            Metric("placements", "what it is, beside the targets as they are given", "string"),
+            Metric("examples", "that were not looked at before", "int64", unit="examples"),
+            Metric(
+                "related",
+                "mean share that the best placement of a target has of all R^2 by its input, less that of the targets "
+                "of others",
+            ),
+            Metric("as_given", "the same of the placement that is given: the larger one, where targets lie right"),
+            Metric("answer_as_given", "share of that in R^2 by the answer: 1 all of it, 0 no more than others"),
+        ),
+        "placements",
+    ),
+    Table(
         "examples",
         "kept batch, example and role, where watch was asked for examples",
         (

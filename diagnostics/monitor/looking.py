@@ -37,6 +37,7 @@ from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs, beside
 from diagnostics.monitor.observe import Observer
 from diagnostics.monitor.overshoot import Overshoot
+from diagnostics.monitor.placed import Maps, Placed
 from diagnostics.monitor.pulled import Distances, Pulled
 from diagnostics.monitor.sending import Record
 from diagnostics.monitor.terms import Calls, Terms
@@ -67,7 +68,7 @@ class Looking:
         self._guard, self._together = guard, together
         self._compared, self._averaged = Compared(), Averaged()
         self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
-        self._pulled, self._terms = Pulled(), Terms()
+        self._pulled, self._terms, self._placed = Pulled(), Terms(), Placed()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._elastic: Elastic | None = guard.run("elasticity", Elastic, model)
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -79,7 +80,7 @@ class Looking:
         self._ended = Counter[str]()  # how often it was asked where a gradient of zero ends: of some weights, of all
 
     def look(self, record: Record, loss: Any, closure: Closure | None, compiled: bool) -> None:
-        """Fill the tables `units`, `symmetry`, `terms` and `inputs` of one record, and scalars."""
+        """Fill the tables `units`, `symmetry`, `terms`, `placements` and `inputs` of one record, and scalars."""
         self._guard.run("mode", self._look_at_mode, record.update.plan.step)
         self._guard.run("strangers", self._look_for_strangers)
         self._guard.run("frozen weights", self._look_at_frozen)
@@ -112,6 +113,7 @@ class Looking:
             self._guard.run("pairs", self._look_at_pairs, observers, closure)
             if not compiled:
                 self._guard.run("terms", self._look_at_terms, record, observers, closure)
+                self._guard.run("placements", self._look_at_placements, record, observers, closure)
 
     def _look_once(self, observers: list[Observer], compiled: bool) -> None:
         self._entrance.asking = False
@@ -225,6 +227,13 @@ class Looking:
                     loss = closure()
                 weights = [each for each in self._tensors().values() if each.requires_grad]
                 record.add("terms", *self._terms.rows(loss, calls.seen, weights))
+
+    def _look_at_placements(self, record: Record, observers: list[Observer], closure: Closure) -> None:
+        x = observers[-1].graph.outside.first if observers else None
+        if x is not None and self._placed.due(record.update.plan.step, x):
+            with forwards.ours(self._model, closure), torch.enable_grad(), Maps() as maps:
+                closure()
+            record.add("placements", *self._placed.rows(x, maps.found))
 
     def _look_at_units(self, record: Record, calls: list[Call]) -> None:
         record.add("units", *self._units.rows(calls))

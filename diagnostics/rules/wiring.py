@@ -25,8 +25,8 @@ Facts, not statistics, each seen on the thing itself:
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
-  that of one answer to all; do features become tenfold larger or smaller together; are all examples of a batch one, all
-  texts one token, all inputs of a layer zero.
+  that of one answer to all; do maps lie as the pictures do that they belong to; do features become tenfold larger or
+  smaller together; are all examples of a batch one, all texts one token, all inputs of a layer zero.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -141,6 +141,10 @@ should be subtracted, or a log determinant of the wrong sign, is lowered by larg
 asks for that class whatever the input, and the next batches undo what it taught. A batch norm takes out what the
 examples of a batch have in common, which then is their class.
 
+*Misplaced*: a random flip or turn that is drawn for a picture, and once more for its mask, puts the mask elsewhere. All
+that such masks have in common is where masks lie on average, and that is what is learned. The same of rows and columns
+that are exchanged in one of the two.
+
 *Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more;
 `x += noise` adds to it, and after $k$ epochs the variance of the noise is $k$ times that of one.
 
@@ -236,9 +240,10 @@ at the end, is taken for a loss without a floor. All labels may be of one class 
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
 between. Pairs that belong together though they look apart, as a question and its answer, look reversed while little is
 learned of them. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn
-without a gradient. A term of next to no weight may be meant. A forecast of one number for all times, random
-features, strong dropout, an ascent by hand may be meant, and so may class weights that grow with frequency where a
-mistake in the frequent class is the dear one.
+without a gradient. A term of next to no weight may be meant. A picture that is to be turned as its task looks misplaced
+until half of that is learned. A forecast of one number for all times, random features, strong dropout, an ascent by
+hand may be meant, and so may class weights that grow with frequency where a mistake in the frequent class is the dear
+one.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -262,6 +267,7 @@ from diagnostics.rules._in_order import in_order
 from diagnostics.rules._inputs_change import inputs_change, noise_piles_up
 from diagnostics.rules._log_scores import ctc_scores, log_scores, unlogged
 from diagnostics.rules._lost_updates import lost_to_rounding
+from diagnostics.rules._misplaced import misplaced
 from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import across_batch, by_epsilon, norms_of_few, shared_norms, short_memory
 from diagnostics.rules._one_class import one_class
@@ -288,6 +294,7 @@ TITLES = {
     "norm-epsilon": "Batch norms that do not normalize",
     "pairs-reversed": "Labels of pairs the other way round",
     "outweighed": "A term of the loss that is outweighed",
+    "misplaced": "Targets mirrored or turned against their inputs",
     "beyond-generator": "Data that the generator cannot make",
 }
 
@@ -299,10 +306,10 @@ _LOOKS = (
     advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
-    in_order, inputs_change, noise_piles_up, one_example, one_class, shared_head, zero_inputs, forward.made_in_forward,
-    forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone,
-    forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed,
-    pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
+    in_order, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head, zero_inputs,
+    forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
+    forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
+    lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from diagnostics.stats.inputs import (
     pair_cosines,
 )
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
+from diagnostics.stats.placements import CHANNELS, as_given, fits, placements, related, small_map
 from diagnostics.stats.reach import beyond, of_no_sum
 from diagnostics.stats.symmetry import ALIKE, SAME, Side, apart, distinct_outputs, project
 from diagnostics.stats.targets import Form, Targets, rounding
@@ -41,6 +42,7 @@ from diagnostics.stats.units import (
 
 __all__ = [
     "ALIKE",
+    "CHANNELS",
     "FORMS",
     "KINDS",
     "OUTPUTS",
@@ -53,6 +55,7 @@ __all__ = [
     "UnitCounts",
     "add",
     "apart",
+    "as_given",
     "attention_probabilities",
     "beyond",
     "by_unit",
@@ -63,6 +66,7 @@ __all__ = [
     "deviations",
     "distinct_outputs",
     "features",
+    "fits",
     "fitted",
     "flat",
     "foreach",
@@ -78,10 +82,13 @@ __all__ = [
     "of_length_one",
     "of_no_sum",
     "pair_cosines",
+    "placements",
     "predicted",
     "project",
+    "related",
     "rounding",
     "silent_rows",
+    "small_map",
     "softmax_rows",
     "squared_norms",
     "thumbnail",

@@ -1,0 +1,78 @@
+"""Targets that are mirrored or turned against their inputs, as pictures and masks that were augmented one by one.
+
+Source: `torchvision.transforms.v2`, which takes pictures and masks in one call for this reason.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from diagnostics.rules import _signals as signals
+from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._words import tex
+from diagnostics.run import Run
+
+
+def misplaced(
+    run: Run,
+    *,
+    looks: int = 8,  # of other examples each: their scatter is the error bar
+    sure: float = 4.0,  # standard errors that targets belong to these inputs at all, in one of nine sets of placements
+    errors: float = 2.0,  # standard errors that the given placement gains less than the best: it gains more where right
+    answered: float = 0.5,  # a share of three in four as given: what is to be turned, as by the task, was learned
+) -> Iterator[Finding]:
+    steps, names, best = run.matrix("placements", "related")
+    if len(steps) < looks:
+        return
+    given, answers = (run.matrix("placements", column)[2] for column in ("as_given", "answer_as_given"))
+    belongs, less = _in_errors(best), _in_errors(given - best)
+    late = answers[steps >= signals.loss(run).middle_step]
+    told = (belongs > sure) & (less < -errors)
+    if len(late) and told.any() and (late.mean(0)[told] < answered).all():
+        at = int(np.where(told, less, np.inf).argmin())
+        yield _finding(run, str(names[at]), best[:, at], given[:, at])
+
+
+def _in_errors(values: np.ndarray) -> np.ndarray:
+    """Mean over the looks, in its standard errors."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return values.mean(0) / (values.std(0, ddof=1) / len(values) ** 0.5)
+
+
+def _finding(run: Run, placement: str, best: np.ndarray, given: np.ndarray) -> Finding:
+    count = int(run.matrix("placements", "examples")[2][:, 0].sum())
+    always = _in_errors(given[:, None])[0] < -2  # standard errors: with targets of others it is nothing
+    if always:
+        how, fit = f"they fit {placement}, and less as they lie", "the other way"
+        remedies = (
+            f"place them as the inputs are: {placement}, which a transpose, a flip or [row, column] in place of "
+            "[x, y] has undone",
+        )
+    else:
+        how, fit = f"they fit {placement} as often as they do as they lie", "each in its own way"
+        remedies = (
+            "draw a random transform once for both: torchvision.transforms.v2 takes transform(image, mask), "
+            "albumentations transform(image=image, mask=mask); or stack the two, transform, and take them apart",
+        )
+    return found(
+        "misplaced",
+        run,
+        (
+            f"Targets do not lie as their inputs do: in {count} pairs that were looked at, {how}. What belongs to a "
+            f"place of the input is asked for at another, {fit}."
+        ),
+        (
+            *remedies,
+            "look at one batch as the loss gets it: watch(..., examples=8) keeps a few inputs and targets to be seen "
+            "beside each other",
+        ),
+        evidence={"gain of the best placement": float(best.mean()), "gain as given": float(given.mean())},
+        formula=rf"\frac{{R^2(x, t)}}{{\sum_g R^2(x, g\,t)}}:\ {tex(float(given.mean()))}\text{{ above chance, and of "
+        rf"the best placement }}{tex(float(best.mean()))}",
+        severity=unless_it_learns(run, "critical", "warning"),
+        chart=Chart(
+            "line", "placements", ("as_given", "related"),
+            f"Fit to the input, of targets as given and at best, as given or {placement}", layers=(placement,),
+        ),
+    )  # fmt: skip
