@@ -383,7 +383,7 @@ _TABLES = (
             Metric("placements", "what it is, beside the targets as they are given", "string"),
             Metric("examples", "that were not looked at before", "int64", unit="examples"),
             Metric(
-                "related",
+                "at_best",
                 "mean share that the best placement of a target has of all R^2 by its input, less that of the targets "
                 "of others",
             ),

@@ -62,14 +62,15 @@ def with_a_view_of_all() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def train(path: Path, place: Place, model: Callable[[], nn.Module] = local, examples: int = 384) -> Run:
+def train(path: Path, place: Place, model: Callable[[], nn.Module] = local, examples: int = 384, kept: int = 0) -> Run:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     masks = discs(examples, generator)
     pictures = masks + 0.5 * torch.randn(masks.shape, generator=generator)
     net = model()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    with diagnostics.watch(net, optimizer, path, every=1, curvature_every=0, budget=100.0) as monitor:
+    measured = {"every": 1, "curvature_every": 0, "budget": 100.0, "examples": kept}
+    with diagnostics.watch(net, optimizer, path, **measured) as monitor:
         for _ in range(160):
             chosen = torch.randint(examples, (BATCH,), generator=generator)
             x, t = place(pictures[chosen], masks[chosen], generator)
@@ -92,8 +93,9 @@ def test_masks_that_are_mirrored_by_themselves_are_told(tmp_path):
 
 
 def test_masks_with_rows_and_columns_exchanged_are_told(tmp_path):
-    (finding,) = misplaced(train(tmp_path, exchanged))
+    (finding,) = misplaced(train(tmp_path, exchanged, kept=4))
     assert finding.alarm and "they fit with rows and columns exchanged, and less as they lie" in finding.summary
+    assert [each.mark for each in finding.charts] == ["line", "examples"]
 
 
 @pytest.mark.parametrize("place", [both_at_once, of_others])

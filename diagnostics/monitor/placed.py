@@ -69,7 +69,7 @@ class Placed:
         related = [stats.related(own, chosen) for chosen in groups.values()]
         return list(groups), {
             "examples": [len(fresh)] * len(groups),
-            "related": torch.stack([best for best, _ in related]),
+            "at_best": torch.stack([best for best, _ in related]),
             "as_given": torch.stack([given for _, given in related]),
             "answer_as_given": torch.stack([stats.as_given(answered, chosen) for chosen in groups.values()]),
         }

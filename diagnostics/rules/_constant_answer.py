@@ -6,6 +6,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._below_linear import rival, said_of_linear
+from diagnostics.rules._charts import of_examples, where_to_look
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_off import BESIDE_A_CONSTANT
 from diagnostics.rules._finding import Chart, Finding
@@ -29,7 +30,6 @@ _OF_MEAN = Chart(
     "The loss after each update, and that of the mean of the answers, given to every input",
     log=True,
 )
-_EXAMPLES = Chart("examples", "examples", ("values",), "Examples of one batch, as the loss got them")
 _WEIGH = (
     "weigh the other terms of the loss less, or let them come in slowly: a divergence summed over a batch beside an "
     "error averaged over it pays for a code that says nothing"
@@ -90,7 +90,7 @@ def learned_nothing(
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
             *(() if nothing_there else longer),
             "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
-            f"sorted or shifted apart?{_where_to_look(run)}",
+            f"sorted or shifted apart?{where_to_look(run)}",
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
             "targets that do not follow from them",
             *(longer if nothing_there else ()),
@@ -98,19 +98,13 @@ def learned_nothing(
             "at every step, a dimension that is averaged away, gradients that do not come back through time",
         ),
         (
-            *([_EXAMPLES] if len(run.steps("examples")) else []),
+            *of_examples(run),
             _OF_PART if found.partial else _OF_MEAN if found.averaged else BESIDE_A_CONSTANT,
             Chart("line", "scalars", ("gradient_cosine",), "Cosine of successive gradients: 0 is noise"),
         ),
         r"R^2 = 1 - \frac{\mathcal{L}}{\mathcal{L}_\text{constant}} = "
         rf"{tex(found.share)} \pm {tex(found.error)}",
     )
-
-
-def _where_to_look(run: Run) -> str:
-    if len(run.steps("examples")):
-        return " The dashboard shows the examples that this run kept"
-    return " With diagnostics.watch(..., examples=8) the dashboard shows a few"
 
 
 def _longer_steps(run: Run, since: int) -> tuple[str, ...]:

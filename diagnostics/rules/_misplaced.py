@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diagnostics.rules import _signals as signals
+from diagnostics.rules._charts import of_examples, where_to_look
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import tex
@@ -22,7 +23,7 @@ def misplaced(
     errors: float = 2.0,  # standard errors that the given placement gains less than the best: it gains more where right
     answered: float = 0.5,  # a share of three in four as given: what is to be turned, as by the task, was learned
 ) -> Iterator[Finding]:
-    steps, names, best = run.matrix("placements", "related")
+    steps, names, best = run.matrix("placements", "at_best")
     if len(steps) < looks:
         return
     given, answers = (run.matrix("placements", column)[2] for column in ("as_given", "answer_as_given"))
@@ -30,8 +31,10 @@ def misplaced(
     late = answers[steps >= signals.loss(run).middle_step]
     told = (belongs > sure) & (less < -errors)
     if len(late) and told.any() and (late.mean(0)[told] < answered).all():
-        at = int(np.where(told, less, np.inf).argmin())
-        yield _finding(run, str(names[at]), best[:, at], given[:, at])
+        gain, gained = given.mean(0), best.mean(0)
+        always = told & (gain < -gained)  # as they lie they fit worse than those of others, by more than that
+        at = int(np.where(always, gain, np.inf).argmin() if always.any() else np.where(told, less, np.inf).argmin())
+        yield _finding(run, str(names[at]), float(gained[at]), float(gain[at]), bool(always[at]))
 
 
 def _in_errors(values: np.ndarray) -> np.ndarray:
@@ -40,17 +43,16 @@ def _in_errors(values: np.ndarray) -> np.ndarray:
         return values.mean(0) / (values.std(0, ddof=1) / len(values) ** 0.5)
 
 
-def _finding(run: Run, placement: str, best: np.ndarray, given: np.ndarray) -> Finding:
+def _finding(run: Run, placement: str, best: float, given: float, always: bool) -> Finding:
     count = int(run.matrix("placements", "examples")[2][:, 0].sum())
-    always = _in_errors(given[:, None])[0] < -2  # standard errors: with targets of others it is nothing
     if always:
-        how, fit = f"they fit {placement}, and less as they lie", "the other way"
+        how, where = f"they fit {placement}, and less as they lie", "another place"
         remedies = (
             f"place them as the inputs are: {placement}, which a transpose, a flip or [row, column] in place of "
             "[x, y] has undone",
         )
     else:
-        how, fit = f"they fit {placement} as often as they do as they lie", "each in its own way"
+        how, where = f"they fit {placement} as often as they do as they lie", "a place that is drawn anew"
         remedies = (
             "draw a random transform once for both: torchvision.transforms.v2 takes transform(image, mask), "
             "albumentations transform(image=image, mask=mask); or stack the two, transform, and take them apart",
@@ -59,20 +61,21 @@ def _finding(run: Run, placement: str, best: np.ndarray, given: np.ndarray) -> F
         "misplaced",
         run,
         (
-            f"Targets do not lie as their inputs do: in {count} pairs that were looked at, {how}. What belongs to a "
-            f"place of the input is asked for at another, {fit}."
+            f"Targets do not lie as their inputs do: in {count} pairs that were looked at, {how}. What is seen at "
+            f"one place of the input is asked for at {where}."
         ),
         (
             *remedies,
-            "look at one batch as the loss gets it: watch(..., examples=8) keeps a few inputs and targets to be seen "
-            "beside each other",
+            f"look at one batch as the loss gets it, each target beside its input.{where_to_look(run)}",
         ),
-        evidence={"gain of the best placement": float(best.mean()), "gain as given": float(given.mean())},
-        formula=rf"\frac{{R^2(x, t)}}{{\sum_g R^2(x, g\,t)}}:\ {tex(float(given.mean()))}\text{{ above chance, and of "
-        rf"the best placement }}{tex(float(best.mean()))}",
+        evidence={"gain of the best placement": best, "gain as given": given},
+        formula=rf"\frac{{R^2(x, t)}}{{\sum_g R^2(x, g\,t)}}:\ {tex(given)}\text{{ above chance, and of "
+        rf"the best placement }}{tex(best)}",
         severity=unless_it_learns(run, "critical", "warning"),
-        chart=Chart(
-            "line", "placements", ("as_given", "related"),
-            f"Fit to the input, of targets as given and at best, as given or {placement}", layers=(placement,),
-        ),
-    )  # fmt: skip
+        chart=next(iter(of_examples(run)), _fit(placement)),
+    )
+
+
+def _fit(placement: str) -> Chart:
+    title = "Fit of targets to their inputs, above that of other targets"
+    return Chart("line", "placements", ("as_given", "at_best"), title, layers=(placement,))
