@@ -122,3 +122,11 @@ def test_one_that_is_wider_than_high_has_no_turns():
     x, t = (each[..., :16, :] for each in pictures_and_masks(8))
     names, _ = Placed().rows(x, (t, t))
     assert names == list(stats.placements(square=False)) and len(names) == 4
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_is_not_finite_is_left_out(place):
+    given = [*pictures_and_masks(8), pictures_and_masks(8)[0]]
+    given[place][3, 0, 5, 5] = torch.nan
+    x, t, answer = given
+    assert Placed().rows(x, (answer, t)) == ([], {})

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diagnostics
+from diagnostics.rules import _misplaced, _signals
 from diagnostics.run import Run
 
 SIDE, BATCH = 16, 12
@@ -138,3 +139,11 @@ def test_training_is_bitwise_unchanged(tmp_path):
     watched, alone = trained(tmp_path), trained(None)
     assert diagnostics.load(tmp_path).table("placements")["step"].nunique() > 4
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+def test_a_run_that_learned_is_not_told(tmp_path, monkeypatch):
+    """As one that draws turned digits upright: each target lies in another way by the task."""
+    run = train(tmp_path, exchanged)
+    assert len(list(_misplaced.misplaced(run))) == 1
+    monkeypatch.setattr(_signals, "has_learned", lambda run: True)
+    assert not list(_misplaced.misplaced(run))

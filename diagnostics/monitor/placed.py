@@ -62,7 +62,7 @@ class Placed:
         if len(fresh) < FEWEST:
             return [], {}
         pictures, answers, targets = (stats.small_map(each[fresh]).cpu() for each in (x, answers, targets))
-        if pictures.shape[2:] != targets.shape[2:]:
+        if pictures.shape[2:] != targets.shape[2:] or not _are_finite(pictures, answers, targets):
             return [], {}
         own, answered = stats.fits(pictures, targets), stats.fits(answers, targets)
         groups = stats.placements(square=x.shape[2] == x.shape[3])
@@ -108,6 +108,10 @@ def _of_classes(labels: Tensor) -> Tensor:
 def _is_map(x: Any) -> bool:
     plain = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_nested and not x.is_complex()
     return plain and x.dim() == 4 and min(x.shape[2:]) >= FEWEST and len(x) >= FEWEST
+
+
+def _are_finite(*maps: Tensor) -> bool:
+    return all(bool(each.isfinite().all()) for each in maps)
 
 
 def _have_one_shape(x: Tensor, target: Tensor) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._charts import of_examples, where_to_look
 from diagnostics.rules._finding import Chart, Finding
-from diagnostics.rules._wiring_finding import found, unless_it_learns
+from diagnostics.rules._wiring_finding import found
 from diagnostics.rules._words import tex
 from diagnostics.run import Run
 
@@ -23,8 +23,9 @@ def misplaced(
     errors: float = 2.0,  # standard errors that the given placement gains less than the best: it gains more where right
     answered: float = 0.5,  # a share of three in four as given: what is to be turned, as by the task, was learned
 ) -> Iterator[Finding]:
+    """Of a run that learned little: a task may be to turn what is given, and nearly symmetric targets fit both ways."""
     steps, names, best = run.matrix("placements", "at_best")
-    if len(steps) < looks:
+    if len(steps) < looks or signals.has_learned(run):
         return
     given, answers = (run.matrix("placements", column)[2] for column in ("as_given", "answer_as_given"))
     belongs, less = _in_errors(best), _in_errors(given - best)
@@ -71,7 +72,6 @@ def _finding(run: Run, placement: str, best: float, given: float, always: bool) 
         evidence={"gain of the best placement": best, "gain as given": given},
         formula=rf"\frac{{R^2(x, t)}}{{\sum_g R^2(x, g\,t)}}:\ {tex(given)}\text{{ above chance, and of "
         rf"the best placement }}{tex(best)}",
-        severity=unless_it_learns(run, "critical", "warning"),
         chart=next(iter(of_examples(run)), _fit(placement)),
     )
 
