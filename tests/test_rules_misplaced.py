@@ -104,12 +104,14 @@ def test_masks_that_lie_right_or_nowhere_are_not(tmp_path, place):
     assert not misplaced(train(tmp_path, place))
 
 
+@pytest.mark.exhaustive
 def test_a_turn_that_is_learned_is_none(tmp_path):
     """As where a picture is to be drawn the right way round."""
     run = train(tmp_path, turned_by_the_task, with_a_view_of_all)
     assert run.matrix("placements", "as_given")[2][:, 0].mean() < 0 and not misplaced(run)
 
 
+@pytest.mark.exhaustive
 def test_a_few_pictures_that_come_again_are_few(tmp_path):
     run = train(tmp_path, each_by_itself, examples=BATCH)
     assert run.table("placements")["step"].nunique() < 8 and not misplaced(run)
@@ -141,6 +143,7 @@ def test_training_is_bitwise_unchanged(tmp_path):
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_learned_is_not_told(tmp_path, monkeypatch):
     """As one that draws turned digits upright: each target lies in another way by the task."""
     run = train(tmp_path, exchanged)
