@@ -17,6 +17,7 @@ MOST = 32  # examples of a batch: each is compared with the targets of all other
 FEWEST = 4  # examples that were not seen before, or the others tell little
 GROWTH = 1.2  # from look to look, by the number of updates: some thirty in a run of a thousand
 WRITTEN_OUT = functions.SUBTRACTING | functions.GATING  # of a squared error, or of an overlap
+_COMPARING = functions.WITH_TARGETS | WRITTEN_OUT
 
 
 class Maps(TorchFunctionMode):
@@ -29,7 +30,7 @@ class Maps(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if not self._by_function and func in functions.WITH_TARGETS | WRITTEN_OUT:
+        if not self._by_function and func in _COMPARING:
             found = _maps(func, args, kwargs)
             self._by_function = found is not None and func in functions.WITH_TARGETS
             self.found = found or self.found

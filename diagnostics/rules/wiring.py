@@ -240,10 +240,10 @@ at the end, is taken for a loss without a floor. All labels may be of one class 
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
 between. Pairs that belong together though they look apart, as a question and its answer, look reversed while little is
 learned of them. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn
-without a gradient. A term of next to no weight may be meant. A picture that is to be turned as its task looks misplaced
-until half of that is learned. A forecast of one number for all times, random features, strong dropout, an ascent by
-hand may be meant, and so may class weights that grow with frequency where a mistake in the frequent class is the dear
-one.
+without a gradient. A term of next to no weight may be meant. Targets that lie otherwise by the task, as a picture that
+is to be turned, look misplaced while little is learned. A forecast of one number for all times, random features, strong
+dropout, an ascent by hand may be meant, and so may class weights that grow with frequency where a mistake in the
+frequent class is the dear one.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
