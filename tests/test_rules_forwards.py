@@ -321,6 +321,52 @@ def test_a_recurrent_net_of_one_step_is_information(tmp_path):
     assert told == [("info", ("lstm.weight_hh_l0",))]
 
 
+class BothWays(nn.Module):
+    """Of sequences of 6 inputs, read by `read(out, h)`."""
+
+    def __init__(self, kind, read, layers=1):
+        super().__init__()
+        torch.manual_seed(2)
+        self.rnn, self.read = kind(8, 16, layers, batch_first=True, bidirectional=True), read
+        self.out = nn.Linear(32, 4)
+
+    def forward(self, x):
+        out, state = self.rnn(x[:, None].repeat(1, 6, 1))
+        return self.out(self.read(out, state[0] if isinstance(state, tuple) else state))
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "direction"),
+    [
+        (nn.LSTM, lambda out, h: out[:, -1], "reverse"),
+        pytest.param(nn.GRU, lambda out, h: out[:, 0], "forward", marks=pytest.mark.exhaustive),
+        pytest.param(nn.LSTM, lambda out, h: torch.cat([h[-2], h[-1]], 1), None, marks=pytest.mark.exhaustive),
+        pytest.param(nn.RNN, lambda out, h: out.mean(1), None, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_direction_that_is_read_where_it_starts(kind, read, direction, tmp_path):
+    found = diagnosed(tmp_path / "run", BothWays(kind, read, layers=2), F.cross_entropy, *classes(), steps=60)
+    told = [(each.severity, each.layers) for each in found.findings if each.kind == "wiring"]
+    name = {"reverse": "rnn.weight_hh_l1_reverse", "forward": "rnn.weight_hh_l1", None: ""}[direction]
+    assert told == ([("info", (name,))] if direction else [])
+    for each in found.findings[:1] if direction else ():
+        assert each.cause == "read-at-start" and f"The {direction} direction" in each.summary
+
+
+@pytest.mark.exhaustive
+def test_a_direction_that_is_read_where_it_starts_is_an_alarm_where_nothing_is_learned(tmp_path):
+    """The class is told by the first input, which noise follows."""
+
+    class First(BothWays):
+        def forward(self, x):
+            noise = torch.randn(len(x), 60, 8, generator=torch.Generator().manual_seed(len(x)))
+            return self.out(self.read(self.rnn(torch.cat([x[:, None], noise], 1))[0], None))
+
+    model = First(nn.RNN, lambda out, h: out[:, -1])
+    found = diagnosed(tmp_path / "run", model, F.cross_entropy, *classes(), steps=60)
+    assert ("wiring", "read-at-start") in alarms(found)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(("batch", "expected"), [(2, ["norm-of-two"]), (3, [])])
 def test_a_batch_norm_of_pairs(batch, expected, tmp_path):

@@ -49,8 +49,8 @@ def _finding(run: Run, placement: str, best: float, given: float, always: bool) 
     if always:
         how, where = f"they fit {placement}, and less as they lie", "another place"
         remedies = (
-            f"place them as the inputs are: {placement}, which a transpose, a flip or [row, column] in place of "
-            "[x, y] has undone",
+            f"put them back: {placement}, they lie as the inputs do; look for a transpose, a flip, or "
+            "[row, column] in place of [x, y], that only one of the two has gone through",
         )
     else:
         how, where = f"they fit {placement} as often as they do as they lie", "a place that is drawn anew"

@@ -15,7 +15,7 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     """`records`: measured updates."""
     if len(run.matrix("layers", "grad_norm", copy=False)[0]) < records:
         return
-    weights = given_zeros(run)
+    weights = tuple(name for name in given_zeros(run) if not _remembers(run, _other_direction(name)))
     if not weights:
         return
     biases = tuple(_bias_of(name) for name in weights)
@@ -35,12 +35,41 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
             r"\bar{\mathbf{b}} = \bar{\mathbf{z}}"
         ),
         severity=unless_it_learns(run, "warning" if one_step else "critical"),
-        chart=Chart(
-            "line", "layers", ("grad_norm",), "Gradient norm of each tensor", layers=(*weights, *biases), log=True
-        ),
+        chart=_gradients(*weights, *biases),
     )
 
 
+def read_at_start(run: Run, *, records: int = 3) -> Iterator[Finding]:
+    """Of one direction of a recurrent net that runs in both. `records`: measured updates."""
+    if len(run.matrix("layers", "grad_norm", copy=False)[0]) < records:
+        return
+    weights = tuple(name for name in given_zeros(run) if _remembers(run, _other_direction(name)))
+    if not weights:
+        return
+    reverse = weights[0].endswith(_REVERSE)
+    name, place = ("reverse", "last") if reverse else ("forward", "first")
+    state = r"\overleftarrow{\mathbf{h}}_T" if reverse else r"\overrightarrow{\mathbf{h}}_1"
+    yield found(
+        "read-at-start",
+        run,
+        (
+            f"The {name} direction is read where it starts: at the {place} place of a sequence it has seen the {place} "
+            f"input and nothing else. {names_of(weights)}, by which it would remember, never got a gradient."
+        ),
+        (
+            "take the end of each direction: of _, h = gru(x), or _, (h, _) = lstm(x), torch.cat([h[-2], h[-1]], 1) "
+            f"in place of y[:, {-1 if reverse else 0}]",
+            "or the mean over time, y.mean(1) with batch_first; or leave bidirectional=True out",
+        ),
+        evidence={"weights": float(len(weights))},
+        layers=weights,
+        formula=rf"{state} = f(\mathbf{{x}}_{'T' if reverse else '1'}, \mathbf{{0}})",
+        severity=unless_it_learns(run, "warning"),
+        chart=_gradients(*weights, *map(_other_direction, weights)),
+    )
+
+
+_REVERSE = "_reverse"
 _ONE_STEP = "give it sequences of more than one step, or keep its state from call to call"
 _PLACEHOLDER = (
     "print what the layer is given: zeros that hold the place of data, a mask or a scale that is 0, integers from a "
@@ -59,6 +88,22 @@ def given_zeros(run: Run) -> tuple[str, ...]:
     given = tuple(name for name in _always_zero(run, "grad_norm") if _bias_of(name) in moved)
     tuned = moved & by_layer.matrices(run)
     return given if tuned else ()  # where no matrix gets any it is biases that are tuned
+
+
+def _gradients(*names: str) -> Chart:
+    return Chart("line", "layers", ("grad_norm",), "Gradient norm of each tensor", layers=names, log=True)
+
+
+def _remembers(run: Run, name: str) -> bool:
+    """Whether there is such a weight, and it gets a gradient."""
+    return name in by_layer.matrices(run) and name not in _always_zero(run, "grad_norm")
+
+
+def _other_direction(name: str) -> str:
+    """Of a recurrent net's weight, for its states; empty for any other."""
+    if "weight_hh" not in name:
+        return ""
+    return name.removesuffix(_REVERSE) if name.endswith(_REVERSE) else name + _REVERSE
 
 
 def _always_zero(run: Run, column: str) -> list[str]:

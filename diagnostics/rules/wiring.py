@@ -142,8 +142,8 @@ asks for that class whatever the input, and the next batches undo what it taught
 examples of a batch have in common, which then is their class.
 
 *Misplaced*: a random flip or turn that is drawn for a picture, and once more for its mask, puts the mask elsewhere. All
-that such masks have in common is where masks lie on average, and that is what is learned. The same of rows and columns
-that are exchanged in one of the two.
+that such masks have in common is where masks lie on average, and that is what is learned. It is the same where rows and
+columns are exchanged in one of the two.
 
 *Inputs change*: `x /= 255` writes to the array that `x` is a view of, and each epoch divides what is stored once more;
 `x += noise` adds to it, and after $k$ epochs the variance of the noise is $k$ times that of one.
@@ -161,6 +161,9 @@ of its weights is the sum of what the four targets ask for.
 
 *Zero inputs*: the gradient of a weight is the error times what the weight multiplies. A layer that is given zeros
 alone, as a placeholder for data would be, learns nothing but its bias.
+
+*Read at start*: the reverse direction of a recurrent net begins at the end of a sequence. At the last place, where
+`y[:, -1]` is read, it has seen one input, while the end of its way is at the first place.
 
 *Made in forward*: a layer that `forward` makes is a new one, with other random weights, in every call.
 
@@ -282,7 +285,7 @@ from diagnostics.rules._softmax_axis import other_axis, over_queries
 from diagnostics.rules._targets_outside import masks_outside, targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, state_lost, unstored
 from diagnostics.rules._uphill import uphill
-from diagnostics.rules._zero_inputs import zero_inputs
+from diagnostics.rules._zero_inputs import read_at_start, zero_inputs
 from diagnostics.run import Run
 
 KIND = "wiring"
@@ -295,6 +298,7 @@ TITLES = {
     "pairs-reversed": "Labels of pairs the other way round",
     "outweighed": "A term of the loss that is outweighed",
     "misplaced": "Targets mirrored or turned against their inputs",
+    "read-at-start": "A direction of a recurrent net, read where it starts",
     "beyond-generator": "Data that the generator cannot make",
 }
 
@@ -306,7 +310,7 @@ _LOOKS = (
     advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
-    in_order, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head, zero_inputs,
+    in_order, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head, zero_inputs, read_at_start,
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
