@@ -108,8 +108,12 @@ def test_every_form_has_outputs_for_an_estimate_of_its_targets(form) -> None:
     assert torch.isfinite(right) and right < wrong
 
 
-def trained(path, model: nn.Module, updates: int = 500, rate: float = 1e-2, shuffle: bool = False) -> Run:
+def trained(
+    path, model: nn.Module, updates: int = 500, rate: float = 1e-2, shuffle: bool = False, wrong: bool = False
+) -> Run:
+    """`shuffle`: labels, anew in each batch; `wrong`: once, so that they can be known by heart."""
     images, labels = (torch.tensor(each) for each in load_digits(return_X_y=True))
+    labels = labels[torch.randperm(len(labels))] if wrong else labels
     images = (images / 16).float()
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     with diagnostics.watch(model, optimizer, path, budget=ANY) as monitor:
@@ -154,7 +158,17 @@ def test_one_that_learned_nothing_is_told_whether_there_was_something_to_learn(s
     torch.manual_seed(0)
     run = trained(tmp_path, nn.Linear(64, 10) if shuffle else Deaf(64, 10), rate=1e-3, shuffle=shuffle)
     (found,) = [each for each in diagnostics.diagnose(run).findings if each.cause == "nothing-learned"]
-    assert ("learns nothing either" if shuffle else "the targets follow from the inputs") in found.summary
+    assert ("learns nothing" if shuffle else "the targets follow from the inputs") in found.summary
+
+
+@pytest.mark.exhaustive
+def test_wrong_targets_that_are_known_by_heart_a_little_are_to_be_looked_at_first(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10))
+    run = trained(tmp_path, model, updates=2000, rate=3e-3, wrong=True)
+    (found,) = [each for each in diagnostics.diagnose(run).findings if each.kind == "plateau"]
+    assert found.severity == "info" and "learns nothing, so look at the targets first" in found.summary
+    assert "does each target belong to its input" in found.remedies[0]
 
 
 @pytest.mark.exhaustive

@@ -138,7 +138,7 @@ def said_of_linear(found: Rival | None) -> str:
             "follow from the inputs."
         )
     if found is not None and found.learns_nothing:
-        return " A linear model of the same inputs learns nothing either, so look at the targets first."
+        return " A linear model of the same inputs learns nothing, so look at the targets first."
     return ""
 
 

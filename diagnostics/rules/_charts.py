@@ -21,3 +21,10 @@ def where_to_look(run: Run) -> str:
     if of_examples(run):
         return " The dashboard shows the examples that this run kept"
     return " With diagnostics.watch(..., examples=8) the dashboard shows a few"
+
+
+def do_they_belong(run: Run) -> str:
+    return (
+        "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
+        f"sorted or shifted apart?{where_to_look(run)}"
+    )

@@ -6,7 +6,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._below_linear import rival, said_of_linear
-from diagnostics.rules._charts import of_examples, where_to_look
+from diagnostics.rules._charts import do_they_belong, of_examples
 from diagnostics.rules._explained import LITTLE, explained
 from diagnostics.rules._far_off import BESIDE_A_CONSTANT
 from diagnostics.rules._finding import Chart, Finding
@@ -89,8 +89,7 @@ def learned_nothing(
             *([_START_LARGER] if _began_small(run) else []),
             *([_WEIGH] if len(signals.column(run, "partial_loss")[0]) and not found.averaged else []),
             *(() if nothing_there else longer),
-            "look at one batch as the loss gets it: does each target belong to its input, or were the two shuffled, "
-            f"sorted or shifted apart?{where_to_look(run)}",
+            do_they_belong(run),
             "train on ten examples alone: if the loss reaches 0 there, the network can read its inputs, and it is the "
             "targets that do not follow from them",
             *(longer if nothing_there else ()),

@@ -5,9 +5,10 @@ Source: lecture, "Plateaux".
 
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._charts import LOSS_AND_GRADIENT
+from diagnostics.rules._below_linear import rival, said_of_linear
+from diagnostics.rules._charts import LOSS_AND_GRADIENT, do_they_belong
 from diagnostics.rules._constant_answer import BEND, of_linear_layers
-from diagnostics.rules._explained import Explained
+from diagnostics.rules._explained import Explained, explained_late
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._held_frozen import UNFREEZE, said_of_frozen
 from diagnostics.rules._raw_inputs import raw, standardize
@@ -15,6 +16,7 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
+HARDLY = 0.1  # of it: as little may be noise known by heart, as of targets that belong to other inputs
 MUCH = 0.5  # of the loss of a constant answer gone: a run that has learned, and need not be told to hurry
 
 
@@ -26,6 +28,8 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         floor += (
             f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of {answer}{part}."
         )
+    hardly = explained_late(run).share < HARDLY
+    beside = said_of_linear(rival(run, signals.loss(run).middle_step)) if hardly else ""
     known = None if found.share >= MUCH else limits.far_inside(run, signals.first_step(run))
     inside, longer = "", ()
     if known is not None:
@@ -39,13 +43,14 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         stretch.first_step,
         stretch.ended,
         (),
-        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{inside}{of_linear_layers(run)}"
-        f"{said_of_frozen(run)}",
+        f"The loss {stretch.stood}; nothing this tool measures explains it.{floor}{beside}{inside}"
+        f"{of_linear_layers(run)}{said_of_frozen(run)}",
         {"loss": stretch.level, "share of the run": stretch.share},
         (
             *([BEND] if of_linear_layers(run) else []),
             *([UNFREEZE] if said_of_frozen(run) else []),
             *([standardize(run)] if raw(run) else []),
+            *([do_they_belong(run)] if hardly else []),
             *longer,
             "overfit ten examples: if the loss reaches 0 there, the model and loop are sound and the data set the "
             "floor",
