@@ -63,6 +63,7 @@ def test_weights_that_were_trained_are_none(lr):
 
 
 @pytest.mark.parametrize("start", ["xavier normal", "he normal", "GPT"])
+@pytest.mark.exhaustive
 @pytest.mark.every_case
 def test_normal_draws_too_small_to_be_told_alone_are_told_together(start):
     torch.manual_seed(0)

@@ -34,7 +34,7 @@ def batch(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     return x, x[:, 0], (x[:, 1] * x[:, 2] > 0).long() + (x[:, 3] * x[:, 4] > 0).long()
 
 
-def train(path: Path, loss: Loss, updates: int = 600) -> Run:
+def train(path: Path, loss: Loss, updates: int = 400) -> Run:
     torch.manual_seed(0)
     model, generator = TwoHeads(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
