@@ -16,8 +16,8 @@ from diagnostics.rules._stretches import Flat
 from diagnostics.rules._words import number
 from diagnostics.run import Run
 
-HARDLY = 0.1  # of it: as little may be noise known by heart, as of targets that belong to other inputs
 MUCH = 0.5  # of the loss of a constant answer gone: a run that has learned, and need not be told to hurry
+HARDLY = 0.1  # of it: as little may be noise known by heart, as of targets that belong to other inputs
 
 
 def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding:
@@ -28,7 +28,7 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         floor += (
             f" What was learned from the inputs takes {number(100 * found.share)} % off the loss of {answer}{part}."
         )
-    hardly = explained_late(run).share < HARDLY
+    hardly = abs(explained_late(run).share) < HARDLY
     beside = said_of_linear(rival(run, signals.loss(run).middle_step)) if hardly else ""
     known = None if found.share >= MUCH else limits.far_inside(run, signals.first_step(run))
     inside, longer = "", ()
