@@ -14,7 +14,8 @@ import diagnostics
 from diagnostics import stats
 from diagnostics.monitor.baseline import Baseline, given
 from diagnostics.rules._below_linear import below_linear, rival
-from diagnostics.run import Run
+from diagnostics.rules._verdict import verdict
+from diagnostics.run import Run, summarize
 
 ANY = 1e9  # times the unwatched time: what is measured must not depend on how busy the machine is
 LOGITS = next(form for form in stats.FORMS if form.name == "cross-entropy of logits" and form.classes == 1)
@@ -167,8 +168,11 @@ def test_wrong_targets_that_are_known_by_heart_a_little_are_to_be_looked_at_firs
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10))
     run = trained(tmp_path, model, updates=2000, rate=3e-3, wrong=True)
     (found,) = [each for each in diagnostics.diagnose(run).findings if each.kind == "plateau"]
-    assert found.severity == "info" and "learns nothing, so look at the targets first" in found.summary
+    assert (found.severity, found.cause) == ("info", "hardly-learned")
+    assert "learns nothing, so look at the targets first" in found.summary
     assert "does each target belong to its input" in found.remedies[0]
+    said = verdict(summarize(run, diagnostics.diagnose(run)), "finished")
+    assert said.sign == "open" and said.headline.startswith("No alarm, and hardly anything learned: ")
 
 
 @pytest.mark.exhaustive

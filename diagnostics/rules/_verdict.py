@@ -15,6 +15,7 @@ from diagnostics.rules._words import counted
 
 FEW = 20  # recorded updates: seven of the checks, plateau and ravine among them, say nothing of fewer
 CALL = "call `monitor.step(loss, closure)` after each update"
+HARDLY_LEARNED = "hardly-learned"  # cause of a piece of information that no tick may stand above
 Summary = Mapping[str, Any]
 
 
@@ -65,6 +66,9 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
     if status == "failed":
         return Verdict("open", f"Training failed: {checked}", "failed, no alarm", notes)
     so_far = " so far" if status == "running" else ""
+    if worst and worst["cause"] == HARDLY_LEARNED:
+        little = f"No alarm{so_far}, and hardly anything learned: {made} of {of} checked"
+        return Verdict("open", little, "no alarm, hardly learned", notes)
     known = f" ({worst['kind'].replace('-', ' ')})" if worst else ""
     return Verdict("clean", f"No alarm{so_far}: {checked}", f"no alarm{known}", notes)
 

@@ -85,6 +85,9 @@ $R^2$ stays at 0, the gradients of different inputs have no direction in common 
 not follow from the inputs, or the inputs are lost on the way to the loss. A contrastive loss asks which of $C$ examples
 is the partner: guessing costs $\log C$, and how far the loss is below that is what the scores know of it.
 
+*Hardly learned*: examples that come again and again are learned by heart a little, whatever their targets are. What
+follows from the inputs takes more than a tenth off that loss in most tasks, and most of it within the first epochs.
+
 *Below linear*: ridge regression of the targets on the inputs is fitted as the run goes, on two halves of the examples,
 each of which is answered by the fit of the other, so that nothing is known by heart. Any network wide enough can do the
 same and more. One that stays far behind it loses its inputs on the way, or is not trained.
@@ -119,15 +122,16 @@ answers that are 0 and targets lie a tenth of their range below. Least squares o
 less than a tenth of the run is silent. Targets outside [0, 1] or a summed squared error move the 1/4. Without a closure
 a loss outside the model is not seen at work, and what it is given is judged by the functions on the way: probabilities
 that a gate mixes are then not told from logits that it mixes. Where there is nothing to learn, as in pure noise,
-"nothing was learned" is true and no fault of the training; what it can learn of noisy targets, and be it a fiftieth of
-their variance, is told from nothing. A task that a network takes more than half of a run to start on is called so until
-it does. It is seen where the loss is one mean squared error or cross-entropy of the model's output, with or without a
-closure, of a model that is called once an update; and where there are other terms, if the targets are classes, labels
-or the input itself. Of any other loss that compares one output with targets of the data, a closure shows what it would
-be if every example got the mean of the answers. A term that is meant to win, as a penalty that grows, makes it true by
-design. A linear model is asked for where a batch of inputs comes with one short answer each (64 numbers at most, and
-not as many as the input has, which may be its reconstruction), of wide inputs groups of neighbours are averaged, and
-tokens are counted; noise that is meant to be strong, as for privacy, can keep a sound network behind it.
+"nothing was learned" is true and no fault of the training, and so is "hardly anything" of what can hardly be known, as
+tomorrow's prices; what it can learn of noisy targets, and be it a fiftieth of their variance, is told from nothing. A
+task that a network takes more than half of a run to start on is called so until it does. It is seen where the loss is
+one mean squared error or cross-entropy of the model's output, with or without a closure, of a model that is called once
+an update; and where there are other terms, if the targets are classes, labels or the input itself. Of any other loss
+that compares one output with targets of the data, a closure shows what it would be if every example got the mean of the
+answers. A term that is meant to win, as a penalty that grows, makes it true by design. A linear model is asked for
+where a batch of inputs comes with one short answer each (64 numbers at most, and not as many as the input has, which
+may be its reconstruction), of wide inputs groups of neighbours are averaged, and tokens are counted; noise that is
+meant to be strong, as for privacy, can keep a sound network behind it.
 
 ## In the lecture
 *Plateaux* ("logistic activations & least squares") and the recap ("Jacobian close to zero").
@@ -167,6 +171,7 @@ from diagnostics.rules._saturating_loss import saturating_loss
 from diagnostics.rules._sharp_softmax import hard_attention
 from diagnostics.rules._unexplained import unexplained
 from diagnostics.rules._vanishing import LARGE_STEP, is_of_a_vanished_signal, vanishing
+from diagnostics.rules._verdict import HARDLY_LEARNED
 from diagnostics.rules._weight_decay import (
     WEIGHT_PENALTY,
     behind_linear,
@@ -183,6 +188,7 @@ OF_PACE = True
 TITLES = {
     BELOW_LINEAR: "A plateau: the network stays behind a linear model",
     START_FAR_OFF: "A plateau: the answers start far off",
+    HARDLY_LEARNED: "A plateau: hardly anything was learned",
     "target-range": "A plateau: outputs that cannot come to their targets",
     LARGE_STEP: "A plateau that the first updates threw the run on",
 }

@@ -47,6 +47,7 @@ from diagnostics.rules import _stretches as stretches
 from diagnostics.rules._charts import GRADIENT_NORM, LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._never_reached import LEADS_TO
+from diagnostics.rules._verdict import HARDLY_LEARNED
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
@@ -295,4 +296,4 @@ def explains(finding: Finding, other: Finding) -> bool:
     if LEADS_TO in other.evidence:
         return False
     flat = {"lr-too-small", "local-minimum", "ravine"}
-    return other.kind in flat or (other.kind == "plateau" and other.cause is None)
+    return other.kind in flat or (other.kind == "plateau" and other.cause in (None, HARDLY_LEARNED))
