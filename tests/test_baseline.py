@@ -168,7 +168,7 @@ def test_wrong_targets_that_are_known_by_heart_a_little_are_to_be_looked_at_firs
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10))
     run = trained(tmp_path, model, updates=2000, rate=3e-3, wrong=True)
     (found,) = [each for each in diagnostics.diagnose(run).findings if each.kind == "plateau"]
-    assert (found.severity, found.cause) == ("info", "hardly-learned")
+    assert (found.severity, found.cause, found.last_step) == ("info", "hardly-learned", None)
     assert "learns nothing, so look at the targets first" in found.summary
     assert "does each target belong to its input" in found.remedies[0]
     said = verdict(summarize(run, diagnostics.diagnose(run)), "finished")

@@ -100,6 +100,11 @@ def test_what_ended_counts_everywhere_and_is_said_to_have_ended(recovered, tmp_p
         ({"updates": 0, "losses": 0}, "open", "Nothing to judge yet: no update was recorded; call `monitor.step("),
         ({"status": "failed"}, "open", "Training failed: 13 of 15 checked, nothing found"),
         ({"worst": WORST | {"severity": "info"}}, "clean", "No alarm: 13 of 15 checked, nothing wrong"),
+        (
+            {"worst": WORST | {"severity": "info", "cause": "hardly-learned"}},
+            "open",
+            "No alarm, and hardly anything learned: 13 of 15 checked",
+        ),
         ({"worst": WORST | {"last_step": None}, "losses": 0}, "warning", "The rate is too large"),
         ({"worst": WORST | {"last_step": 9}}, "warning", "The rate is too large (ended at step 9)"),
     ],

@@ -36,7 +36,7 @@ def unexplained(kind: str, run: Run, stretch: Flat, found: Explained) -> Finding
         HARDLY_LEARNED if hardly else None,
         "info",
         stretch.first_step,
-        stretch.ended,
+        None if hardly else stretch.ended,
         (),
         f"{seen}{inside}{of_linear_layers(run)}{said_of_frozen(run)}",
         {"loss": stretch.level, "share of the run": stretch.share},

@@ -66,7 +66,7 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
     if status == "failed":
         return Verdict("open", f"Training failed: {checked}", "failed, no alarm", notes)
     so_far = " so far" if status == "running" else ""
-    if worst and worst["cause"] == HARDLY_LEARNED:
+    if worst and worst.get("cause") == HARDLY_LEARNED:
         little = f"No alarm{so_far}, and hardly anything learned: {made} of {of} checked"
         return Verdict("open", little, "no alarm, hardly learned", notes)
     known = f" ({worst['kind'].replace('-', ' ')})" if worst else ""
