@@ -93,6 +93,7 @@ def test_masks_that_are_mirrored_by_themselves_are_told(tmp_path):
     assert "once for both" in finding.remedies[0]
 
 
+@pytest.mark.exhaustive
 def test_masks_with_rows_and_columns_exchanged_are_told(tmp_path):
     (finding,) = misplaced(train(tmp_path, exchanged, kept=4))
     assert finding.alarm and "they fit with rows and columns exchanged, and less as they lie" in finding.summary
