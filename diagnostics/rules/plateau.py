@@ -86,7 +86,7 @@ not follow from the inputs, or the inputs are lost on the way to the loss. A con
 is the partner: guessing costs $\log C$, and how far the loss is below that is what the scores know of it.
 
 *Hardly learned*: examples that come again and again are learned by heart a little, whatever their targets are. What
-follows from the inputs takes more than a tenth off that loss in most tasks, and most of it within the first epochs.
+follows from the inputs takes more off the loss of one answer to all, as a rule, and most of it in the first epochs.
 
 *Below linear*: ridge regression of the targets on the inputs is fitted as the run goes, on two halves of the examples,
 each of which is answered by the fit of the other, so that nothing is known by heart. Any network wide enough can do the
