@@ -15,12 +15,18 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     """`records`: measured updates."""
     if len(run.matrix("layers", "grad_norm", copy=False)[0]) < records:
         return
-    weights = tuple(name for name in given_zeros(run) if not _remembers(run, _other_direction(name)))
-    if not weights:
-        return
+    zeros, heard = given_zeros(run), by_layer.matrices(run) - set(_always_zero(run, "grad_norm"))
+    begun = tuple(name for name in zeros if _other_direction(name) in heard)
+    if rest := tuple(name for name in zeros if name not in begun):
+        yield _zeros(run, rest)
+    if begun:
+        yield _read_at_start(run, begun)
+
+
+def _zeros(run: Run, weights: tuple[str, ...]) -> Finding:
     biases = tuple(_bias_of(name) for name in weights)
     one, one_step = len(weights) == 1, all("weight_hh" in name for name in weights)
-    yield found(
+    return found(
         "zero-inputs",
         run,
         (
@@ -39,17 +45,12 @@ def zero_inputs(run: Run, *, records: int = 3) -> Iterator[Finding]:
     )
 
 
-def read_at_start(run: Run, *, records: int = 3) -> Iterator[Finding]:
-    """Of one direction of a recurrent net that runs in both. `records`: measured updates."""
-    if len(run.matrix("layers", "grad_norm", copy=False)[0]) < records:
-        return
-    weights = tuple(name for name in given_zeros(run) if _remembers(run, _other_direction(name)))
-    if not weights:
-        return
+def _read_at_start(run: Run, weights: tuple[str, ...]) -> Finding:
+    """Of one direction of a recurrent net that runs in both."""
     reverse = weights[0].endswith(_REVERSE)
     name, place = ("reverse", "last") if reverse else ("forward", "first")
     state = r"\overleftarrow{\mathbf{h}}_T" if reverse else r"\overrightarrow{\mathbf{h}}_1"
-    yield found(
+    return found(
         "read-at-start",
         run,
         (
@@ -92,11 +93,6 @@ def given_zeros(run: Run) -> tuple[str, ...]:
 
 def _gradients(*names: str) -> Chart:
     return Chart("line", "layers", ("grad_norm",), "Gradient norm of each tensor", layers=names, log=True)
-
-
-def _remembers(run: Run, name: str) -> bool:
-    """Whether there is such a weight, and it gets a gradient."""
-    return name in by_layer.matrices(run) and name not in _always_zero(run, "grad_norm")
 
 
 def _other_direction(name: str) -> str:

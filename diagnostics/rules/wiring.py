@@ -285,7 +285,7 @@ from diagnostics.rules._softmax_axis import other_axis, over_queries
 from diagnostics.rules._targets_outside import masks_outside, targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, state_lost, unstored
 from diagnostics.rules._uphill import uphill
-from diagnostics.rules._zero_inputs import read_at_start, zero_inputs
+from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
 KIND = "wiring"
@@ -310,7 +310,7 @@ _LOOKS = (
     advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
-    in_order, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head, zero_inputs, read_at_start,
+    in_order, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head, zero_inputs,
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
