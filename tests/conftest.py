@@ -27,7 +27,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Of a test with several cases every sixth is run by default: `make test` is for between two edits. In CI all are,
+    """Of a test with several cases every eighth is run by default: `make test` is for between two edits. In CI all are,
     of very many half; but of the dear ones, which take half of its time, every tenth of few cases too. The rest is by
     hand. Which case of few is run goes by turns, so that as many tests say what is told as what is not.
     """
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
         for at, item in enumerate(several):
             if dear and (at + zlib.crc32(name.encode())) % len(several) % TENTH:
                 item.add_marker(pytest.mark.by_hand)
-            elif not dear and not only_ci and at % 6:
+            elif not dear and not only_ci and at % 8:
                 very_many = len(several) > VERY_MANY
                 item.add_marker(pytest.mark.by_hand if very_many and at % 2 else pytest.mark.exhaustive)
 

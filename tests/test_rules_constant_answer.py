@@ -602,6 +602,7 @@ def test_even_chances_of_rare_pixels_are_no_fault_of_the_start(start, expected, 
     ],
     ids=["torch.rand", "and a rate too small", "nn.Linear's"],
 )
+@pytest.mark.exhaustive
 @pytest.mark.every_case
 def test_weights_that_are_all_positive_and_too_large_explain_a_rate_too_small_for_the_way_back(
     by_hand, lr, causes, tmp_path

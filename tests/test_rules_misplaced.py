@@ -100,6 +100,7 @@ def test_masks_with_rows_and_columns_exchanged_are_told(tmp_path):
     assert [each.mark for each in finding.charts] == ["line", "examples"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("place", [both_at_once, of_others])
 def test_masks_that_lie_right_or_nowhere_are_not(tmp_path, place):
     assert not misplaced(train(tmp_path, place))
