@@ -64,6 +64,12 @@ def in_hours(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tenso
     return F.mse_loss(300 * a, 300 * amount) + F.cross_entropy(k, kind)
 
 
+def written(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
+    """By hand, and one loss an example."""
+    a, k = model(x)
+    return 1e5 * ((amount - a) ** 2).mean() + F.cross_entropy(k, kind, reduction="none").mean()
+
+
 def of_random_labels(model: nn.Module, x: Tensor, amount: Tensor, kind: Tensor) -> Tensor:
     """There is nothing to learn of one term, which pulls as hard as the other."""
     a, k = model(x)
@@ -80,12 +86,13 @@ def told(run: Run) -> list[str]:
     return [each.cause or each.kind for each in diagnostics.diagnose(run).findings if each.alarm]
 
 
-@pytest.mark.parametrize("loss", [both(1e5), in_hours])
+@pytest.mark.parametrize("loss", [both(1e5), in_hours, written])
 def test_a_term_that_is_outweighed_is_told(tmp_path, loss):
     run = train(tmp_path, loss)
     assert told(run) == ["outweighed"]
     (finding,) = [each for each in diagnostics.diagnose(run).findings if each.cause == "outweighed"]
-    assert "cross_entropy is outweighed" in finding.summary and "trained for mse_loss" in finding.summary
+    assert "cross_entropy is outweighed" in finding.summary
+    assert f"trained for {'squared error' if loss is written else 'mse_loss'}" in finding.summary
 
 
 @pytest.mark.exhaustive
@@ -140,6 +147,59 @@ def test_one_function_called_twice_is_numbered():
         a, k = model(x)
         loss = F.mse_loss(a, amount) + F.mse_loss(input=k[:, 0], target=amount) + F.mse_loss(k[:, 1], target=amount)
     assert Terms().rows(loss, calls.seen, list(model.parameters()))[0] == ["mse_loss#0", "mse_loss#1", "mse_loss#2"]
+
+
+def _squared(answer: Tensor, target: Tensor) -> Tensor:
+    off = target - answer
+    return off * off
+
+
+WRITTEN = {
+    "power": (F.mse_loss, 1, lambda answer, target: ((answer - target) ** 2).mean()),
+    "of halves": (F.mse_loss, 0.5, lambda answer, target: (0.5 * (answer - target) ** 2).mean()),
+    "square": (F.mse_loss, 1, lambda answer, target: torch.mean(torch.square(torch.sub(target, answer)))),
+    "product": (F.mse_loss, 1, lambda answer, target: _squared(answer, target).mean()),
+    "sum of means": (F.mse_loss, 3, lambda answer, target: (answer - target).pow(2).mean(0).sum()),
+    "absolute": (F.l1_loss, 1, lambda answer, target: (target - answer).abs().mean()),
+    "each": (F.huber_loss, 1, lambda answer, target: F.huber_loss(answer, target, reduction="none").mean(1).mean()),
+}
+
+
+@pytest.mark.parametrize("function, factor, by_hand", WRITTEN.values(), ids=WRITTEN)
+def test_what_is_written_out_is_the_function(function, factor, by_hand):
+    model = TwoHeads(1)
+    x, amount, _ = batch(torch.Generator().manual_seed(2))
+    target = torch.stack([amount, x[:, 1], x[:, 2]], 1)
+
+    def columns(term: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+        with Calls() as calls:
+            a, k = model(x)
+            loss = term(k, target) + F.mse_loss(a, amount)
+        return Terms().rows(loss, calls.seen, list(model.parameters()))[1]
+
+    ours, theirs = columns(by_hand), columns(lambda answer, target: factor * function(answer, target))
+    assert ours["pull"].tolist() == pytest.approx(theirs["pull"].tolist())
+    for column in ("loss", "mean_answer_loss"):
+        assert ours[column].tolist() == pytest.approx((theirs[column] * torch.tensor([factor, 1])).tolist())
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        lambda k, target: ((k - target) ** 3).mean(),
+        lambda k, target: ((k - target) ** 2).exp().mean(),
+        lambda k, target: ((k - k.detach().roll(1, 0) * k) ** 2).mean(),
+        lambda k, target: ((k - torch.ones_like(k)) ** 2).mean(),
+    ],
+    ids=["cubed", "of the square", "two answers", "one target"],
+)
+def test_what_is_no_error_of_answers_is_no_term(term):
+    model = TwoHeads(1)
+    x, amount, _ = batch(torch.Generator().manual_seed(2))
+    with Calls() as calls:
+        a, k = model(x)
+        _ = term(k, x[:, :3]) + F.mse_loss(a, amount)
+    assert [each.error.name for each in calls.seen] == ["mse_loss"]
 
 
 def test_no_more_is_held_than_there_is_room_for(monkeypatch):

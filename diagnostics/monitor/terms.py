@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import functions
-from diagnostics.monitor.likeness import FEWEST
+from diagnostics.monitor import written
+from diagnostics.monitor.written import Error, Errors
 
 MOST = 8  # terms, each of which costs a backward
 HELD = 1 << 22  # numbers of a gradient, held once a term: those of the first layers, which are the likeliest shared
@@ -20,18 +20,16 @@ GROWTH = 1.3  # from look to look, by the number of updates: three in the later 
 
 
 class Call(NamedTuple):
-    """Of a loss function that returned one number."""
+    """Which returned an error as one number."""
 
-    func: Callable
-    answer: Tensor
-    args: tuple  # without the answer
-    kwargs: dict[str, Any]
+    error: Error
     loss: Tensor
 
     def of_mean_answer(self) -> Tensor:
         """The loss if each example were given the mean of all answers."""
-        mean = self.answer.detach().mean(0, keepdim=True)
-        return self.func(mean.expand_as(self.answer), *self.args, **self.kwargs).detach()
+        answer = self.error.answer.detach()
+        mean = answer.mean(0, keepdim=True).expand_as(answer)
+        return self.loss.detach() * self.error.of(mean).detach() / self.error.of(answer).detach()
 
 
 class Calls(TorchFunctionMode):
@@ -40,25 +38,29 @@ class Calls(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Call] = []
+        self._errors = Errors()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if compares(func, args, kwargs, out) and out.requires_grad:
-            target = functions.argument(args, kwargs, 1, "target")
-            if not target.requires_grad and bool((target != target[:1]).any()):
-                self.seen.append(Call(func, args[0], args[1:], kwargs, out))
+        error = self._errors.follow(func, args, kwargs, out)
+        if error is not None and out.requires_grad and _differ(error.target):
+            self.seen.append(Call(error, out))
         return out
 
 
+def _differ(target: Tensor) -> bool:
+    return not target.requires_grad and bool((target != target[:1]).any())
+
+
 class Comparisons:
-    """How many there are in a forward."""
+    """How many there may be in a forward."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        self.count += compares(func, args, kwargs, out)
+        self.count += (written.of_function(func, args, kwargs) or written.difference(func, args)) is not None
 
 
 class Terms:
@@ -68,9 +70,9 @@ class Terms:
         self._next, self._over = 0, False
 
     def due(self, step: int, count: int) -> bool:
-        """`count`: of the comparisons in a forward, which the first one is asked for."""
+        """`count`: of the comparisons in a forward, which the first one is asked for; some may be no terms."""
         if not self._next:
-            self._over = not 2 <= count <= MOST
+            self._over = not 2 <= count <= 2 * MOST
         if self._over or step < self._next:
             return False
         self._next = max(step + 1, int(GROWTH * step))
@@ -93,15 +95,7 @@ class Terms:
             "mean_answer_loss": torch.stack([call.of_mean_answer().float() for call, _ in pairs]),
             "pull": torch.stack([_share(pulls, at) for at in range(len(pairs))]),
         }
-        return _names([call.func for call, _ in pairs]), columns
-
-
-def compares(func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> bool:
-    if func not in functions.WITH_TARGETS or not args or not isinstance(out, Tensor) or out.numel() != 1:
-        return False
-    answer, target = args[0], functions.argument(args, kwargs, 1, "target")
-    examples = all(isinstance(each, Tensor) and each.dim() and len(each) >= FEWEST for each in (answer, target))
-    return examples and len(answer) == len(target)
+        return _names([call.error.name for call, _ in pairs]), columns
 
 
 def _some(weights: Sequence[Tensor]) -> list[Tensor]:
@@ -126,7 +120,6 @@ def _share(pulls: Sequence[Sequence[Tensor | None]], at: int) -> Tensor:
     return own / others
 
 
-def _names(several: Sequence[Callable]) -> list[str]:
-    """Of functions, numbered where one is called again."""
-    names = [functions.spelled(each) for each in several]
+def _names(names: Sequence[str]) -> list[str]:
+    """Numbered where one comes again."""
     return [f"{name}#{names[:at].count(name)}" if names.count(name) > 1 else name for at, name in enumerate(names)]
