@@ -170,6 +170,9 @@ _TABLES = (
             ),
             Metric("left_cosine", "mean cosine between the first sides of different such pairs"),
             Metric("right_cosine", "mean cosine between their second sides"),
+            Metric("answers_cosine", "mean cosine between answers, of length 1, to different inputs"),
+            Metric("ordered_loss", "where a recurrent net may run along the batch: the closure's loss"),
+            Metric("shuffled_loss", "the same with the steps that the recurrent net reads in another order"),
         ),
     ),
     Table(

@@ -123,6 +123,40 @@ def test_weights_put_back_once_an_epoch_are_named(rate, severity, tmp_path):
     assert len(diagnosis.alarms) == (severity == "critical")
 
 
+def test_weights_put_back_again_and_again_to_the_same_place_are_an_alarm(tmp_path):
+    """As of a network that a copy of its start is loaded into, in place of the other way round; more often than there
+    are folds."""
+    _, diagnosis = watched(tmp_path / "run", loaded, rate=0.3, steps=PERIOD * 26)
+    (named,) = diagnosis.alarms
+    assert (named.cause, named.severity) == ("weights-put-back", "warning")
+
+
+def test_an_outer_loop_that_keeps_a_part_is_none(tmp_path):
+    """Reptile: of what a task's updates did a tenth is kept."""
+    _, diagnosis = watched(tmp_path / "run", lambda model: to_the_start(model, 0.9), rate=0.3, steps=PERIOD * 26)
+    assert not diagnosis.alarms
+
+
+def test_a_loss_that_each_time_is_higher_where_weights_are_put_back(tmp_path):
+    """The targets move away from what they were at the start, as those of a value that is learned."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1), torch.randn(64, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    anew = loaded(model)
+    with diagnostics.watch(model, optimizer, tmp_path, budget=100) as monitor:
+        for update in range(25 * PERIOD):
+            y = (1 if update < PERIOD else 0.5) * x[:, :1] + 0.05 * torch.randn(64, 1)
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss.detach(), closure=lambda y=y: F.mse_loss(model(x), y))
+            if update % PERIOD == PERIOD - 1:
+                anew()
+    (named,) = [each for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms]
+    assert (named.cause, named.severity) == ("weights-put-back", "warning")
+
+
 def test_an_average_used_for_evaluation_alone_is_not(tmp_path):
     _, diagnosis = watched(tmp_path / "run", swapped)
     assert not [each for each in diagnosis.findings if each.cause == "weights-put-back"]

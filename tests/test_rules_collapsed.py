@@ -28,6 +28,61 @@ def test_cosines_of_pairs_and_of_strangers():
     assert [float(x) for x in strangers] == pytest.approx([float(x) for x in each], abs=1e-6)
 
 
+def hardest(z, labels, infinite):
+    """The nearest of another class against the farthest of the same one."""
+    distances, same = torch.cdist(z, z), labels[:, None] == labels
+    other = distances.masked_fill(same, float("inf")) if infinite else distances * ~same
+    return F.relu((distances * same).amax(1) - other.amin(1) + 0.2).mean()
+
+
+class OnASphere(nn.Module):
+    def __init__(self, inside):
+        super().__init__()
+        self.layers, self.inside = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 6)), inside
+
+    def forward(self, x):
+        z = self.layers(x)
+        return F.normalize(z, dim=1) if self.inside else z
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+@pytest.mark.parametrize("inside", [True, False])
+def test_negatives_that_are_not_negative_pull_all_to_one_point(infinite, inside, tmp_path):
+    """Masked by 0, a class's own members are its nearest strangers. The loss then stands at the margin."""
+    torch.manual_seed(0)
+    centres, model = 2 * torch.randn(10, 8), OnASphere(inside)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def loss_of(x, labels):
+        z = model(x)
+        return hardest(z if inside else F.normalize(z, dim=1), labels, infinite)
+
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY, curvature_every=0) as monitor:
+        for _ in range(400):
+            labels = torch.randint(10, (40,))
+            x = centres[labels] + torch.randn(40, 8)
+            optimizer.zero_grad()
+            loss = loss_of(x, labels)
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=lambda x=x, labels=labels: loss_of(x, labels))
+    told = [each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).alarms]
+    assert told == ([] if infinite else ["collapsed"])
+
+
+def test_cosines_of_answers_of_length_one():
+    torch.manual_seed(0)
+    model, x = OnASphere(True), torch.randn(20, 8)
+    with Observer(model) as observer:
+        z = model(x)
+    z = z.detach()
+    of_different = F.cosine_similarity(z[:, None], z[None], dim=-1)[~torch.eye(20, dtype=torch.bool)].mean()
+    assert float(observer.partners.columns()["answers_cosine"]) == pytest.approx(float(of_different), abs=1e-6)
+    with Observer(model.layers) as observer:
+        model.layers(x)  # of any length
+    assert "answers_cosine" not in observer.partners.columns()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way_of_asking_is_seen(way):
     torch.manual_seed(0)
@@ -36,7 +91,7 @@ def test_each_way_of_asking_is_seen(way):
         a, b = model(x[0]), model(x[1])
         WAYS[way](a, b)
     assert not observer.failures
-    found = torch.stack(list(observer.partners.columns().values()))
+    found = torch.stack([value for name, value in observer.partners.columns().items() if name != "answers_cosine"])
     torch.testing.assert_close(found, stats.pair_cosines(a.detach(), b.detach()))
 
 
@@ -57,7 +112,8 @@ def test_other_losses_have_no_pairs(loss):
     with Observer(model) as observer:
         loss(model(x[0]), model(x[1]))
     assert not observer.failures
-    assert all(value.isnan() for value in observer.partners.columns().values())
+    found = {name: value for name, value in observer.partners.columns().items() if name != "answers_cosine"}
+    assert all(value.isnan() for value in found.values())
 
 
 class Siamese(nn.Module):

@@ -51,6 +51,19 @@ def test_adam_with_its_betas_the_other_way_round(betas, told, tmp_path):
     assert [(each.kind, each.cause) for each in found] == ([("lr-unstable", "betas")] if told else [])
 
 
+def test_a_start_without_an_example_of_the_rare_class_is_no_start():
+    """A batch costs 0.01 without one and 1 with one; what is learned makes both 0.15, which is less in the mean."""
+    draw = np.random.default_rng(0)
+    rare = draw.random(2000) < 0.3
+    learned = 1 - np.exp(-np.arange(2000) / 60)
+    losses = (1 - learned) * np.where(rare, 1.0, 0.01) + learned * draw.gamma(4, 0.15 / 4, 2000)
+    losses[:8] = 0.01, 1.3, 1.2, 0.01, 0.0099, 1.1, 0.0099, 1.2
+    losses[8:11] = 0.0098, 1.2, 0.0098
+    assert not harm.harmed(noisy(losses), 5.0, 0.5, 0.2, False, 3)
+    losses[1:11] = np.linspace(0.02, 1.3, 10)  # up, and not back
+    assert harm.harmed(noisy(losses), 5.0, 0.5, 0.2, False, 3)
+
+
 def test_a_first_loss_that_is_low_by_chance_is_no_start_to_tower_over():
     """Dropout of nine in ten at a two-class problem with nothing to learn."""
     draw = np.random.default_rng(0)

@@ -41,6 +41,9 @@ SPOKEN = {  # columns whose names say too little beside another
     "pair_cosine": "of a pair",
     "left_cosine": "between different inputs, first side",
     "right_cosine": "between different inputs, second side",
+    "answers_cosine": "between answers to different inputs",
+    "ordered_loss": "in order",
+    "shuffled_loss": "steps shuffled",
 }
 
 Series = dict[str, tuple[NDArray, NDArray]]  # name -> steps (T,), values (T,)

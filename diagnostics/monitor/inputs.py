@@ -1,12 +1,13 @@
 """Means, deviations and correlations of the features the first layer reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diagnostics import stats
+from diagnostics.monitor.likeness import FEWEST
 from diagnostics.monitor.outside import Outside
 
 MOST = 1024  # features recorded one by one; wider inputs by channel
@@ -15,6 +16,8 @@ ENOUGH = 1024  # rows that tell where quartiles lie
 # In standard deviations, of the quartiles: normal numbers have 1.35. A fiftieth is hard for a network to see, since
 # weights answer to the square of a difference.
 CROWDED = 0.02
+MOSTLY = 0.9  # of a row's squared length: all others have less than a tenth
+DIRECTION = 4  # numbers of a direction in space, or of a rotation
 GROWTH = 1.2  # its condition number is computed anew when this much more has been seen
 
 
@@ -83,6 +86,17 @@ def beside(outside: Outside, parameters: Mapping[str, Tensor]) -> Iterator[list]
                 sizes = torch.hypot(found.mean, deviations)
                 numbers = torch.stack([sizes.norm(), sizes.sum(), found.mean.abs().max(), deviations.max()]).tolist()
                 yield [name, numbers[0], len(sizes), *numbers[1:]]
+
+
+def rows_scaled(given: Iterable[Any]) -> list[float]:
+    """Of the first matrix whose rows have length 1, for a single column: their width, which column that is, and its
+    share. A few numbers may be a direction, as a quaternion near the identity is."""
+    for x in given:
+        if isinstance(x, Tensor) and x.is_floating_point() and not x.is_nested and x.dim() == 2 and len(x) >= FEWEST:
+            shares = x.detach().float().square().mean(0)
+            if len(shares) > DIRECTION and bool(shares.max() > MOSTLY and stats.of_length_one(x.detach(), 1)):
+                return [len(shares), int(shares.argmax()), float(shares.max())]
+    return []
 
 
 def _coded(column: Tensor) -> bool:

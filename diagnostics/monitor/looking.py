@@ -36,6 +36,7 @@ from diagnostics.monitor.frozen import Frozen
 from diagnostics.monitor.guard import Guard
 from diagnostics.monitor.inputs import Inputs, beside
 from diagnostics.monitor.observe import Observer
+from diagnostics.monitor.ordered import Ordered
 from diagnostics.monitor.overshoot import Overshoot
 from diagnostics.monitor.placed import Maps, Placed
 from diagnostics.monitor.pulled import Distances, Pulled
@@ -69,6 +70,7 @@ class Looking:
         self._compared, self._averaged = Compared(), Averaged()
         self._class_weights, self._trained_targets = ClassWeights(), TrainedTargets()
         self._pulled, self._terms, self._placed = Pulled(), Terms(), Placed()
+        self._ordered = Ordered()
         self._components: Components | None = guard.run("symmetry", Components, describe.unwrap(model))
         self._elastic: Elastic | None = guard.run("elasticity", Elastic, model)
         self._units, self._inputs, self._overshoot = Units(), Inputs(), Overshoot()
@@ -112,6 +114,7 @@ class Looking:
             self._guard.run("ending", self._look_where_it_ends, record, closure)
             self._guard.run("pairs", self._look_at_pairs, observers, closure)
             if not compiled:
+                self._guard.run("order", self._look_at_order_read, record, closure)
                 self._guard.run("terms", self._look_at_terms, record, observers, closure)
                 self._guard.run("placements", self._look_at_placements, record, observers, closure)
 
@@ -128,6 +131,7 @@ class Looking:
         weights = self._class_weights.told(each for one in observers for each in one.losses.weighted)
         found = once.told(observers, self._tensors())
         self._dropout = found["dropout"]
+        self._ordered.meet(found["runs_along"])
         self._note(idle=idle, class_weights=weights, **found)
 
     def _look_at_order(self, x: Tensor | None) -> None:
@@ -227,6 +231,11 @@ class Looking:
                     loss = closure()
                 weights = [each for each in self._tensors().values() if each.requires_grad]
                 record.add("terms", *self._terms.rows(loss, calls.seen, weights))
+
+    def _look_at_order_read(self, record: Record, closure: Closure) -> None:
+        if self._ordered.due(record.update.plan.step):
+            columns = self._ordered.columns(self._model, closure, self._entrance.random_state)
+            record.update.values.update(columns)
 
     def _look_at_placements(self, record: Record, observers: list[Observer], closure: Closure) -> None:
         x = observers[-1].graph.outside.first if observers else None

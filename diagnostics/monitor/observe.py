@@ -30,6 +30,7 @@ from diagnostics.monitor.flattened import Flattened
 from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept
 from diagnostics.monitor.hook import Hook
+from diagnostics.monitor.inputs import rows_scaled
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
@@ -73,6 +74,7 @@ class Observer(TorchFunctionMode):
         self.strangers: list[strangers.Stranger] = []
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[sequences.Read] = []  # of a recurrence or attention
+        self.rows_scaled: list[float] = []  # of what the model is given
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
@@ -139,9 +141,12 @@ class Observer(TorchFunctionMode):
 
     def ended(self, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         """A call of the model itself, told by whoever sees its end: here a hook, or the one that opened this."""
-        if self._asking:
-            with self.ours:
-                self.ends += sequences.ends(arguments.in_order(self.modules[""], args, kwargs), output)
+        with self.ours, torch._C.DisableTorchFunction():  # called from a hook, what is computed here would be observed
+            self.partners.answered(output)
+            if self._asking:
+                given = arguments.in_order(self.modules[""], args, kwargs)
+                self.ends += sequences.ends(given, output)
+                self.rows_scaled = self.rows_scaled or rows_scaled(given)
 
     def _name(self, function: str) -> str:
         if not self._stack:

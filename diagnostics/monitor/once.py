@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diagnostics.monitor import losses, whole_loss
 from diagnostics.monitor.observe import Observer
+from diagnostics.monitor.ordered import unknown
 from diagnostics.monitor.sequences import along_batch
 
 
@@ -52,6 +53,8 @@ def _of_shapes(observers: Sequence[Observer]) -> dict[str, Any]:
         "crossed": _first(observers, lambda one: one.flattened.crossed),
         "other_axis": _first(observers, lambda one: one.axes.told),
         "over_queries": _first(observers, lambda one: one.axes.over_queries),
+        "rows_scaled": _first(observers, lambda one: one.rows_scaled),
+        "runs_along": [list(each) for each in unknown(observers[0].ends, observers[0].sequences)],
         "along_batch": along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found()),
     }
 

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
 from diagnostics import stats
-from diagnostics.monitor import functions
+from diagnostics.monitor import functions, transfer
 
 FEWEST = 8  # rows: of fewer the mean over strangers tells little
-OF_UNIT_LENGTH = functions.GATING | {torch.nn.functional.mse_loss}  # compare directions only where rows have length 1
+OF_UNIT_LENGTH = functions.GATING | {F.mse_loss}  # compare directions only where rows have length 1
 
 
 class Partners:
@@ -18,10 +20,13 @@ class Partners:
 
     def __init__(self) -> None:
         self._seen: list[Tensor] = []
+        self._answers: list[Tensor] = []  # mean cosine between the rows of each
 
     @torch.no_grad()
     def follow(self, func: Callable, args: tuple, outside: bool) -> None:
         """After a call. `outside`: in the loss, not in the model, where products have other meanings."""
+        if outside and func is F.normalize and args and not isinstance(args[0], Parameter):
+            self._add(args[0])
         if not (func in functions.COSINE or (outside and func in OF_UNIT_LENGTH)) or len(args) < 2:
             return
         a, b = args[:2]
@@ -33,12 +38,27 @@ class Partners:
             cosines = torch.where(unit, cosines, torch.nan)
         self._seen.append(cosines)
 
+    @torch.no_grad()
+    def answered(self, output: Any) -> None:
+        """By the model: its direction alone is meant where it has length 1."""
+        if not _is_matrix(output):
+            return
+        first = stats.of_length_one(output.detach()[:1], -1)
+        if not transfer.on_host(first.device) or bool(first):  # of most models not, and no more is asked
+            self._add(output, stats.of_length_one(output.detach(), -1))
+
+    def _add(self, answers: Any, of_length_one: Tensor | None = None) -> None:
+        if _is_matrix(answers) and len(answers) >= FEWEST:
+            cosine = stats.pair_cosines(answers.detach(), answers.detach())[1]
+            self._answers.append(cosine if of_length_one is None else torch.where(of_length_one, cosine, torch.nan))
+
     def columns(self) -> dict[str, Tensor]:
         """Of `scalars`: the mean over these calls."""
+        found = {"answers_cosine": torch.stack(self._answers).nanmean()} if self._answers else {}
         if not self._seen:
-            return {}
+            return found
         pair, left, right = torch.stack(self._seen).nanmean(0)
-        return {"pair_cosine": pair, "left_cosine": left, "right_cosine": right}
+        return found | {"pair_cosine": pair, "left_cosine": left, "right_cosine": right}
 
 
 def row_by_row(a: Any, b: Any) -> bool:

@@ -1,6 +1,7 @@
-"""Answers that are to be alike in pairs, and became so for all inputs.
+"""Answers that are to be alike in pairs, or for one class, and became so for all inputs.
 
-Source: Chen & He 2021 (SimSiam), whose answers collapse to one direction without the stop-gradient.
+Source: Chen & He 2021 (SimSiam), whose answers collapse to one direction without the stop-gradient; Schroff et al. 2015
+(FaceNet), whose hardest negatives make f(x) = 0 of an untrained network.
 """
 
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ def collapsed(
     no_nearer: float = 0.25,  # of how far strangers are apart, pairs are: those of answers that tell much, far less
 ) -> Iterator[Finding]:
     table = run.table("scalars", ["step", *_COSINES]).dropna()
+    if table.empty:
+        yield from _without_pairs(run, late, measured, left)
+        return
     steps, apart = table["step"].to_numpy(), (1 - table[list(_COSINES)].to_numpy(dtype=float)).clip(0)
     history = signals.loss(run)
     end = steps >= history.steps[int(late * history.count)]
@@ -54,4 +58,47 @@ def collapsed(
         formula=r"\cos(z_i, z_j) \to 1 \quad\text{for all } i, j",
         severity="warning",
         chart=Chart("line", "scalars", _COSINES, "Cosine of pairs, and of answers to different inputs"),
+    )
+
+
+def _without_pairs(
+    run: Run,
+    late: float,
+    measured: int,
+    left: float,
+    *,
+    rest: float = 0.1,  # of the starting loss: answers that are meant to be near each other cost next to nothing there
+    falls: float = 0.05,  # of the loss, in the later half: what still falls is held by nothing
+) -> Iterator[Finding]:
+    table = run.table("scalars", ["step", "answers_cosine"]).dropna()
+    history, steps, apart = signals.loss(run), *table.to_numpy(dtype=float).T
+    apart = (1 - apart).clip(0)
+    end = steps >= history.steps[int(late * history.count)]
+    stands = signals.trend(history.values[history.count // 2 :]).relative < falls
+    if end.sum() < measured or end.all() or not stands or not history.end > rest * history.start > 0:
+        return
+    close = apart < left * min(apart[0], 1.0)
+    if close.all() or not close[end].all():
+        return
+    first, now = 1 - apart[0], 1 - float(np.median(apart[end]))
+    yield found(
+        "collapsed",
+        run,
+        (
+            f"All answers became one: the mean cosine between those to different inputs was {number(first)} at first "
+            f"and is {number(now)} now. The loss stands at {number(history.end)}, what it costs if no two inputs are "
+            "told apart, and where all distances are zero so is what would part them."
+        ),
+        (
+            "look at how the loss finds its negatives: a minimum over distances of which those to the same class were "
+            "set to 0 is 0; set them to infinity, distances.masked_fill(same, float('inf'))",
+            "begin with all or semi-hard negatives, or a lower learning rate: an untrained net pulls the hardest ones "
+            "together (Schroff et al. 2015)",
+            "or add what keeps answers apart: other examples of the batch as negatives, as in InfoNCE",
+        ),
+        evidence={"cosine of answers": now, "loss at end": history.end},
+        step=int(steps[np.flatnonzero(~close)[-1] + 1]),
+        formula=r"\cos(z_i, z_j) \to 1 \quad\text{for all } i, j",
+        severity="warning",
+        chart=Chart("line", "scalars", ("answers_cosine",), "Cosine of answers to different inputs"),
     )

@@ -37,7 +37,18 @@ def _beginning(history: signals.Loss) -> tuple[float, float]:
     first = history.values[: history.window]
     if first.min() < 0 < first.max():
         return max(history.start, float(np.median(first))), signals.step_noise(first)
-    return history.start, 0.0
+    return max(history.start, _mean_of_returns(history.values)), 0.0
+
+
+def _mean_of_returns(values: np.ndarray, *, first: int = 25, times: int = 3) -> float:
+    """Of the first values, until the loss was for the last time at its start again, if it went up and came back so
+    often: then the start is one of two things that a batch may cost, as where few hold an example of a rare class.
+
+    What runs away does not come back, and what was thrown up and fell does not go up again.
+    """
+    above = values[:first] > values[0]
+    back = np.flatnonzero(above[:-1] & ~above[1:]) + 1
+    return float(values[: back[-1] + 1].mean()) if len(back) >= times else -np.inf
 
 
 def far_above(history: signals.Loss, sigmas: float) -> np.ndarray:

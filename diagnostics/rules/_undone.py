@@ -13,6 +13,8 @@ from diagnostics.rules._words import number
 from diagnostics.run import Run
 
 ENOUGH = 3  # times that weights were put back, or looks at whether they are
+MANY = 20  # times that they were: more than the folds or trials that one optimizer is watched through
+EXACT = 1e-3  # of what the updates did, that is left or taken too much: an outer loop, as of Reptile, keeps a part
 
 
 def never_steps(
@@ -72,8 +74,10 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
     if seen is None or not (history.values > 0).all():
         return
     still = history.end >= nothing * history.start and bool(at_looks or explained_late(run).is_nothing(LITTLE))
-    if not still and not (at_each and _begins_anew(history, seen.steps, nothing)):
+    anew = at_each is not None and _begins_anew(history, seen.steps, nothing)
+    if not still and not anew:
         return
+    by_mistake = anew and seen.exact and len(seen.steps) >= MANY
     consequence = (
         "what is learned in between is lost, unless it is kept elsewhere, or this is meant, as for the next fold, task "
         "or trial"
@@ -87,11 +91,12 @@ def put_back(run: Run, *, all_of_it: float = 0.95, nothing: float = 0.9) -> Iter
         (
             "look for what else writes to the weights in the loop: load_state_dict, copy_ of an average, an "
             "initialization that is called again, a clamp_ that belongs to a Wasserstein critic",
-            "copy from the weights into an average, not back",
+            "copy from the weights into an average or a target network, target.load_state_dict(net.state_dict()), not "
+            "back",
         ),
         evidence={"share taken back": seen.share, seen.looks: float(len(seen.steps))},
         step=seen.since,
-        severity="critical" if still else "info",
+        severity="critical" if still else "warning" if by_mistake else "info",
     )
 
 
@@ -102,6 +107,7 @@ class _Seen:
     share: float
     steps: np.ndarray
     looks: str  # what the steps are
+    exact: bool = False  # each time all of it
 
 
 def _at_intervals(run: Run, all_of_it: float) -> _Seen | None:
@@ -113,7 +119,8 @@ def _at_intervals(run: Run, all_of_it: float) -> _Seen | None:
     share = min(share, 1.0)  # other weights that are as random as the first ones may lie farther back
     undone = f"{number(100 * share)} % of what the updates since the last time did to them is undone"
     since = max(1, int(steps[0]) - 2 * gap)  # two before told when the first that was seen would come
-    return _Seen(f"Every {gap} updates the weights are put back: {undone}", since, share, steps, "times seen")
+    exact = bool((np.abs(shares - 1) < EXACT).all())
+    return _Seen(f"Every {gap} updates the weights are put back: {undone}", since, share, steps, "times seen", exact)
 
 
 def _at_looks(run: Run, all_of_it: float) -> _Seen | None:
@@ -148,8 +155,15 @@ def _in_part(run: Run, *, part: float = 0.25, least: float = 0.1) -> _Seen | Non
 
 
 def _begins_anew(history: signals.Loss, steps: np.ndarray, nothing: float) -> bool:
-    """Whether the loss is as high as in the beginning where weights were put back."""
-    return signals.median(history.values[np.isin(history.steps, steps)]) >= nothing * history.start
+    """Whether the loss is as high as in the beginning where weights were put back, or each time higher than it was, as
+    where the targets change as well."""
+    at = np.flatnonzero(np.isin(history.steps, steps))
+    if signals.median(history.values[at]) >= nothing * history.start:
+        return True
+    after, before = history.values[at], history.values[at - 1]
+    rise = after - before
+    sure = rise.mean() > 5 * rise.std(ddof=1) / len(rise) ** 0.5
+    return bool(sure) and float(np.median(before)) < nothing * float(np.median(after))
 
 
 def unstored(run: Run) -> Iterator[Finding]:

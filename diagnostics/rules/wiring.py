@@ -94,6 +94,12 @@ each place shares itself out among those that may look at it, and how much of it
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
 
+*Order unused*: a recurrent net hands its state on from step to step. What it learned of their order is lost where
+they are shuffled; along the batch, whose order means nothing, nothing is.
+
+*Rows scaled*: columns in different units are brought to one scale each by itself, over the examples. Divided by its own
+length, an example becomes its largest column, whose size is lost, and small fractions.
+
 *By place*: examples come in any order, and their places in a batch mean nothing. What depends on them, as an encoding
 of positions along the batch does, is noise to the answer, and what was to be encoded is missing.
 
@@ -275,10 +281,12 @@ from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import across_batch, by_epsilon, norms_of_few, shared_norms, short_memory
 from diagnostics.rules._one_class import one_class
 from diagnostics.rules._one_example import one_example
+from diagnostics.rules._order_unused import order_unused
 from diagnostics.rules._outweighed import outweighed
 from diagnostics.rules._own_backward import wrong_backward
 from diagnostics.rules._policy import advantage_trained, entropy_lowered
 from diagnostics.rules._pulled import pairs_reversed
+from diagnostics.rules._rows_scaled import rows_scaled
 from diagnostics.rules._shared_head import shared_head
 from diagnostics.rules._shrinking_targets import shrinking_targets
 from diagnostics.rules._softmax_axis import other_axis, over_queries
@@ -298,6 +306,8 @@ TITLES = {
     "pairs-reversed": "Labels of pairs the other way round",
     "outweighed": "A term of the loss that is outweighed",
     "misplaced": "Targets mirrored or turned against their inputs",
+    "order-unused": "A recurrent net that makes no use of order",
+    "rows-scaled": "Examples scaled by themselves, in place of columns",
     "read-at-start": "A direction of a recurrent net, read where it starts",
     "beyond-generator": "Data that the generator cannot make",
 }
@@ -310,7 +320,8 @@ _LOOKS = (
     advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
-    in_order, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head, zero_inputs,
+    in_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head,
+    zero_inputs,
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,

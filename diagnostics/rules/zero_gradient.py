@@ -90,9 +90,12 @@ def check(
         return
     silent = [at for at in trainable if not norms[0, at] > 0 and not (norms[:, at] > 0).any()]
     silent = [at for at in silent if not _cancels(names, norms, at) and not _underflows(run, names[at])]
-    others = {*given_zeros(run), *zero_factors(run)}  # other kinds of findings
-    silent = [at for at in silent if names[at] not in others]
+    elsewhere = {*given_zeros(run), *zero_factors(run)}  # other kinds of findings, which take this as their evidence
+    told = tuple(names[at] for at in silent if names[at] in elsewhere)
+    silent = [at for at in silent if names[at] not in elsewhere]
     if not silent:
+        if told:
+            yield _told_elsewhere(told, steps)
         return
     hard = [name for name, (function, _) in by_layer.activations(run).items() if function in by_layer.HARD_THRESHOLDS]
     counted = [name for name in hard if name.startswith("loss.")]
@@ -132,6 +135,21 @@ def check(
         remedies=reason.remedies,
         charts=(GRADIENTS,),
         formula=reason.formula,
+    )
+
+
+def _told_elsewhere(layers: tuple[str, ...], steps: np.ndarray) -> Finding:
+    return Finding(
+        kind=KIND,
+        cause=None,
+        severity="info",
+        first_step=int(steps[0]),
+        last_step=None,
+        layers=layers,
+        summary=f"{names_of(layers)} got exactly no gradient in all {len(steps)} measured updates.",
+        evidence={"silent tensors": float(len(layers)), "records": float(len(steps))},
+        remedies=("look at what they are multiplied by: zeros have no gradient to give",),
+        charts=(GRADIENTS,),
     )
 
 

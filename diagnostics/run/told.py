@@ -57,6 +57,8 @@ NOTHING_TOLD: dict[str, Any] = {
     "input_order": [],
     "inputs_beside": [],
     "along_batch": [],
+    "runs_along": [],
+    "rows_scaled": [],
     "softmax_of_one": [],
     "softmax_astray": [],
     "gradient_ends": [],
