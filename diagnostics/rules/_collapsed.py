@@ -71,6 +71,8 @@ def _without_pairs(
     falls: float = 0.05,  # of the loss, in the later half: what still falls is held by nothing
 ) -> Iterator[Finding]:
     table = run.table("scalars", ["step", "answers_cosine"]).dropna()
+    if table.empty:
+        return
     history, steps, apart = signals.loss(run), *table.to_numpy(dtype=float).T
     apart = (1 - apart).clip(0)
     end = steps >= history.steps[int(late * history.count)]

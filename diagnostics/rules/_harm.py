@@ -46,8 +46,7 @@ def _mean_of_returns(values: np.ndarray, *, first: int = 25, times: int = 3) -> 
 
     What runs away does not come back, and what was thrown up and fell does not go up again.
     """
-    above = values[:first] > values[0]
-    back = np.flatnonzero(above[:-1] & ~above[1:]) + 1
+    back = np.flatnonzero((values[: first - 1] > values[0]) & (values[1:first] <= values[0])) + 1
     return float(values[: back[-1] + 1].mean()) if len(back) >= times else -np.inf
 
 
