@@ -105,6 +105,11 @@ def test_what_ended_counts_everywhere_and_is_said_to_have_ended(recovered, tmp_p
             "open",
             "No alarm, and hardly anything learned: 13 of 15 checked",
         ),
+        (
+            {"worst": WORST | {"severity": "info", "cause": "rows-scaled"}},
+            "open",
+            "No alarm, but each example was scaled by itself: 13 of 15 checked",
+        ),
         ({"worst": WORST | {"last_step": None}, "losses": 0}, "warning", "The rate is too large"),
         ({"worst": WORST | {"last_step": 9}}, "warning", "The rate is too large (ended at step 9)"),
     ],

@@ -88,8 +88,8 @@ def _without_pairs(
         run,
         (
             f"All answers became one: the mean cosine between those to different inputs was {number(first)} at first "
-            f"and is {number(now)} now. The loss stands at {number(history.end)}, what it costs if no two inputs are "
-            "told apart, and where all distances are zero so is what would part them."
+            f"and is {number(now)} now. The loss stands at {number(history.end)}, its value where no two inputs are "
+            "told apart: where all distances are zero, so is the gradient that would part them."
         ),
         (
             "look at how the loss finds its negatives: a minimum over distances of which those to the same class were "

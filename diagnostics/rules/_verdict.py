@@ -15,7 +15,11 @@ from diagnostics.rules._words import counted
 
 FEW = 20  # recorded updates: seven of the checks, plateau and ravine among them, say nothing of fewer
 CALL = "call `monitor.step(loss, closure)` after each update"
-HARDLY_LEARNED = "hardly-learned"  # cause of a piece of information that no tick may stand above
+HARDLY_LEARNED, ROWS_SCALED = "hardly-learned", "rows-scaled"
+NO_TICK = {  # causes of information that none may stand above: what is said instead, and in a cell
+    HARDLY_LEARNED: ("and hardly anything learned", "hardly learned"),
+    ROWS_SCALED: ("but each example was scaled by itself", "rows scaled"),
+}
 Summary = Mapping[str, Any]
 
 
@@ -66,9 +70,9 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
     if status == "failed":
         return Verdict("open", f"Training failed: {checked}", "failed, no alarm", notes)
     so_far = " so far" if status == "running" else ""
-    if worst and worst.get("cause") == HARDLY_LEARNED:
-        little = f"No alarm{so_far}, and hardly anything learned: {made} of {of} checked"
-        return Verdict("open", little, "no alarm, hardly learned", notes)
+    if worst and worst.get("cause") in NO_TICK:
+        told, cell = NO_TICK[worst["cause"]]
+        return Verdict("open", f"No alarm{so_far}, {told}: {made} of {of} checked", f"no alarm, {cell}", notes)
     known = f" ({worst['kind'].replace('-', ' ')})" if worst else ""
     return Verdict("clean", f"No alarm{so_far}: {checked}", f"no alarm{known}", notes)
 

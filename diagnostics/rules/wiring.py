@@ -94,8 +94,8 @@ each place shares itself out among those that may look at it, and how much of it
 *Along batch*: recurrent nets and attention take the first dimension for time, and with `batch_first=True` the second.
 Along the batch the state goes from example to example, whose order means nothing.
 
-*Order unused*: a recurrent net hands its state on from step to step. What it learned of their order is lost where
-they are shuffled; along the batch, whose order means nothing, nothing is.
+*Order unused*: a recurrent net hands a state on from step to step, and what it learned of their order is lost where
+they are shuffled. Read along the batch, whose order means nothing, there is nothing to learn of it.
 
 *Rows scaled*: columns in different units are brought to one scale each by itself, over the examples. Divided by its own
 length, an example becomes its largest column, whose size is lost, and small fractions.
@@ -212,6 +212,7 @@ state that was there before the loop, and each answer is made of $x_t$ and of th
 
 *Collapsed*: a loss that asks for two views of an example to be alike, and nothing else, is least where all answers
 are one. What keeps them apart is a target without a gradient beside a predictor, negatives, or a term for the variance.
+Negatives do not where they are of the same class by mistake, nor where the hardest ones pull before anything is known.
 
 *Pairs reversed*: a loss of pairs pulls those of one label together and pushes those of the other apart, and papers do
 not agree which is which. Random weights keep what is alike near: a loss that pulls the farther pairs together from the
@@ -303,6 +304,7 @@ TITLES = {
     "class-weights": "Class weights the wrong way round",
     "targets-outside": "Targets that the loss cannot take",
     "norm-epsilon": "Batch norms that do not normalize",
+    "collapsed": "Answers that became one",
     "pairs-reversed": "Labels of pairs the other way round",
     "outweighed": "A term of the loss that is outweighed",
     "misplaced": "Targets mirrored or turned against their inputs",
