@@ -51,6 +51,21 @@ def test_adam_with_its_betas_the_other_way_round(betas, told, tmp_path):
     assert [(each.kind, each.cause) for each in found] == ([("lr-unstable", "betas")] if told else [])
 
 
+@pytest.mark.parametrize("updates", [10, 24, 25, 26])
+def test_a_rate_past_the_limit_is_told_however_short_the_run(updates, tmp_path):
+    model = Quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)  # 1.25 times the limit
+    with diagnostics.watch(model, optimizer, tmp_path, budget=ANY) as monitor:
+        for _ in range(updates):
+            optimizer.zero_grad()
+            loss = model()
+            loss.backward()
+            optimizer.step()
+            monitor.step(loss, closure=model)
+    found = diagnostics.diagnose(diagnostics.load(tmp_path))
+    assert not found.crashed and [each.kind for each in found.alarms] == ["lr-unstable"]
+
+
 def test_a_start_without_an_example_of_the_rare_class_is_no_start():
     """A batch costs 0.01 without one and 1 with one; what is learned makes both 0.15, which is less in the mean."""
     draw = np.random.default_rng(0)

@@ -46,7 +46,8 @@ def _mean_of_returns(values: np.ndarray, *, first: int = 25, times: int = 3) -> 
 
     What runs away does not come back, and what was thrown up and fell does not go up again.
     """
-    back = np.flatnonzero((values[: first - 1] > values[0]) & (values[1:first] <= values[0])) + 1
+    early = values[:first]
+    back = np.flatnonzero((early[:-1] > values[0]) & (early[1:] <= values[0])) + 1
     return float(values[: back[-1] + 1].mean()) if len(back) >= times else -np.inf
 
 
