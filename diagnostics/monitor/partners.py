@@ -49,7 +49,7 @@ class Partners:
 
     def _add(self, answers: Any, of_length_one: Tensor | None = None) -> None:
         if _is_matrix(answers) and len(answers) >= FEWEST:
-            cosine = stats.pair_cosines(answers.detach(), answers.detach())[1]
+            cosine = stats.mean_cosine(answers.detach())
             self._answers.append(cosine if of_length_one is None else torch.where(of_length_one, cosine, torch.nan))
 
     def columns(self) -> dict[str, Tensor]:

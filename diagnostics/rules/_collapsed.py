@@ -76,7 +76,7 @@ def _without_pairs(
     history, steps, apart = signals.loss(run), *table.to_numpy(dtype=float).T
     apart = (1 - apart).clip(0)
     end = steps >= history.steps[int(late * history.count)]
-    stands = signals.trend(history.values[history.count // 2 :]).relative < falls
+    stands = history.late_trend.relative < falls
     if end.sum() < measured or end.all() or not stands or not history.end > rest * history.start > 0:
         return
     close = apart < left * min(apart[0], 1.0)

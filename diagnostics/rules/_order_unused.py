@@ -34,7 +34,7 @@ def order_unused(
         return
     names = tuple(dict.fromkeys(str(name) or "the model" for name, *_ in run.meta["runs_along"]))
     _, length, beside, *_ = run.meta["runs_along"][0]
-    stands = signals.trend(history.values[history.count // 2 :]).relative < falls
+    stands = history.late_trend.relative < falls
     one = len(names) == 1
     yield found(
         "order-unused",

@@ -10,7 +10,7 @@ from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
 from diagnostics.rules._below_linear import at_linear, rival
-from diagnostics.rules._charts import LOG_LOSS
+from diagnostics.rules._charts import INPUTS, LOG_LOSS
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._mean_mode import MeanMode
 from diagnostics.rules._weight_scales import ADAM
@@ -154,5 +154,5 @@ def _charts(cause: str) -> tuple[Chart, ...]:
         LOG_LOSS,
     )
     if cause in {"feature-scale", "uncentered-inputs", "correlated-inputs"}:
-        return (Chart("inputs", "inputs", ("mean", "std"), "Mean and deviation of each input feature"), *charts)
+        return (INPUTS, *charts)
     return charts

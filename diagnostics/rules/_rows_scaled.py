@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from diagnostics.rules._finding import Chart, Finding
+from diagnostics.rules._charts import INPUTS
+from diagnostics.rules._finding import Finding
 from diagnostics.rules._verdict import ROWS_SCALED
 from diagnostics.rules._wiring_finding import found, unless_it_learns
 from diagnostics.rules._words import number
 from diagnostics.run import Run
-
-_FEATURES = Chart("inputs", "inputs", ("mean", "std"), "Mean and deviation of each input feature")
 
 
 def rows_scaled(run: Run) -> Iterator[Finding]:
@@ -31,5 +30,5 @@ def rows_scaled(run: Run) -> Iterator[Finding]:
         evidence={"columns": float(columns), "share of the largest": float(share)},
         formula=r"\frac{x_{nj}}{\|\mathbf{x}_n\|} \approx \frac{x_{nj}}{|x_{nk}|}",
         severity=unless_it_learns(run, "warning"),
-        chart=_FEATURES if len(run.table("inputs", ["step"])) else None,  # of tokens beside these there are none
+        chart=INPUTS if len(run.table("inputs", ["step"])) else None,  # of tokens beside these there are none
     )

@@ -70,6 +70,11 @@ class Loss:
     def last_step(self) -> int:
         return int(self.steps[-1])
 
+    @property
+    def late_trend(self) -> Trend:
+        """Of the later half."""
+        return trend(self.values[self.count // 2 :])
+
     def after(self, step: int) -> np.ndarray:
         return self.values[self.steps >= step]
 

@@ -66,7 +66,7 @@ def _waits_at_its_start(run: Run, history: signals.Loss, *, most: float = 0.03, 
 def _falls_as_said(run: Run, history: signals.Loss, left: float, *, said: float = 0.5) -> bool:
     """So much of the loss is left, its later half surely falls, and by what the gradients say of steps this long: no
     curvature and no noise has been met."""
-    falls = history.end > left * history.start > 0 and _falls(history) and _late(history).relative > LITTLE
+    falls = history.end > left * history.start > 0 and _falls(history) and history.late_trend.relative > LITTLE
     return falls and history.start - history.end >= said * reaching.reach(run, history, history.middle_step)
 
 
@@ -92,8 +92,4 @@ def _ended_in_warm_up(run: Run, history: signals.Loss, *, rising: float = 1.5) -
 
 
 def _falls(history: signals.Loss) -> bool:
-    return _late(history).z > 3
-
-
-def _late(history: signals.Loss) -> signals.Trend:
-    return signals.trend(history.values[history.count // 2 :])
+    return history.late_trend.z > 3

@@ -190,7 +190,7 @@ def _sustained(run: Run, history: signals.Loss, sustained: float, reached: float
     """Far past the limit for half the run without blowing up: a loss of bounded slope, bouncing from wall to wall."""
     steps, ratios, noise = _cautious_ratios(run)
     late = steps >= history.middle_step
-    falling = signals.trend(history.values[history.count // 2 :])
+    falling = history.late_trend
     if optimizer.adaptive(run) or history.count < 20 or history.end <= reached * history.start:
         return
     if _learned_nothing(history) and (ratios > sustained).sum() >= 3:  # thrown about before it came to learn anything

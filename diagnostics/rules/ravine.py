@@ -167,7 +167,7 @@ def _unlearned(
     """
     if signals.of_both_signs(history.values):
         return None
-    falling = signals.trend(history.values[history.count // 2 :])
+    falling = history.late_trend
     settled = history.values[history.count // 3 :][: history.window]  # the largest feature throws a start far up
     held_up = history.end > (1 - gained) * signals.level(settled)
     early = min(abs(history.start), signals.level(history.values[: history.window]))  # one batch's loss is noise
@@ -274,7 +274,7 @@ def _held_up(
     """
     settled = float(history.values[history.count // 20])
     gain = quadratic.left(run, history, condition, signals.median(signals.tops(table)))
-    if not signals.trend(history.values[history.count // 2 :]).z > 3 or gain < LITTLE * abs(history.end):
+    if not history.late_trend.z > 3 or gain < LITTLE * abs(history.end):
         return False
     if quadratic.exact(run) and gain >= EXACTLY * abs(history.end):
         return True

@@ -37,10 +37,22 @@ def of_length_one(x: Float[Tensor, "*any"], dim: int) -> Bool[Tensor, ""]:
 
 def pair_cosines(a: Float[Tensor, "rows features"], b: Float[Tensor, "rows features"]) -> Float[Tensor, " 3"]:
     """Mean cosine of each row of `a` with its own of `b`; of different rows of `a`; and of different rows of `b`."""
-    count = len(a)
-    units = [F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in (a, b)]
-    strangers = [(x.sum(0).square().sum() - x.square().sum()) / (count * (count - 1)) for x in units]
-    return torch.stack([(units[0] * units[1]).sum(1).mean(), *strangers])
+    units = [_directions(x) for x in (a, b)]
+    return torch.stack([(units[0] * units[1]).sum(1).mean(), *(_mean_product(x) for x in units)])
+
+
+def mean_cosine(x: Float[Tensor, "rows features"]) -> Float[Tensor, ""]:
+    """Between different rows."""
+    return _mean_product(_directions(x))
+
+
+def _directions(x: Tensor) -> Tensor:
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
+
+
+def _mean_product(x: Tensor) -> Tensor:
+    """Of different rows."""
+    return (x.sum(0).square().sum() - x.square().sum()) / (len(x) * (len(x) - 1))
 
 
 def moments(rows: Float[Tensor, "rows features"], crossed: bool) -> Moments:
