@@ -35,6 +35,7 @@ class Table:
 
 
 STEP = Metric("step", "number of the optimizer update, from 1", "int64", unit="updates")
+OUTPUT = "output "  # and its number: a term that is one of several numbers an answer has
 LAYER = Metric("layer", "name of the parameter tensor or of the activation call", "string")
 
 
@@ -364,11 +365,16 @@ _TABLES = (
     ),
     Table(
         "terms",
-        "update at which they were looked at, term of the loss; where several compare answers with targets",
+        "update at which they were looked at, term of the loss; where several compare answers with targets, or one "
+        "compares several numbers an example",
         (
             STEP,
-            Metric("term", "the function that compares, numbered where it is called again", "string"),
-            Metric("loss", "what it returns, unweighted"),
+            Metric(
+                "term",
+                f"the function that compares, numbered where it is called again, or `{OUTPUT}0` and so on",
+                "string",
+            ),
+            Metric("loss", "what it returns, unweighted; of an output the mean squared error"),
             Metric("mean_answer_loss", "what it would return if each example were given the mean of all answers"),
             Metric(
                 "pull",

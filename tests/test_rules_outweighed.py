@@ -232,3 +232,80 @@ def test_training_is_bitwise_unchanged(tmp_path):
     watched, alone = trained(tmp_path), trained(None)
     assert len(diagnostics.load(tmp_path).table("terms")) > 4
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
+
+
+class Numbers(nn.Module):
+    def __init__(self, outputs: int = 3) -> None:
+        super().__init__()
+        self.trunk, self.head = nn.Sequential(nn.Linear(8, 32), nn.Tanh()), nn.Linear(32, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
+def columns(generator: torch.Generator, units: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    x = torch.randn(ROWS, 8, generator=generator)
+    y = torch.stack([2 * torch.sin(3 * x[:, 0]), x[:, 1] * x[:, 2], x[:, 3] * x[:, 4]], 1)
+    return x, y * torch.tensor(units)
+
+
+def squared(a: Tensor, y: Tensor) -> Tensor:
+    return ((y - a) ** 2).mean()
+
+
+def train_numbers(path: Path, units: tuple[float, ...], loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
+    torch.manual_seed(0)
+    model, generator = Numbers(), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    with diagnostics.watch(model, optimizer, path, every=5, curvature_every=0, budget=100.0) as monitor:
+        for _ in range(400):
+            x, y = columns(generator, units)
+            optimizer.zero_grad()
+            value = loss(model(x), y)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=lambda x=x, y=y: loss(model(x), y))
+    return diagnostics.load(path)
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, squared])
+def test_a_column_of_the_targets_in_a_unit_that_makes_it_small_is_told(tmp_path, loss):
+    run = train_numbers(tmp_path, (100.0, 0.1, 0.1), loss)
+    (finding,) = [each for each in diagnostics.diagnose(run).findings if each.cause == "outweighed"]
+    assert finding.summary.startswith("Outputs 1, 2 (the first is 0) are outweighed: ")
+    assert "trained for output 0" in finding.summary and "standardize each column" in finding.remedies[0]
+
+
+@pytest.mark.parametrize("units", [(1.0, 1.0, 1.0), (1.0, 1.0, 0.0)])
+def test_columns_of_one_scale_and_one_that_is_always_zero_are_not(tmp_path, units):
+    run = train_numbers(tmp_path, units, F.mse_loss)
+    assert set(run.table("terms")["term"]) == {f"output {at}" for at, unit in enumerate(units) if unit}
+    assert "outweighed" not in told(run)
+
+
+def test_pulls_of_outputs_are_those_of_autograd_column_by_column():
+    torch.manual_seed(0)
+    model = Numbers(2)
+    x = torch.randn(ROWS, 8)
+    y = torch.randn(ROWS, 2) * torch.tensor([5.0, 1.0])
+    with Calls() as calls:
+        loss = F.mse_loss(model(x), y)
+    names, table = Terms().rows(loss, calls.seen, list(model.parameters()))
+
+    def length(at: int) -> float:
+        model.zero_grad()
+        (F.mse_loss(model(x)[:, at], y[:, at]) / 2).backward()
+        return float(torch.cat([each.grad.flatten() for each in model.parameters()]).norm())
+
+    assert names == ["output 0", "output 1"]
+    assert table["pull"].tolist() == pytest.approx([length(0) / length(1), length(1) / length(0)], rel=1e-5)
+    a = model(x).detach()
+    assert table["loss"].tolist() == pytest.approx(((a - y) ** 2).mean(0).tolist())
+    assert table["mean_answer_loss"].tolist() == pytest.approx(((a.mean(0) - y) ** 2).mean(0).tolist())
+
+
+def test_labels_of_one_call_are_not_taken_apart():
+    model = Numbers()
+    with Calls() as calls:
+        loss = F.binary_cross_entropy_with_logits(model(torch.randn(ROWS, 8)), (torch.randn(ROWS, 3) > 0).float())
+    assert Terms().rows(loss, calls.seen, list(model.parameters())) == ([], {})

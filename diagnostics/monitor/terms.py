@@ -1,5 +1,5 @@
-"""Terms of a loss that compare several answers with targets: how hard each pulls at the weights that they share, and
-whether its answers tell the examples apart.
+"""Terms of a loss that compare several answers with targets, or outputs of which one term compares several numbers: how
+hard each pulls at the weights that they share, and whether its answers tell the examples apart.
 
 Source: Chen et al. 2018 (GradNorm), who balance the lengths of these gradients.
 """
@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.monitor import written
+from diagnostics.metrics import OUTPUT
+from diagnostics.monitor import functions, written
 from diagnostics.monitor.written import Error, Errors
 
-MOST = 8  # terms, each of which costs a backward
+MOST = 8  # terms or outputs, each of which costs a backward
+LABELLED = {functions.spelled(each) for each in functions.LABELLED}
 HELD = 1 << 22  # numbers of a gradient, held once a term: those of the first layers, which are the likeliest shared
 GROWTH = 1.3  # from look to look, by the number of updates: three in the later half of a run
 
@@ -30,6 +33,16 @@ class Call(NamedTuple):
         answer = self.error.answer.detach()
         mean = answer.mean(0, keepdim=True).expand_as(answer)
         return self.loss.detach() * self.error.of(mean).detach() / self.error.of(answer).detach()
+
+
+class Part(NamedTuple):
+    """Of a loss: what is `factor` times this tensor's derivative is its gradient."""
+
+    name: str
+    of: Tensor
+    factor: Tensor
+    loss: Tensor
+    mean_answer_loss: Tensor
 
 
 class Calls(TorchFunctionMode):
@@ -54,13 +67,15 @@ def _differ(target: Tensor) -> bool:
 
 
 class Comparisons:
-    """How many there may be in a forward."""
+    """How many numbers are compared by a forward, as far as they may be told apart."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
-        self.count += (written.of_function(func, args, kwargs) or written.difference(func, args)) is not None
+        found = written.of_function(func, args, kwargs) or written.difference(func, args)
+        if found is not None:
+            self.count += _outputs(found.answer, found.target)
 
 
 class Terms:
@@ -80,22 +95,54 @@ class Terms:
 
     def rows(self, loss: Any, calls: Sequence[Call], weights: Sequence[Tensor]) -> tuple[list[str], dict[str, Any]]:
         """Names and columns of table `terms`. `loss`: of these calls, with its graph."""
-        if not 2 <= len(calls) <= MOST or not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        if not 1 <= len(calls) <= MOST or not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             return [], {}
-        factors = torch.autograd.grad(loss.sum(), [each.loss for each in calls], retain_graph=True, allow_unused=True)
-        pairs = [(call, factor) for call, factor in zip(calls, factors, strict=True) if factor is not None]
-        some = _some(weights)
-        if len(pairs) < 2 or not some:
+        parts, some = _parts(loss.sum(), calls), _some(weights)
+        if len(parts) < 2 or not some:
             return [], {}
         pulls = [
-            torch.autograd.grad(call.loss, some, factor, retain_graph=True, allow_unused=True) for call, factor in pairs
+            torch.autograd.grad(part.of, some, part.factor, retain_graph=True, allow_unused=True) for part in parts
         ]
         columns = {
-            "loss": torch.stack([call.loss.detach().float() for call, _ in pairs]),
-            "mean_answer_loss": torch.stack([call.of_mean_answer().float() for call, _ in pairs]),
-            "pull": torch.stack([_share(pulls, at) for at in range(len(pairs))]),
+            "loss": torch.stack([part.loss.float() for part in parts]),
+            "mean_answer_loss": torch.stack([part.mean_answer_loss.float() for part in parts]),
+            "pull": torch.stack([_share(pulls, at) for at in range(len(parts))]),
         }
-        return _names([call.error.name for call, _ in pairs]), columns
+        return [part.name for part in parts], columns
+
+
+def _parts(loss: Tensor, calls: Sequence[Call]) -> list[Part]:
+    if len(calls) == 1:
+        return _by_output(loss, calls[0].error)
+    factors = torch.autograd.grad(loss, [each.loss for each in calls], retain_graph=True, allow_unused=True)
+    pairs = [(call, factor) for call, factor in zip(calls, factors, strict=True) if factor is not None]
+    names = _names([call.error.name for call, _ in pairs])
+    return [
+        Part(name, call.loss, factor, call.loss.detach(), call.of_mean_answer())
+        for name, (call, factor) in zip(names, pairs, strict=True)
+    ]
+
+
+def _by_output(loss: Tensor, error: Error) -> list[Part]:
+    """Each one's squared error, whichever error the loss is made of."""
+    outputs = _outputs(error.answer, error.target) if error.name not in LABELLED else 1
+    (factor,) = torch.autograd.grad(loss, [error.answer], retain_graph=True, allow_unused=True)
+    if factor is None or outputs < 2:
+        return []
+    answers, targets = (x.detach().float().flatten(0, -2) for x in (error.answer, error.target))
+    means = answers.mean(0).expand_as(answers)
+    losses, mean_losses = (F.mse_loss(x, targets, reduction="none").mean(0) for x in (answers, means))
+    numbered = torch.eye(outputs, dtype=factor.dtype, device=factor.device)
+    return [
+        Part(f"{OUTPUT}{at}", error.answer, factor * numbered[at], losses[at], mean_losses[at])
+        for at in (targets != targets[:1]).any(0).nonzero().flatten().tolist()
+    ]
+
+
+def _outputs(answer: Tensor, target: Tensor) -> int:
+    """Numbers in the answer to an example, or to each place of a sequence; 1 where they are many, or lie otherwise."""
+    plain = answer.shape == target.shape and answer.dim() in (2, 3) and answer.shape[-1] <= MOST
+    return answer.shape[-1] if plain else 1
 
 
 def _some(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -220,7 +220,8 @@ start, and does not get far, has them the other way round.
 
 *Outweighed*: the gradient of a sum of terms is the sum of theirs, and an optimizer goes along it. Of two of very
 different size it is that of the larger one but for a rounding, whatever unit that has its size from: layers that both
-share are trained for the larger alone.
+share are trained for the larger alone. The columns of one squared error are such terms, each counted by the square of
+its unit.
 
 *Shrinking targets*: one that a prediction is to meet, and that is trained as well, is met best where both are nothing.
 
