@@ -39,6 +39,7 @@ from diagnostics.monitor.probe import active
 from diagnostics.monitor.pulled import Rows
 from diagnostics.monitor.restarts import Restarts
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
+from diagnostics.monitor.straight import Straight
 from diagnostics.monitor.terms import Comparisons
 from diagnostics.monitor.units import GATE, Call
 from diagnostics.monitor.views import Views
@@ -79,11 +80,11 @@ class Observer(TorchFunctionMode):
         self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
-        self.views, self.with_targets = Views(self.graph), Comparisons()
+        self.views, self.with_targets, self.straight = Views(self.graph), Comparisons(), Straight()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         self._followers = (
             self.axes, self.views, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts,
-            self.rows, self.with_targets,
+            self.rows, self.with_targets, self.straight,
         )  # fmt: skip
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0

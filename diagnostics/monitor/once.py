@@ -80,6 +80,7 @@ def _of_cuts(observers: Sequence[Observer], tensors: Mapping[str, Tensor]) -> di
     last = observers[-1].cuts.steps
     return {
         "cut_off": named(each for one in observers for each in one.cuts.lost),
+        "cancelled": named(each for one in observers for each in one.straight.lost),
         "drawn": named(each for one in observers for each in one.draws.lost),
         "restarted": _first(observers, lambda one: one.restarts.told(tensors)),
         "state_cut": [max(last.values(), default=0), named(last)],

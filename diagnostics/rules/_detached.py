@@ -103,6 +103,32 @@ def _withheld(run: Run, step: int, names: tuple[str, ...]) -> Finding:
     )
 
 
+def cancelled(run: Run) -> Iterator[Finding]:
+    names = tuple(str(name) for name in run.meta["cancelled"])
+    if not names:
+        return
+    yield found(
+        "straight-through",
+        run,
+        (
+            "z + (q - z) is q, whose gradient by z cancels: what comes behind tells nothing to "
+            f"{names_of(names)}, of which z is made. Other terms of the loss alone train them."
+        ),
+        (
+            "z + (q - z).detach(): the same number, and the gradient of what comes behind passes to z as it is",
+            "or, if q alone is to be trained there, write q",
+        ),
+        evidence={"tensors": float(len(names))},
+        layers=names,
+        formula=(
+            r"\frac{\partial}{\partial z}\big(z + (q - z)\big) = 1 - 1 = 0, \quad"
+            r"\frac{\partial}{\partial z}\big(z + \mathrm{detach}(q - z)\big) = 1"
+        ),
+        severity=unless_it_learns(run, "critical", "warning"),
+        chart=GRADIENTS,
+    )
+
+
 def drawn(run: Run) -> Iterator[Finding]:
     names = tuple(str(name) for name in run.meta["drawn"])
     if not names:

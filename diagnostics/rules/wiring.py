@@ -194,6 +194,9 @@ A squared error is then least at $1 - p$ of the target, and the share $p$ of its
 *Drawn without gradient*: a number that is drawn has no derivative by its mean or probability. Written as a function of
 them and of noise that nothing decides, it has (Kingma & Welling 2014).
 
+*Straight through*: rounding, and the nearest entry of a codebook, have a gradient of 0. $z + \mathrm{detach}(q - z)$ is
+q in value and hands its gradient to z; without the detach the two z cancel.
+
 *Advantage trained*: $(R-V)\log\pi$ is to train the policy. Its derivative by $V$ is $-\log\pi$, whatever was
 returned, and takes $V$ away from the returns that it is to foretell.
 
@@ -271,7 +274,7 @@ from diagnostics.rules._accumulation import accumulating, accumulation_cut_short
 from diagnostics.rules._beyond_generator import beyond_generator
 from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._collapsed import collapsed
-from diagnostics.rules._detached import detached, drawn, restarted, state_cut
+from diagnostics.rules._detached import cancelled, detached, drawn, restarted, state_cut
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._identity_activation import identity_activation
 from diagnostics.rules._in_order import in_order
@@ -304,6 +307,7 @@ explains = wiring_explains.explains
 TITLES = {
     "class-weights": "Class weights the wrong way round",
     "targets-outside": "Targets that the loss cannot take",
+    "straight-through": "A straight-through estimator without its detach",
     "norm-epsilon": "Batch norms that do not normalize",
     "collapsed": "Answers that became one",
     "pairs-reversed": "Labels of pairs the other way round",
@@ -319,7 +323,7 @@ TITLES = {
 _LOOKS = (
     never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
-    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, state_cut, restarted,
+    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, cancelled, state_cut, restarted,
     advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,

@@ -38,6 +38,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "pulled": [],
     "crowded": [],
     "cut_off": [],
+    "cancelled": [],
     "drawn": [],
     "cut_derivative": 0.0,
     "no_second_derivative": False,
