@@ -56,6 +56,7 @@ _TABLES = (
             Metric("update_norm", "Euclidean norm of the change of the weights (measured updates only)"),
             Metric("weight_norm", "Euclidean norm of the weights after the update (measured updates only)"),
             Metric("grad_norm_unclipped", "norm of the gradient before clipping, where it can be observed"),
+            Metric("loss_scale", "what a GradScaler multiplied the loss by"),
             Metric("micro_batches", "backward passes that went into this update"),
             Metric(
                 "carried_grad_norm",

@@ -152,6 +152,8 @@ class Updates:
             norm = self._whole_norm(gradients, optimized)
             norm = norm if scale is None else norm / scale.to(norm)
         on_host = transfer.on_host(norm.device)
+        if update.plan.measured and (scaled_by := self._scaler.scale()) is not None:
+            update.values["loss_scale"] = scaled_by.clone()  # which the scaler changes in place
         update.values["grad_norm"] = norm if update.plan.measured or not on_host else norm.item()
         if self.sentinel.parts is not None:
             update.accumulated = self.sentinel.parts.at_step(self._scaler.scale())

@@ -6,6 +6,7 @@ from diagnostics.run import Run
 LOSS = Chart("line", "scalars", ("loss",), "Loss")
 LOG_LOSS = Chart("line", "scalars", ("loss",), "Loss", log=True)
 GRADIENT_NORM = Chart("line", "scalars", ("grad_norm",), "Gradient norm", log=True)
+CLIPPED = Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm, and after clipping", log=True)
 GRADIENTS = Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each tensor", log=True)
 INPUTS = Chart("inputs", "inputs", ("mean", "std"), "Mean and deviation of each input feature")
 LOSS_AND_GRADIENT = (LOSS, GRADIENT_NORM)

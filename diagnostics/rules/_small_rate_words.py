@@ -10,7 +10,7 @@ import numpy as np
 from diagnostics.rules import _limits as limits
 from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules import _signals as signals
-from diagnostics.rules._charts import LOSS
+from diagnostics.rules._charts import CLIPPED, LOSS
 from diagnostics.rules._far_targets import NEARER, how_far
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._words import number
@@ -18,7 +18,6 @@ from diagnostics.run import Run
 
 KIND = "lr-too-small"
 _GIVE_A_RATE = ("give every parameter group a rate: print([group['lr'] for group in optimizer.param_groups])",)
-_CLIPPED = Chart("line", "scalars", ("grad_norm_unclipped", "grad_norm"), "Gradient norm, and after clipping", log=True)
 _STABILITY = Chart(
     "stability", "curvature", ("stability",), "Stability ratio against this optimizer's limits", log=True
 )
@@ -128,7 +127,7 @@ def by_clipping(found: Finding, clipped: float) -> Finding:
         + found.summary[0].lower()
         + found.summary[1:],
         remedies=(f"raise the clipping threshold {number(1 / clipped)} times, or leave it out", *unscale),
-        charts=(_CLIPPED, *(chart for chart in found.charts if chart != _STABILITY)),
+        charts=(CLIPPED, *(chart for chart in found.charts if chart != _STABILITY)),
         formula="",
     )
 

@@ -12,15 +12,15 @@ Facts, not statistics, each seen on the thing itself:
   of an accumulation left gone; are they written to after the optimizer read them; has the loss the slope that they say;
 - *tensors*: are the optimizer's the model's; does each that gets a gradient change; does the loss depend on one that
   gets none; do frozen ones hold what they were initialized with; are they lost to rounding in half precision;
-- *updates*: are there any; do they go against the gradient; does anything else take them back, in a run that learns
-  nothing; does the optimizer forget its averages;
+- *updates*: are there any; are gradients clipped while a scaler holds them larger; do they go against the gradient;
+  does anything else take them back, in a run that learns nothing; does the optimizer forget its averages;
 - *shapes*: is the loss the mean over all pairs; does a view give the output or an input its sizes in another order;
   does a softmax, a norm or a recurrence run along another axis than that of what it is of; is a norm of one number or
   two, or one norm of places that differ;
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
-  drown the answers; have derivatives that are added to the loss a graph; is a state cut at every step, or handed on
-  to none; does the policy's term train the critic, and is its entropy lowered;
+  drown the answers; have derivatives that are added to the loss a graph; does z + (q - z) lack its detach; is a state
+  cut at every step, or handed on to none; does the policy's term train the critic, and is its entropy lowered;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
@@ -52,6 +52,9 @@ takes the place of what the update did.
 
 *Clipped after step*: an update is made from the gradients as they are when the optimizer reads them, and the next
 backward pass begins with new ones.
+
+*Clipped scaled*: a GradScaler multiplies the loss, and so all gradients, by thousands, and takes that out in its own
+step. Until then a threshold that is meant for the gradient cuts off nearly all of it.
 
 *Detached*: a tensor that was cut from the graph is a constant, and nothing before it has a derivative; so is the place
 of the largest number, which changes in jumps.
@@ -273,6 +276,7 @@ from diagnostics.rules import _wiring_explains as wiring_explains
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
 from diagnostics.rules._beyond_generator import beyond_generator
 from diagnostics.rules._class_weights import class_weights
+from diagnostics.rules._clipped_scaled import clipped_scaled
 from diagnostics.rules._collapsed import collapsed
 from diagnostics.rules._detached import cancelled, detached, drawn, restarted, state_cut
 from diagnostics.rules._finding import Finding
@@ -323,8 +327,9 @@ TITLES = {
 _LOOKS = (
     never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
-    membership.frozen_random, clipped_after_step, detached, wrong_backward, drawn, cancelled, state_cut, restarted,
-    advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed, other_axis, over_queries,
+    membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled,
+    state_cut, restarted, advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed,
+    other_axis, over_queries,
     shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
     short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
     in_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head,
