@@ -146,6 +146,8 @@ _TABLES = (
                 "and asked for more, by a gradient that is not passed on",
             ),
             Metric("input_sum", "sum of what the model was given in this update's last forward"),
+            Metric("batch_size", "examples that it was given then, while different ones are counted", unit="examples"),
+            Metric("examples_seen", "different ones so far, while they are few and no whole numbers", unit="examples"),
             Metric("equal_examples", "share of the examples that it was given then that are one and the same"),
             Metric(
                 "equal_outputs",

@@ -20,6 +20,7 @@ from diagnostics.monitor.arguments import tensors_in
 from diagnostics.monitor.baseline import Baseline, given
 from diagnostics.monitor.distributed import is_dtensor
 from diagnostics.monitor.examples import Examples
+from diagnostics.monitor.few import Few
 
 MOST = 1 << 22  # numbers in an output: more are held too long for what they tell
 Scale = Callable[[], Tensor | None]
@@ -52,6 +53,7 @@ class Answers:
         self._baseline = Baseline()
         self._one_size = True  # whether all examples have been of one
         self._first: tuple[stats.Targets, Tensor] | None = None  # of the first batch, and the sum of its inputs
+        self._few = Few()
         self._varied: tuple[Tensor, Tensor] | None = None  # whether the targets ever did, and the inputs
 
     @property
@@ -84,7 +86,7 @@ class Answers:
         x = dense[0] if dense else None
         # of inputs that are not seen it is NaN, which nothing equals
         given = torch.full((), torch.nan) if x is None else x.detach().sum().real.float()
-        self._given.append({"input_sum": given} | likeness.of_inputs(dense))
+        self._given.append({"input_sum": given} | likeness.of_inputs(dense) | self._few.columns(dense))
         if x is not None and x.dim() and not any(each.requires_grad for each in dense):
             self._batches.append((len(x), given))
         found = next(

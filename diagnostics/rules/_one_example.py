@@ -1,4 +1,5 @@
-"""Batches of one example, many times, as of one array that each new example was written to; or texts of one token.
+"""Batches of one example, many times, as of one array that each new example was written to; of a few, again and again;
+or texts of one token.
 
 Source: NumPy and PyTorch, where a list of an array that is reused holds the same array throughout.
 """
@@ -88,4 +89,34 @@ def _one_token(run: Run, measured: int) -> Iterator[Finding]:
         evidence={"batches": float(len(steps))},
         step=int(steps[0]),
         severity=unless_it_learns(run, "critical"),
+    )
+
+
+def few_examples(
+    run: Run,
+    *,
+    measured: int = 5,  # batches: the next would bring others, if there were any
+    times: float = 4.0,  # each example, in a batch: who has no more would give each once
+) -> Iterator[Finding]:
+    """Of a table, a game or a toy there may be no more: an alarm where examples are told into classes."""
+    table = run.table("scalars", ["step", "examples_seen", "batch_size"]).dropna()
+    if len(table) < measured or not signals.array(table, "examples_seen")[-1] > 1:
+        return
+    seen, size = int(table["examples_seen"].iloc[-1]), signals.median(signals.array(table, "batch_size"))
+    if size < times * seen or table["step"].iloc[-1] < signals.loss(run).middle_step:
+        return
+    yield found(
+        "few-examples",
+        run,
+        (
+            f"In {len(table)} batches of {number(size)} examples there are {seen} different ones in all: whatever else "
+            "the data hold, the model is never given it."
+        ),
+        (
+            "look at the sampler: WeightedRandomSampler needs one weight an example, class_weight[y]; of one weight a "
+            "class it draws the first examples alone",
+            "print the places that are drawn, and len(dataset)",
+        ),
+        evidence={"different examples": float(seen), "examples of a batch": size},
+        severity="warning" if any(each in signals.loss_path(run) for each in ("cross_entropy", "nll_loss")) else "info",
     )

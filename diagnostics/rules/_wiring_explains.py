@@ -10,7 +10,7 @@ SHAPING = {  # what they do to a run can look like anything
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),
-    ("stale-parameters", "not-in-optimizer"),
+    ("stale-parameters", "not-in-optimizer"), ("few-examples", "one-class"), ("few-examples", "in-order"),
 }  # fmt: skip
 
 

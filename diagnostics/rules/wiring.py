@@ -26,7 +26,7 @@ Facts, not statistics, each seen on the thing itself:
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
   that of one answer to all; do maps lie as the pictures do that they belong to; do features become tenfold larger or
-  smaller together; are all examples of a batch one, all texts one token, all inputs of a layer zero.
+  smaller together; are all examples of a batch one, or few in all, all texts one token, all inputs of a layer zero.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -159,6 +159,9 @@ columns are exchanged in one of the two.
 
 *One example*: a list of an array that is reused holds it many times over; in an array of integers all below 1 is 0.
 
+*Few examples*: a sampler draws places in the data. One that was given a weight for each of 5 classes, in place of one
+for each example, draws from the first 5 examples.
+
 *One class*: `mask / 255` as an integer is 0 nearly everywhere, and so is the label of a file that was not found. The
 bias of the last layer alone brings such a loss to 0, and all looks well.
 
@@ -289,7 +292,7 @@ from diagnostics.rules._misplaced import misplaced
 from diagnostics.rules._no_floor import no_floor
 from diagnostics.rules._norms import across_batch, by_epsilon, norms_of_few, shared_norms, short_memory
 from diagnostics.rules._one_class import one_class
-from diagnostics.rules._one_example import one_example
+from diagnostics.rules._one_example import few_examples, one_example
 from diagnostics.rules._order_unused import order_unused
 from diagnostics.rules._outweighed import outweighed
 from diagnostics.rules._own_backward import wrong_backward
@@ -329,11 +332,10 @@ _LOOKS = (
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
     membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled,
     state_cut, restarted, advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed,
-    other_axis, over_queries,
-    shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
-    short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
-    in_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example, one_class, misplaced, shared_head,
-    zero_inputs,
+    other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch,
+    by_epsilon, shared_norms, short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside,
+    masks_outside, unsigned, no_floor, in_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example,
+    few_examples, one_class, misplaced, shared_head, zero_inputs,
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
