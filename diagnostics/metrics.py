@@ -170,7 +170,7 @@ _TABLES = (
             Metric(
                 "pair_cosine",
                 "mean cosine of the two sides of each pair that the closure's loss compares by direction, as two views "
-                "of one example",
+                "of one example; by distance, of two answers, the mean of 1 - d^2 / (|a|^2 + |b|^2)",
             ),
             Metric("left_cosine", "mean cosine between the first sides of different such pairs"),
             Metric("right_cosine", "mean cosine between their second sides"),

@@ -98,7 +98,7 @@ def test_each_way_of_asking_is_seen(way):
 @pytest.mark.parametrize(
     "loss",
     [
-        F.mse_loss,
+        lambda a, b: F.mse_loss(a, b.detach()),
         lambda a, b: (a * b).sum(),
         lambda a, b: F.cosine_similarity(a[:, None], b[None], dim=-1).mean(),  # all with all
         lambda a, b: F.cosine_similarity(a[:4], b[:4]).mean(),
@@ -114,6 +114,46 @@ def test_other_losses_have_no_pairs(loss):
     assert not observer.failures
     found = {name: value for name, value in observer.partners.columns().items() if name != "answers_cosine"}
     assert all(value.isnan() for value in found.values())
+
+
+def test_distances_of_answers_of_any_length():
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4), torch.randn(2, 20, 5)
+    with Observer(model) as observer:
+        a, b = model(x[0]), model(3 * x[1])
+        F.mse_loss(a, b)
+    a, b = a.detach(), b.detach()
+    squares = [each.square().sum(1).mean() for each in (a, b)]
+    pair = 1 - (a - b).square().sum(1).mean() / sum(squares)
+    among = [torch.pdist(each).square().mean() / (2 * square) for each, square in zip((a, b), squares, strict=True)]
+    found = torch.stack([observer.partners.columns()[f"{side}_cosine"] for side in ("pair", "left", "right")])
+    torch.testing.assert_close(found, torch.stack([pair, *(1 - each for each in among)]))
+    units = [F.normalize(each) for each in (a, b)]
+    torch.testing.assert_close(stats.pair_likenesses(*units), stats.pair_cosines(a, b))
+
+
+@pytest.mark.parametrize("over", ["features", "examples"])
+def test_a_variance_over_the_features_does_not_keep_answers_apart(over, tmp_path):
+    """VICReg (Bardes et al. 2022) keeps the variance of each feature over the examples at 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 16))
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+
+    def loss(x):
+        a, b = model(x + 0.3 * noise[0]), model(x + 0.3 * noise[1])
+        spread = sum(F.relu(1 - (z.var(1 if over == "features" else 0) + 1e-4).sqrt()).mean() for z in (a, b))
+        return 25 * F.mse_loss(a, b) + 12 * spread
+
+    with diagnostics.watch(model, optimizer, tmp_path, every=5, curvature_every=0, budget=100.0) as monitor:
+        for _ in range(300):
+            x, noise = torch.randn(64, 10), torch.randn(2, 64, 10)
+            optimizer.zero_grad()
+            value = loss(x)
+            value.backward()
+            optimizer.step()
+            monitor.step(value, closure=lambda x=x: loss(x))
+    causes = [each.cause for each in diagnostics.diagnose(diagnostics.load(tmp_path)).findings if each.alarm]
+    assert ("collapsed" in causes) == (over == "features")
 
 
 class Siamese(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,13 @@ OF_UNIT_LENGTH = functions.GATING | {F.mse_loss}  # compare directions only wher
 
 
 class Partners:
-    """Of the calls of one forward that compare two matrices row by row, by their rows' directions alone."""
+    """Of the calls of one forward that compare two matrices row by row, by their rows' directions alone, or two answers
+    by their distance."""
 
     def __init__(self) -> None:
         self._seen: list[Tensor] = []
         self._answers: list[Tensor] = []  # mean cosine between the rows of each
+        self._own: list[ref[Tensor]] = []  # the model's answers
 
     @torch.no_grad()
     def follow(self, func: Callable, args: tuple, outside: bool) -> None:
@@ -32,6 +35,9 @@ class Partners:
         a, b = args[:2]
         if not row_by_row(a, b):
             return
+        if func is F.mse_loss and self._is_own(a) and self._is_own(b):  # two answers, whose distances are meant
+            self._seen.append(stats.pair_likenesses(a.detach(), b.detach()))
+            return
         cosines = stats.pair_cosines(a.detach(), b.detach())
         if func not in functions.COSINE:
             unit = stats.of_length_one(a.detach(), -1) & stats.of_length_one(b.detach(), -1)
@@ -41,11 +47,16 @@ class Partners:
     @torch.no_grad()
     def answered(self, output: Any) -> None:
         """By the model: its direction alone is meant where it has length 1."""
+        self._own += [ref(each) for each in functions.tensors((output,))]
         if not _is_matrix(output):
             return
         first = stats.of_length_one(output.detach()[:1], -1)
         if not transfer.on_host(first.device) or bool(first):  # of most models not, and no more is asked
             self._add(output, stats.of_length_one(output.detach(), -1))
+
+    def _is_own(self, x: Tensor) -> bool:
+        """An answer, or a part of one, as of two views that were given together."""
+        return any(each() is x or (x._base is not None and each() is x._base) for each in self._own)
 
     def _add(self, answers: Any, of_length_one: Tensor | None = None) -> None:
         if _is_matrix(answers) and len(answers) >= FEWEST:

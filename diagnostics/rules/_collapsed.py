@@ -24,6 +24,7 @@ def collapsed(
     measured: int = 2,
     left: float = 0.1,  # of how far strangers are apart at the start: a side that does not move keeps all of it
     no_nearer: float = 0.25,  # of how far strangers are apart, pairs are: those of answers that tell much, far less
+    solved: float = 0.01,  # of the starting loss: one that keeps answers apart costs something as long as pairs differ
 ) -> Iterator[Finding]:
     table = run.table("scalars", ["step", *_COSINES]).dropna()
     if table.empty:
@@ -36,22 +37,28 @@ def collapsed(
         return
     of_pairs, strangers = apart[:, 0], apart[:, 1:]
     close = (strangers < left * strangers[0].clip(0, 1)).all(1)
-    if close.all() or not close[end].all() or not np.median(of_pairs[end] / strangers[end].min(1)) > no_nearer:
+    if close.all() or not close[end].all():
+        return
+    if (
+        not 0 <= history.end <= solved * history.start
+        and not np.median(of_pairs[end] / strangers[end].min(1)) > no_nearer
+    ):
         return
     pair, at_first, now = 1 - of_pairs[-1], 1 - strangers[0].max(), 1 - strangers[-1].max()
     yield found(
         "collapsed",
         run,
         (
-            f"All answers became one: the mean cosine between those to different inputs was {number(at_first)} at "
-            f"first and is {number(now)} now, hardly less than the {number(pair)} of the pairs that the loss asks to "
-            "be alike. It is low because the answers tell next to nothing of the inputs."
+            f"All answers became one: the mean likeness (cosine) of those to different inputs was {number(at_first)} "
+            f"at first and is {number(now)} now, hardly less than the {number(pair)} of the pairs that the loss asks "
+            f"to be alike. It is low, {number(history.end)}, because the answers tell next to nothing of the inputs."
         ),
         (
             "stop the gradient of one side, z.detach(), and put a predictor behind the other, as in SimSiam; or let "
             "an average of the weights make that side, as in BYOL",
             "or add what keeps answers apart: other examples of the batch as negatives, as in SimCLR, or a term for "
-            "the variance of each feature, as in VICReg",
+            "the variance of each feature over the examples, z.var(0), as in VICReg: over the features, z.var(1), it "
+            "is as large where all answers are one",
         ),
         evidence={"cosine of strangers": float(now), "cosine of pairs": float(pair)},
         step=int(steps[np.flatnonzero(~close)[-1] + 1]),

@@ -19,6 +19,7 @@ from diagnostics.stats.inputs import (
     nonfinite_share,
     of_length_one,
     pair_cosines,
+    pair_likenesses,
 )
 from diagnostics.stats.norms import cosine, flat, foreach, inner, lost_share, silent_rows, squared_norms, total_norm
 from diagnostics.stats.placements import CHANNELS, as_given, fits, placements, related, small_map
@@ -84,6 +85,7 @@ __all__ = [
     "of_length_one",
     "of_no_sum",
     "pair_cosines",
+    "pair_likenesses",
     "placements",
     "predicted",
     "project",

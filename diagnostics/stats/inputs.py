@@ -41,6 +41,14 @@ def pair_cosines(a: Float[Tensor, "rows features"], b: Float[Tensor, "rows featu
     return torch.stack([(units[0] * units[1]).sum(1).mean(), *(_mean_product(x) for x in units)])
 
 
+def pair_likenesses(a: Float[Tensor, "rows features"], b: Float[Tensor, "rows features"]) -> Float[Tensor, " 3"]:
+    """The same by distances, of rows of any length: one less the mean square of these over what that of vectors at
+    right angles and as long would be. Of rows of length 1 it is their cosine."""
+    a, b = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b))
+    left, right = (x.square().sum(1).mean() for x in (a, b))
+    return torch.stack([2 * (a * b).sum(1).mean() / (left + right), _mean_product(a) / left, _mean_product(b) / right])
+
+
 def mean_cosine(x: Float[Tensor, "rows features"]) -> Float[Tensor, ""]:
     """Between different rows."""
     return _mean_product(_directions(x))
