@@ -175,6 +175,12 @@ _TABLES = (
             Metric("left_cosine", "mean cosine between the first sides of different such pairs"),
             Metric("right_cosine", "mean cosine between their second sides"),
             Metric("answers_cosine", "mean cosine between answers, of length 1, to different inputs"),
+            Metric(
+                "running_order",
+                "where the closure's loss has a running sum along the batch: rank correlation of what is summed with "
+                "its place",
+            ),
+            Metric("running_likeness", "the same of what is summed with the next one"),
             Metric("ordered_loss", "where a recurrent net may run along the batch: the closure's loss"),
             Metric("shuffled_loss", "the same with the steps that the recurrent net reads in another order"),
         ),

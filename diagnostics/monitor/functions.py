@@ -92,6 +92,7 @@ COSINE = _functions("cosine_similarity")
 ADDING = _functions("add") | {Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 GATING = _functions("mul", "multiply") | {Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
 DIVIDING = _functions("div", "divide", "true_divide") | {Tensor.__truediv__, Tensor.__itruediv__}
+RUNNING = _functions("cumsum", "logcumsumexp", "cumprod", "cummax", "cummin")  # each number with all before it
 SUBTRACTING = _functions("sub", "subtract") | {Tensor.__sub__, Tensor.__rsub__, Tensor.__isub__}
 SQUARE, ABSOLUTE = _functions("square"), _functions("abs", "absolute") | {Tensor.__abs__}
 POWER = _functions("pow") | {Tensor.__pow__, Tensor.__ipow__}

@@ -200,7 +200,7 @@ class Looking:
         record.update.values.update(dropping.columns(self._model, closure, self._entrance.random_state))
 
     def _look_at_partners(self, record: Record, observer: Observer) -> None:
-        record.update.values.update(observer.partners.columns())
+        record.update.values.update(observer.partners.columns() | observer.running.columns())
 
     def _look_where_it_ends(self, record: Record, closure: Closure) -> None:
         """Of weights whose gradient is exactly zero, and again when it is that of all; where the norms are read without

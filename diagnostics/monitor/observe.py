@@ -31,6 +31,7 @@ from diagnostics.monitor.flow import Graph
 from diagnostics.monitor.guard import Kept
 from diagnostics.monitor.hook import Hook
 from diagnostics.monitor.inputs import rows_scaled
+from diagnostics.monitor.layer import NOTHING
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.partners import Partners
@@ -38,6 +39,7 @@ from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.probe import active
 from diagnostics.monitor.pulled import Rows
 from diagnostics.monitor.restarts import Restarts
+from diagnostics.monitor.running import Running
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
 from diagnostics.monitor.straight import Straight
 from diagnostics.monitor.terms import Comparisons
@@ -77,7 +79,8 @@ class Observer(TorchFunctionMode):
         self.sequences: list[sequences.Read] = []  # of a recurrence or attention
         self.rows_scaled: list[float] = []  # of what the model is given
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
-        self.cuts, self.losses, self.masks, self.partners = Cuts(), Losses(), Masks(), Partners()
+        self.cuts, self.losses, self.masks = Cuts(), Losses(), Masks()
+        self.partners, self.running = Partners(), Running()
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
         self.views, self.with_targets, self.straight = Views(self.graph), Comparisons(), Straight()
@@ -255,6 +258,8 @@ class Observer(TorchFunctionMode):
             with torch.no_grad():
                 self._attention(attention.count(*args, **kwargs))
         self.partners.follow(func, args, outside=not self._stack)
+        if not self._stack:
+            self.running.follow(func, args, kwargs, lambda x: self.graph.flow(x) is not NOTHING)
         if (elman := functions.ELMAN.get(func)) is not None:
             self._seen.append(Call(self._name(elman.name), elman, sequences.units(elman, out[0])))
         self.graph.follow(func, args, kwargs, out, len(self._seen) - 1 if given or elman else None)

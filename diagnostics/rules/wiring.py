@@ -25,8 +25,9 @@ Facts, not statistics, each seen on the thing itself:
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
 - *data*: are all targets of one class, or those of a batch far more alike than all of them while the loss comes back to
-  that of one answer to all; do maps lie as the pictures do that they belong to; do features become tenfold larger or
-  smaller together; are all examples of a batch one, or few in all, all texts one token, all inputs of a layer zero.
+  that of one answer to all; do maps lie as the pictures do that they belong to; do examples that are
+  summed up in turn lie in an order; do features become tenfold larger or smaller together; are all examples of a batch
+  one, or few in all, all texts one token, all inputs of a layer zero.
 
 ## Why it happens
 *Gradients accumulate*: `loss.backward()` *adds* to `.grad`. Without `zero_grad` the update uses
@@ -149,6 +150,9 @@ should be subtracted, or a log determinant of the wrong sign, is lowered by larg
 *In order*: a batch's gradient stands for that of all data if its examples were drawn at random. A batch of one class
 asks for that class whatever the input, and the next batches undo what it taught. A batch norm takes out what the
 examples of a batch have in common, which then is their class.
+
+*Batch order*: `cumsum` and `logcumsumexp` give each example the sum over all before it. In a partial likelihood these
+are those that lived longer, in a batch that is sorted by time; in a shuffled one they are any.
 
 *Misplaced*: a random flip or turn that is drawn for a picture, and once more for its mask, puts the mask elsewhere. All
 that such masks have in common is where masks lie on average, and that is what is learned. It is the same where rows and
@@ -277,6 +281,7 @@ from diagnostics.rules import _shapes as shapes
 from diagnostics.rules import _signals as signals
 from diagnostics.rules import _wiring_explains as wiring_explains
 from diagnostics.rules._accumulation import accumulating, accumulation_cut_short, clipped_after_step
+from diagnostics.rules._batch_order import batch_order
 from diagnostics.rules._beyond_generator import beyond_generator
 from diagnostics.rules._class_weights import class_weights
 from diagnostics.rules._clipped_scaled import clipped_scaled
@@ -321,6 +326,7 @@ TITLES = {
     "outweighed": "A term of the loss that is outweighed",
     "misplaced": "Targets mirrored or turned against their inputs",
     "order-unused": "A recurrent net that makes no use of order",
+    "batch-order": "A running sum over examples in no order",
     "rows-scaled": "Examples scaled by themselves, in place of columns",
     "read-at-start": "A direction of a recurrent net, read where it starts",
     "beyond-generator": "Data that the generator cannot make",
@@ -334,8 +340,8 @@ _LOOKS = (
     state_cut, restarted, advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed,
     other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch,
     by_epsilon, shared_norms, short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside,
-    masks_outside, unsigned, no_floor, in_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example,
-    few_examples, one_class, misplaced, shared_head, zero_inputs,
+    masks_outside, unsigned, no_floor, in_order, batch_order, order_unused, rows_scaled, inputs_change, noise_piles_up,
+    one_example, few_examples, one_class, misplaced, shared_head, zero_inputs,
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
