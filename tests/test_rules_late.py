@@ -10,6 +10,7 @@ from torch import nn
 
 import diagnostics
 from diagnostics.rules import _signals as signals
+from diagnostics.rules import plateau
 from diagnostics.rules._constant_answer import _longer_steps
 from diagnostics.rules._explained import Explained
 from diagnostics.rules._raised_again import raised_again
@@ -182,3 +183,25 @@ def test_a_rate_that_even_at_its_highest_was_far_inside_the_limit(ratio, told):
     curvature = pd.DataFrame({"step": [1, 350], "stability": [10 * ratio, ratio]})
     run = Run.from_frames({"name": "r"}, {"scalars": scalars, "curvature": curvature})
     assert bool(_longer_steps(run, 300)) == told
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "decay", "left", "told"),
+    [("Adam", 0.1, 0.05, True), ("Adam", 0.001, 0.05, False), ("AdamW", 0.1, 0.05, False), ("Adam", 0.1, 0.5, False)],
+)
+@pytest.mark.every_case
+def test_a_penalty_as_large_as_the_loss_may_hold_it_up(optimizer, decay, left, told):
+    """Of a decay in the gradient it is half the decay times the square of the weights: 0.05 * 2 * 36 beside 4."""
+    steps = np.arange(1, 401)
+    groups = [{"weight_decay": decay, "decoupled_weight_decay": optimizer == "AdamW"}]
+    layers = {"step": np.repeat([1, 100, 200, 300, 400], 2), "layer": ["0.weight", "2.weight"] * 5}
+    sizes = 6.0 * np.repeat([1.0, left, left, left, left], 2)
+    layers |= {"weight_norm": sizes, "grad_norm": 1.0, "update_norm": 0.01}
+    shapes = [{"name": name, "shape": [8, 8]} for name in ("0.weight", "2.weight")]
+    run = Run.from_frames(
+        {"name": "r", "status": "finished", "optimizer": optimizer, "hyperparameters": groups, "layers": shapes},
+        {"scalars": pd.DataFrame({"step": steps, "loss": 3 + 0.9**steps}), "layers": pd.DataFrame(layers)},
+    )
+    found = [each for each in plateau.check(run) if each.cause == "weight-decay"]
+    assert [each.severity for each in found] == ["info"] * told
+    assert not told or "may hold the loss up: its penalty on the first weights is 3.6" in found[0].summary

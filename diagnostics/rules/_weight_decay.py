@@ -22,6 +22,7 @@ from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 WEIGHT_PENALTY = "weight-penalty"
+_IN_THE_MIDDLE = " in the middle one of the weight matrices"
 _COUPLED = {"SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad"}  # of torch.optim: the decay is added to the gradient
 
 
@@ -128,6 +129,8 @@ def held_by_decay(
         return None
     agreed = signal.surely_at_least(run, stretch.first_step)
     told = _undone(run, stretch, decay, half, agreed) if agreed >= common else None
+    proven = told is not None or bool(state)  # that the loss has a way down
+    told = told or _outweighing(run, decay, left)
     if told is None:
         return None
     found = _by_decay(
@@ -136,11 +139,11 @@ def held_by_decay(
         stretch,
         decay,
         left,
-        f"A weight decay of {number(decay)} holds the loss up: {told} in the middle one of the weight matrices. The "
+        f"A weight decay of {number(decay)} {'holds' if proven else 'may hold'} the loss up: {told}. The "
         f"weights are down to {number(100 * left)} % of their initial size, and the loss {state or stretch.stood}.",
         Chart("heatmap", "layers", ("weight_norm",), "Norm of each tensor", log=True),
     )
-    return replace(found, severity="info") if meant else found
+    return found if proven and not meant else replace(found, severity="info")
 
 
 def may_be_meant(run: Run, explained: Explained, heard: bool, *, half: float = 0.5) -> bool:
@@ -174,10 +177,29 @@ def _undone(run: Run, stretch: Flat, decay: float, half: float, agreed: float) -
         ratios = np.median(times * sizes[inside][:, at] / lengths[inside][:, at], axis=0)
     length = signals.median(ratios)
     if beside:
-        taken = f"of each update it takes back {number(length)} times as much as is left of it"
+        taken = f"of each update it takes back {number(length)} times as much as is left of it{_IN_THE_MIDDLE}"
         return taken if length >= 1 else None
-    added = f"added to a gradient that still points downhill, it is {number(100 * length)} % as long"
+    added = f"added to a gradient that still points downhill, it is {number(100 * length)} % as long{_IN_THE_MIDDLE}"
     return added if length >= half * agreed**0.5 else None
+
+
+def _outweighing(
+    run: Run,
+    decay: float,
+    left: float,
+    *,
+    gone: float = 0.1,  # of the size of the middle matrix: what the loss asks for is not what is left
+) -> str | None:
+    """Of a decay in the gradient, which is that of a penalty: at the first weights it is as large as half the loss, so
+    that hardly anything the loss could gain would be worth them."""
+    if _is_decoupled(run) or run.meta["optimizer"] not in _COUPLED or left > gone:
+        return None
+    _, names, norms = by_layer.matrix(run, "layers", "weight_norm")
+    penalty = 0.5 * decay * float(np.square(norms[0, _of_matrices(run, names)]).sum())
+    start = signals.loss(run).start
+    if not penalty > 0.5 * start > 0:
+        return None
+    return f"its penalty on the first weights is {number(penalty)}, where the loss was {number(start)}"
 
 
 def _largest_decay(run: Run) -> float:
