@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
-from diagnostics.monitor import arguments, attention, describe, functions, sequences, strangers, trained_targets
+from diagnostics.monitor import arguments, attention, describe, edges, functions, sequences, strangers, trained_targets
 from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, compared
 from diagnostics.monitor.cuts import CUTS, Cuts
@@ -78,6 +78,7 @@ class Observer(TorchFunctionMode):
         self.others: list[weakref.ref] = []  # and all that are not, in the loss as well, frozen ones included
         self.sequences: list[sequences.Read] = []  # of a recurrence or attention
         self.rows_scaled: list[float] = []  # of what the model is given
+        self.edges_scrambled: list[int] = []
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.cuts, self.losses, self.masks = Cuts(), Losses(), Masks()
         self.partners, self.running = Partners(), Running()
@@ -151,6 +152,7 @@ class Observer(TorchFunctionMode):
                 given = arguments.in_order(self.modules[""], args, kwargs)
                 self.ends += sequences.ends(given, output)
                 self.rows_scaled = self.rows_scaled or rows_scaled(given)
+                self.edges_scrambled = self.edges_scrambled or edges.scrambled(given)
 
     def _name(self, function: str) -> str:
         if not self._stack:

@@ -5,8 +5,8 @@ from diagnostics.rules._finding import Finding
 SHAPING = {  # what they do to a run can look like anything
     "gradients-accumulate", "stale-parameters", "weights-put-back", "norm-of-one", "norm-of-two", "along-batch",
     "log-scores", "targets-outside", "no-floor", "in-order", "inputs-change", "made-in-forward", "evaluation-mode",
-    "mask-inverted", "one-token", "one-example", "wrong-backward", "state-unstored", "state-lost", "uphill",
-    "norm-epsilon", "pairs-reversed",
+    "mask-inverted", "one-token", "one-example", "few-examples", "wrong-backward", "state-unstored", "state-lost",
+    "uphill", "norm-epsilon", "pairs-reversed",
 }  # fmt: skip
 _ONE_LINE = {  # seen twice: by its values, and by the targets that they meet, or by what becomes of the loss
     ("log-scores", "softmax-axis"), ("log-scores", "no-floor"), ("targets-outside", "no-floor"),

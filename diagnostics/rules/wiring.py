@@ -89,7 +89,8 @@ nodes are whose, or a sum over all examples, is repeated for all targets.
 sizes mean. Where a transpose was meant, as of scores with classes before the positions, targets meet outputs of
 others; and so they do where outputs $(T, N)$ and targets $(N, T)$ are each made one row. An image $(H, W, C)$ that is
 viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed. Where the examples come last,
-$(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples.
+$(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples. A list of edges $(E, 2)$ that is viewed as
+$(2, E)$ joins the first node of each edge with that of one half the list further on.
 
 *Softmax axis*: a softmax makes numbers compete that lie along its axis. Along the width of an image the pixels of a row
 share out each class among themselves, where the classes should share out each pixel. Along the queries of attention
@@ -338,10 +339,10 @@ _LOOKS = (
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
     membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled,
     state_cut, restarted, advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed,
-    other_axis, over_queries, shapes.scrambled_inputs, shapes.along_batch, shapes.by_place, norms_of_few, across_batch,
-    by_epsilon, shared_norms, short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside,
-    masks_outside, unsigned, no_floor, in_order, batch_order, order_unused, rows_scaled, inputs_change, noise_piles_up,
-    one_example, few_examples, one_class, misplaced, shared_head, zero_inputs,
+    other_axis, over_queries, shapes.scrambled_inputs, shapes.scrambled_edges, shapes.along_batch, shapes.by_place,
+    norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores, ctc_scores, class_weights, unlogged,
+    targets_outside, masks_outside, unsigned, no_floor, in_order, batch_order, order_unused, rows_scaled, inputs_change,
+    noise_piles_up, one_example, few_examples, one_class, misplaced, shared_head, zero_inputs,
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,

@@ -60,6 +60,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "along_batch": [],
     "runs_along": [],
     "rows_scaled": [],
+    "edges_scrambled": [],
     "softmax_of_one": [],
     "softmax_astray": [],
     "gradient_ends": [],
