@@ -44,14 +44,15 @@ def collapsed(
         and not np.median(of_pairs[end] / strangers[end].min(1)) > no_nearer
     ):
         return
-    pair, at_first, now = 1 - of_pairs[-1], 1 - strangers[0].max(), 1 - strangers[-1].max()
+    pair, at_first, now = of_pairs[-1], strangers[0].min(), strangers[-1].min()
     yield found(
         "collapsed",
         run,
         (
-            f"All answers became one: the mean likeness (cosine) of those to different inputs was {number(at_first)} "
-            f"at first and is {number(now)} now, hardly less than the {number(pair)} of the pairs that the loss asks "
-            f"to be alike. It is low, {number(history.end)}, because the answers tell next to nothing of the inputs."
+            "All answers became one: the mean distance (1 - cosine) between those to different inputs was "
+            f"{number(at_first)} at first and is {number(now)} now; between the pairs that the loss asks to be alike "
+            f"it is {number(pair)}. The loss of {number(history.end)} is low because the answers tell next to nothing "
+            "of the inputs."
         ),
         (
             "stop the gradient of one side, z.detach(), and put a predictor behind the other, as in SimSiam; or let "
@@ -60,7 +61,7 @@ def collapsed(
             "the variance of each feature over the examples, z.var(0), as in VICReg: over the features, z.var(1), it "
             "is as large where all answers are one",
         ),
-        evidence={"cosine of strangers": float(now), "cosine of pairs": float(pair)},
+        evidence={"cosine of strangers": float(1 - now), "cosine of pairs": float(1 - pair)},
         step=int(steps[np.flatnonzero(~close)[-1] + 1]),
         formula=r"\cos(z_i, z_j) \to 1 \quad\text{for all } i, j",
         severity="warning",
