@@ -34,6 +34,7 @@ from diagnostics.monitor.inputs import rows_scaled
 from diagnostics.monitor.layer import NOTHING
 from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
+from diagnostics.monitor.next_states import NextStates
 from diagnostics.monitor.partners import Partners
 from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.probe import active
@@ -85,10 +86,11 @@ class Observer(TorchFunctionMode):
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
         self.views, self.with_targets, self.straight = Views(self.graph), Comparisons(), Straight()
+        self.next_states = NextStates()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         self._followers = (
             self.axes, self.views, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts,
-            self.rows, self.with_targets, self.straight,
+            self.rows, self.with_targets, self.straight, self.next_states,
         )  # fmt: skip
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0

@@ -1,4 +1,4 @@
-"""A policy's loss whose terms work against each other."""
+"""A policy's loss whose terms work against each other, and values that are compared with themselves."""
 
 from collections.abc import Iterator
 
@@ -56,4 +56,26 @@ def entropy_lowered(run: Run) -> Iterator[Finding]:
         formula=r"\mathcal{L} = -A \log \pi(a) - \beta H(\pi), \quad H(\pi) = -\sum_a \pi(a) \log \pi(a)",
         severity="warning",
         chart=GRADIENTS,
+    )
+
+
+def same_states(run: Run) -> Iterator[Finding]:
+    """Source: Watkins and Dayan 1992, "Q-learning"."""
+    if not run.meta["same_states"]:
+        return
+    yield found(
+        "same-states",
+        run,
+        (
+            "The next states of a batch are the states themselves, number by number, in two tensors: the value of an "
+            "action is drawn to its reward and the best value of where it was taken, and not of where it leads. An "
+            "array that an environment writes its state to is the same array before and after a step."
+        ),
+        (
+            "store copies of both: state.copy() of a NumPy array (np.array(state), where np.asarray(state) copies "
+            "nothing), or state.clone() of a tensor",
+            "print a few transitions of the memory: state and next state should differ",
+        ),
+        formula=r"Q(s, a) \leftarrow r + \gamma \max_{a'} Q(s', a'), \quad s' \ne s",
+        severity="warning",
     )

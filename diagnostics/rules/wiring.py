@@ -20,7 +20,8 @@ Facts, not statistics, each seen on the thing itself:
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
   drown the answers; have derivatives that are added to the loss a graph; does z + (q - z) lack its detach; is a state
-  cut at every step, or handed on to none; does the policy's term train the critic, and is its entropy lowered;
+  cut at every step, or handed on to none; does the policy's term train the critic, is its entropy lowered; are next
+  states the states;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
@@ -214,6 +215,9 @@ returned, and takes $V$ away from the returns that it is to foretell.
 *Entropy lowered*: $H(\pi)$ is largest where a policy does everything alike, and a loss that holds $-\beta H(\pi)$ keeps
 it trying. With a plus, what the policy happens to prefer at its start becomes all it does.
 
+*Same states*: an environment that writes each state to one array gives the same array before and after a step, and
+`np.asarray` copies nothing. Stored without a copy, the next state is the state.
+
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
@@ -302,7 +306,7 @@ from diagnostics.rules._one_example import few_examples, one_example
 from diagnostics.rules._order_unused import order_unused
 from diagnostics.rules._outweighed import outweighed
 from diagnostics.rules._own_backward import wrong_backward
-from diagnostics.rules._policy import advantage_trained, entropy_lowered
+from diagnostics.rules._policy import advantage_trained, entropy_lowered, same_states
 from diagnostics.rules._pulled import pairs_reversed
 from diagnostics.rules._rows_scaled import rows_scaled
 from diagnostics.rules._shared_head import shared_head
@@ -338,8 +342,9 @@ _LOOKS = (
     never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
     membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled,
-    state_cut, restarted, advantage_trained, entropy_lowered, shapes.broadcast, shapes.scrambled, shapes.crossed,
-    other_axis, over_queries, shapes.scrambled_inputs, shapes.scrambled_edges, shapes.along_batch, shapes.by_place,
+    state_cut, restarted, advantage_trained, entropy_lowered, same_states, shapes.broadcast, shapes.scrambled,
+    shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, shapes.scrambled_edges, shapes.along_batch,
+    shapes.by_place,
     norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores, ctc_scores, class_weights, unlogged,
     targets_outside, masks_outside, unsigned, no_floor, in_order, batch_order, order_unused, rows_scaled, inputs_change,
     noise_piles_up, one_example, few_examples, one_class, misplaced, shared_head, zero_inputs,

@@ -18,6 +18,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "policy": False,
     "mask_height": 0.0,
     "entropy_lowered": [],
+    "same_states": False,
     "looks_ahead": 0.0,
     "across_texts": False,
     "shifted_twice": False,
