@@ -110,6 +110,11 @@ def test_what_ended_counts_everywhere_and_is_said_to_have_ended(recovered, tmp_p
             "open",
             "No alarm, but each example was scaled by itself: 13 of 15 checked",
         ),
+        (
+            {"worst": WORST | {"severity": "info", "cause": "weight-decay"}},
+            "open",
+            "No alarm, but a weight decay may hold the loss up: 13 of 15 checked",
+        ),
         ({"worst": WORST | {"last_step": None}, "losses": 0}, "warning", "The rate is too large"),
         ({"worst": WORST | {"last_step": 9}}, "warning", "The rate is too large (ended at step 9)"),
     ],

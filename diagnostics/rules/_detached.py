@@ -111,8 +111,8 @@ def cancelled(run: Run) -> Iterator[Finding]:
         "straight-through",
         run,
         (
-            "z + (q - z) is q, whose gradient by z cancels: what comes behind tells nothing to "
-            f"{names_of(names)}, of which z is made. Other terms of the loss alone train them."
+            "Nothing passes back through z + (q - z): it is q, and the gradient by z cancels. What comes behind tells "
+            f"nothing to {names_of(names)}, of which z is made; other terms of the loss alone train them."
         ),
         (
             "z + (q - z).detach(): the same number, and the gradient of what comes behind passes to z as it is",

@@ -15,10 +15,11 @@ from diagnostics.rules._words import counted
 
 FEW = 20  # recorded updates: seven of the checks, plateau and ravine among them, say nothing of fewer
 CALL = "call `monitor.step(loss, closure)` after each update"
-HARDLY_LEARNED, ROWS_SCALED = "hardly-learned", "rows-scaled"
+HARDLY_LEARNED, ROWS_SCALED, WEIGHT_DECAY = "hardly-learned", "rows-scaled", "weight-decay"
 NO_TICK = {  # causes of information that none may stand above: what is said instead, and in a cell
     HARDLY_LEARNED: ("and hardly anything learned", "hardly learned"),
     ROWS_SCALED: ("but each example was scaled by itself", "rows scaled"),
+    WEIGHT_DECAY: ("but a weight decay may hold the loss up", "weight decay"),
 }
 Summary = Mapping[str, Any]
 

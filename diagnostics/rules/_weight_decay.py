@@ -18,10 +18,13 @@ from diagnostics.rules._explained import Explained
 from diagnostics.rules._finding import Chart, Finding
 from diagnostics.rules._raw_inputs import normalizes
 from diagnostics.rules._stretches import Flat
+from diagnostics.rules._verdict import WEIGHT_DECAY
 from diagnostics.rules._words import number, tex
 from diagnostics.run import Run
 
 WEIGHT_PENALTY = "weight-penalty"
+_ADDED = r"\mathbf{g} = \nabla\mathcal{L}(\mathbf{w}) + \lambda\,\mathbf{w}"
+_BESIDE = r"\mathbf{w} \leftarrow (1 - \alpha\,\lambda)\,\mathbf{w} - \dots"
 _IN_THE_MIDDLE = " in the middle one of the weight matrices"
 _COUPLED = {"SGD", "Adam", "NAdam", "RAdam", "RMSprop", "Adagrad"}  # of torch.optim: the decay is added to the gradient
 
@@ -209,7 +212,7 @@ def _largest_decay(run: Run) -> float:
 def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, summary: str, chart: Chart) -> Finding:
     return stretch.finding(
         kind,
-        "weight-decay",
+        WEIGHT_DECAY,
         (),
         summary,
         {
@@ -225,7 +228,8 @@ def _by_decay(kind: str, run: Run, stretch: Flat, decay: float, share: float, su
             "leave biases and the parameters of norms out of it: a parameter group with weight_decay=0",
         ),
         (LOSS, chart),
-        rf"\mathbf{{w}} \leftarrow (1 - \alpha\,\lambda)\,\mathbf{{w}} - \dots, \quad \lambda = {tex(decay)}",
+        (_ADDED if run.meta["optimizer"] in _COUPLED and not _is_decoupled(run) else _BESIDE)
+        + rf", \quad \lambda = {tex(decay)}",
     )
 
 

@@ -324,6 +324,9 @@ explains = wiring_explains.explains
 TITLES = {
     "class-weights": "Class weights the wrong way round",
     "targets-outside": "Targets that the loss cannot take",
+    "clipped-scaled": "Gradients clipped before they are unscaled",
+    "few-examples": "A few examples, again and again",
+    "same-states": "Next states that are the states",
     "straight-through": "A straight-through estimator without its detach",
     "norm-epsilon": "Batch norms that do not normalize",
     "collapsed": "Answers that became one",
