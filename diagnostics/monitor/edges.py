@@ -12,6 +12,7 @@ from torch import Tensor
 from diagnostics.monitor.arguments import tensors_in
 
 FEWEST = 32  # edges, of which a few could lie so by chance
+MOST = 1 << 22  # edges, which are sorted to be looked up
 HALF = 0.5  # of the edges that have no way back, in a graph without directions whose ends were dealt out anew
 
 
@@ -19,7 +20,7 @@ def scrambled(given: Iterable[Any]) -> list[int]:
     """How many edges: in memory pairs follow each other that are sorted, or of which each comes both ways round, as
     lists of edges are, and those that the model reads are neither."""
     for x in tensors_in(list(given)):
-        plain = x.dim() == 2 and len(x) == 2 and x.shape[1] >= FEWEST
+        plain = x.dim() == 2 and len(x) == 2 and FEWEST <= x.shape[1] <= MOST
         if plain and not x.is_floating_point() and not x.is_complex():
             pairs, read = x.reshape(-1, 2).T, x
             is_sorted = _rises(pairs[0]) and not _rises(read[0])

@@ -67,8 +67,8 @@ def same_states(run: Run) -> Iterator[Finding]:
         "same-states",
         run,
         (
-            "The next states of a batch are the states themselves, number by number, in two tensors: the value of an "
-            "action is drawn to its reward and the best value of where it was taken, and not of where it leads. An "
+            "The next states of a batch are the states themselves: two tensors hold the same numbers, and the value of "
+            "an action is drawn to its reward and the best value of where it was taken, not of where it leads. An "
             "array that an environment writes its state to is the same array before and after a step."
         ),
         (
