@@ -25,11 +25,12 @@ class Few:
         if not all(transfer.on_host(x.device) and not x.is_complex() for x in batch):
             self._seen = None
             return {}
-        rows = [_some(x).double() for x in batch]
-        if all(bool((x == x.round()).all()) for x in rows):
-            self._seen = None
-            return {}
-        marks = sum(x @ torch.arange(1, x.shape[1] + 1, dtype=x.dtype).sqrt() for x in rows)
+        with torch._C.DisableTorchFunction():  # called from a hook, where another monitor of the model would observe it
+            rows = [_some(x).double() for x in batch]
+            if all(bool((x == x.round()).all()) for x in rows):
+                self._seen = None
+                return {}
+            marks = sum(x @ torch.arange(1, x.shape[1] + 1, dtype=x.dtype).sqrt() for x in rows)
         self._seen |= set(torch.as_tensor(marks).tolist())
         if len(self._seen) > MOST:
             self._seen = None
