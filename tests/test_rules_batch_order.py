@@ -48,7 +48,7 @@ def test_a_shuffled_batch_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("effect", [1.0, 0.3, 0.1, 0.0])
-@pytest.mark.every_case
+@pytest.mark.exhaustive
 def test_a_sorted_one_is_not_whether_it_is_learned_or_not(tmp_path, effect):
     run = train(tmp_path, is_sorted=True, effect=effect)
     assert "batch-order" not in causes(run)
@@ -70,6 +70,7 @@ def test_what_is_looked_at():
     assert not observer.failures
 
 
+@pytest.mark.exhaustive
 def test_steps_of_a_path_resemble_their_neighbours(tmp_path):
     """Speeds that are answered, and summed up to places."""
     torch.manual_seed(0)

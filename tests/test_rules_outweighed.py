@@ -276,6 +276,7 @@ def test_a_column_of_the_targets_in_a_unit_that_makes_it_small_is_told(tmp_path,
     assert "trained for output 0" in finding.summary and "standardize each column" in finding.remedies[0]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("units", [(1.0, 1.0, 1.0), (1.0, 1.0, 0.0)])
 def test_columns_of_one_scale_and_one_that_is_always_zero_are_not(tmp_path, units):
     run = train_numbers(tmp_path, units, F.mse_loss)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.metrics import OUTPUT
 from diagnostics.monitor import functions, written
-from diagnostics.monitor.written import Error, Errors
+from diagnostics.monitor.written import Difference, Error, Errors
 
 MOST = 8  # terms or outputs, each of which costs a backward
 LABELLED = {functions.spelled(each) for each in functions.LABELLED}
@@ -75,7 +75,7 @@ class Comparisons:
     def follow(self, func: Callable, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         found = written.of_function(func, args, kwargs) or written.difference(func, args)
         if found is not None:
-            self.count += _outputs(found.answer, found.target)
+            self.count += _outputs(found)
 
 
 class Terms:
@@ -125,7 +125,7 @@ def _parts(loss: Tensor, calls: Sequence[Call]) -> list[Part]:
 
 def _by_output(loss: Tensor, error: Error) -> list[Part]:
     """Each one's squared error, whichever error the loss is made of."""
-    outputs = _outputs(error.answer, error.target) if error.name not in LABELLED else 1
+    outputs = _outputs(error)
     (factor,) = torch.autograd.grad(loss, [error.answer], retain_graph=True, allow_unused=True)
     if factor is None or outputs < 2:
         return []
@@ -139,10 +139,13 @@ def _by_output(loss: Tensor, error: Error) -> list[Part]:
     ]
 
 
-def _outputs(answer: Tensor, target: Tensor) -> int:
-    """Numbers in the answer to an example, or to each place of a sequence; 1 where they are many, or lie otherwise."""
-    plain = answer.shape == target.shape and answer.dim() in (2, 3) and answer.shape[-1] <= MOST
-    return answer.shape[-1] if plain else 1
+def _outputs(of: Error | Difference) -> int:
+    """Numbers in the answer to an example, or to each place of a sequence; 1 where they are many, lie otherwise, or are
+    scores of labels.
+    """
+    scores = isinstance(of, Error) and of.name in LABELLED
+    plain = of.answer.shape == of.target.shape and of.answer.dim() in (2, 3) and of.answer.shape[-1] <= MOST
+    return of.answer.shape[-1] if plain and not scores else 1
 
 
 def _some(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -19,8 +19,9 @@ from diagnostics.run import Run
 def clipped_scaled(
     run: Run,
     *,
-    same: float = 1e-3,  # norms in float16 or bfloat16 are no surer
-    digits: int = 2,  # of a threshold as somebody writes it: by chance one number in a hundred and more is so near one
+    same: float = 1e-3,  # from update to update: norms in float16 or bfloat16 are no surer
+    exact: float = 1e-4,  # their median is; by chance one number in a hundred lies so near one of two digits
+    digits: int = 2,  # of a threshold as somebody writes it, and one more where that would acquit
     least: int = 5,  # updates
     scaled: float = 16.0,  # a scale that is too small to overflow anything is no mixed precision
 ) -> Iterator[Finding]:
@@ -35,7 +36,8 @@ def clipped_scaled(
     threshold, norm = signals.median(thresholds), signals.median(left)
     if not _near(thresholds, threshold, same).all():
         return
-    if _near(left, norm, same).all() and (not _typed(threshold, digits, same) or _typed(norm, digits, same)):
+    steady = _near(left, norm, same).all()  # as the scale was, so that either of the two may have been typed
+    if steady and (not _typed(threshold, digits, exact) or _typed(norm, digits + 1, exact)):
         return
     share = signals.median(left / whole)
     yield found(
@@ -57,5 +59,5 @@ def _near(x: np.ndarray, value: float, same: float) -> np.ndarray:
     return np.abs(x - value) <= same * abs(value)
 
 
-def _typed(x: float, digits: int, same: float) -> bool:
-    return abs(x - float(f"{x:.{digits}g}")) <= same * abs(x)
+def _typed(x: float, digits: int, exact: float) -> bool:
+    return abs(x - float(f"{x:.{digits}g}")) <= exact * abs(x)
