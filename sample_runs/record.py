@@ -6,6 +6,7 @@ script.
 """
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from diagnostics import rules
+from diagnostics.run import load, summarize
 from sample_runs import cliffs, healthy, loops, plateaux, rates, ravines, saddles
 from sample_runs.training import Sample, train
 
@@ -40,17 +43,29 @@ def record(name: str, seed: int, out: Path = HERE) -> Path:
     return run_dir
 
 
+def sum_up(name: str, out: Path = HERE) -> None:
+    """Write the summary of a recorded run as today's rules see it: the list of runs shows those of older rules only
+    after it has read all that was recorded."""
+    run = load(out / name)
+    summary = summarize(run, rules.diagnose(run), str(rules.VERSION)) | {"files": run.fingerprint()[0]}
+    (out / name / "summary.json").write_text(json.dumps(summary))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all of {', '.join(recipes())})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the runs (default: beside this script)")
+    parser.add_argument("--sum-up", action="store_true", help="leave the recordings, write their summary.json anew")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(recipes())
     if unknown:
         parser.error(f"no recipe for {', '.join(sorted(unknown))}; there are {', '.join(recipes())}")
     torch.set_num_threads(1)
     for name in arguments.names or recipes():
+        if arguments.sum_up:
+            sum_up(name, arguments.out)
+            continue
         start = time.perf_counter()
         path = record(name, arguments.seed, arguments.out)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

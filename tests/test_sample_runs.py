@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import diagnostics
+from diagnostics.rules import VERSION
+from diagnostics.run import cached_summary
 from sample_runs.record import HERE, recipes, record
 
 NAMES = list(recipes())
@@ -77,6 +79,17 @@ def test_the_fault_hurts(name):
 @pytest.mark.parametrize(("name", "seed"), OTHER_SEEDS)
 def test_other_seeds_show_the_same(name, seed, tmp_path):
     assert_expected(record(name, seed, tmp_path), name)
+
+
+def test_no_summary_is_of_other_rules_or_files(tmp_path, monkeypatch):
+    """`python -m sample_runs.record --sum-up` writes them; others would be made anew by each reader of the list."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def made_anew(run: diagnostics.Run) -> None:
+        pytest.fail(f"the summary of {run.path} is out of date")
+
+    for name in NAMES:
+        cached_summary(diagnostics.load(HERE / name), made_anew, str(VERSION))
 
 
 def test_the_recordings_are_small():
