@@ -98,6 +98,7 @@ RUNNING = _functions("cumsum", "logcumsumexp", "cumprod", "cummax", "cummin")  #
 SUBTRACTING = _functions("sub", "subtract") | {Tensor.__sub__, Tensor.__rsub__, Tensor.__isub__}
 SQUARE, ABSOLUTE = _functions("square"), _functions("abs", "absolute") | {Tensor.__abs__}
 POWER = _functions("pow") | {Tensor.__pow__, Tensor.__ipow__}
+WAVES = _functions("sin", "cos")
 REDUCING = _functions("mean", "sum")
 DISTANCE = _functions("pairwise_distance")  # of two matrices, row by row
 NEGATING = _functions("neg", "negative") | {Tensor.__neg__}

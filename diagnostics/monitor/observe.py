@@ -36,6 +36,7 @@ from diagnostics.monitor.losses import Losses
 from diagnostics.monitor.masks import Masks
 from diagnostics.monitor.next_states import NextStates
 from diagnostics.monitor.partners import Partners
+from diagnostics.monitor.periods import Periods
 from diagnostics.monitor.positions import Positions
 from diagnostics.monitor.probe import active
 from diagnostics.monitor.pulled import Rows
@@ -86,11 +87,11 @@ class Observer(TorchFunctionMode):
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
         self.views, self.with_targets, self.straight = Views(self.graph), Comparisons(), Straight()
-        self.next_states = NextStates()
+        self.next_states, self.periods = NextStates(), Periods()
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         self._followers = (
             self.axes, self.views, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts,
-            self.rows, self.with_targets, self.straight, self.next_states,
+            self.rows, self.with_targets, self.straight, self.next_states, self.periods,
         )  # fmt: skip
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0

@@ -65,6 +65,7 @@ def _of_modules(observers: Sequence[Observer]) -> dict[str, Any]:
     return observers[-1].shared_norms.told(observers[-1].modules) | {
         "dropped_output": _first(observers, lambda one: one.dropped.told),
         "dropout": max(one.dropped.most for one in observers),
+        "sine_spreads": _first(observers, lambda one: one.periods.spreads),
         "norms_of_one": _names(one.norms_of[1] for one in observers),
         "norms_of_two": _names(one.norms_of[2] for one in observers),
         "softmax_of_one": _names(one.softmax_of_one for one in observers),

@@ -18,10 +18,10 @@ Facts, not statistics, each seen on the thing itself:
   does a softmax, a norm or a recurrence run along another axis than that of what it is of; is a norm of one number or
   two, or one norm of places that differ;
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
-  or the padding alone; do answers change when examples change places; does dropout follow the last layer, or
-  drown the answers; have derivatives that are added to the loss a graph; does z + (q - z) lack its detach; is a state
-  cut at every step, or handed on to none; does the policy's term train the critic, is its entropy lowered; are next
-  states the states;
+  or the padding alone; do answers change when examples change places; does dropout follow the last layer, or drown the
+  answers; do the sines of hidden layers turn many times; have derivatives that are added to the loss a graph; does
+  z + (q - z) lack its detach; is a state cut at every step, or handed on to none; does the policy's term train the
+  critic, is its entropy lowered; are next states the states;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
@@ -134,6 +134,10 @@ small, and layer by layer the signal dies away as without norms.
 with $\hat\mu$, and with a large $m$ that is one batch's, whose noise every answer has.
 
 *Identity activation*: layers that are linear, with nothing else between them, are one linear layer.
+
+*Many periods*: a sine of an angle that is spread over many periods keeps nothing of which examples were alike: the
+angles of two that are close differ by turns. In the first layer that is how frequencies are chosen; in a second one,
+whose $\omega$ its weights were not divided by, it is done again to each of them.
 
 *Log scores*: `nll_loss` is $-z_t$, the target's entry. Only the normalization of a log-softmax makes it fall where the
 other scores do; without it all scores grow for ever, and along another dimension, as the batch, it compares the wrong
@@ -270,8 +274,9 @@ other data. Weights that are put back for the next fold, task or trial are infor
 between. Pairs that belong together though they look apart, as a question and its answer, look reversed while little is
 learned of them. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn
 without a gradient. A term of next to no weight may be meant. Targets that lie otherwise by the task, as a picture that
-is to be turned, look misplaced while little is learned. A forecast of one number for all times, random features, strong
-dropout, an ascent by hand may be meant, and so may class weights that grow with frequency where a mistake in the
+is to be turned, look misplaced while little is learned. Where numbers are only to be stored, and nothing is ever asked
+that lies between them, sines may turn as often as they like. A forecast of one number for all times, random features,
+strong dropout, an ascent by hand may be meant, and so may class weights that grow with frequency where a mistake in the
 frequent class is the dear one.
 
 ## In the lecture
@@ -315,6 +320,7 @@ from diagnostics.rules._softmax_axis import other_axis, over_queries
 from diagnostics.rules._targets_outside import masks_outside, targets_outside, unsigned
 from diagnostics.rules._undone import never_steps, put_back, state_lost, unstored
 from diagnostics.rules._uphill import uphill
+from diagnostics.rules._waves import many_periods
 from diagnostics.rules._zero_inputs import zero_inputs
 from diagnostics.run import Run
 
@@ -338,6 +344,7 @@ TITLES = {
     "rows-scaled": "Examples scaled by themselves, in place of columns",
     "read-at-start": "A direction of a recurrent net, read where it starts",
     "beyond-generator": "Data that the generator cannot make",
+    "many-periods": "Sines that turn many times",
 }
 
 
@@ -354,6 +361,7 @@ _LOOKS = (
     forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
     forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
     lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
+    many_periods,
 )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "over_queries": [],
     "dropped_output": [],
     "dropout": 0.0,
+    "sine_spreads": [],
     "frozen_random": [],
     "input_order": [],
     "inputs_beside": [],
