@@ -81,6 +81,7 @@ class Observer(TorchFunctionMode):
         self.sequences: list[sequences.Read] = []  # of a recurrence or attention
         self.rows_scaled: list[float] = []  # of what the model is given
         self.edges_scrambled: list[int] = []
+        self.edges_of_the_first: list[int] = []
         self.ends: list[sequences.Ends] = []  # shapes of what the model was given and of its answer, one a call
         self.cuts, self.losses, self.masks = Cuts(), Losses(), Masks()
         self.partners, self.running = Partners(), Running()
@@ -156,6 +157,7 @@ class Observer(TorchFunctionMode):
                 self.ends += sequences.ends(given, output)
                 self.rows_scaled = self.rows_scaled or rows_scaled(given)
                 self.edges_scrambled = self.edges_scrambled or edges.scrambled(given)
+                self.edges_of_the_first = self.edges_of_the_first or edges.of_the_first(given)
 
     def _name(self, function: str) -> str:
         if not self._stack:

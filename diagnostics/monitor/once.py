@@ -55,6 +55,7 @@ def _of_shapes(observers: Sequence[Observer]) -> dict[str, Any]:
         "other_axis": _first(observers, lambda one: one.axes.told),
         "over_queries": _first(observers, lambda one: one.axes.over_queries),
         "edges_scrambled": _first(observers, lambda one: one.edges_scrambled),
+        "edges_of_the_first": _first(observers, lambda one: one.edges_of_the_first),
         "rows_scaled": _first(observers, lambda one: one.rows_scaled),
         "runs_along": [list(each) for each in unknown(observers[0].ends, observers[0].sequences)],
         "along_batch": along_batch(observers[0].ends, observers[0].sequences, observers[0].positions.found()),

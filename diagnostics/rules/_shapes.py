@@ -172,26 +172,6 @@ def scrambled_inputs(run: Run) -> Iterator[Finding]:
     )
 
 
-def scrambled_edges(run: Run) -> Iterator[Finding]:
-    """Node features tell much without neighbours, so that what learns is no proof."""
-    told = run.meta["edges_scrambled"]
-    if not told:
-        return
-    edges = int(told[0])
-    yield found(
-        "scrambled-view",
-        run,
-        (
-            f"The {number(edges)} edges that the model is given as (2, {edges}) seem to be scrambled: in memory the "
-            f"pairs of a list ({edges}, 2) follow each other, sorted or each both ways round, and what is read joins "
-            "nodes of other pairs. A view or reshape deals numbers out to other axes; only a transpose moves the axes."
-        ),
-        ("edge_index = edges.t().contiguous() in place of edges.reshape(2, -1) or edges.view(2, -1)",),
-        evidence={"edges": float(edges)},
-        severity="warning",
-    )
-
-
 _NOT_ON_ORDER = ", and the order of the tokens of each does not count"
 
 

@@ -16,7 +16,7 @@ Facts, not statistics, each seen on the thing itself:
   does anything else take them back, in a run that learns nothing; does the optimizer forget its averages;
 - *shapes*: is the loss the mean over all pairs; does a view give the output or an input its sizes in another order;
   does a softmax, a norm or a recurrence run along another axis than that of what it is of; is a norm of one number or
-  two, or one norm of places that differ;
+  two, or one norm of places that differ; do the edges of all graphs lie in the first;
 - *the forward*: does it make parameters and throw them away, run in evaluation mode, see the tokens it is to predict,
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or drown the
   answers; do the sines of hidden layers turn many times; have derivatives that are added to the loss a graph; does
@@ -92,6 +92,9 @@ others; and so they do where outputs $(T, N)$ and targets $(N, T)$ are each made
 viewed as $(C, H, W)$ has a third of its rows in each channel, all colours mixed. Where the examples come last,
 $(H, W, N)$, a view as $(N, H, W)$ makes each of one pixel of many examples. A list of edges $(E, 2)$ that is viewed as
 $(2, E)$ joins the first node of each edge with that of one half the list further on.
+
+*Edge offset*: graphs are put together as one, in which the nodes of the second follow those of the first. Edges that
+still count from 0 all lie in the first one.
 
 *Softmax axis*: a softmax makes numbers compete that lie along its axis. Along the width of an image the pixels of a row
 share out each class among themselves, where the classes should share out each pixel. Along the queries of attention
@@ -285,6 +288,7 @@ Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. S
 
 from collections.abc import Iterator
 
+from diagnostics.rules import _edges as edges
 from diagnostics.rules import _forward as forward
 from diagnostics.rules import _membership as membership
 from diagnostics.rules import _shapes as shapes
@@ -345,6 +349,7 @@ TITLES = {
     "read-at-start": "A direction of a recurrent net, read where it starts",
     "beyond-generator": "Data that the generator cannot make",
     "many-periods": "Sines that turn many times",
+    "edge-offset": "Edges of all graphs between the nodes of one",
 }
 
 
@@ -353,15 +358,14 @@ _LOOKS = (
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
     membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled,
     state_cut, restarted, advantage_trained, entropy_lowered, same_states, shapes.broadcast, shapes.scrambled,
-    shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, shapes.scrambled_edges, shapes.along_batch,
-    shapes.by_place,
-    norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores, ctc_scores, class_weights, unlogged,
-    targets_outside, masks_outside, unsigned, no_floor, in_order, batch_order, order_unused, rows_scaled, inputs_change,
-    noise_piles_up, one_example, few_examples, one_class, misplaced, shared_head, zero_inputs,
-    forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead, forward.shifted_twice, forward.unshifted,
-    forward.padding_alone, forward.dropout_on_output, forward.dropout_noise, forward.derivative_without_graph,
-    lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets, beyond_generator, identity_activation,
-    many_periods,
+    shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, edges.scrambled,
+    edges.of_the_first, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
+    short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
+    in_order, batch_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example, few_examples,
+    one_class, misplaced, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation,
+    forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output,
+    forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed, pairs_reversed, outweighed,
+    shrinking_targets, beyond_generator, identity_activation, many_periods,
 )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "runs_along": [],
     "rows_scaled": [],
     "edges_scrambled": [],
+    "edges_of_the_first": [],
     "softmax_of_one": [],
     "softmax_astray": [],
     "gradient_ends": [],
