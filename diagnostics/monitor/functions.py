@@ -98,6 +98,7 @@ RUNNING = _functions("cumsum", "logcumsumexp", "cumprod", "cummax", "cummin")  #
 SUBTRACTING = _functions("sub", "subtract") | {Tensor.__sub__, Tensor.__rsub__, Tensor.__isub__}
 SQUARE, ABSOLUTE = _functions("square"), _functions("abs", "absolute") | {Tensor.__abs__}
 POWER = _functions("pow") | {Tensor.__pow__, Tensor.__ipow__}
+EXPONENTIAL = _functions("exp")
 WAVES = _functions("sin", "cos")
 REDUCING = _functions("mean", "sum")
 DISTANCE = _functions("pairwise_distance")  # of two matrices, row by row
@@ -180,6 +181,10 @@ def tensors(values: tuple) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from (item for item in value if isinstance(item, Tensor))
+
+
+def are_tensors(values: tuple) -> bool:
+    return all(isinstance(value, Tensor) for value in values)
 
 
 def holds_tokens(x: Tensor) -> bool:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics import stats
 from diagnostics.monitor import arguments, attention, describe, edges, functions, sequences, strangers, trained_targets
+from diagnostics.monitor.acted import Acted
 from diagnostics.monitor.axes import Axes
 from diagnostics.monitor.compared import Comparison, compared
 from diagnostics.monitor.cuts import CUTS, Cuts
@@ -43,6 +44,7 @@ from diagnostics.monitor.pulled import Rows
 from diagnostics.monitor.restarts import Restarts
 from diagnostics.monitor.running import Running
 from diagnostics.monitor.shared_norms import ModuleCall, SharedNorms
+from diagnostics.monitor.states import States
 from diagnostics.monitor.straight import Straight
 from diagnostics.monitor.terms import Comparisons
 from diagnostics.monitor.units import GATE, Call
@@ -88,11 +90,13 @@ class Observer(TorchFunctionMode):
         self.derivatives, self.draws, self.restarts = Derivatives(), Draws(), Restarts()
         self.flattened, self.dropped, self.axes, self.rows = Flattened(), Dropped(), Axes(), Rows()
         self.views, self.with_targets, self.straight = Views(self.graph), Comparisons(), Straight()
-        self.next_states, self.periods = NextStates(), Periods()
+        self.periods, states = Periods(), States()
+        self.next_states, self.acted = NextStates(states), Acted(states)
         self.positions = Positions([*model.parameters(), *model.buffers()] if asking else [])
         self._followers = (
             self.axes, self.views, self.flattened, self.dropped, self.derivatives, self.positions, self.restarts,
-            self.rows, self.with_targets, self.straight, self.next_states, self.periods,
+            self.rows, self.with_targets, self.straight, self.periods, states,
+            self.next_states, self.acted,
         )  # fmt: skip
         self.called = {""}  # modules that were at work; the root always is
         self.shared_norms, self._entered = SharedNorms(), 0

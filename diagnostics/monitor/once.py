@@ -31,6 +31,7 @@ def _of_losses(observers: Sequence[Observer]) -> dict[str, Any]:
         "cut_derivative": max(one.derivatives.share() for one in observers),
         "no_second_derivative": all(one.derivatives.no_second() for one in observers),
         "same_states": any(one.next_states.are_the_states() for one in observers),
+        "acted_elsewhere": _first(observers, lambda one: one.acted.elsewhere()),
         "guessing": next((each for one in observers for each in whole_loss.guessing(one)), None),
         "unsigned": _first(observers, lambda one: next(iter(whole_loss.unsigned(one)), [])),
     }

@@ -1,4 +1,4 @@
-"""A policy's loss whose terms work against each other, and values that are compared with themselves."""
+"""A policy's loss whose terms work against each other, and values and actions of other states."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from diagnostics.rules import _optimizer as optimizer
 from diagnostics.rules._charts import GRADIENTS
 from diagnostics.rules._finding import Finding
 from diagnostics.rules._wiring_finding import found
-from diagnostics.rules._words import modules_of, names_of
+from diagnostics.rules._words import modules_of, names_of, number
 from diagnostics.run import Run
 
 
@@ -77,5 +77,33 @@ def same_states(run: Run) -> Iterator[Finding]:
             "print a few transitions of the memory: state and next state should differ",
         ),
         formula=r"Q(s, a) \leftarrow r + \gamma \max_{a'} Q(s', a'), \quad s' \ne s",
+        severity="warning",
+    )
+
+
+def acted_elsewhere(run: Run) -> Iterator[Finding]:
+    """Source: Schulman et al. 2017, "Proximal policy optimization algorithms"."""
+    told = run.meta["acted_elsewhere"]
+    if not told:
+        return
+    examples, different = (int(each) for each in told)
+    yield found(
+        "acted-elsewhere",
+        run,
+        (
+            f"The actions of a batch were not chosen in the states that the policy is given with them: of {examples} "
+            f"states only {different} are different ones, and where state and action are the same, the stored "
+            "probabilities of the action are not. An array that an environment writes its state to is the same array "
+            f"after each step: {number(examples / different)} steps of a rollout hold what the last one left there."
+        ),
+        (
+            "store copies: torch.tensor(obs), obs.copy() or x.clone(); torch.as_tensor and torch.from_numpy copy "
+            "nothing",
+            "print the ratio of probabilities before the first update of a rollout: it is 1 where the states are those "
+            "acted in",
+        ),
+        evidence={"examples": float(examples), "different states": float(different)},
+        formula=r"r(\theta) = \frac{\pi_\theta(a_t \mid s_t)}{\pi_{\text{old}}(a_t \mid s_t)} = 1 "
+        r"\quad\text{where}\quad \theta = \theta_{\text{old}}",
         severity="warning",
     )

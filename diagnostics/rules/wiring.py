@@ -21,7 +21,7 @@ Facts, not statistics, each seen on the thing itself:
   or the padding alone; do answers change when examples change places; does dropout follow the last layer, or drown the
   answers; do the sines of hidden layers turn many times; have derivatives that are added to the loss a graph; does
   z + (q - z) lack its detach; is a state cut at every step, or handed on to none; does the policy's term train the
-  critic, is its entropy lowered; are next states the states;
+  critic, is its entropy lowered; are next states the states, and do actions come with the states they were chosen in;
 - *what the loss is given*: are log-probabilities some, targets of a binary cross-entropy probabilities; does it fall
   below 0 as fast as ever; do strangers become as alike as partners; are pairs that are pulled together the less alike
   ones; do targets that are trained shrink with it; does one of its terms pull too little to be learned;
@@ -225,6 +225,9 @@ it trying. With a plus, what the policy happens to prefer at its start becomes a
 *Same states*: an environment that writes each state to one array gives the same array before and after a step, and
 `np.asarray` copies nothing. Stored without a copy, the next state is the state.
 
+*Acted elsewhere*: all states of a rollout that were not copied are its last one. Actions, and what they brought, are
+then learned for a state in which nobody took them.
+
 *Derivative without graph*: what `torch.autograd.grad` returns has no derivative itself unless `create_graph=True`. A
 penalty of gradients or the residual of a differential equation is then a number that is added, and no more.
 
@@ -276,11 +279,12 @@ at the end, is taken for a loss without a floor. All labels may be of one class 
 other data. Weights that are put back for the next fold, task or trial are information while anything is learned in
 between. Pairs that belong together though they look apart, as a question and its answer, look reversed while little is
 learned of them. What is drawn and weighed by the logarithm of its probability outside of the closure looks drawn
-without a gradient. A term of next to no weight may be meant. Targets that lie otherwise by the task, as a picture that
-is to be turned, look misplaced while little is learned. Where numbers are only to be stored, and nothing is ever asked
-that lies between them, sines may turn as often as they like. A forecast of one number for all times, random features,
-strong dropout, an ascent by hand may be meant, and so may class weights that grow with frequency where a mistake in the
-frequent class is the dear one.
+without a gradient. A term of next to no weight may be meant. States that come again, with actions of older policies,
+look like states that were overwritten. Targets that lie otherwise by the task, as a picture that is to be turned, look
+misplaced while little is learned. Where numbers are only to be stored, and nothing is ever asked that lies between
+them, sines may turn as often as they like. A forecast of one number for all times, random features, strong dropout, an
+ascent by hand may be meant, and so may class weights that grow with frequency where a mistake in the frequent class is
+the dear one.
 
 ## In the lecture
 Not treated there as a fault; *Momentum* explains why $\mu = 1$ never settles. Source: PyTorch's rule that
@@ -315,7 +319,7 @@ from diagnostics.rules._one_example import few_examples, one_example
 from diagnostics.rules._order_unused import order_unused
 from diagnostics.rules._outweighed import outweighed
 from diagnostics.rules._own_backward import wrong_backward
-from diagnostics.rules._policy import advantage_trained, entropy_lowered, same_states
+from diagnostics.rules._policy import acted_elsewhere, advantage_trained, entropy_lowered, same_states
 from diagnostics.rules._pulled import pairs_reversed
 from diagnostics.rules._rows_scaled import rows_scaled
 from diagnostics.rules._shared_head import shared_head
@@ -337,6 +341,7 @@ TITLES = {
     "clipped-scaled": "Gradients clipped before they are unscaled",
     "few-examples": "A few examples, again and again",
     "same-states": "Next states that are the states",
+    "acted-elsewhere": "States that the actions were not chosen in",
     "straight-through": "A straight-through estimator without its detach",
     "norm-epsilon": "Batch norms that do not normalize",
     "collapsed": "Answers that became one",
@@ -356,16 +361,16 @@ TITLES = {
 _LOOKS = (
     never_steps, put_back, unstored, state_lost, uphill, accumulating, accumulation_cut_short, membership.stale,
     membership.unregistered, membership.unused, membership.unused_outputs, membership.left_out,
-    membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled,
-    state_cut, restarted, advantage_trained, entropy_lowered, same_states, shapes.broadcast, shapes.scrambled,
-    shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, edges.scrambled,
-    edges.of_the_first, shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms,
-    short_memory, log_scores, ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor,
-    in_order, batch_order, order_unused, rows_scaled, inputs_change, noise_piles_up, one_example, few_examples,
-    one_class, misplaced, shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation,
-    forward.looks_ahead, forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output,
-    forward.dropout_noise, forward.derivative_without_graph, lost_to_rounding, collapsed, pairs_reversed, outweighed,
-    shrinking_targets, beyond_generator, identity_activation, many_periods,
+    membership.frozen_random, clipped_after_step, clipped_scaled, detached, wrong_backward, drawn, cancelled, state_cut,
+    restarted, advantage_trained, entropy_lowered, same_states, acted_elsewhere, shapes.broadcast, shapes.scrambled,
+    shapes.crossed, other_axis, over_queries, shapes.scrambled_inputs, edges.scrambled, edges.of_the_first,
+    shapes.along_batch, shapes.by_place, norms_of_few, across_batch, by_epsilon, shared_norms, short_memory, log_scores,
+    ctc_scores, class_weights, unlogged, targets_outside, masks_outside, unsigned, no_floor, in_order, batch_order,
+    order_unused, rows_scaled, inputs_change, noise_piles_up, one_example, few_examples, one_class, misplaced,
+    shared_head, zero_inputs, forward.made_in_forward, forward.left_in_evaluation, forward.looks_ahead,
+    forward.shifted_twice, forward.unshifted, forward.padding_alone, forward.dropout_on_output, forward.dropout_noise,
+    forward.derivative_without_graph, lost_to_rounding, collapsed, pairs_reversed, outweighed, shrinking_targets,
+    beyond_generator, identity_activation, many_periods,
 )  # fmt: skip
 
 

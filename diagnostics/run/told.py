@@ -19,6 +19,7 @@ NOTHING_TOLD: dict[str, Any] = {
     "mask_height": 0.0,
     "entropy_lowered": [],
     "same_states": False,
+    "acted_elsewhere": [],
     "looks_ahead": 0.0,
     "across_texts": False,
     "shifted_twice": False,
