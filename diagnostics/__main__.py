@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         commands.check,
         "diagnose recorded runs: what is wrong, where, since when, and what to change",
-        "Exit status: 2 if any run cannot be read, else 1 if any has an alarm, else 0.",
+        "Exit status: 2 if any run cannot be read or holds no update and loss to judge, else 1 if any has an alarm, "
+        "else 0.",
     )
     added.add_argument("runs", nargs="+", metavar="RUN", help="run directory or URL, or a folder of runs")
     added.add_argument("--until", type=_count(1), metavar="STEP", help="diagnose what was known at this step")

@@ -26,36 +26,37 @@ FOLLOW_SECONDS = 1.0
 
 def check(options: argparse.Namespace) -> int:
     """Diagnose runs."""
-    from diagnostics.rules import diagnose
+    from diagnostics.rules import diagnose, verdict
+    from diagnostics.run import summarize, warnings
 
     results, code = [], CLEAN
-    for run in _opened(options.runs):
-        if run.meta["status"] == "broken":
-            results.append({"run": run.path, "status": "broken", "error": run.meta["error"]})
+    for whole in _opened(options.runs):
+        if whole.meta["status"] == "broken":
+            results.append({"run": whole.path, "status": "broken", "error": whole.meta["error"]})
             code = UNREADABLE
-        else:
-            diagnosis = diagnose(run if options.until is None else run.until(options.until))
-            results.append(_identity(run) | asdict(diagnosis) | {"alarms": len(diagnosis.alarms)})
-            code = max(code, ALARM if diagnosis.alarms else CLEAN)
+            if not options.json:
+                print(
+                    f"{terminal.printable(whole.path)}: cannot be read\n  {terminal.printable(whole.meta['error'])}\n"
+                )
+            continue
+        run = whole if options.until is None else whole.until(options.until)
+        diagnosis = diagnose(run)
+        found, told = verdict(summarize(run, diagnosis), run.meta["status"]), warnings(run)
+        more = {"alarms": len(diagnosis.alarms), "verdict": asdict(found), "warnings": told}
+        results.append(_identity(run) | asdict(diagnosis) | more)
+        code = max(code, ALARM if diagnosis.alarms else CLEAN if found.judged else UNREADABLE)
         if not options.json:
-            _print_check(run, None if run.meta["status"] == "broken" else diagnosis)
+            print(_title(run, whole.last_step))
+            print("\n".join(terminal.diagnosis_lines(diagnosis, found, told, _colour())) + "\n")
     if options.json:
         _print_json(results)
     return code
 
 
-def _print_check(run: "Run", diagnosis: Any) -> None:
-    from diagnostics.rules import verdict
-    from diagnostics.run import summarize
-
-    colour = _colour()
-    if diagnosis is None:
-        print(f"{terminal.printable(run.path)}: cannot be read\n  {terminal.printable(run.meta['error'])}\n")
-        return
-    title = terminal.paint(terminal.printable(run.meta["name"]), "bold", colour)
-    print(f"{title}  {terminal.printable(run.path)}  {run.meta['status']}, {run.last_step} steps")
-    found = verdict(summarize(run, diagnosis), run.meta["status"])
-    print("\n".join(terminal.diagnosis_lines(diagnosis, found, colour)) + "\n")
+def _title(run: "Run", steps: int) -> str:
+    name = terminal.paint(terminal.printable(run.meta["name"]), "bold", _colour())
+    looked = f"{steps} steps" if run.last_step == steps else f"as it was at step {run.last_step} of {steps}"
+    return f"{name}  {terminal.printable(run.path)}  {run.meta['status']}, {looked}"
 
 
 def show(options: argparse.Namespace) -> int:

@@ -49,10 +49,11 @@ def verdict_lines(verdict: Any, colour: bool) -> list[str]:
     return [*painted, *rest, *notes]
 
 
-def diagnosis_lines(diagnosis: Any, verdict: Any, colour: bool) -> list[str]:
-    """`verdict`: of the run; its headline would say the first alarm twice."""
+def diagnosis_lines(diagnosis: Any, verdict: Any, warnings: Iterable[str], colour: bool) -> list[str]:
+    """`verdict`: of the run; its headline would say the first alarm twice. `warnings`: told while it was recorded."""
     lines = [line for finding in diagnosis.findings for line in [*finding_lines(finding, colour), ""]]
     lines += verdict_lines(verdict, colour)[1 if diagnosis.alarms else 0 :]
+    lines += [line for each in warnings for line in _wrapped("while recording: ", each, "  ")]
     if diagnosis.clean:
         lines += _wrapped("checked, nothing found: ", ", ".join(diagnosis.clean), "  ")
     for missing, rules in diagnosis.unchecked.items():

@@ -38,6 +38,28 @@ def run_json(capsys, *arguments):
     return code, json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
 
+def test_check_until_judges_the_run_as_it_was(capsys):
+    assert main(["check", UNSTABLE, "--until", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "as it was at step 1 of" in said and "Too early to judge: 1 update recorded" in said
+
+
+def test_check_ends_with_2_where_nothing_can_be_judged(tmp_path, capsys):
+    RunWriter(tmp_path / "empty", {"name": "empty"}).close("finished")
+    assert main(["check", str(tmp_path / "empty"), "--json"]) == 2
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["verdict"]["sign"] == "open" and not result["verdict"]["judged"] and result["warnings"] == []
+
+
+def test_what_was_warned_of_while_recording_is_said_by_check(tmp_path, capsys):
+    writer = RunWriter(tmp_path / "run", {"name": "run"})
+    writer.append("scalars", 1, {"loss": 1.0})
+    writer.event(1, "step-missing", "monitor.step was not called after an update")
+    writer.close("finished")
+    assert main(["check", str(tmp_path / "run")]) == 0
+    assert "while recording: monitor.step was not called after an update (step 1)" in capsys.readouterr().out
+
+
 def test_check_exits_with_what_it_found(capsys, tmp_path):
     assert main(["check", HEALTHY]) == 0
     assert main(["check", HEALTHY, UNSTABLE]) == 1

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import diagnostics
+from diagnostics.run import RunWriter
 
 # Frameworks warn about much that is theirs: the number of workers, deprecated calls of torch, missing devices.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -278,6 +279,21 @@ def test_event_files_without_a_loss_are_left_out_or_say_what_was_looked_for(tmp_
     assert not (tmp_path / "none").exists()
     logged(source / "known", loss={1: 1.0})
     assert import_tfevents(source, tmp_path / "runs") == [tmp_path / "runs" / "known"]
+
+
+def test_an_import_replaces_no_run_that_was_recorded(tmp_path: Path) -> None:
+    from diagnostics.integrations.tensorboard import import_tfevents
+
+    source = tmp_path / "events"
+    for name in ("a", "b"):
+        logged(source / name, loss={1: 1.0})
+    writer = RunWriter(tmp_path / "runs" / "b", {"name": "recorded"})
+    writer.append("scalars", 1, {"loss": 7.0})
+    writer.close("finished")
+    with pytest.raises(diagnostics.RunError, match="recorded, not imported"):
+        import_tfevents(source, tmp_path / "runs")
+    assert list(diagnostics.load(tmp_path / "runs" / "b").table("scalars")["loss"]) == [7.0]
+    assert not (tmp_path / "runs" / "a").exists()
 
 
 def test_forwarding_to_something_else_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import math
 import pickle
 import warnings
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import diagnostics
-from diagnostics.monitor import pairs
+from diagnostics import rules
+from diagnostics.monitor import pairs, resuming
+from diagnostics.run import other_weights, summarize
 
 
 def small() -> nn.Module:
@@ -419,29 +422,77 @@ def test_watched_again_after_closing(tmp_path: Path) -> None:
     assert events(run) == ["resumed"]
 
 
-def trained_into(run_dir: Path, scale: float, **options) -> None:
+def trained_into(run_dir: Path, model: nn.Module, **options) -> nn.Module:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, run_dir, **options) as monitor:
+        train(monitor, model, optimizer, range(3))
+    return model
+
+
+def scaled(scale: float) -> nn.Module:
     model = small()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with diagnostics.watch(model, optimizer, run_dir, **options) as monitor:
-        train(monitor, model, optimizer, range(3))
+    return model
+
+
+def seeded(seed: int) -> nn.Module:
+    model = small()
+    torch.manual_seed(seed)
+    for layer in (model[0], model[2]):
+        layer.reset_parameters()
+    return model
 
 
 @pytest.mark.filterwarnings("default::RuntimeWarning")
 def test_another_model_in_the_directory_of_a_run_is_told(tmp_path: Path) -> None:
     """As when a script is started twice: the run is continued, as promised, but not in silence."""
-    trained_into(tmp_path / "run", 1.0)
-    with pytest.warns(RuntimeWarning, match="give it another run_dir"):
-        trained_into(tmp_path / "run", 3.0)
+    trained_into(tmp_path / "run", small())
+    with pytest.warns(RuntimeWarning, match="give it another run_dir") as warned:
+        trained_into(tmp_path / "run", scaled(3.0))
+    assert warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trained_into(tmp_path / "run", 9.0, first_step=4)  # meant
+        trained_into(tmp_path / "run", scaled(9.0), first_step=4)  # meant
     run = diagnostics.load(tmp_path / "run")
-    told = run.table("events")
     assert list(run.table("scalars")["step"]) == [1, 2, 3, 4, 5, 6]
-    assert told.loc[told["kind"] == "resumed", "message"].str.contains("another run_dir").all()
+    assert len(others(run)) == 1 and "another run_dir" in others(run)[0]
+
+
+def others(run: Any) -> list[str]:
+    told = run.table("events")
+    return list(told.loc[other_weights(told), "message"])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("seed", "said"), [(0, "they are those it had at its beginning"), (1, "values looked at")])
+def test_a_short_training_begun_anew_is_told_by_its_weights(seed: int, said: str, killed: bool, tmp_path: Path) -> None:
+    """The norm is nearly the same; behind a kill it is all there is of another seed."""
+    beginning = seeded(0)
+    trained_into(tmp_path / "run", copy.deepcopy(beginning))
+    if killed:
+        about = tmp_path / "run" / "run.json"
+        begun = {"step": 0, "values": resuming.sample(list(beginning.parameters()))}
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"weights": begun}))
+    trained_into(tmp_path / "run", seeded(seed))
+    found = others(diagnostics.load(tmp_path / "run"))
+    said = said if killed or seed else "values looked at"
+    assert [said in each for each in found] == ([] if killed and seed else [True])
+    verdict = rules.verdict(summarize(diagnostics.load(tmp_path / "run")) | {"checks": (13, 15)}, "finished")
+    assert verdict.sign == "open"
+
+
+def test_weights_loaded_after_watch_and_rounded_by_their_checkpoint_go_on(tmp_path: Path) -> None:
+    trained = trained_into(tmp_path / "run", small())
+    kept = {name: value.bfloat16() for name, value in trained.state_dict().items()}
+    model = seeded(5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with diagnostics.watch(model, optimizer, tmp_path / "run") as monitor:
+        model.load_state_dict(kept)
+        train(monitor, model, optimizer, range(3, 6))
+    assert others(diagnostics.load(tmp_path / "run")) == []
 
 
 def test_step_called_wrongly(tmp_path: Path) -> None:

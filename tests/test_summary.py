@@ -20,6 +20,7 @@ NOTHING = {
     "updates": 100,
     "losses": 100,
     "last_told": 100,
+    "other_weights": 0,
     "events": {},
     "ended_by": "",
     "damaged": [],

@@ -6,13 +6,12 @@ import pandas as pd
 import pytest
 
 from diagnostics.charts import compare
-from diagnostics.monitor import resuming
-from diagnostics.run import Run, RunWriter, load, warned
+from diagnostics.run import OTHER_WEIGHTS, Run, RunWriter, load, warnings
 from diagnostics.views import report
 from diagnostics.views.text import md
 from tests.test_views_pages import opened, train
 
-CONTINUED = f"continues after update 20{resuming.OTHER_WEIGHTS}runs/a: their norm was 329 there and is 6.84 now."
+CONTINUED = f"continues after update 20{OTHER_WEIGHTS}runs/a: their norm was 329 there and is 6.84 now."
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def test_the_diagnosis_begins_with_what_the_user_was_warned_of(folder, monkeypat
     )
     text = box.markdown[0].value
     assert md(CONTINUED) in text and "TypeError" in text and "ValueError" not in text and "measuring cost" not in text
-    assert "everything before is of another training" in report.page(load(folder / "mixed"))
+    assert "what came before may be of another training" in report.page(load(folder / "mixed"))
     labels = [each.label for each in opened("diagnosis", folder, monkeypatch, run="plain").expander]
     assert not any("While recording" in label for label in labels)
 
@@ -44,7 +43,7 @@ def test_a_run_that_goes_on_as_promised_is_no_warning(tmp_path):
     writer = RunWriter(tmp_path / "run", {"name": "run"})
     writer.event(5, "resumed", "continues after update 4")
     writer.close("finished")
-    assert warned(load(tmp_path / "run")).empty
+    assert not warnings(load(tmp_path / "run"))
 
 
 def test_settings_that_changed_within_a_run_are_compared(folder):

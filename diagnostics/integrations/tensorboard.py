@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diagnostics.run import RunError, RunWriter
+from diagnostics.run import RunError, RunWriter, load
 
 log = logging.getLogger("diagnostics")
 Series = dict[str, dict[int, float]]  # tag -> step -> value
@@ -24,23 +24,35 @@ _TAGS = {
 def import_tfevents(source: str | os.PathLike, dest: str | os.PathLike) -> list[Path]:
     """The event files below `source` as runs: those of `source` itself as `dest`, of folders in it as folders in it.
 
-    Returns the directories of the runs; importing again replaces them. Raises RunError where there is no event file, or
-    no loss in any of them; a folder without one beside others is left out.
+    Returns the directories of the runs; importing again replaces them. Raises RunError where there is no event file, no
+    loss in any of them, or a run in the way that was not imported; one folder without a loss among others is left out.
     """
     folders = sorted({file.parent for file in Path(source).rglob("*tfevents*")})
     if not folders:
         raise RunError(f"{source} holds no TensorBoard event file (*tfevents*). Next: name the folder that does.")
+    places = {folder: Path(dest) / folder.relative_to(source) for folder in folders}
+    for place in places.values():
+        _spare_recorded(place)
     imported, tags = [], set()
-    for folder in folders:
+    for folder, place in places.items():
         series, times = _read(folder)
         if "loss" in _named(series)[0]:
-            imported.append(_write(folder, Path(dest) / folder.relative_to(source), series, times))
+            imported.append(_write(folder, place, series, times))
         elif series:
             tags |= series.keys()
             log.warning(_no_loss(folder, series))
     if not imported:
         raise RunError(_no_loss(source, tags))
     return imported
+
+
+def _spare_recorded(place: Path) -> None:
+    try:
+        config = load(place).meta["config"]
+    except RunError:  # no run is there
+        return
+    if "imported_from" not in config:
+        raise RunError(f"{place} holds a run that was recorded, not imported. Next: name another run directory.")
 
 
 def _no_loss(place: str | os.PathLike, tags: Iterable[str]) -> str:

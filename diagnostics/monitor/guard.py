@@ -5,14 +5,19 @@ is one that can be.
 """
 
 import contextlib
+import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from diagnostics.monitor.budget import Charge
 
 LIMIT = 3
+_INSIDE = tuple(os.path.join(folder, "") for folder in (os.path.dirname(os.path.dirname(__file__)), *torch.__path__))
 
 
 class Guard:
@@ -106,4 +111,13 @@ class Kept:
 def warn(text: str) -> None:
     """A warning that stays one: where warnings are made errors, training goes on all the same; the event is kept."""
     with contextlib.suppress(RuntimeWarning):
-        warnings.warn(f"diagnostics: {text}", RuntimeWarning, stacklevel=6)
+        warnings.warn(f"diagnostics: {text}", RuntimeWarning, stacklevel=_of_the_user())
+
+
+def _of_the_user() -> int:
+    """Stack level of the line of a training script from which PyTorch or this package was called; 2 where none was, as
+    at the interpreter's end."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    return 2 if frame.f_code.co_filename.startswith(_INSIDE) else level

@@ -10,18 +10,19 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.monitor import describe, examples, forwards, nonfinite, resuming
+from diagnostics.monitor import describe, examples, forwards, nonfinite
 from diagnostics.monitor.beside import Beside
 from diagnostics.monitor.budget import Budget
 from diagnostics.monitor.curving import Curving
 from diagnostics.monitor.entrance import Entrance
 from diagnostics.monitor.given import Closure, Given
-from diagnostics.monitor.guard import Guard, Hooked, warn
+from diagnostics.monitor.guard import Guard, Hooked
 from diagnostics.monitor.looking import Looking
 from diagnostics.monitor.reporter import Reporter
+from diagnostics.monitor.resuming import Resuming
 from diagnostics.monitor.scaling import Scaler
 from diagnostics.monitor.schedule import Plan, Schedule
 from diagnostics.monitor.sending import NAN, Record, Sender, Silent, Writer
@@ -124,8 +125,12 @@ class Monitor:
             affords=partial(self._budget.affords, "measured"),
         )
         self._wiring = Wiring(self._inner, optimizer, self._tell)
+        self._resuming = Resuming(
+            run_dir, self._writer, self._whole_tensors, self._guard, self._tell, settings.first_step is not None
+        )
         self._updates = Updates(
             optimizer,
+            begin=self._resuming.first_update,
             tensors=self._tensors.current,
             plan=lambda: self._plan,
             guarded=self._hooked,
@@ -137,19 +142,8 @@ class Monitor:
             together=self._together,
             replicated=isinstance(model, nn.parallel.DistributedDataParallel),
         )
-        if self._writer.resumed_from:
-            self._resume(first - 1, settings.first_step is not None)
         self._plan_next(first)
         atexit.register(self.close, "interrupted")
-
-    def _resume(self, last_step: int, told: bool) -> None:
-        """`told`: by `first_step` that other weights were meant."""
-        shards = self._together.active  # a rank may hold but a shard of each
-        weights = [] if shards else list(self._tensors.named.values())
-        stranger = self._guard.run("resuming", resuming.stranger, self.run_dir, weights) or ""
-        self._tell("resumed", f"continues after update {last_step}{stranger}")
-        if stranger and not told:
-            warn(f"the run continues after update {last_step}{stranger}")
 
     # -- the user's interface ------------------------------------------------------------------------------------------
 
@@ -290,6 +284,7 @@ class Monitor:
         if self._examples.none_yet:
             self._tell("no-examples", examples.NONE)
         self._curving.finish(self._plan.step - 1)
+        self._resuming.end(self._plan.step - 1)
 
     # -- small parts ---------------------------------------------------------------------------------------------------
 
@@ -305,6 +300,10 @@ class Monitor:
         if self._plan.measured and not self._compiled and self._given.has_closure is not None:
             self._examples.ask(step)
             self._entrance.arm(observing=not (self._given.has_closure or self._guard.off("activations")))
+
+    def _whole_tensors(self) -> list[Tensor]:
+        """None where other processes take part: a rank may hold but a shard of each."""
+        return [] if self._together.active else list(self._tensors.current().values())
 
     def _changed(self, why: str) -> None:
         self._writer.update_meta(layers=describe.layers(self._inner, self.optimizer))

@@ -20,6 +20,7 @@ class Silent:
     """In place of a `RunWriter` on every process but the first: takes everything, writes nothing."""
 
     resumed_from = 0
+    before: Mapping[str, Any] = {}
     seconds = 0.0
 
     def _nothing(self, *args: Any, **kwargs: Any) -> None:

@@ -32,12 +32,13 @@ SAME = 1e-3  # of a norm: more than what half precision rounds, less than what m
 
 
 class Updates:
-    """Hooks of one optimizer. `plan()`: what the next update is measured for; `guarded` swallows our own errors;
-    `asking()`: whether what several passes add up is still to be found."""
+    """Hooks of one optimizer. `begin()`: before the first update; `plan()`: what the next is measured for; `guarded`
+    swallows our own errors; `asking()`: whether what several passes add up is still to be found."""
 
     def __init__(
         self,
         optimizer: Optimizer,
+        begin: Callable[[], None],
         tensors: Callable[[], dict[str, Tensor]],
         plan: Callable[[], Plan],
         guarded: Callable[[str], Any],
@@ -52,7 +53,7 @@ class Updates:
         self.current: Update | None = None
         self.settled = False  # the first number that is not finite has been explained
         self.sentinel = Sentinel(self._backward_finished, quiet, replicated, guarded, self._parts_wanted)
-        self._optimizer, self._tensors, self._plan = optimizer, tensors, plan
+        self._optimizer, self._begin, self._tensors, self._plan = optimizer, begin, tensors, plan
         self._closure, self._asking = closure, asking
         self._guarded, self._flush, self._scaler, self._together = guarded, flush, scaler, together
         self._after_backward: tuple[list[tuple[int, Any]], Tensor | None] | None = None  # gradient versions, norms
@@ -108,6 +109,8 @@ class Updates:
         with self._guarded("gradients"):
             if self.current is not None and self.current.finished:
                 self._flush()  # `monitor.step` was not called for the last update: its record is kept all the same
+            if self._written is not None:
+                self._begin()
             self.current = update = Update(self._plan())
             update.learning_rates = [_rate(group.get("lr", math.nan)) for group in optimizer.param_groups]
             update.values |= self._rewrites.before(update.plan.step)

@@ -35,6 +35,7 @@ def watch(
 ) -> Monitor:
     """Record the training of `model` by `optimizer` in `run_dir`, without changing it in a single bit.
 
+    A directory that holds a run is continued; if the weights are not those it stopped with, a warning says so.
     Call `monitor.step(loss, closure)` once per update. `every`: closest spacing of per-layer measurements;
     `curvature_every`: of curvature estimates (`None` adapts, 0 makes none); `budget`: all measuring costs at most
     max(5 s, budget x unwatched time), waits for a busy processor apart; `examples`: inputs, targets and answers of

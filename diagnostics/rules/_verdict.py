@@ -27,12 +27,14 @@ Summary = Mapping[str, Any]
 @dataclass(frozen=True)
 class Verdict:
     """`sign`: the severity of the worst alarm, "clean", or "open" where nothing can be said yet. `headline`: a sentence
-    without its stop; `cell`: the same in a few words; `notes`: what else has to be known, as sentences."""
+    without its stop; `cell`: the same in a few words; `notes`: what else has to be known, as sentences; `judged`: not
+    where no update or no loss is there to be looked at."""
 
     sign: Literal["critical", "warning", "clean", "open"]
     headline: str
     cell: str
     notes: tuple[str, ...] = ()
+    judged: bool = True
 
 
 def verdict(summary: Summary, status: str) -> Verdict:
@@ -61,7 +63,7 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
     worst, (made, of), updates = summary["worst"], summary["checks"] or (0, 0), summary["updates"]
     checked = f"{made} of {of} checked, nothing {'wrong' if worst else 'found'}"
     if nothing := _nothing_to_judge(summary):
-        return Verdict("open", *nothing, notes)
+        return Verdict("open", *nothing, notes, judged=False)
     if updates < FEW:
         early = "Too early to judge" if status == "running" else "Too short to judge"
         few = counted(updates, "update")
@@ -74,6 +76,9 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
     if worst and worst.get("cause") in NO_TICK:
         told, cell = NO_TICK[worst["cause"]]
         return Verdict("open", f"No alarm{so_far}, {told}: {made} of {of} checked", f"no alarm, {cell}", notes)
+    if since := summary["other_weights"]:
+        mixed = f"No alarm{so_far}, but from step {since:,} on with other weights than it had: {checked}"
+        return Verdict("open", mixed, "no alarm, other weights", notes)
     known = f" ({worst['kind'].replace('-', ' ')})" if worst else ""
     return Verdict("clean", f"No alarm{so_far}: {checked}", f"no alarm{known}", notes)
 

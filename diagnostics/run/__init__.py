@@ -10,7 +10,7 @@ from diagnostics.run.storage import Stamp
 from diagnostics.run.summary import cached_summary, summarize
 from diagnostics.run.told import NOTHING_TOLD
 from diagnostics.run.untold import not_told
-from diagnostics.run.warned import OTHER_WEIGHTS, other_weights, warned
+from diagnostics.run.warned import OTHER_WEIGHTS, other_weights, warnings
 from diagnostics.run.writer import RunWriter
 
 __all__ = [
@@ -33,5 +33,5 @@ __all__ = [
     "stamp",
     "summarize",
     "unreachable",
-    "warned",
+    "warnings",
 ]

@@ -14,7 +14,7 @@ from diagnostics.run.reader import Run
 from diagnostics.run.storage import Stamp, Storage, storage
 from diagnostics.run.streams import Damage, is_stream
 
-_NEXT = "Next: give a folder that diagnostics.watch wrote, or remove this one."
+_NEXT = "Next: give a folder that diagnostics.watch wrote."
 
 
 def load(run_dir: str | os.PathLike) -> Run:

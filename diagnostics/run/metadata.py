@@ -158,7 +158,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 def _fits_summary(key: str, value: Any) -> bool:
     """What lists go by has the type they expect; whatever else is there is passed on."""
-    if key in ("steps", "updates", "losses", "last_told", "loss", "lr", "nonfinite_losses"):
+    if key in ("steps", "updates", "losses", "last_told", "loss", "lr", "nonfinite_losses", "other_weights"):
         return value is None or is_number(value)
     if key == "checks":
         return value is None or (isinstance(value, list) and len(value) == 2 and all(map(is_number, value)))

@@ -12,9 +12,18 @@ from diagnostics.run.metadata import is_number
 from diagnostics.run.reader import Run
 from diagnostics.run.streams import MENDED
 from diagnostics.run.untold import not_told
+from diagnostics.run.warned import other_weights
 
 SPARKLINE_POINTS = 60
-_NEW = {"updates", "losses", "checks", "ended_by", "damaged", "last_told"}  # which those of earlier versions lack
+_NEW = {
+    "updates",
+    "losses",
+    "checks",
+    "ended_by",
+    "damaged",
+    "last_told",
+    "other_weights",
+}  # which those of earlier versions lack
 
 
 def summarize(run: Run, diagnosis: Any = None, rules_version: str = "") -> dict[str, Any]:
@@ -36,6 +45,7 @@ def summarize(run: Run, diagnosis: Any = None, rules_version: str = "") -> dict[
         "events": dict(Counter(events["kind"])),
         "ended_by": _ended_by(run, events),
         "damaged": _damaged(events),
+        "other_weights": _other_weights(events),
         "last_told": told if is_number(told := run.meta.get("last_step", 0)) else 0,
         "counts": dict(Counter(finding.severity for finding in findings)),
         "worst": _worst(findings[0]) if findings else None,
@@ -84,6 +94,12 @@ def _damaged(events: Any) -> list[list]:
     """File, last whole step before it, what is wrong; without what a copy made good."""
     lost = events[(events["kind"] == "damaged") & ~events["message"].str.endswith(MENDED)]
     return lost[["subject", "step", "message"]].to_numpy().tolist()
+
+
+def _other_weights(events: Any) -> int:
+    """Since which step the run was continued with other weights than it had, the last time; 0 if it never was."""
+    steps = events.loc[other_weights(events), "step"]
+    return int(steps.iloc[-1]) if len(steps) else 0
 
 
 def _worst(finding: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 NOTHING_TOLD: dict[str, Any] = {
     "closure": None,
+    "weights": {},
     "never_called": False,
     "loss_path": "",
     "loss_softmax": [],

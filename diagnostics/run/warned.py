@@ -12,7 +12,21 @@ WARNINGS = {
 }  # fmt: skip
 
 
-def warned(run: Run) -> Any:
+def warnings(run: Run, most: int = 5) -> list[str]:
+    """As sentences, the latest first."""
+    return [_sentence(row.step, row.kind, row.message) for row in _warned(run)[:most].itertuples()]
+
+
+def _sentence(step: int, kind: str, message: str) -> str:
+    if kind == "resumed":
+        return (
+            f"this run was continued at step {step:,} with other weights than it had: what came before may be of "
+            f"another training, and the findings may mix both. It {message}"
+        )
+    return f"{message} (step {step:,})"
+
+
+def _warned(run: Run) -> Any:
     """Rows of `events`, the latest of each kind and subject, the latest first."""
     events: Any = run.table("events")
     told = events["kind"].isin(WARNINGS) | other_weights(events)

@@ -77,7 +77,8 @@ class RunWriter:
         _writers.add(self)
 
     def _open(self, meta: Mapping[str, Any], first_step: int | None) -> None:
-        files, before, now = Files(self._place, self._place.files()), self._claim.meta, time.time()
+        files, now = Files(self._place, self._place.files()), time.time()
+        before = self.before = self._claim.meta  # what the run said of itself until now
         self.resumed_from = files.last_step() if first_step is None else first_step - 1
         self.last_step = self.resumed_from
         session = 1 + max([before.get("session", 0), *(stream.origin.session for stream in files.streams)])

@@ -7,10 +7,13 @@ import streamlit as st
 from diagnostics import charts
 from diagnostics.charts.theme import SIGNS
 from diagnostics.rules import Diagnosis, Finding, explain, first_clause, title
+from diagnostics.run import warnings
 from diagnostics.views import data, examples, pages, verdict
 from diagnostics.views.common import View, downloads, picture, run_page, worst_alarm
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import card_title, md, names, number, prose, reason, title_says_all, warnings
+from diagnostics.views.text import card_title, md, names, number, prose, reason, title_says_all
+
+ONE_LINE = 140  # characters, at the width of a laptop
 
 
 def page() -> None:
@@ -41,7 +44,8 @@ def told(view: View) -> None:
     lines = warnings(view.run)
     if lines:
         more_of_them = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        label = f":orange[{SIGNS['warning'].glyph}] While recording: {prose(first_clause(lines[0]))}{more_of_them}"
+        latest = lines[0] if len(lines[0]) <= ONE_LINE else first_clause(lines[0])
+        label = f":orange[{SIGNS['warning'].glyph}] While recording: {prose(latest)}{more_of_them}"
         with st.expander(label, key="warnings"):
             st.markdown("\n".join(f"- {prose(line)}" for line in lines))
 

@@ -20,9 +20,9 @@ from diagnostics.charts import logged
 from diagnostics.charts.parts import Drawn
 from diagnostics.charts.theme import SIGNS, VERDICTS
 from diagnostics.rules import Chart, Diagnosis, Finding, Verdict, diagnose, explain, title, verdict
-from diagnostics.run import Run, summarize
+from diagnostics.run import Run, summarize, warnings
 from diagnostics.views.overview import CURVES
-from diagnostics.views.text import STATES, card_title, number, reason, settings, title_says_all, warnings
+from diagnostics.views.text import STATES, card_title, number, reason, settings, title_says_all
 
 OVERVIEW = (*CURVES, Chart("heatmap", "layers", ("grad_norm",), "Gradient norm of each parameter tensor", log=True))
 WIDTH = 620

@@ -6,7 +6,7 @@ import time
 
 from diagnostics.charts.own import moments
 from diagnostics.rules import Finding, first_clause, title
-from diagnostics.run import Run, is_number, readable, warned
+from diagnostics.run import is_number, readable
 
 STATES = {
     "running": "▶ training",
@@ -72,20 +72,6 @@ def prose(text: str) -> str:
     if len(pieces) % 2 == 0:  # an unpaired backtick
         return md(text)
     return "".join(f"`{piece}`" if i % 2 else md(piece) for i, piece in enumerate(pieces))
-
-
-def warnings(run: Run, most: int = 5) -> list[str]:
-    """What the user was warned of while the run was recorded, the latest first."""
-    return [_warning(row.step, row.kind, row.message) for row in warned(run)[:most].itertuples()]
-
-
-def _warning(step: int, kind: str, message: str) -> str:
-    if kind == "resumed":
-        return (
-            f"this run was continued at step {step:,} with other weights than it had: everything before is of another "
-            f"training, and the findings may mix both. It {message}"
-        )
-    return f"{message} (step {step:,})"
 
 
 def card_title(finding: Finding) -> str:
