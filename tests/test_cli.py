@@ -60,6 +60,12 @@ def test_what_was_warned_of_while_recording_is_said_by_check(tmp_path, capsys):
     assert "while recording: monitor.step was not called after an update (step 1)" in capsys.readouterr().out
 
 
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("diagnostics ")
+
+
 def test_check_exits_with_what_it_found(capsys, tmp_path):
     assert main(["check", HEALTHY]) == 0
     assert main(["check", HEALTHY, UNSTABLE]) == 1

@@ -92,6 +92,12 @@ def test_what_ended_counts_everywhere_and_is_said_to_have_ended(recovered, tmp_p
         ({"checks": [7, 15]}, "open", "Too little was measured to judge: 7 of 15 checked, nothing found"),
         ({"updates": 19}, "open", "Too short to judge: 19 updates recorded, many checks need 20"),
         ({"updates": 1, "status": "running"}, "open", "Too early to judge: 1 update recorded, many checks need 20"),
+        ({"losses": 6}, "open", "Too short to judge: 6 of 100 losses recorded, many checks need 20"),
+        (
+            {"other_weights": 41},
+            "open",
+            "No alarm, but from step 41 on with other weights than it had: 13 of 15 checked",
+        ),
         ({"losses": 0}, "open", "Nothing to judge yet: no loss was recorded; call `monitor.step("),
         (
             {"losses": 0, "events": {"loss-unreadable": 1}},

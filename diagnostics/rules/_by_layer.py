@@ -14,8 +14,8 @@ _COMPARISONS = ("gt", "ge", "lt", "le", "eq", "ne")
 HARD_THRESHOLDS = frozenset((*_STEPS, *_COMPARISONS))
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _NOTHING = {
-    "symmetry": "symmetry: the model has no hidden layer whose units could be compared",
-    "units": "units: the model has no activation function that could be observed",
+    "symmetry": "symmetry: the units of no hidden layer were compared, as it has none or no forward pass was followed",
+    "units": "units: no activation function was observed, as it has none or no forward pass was followed",
     "layers": "layers: no measured update was recorded",
 }
 _UNCALLED = "the model itself was never called, only parts or methods of it; give monitor.step a closure"

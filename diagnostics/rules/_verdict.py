@@ -13,7 +13,7 @@ from typing import Any, Literal
 from diagnostics.metrics import TABLES
 from diagnostics.rules._words import counted
 
-FEW = 20  # recorded updates: seven of the checks, plateau and ravine among them, say nothing of fewer
+FEW = 20  # recorded updates, or losses: seven of the checks, plateau and ravine among them, say nothing of fewer
 CALL = "call `monitor.step(loss, closure)` after each update"
 HARDLY_LEARNED, ROWS_SCALED, WEIGHT_DECAY = "hardly-learned", "rows-scaled", "weight-decay"
 NO_TICK = {  # causes of information that none may stand above: what is said instead, and in a cell
@@ -64,9 +64,9 @@ def _without_alarm(summary: Summary, status: str, notes: tuple[str, ...]) -> Ver
     checked = f"{made} of {of} checked, nothing {'wrong' if worst else 'found'}"
     if nothing := _nothing_to_judge(summary):
         return Verdict("open", *nothing, notes, judged=False)
-    if updates < FEW:
+    if (least := min(updates, summary["losses"])) < FEW:
         early = "Too early to judge" if status == "running" else "Too short to judge"
-        few = counted(updates, "update")
+        few = counted(updates, "update") if updates < FEW else f"{least} of {updates:,} losses"
         return Verdict("open", f"{early}: {few} recorded, many checks need {FEW}", f"only {few}", notes)
     if made < of / 2:
         return Verdict("open", f"Too little was measured to judge: {checked}", f"{made} of {of} checked", notes)

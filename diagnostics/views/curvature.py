@@ -114,9 +114,10 @@ def standing(view: View, table: Frame) -> None:
     steepest = last if len(last["eigenvalues"]) else whole
     top, error = (each[0] if len(each) else np.nan for each in (steepest["eigenvalues"], steepest["residuals"]))
     then = "" if whole["step"] == last["step"] else f", step {whole['step']:,}"
+    of_top = then if steepest is whole else ""
     cards = (
         ("Stability ratio s", ratio, "above 1: unstable"),
-        ("Largest eigenvalue", top, f"± {number(error, 2)}" if np.isfinite(error) else ""),
+        ("Largest eigenvalue", top, f"± {number(error, 2)}{of_top}" if np.isfinite(error) else ""),
         ("Smallest eigenvalue", whole["smallest"], f"± {number(whole['smallest_residual'], 2)}{then}"),
         ("Gradient in the top directions", whole["gradient_alignment"], f"share of its square{then}"),
     )
