@@ -7,9 +7,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 
-from diagnostics import commands, terminal
+from diagnostics import __version__, commands, terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def _count(least: int) -> Callable[[str], int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diagnostics", description="Find out why a network does not train.")
-    parser.add_argument("--version", action="version", version=f"diagnostics {version('diagnostics')}")
+    parser.add_argument("--version", action="version", version=f"diagnostics {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable, text: str, epilog: str | None = None) -> argparse.ArgumentParser:

@@ -35,9 +35,8 @@ def check(options: argparse.Namespace) -> int:
             results.append({"run": whole.path, "status": "broken", "error": whole.meta["error"]})
             code = UNREADABLE
             if not options.json:
-                print(
-                    f"{terminal.printable(whole.path)}: cannot be read\n  {terminal.printable(whole.meta['error'])}\n"
-                )
+                path, error = map(terminal.printable, (whole.path, whole.meta["error"]))
+                print(f"{path}: cannot be read\n  {error}\n")
             continue
         run = whole if options.until is None else whole.until(options.until)
         diagnosis = diagnose(run)

@@ -60,7 +60,8 @@ class Resuming:
             self._keep(last, self._tensors())
 
     def _keep(self, step: int, tensors: Sequence[Tensor]) -> None:
-        self._writer.update_meta(weights={"step": step, "values": sample(tensors)} if tensors else {})
+        if tensors:
+            self._writer.update_meta(weights={"step": step, "values": sample(tensors)})
 
     def _stranger(self, last: int, tensors: Sequence[Tensor]) -> str:
         """How the weights are seen to be others, "" where they are not."""
